@@ -1,0 +1,131 @@
+"""Backbone: a network to fine-tune, as a row of data. Nothing here imports torch until `build_network` is called."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UsageError, did_you_mean
+from zoo.preprocess import Preprocess
+from zoo.stage import Anatomy
+from zoo.target import load_target
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """One published set of weights of a backbone."""
+
+    tag: str
+    preprocess: Preprocess
+    source: str = ""  # where it is downloaded from: a URL, a hub id, a distribution
+    file: str = ""  # the file's name in the download cache, for `--weights FILE` advice
+    license: str = "unknown"
+    top1: float | None = None  # ImageNet-1k accuracy in 0..1, as published
+    at_hand: str | Callable[..., bool] | None = (
+        None  # target `(backbone, weights) -> bool`: usable without network
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildSpec:
+    """What a builder is asked for. Fields may be added; builders read those they know."""
+
+    backbone: str
+    classes: int
+    weights: Weights | None = None  # None: random initialisation
+    dropout: float | None = None  # probability before the head; None: the network's own default
+    drop_path: float | None = None  # stochastic depth; None: the network's own default
+    image_size: int | None = None  # pixels; None: the preprocess's crop
+
+
+@dataclass(frozen=True)
+class Network:
+    """A built network: `model` maps `(N, 3, H, W)` float to logits `(N, classes)` in train and eval alike."""
+
+    model: nn.Module
+    anatomy: Anatomy
+
+
+@dataclass(frozen=True, kw_only=True)
+class Backbone:
+    """A row of the catalogue. `build` is `(BuildSpec) -> Network`, as a callable or as `"module:function"`.
+
+    `weights` holds the published sets, the default first; without any, the network starts from scratch or from
+    `--weights FILE`.
+    """
+
+    name: str
+    summary: str
+    build: str | Callable[[BuildSpec], Network] = field(repr=False)
+    preprocess: Preprocess = Preprocess()  # without weights
+    weights: tuple[Weights, ...] = ()
+    license: str = "unknown"  # of the code
+    source: str = ""  # the paper, or where the code lives
+    parameters: int | None = None  # with the published head; None: not known without building
+    gflops: float | None = None  # multiply-adds / 1e9 of one image at the native size; None: not known
+
+    def find_weights(self, tag: str) -> Weights | None:
+        """The weights for `default`, `none` or a published tag.
+
+        Raises:
+            UsageError: no such tag, or `default` of a backbone that has none.
+        """
+        if tag == "none":
+            return None
+        if tag == "default":
+            if not self.weights:
+                raise UsageError(
+                    f"backbone `{self.name}` has no published weights",
+                    hint="pass `--weights none` to start from scratch, or `--weights FILE`",
+                )
+            return self.weights[0]
+        for weights in self.weights:
+            if weights.tag == tag:
+                return weights
+        tags = [weights.tag for weights in self.weights]
+        raise UsageError(
+            f"backbone `{self.name}` has no weights `{tag}`",
+            hint=did_you_mean(tag, tags, f"known are: default none {' '.join(tags)}, or the path of a file"),
+        )
+
+
+def build_network(
+    backbone: Backbone,
+    *,
+    classes: int,
+    weights: Weights | None = None,
+    weights_file: Path | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    image_size: int | None = None,
+) -> Network:
+    """Build a backbone with a fresh head for `classes`, and check that its stages cover it.
+
+    Raises:
+        ZooError: weights cannot be had, or a file does not fit.
+        ValueError: the plugin's stages do not cover its parameters exactly once.
+    """
+    from zoo.network import assemble  # imports torch
+
+    spec = BuildSpec(
+        backbone=backbone.name,
+        classes=classes,
+        weights=weights,
+        dropout=dropout,
+        drop_path=drop_path,
+        image_size=image_size,
+    )
+    return assemble(backbone, load_target(backbone.build), spec, weights_file)
+
+
+def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
+    """Whether the weights can be used without a network: shipped by pip, or in the download cache."""
+    if weights.at_hand is None:
+        return False
+    answer: Any = load_target(weights.at_hand)(backbone, weights)
+    return bool(answer)

@@ -1,0 +1,91 @@
+"""A catalogue: everything registered of one kind, each under `provider/name`."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from zoo.errors import UsageError, did_you_mean
+
+
+class Named(Protocol):
+    """What everything registered has."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def summary(self) -> str: ...
+
+
+T = TypeVar("T", bound=Named)
+
+
+@dataclass(frozen=True)
+class Entry(Generic[T]):
+    """One registered thing and the plugin that registered it."""
+
+    provider: str
+    value: T
+
+    @property
+    def name(self) -> str:
+        return self.value.name
+
+    @property
+    def qualified(self) -> str:
+        """`provider/name`: what is stored, and what reaches this entry whatever else is installed."""
+        return f"{self.provider}/{self.value.name}"
+
+
+class Catalogue(Generic[T]):
+    """Entries of one kind (`noun`, `plural`), in the order in which a short name resolves."""
+
+    def __init__(self, noun: str, plural: str, entries: list[Entry[T]]) -> None:
+        self.noun = noun
+        self.plural = plural
+        self.entries = entries
+        self._qualified = {entry.qualified: entry for entry in entries}
+        self._short: dict[str, Entry[T]] = {}
+        for entry in entries:
+            self._short.setdefault(entry.name, entry)
+
+    def __iter__(self) -> Iterator[Entry[T]]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._short or name in self._qualified
+
+    def find(self, name: str) -> Entry[T]:
+        """The entry for a short or qualified name.
+
+        Raises:
+            UsageError: nothing has that name; the hint offers the nearest.
+        """
+        found = self._qualified.get(name) if "/" in name else self._short.get(name)
+        if found is not None:
+            return found
+        known = self._qualified if "/" in name else self._short
+        raise UsageError(
+            f"unknown {self.noun} `{name}`",
+            hint=did_you_mean(name, known, f"see `zoo list {self.plural}`"),
+        )
+
+    def match(self, pattern: str | None) -> list[Entry[T]]:
+        """Entries whose short or qualified name matches a shell pattern; all of them for None."""
+        if pattern is None:
+            return list(self.entries)
+        return [
+            entry
+            for entry in self.entries
+            if fnmatch.fnmatchcase(entry.name, pattern) or fnmatch.fnmatchcase(entry.qualified, pattern)
+        ]
+
+    def shadowed(self, entry: Entry[T]) -> Entry[T] | None:
+        """The entry that the short name of `entry` reaches instead, if it is another one."""
+        first = self._short[entry.name]
+        return None if first is entry else first

@@ -1,0 +1,45 @@
+"""What a user can do wrong, and how it is said.
+
+    ZooError                exit 1   the run could not go on: data, weights, device, verification
+    └── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
+
+Everything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class ZooError(Exception):
+    """What the user can mend: one line that says what is wrong, and a hint that says how to mend it.
+
+    Lines have no full stop; names and values stand in backticks.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n\nhint: {self.hint}"
+
+
+class UsageError(ZooError):
+    """The command line (or the call) is wrong, knowable before any work: exit 2."""
+
+    exit_code = 2
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """A hint that offers the closest known names, followed by `otherwise` (where to look them up)."""
+    close = difflib.get_close_matches(word.lower(), sorted(set(known)), n=3, cutoff=0.6)
+    if not close:
+        return otherwise[0].upper() + otherwise[1:]
+    return (
+        f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"
+    )

@@ -1,0 +1,253 @@
+"""The plugin loader: every plugin by itself, so that a broken one is named and all else works.
+
+pluggy finds implementations and checks their signatures; what it leaves to the host is done here. Entry points are
+loaded one at a time, every implementation is called by itself with a `register` that knows the provider, and each
+failure is remembered with its hook instead of ending the command.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import os
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pluggy
+
+from zoo import hookspecs
+from zoo.backbone import Backbone
+from zoo.catalogue import Catalogue, Entry
+from zoo.command import Command
+from zoo.dataset import Dataset
+from zoo.errors import ZooError
+from zoo.exporter import Exporter
+from zoo.metric import Metric
+from zoo.runtime import Runtime
+from zoo.strategy import Strategy
+
+GROUP = "zoo.plugins"
+DISTRIBUTION = "backbone-zoo"
+
+# Of two networks of one name the first provider's answers to the short name; `lite` stands before timm because its
+# weights come by pip, and third parties follow in name order, so that nobody displaces a built-in
+BUILT_IN_ORDER = ("torchvision", "lite", "timm")
+
+
+class PluginWarning(UserWarning):
+    """A plugin, or a part of one, could not be used."""
+
+
+@dataclass
+class Plugin:
+    """One entry point: what it is, whether it loaded, what it provides and what went wrong."""
+
+    name: str
+    distribution: str
+    version: str
+    target: str
+    module: Any = None
+    disabled: bool = False
+    failures: dict[str, str] = field(default_factory=dict)  # hook (or "load") -> one-line reason
+    notes: list[str] = field(default_factory=list)
+    provides: dict[str, list[str]] = field(default_factory=dict)  # plural noun -> names
+
+    @property
+    def status(self) -> str:
+        if self.disabled:
+            return "disabled"
+        if "load" in self.failures:
+            return "failed"
+        return "partly failed" if self.failures else "ok"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An entry point before it is loaded. Tests build their own."""
+
+    name: str
+    distribution: str
+    version: str
+    entry_point: importlib.metadata.EntryPoint
+
+
+def installed_candidates() -> list[Candidate]:
+    """Every installed entry point of the group, with the distribution that brings it."""
+    found = []
+    for distribution in importlib.metadata.distributions():
+        for point in distribution.entry_points:
+            if point.group == GROUP:
+                name = distribution.metadata["Name"] or "unknown"
+                found.append(Candidate(point.name, name, distribution.version, point))
+    return found
+
+
+class Plugins:
+    """Loads plugins one by one and answers with a catalogue for each kind of thing they register."""
+
+    def __init__(
+        self,
+        candidates: Iterable[Candidate] | None = None,
+        *,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        environ = os.environ if environ is None else environ
+        self.strict = environ.get("ZOO_STRICT_PLUGINS", "") not in ("", "0")
+        disabled = {name.strip() for name in environ.get("ZOO_DISABLE_PLUGINS", "").split(",")}
+        self._manager = pluggy.PluginManager("zoo")
+        self._manager.add_hookspecs(hookspecs)
+        self.plugins: list[Plugin] = []
+        taken: dict[str, Plugin] = {}
+        for candidate in sorted(installed_candidates() if candidates is None else candidates, key=_order):
+            plugin = Plugin(
+                candidate.name, candidate.distribution, candidate.version, candidate.entry_point.value
+            )
+            if candidate.name in taken:
+                first = taken[candidate.name]
+                if first.distribution == plugin.distribution and first.target == plugin.target:
+                    continue  # one distribution seen twice on the path (an editable install beside a wheel)
+            self.plugins.append(plugin)
+            if candidate.name in disabled or candidate.name.removeprefix("zoo-") in disabled:
+                plugin.disabled = True
+                continue
+            if candidate.name in taken:
+                first = taken[candidate.name]
+                error = ZooError(f"the name `{candidate.name}` belongs to `{first.distribution}`")
+                self._fail(plugin, "load", error)
+                continue
+            taken[candidate.name] = plugin
+            self._load(plugin, candidate.entry_point)
+
+    def _load(self, plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+        try:
+            module = point.load()
+            if self._manager.is_registered(module):
+                raise ZooError(f"`{plugin.target}` is registered already, under another name")
+            self._manager.register(module, plugin.name)
+        except Exception as error:
+            self._fail(plugin, "load", error)
+            return
+        plugin.module = module
+        unknown = [
+            caller.name for caller in self._manager.get_hookcallers(module) or [] if not caller.has_spec()
+        ]
+        known = [name for name in vars(hookspecs) if name.startswith("register_")]
+        for name in unknown:
+            error = ZooError(f"there is no hook `{name}`; hooks are {', '.join(known)}")
+            self._fail(plugin, name, error)
+        implemented = {caller.name for caller in self._manager.get_hookcallers(module) or []}
+        for name, value in vars(module).items():
+            if name in known and name not in implemented and inspect.isfunction(value):
+                self._fail(plugin, name, ZooError(f"`{name}` is not marked with `@zoo.hookimpl`"))
+
+    def _fail(self, plugin: Plugin, where: str, error: Exception) -> None:
+        if self.strict:
+            raise error
+        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if not isinstance(error, (ZooError, ImportError, pluggy.PluginValidationError)):
+            text = f"{type(error).__name__}: {text}"
+        plugin.failures[where] = text
+        what = "could not be loaded" if where == "load" else f"failed in `{where}`"
+        warnings.warn(
+            f"plugin `{plugin.name}` ({plugin.distribution} {plugin.version}) {what}: {text}",
+            PluginWarning,
+            stacklevel=2,
+        )
+
+    def _collect(self, hook: str, noun: str, plural: str, kind: type) -> Catalogue[Any]:
+        entries: list[Entry[Any]] = []
+        owners = {id(plugin.module): plugin for plugin in self.plugins if plugin.module is not None}
+        implementations = getattr(self._manager.hook, hook).get_hookimpls()
+        for plugin in self.plugins:  # in the order in which short names resolve
+            for implementation in implementations:
+                if owners.get(id(implementation.plugin)) is not plugin:
+                    continue
+                mine: dict[str, Entry[Any]] = {}
+
+                def register(
+                    value: Any, /, mine: dict[str, Entry[Any]] = mine, plugin: Plugin = plugin
+                ) -> None:
+                    _check_entry(value, noun, kind)
+                    if value.name in mine:
+                        raise ZooError(f"{noun} `{value.name}` is registered twice by `{plugin.name}`")
+                    mine[value.name] = Entry(plugin.name, value)
+
+                try:
+                    implementation.function(register)
+                except Exception as error:
+                    self._fail(plugin, hook, error)
+                    continue
+                plugin.provides[plural] = list(mine)
+                entries.extend(mine.values())
+        catalogue = Catalogue(noun, plural, entries)
+        for plugin in self.plugins:
+            if plugin.distribution == DISTRIBUTION:
+                continue
+            for name in plugin.provides.get(plural, []):
+                first = catalogue.shadowed(catalogue.find(f"{plugin.name}/{name}"))
+                if first is not None:
+                    plugin.notes.append(
+                        f"{noun} `{name}` is also `{first.qualified}`, which the short name reaches; "
+                        f"this one is `{plugin.name}/{name}`"
+                    )
+        return catalogue
+
+    @cached_property
+    def backbones(self) -> Catalogue[Backbone]:
+        return self._collect("register_backbones", "backbone", "backbones", Backbone)
+
+    @cached_property
+    def strategies(self) -> Catalogue[Any]:  # of type[Strategy], whose name and summary are class variables
+        return self._collect("register_strategies", "strategy", "strategies", Strategy)
+
+    @cached_property
+    def datasets(self) -> Catalogue[Dataset]:
+        return self._collect("register_datasets", "dataset", "datasets", Dataset)
+
+    @cached_property
+    def metrics(self) -> Catalogue[Metric]:
+        return self._collect("register_metrics", "metric", "metrics", Metric)
+
+    @cached_property
+    def exporters(self) -> Catalogue[Exporter]:
+        return self._collect("register_exporters", "exporter", "exporters", Exporter)
+
+    @cached_property
+    def runtimes(self) -> Catalogue[Runtime]:
+        return self._collect("register_runtimes", "runtime", "runtimes", Runtime)
+
+    @cached_property
+    def commands(self) -> Catalogue[Command]:
+        return self._collect("register_commands", "command", "commands", Command)
+
+    def load_everything(self) -> None:
+        """Call every hook of every plugin, so that `plugins` tells all that they provide and all that fails."""
+        for plural in KINDS:
+            getattr(self, plural)
+
+
+KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes", "commands")
+
+
+def _order(candidate: Candidate) -> tuple[int, int, str, str]:
+    """Built-ins first, in `BUILT_IN_ORDER`, then third parties by name."""
+    built_in = candidate.distribution == DISTRIBUTION
+    rank = BUILT_IN_ORDER.index(candidate.name) if candidate.name in BUILT_IN_ORDER else len(BUILT_IN_ORDER)
+    return (0 if built_in else 1, rank if built_in else 0, candidate.name, candidate.distribution)
+
+
+def _check_entry(value: Any, noun: str, kind: type) -> None:
+    right = (
+        issubclass(value, kind) if isinstance(value, type) and kind is Strategy else isinstance(value, kind)
+    )
+    if not right:
+        raise ZooError(f"`register` takes a {noun} (`zoo.{kind.__name__}`), not {value!r}")
+    for attribute in ("name", "summary"):
+        text = getattr(value, attribute, None)
+        if not isinstance(text, str) or not text.strip() or "\n" in text:
+            raise ZooError(f"a {noun}'s `{attribute}` is one line of text, not {text!r}")
+    if any(character in value.name for character in "/,:+= \t"):
+        raise ZooError(f"a {noun}'s name holds none of `/ , : + =` and no space: `{value.name}`")
