@@ -26,9 +26,7 @@ class Weights:
     file: str = ""  # the file's name in the download cache, for `--weights FILE` advice
     license: str = "unknown"
     top1: float | None = None  # ImageNet-1k accuracy in 0..1, as published
-    at_hand: str | Callable[..., bool] | None = (
-        None  # target `(backbone, weights) -> bool`: usable without network
-    )
+    at_hand: str | Callable[..., bool] | None = None  # target `(backbone, weights) -> bool`: usable without network
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,6 +40,4 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     close = difflib.get_close_matches(word.lower(), sorted(set(known)), n=3, cutoff=0.6)
     if not close:
         return otherwise[0].upper() + otherwise[1:]
-    return (
-        f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"
-    )
+    return f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"

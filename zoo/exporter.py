@@ -40,7 +40,8 @@ class Exporter:
     """A row of the catalogue; each verb is a callable or `"module:function"`.
 
     `write(ExportSpec) -> None` writes the file. `open(path, device) -> Predictor` reads it back; `device` is `auto`,
-    `cpu`, `cuda` or `cuda:N`. `verify(path, device) -> list[Check]` looks at the file by itself: integrity, golden inputs.
+    `cpu`, `cuda` or `cuda:N`. `verify(path, device) -> list[Check]` looks at the file by itself: integrity and
+    golden inputs. Only `write` may import torch, except in formats that torch alone can read.
     """
 
     name: str

@@ -70,22 +70,13 @@ def load_weights_file(network: Network, file: Path, backbone: str) -> None:
         ZooError: a tensor outside the head is missing or has another shape.
     """
     if not file.is_file():
-        raise ZooError(
-            f"there is no file of weights `{file}`", hint="see `zoo list backbones NAME --json` for tags"
-        )
+        raise ZooError(f"there is no file of weights `{file}`", hint="see `zoo list backbones NAME --json` for tags")
     state = read_state(file)
     own = network.model.state_dict()
     head = set(network.anatomy.head.parameters)
     missing = [name for name in own if name not in state and name not in head]
-    if missing and not any("." in name and name in state for name in own):
-        # files converted by other trainers name tensors otherwise but keep the order
-        if len(state) == len(own) and all(a.shape == b.shape for a, b in zip(state.values(), own.values())):
-            state = dict(zip(own, state.values()))
-            missing = []
     wrong = [
-        name
-        for name, value in own.items()
-        if name in state and name not in head and state[name].shape != value.shape
+        name for name, value in own.items() if name in state and name not in head and state[name].shape != value.shape
     ]
     if missing or wrong:
         name = (missing or wrong)[0]

@@ -23,7 +23,7 @@ from zoo.backbone import Backbone
 from zoo.catalogue import Catalogue, Entry
 from zoo.command import Command
 from zoo.dataset import Dataset
-from zoo.errors import ZooError
+from zoo.errors import ZooError, did_you_mean
 from zoo.exporter import Exporter
 from zoo.metric import Metric
 from zoo.runtime import Runtime
@@ -102,9 +102,7 @@ class Plugins:
         self.plugins: list[Plugin] = []
         taken: dict[str, Plugin] = {}
         for candidate in sorted(installed_candidates() if candidates is None else candidates, key=_order):
-            plugin = Plugin(
-                candidate.name, candidate.distribution, candidate.version, candidate.entry_point.value
-            )
+            plugin = Plugin(candidate.name, candidate.distribution, candidate.version, candidate.entry_point.value)
             if candidate.name in taken:
                 first = taken[candidate.name]
                 if first.distribution == plugin.distribution and first.target == plugin.target:
@@ -115,29 +113,29 @@ class Plugins:
                 continue
             if candidate.name in taken:
                 first = taken[candidate.name]
-                error = ZooError(f"the name `{candidate.name}` belongs to `{first.distribution}`")
-                self._fail(plugin, "load", error)
+                self._fail(plugin, "load", ZooError(f"the name `{candidate.name}` belongs to `{first.distribution}`"))
                 continue
             taken[candidate.name] = plugin
             self._load(plugin, candidate.entry_point)
 
     def _load(self, plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+        module = None
         try:
             module = point.load()
             if self._manager.is_registered(module):
                 raise ZooError(f"`{plugin.target}` is registered already, under another name")
             self._manager.register(module, plugin.name)
         except Exception as error:
+            if module is not None and self._manager.is_registered(module):
+                self._manager.unregister(module)
             self._fail(plugin, "load", error)
             return
         plugin.module = module
-        unknown = [
-            caller.name for caller in self._manager.get_hookcallers(module) or [] if not caller.has_spec()
-        ]
+        unknown = [caller.name for caller in self._manager.get_hookcallers(module) or [] if not caller.has_spec()]
         known = [name for name in vars(hookspecs) if name.startswith("register_")]
         for name in unknown:
-            error = ZooError(f"there is no hook `{name}`; hooks are {', '.join(known)}")
-            self._fail(plugin, name, error)
+            near = did_you_mean(name, known, f"hooks are {', '.join(known)}")
+            self._fail(plugin, name, ZooError(f"there is no hook `{name}`; {near}"))
         implemented = {caller.name for caller in self._manager.get_hookcallers(module) or []}
         for name, value in vars(module).items():
             if name in known and name not in implemented and inspect.isfunction(value):
@@ -167,9 +165,7 @@ class Plugins:
                     continue
                 mine: dict[str, Entry[Any]] = {}
 
-                def register(
-                    value: Any, /, mine: dict[str, Entry[Any]] = mine, plugin: Plugin = plugin
-                ) -> None:
+                def register(value: Any, /, mine: dict[str, Entry[Any]] = mine, plugin: Plugin = plugin) -> None:
                     _check_entry(value, noun, kind)
                     if value.name in mine:
                         raise ZooError(f"{noun} `{value.name}` is registered twice by `{plugin.name}`")
@@ -240,9 +236,7 @@ def _order(candidate: Candidate) -> tuple[int, int, str, str]:
 
 
 def _check_entry(value: Any, noun: str, kind: type) -> None:
-    right = (
-        issubclass(value, kind) if isinstance(value, type) and kind is Strategy else isinstance(value, kind)
-    )
+    right = issubclass(value, kind) if isinstance(value, type) and kind is Strategy else isinstance(value, kind)
     if not right:
         raise ZooError(f"`register` takes a {noun} (`zoo.{kind.__name__}`), not {value!r}")
     for attribute in ("name", "summary"):

@@ -35,9 +35,7 @@ class Anatomy:
     def parameters_of(self, stages: Iterable[str]) -> tuple[str, ...]:
         """Parameter names of the named stages (`head` among them), input to output."""
         wanted = set(stages)
-        return tuple(
-            name for stage in (*self.stages, self.head) if stage.name in wanted for name in stage.parameters
-        )
+        return tuple(name for stage in (*self.stages, self.head) if stage.name in wanted for name in stage.parameters)
 
 
 def check_anatomy(anatomy: Anatomy, parameters: Sequence[str]) -> None:
@@ -52,11 +50,7 @@ def check_anatomy(anatomy: Anatomy, parameters: Sequence[str]) -> None:
     if anatomy.head.name != HEAD or HEAD in anatomy.names:
         raise ValueError(f"backbone `{anatomy.backbone}`: the head, and only the head, is named `{HEAD}`")
     covered = [name for stage in (*anatomy.stages, anatomy.head) for name in stage.parameters]
-    twice = (
-        sorted({name for name in covered if covered.count(name) > 1})
-        if len(set(covered)) != len(covered)
-        else []
-    )
+    twice = sorted({name for name in covered if covered.count(name) > 1}) if len(set(covered)) != len(covered) else []
     missing = sorted(set(parameters) - set(covered))
     unknown = sorted(set(covered) - set(parameters))
     for what, which in (("in two stages", twice), ("in no stage", missing), ("not in the network", unknown)):
