@@ -1,0 +1,24 @@
+"""The built-in sources of labelled images."""
+
+from __future__ import annotations
+
+from zoo import Dataset, hookimpl
+from zoo.hookspecs import Register
+
+
+@hookimpl
+def register_datasets(register: Register[Dataset]) -> None:
+    register(
+        Dataset(
+            name="folder",
+            summary="folder:PATH, or a bare path: train/ val/ test/ with class folders, or class folders alone",
+            open="zoo_datasets.folder:open_folder",
+        )
+    )
+    register(
+        Dataset(
+            name="digits",
+            summary="1,797 handwritten digits of 8 x 8 pixels, embedded in scikit-learn: needs no download",
+            open="zoo_datasets.digits:open_digits",
+        )
+    )

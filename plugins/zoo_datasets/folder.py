@@ -1,0 +1,137 @@
+"""`folder:PATH`: photographs in class folders, with or without a split."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from zoo import Images, Sample, UsageError, ZooError
+from zoo.dataset import Role
+from zoo.photograph import SUFFIXES
+from zoo.split import split_stratified
+
+# Names of split folders as they are met in the wild, by role
+SPLIT_FOLDERS: dict[str, Role] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+
+# Files that systems leave in folders; they are nobody's photographs and not worth a line
+CLUTTER = ("thumbs.db", "desktop.ini")
+
+LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
+
+
+def open_folder(argument: str, split_seed: int) -> Images:
+    """Open a folder of photographs by its layout.
+
+    Raises:
+        UsageError: there is no such folder.
+        ZooError: it holds no photographs, one class only, or a class that a split lacks.
+    """
+    root = Path(argument).expanduser()
+    if not root.is_dir():
+        what = "is a file, not a folder" if root.exists() else "does not exist"
+        raise UsageError(f"data folder `{argument}` {what}", hint=LAYOUT)
+    try:
+        return _open(root, argument, split_seed)
+    except PermissionError as error:
+        raise ZooError(f"`{error.filename}` may not be read", hint="check the folder's permissions") from error
+
+
+def _open(root: Path, argument: str, split_seed: int) -> Images:
+    folders = _folders(root)
+    roles: dict[Role, Path] = {}
+    for folder in folders:
+        role = SPLIT_FOLDERS.get(folder.name.lower())
+        if role is None:
+            continue
+        if role in roles:
+            raise ZooError(f"`{argument}` has two folders for {role}: `{roles[role].name}` and `{folder.name}`")
+        roles[role] = folder
+    if "train" not in roles and roles:
+        names = " ".join(folder.name for folder in roles.values())
+        raise ZooError(f"`{argument}` has {names} but no folder `train`", hint=LAYOUT)
+    rejected: list[tuple[str, str]] = [
+        (path.name, "lies outside the class folders")
+        for path in sorted(root.iterdir())
+        if path.is_file() and not _is_clutter(path) and path.suffix.lower() in SUFFIXES
+    ]
+    if len(roles) >= 2:
+        rejected += [
+            (f"{folder.name}/", "is no split folder, so nothing in it is used")
+            for folder in folders
+            if folder not in roles.values()
+        ]
+        splits = {
+            role: tuple(_samples(roles[role], root, rejected)) for role in ("train", "val", "test") if role in roles
+        }
+        notes: tuple[str, ...] = ()
+    else:
+        base = roles.get("train", root)
+        samples = list(_samples(base, root, rejected))
+        _check_classes(samples, argument)
+        splits = split_stratified(samples, split_seed)
+        notes = (f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}",)
+    images = Images(
+        name=f"folder:{argument}",
+        classes=tuple(sorted({sample.label for sample in splits["train"]})),
+        splits=splits,
+        rejected=tuple(rejected),
+        notes=notes,
+    )
+    _check_classes(images.splits["train"], argument)
+    _check_splits(images, argument)
+    return images
+
+
+def _folders(path: Path) -> list[Path]:
+    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+
+
+def _is_clutter(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in CLUTTER
+
+
+def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterable[Sample]:
+    """Every photograph in the class folders of `base`, at any depth; other files go to `rejected`."""
+    for folder in _folders(base):
+        for path in sorted(folder.rglob("*")):
+            if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
+                continue
+            name = path.relative_to(root).as_posix()
+            if path.suffix.lower() in SUFFIXES:
+                yield Sample(name, folder.name, path)
+            elif not _is_clutter(path):
+                rejected.append((name, f"`{path.suffix or 'no suffix'}` is no photograph's suffix"))
+
+
+def _check_classes(samples: Iterable[Sample], argument: str) -> None:
+    names = sorted({sample.label for sample in samples})
+    if not names:
+        raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
+    if len(names) == 1:
+        raise ZooError(
+            f"`{argument}` holds one class only, `{names[0]}`", hint="classification needs at least two classes"
+        )
+
+
+def _check_splits(images: Images, argument: str) -> None:
+    for role, samples in images.splits.items():
+        found = {sample.label for sample in samples}
+        for name in images.classes:
+            if name not in found:
+                raise ZooError(
+                    f"class `{name}` is missing from `{role}` of `{argument}`",
+                    hint="every class needs photographs in every split; class folders are matched by name",
+                )
+        for name in sorted(found - set(images.classes)):
+            raise ZooError(
+                f"class `{name}` of `{role}` is missing from `train` of `{argument}`",
+                hint="every class needs photographs in every split; class folders are matched by name",
+            )

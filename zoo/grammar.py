@@ -1,0 +1,250 @@
+"""The strategy grammar, which needs no quotes in a shell: `[PROVIDER/]NAME[:VALUE][,KEY=VALUE]...[+NEXT]...`
+
+    partial:2
+    linear,epochs=2+full,lr=0.1
+    acme/fancy:3,depth=2,norm=frozen
+
+`:VALUE` is the strategy's first option. `epochs`, `lr` and `norm` belong to every phase. Reading a text and writing
+its canonical form are inverse: `parse(canonical(parse(text))) == parse(text)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import typing
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from zoo.catalogue import Catalogue
+from zoo.errors import UsageError, did_you_mean
+from zoo.stage import Anatomy
+from zoo.strategy import NORMS, RESERVED, Norm, Phase, Strategy, check_phase
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One strategy of a joined text, with the words that override every phase it answers."""
+
+    strategy: Strategy
+    provider: str | None = None  # None: a short name reaches it
+    epochs: int | None = None
+    lr: float | None = None
+    norm: Norm | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A parsed strategy text: parts joined by `+`, carried out in order."""
+
+    parts: tuple[Part, ...]
+
+    def __str__(self) -> str:
+        return canonical(self)
+
+    @property
+    def pretrained(self) -> bool:
+        """Whether published weights are wanted (not by `scratch`)."""
+        return all(part.strategy.pretrained for part in self.parts)
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        """Every phase for a network cut like this, checked.
+
+        Raises:
+            UsageError: the options do not fit the network.
+        """
+        found = []
+        for part in self.parts:
+            phases = part.strategy.phases(anatomy)
+            if part.epochs is not None and part.epochs < len(phases):
+                raise UsageError(
+                    f"strategy `{self}`: {part.epochs} epochs are too few for the {len(phases)} phases of "
+                    f"`{part.strategy.name}`"
+                )
+            shares = _share(part.epochs, [phase.epochs for phase in phases]) if part.epochs is not None else None
+            for index, phase in enumerate(phases):
+                changed = replace(
+                    phase,
+                    lr=phase.lr if part.lr is None else phase.lr * part.lr,
+                    norm=phase.norm if part.norm is None else part.norm,
+                    epochs=phase.epochs if shares is None else shares[index],
+                )
+                check_phase(changed, anatomy, str(self))
+                found.append(changed)
+        return tuple(found)
+
+
+def _share(total: int, asked: list[int | None]) -> list[int]:
+    """Split `total` epochs over phases; the last ones get what cannot be shared evenly."""
+    fixed = sum(count for count in asked if count is not None)
+    free = [index for index, count in enumerate(asked) if count is None]
+    left = total - fixed
+    shares = [count or 0 for count in asked]
+    for position, index in enumerate(free):
+        shares[index] = left * (position + 1) // len(free) - left * position // len(free)
+    return shares
+
+
+def share_epochs(phases: tuple[Phase, ...], epochs: int | None, default: int, strategy: str) -> tuple[int, ...]:
+    """Epochs of each phase: its own count, or an equal share of what the others leave of `epochs`.
+
+    Raises:
+        UsageError: nothing is left for a phase, or every phase has its own count and `epochs` is another sum.
+    """
+    asked = [phase.epochs for phase in phases]
+    fixed = sum(count for count in asked if count is not None)
+    free = asked.count(None)
+    if free == 0:
+        if epochs is not None and epochs != fixed:
+            raise UsageError(
+                f"strategy `{strategy}` asks for {fixed} epochs in all, `--epochs` for {epochs}",
+                hint="leave `--epochs` out, or leave `epochs=` out of one phase, which then gets the rest",
+            )
+        return tuple(count for count in asked if count is not None)
+    total = epochs if epochs is not None else max(default, fixed + free)
+    if total - fixed < free:
+        raise UsageError(
+            f"strategy `{strategy}`: {total} epochs leave {max(total - fixed, 0)} for the {free} phases that name no "
+            "count",
+            hint=f"pass `--epochs {fixed + free}` or more",
+        )
+    return tuple(_share(total, asked))
+
+
+def parse(text: str, strategies: Catalogue[Any]) -> Plan:
+    """Read a strategy text.
+
+    Raises:
+        UsageError: all that is wrong with it, at once.
+    """
+    problems: list[str] = []
+    hints: list[str] = []
+    parts = []
+    for index, piece in enumerate(text.split("+")):
+        part = _parse_part(piece.strip(), strategies, problems, hints)
+        if part is None:
+            continue
+        if index > 0 and not part.strategy.pretrained:
+            problems.append(f"`{part.strategy.name}` starts anew, so nothing can come before it")
+        parts.append(part)
+    if problems:
+        known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
+        raise UsageError(f"strategy `{text}`: {'; '.join(problems)}", hint=hints[0] if hints else f"write {known}")
+    return Plan(tuple(parts))
+
+
+def _parse_part(piece: str, strategies: Catalogue[Any], problems: list[str], hints: list[str]) -> Part | None:
+    head, *pairs = piece.split(",")
+    name, colon, value = head.partition(":")
+    if not name:
+        problems.append("a name is missing")
+        return None
+    if name not in strategies:
+        problems.append(f"unknown strategy `{name}`")
+        known = [entry.name for entry in strategies]
+        hints.append(did_you_mean(name, known, "see `zoo list strategies`"))
+        return None
+    entry = strategies.find(name)
+    kind: type[Strategy] = entry.value
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    types = typing.get_type_hints(kind)
+    options: dict[str, Any] = {}
+    words: dict[str, Any] = {}
+    if colon:
+        if not fields:
+            problems.append(f"`{kind.name}` takes no value, `:{value}` is one too many")
+        else:
+            pairs.insert(0, f"{next(iter(fields))}={value}")
+    for pair in pairs:
+        key, equals, raw = (word.strip() for word in pair.partition("="))
+        if not equals or not raw:
+            problems.append(f"`{pair}` is not written KEY=VALUE")
+        elif key in options or key in words:
+            problems.append(f"`{key}` is given twice")
+        elif key in RESERVED:
+            _read(key, raw, _RESERVED_TYPES[key], words, problems)
+        elif key in fields:
+            _read(key, raw, types[key], options, problems)
+        else:
+            problems.append(f"`{kind.name}` has no option `{key}`")
+            hints.append(did_you_mean(key, [*fields, *RESERVED], f"it has {' '.join([*fields, *RESERVED])}"))
+    for field in fields.values():
+        required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        if required and field.name not in options and not any(f"`{field.name}`" in text for text in problems):
+            first = field.name == next(iter(fields))
+            problems.append(f"`{kind.name}` needs {f'a value, as in `{kind.name}:2`' if first else f'`{field.name}=`'}")
+    if "epochs" in words and words["epochs"] < 1:
+        problems.append(f"`epochs={words['epochs']}` is no epoch at all")
+    if "lr" in words and not (math.isfinite(words["lr"]) and words["lr"] > 0):
+        problems.append(f"`lr={words['lr']}` is not a positive number")
+    if problems:
+        return None
+    try:
+        strategy = kind(**options)
+    except UsageError as error:
+        problems.append(error.message)
+        return None
+    provider = entry.provider if strategies.find(entry.name) is not entry else None
+    return Part(strategy=strategy, provider=provider, **words)
+
+
+_RESERVED_TYPES: dict[str, Any] = {"epochs": int, "lr": float, "norm": Literal[NORMS]}
+
+
+def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[str]) -> None:
+    """Read `raw` as a value of the annotated type."""
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        for choice in choices:
+            if str(choice) == raw:
+                into[key] = choice
+                return
+        problems.append(f"`{key}={raw}`: known are {' '.join(map(str, choices))}")
+    elif kind is bool:
+        if raw in ("true", "false"):
+            into[key] = raw == "true"
+        else:
+            problems.append(f"`{key}={raw}` is not true or false")
+    elif kind is int:
+        if re.fullmatch(r"-?\d{1,9}", raw):
+            into[key] = int(raw)
+        else:
+            problems.append(f"`{key}={raw}` is not a whole number")
+    elif kind is float:
+        try:
+            into[key] = float(raw)
+        except ValueError:
+            problems.append(f"`{key}={raw}` is not a number")
+    else:
+        assert kind is str, f"option `{key}`: no way to read a {kind}"
+        into[key] = raw
+
+
+def canonical(plan: Plan) -> str:
+    """The one way to write a plan: options that differ from their defaults, in the order of their fields."""
+    return "+".join(_canonical_part(part) for part in plan.parts)
+
+
+def _canonical_part(part: Part) -> str:
+    text = f"{part.provider}/{part.strategy.name}" if part.provider else part.strategy.name
+    pairs = []
+    for index, field in enumerate(dataclasses.fields(part.strategy)):
+        value = getattr(part.strategy, field.name)
+        if index == 0 and value != field.default:
+            text += f":{_write(value)}"
+        elif value != field.default:
+            pairs.append(f"{field.name}={_write(value)}")
+    for key in RESERVED:
+        value = getattr(part, key)
+        if value is not None:
+            pairs.append(f"{key}={_write(value)}")
+    return ",".join([text, *pairs])
+
+
+def _write(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, float):
+        return repr(value).replace("e+", "e")  # `+` joins phases
+    return str(value)

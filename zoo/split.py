@@ -1,0 +1,70 @@
+"""Splitting samples into roles, stratified by class and repeatable by seed."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from zoo.dataset import Role, Sample
+from zoo.errors import ZooError
+
+# Shares of val and of test where a dataset comes without a split. 15 % each leaves most for training and still
+# gives a test figure whose standard error is under 2 points from 300 images on.
+VAL_SHARE = 0.15
+TEST_SHARE = 0.15
+
+
+def _by_class(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
+    groups: dict[str, list[Sample]] = defaultdict(list)
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        groups[sample.label].append(sample)
+    return dict(sorted(groups.items()))
+
+
+def _shuffled(samples: Sequence[Sample], label: str, seed: int) -> list[Sample]:
+    """A permutation that depends on the seed and on the class's name, not on the other classes."""
+    generator = np.random.default_rng([seed, *label.encode()])
+    return [samples[index] for index in generator.permutation(len(samples))]
+
+
+def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[Sample, ...]]:
+    """Train, val and test in shares 70/15/15 of every class; each role gets at least one image of each class.
+
+    Raises:
+        ZooError: a class has fewer than three images.
+    """
+    roles: dict[Role, list[Sample]] = {"train": [], "val": [], "test": []}
+    for label, group in _by_class(samples).items():
+        if len(group) < 3:
+            raise ZooError(
+                f"class `{label}` has {len(group)} images; a split into train, val and test needs 3 of each class",
+                hint="add images, or split them yourself into folders `train/` and `val/`",
+            )
+        order = _shuffled(group, label, seed)
+        val = max(1, round(VAL_SHARE * len(group)))
+        test = max(1, round(TEST_SHARE * len(group)))
+        roles["val"] += order[:val]
+        roles["test"] += order[val : val + test]
+        roles["train"] += order[val + test :]
+    return {role: tuple(sorted(group, key=lambda sample: sample.id)) for role, group in roles.items()}
+
+
+def carve(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Split train itself into what is fitted and what may be chosen on: `(fit, choose)`, 85/15, stratified.
+
+    Raises:
+        ZooError: a class has a single image.
+    """
+    fit: list[Sample] = []
+    choose: list[Sample] = []
+    for label, group in _by_class(samples).items():
+        if len(group) < 2:
+            raise ZooError(f"class `{label}` has one training image, none can be set aside to choose on")
+        order = _shuffled(group, label, seed)
+        count = max(1, round(VAL_SHARE * len(group)))
+        choose += order[:count]
+        fit += order[count:]
+    key = lambda sample: sample.id
+    return tuple(sorted(fit, key=key)), tuple(sorted(choose, key=key))
