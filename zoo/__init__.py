@@ -1,6 +1,12 @@
 """zoo: fine-tune any backbone with any strategy, compare honestly, ship one verified ONNX file.
 
-Importing `zoo` imports neither torch nor any plugin; names are loaded when they are first used.
+    import zoo
+
+    run = zoo.train(data="photos", backbone="efficientnet_lite0", strategy="partial:2")
+    file = zoo.export(run)
+    print(zoo.evaluate(file, data="photos").metrics["accuracy"])
+
+Importing `zoo` imports neither torch nor any plugin; the verbs load them when they are first used.
 """
 
 from __future__ import annotations
@@ -19,3 +25,66 @@ from zoo.preprocess import Preprocess
 from zoo.runtime import Runtime, Session
 from zoo.stage import Anatomy, Stage
 from zoo.strategy import Group, Phase, Strategy
+
+if TYPE_CHECKING:
+    from zoo.evaluation import evaluate, predict
+    from zoo.experiment import Experiment
+    from zoo.export import export, verify
+    from zoo.plugin import Plugins
+    from zoo.run import Run
+    from zoo.training import train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Anatomy",
+    "Backbone",
+    "BuildSpec",
+    "Check",
+    "Command",
+    "Dataset",
+    "Experiment",
+    "ExportSpec",
+    "Exporter",
+    "Group",
+    "Images",
+    "Metric",
+    "Network",
+    "Phase",
+    "Plugins",
+    "Preprocess",
+    "Run",
+    "Runtime",
+    "Sample",
+    "Session",
+    "Stage",
+    "Strategy",
+    "UsageError",
+    "Weights",
+    "ZooError",
+    "evaluate",
+    "export",
+    "hookimpl",
+    "predict",
+    "train",
+    "verify",
+]
+
+_LAZY = {
+    "Experiment": "zoo.experiment",
+    "Plugins": "zoo.plugin",
+    "Run": "zoo.run",
+    "evaluate": "zoo.evaluation",
+    "export": "zoo.export",
+    "predict": "zoo.evaluation",
+    "train": "zoo.training",
+    "verify": "zoo.export",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        value = getattr(importlib.import_module(_LAZY[name]), name)
+        globals()[name] = value  # `zoo.export` is the verb also once the module of that name is imported
+        return value
+    raise AttributeError(f"module `zoo` has no attribute `{name}`")

@@ -1,0 +1,27 @@
+"""The built-in metrics, all computed from the stored predictions."""
+
+from __future__ import annotations
+
+from zoo import Metric, hookimpl
+from zoo.hookspecs import Register
+
+_ROWS = (
+    ("accuracy", "share of images whose most probable class is right", True),
+    ("precision_macro", "precision, mean over classes", True),
+    ("recall_macro", "recall, mean over classes (balanced accuracy)", True),
+    ("f1_macro", "F1, mean over classes", True),
+    ("precision_weighted", "precision, mean over classes by their number of images", True),
+    ("recall_weighted", "recall, mean over classes by their number of images", True),
+    ("f1_weighted", "F1, mean over classes by their number of images", True),
+    ("top5", "share of images whose class is among the five most probable", True),
+    ("loss", "cross-entropy in nats, without label smoothing", False),
+    ("ece", "expected calibration error, 15 bins of equal width", False),
+)
+
+
+@hookimpl
+def register_metrics(register: Register[Metric]) -> None:
+    for name, summary, higher in _ROWS:
+        register(
+            Metric(name=name, summary=summary, compute=f"zoo_metrics.classification:{name}", higher_is_better=higher)
+        )

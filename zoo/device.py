@@ -1,0 +1,67 @@
+"""Device and precision: what was asked for, what was chosen, and why."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import torch
+
+from zoo.errors import UsageError, ZooError
+from zoo.experiment import Precision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Device:
+    """Where a run computes. `reason` is for the user."""
+
+    torch: torch.device
+    autocast: torch.dtype | None  # None: fp32
+    reason: str
+
+    @property
+    def precision(self) -> str:
+        return "fp32" if self.autocast is None else "bf16"
+
+
+def choose_device(asked: str, precision: Precision = "auto") -> Device:
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`. CUDA that was asked for and is not there is an error.
+
+    Raises:
+        UsageError: the text is no device.
+        ZooError: CUDA is not there, or bf16 was asked for and the device has none.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", asked):
+        raise UsageError(f"unknown device `{asked}`", hint="known are auto cpu cuda cuda:N")
+    if asked.startswith("cuda"):
+        _require_cuda(asked)
+        device, why = torch.device(asked), "as asked"
+    elif asked == "auto" and torch.cuda.is_available():
+        device, why = torch.device("cuda"), f"auto: {torch.cuda.get_device_name()} is there"
+    elif asked == "auto":
+        device, why = torch.device("cpu"), "auto: no CUDA device is there"
+    else:
+        device, why = torch.device("cpu"), "as asked"
+    if precision == "bf16" and not has_fast_bf16(device) and device.type == "cuda":
+        raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
+    bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
+    return Device(torch=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
+
+
+def _require_cuda(asked: str) -> None:
+    if not torch.cuda.is_available():
+        raise ZooError(
+            f"`--device {asked}`: this machine has no CUDA device that torch can use",
+            hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what the driver sees",
+        )
+    index = torch.device(asked).index or 0
+    if index >= torch.cuda.device_count():
+        raise ZooError(f"`--device {asked}`: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+
+
+def has_fast_bf16(device: torch.device) -> bool:
+    """Whether bf16 is computed by the hardware. Emulated on an AVX2 processor it is ten times slower than fp32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in probes)

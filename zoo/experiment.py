@@ -1,0 +1,122 @@
+"""Experiment: every setting of one training run, frozen, JSON both ways."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from zoo.errors import UsageError, did_you_mean
+from zoo.strategy import Norm
+
+Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
+Augment = Literal["none", "flip", "rotate", "zoom", "light", "trivial", "rand"]
+Optimizer = Literal["adamw", "sgd"]
+Balance = Literal["none", "loss", "sample"]
+Keep = Literal["last", "best"]
+Precision = Literal["auto", "fp32", "bf16"]
+OnBadImage = Literal["skip", "fail"]
+
+# Of a strategy that names no count. Ten passes is where a linear head on frozen features has settled
+DEFAULT_EPOCHS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """What a run was asked to do. The defaults are one set for all data; `docs/training.md` says how each was chosen."""
+
+    data: str
+    backbone: str
+    strategy: str
+    weights: str = "default"  # default, none, a published tag, or a file
+    epochs: int | None = None  # None: 10, or what the strategy's phases ask for
+    batch_size: int = 32
+    lr: float = 2e-3  # of the head, at its highest; strategies scale it for pretrained stages
+    optimizer: Optimizer = "adamw"
+    weight_decay: float = 0.01
+    schedule: Schedule = "one-cycle"
+    warmup: float = 0.2  # share of a phase's steps in which the rate rises
+    augment: Augment = "light"
+    dropout: float | None = None  # None: the network's own
+    drop_path: float | None = None
+    label_smoothing: float = 0.1
+    class_balance: Balance = "none"
+    clip: float | None = 1.0  # largest norm of all gradients together; None: no clipping
+    norm: Norm | None = None  # None: what each phase asks for
+    early_stopping: int | None = None  # epochs without a better choice loss; None: never
+    keep: Keep = "last"
+    image_size: int | None = None  # pixels; None: the backbone's own
+    workers: int | None = None  # threads that decode; None: one per core, at most 8
+    seed: int = 0
+    split_seed: int = 0
+    device: str = "auto"
+    precision: Precision = "auto"
+    compile: bool = False
+    on_bad_image: OnBadImage = "skip"
+
+    def __post_init__(self) -> None:
+        """Refuse values that no run could honour, all at once.
+
+        Raises:
+            UsageError: naming each option and its bound.
+        """
+        problems = []
+        for name, kind in get_type_hints(type(self)).items():
+            if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
+                problems.append(
+                    f"`--{name.replace('_', '-')} {getattr(self, name)}`: known are {' '.join(get_args(kind))}"
+                )
+        for name, low, high in _BOUNDS:
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                problems.append(f"`--{name.replace('_', '-')} {value}` is not a number")
+            elif not low <= value <= high:
+                above = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+                problems.append(f"`--{name.replace('_', '-')} {value:g}` is outside {above}")
+        if self.norm is not None and self.norm not in ("frozen", "train", "recalibrate"):
+            problems.append(f"`--norm {self.norm}`: known are frozen train recalibrate")
+        if problems:
+            raise UsageError("; ".join(problems), hint="see `zoo train --help`")
+
+    @property
+    def chooses(self) -> bool:
+        """Whether anything is chosen while training, which needs images that are neither fitted nor reported on."""
+        return self.keep == "best" or self.early_stopping is not None or self.schedule == "plateau"
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Experiment:
+        """Read what `to_json` wrote.
+
+        Raises:
+            UsageError: a key that is no setting.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        for key in data:
+            if key not in known:
+                raise UsageError(f"unknown setting `{key}`", hint=did_you_mean(key, known, "see `zoo train --help`"))
+        return cls(**data)
+
+
+_BOUNDS: tuple[tuple[str, float, float], ...] = (
+    ("epochs", 1, math.inf),
+    ("batch_size", 1, math.inf),
+    ("lr", 1e-12, 1e3),
+    ("weight_decay", 0, math.inf),
+    ("warmup", 0, 0.9),
+    ("dropout", 0, 0.99),
+    ("drop_path", 0, 0.99),
+    ("label_smoothing", 0, 0.99),
+    ("clip", 1e-6, math.inf),
+    ("early_stopping", 1, math.inf),
+    ("image_size", 8, 4096),
+    ("workers", 1, 256),
+    ("seed", 0, 2**31 - 1),
+    ("split_seed", 0, 2**31 - 1),
+)

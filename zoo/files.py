@@ -1,0 +1,82 @@
+"""Files that a run leaves: written beside and renamed, so that a reader never sees half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError
+
+# Of every file that zoo writes; a file with a higher one comes from a newer zoo and is refused
+SCHEMA = 1
+
+
+def check_schema(schema: object, file: Path) -> None:
+    """Refuse a file of a newer schema.
+
+    Raises:
+        ZooError: naming the file and both schemas.
+    """
+    if isinstance(schema, int) and schema > SCHEMA:
+        raise ZooError(
+            f"`{file}` has schema {schema}, this zoo reads up to {SCHEMA}",
+            hint="it was written by a newer zoo: `pip install --upgrade backbone-zoo`",
+        )
+
+
+def write_bytes(file: Path, data: bytes) -> None:
+    """Write a file beside its place, flush it to the disk and rename it.
+
+    Raises:
+        ZooError: the folder cannot be written, or the disk is full.
+    """
+    temporary: str | None = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, file)
+    except OSError as error:
+        if temporary is not None:
+            Path(temporary).unlink(missing_ok=True)
+        raise ZooError(f"`{file}` cannot be written: {error.strerror}") from error
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
+
+
+def write_json(file: Path, data: Any) -> None:
+    """Write JSON, indented, atomically."""
+    write_bytes(file, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def append_json(file: Path, data: Any) -> None:
+    """Append one line of JSON."""
+    try:
+        with file.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(data, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise ZooError(f"`{file}` cannot be written: {error.strerror}") from error
+
+
+def read_json(file: Path) -> Any:
+    """Read JSON.
+
+    Raises:
+        ZooError: the file is missing, unreadable, or no JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ZooError(f"there is no file `{file}`") from error
+    except (OSError, ValueError) as error:
+        raise ZooError(f"`{file}` cannot be read as JSON: {error}") from error

@@ -1,0 +1,249 @@
+"""Run: a folder that describes itself, from before the first step on.
+
+run.json                     what was asked, what was decided, what came out; `status` tells how it ended
+history.jsonl                a line per epoch
+model.safetensors            the weights
+predictions-SPLIT.safetensors
+ledger.jsonl                 a line per look at a split
+splits.json                  which image had which role
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.errors import UsageError, ZooError
+from zoo.experiment import Experiment
+from zoo.files import SCHEMA, append_json, check_schema, read_json, write_json
+from zoo.predictions import Predictions
+from zoo.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from zoo.backbone import Network
+    from zoo.evaluation import Evaluation
+    from zoo.predictor import Predictor
+
+RUN_FILE = "run.json"
+WEIGHTS_FILE = "model.safetensors"
+HISTORY_FILE = "history.jsonl"
+LEDGER_FILE = "ledger.jsonl"
+SPLITS_FILE = "splits.json"
+
+
+@dataclass(frozen=True)
+class Run:
+    """An opened run. `record` is the content of `run.json`."""
+
+    path: Path
+    record: Mapping[str, Any]
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """Open a run's folder.
+
+        Raises:
+            UsageError: it is no run.
+            ZooError: its record is damaged or of a newer schema.
+        """
+        folder = Path(path)
+        file = folder / RUN_FILE
+        if not file.is_file():
+            raise UsageError(
+                f"`{folder}` is no run: it has no `{RUN_FILE}`", hint="a run is a folder that `zoo train` made"
+            )
+        record = read_json(file)
+        if not isinstance(record, dict):
+            raise ZooError(f"`{file}` is no record of a run")
+        check_schema(record.get("schema"), file)
+        for key in ("experiment", "classes", "preprocess", "status"):
+            if key not in record:
+                raise ZooError(f"`{file}` is damaged: `{key}` is missing")
+        return cls(folder, record)
+
+    @property
+    def experiment(self) -> Experiment:
+        return Experiment.from_json(self.record["experiment"])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return tuple(self.record["classes"])
+
+    @property
+    def preprocess(self) -> Preprocess:
+        return Preprocess.from_json(self.record["preprocess"])
+
+    @property
+    def status(self) -> str:
+        return str(self.record["status"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Figures of the reported split; empty for a run that did not end."""
+        return dict(self.record.get("metrics") or {})
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """A record per epoch; a last line cut short by a kill is left out."""
+        lines = []
+        file = self.path / HISTORY_FILE
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+            try:
+                lines.append(json.loads(line))
+            except ValueError:
+                break
+        return lines
+
+    def predictions(self, split: str | None = None) -> Predictions:
+        """The stored predictions of a split, of the reported one for None."""
+        name = split or str(self.record["reported_split"])
+        file = self.path / f"predictions-{name}.safetensors"
+        if not file.is_file():
+            raise ZooError(
+                f"run `{self.path}` has no predictions of `{name}`",
+                hint=f"`zoo evaluate {self.path} --split {name}` makes them",
+            )
+        return Predictions.load(file)
+
+    def load_network(self) -> Network:
+        """The trained network, on the CPU, in eval mode.
+
+        Raises:
+            ZooError: the run has no weights, or its backbone's plugin is gone.
+        """
+        from zoo.backbone import build_network
+        from zoo.network import load_weights_file
+        from zoo.plugin import Plugins
+
+        file = self.path / WEIGHTS_FILE
+        if not file.is_file():
+            raise ZooError(
+                f"run `{self.path}` is {self.status} and has no weights", hint="train it again with `--force`"
+            )
+        experiment = self.experiment
+        backbone = Plugins().backbones.find(str(self.record["backbone"])).value
+        network = build_network(
+            backbone,
+            classes=len(self.classes),
+            dropout=experiment.dropout,
+            drop_path=experiment.drop_path,
+            image_size=experiment.image_size,
+        )
+        load_weights_file(network, file, backbone.name, head=True)
+        network.model.eval()
+        return network
+
+    def predictor(self, device: str = "auto") -> Predictor:
+        """The run as a predictor, through torch in fp32."""
+        from zoo.device import choose_device
+
+        chosen = choose_device(device, "fp32")
+        return TorchPredictor(self.load_network().model.to(chosen.torch), self.classes, self.preprocess, chosen.torch)
+
+    def update(self, **changes: Any) -> Run:
+        """Write changed keys to `run.json`; returns the run with its new record."""
+        record = {**self.record, **changes}
+        write_json(self.path / RUN_FILE, record)
+        return Run(self.path, record)
+
+    def note_look(self, evaluation: Evaluation) -> None:
+        """Write a look at a split to the ledger, and store its predictions where they are of the run's own data."""
+        append_json(
+            self.path / LEDGER_FILE,
+            {
+                "schema": SCHEMA,
+                "time": now(),
+                "split": evaluation.predictions.split,
+                "data": evaluation.data,
+                "model": evaluation.model,
+                "images": len(evaluation.predictions),
+                "accuracy": evaluation.metrics.get("accuracy"),
+            },
+        )
+        own = evaluation.data == self.record.get("data_name") and Path(evaluation.model) == self.path
+        if own:
+            evaluation.predictions.save(self.path / f"predictions-{evaluation.predictions.split}.safetensors")
+
+    def looks(self, split: str) -> int:
+        """How often a split of the run was scored, by the ledger."""
+        file = self.path / LEDGER_FILE
+        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+        return sum(1 for line in lines if json.loads(line).get("split") == split)
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A torch network that predicts photographs by the one way to evaluate: Pillow, fp32, its own crop."""
+
+    model: Any
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    torch_device: Any
+
+    @property
+    def device(self) -> str:
+        return str(self.torch_device)
+
+    def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        from zoo.photograph import pixels
+
+        return self.logits_of_pixels(np.stack([pixels(photograph, self.preprocess) for photograph in photographs]))
+
+    def logits_of_pixels(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
+        import torch
+
+        from zoo.photograph import normalise
+
+        with torch.inference_mode():
+            inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
+        return found
+
+
+def now() -> str:
+    """The time as ISO 8601, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def default_folder(backbone: str, strategy: str) -> Path:
+    """`runs/<time>-<backbone>-<strategy>`, with nothing in it that a shell or a file system minds."""
+    time = datetime.now().strftime("%Y%m%d-%H%M%S")
+    words = (
+        f"{backbone.split('/')[-1]}-{strategy}".replace(":", "").replace("+", "-").replace(",", "-").replace("=", "")
+    )
+    return Path("runs") / f"{time}-{words}".replace("/", "-")
+
+
+def make_folder(path: Path, force: bool) -> None:
+    """Make a run's folder. With `force`, a former run in it is replaced; anything else is never deleted.
+
+    Raises:
+        UsageError: the folder exists without `force`, or holds something else than a run.
+        ZooError: it cannot be made or written.
+    """
+    try:
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"`{path}` is a file", hint="pass another `--out`")
+        if path.is_dir() and any(path.iterdir()):
+            if not force:
+                raise UsageError(f"`{path}` exists", hint="pass another `--out`, or `--force` to replace it")
+            if not (path / RUN_FILE).is_file():
+                raise UsageError(
+                    f"`{path}` exists and is no run, so `--force` does not replace it", hint="pass another `--out`"
+                )
+            shutil.rmtree(path)
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ZooError(
+            f"run folder `{path}` cannot be made: {error.strerror}", hint="pass `--out` a folder that you may write to"
+        ) from error

@@ -1,0 +1,160 @@
+"""The scan: decode every image once, before the first step; report what is broken, keep the pixels of the rest.
+
+What is kept is uint8 and bounded: up to a budget in memory, above it in a memory-mapped temporary file.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.dataset import Images, Role, Sample
+from zoo.errors import ZooError
+from zoo.experiment import OnBadImage
+from zoo.photograph import BadImage, Pixels, decode
+
+# Anonymous memory for pixels; 10,000 images at 256 pixels are 2 GB. Beyond it pages are mapped and can be dropped
+MEMORY_BUDGET = 2 * 2**30  # bytes
+
+
+@dataclass(frozen=True)
+class Scanned:
+    """The usable images of one split: samples, label indices `(N,)` and pixels `(N, side, side, 3)` uint8."""
+
+    samples: tuple[Sample, ...]
+    labels: npt.NDArray[np.int64]
+    pixels: npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class BadFile:
+    """A file that cannot be used, by its path below the data folder, with the reason."""
+
+    id: str
+    reason: str
+
+
+def decode_all(
+    samples: Sequence[Sample], workers: int, convert: Callable[[Pixels], Pixels] | None = None
+) -> Iterator[tuple[Sample, Pixels | BadImage]]:
+    """Every sample with its pixels, or with what is wrong with it, in order; decoded by `workers` threads.
+
+    A window of a few images per thread is decoded ahead, so that memory stays bounded.
+    """
+
+    def one(sample: Sample) -> Pixels | BadImage:
+        try:
+            pixels = decode(sample.source)
+        except BadImage as error:
+            return error
+        return pixels if convert is None else convert(pixels)
+
+    if workers == 1:
+        for sample in samples:
+            yield sample, one(sample)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        left = iter(samples)
+        ahead = [(sample, pool.submit(one, sample)) for sample in islice(left, 4 * workers)]
+        try:
+            while ahead:
+                sample, future = ahead.pop(0)
+                for following in islice(left, 1):
+                    ahead.append((following, pool.submit(one, following)))
+                yield sample, future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def scan(
+    images: Images,
+    sides: Mapping[Role, tuple[int, Callable[[Pixels], Pixels]]],
+    *,
+    on_bad_image: OnBadImage,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[dict[Role, Scanned], list[BadFile]]:
+    """Decode the named splits. `sides` gives, by role, the side in pixels and the conversion to it.
+
+    Raises:
+        ZooError: `fail` was asked for and a file is bad, or a class has no usable image left in a split.
+    """
+    bad = [BadFile(name, reason) for name, reason in images.rejected]
+    found: dict[Role, Scanned] = {}
+    for role, (side, convert) in sides.items():
+        found[role] = _scan_split(images, role, side, convert, workers, advance, bad)
+    if bad and on_bad_image == "fail":
+        lines = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:20])
+        more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
+        raise ZooError(
+            f"{len(bad)} files of `{images.name}` cannot be used as photographs:{lines}{more}",
+            hint="mend or remove them, or pass `--on-bad-image skip`",
+        )
+    return found, bad
+
+
+def _scan_split(
+    images: Images,
+    role: Role,
+    side: int,
+    convert: Callable[[Pixels], Pixels],
+    workers: int,
+    advance: Callable[[int], None],
+    bad: list[BadFile],
+) -> Scanned:
+    samples = images.splits[role]
+    pixels = allocate((len(samples), side, side, 3))
+    usable: list[Sample] = []
+    for sample, result in decode_all(samples, workers, convert):
+        if isinstance(result, BadImage):
+            reason = result.message.replace(f"`{sample.source}` ", "")
+            bad.append(BadFile(sample.id, reason))
+        else:
+            pixels[len(usable)] = result
+            usable.append(sample)
+        advance(1)
+    index = {name: position for position, name in enumerate(images.classes)}
+    labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
+    for name in images.classes:
+        if not np.any(labels == index[name]):
+            raise ZooError(
+                f"class `{name}` has no usable photograph left in `{role}` of `{images.name}`",
+                hint=f"the first bad file is `{bad[0].id}`: {bad[0].reason}" if bad else None,
+            )
+    return Scanned(tuple(usable), labels, pixels[: len(usable)])
+
+
+def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    """A uint8 array: in memory within the budget, else mapped to an unnamed temporary file.
+
+    Raises:
+        ZooError: the temporary file does not fit on the disk.
+    """
+    size = int(np.prod(shape))
+    if size <= MEMORY_BUDGET:
+        return np.empty(shape, np.uint8)
+    file: IO[bytes] = tempfile.TemporaryFile(prefix="zoo-pixels-")  # noqa: SIM115 - the mapping keeps it open
+    try:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        raise ZooError(
+            f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{Path(tempfile.gettempdir())}`: {error.strerror}",
+            hint="set TMPDIR to a folder with more room, or pass a smaller `--image-size`",
+        ) from error
+    return np.memmap(file, np.uint8, "r+", shape=shape)
+
+
+def default_workers() -> int:
+    """Threads that decode where none are asked for: one per core that this process may use, at most 8."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(cores, 8)
