@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ from zoo.stage import Anatomy
 from zoo.target import load_target
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,15 @@ class Weights:
     license: str = "unknown"
     top1: float | None = None  # ImageNet-1k accuracy in 0..1, as published
     at_hand: str | Callable[..., bool] | None = None  # target `(backbone, weights) -> bool`: usable without network
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; `at_hand` must be a `"module:function"` string."""
+        assert self.at_hand is None or isinstance(self.at_hand, str)
+        return {**vars(self), "preprocess": self.preprocess.to_json()}
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Weights:
+        return cls(**{**data, "preprocess": Preprocess.from_json(data["preprocess"])})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +56,8 @@ class Network:
 
     model: nn.Module
     anatomy: Anatomy
+    # From the tensors of a published file to those of `model`: old names, another input size. None: they are the same
+    translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,12 +71,27 @@ class Backbone:
     name: str
     summary: str
     build: str | Callable[[BuildSpec], Network] = field(repr=False)
-    preprocess: Preprocess = Preprocess()  # without weights
+    preprocess: Preprocess = field(default_factory=Preprocess)  # without weights
     weights: tuple[Weights, ...] = ()
     license: str = "unknown"  # of the code
     source: str = ""  # the paper, or where the code lives
     parameters: int | None = None  # with the published head; None: not known without building
     gflops: float | None = None  # multiply-adds / 1e9 of one image at the native size; None: not known
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values; `build` and `at_hand` must be `"module:function"` strings."""
+        assert isinstance(self.build, str)
+        return {
+            **vars(self),
+            "preprocess": self.preprocess.to_json(),
+            "weights": [weights.to_json() for weights in self.weights],
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Backbone:
+        preprocess = Preprocess.from_json(data["preprocess"])
+        weights = tuple(Weights.from_json(row) for row in data["weights"])
+        return cls(**{**data, "preprocess": preprocess, "weights": weights})
 
     def find_weights(self, tag: str) -> Weights | None:
         """The weights for `default`, `none` or a published tag.

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zoo.backbone import Backbone, BuildSpec, Network
-from zoo.errors import ZooError
+from zoo.errors import UsageError, ZooError
 from zoo.stage import check_anatomy
 
 
@@ -24,10 +24,40 @@ def assemble(
 ) -> Network:
     """Build from a row; see `zoo.backbone.build_network`."""
     network = build(spec)
-    if weights_file is not None:
-        load_weights_file(network, weights_file, backbone.name)
     check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
+    if weights_file is not None:
+        load_weights_file(network, weights_file)
+    if spec.image_size is not None:
+        try_image_size(network, spec.image_size)
     return network
+
+
+def try_image_size(network: Network, size: int) -> None:
+    """Pass one black image of `size` pixels through, so that a size that does not fit is known before any work.
+
+    Raises:
+        UsageError: the network cannot take it.
+    """
+    model = network.model
+    training = model.training
+    model.eval()
+    try:
+        # not inference_mode: a network that keeps a table by size would keep a tensor that cannot be trained through
+        with torch.no_grad():
+            model(next(model.parameters()).new_zeros(1, 3, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        raise UsageError(
+            f"`{network.anatomy.backbone}` cannot take images of {size} pixels: {first_line(error)}",
+            hint="leave `--image-size` out for the network's own size, or try a multiple of 32",
+        ) from error
+    finally:
+        model.train(training)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text, or its type where it has none."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
 
 
 def read_state(file: Path) -> dict[str, torch.Tensor]:
@@ -56,14 +86,13 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
 
 
 def _unreadable(file: Path, error: Exception) -> ZooError:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     return ZooError(
-        f"`{file}` cannot be read as weights: {reason}",
+        f"`{file}` cannot be read as weights: {first_line(error)}",
         hint="weights are a `.safetensors` file, or a state dict saved by `torch.save`; pickled code is refused",
     )
 
 
-def load_weights_file(network: Network, file: Path, backbone: str) -> None:
+def load_weights_file(network: Network, file: Path) -> None:
     """Load a file into a network, in place. A head of another number of classes is left at its start.
 
     Raises:
@@ -72,9 +101,33 @@ def load_weights_file(network: Network, file: Path, backbone: str) -> None:
     if not file.is_file():
         raise ZooError(f"there is no file of weights `{file}`", hint="see `zoo list backbones NAME --json` for tags")
     state = read_state(file)
+    if network.translate is not None:
+        try:
+            state = network.translate(state)
+        except (KeyError, RuntimeError, ValueError, TypeError, AttributeError) as error:
+            raise ZooError(
+                f"`{file}` does not fit `{network.anatomy.backbone}`: {first_line(error)}",
+                hint="the file must come from the same network; a head of other classes is fine",
+            ) from error
+    load_state(network, state, f"`{file}`")
+
+
+def load_state(network: Network, state: dict[str, torch.Tensor], source: str, *, fresh_head: bool = False) -> None:
+    """Load tensors by name into a network, in place; those it has no place for (auxiliary heads) are left.
+
+    `source` names them in an error. The head is left at its start where it has another shape, or always with
+    `fresh_head`.
+
+    Raises:
+        ZooError: a tensor outside the head is missing or has another shape.
+    """
+    backbone = network.anatomy.backbone
     own = network.model.state_dict()
     head = set(network.anatomy.head.parameters)
-    missing = [name for name in own if name not in state and name not in head]
+    # batch counters only matter to batch norms without momentum; files of 2018 have none
+    missing = [
+        name for name in own if name not in state and name not in head and not name.endswith("num_batches_tracked")
+    ]
     wrong = [
         name for name, value in own.items() if name in state and name not in head and state[name].shape != value.shape
     ]
@@ -82,12 +135,26 @@ def load_weights_file(network: Network, file: Path, backbone: str) -> None:
         name = (missing or wrong)[0]
         what = "is missing from" if missing else f"has shape {tuple(state[name].shape)} in"
         raise ZooError(
-            f"`{file}` does not fit `{backbone}`: `{name}` {what} the file "
+            f"{source} does not fit `{backbone}`: `{name}` {what} the file "
             f"({len(missing)} missing, {len(wrong)} of another shape)",
             hint="the file must come from the same network; a head of other classes is fine",
         )
-    fitting = {name: state[name] for name in own if name in state and state[name].shape == own[name].shape}
+    fitting = {
+        name: state[name]
+        for name in own
+        if name in state and state[name].shape == own[name].shape and not (fresh_head and name in head)
+    }
     network.model.load_state_dict(fitting, strict=False)
+
+
+def norm_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters of normalisation layers: whatever calls itself a norm, of torch or of a library."""
+    return {
+        f"{path}.{name}"
+        for path, module in model.named_modules()
+        if "Norm" in type(module).__name__
+        for name, _ in module.named_parameters(recurse=False)
+    }
 
 
 def count_parameters(model: nn.Module) -> int:

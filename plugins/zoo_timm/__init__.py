@@ -1,0 +1,37 @@
+"""Every network of timm, with every published set of weights.
+
+This catalogue imports no timm: the rows are made once per installed version and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from zoo.backbone import Backbone
+from zoo.hookspecs import Register, hookimpl
+from zoo.memo import recall, source_key
+
+
+@hookimpl
+def register_backbones(register: Register[Backbone]) -> None:
+    for row in catalogue_rows():
+        register(row)
+
+
+def catalogue_rows() -> list[Backbone]:
+    """The catalogue, from the cache folder or, the first time, from timm itself."""
+    here = Path(__file__).parent
+    return recall(
+        "timm",
+        f"timm {version('timm')} {source_key(here / 'rows.py', here / 'top1.json')}",
+        _generate,
+        encode=lambda backbones: [row.to_json() for row in backbones],
+        decode=lambda kept: [Backbone.from_json(row) for row in kept],
+    )
+
+
+def _generate() -> list[Backbone]:
+    from zoo_timm.rows import generate_rows  # imports timm
+
+    return generate_rows()

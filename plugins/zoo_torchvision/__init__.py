@@ -1,0 +1,36 @@
+"""Every classification network of torchvision, with its published weights.
+
+This catalogue imports no torchvision: the rows are made once per installed version and kept in the cache folder.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+from zoo.backbone import Backbone
+from zoo.hookspecs import Register, hookimpl
+from zoo.memo import recall, source_key
+
+
+@hookimpl
+def register_backbones(register: Register[Backbone]) -> None:
+    for row in catalogue_rows():
+        register(row)
+
+
+def catalogue_rows() -> list[Backbone]:
+    """The catalogue, from the cache folder or, the first time, from torchvision itself."""
+    return recall(
+        "torchvision",
+        f"torchvision {version('torchvision')} {source_key(Path(__file__).with_name('rows.py'))}",
+        _generate,
+        encode=lambda backbones: [row.to_json() for row in backbones],
+        decode=lambda kept: [Backbone.from_json(row) for row in kept],
+    )
+
+
+def _generate() -> list[Backbone]:
+    from zoo_torchvision.rows import generate_rows  # imports torchvision
+
+    return generate_rows()

@@ -1,0 +1,144 @@
+"""Building timm's networks: a fresh head, one tensor out, and every setting honoured or refused."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import timm
+import torch
+from timm.layers import DropPath
+from timm.models import get_pretrained_cfg
+from torch import Tensor, nn
+
+from zoo.backbone import BuildSpec, Network
+from zoo.errors import UsageError
+from zoo_timm.download import unavailable
+from zoo_timm.rows import UNTAGGED
+from zoo_timm.stages import cut_network, head_parameters
+
+# What each setting is called in timm and on our command line
+SETTINGS = {"drop_rate": "dropout", "drop_path_rate": "drop path", "img_size": "image size"}
+
+
+def build(spec: BuildSpec) -> Network:
+    """Build a timm network with a fresh head, and load published weights into all but the head.
+
+    Raises:
+        UsageError: the network has no head, or cannot honour a setting.
+        ZooError: the weights cannot be had.
+    """
+    model = create(spec)
+    return Network(model, cut_network(spec.backbone, model), _translation(model))
+
+
+def create(spec: BuildSpec) -> nn.Module:
+    """The network itself; see `build`."""
+    tag = spec.weights.tag if spec.weights is not None else None
+    name = spec.backbone if tag in (None, UNTAGGED) else f"{spec.backbone}.{tag}"
+    config = get_pretrained_cfg(name)
+    assert config is not None, f"timm has no `{name}`"
+    options: dict[str, Any] = {"drop_rate": spec.dropout, "drop_path_rate": spec.drop_path}
+    native = min(config.input_size[-2:])
+    size = spec.image_size or native
+    # Only where the size is built in: others take any size, and many refuse to be told
+    if config.fixed_input_size and (size, size) != tuple(config.input_size[-2:]):
+        options["img_size"] = size
+    model = _create(name, spec, options)
+    if not callable(getattr(model, "get_classifier", None)):
+        headed = spec.backbone.removesuffix("_enc")
+        raise UsageError(
+            f"`{spec.backbone}` is an encoder without a classifier",
+            hint=f"use `{headed}`, the same network with one" if headed != spec.backbone else None,
+        )
+    if spec.weights is not None and config.num_classes == spec.classes:
+        # timm keeps a published head whose width fits; ours is always fresh
+        _renew_head(model, _create(name, spec, options, scratch=True))
+    _check_settings(spec, model)
+    return model
+
+
+def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: bool = False) -> nn.Module:
+    given = {key: value for key, value in options.items() if value is not None}
+    try:
+        with _quiet():
+            model: nn.Module = timm.create_model(
+                name, pretrained=spec.weights is not None and not scratch, num_classes=spec.classes, **given
+            )
+    except TypeError as error:
+        refused = next((key for key in given if f"'{key}'" in str(error) and "argument" in str(error)), None)
+        if refused is None:
+            raise
+        if given[refused] == 0:  # no dropout is what a network without dropout has
+            return _create(name, spec, {**options, refused: None}, scratch=scratch)
+        raise _cannot(spec.backbone, refused, given[refused]) from error
+    except (AssertionError, ValueError, ZeroDivisionError) as error:
+        if "img_size" in given:
+            raise _cannot(spec.backbone, "img_size", given["img_size"]) from error
+        raise
+    except Exception as error:
+        # the hub's client, urllib, ssl and the readers of files raise two dozen unrelated types
+        if spec.weights is None or scratch:
+            raise
+        raise unavailable(spec.backbone, spec.weights, error) from error
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the hub's progress bars, which belong to no terminal of ours."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    were = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not were:
+            enable_progress_bars()
+
+
+def _renew_head(model: nn.Module, fresh: nn.Module) -> None:
+    started = dict(fresh.named_parameters())
+    own = dict(model.named_parameters())
+    with torch.no_grad():
+        for name in head_parameters(model):
+            own[name].copy_(started[name])
+
+
+def _cannot(backbone: str, setting: str, value: float) -> UsageError:
+    return UsageError(
+        f"`{backbone}` cannot be built with {SETTINGS[setting]} {value:g}",
+        hint="leave the option out for the network's own, or choose another backbone",
+    )
+
+
+def _check_settings(spec: BuildSpec, model: nn.Module) -> None:
+    """timm takes some settings and does nothing with them; that would be a setting skipped silently."""
+    if spec.dropout and not _has_dropout(model, spec.dropout):
+        raise _cannot(spec.backbone, "drop_rate", spec.dropout)
+    if spec.drop_path and not any(isinstance(m, DropPath) and m.drop_prob for m in model.modules()):
+        raise _cannot(spec.backbone, "drop_path_rate", spec.drop_path)
+
+
+def _has_dropout(model: nn.Module, rate: float) -> bool:
+    """A dropout module of that rate, or the attribute that timm's functional dropouts read."""
+    return any(
+        (isinstance(module, nn.Dropout) and module.p == rate) or getattr(module, "drop_rate", None) == rate
+        for module in model.modules()
+    )
+
+
+def _translation(model: nn.Module) -> Any:
+    """timm's own filter for files in their authors' layout (position embeddings of another size among them)."""
+    filter_checkpoint = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if filter_checkpoint is None:
+        return None
+
+    def translate(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        translated: dict[str, Tensor] = filter_checkpoint(state, model)
+        return translated
+
+    return translate

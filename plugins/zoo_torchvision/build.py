@@ -1,0 +1,162 @@
+"""Building torchvision's networks: a fresh head, one tensor out, and every setting honoured or refused."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model_builder, get_model_weights
+from torchvision.models.vision_transformer import interpolate_embeddings
+from torchvision.ops import StochasticDepth
+
+from zoo.backbone import BuildSpec, Network
+from zoo.errors import UsageError
+from zoo.network import load_state
+from zoo_torchvision.download import fetch_state
+from zoo_torchvision.stages import cut_network, head_path
+
+# EfficientNet's ramp of stochastic depth ends one block below its nominal rate, which torchvision does not pass on
+EFFICIENTNET_DROP_PATH = 0.2
+
+# Batch norms see one value per channel at the end of these networks, so that one image in train mode is an error;
+# all others take a batch of one. (Squeeze-and-excitation layers have no norm.)
+
+
+class DroppedLinear(nn.Linear):
+    """A linear layer with dropout on its input, for heads that have none; parameters keep their names."""
+
+    def __init__(self, linear: nn.Linear, dropout: float) -> None:
+        super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
+        self.weight, self.bias = linear.weight, linear.bias
+        self.dropout = dropout
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(F.dropout(input, self.dropout, self.training))
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, dropout={self.dropout}"
+
+
+def build(spec: BuildSpec) -> Network:
+    """Build a torchvision network with a fresh head, and load published weights into all but the head.
+
+    Raises:
+        UsageError: the network cannot honour a setting.
+        ZooError: the weights cannot be had.
+    """
+    options, translate = _options(spec)
+    try:
+        model: nn.Module = get_model_builder(spec.backbone)(weights=None, num_classes=spec.classes, **options)
+    except ValueError as error:  # MaxViT: the size does not fit its windows
+        raise UsageError(
+            f"`{spec.backbone}` cannot be built for {spec.image_size} pixels: {_one_line(error)}",
+            hint="its image size is a multiple of 224" if spec.backbone == "maxvit_t" else None,
+        ) from error
+    if spec.dropout is not None:
+        set_dropout(model, spec.dropout)
+    if spec.drop_path is not None:
+        set_drop_path(spec.backbone, model, spec.drop_path)
+    network = Network(model, cut_network(spec.backbone, model), translate)
+    if spec.weights is not None:
+        state = fetch_state(spec.backbone, spec.weights)
+        if translate is not None:
+            state = translate(state)
+        if spec.weights.tag == "IMAGENET1K_FEATURES":
+            # VGG-16's published features come with a classifier of NaN; its hidden layers keep their fresh start
+            own = model.state_dict()
+            state = {name: own[name] if name.startswith("classifier.") else value for name, value in state.items()}
+        load_state(network, state, f"`{spec.weights.file}`", fresh_head=True)
+    return network
+
+
+Translate = Callable[[dict[str, Tensor]], dict[str, Tensor]]
+
+
+def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
+    """The constructor's arguments, and how a published file's tensors become this network's."""
+    name = spec.backbone
+    default = get_model_weights(name).DEFAULT
+    native = spec.weights.preprocess.crop if spec.weights is not None else default.transforms().crop_size[0]
+    size = spec.image_size or native
+    smallest = max(default.meta["min_size"]) if not name.startswith("vit_") else 1
+    if size < smallest:
+        raise UsageError(
+            f"`{name}` needs images of at least {smallest} pixels, not {size}",
+            hint=f"leave `--image-size` out for its own size, {native}",
+        )
+    if name in ("inception_v3", "googlenet"):
+        # The auxiliary heads only steer training from scratch; without them train and eval give one tensor. The
+        # initialisation costs half a second and is needed only where nothing is loaded over it.
+        return {
+            "aux_logits": False,
+            "transform_input": False,
+            "init_weights": spec.weights is None,
+        }, None
+    if name.startswith("vit_"):
+        patch = int(name.rsplit("_", 1)[1])
+        if size % patch:
+            raise UsageError(
+                f"`{name}` cuts images into patches of {patch} pixels, which do not fill {size}",
+                hint=f"use a multiple of {patch}: {max(size // patch, 1) * patch} or {(size // patch + 1) * patch}",
+            )
+        return {"image_size": size}, lambda state: dict(interpolate_embeddings(size, patch, _ordered(state)))
+    if name.startswith("maxvit"):
+        return {"input_size": (size, size)}, None
+    if name.startswith("densenet"):
+        return {}, _rename_dense_layers
+    return {}, None
+
+
+def _ordered(state: dict[str, Tensor]) -> Any:
+    """A copy, for torchvision changes the one it is given."""
+    return dict(state)
+
+
+def _rename_dense_layers(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """DenseNet's files say `norm.1` where its modules, which may hold no dot, say `norm1`."""
+    old = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
+    return {old.sub(r"\1\2", name): value for name, value in state.items()}
+
+
+def set_dropout(model: nn.Module, dropout: float) -> None:
+    """Set the dropout before the head; where the network has none, put one in front of the classifier."""
+    path = head_path(model)
+    parent = model.get_submodule(path.rpartition(".")[0]) if "." in path else None
+    own = getattr(model, "dropout", None)  # Inception and GoogLeNet
+    drops = [module for module in parent.children() if isinstance(module, nn.Dropout)] if parent is not None else []
+    if isinstance(own, nn.Dropout):
+        drops.append(own)
+    for drop in drops:
+        drop.p = dropout
+    if not drops:
+        head = model.get_submodule(path)
+        assert isinstance(head, nn.Linear), f"the head of {type(model).__name__} is no linear layer"
+        setattr(parent if parent is not None else model, path.rpartition(".")[2], DroppedLinear(head, dropout))
+
+
+def set_drop_path(name: str, model: nn.Module, drop_path: float) -> None:
+    """Scale the network's ramp of stochastic depth, from nothing at the input, so that it ends at `drop_path`.
+
+    Raises:
+        UsageError: the network has no stochastic depth.
+    """
+    layers = [module for module in model.modules() if isinstance(module, StochasticDepth)]
+    top = max((layer.p for layer in layers), default=0.0)
+    if not top:
+        if drop_path == 0:
+            return
+        raise UsageError(
+            f"`{name}` has no stochastic depth, so drop path {drop_path:g} cannot be set",
+            hint="leave the option out; ConvNeXt, EfficientNet, MaxViT and Swin have it",
+        )
+    if type(model).__name__ == "EfficientNet":
+        top = EFFICIENTNET_DROP_PATH
+    for layer in layers:
+        layer.p = layer.p * drop_path / top
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())
