@@ -2,7 +2,7 @@
 
     import zoo
 
-    run = zoo.train(data="photos", backbone="efficientnet_lite0", strategy="partial:2")
+    run = zoo.train(zoo.Experiment(data="photos", backbone="efficientnet_lite0", strategy="partial:2"))
     file = zoo.export(run)
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 

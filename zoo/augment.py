@@ -35,16 +35,24 @@ def make_view(policy: Augment, size: int) -> View:
         "trivial": [flip, _zoom(size, 0.5), v2.TrivialAugmentWide(interpolation=BILINEAR)],  # Müller and Hutter 2021
         "rand": [flip, _zoom(size, 0.5), v2.RandAugment(interpolation=BILINEAR)],  # Cubuk et al. 2020
     }
-    return v2.Compose(list(steps[policy]))
+    view: View = v2.Compose(list(steps[policy]))
+    return view
 
 
 def draw_views(canvases: torch.Tensor, indices: Sequence[int], view: int, make: View, seed: int) -> torch.Tensor:
     """The `view`-th view of each image: canvases `(N, 3, R, R)` uint8 to `(N, 3, size, size)` uint8."""
-    with torch.random.fork_rng(devices=[]):
-        drawn = []
-        for canvas, index in zip(canvases, indices):
-            torch.manual_seed(_seed_of(seed, index, view))
-            drawn.append(make(canvas))
+    threads = torch.get_num_threads()
+    # One image is too little work to share: on two cores of which one was busy, two threads took 90 ms an image for
+    # what one thread does in 2
+    torch.set_num_threads(1)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            drawn = []
+            for canvas, index in zip(canvases, indices):
+                torch.manual_seed(_seed_of(seed, index, view))
+                drawn.append(make(canvas))
+    finally:
+        torch.set_num_threads(threads)
     return torch.stack(drawn)
 
 

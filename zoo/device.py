@@ -15,7 +15,7 @@ from zoo.experiment import Precision
 class Device:
     """Where a run computes. `reason` is for the user."""
 
-    torch: torch.device
+    place: torch.device
     autocast: torch.dtype | None  # None: fp32
     reason: str
 
@@ -45,14 +45,14 @@ def choose_device(asked: str, precision: Precision = "auto") -> Device:
     if precision == "bf16" and not has_fast_bf16(device) and device.type == "cuda":
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
-    return Device(torch=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
+    return Device(place=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
 
 
 def _require_cuda(asked: str) -> None:
     if not torch.cuda.is_available():
         raise ZooError(
             f"`--device {asked}`: this machine has no CUDA device that torch can use",
-            hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what the driver sees",
+            hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what is there",
         )
     index = torch.device(asked).index or 0
     if index >= torch.cuda.device_count():
@@ -62,6 +62,6 @@ def _require_cuda(asked: str) -> None:
 def has_fast_bf16(device: torch.device) -> bool:
     """Whether bf16 is computed by the hardware. Emulated on an AVX2 processor it is ten times slower than fp32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, name, lambda: False)() for name in probes)

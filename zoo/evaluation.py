@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -288,8 +289,6 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
     Raises:
         UsageError: a path that matches nothing.
     """
-    import glob
-
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text).expanduser()
@@ -298,7 +297,8 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
         elif path.exists():
             matches = [path]
         else:
-            matches = [Path(match) for match in sorted(glob.glob(str(path), recursive=True)) if Path(match).is_file()]
+            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
+            matches = [Path(name) for name in names if Path(name).is_file()]
         if not matches:
             what = "holds no photographs" if path.is_dir() else "matches no file"
             raise UsageError(f"`{text}` {what}", hint=f"photographs end in {' '.join(SUFFIXES)}")

@@ -25,7 +25,7 @@ DEFAULT_EPOCHS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What a run was asked to do. The defaults are one set for all data; `docs/training.md` says how each was chosen."""
+    """What a run was asked to do. One set of defaults serves all data; `docs/training.md` says how it was chosen."""
 
     data: str
     backbone: str

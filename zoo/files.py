@@ -40,8 +40,8 @@ def write_bytes(file: Path, data: bytes) -> None:
             stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, file)
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(file)
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)

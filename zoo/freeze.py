@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 from torch import nn
@@ -107,7 +108,7 @@ def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> int:
 
     Source: the pre-pass of "precise batch normalisation", Wu and Johnson 2021, "Rethinking Batch in BatchNorm".
     """
-    layers = [module for module in model.modules() if keeps_statistics(module)]
+    layers: list[Any] = [module for module in model.modules() if keeps_statistics(module)]
     momenta = [layer.momentum for layer in layers]
     model.eval()
     for layer in layers:

@@ -11,6 +11,7 @@ splits.json                  which image had which role
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -120,7 +121,7 @@ class Run:
             ZooError: the run has no weights, or its backbone's plugin is gone.
         """
         from zoo.backbone import build_network
-        from zoo.network import load_weights_file
+        from zoo.network import read_state
         from zoo.plugin import Plugins
 
         file = self.path / WEIGHTS_FILE
@@ -137,7 +138,13 @@ class Run:
             drop_path=experiment.drop_path,
             image_size=experiment.image_size,
         )
-        load_weights_file(network, file, backbone.name, head=True)
+        try:
+            network.model.load_state_dict(read_state(file))
+        except RuntimeError as error:
+            raise ZooError(
+                f"weights `{file}` do not fit `{self.record['backbone']}`: {str(error).splitlines()[-1].strip()}",
+                hint="the file was replaced, or the backbone's plugin changed since; see `versions` in run.json",
+            ) from error
         network.model.eval()
         return network
 
@@ -146,7 +153,7 @@ class Run:
         from zoo.device import choose_device
 
         chosen = choose_device(device, "fp32")
-        return TorchPredictor(self.load_network().model.to(chosen.torch), self.classes, self.preprocess, chosen.torch)
+        return TorchPredictor(self.load_network().model.to(chosen.place), self.classes, self.preprocess, chosen.place)
 
     def update(self, **changes: Any) -> Run:
         """Write changed keys to `run.json`; returns the run with its new record."""
@@ -224,12 +231,12 @@ def default_folder(backbone: str, strategy: str) -> Path:
     return Path("runs") / f"{time}-{words}".replace("/", "-")
 
 
-def make_folder(path: Path, force: bool) -> None:
-    """Make a run's folder. With `force`, a former run in it is replaced; anything else is never deleted.
+def check_folder(path: Path, force: bool) -> None:
+    """Whether a run's folder can be made here, before any work; nothing is changed.
 
     Raises:
         UsageError: the folder exists without `force`, or holds something else than a run.
-        ZooError: it cannot be made or written.
+        ZooError: it could not be written.
     """
     try:
         if path.exists() and not path.is_dir():
@@ -241,9 +248,27 @@ def make_folder(path: Path, force: bool) -> None:
                 raise UsageError(
                     f"`{path}` exists and is no run, so `--force` does not replace it", hint="pass another `--out`"
                 )
-            shutil.rmtree(path)
-        path.mkdir(parents=True, exist_ok=True)
+        standing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except OSError as error:
-        raise ZooError(
-            f"run folder `{path}` cannot be made: {error.strerror}", hint="pass `--out` a folder that you may write to"
-        ) from error
+        raise _unwritable(path, error.strerror) from error
+    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"`{standing}` is no folder that may be written to")
+
+
+def make_folder(path: Path, force: bool) -> None:
+    """Make a run's folder; with `force`, the former run in it goes.
+
+    Raises:
+        UsageError, ZooError: as `check_folder`.
+    """
+    check_folder(path, force)
+    try:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise _unwritable(path, error.strerror) from error
+
+
+def _unwritable(path: Path, reason: str | None) -> ZooError:
+    return ZooError(f"run folder `{path}` cannot be made: {reason}", hint="pass `--out` a folder that you may write to")

@@ -5,6 +5,7 @@ What is kept is uint8 and bounded: up to a budget in memory, above it in a memor
 
 from __future__ import annotations
 
+import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from typing import IO
 import numpy as np
 import numpy.typing as npt
 
-from zoo.dataset import Images, Role, Sample
+from zoo.dataset import Images, Sample
 from zoo.errors import ZooError
 from zoo.experiment import OnBadImage
 from zoo.photograph import BadImage, Pixels, decode
@@ -33,6 +34,7 @@ class Scanned:
     samples: tuple[Sample, ...]
     labels: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
+    digest: str  # SHA-256 over names, labels and contents, to tell other data apart
 
 
 @dataclass(frozen=True)
@@ -77,21 +79,22 @@ def decode_all(
 
 def scan(
     images: Images,
-    sides: Mapping[Role, tuple[int, Callable[[Pixels], Pixels]]],
+    parts: Mapping[str, tuple[Sequence[Sample], int, Callable[[Pixels], Pixels]]],
     *,
     on_bad_image: OnBadImage,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
-) -> tuple[dict[Role, Scanned], list[BadFile]]:
-    """Decode the named splits. `sides` gives, by role, the side in pixels and the conversion to it.
+) -> tuple[dict[str, Scanned], list[BadFile]]:
+    """Decode named parts of a dataset, each `(samples, side in pixels, conversion to that side)`.
 
     Raises:
-        ZooError: `fail` was asked for and a file is bad, or a class has no usable image left in a split.
+        ZooError: `fail` was asked for and a file is bad, or a class has no usable image left in a part.
     """
     bad = [BadFile(name, reason) for name, reason in images.rejected]
-    found: dict[Role, Scanned] = {}
-    for role, (side, convert) in sides.items():
-        found[role] = _scan_split(images, role, side, convert, workers, advance, bad)
+    found = {
+        name: _scan_part(name, samples, side, convert, images.classes, workers, advance, bad)
+        for name, (samples, side, convert) in parts.items()
+    }
     if bad and on_bad_image == "fail":
         lines = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
@@ -99,38 +102,53 @@ def scan(
             f"{len(bad)} files of `{images.name}` cannot be used as photographs:{lines}{more}",
             hint="mend or remove them, or pass `--on-bad-image skip`",
         )
+    for name, part in found.items():
+        missing = set(images.classes) - {sample.label for sample in part.samples}
+        if missing:
+            first = next((file for file in bad if f"/{min(missing)}/" in f"/{file.id}"), None)
+            raise ZooError(
+                f"class `{min(missing)}` has no usable photograph left to {_PURPOSE[name]} in `{images.name}`",
+                hint=f"its first bad file is `{first.id}`: {first.reason}" if first else None,
+            )
     return found, bad
 
 
-def _scan_split(
-    images: Images,
-    role: Role,
+_PURPOSE = {"fit": "train on", "choose": "choose on", "reported": "report on"}
+
+
+def _scan_part(
+    name: str,
+    samples: Sequence[Sample],
     side: int,
     convert: Callable[[Pixels], Pixels],
+    classes: Sequence[str],
     workers: int,
     advance: Callable[[int], None],
     bad: list[BadFile],
 ) -> Scanned:
-    samples = images.splits[role]
     pixels = allocate((len(samples), side, side, 3))
     usable: list[Sample] = []
+    digest = hashlib.sha256()
     for sample, result in decode_all(samples, workers, convert):
         if isinstance(result, BadImage):
-            reason = result.message.replace(f"`{sample.source}` ", "")
-            bad.append(BadFile(sample.id, reason))
+            bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
         else:
             pixels[len(usable)] = result
             usable.append(sample)
+            digest.update(f"{sample.id}\0{sample.label}\0".encode())
+            digest.update(content_digest(sample.source))
         advance(1)
-    index = {name: position for position, name in enumerate(images.classes)}
+    index = {label: position for position, label in enumerate(classes)}
     labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
-    for name in images.classes:
-        if not np.any(labels == index[name]):
-            raise ZooError(
-                f"class `{name}` has no usable photograph left in `{role}` of `{images.name}`",
-                hint=f"the first bad file is `{bad[0].id}`: {bad[0].reason}" if bad else None,
-            )
-    return Scanned(tuple(usable), labels, pixels[: len(usable)])
+    return Scanned(tuple(usable), labels, pixels[: len(usable)], digest.hexdigest())
+
+
+def content_digest(source: Path | Pixels) -> bytes:
+    """SHA-256 of a file's bytes, or of an array's."""
+    if isinstance(source, Path):
+        with source.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    return hashlib.sha256(np.ascontiguousarray(source).data).digest()
 
 
 def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -148,7 +166,7 @@ def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
             os.posix_fallocate(file.fileno(), 0, size)
     except OSError as error:
         raise ZooError(
-            f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{Path(tempfile.gettempdir())}`: {error.strerror}",
+            f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{tempfile.gettempdir()}`: {error.strerror}",
             hint="set TMPDIR to a folder with more room, or pass a smaller `--image-size`",
         ) from error
     return np.memmap(file, np.uint8, "r+", shape=shape)

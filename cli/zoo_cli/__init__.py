@@ -1,0 +1,25 @@
+"""The `zoo` command line. Its subcommands register as a third party's do; each is imported when it runs."""
+
+from __future__ import annotations
+
+from zoo import Command, hookimpl
+from zoo.hookspecs import Register
+
+_ROWS = (
+    ("train", "Fine-tune a backbone on photographs"),
+    ("evaluate", "Score a run or an exported file on a split"),
+    ("predict", "Classify photographs with a run or an exported file"),
+    ("export", "Write a run as one verified file"),
+    ("verify", "Check an exported file, without torch"),
+    ("bench", "Measure the latency of runs and exported files"),
+    ("compare", "Print runs side by side"),
+    ("list", "List backbones, strategies and whatever else is registered"),
+    ("plugins", "Show installed plugins, what they provide and why they failed"),
+)
+
+
+@hookimpl
+def register_commands(register: Register[Command]) -> None:
+    for name, summary in _ROWS:
+        attribute = "list_" if name == "list" else name  # `list` is Python's own
+        register(Command(name=name, summary=summary, target=f"zoo_cli.{name}:{attribute}"))

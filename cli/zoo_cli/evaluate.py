@@ -1,0 +1,71 @@
+"""`zoo evaluate`."""
+
+from __future__ import annotations
+
+import click
+
+from zoo_cli.options import console, device_option, json_option, print_json, workers_option
+
+
+@click.command()
+@click.argument("model", metavar="RUN|FILE")
+@click.option("--data", metavar="DATA", help="[default: what the run was trained on]")
+@click.option("--split", metavar="train|val|test|all", help="[default: the one that the run reports]")
+@click.option(
+    "--split-seed", type=click.IntRange(0), help="Of the split, where the data bring none.  [default: the run's]"
+)
+@device_option
+@workers_option
+@json_option
+@click.pass_context
+def evaluate(
+    ctx: click.Context,
+    model: str,
+    data: str | None,
+    split: str | None,
+    split_seed: int | None,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Score a run or an exported file on a split.
+
+    Accuracy, precision, recall, F1, top-5, loss, calibration error, a table per class and the confusion matrix. Each
+    look is written to the run's ledger; `test` is scored by this command only.
+    """
+    from zoo.evaluation import evaluate as score
+    from zoo_cli.display import Display
+    from zoo_cli.main import plugins
+    from zoo_cli.report import print_evaluation
+
+    screen = console()
+    display = Display(screen)
+    begun = False
+
+    def advance(done: int, total: int) -> None:
+        nonlocal begun
+        if not begun:
+            display.start("score", total)
+            begun = True
+        display.advance(done - display.done)
+
+    try:
+        found = score(
+            model,
+            data=data,
+            split=split,
+            split_seed=split_seed,
+            device=device,
+            workers=workers,
+            plugins=plugins(ctx),
+            advance=advance,
+        )
+    finally:
+        display.stop()
+    if found.bad:
+        listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
+        display.warn(f"{len(found.bad)} files are left out, they are no usable photographs:{listed}")
+    if as_json:
+        print_json(found.to_json())
+    else:
+        print_evaluation(found, screen)

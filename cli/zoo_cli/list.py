@@ -1,0 +1,72 @@
+"""`zoo list`."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo_cli.options import console, json_option, print_json
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+
+KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes")
+
+
+@click.command(name="list")
+@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("pattern", required=False)
+@click.option("--stages", is_flag=True, help="Of each backbone that matches: its stages, with their parameters.")
+@json_option
+@click.pass_context
+def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, as_json: bool) -> None:
+    """List what is registered; PATTERN is a shell pattern such as 'inception*'.
+
+    \b
+    zoo list strategies
+    zoo list backbones 'inception*'
+    zoo list backbones resnet18 --stages
+    """
+    from zoo.errors import UsageError, did_you_mean
+    from zoo_cli.main import plugins
+
+    loaded = plugins(ctx)
+    catalogue = getattr(loaded, kind)
+    entries = catalogue.match(pattern)
+    if pattern is not None and not entries:
+        names = [entry.name for entry in catalogue]
+        raise UsageError(
+            f"no {catalogue.noun} matches `{pattern}`",
+            hint=did_you_mean(pattern.strip("*"), names, f"see `zoo list {kind}`"),
+        )
+    if stages and kind != "backbones":
+        raise UsageError("`--stages` is of backbones only")
+    if kind == "backbones":
+        from zoo_cli.backbones import print_backbones, print_stages
+
+        (print_stages if stages else print_backbones)(entries, loaded, as_json)
+        return
+    rows = [_row(kind, entry, loaded) for entry in entries]
+    if as_json:
+        print_json(rows)
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("name", "provider", *(["options"] if kind == "strategies" else []), "summary")
+    for row in rows:
+        options = [escape(row["options"])] if kind == "strategies" else []
+        table.add_row(row["name"], row["provider"], *options, escape(row["summary"]))
+    console().print(table)
+
+
+def _row(kind: str, entry: Any, loaded: Plugins) -> dict[str, Any]:
+    row = {"name": entry.name, "provider": entry.provider, "qualified": entry.qualified, "summary": entry.value.summary}
+    if kind == "strategies":
+        row["options"] = " ".join(
+            f"{field.name}={'' if field.default is dataclasses.MISSING else field.default}"
+            for field in dataclasses.fields(entry.value)
+        )
+    return row

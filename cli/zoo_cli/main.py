@@ -1,0 +1,137 @@
+"""The program: a lazy group of commands, and the one place where errors become lines and exit codes."""
+
+from __future__ import annotations
+
+import os
+import sys
+import warnings
+from typing import Any
+
+import click
+
+import zoo
+from zoo.errors import UsageError, ZooError, did_you_mean
+from zoo.plugin import Plugins, PluginWarning
+from zoo.target import load_target
+
+
+def plugins(ctx: click.Context) -> Plugins:
+    """The plugins of this invocation, loaded once."""
+    root = ctx.find_root()
+    if not isinstance(root.obj, Plugins):
+        root.obj = Plugins()
+    return root.obj
+
+
+class LazyGroup(click.Group):
+    """Commands from the plugins' catalogue: listing them reads rows, running one imports it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [entry.name for entry in plugins(ctx).commands]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        catalogue = plugins(ctx).commands
+        if cmd_name not in catalogue:
+            return None
+        entry = catalogue.find(cmd_name)
+        try:
+            command: Any = load_target(entry.value.target)
+        except Exception as error:
+            if entry.provider == "cli":
+                raise
+            raise ZooError(f"command `{cmd_name}` of plugin `{entry.provider}` failed to load: {error}") from error
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(entry.name, entry.value.summary) for entry in plugins(ctx).commands]
+        with formatter.section("Commands"):
+            formatter.write_dl(rows)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and not args[0].startswith("-") and args[0] not in plugins(ctx).commands:
+            names = self.list_commands(ctx)
+            raise UsageError(f"unknown command `{args[0]}`", hint=did_you_mean(args[0], names, "see `zoo --help`"))
+        return super().resolve_command(ctx, args)
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(zoo.__version__, prog_name="zoo")
+def program() -> None:
+    """Fine-tune any image backbone with any strategy, and ship the winner as one verified ONNX file.
+
+    \b
+    zoo train --data photos --backbone efficientnet_lite0 --strategy partial:2 --out runs/first
+    zoo export runs/first
+    zoo predict runs/first/model.onnx holiday/*.jpg
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the program and exit: 0 done, 1 failure, 2 usage, 130 interrupted."""
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run the program; what the user did wrong becomes a line and a hint on stderr. Returns the exit code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore" if not sys.warnoptions else "default")
+        warnings.simplefilter("always", PluginWarning)
+        warnings.showwarning = _show_warning  # type: ignore[assignment]
+        try:
+            program.main(args=arguments, prog_name="zoo", standalone_mode=False)
+            return 0
+        except click.exceptions.Exit as stop:
+            return stop.exit_code
+        except (KeyboardInterrupt, click.exceptions.Abort):
+            click.echo("\ninterrupted", err=True)
+            return 130
+        except ZooError as error:
+            _say("Error", error.message, error.hint)
+            return error.exit_code
+        except click.ClickException as error:
+            _say("Error", _lower_first(error.format_message()), _hint_of(error))
+            return error.exit_code
+        except BrokenPipeError:
+            # the reader of stdout went away, as `| head` does; Python would complain once more while it exits
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+
+def _say(kind: str, message: str, hint: str | None) -> None:
+    click.echo(f"{click.style(kind, fg='red', bold=True)}: {message}", err=True, color=_color())
+    if hint:
+        click.echo(f"\n{click.style('hint', fg='cyan', bold=True)}: {hint}", err=True, color=_color())
+
+
+def _color() -> bool | None:
+    return False if "NO_COLOR" in os.environ else None
+
+
+_named: set[str] = set()
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
+    if not issubclass(category, PluginWarning):
+        click.echo(f"{category.__name__}: {message}", err=True)
+        return
+    name = str(message).split("`")[1]
+    click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {message}", err=True, color=_color())
+    if name not in _named:
+        click.echo(f"hint: run `zoo plugins` for details, or set ZOO_DISABLE_PLUGINS={name}\n", err=True)
+    _named.add(name)
+
+
+def _lower_first(text: str) -> str:
+    return (text[:1].lower() + text[1:]).rstrip(".").replace("'", "`")
+
+
+def _hint_of(error: click.ClickException) -> str | None:
+    if isinstance(error, click.NoSuchOption) and error.possibilities:
+        return did_you_mean(
+            error.option_name, error.possibilities, f"see `{error.ctx.command_path} --help`" if error.ctx else ""
+        )
+    ctx = getattr(error, "ctx", None)
+    return f"see `{ctx.command_path} --help`" if ctx is not None else None

@@ -1,0 +1,50 @@
+"""`zoo predict`."""
+
+from __future__ import annotations
+
+import click
+
+from zoo.errors import ZooError
+from zoo_cli.options import console, device_option, json_option, print_json, workers_option
+
+
+@click.command()
+@click.argument("model", metavar="RUN|FILE")
+@click.argument("photographs", nargs=-1, required=True, metavar="PHOTO...")
+@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many classes of each.")
+@device_option
+@workers_option
+@json_option
+@click.pass_context
+def predict(
+    ctx: click.Context,
+    model: str,
+    photographs: tuple[str, ...],
+    top: int,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Classify photographs with a run or an exported file.
+
+    PHOTO is a file, a folder or a pattern. Prints path, label and probability, separated by tabs.
+    """
+    from zoo.evaluation import find_photographs
+    from zoo.evaluation import predict as classify
+    from zoo_cli.display import Display
+    from zoo_cli.main import plugins
+
+    paths = find_photographs(photographs)
+    found, bad = classify(model, paths, top=top, device=device, workers=workers, plugins=plugins(ctx))
+    if as_json:
+        print_json([prediction.to_json() for prediction in found])
+    else:
+        for prediction in found:
+            words = [word for label, share in prediction.top for word in (label, f"{share:.4f}")]
+            click.echo("\t".join([prediction.path, *words]))
+    for file in bad:
+        Display(console()).warn(file.reason)
+    if bad and not found:
+        raise ZooError("none of the photographs could be decoded")
+    if bad:
+        ctx.exit(1)

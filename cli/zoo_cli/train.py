@@ -1,0 +1,133 @@
+"""`zoo train`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from zoo.experiment import Experiment
+from zoo_cli.options import console, device_option, force_option, json_option, print_json, workers_option
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+# One source of defaults: the experiment's own fields
+DEFAULTS = {name: field.default for name, field in Experiment.__dataclass_fields__.items()}
+
+
+def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
+    return click.option(
+        f"--{name}", type=click.Choice(values), default=DEFAULTS[name.replace("-", "_")], show_default=True, help=help
+    )
+
+
+@click.command()
+@click.option(
+    "--data", required=True, metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT; see `zoo list datasets`."
+)
+@click.option("--backbone", required=True, metavar="NAME", help="See `zoo list backbones`.")
+@click.option(
+    "--strategy",
+    required=True,
+    metavar="SPEC",
+    help="linear, partial:2, linear,epochs=2+full,lr=0.1; see `zoo list strategies`.",
+)
+@click.option(
+    "--weights", default="default", show_default=True, metavar="default|none|TAG|FILE", help="What to start from."
+)
+@click.option(
+    "--epochs",
+    type=click.IntRange(1),
+    help="Passes over the training images.  [default: 10, or what the strategy asks for]",
+)
+@click.option("--batch-size", type=click.IntRange(1), default=DEFAULTS["batch_size"], show_default=True)
+@click.option(
+    "--lr",
+    type=float,
+    default=DEFAULTS["lr"],
+    show_default=True,
+    help="Highest learning rate of the head; strategies scale it.",
+)
+@_choice("optimizer", "adamw", "sgd", help="SGD has Nesterov momentum 0.9.")
+@click.option(
+    "--weight-decay", type=float, default=DEFAULTS["weight_decay"], show_default=True, help="Not of biases and norms."
+)
+@_choice("schedule", "one-cycle", "cosine", "step", "plateau", "constant", help="Course of the rate over each phase.")
+@click.option(
+    "--warmup",
+    type=float,
+    default=DEFAULTS["warmup"],
+    show_default=True,
+    help="Share of each phase in which the rate rises.",
+)
+@_choice(
+    "augment", "none", "flip", "rotate", "zoom", "light", "trivial", "rand", help="Random views of training images."
+)
+@click.option("--dropout", type=float, help="Before the head.  [default: the backbone's own]")
+@click.option("--drop-path", type=float, help="Stochastic depth.  [default: the backbone's own]")
+@click.option("--label-smoothing", type=float, default=DEFAULTS["label_smoothing"], show_default=True)
+@_choice("class-balance", "none", "loss", "sample", help="Weigh rare classes in the loss, or draw them more often.")
+@click.option(
+    "--clip",
+    type=float,
+    default=DEFAULTS["clip"],
+    show_default=True,
+    help="Largest norm of the gradient; 0 for no clipping.",
+)
+@click.option(
+    "--norm",
+    type=click.Choice(["frozen", "train", "recalibrate"]),
+    help="Running statistics of batch norms.  [default: the strategy's]",
+)
+@click.option(
+    "--early-stopping",
+    type=click.IntRange(1),
+    metavar="EPOCHS",
+    help="Stop a phase after that many epochs without a better loss on val; keeps the best.",
+)
+@_choice(
+    "keep", "last", "best", help="Which epoch's weights; `best` by the loss on val, or on a part carved from train."
+)
+@click.option("--image-size", type=click.IntRange(8, 4096), metavar="PIXELS", help="[default: the backbone's own]")
+@workers_option
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the head, the order, the views.")
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0),
+    default=0,
+    show_default=True,
+    help="Of the split, where the data bring none.",
+)
+@device_option
+@_choice("precision", "auto", "fp32", "bf16", help="bf16 by autocast; auto takes it where the hardware has it.")
+@click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
+@_choice("on-bad-image", "skip", "fail", help="What a file means that is no usable photograph.")
+@click.option("--out", metavar="DIR", help="The run's folder.  [default: runs/<time>-<backbone>-<strategy>]")
+@force_option
+@json_option
+@click.pass_context
+def train(ctx: click.Context, /, out: str | None, force: bool, as_json: bool, **settings: Any) -> None:
+    """Fine-tune a backbone on photographs.
+
+    \b
+    zoo train --data photos --backbone efficientnet_lite0 --strategy linear
+    zoo train --data photos --backbone resnet50 --strategy linear,epochs=2+full,lr=0.1 --augment trivial
+
+    DATA is a folder with `train/CLASS/*.jpg` and `val/CLASS/*.jpg` (and `test/`), or with `CLASS/*.jpg`, which are
+    then split 70/15/15 by `--split-seed`.
+    """
+    settings["clip"] = settings["clip"] or None
+    experiment = Experiment(**settings)
+    from zoo.training import train as run_training
+    from zoo_cli.display import Display
+    from zoo_cli.main import plugins
+    from zoo_cli.report import print_run
+
+    screen = console()
+    run = run_training(experiment, out=out, force=force, plugins=plugins(ctx), progress=Display(screen))
+    print_run(run, screen)
+    if as_json:
+        print_json({"run": str(run.path), **run.record})
+    else:
+        click.echo(str(run.path))
