@@ -14,8 +14,9 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from zoo.backbone import BuildSpec, Network
-from zoo.errors import UsageError
-from zoo_timm.download import unavailable
+from zoo.errors import UsageError, ZooError
+from zoo.network import first_line
+from zoo_timm.download import check_reachable, local_file, unavailable
 from zoo_timm.rows import UNTAGGED
 from zoo_timm.stages import cut_network, head_parameters
 
@@ -36,6 +37,11 @@ def build(spec: BuildSpec) -> Network:
 
 def create(spec: BuildSpec) -> nn.Module:
     """The network itself; see `build`."""
+    if spec.backbone.endswith("_enc"):
+        raise UsageError(
+            f"`{spec.backbone}` is an encoder without a classifier",
+            hint=f"use `{spec.backbone.removesuffix('_enc')}`, the same network with one",
+        )
     tag = spec.weights.tag if spec.weights is not None else None
     name = spec.backbone if tag in (None, UNTAGGED) else f"{spec.backbone}.{tag}"
     config = get_pretrained_cfg(name)
@@ -46,13 +52,16 @@ def create(spec: BuildSpec) -> nn.Module:
     # Only where the size is built in: others take any size, and many refuse to be told
     if config.fixed_input_size and (size, size) != tuple(config.input_size[-2:]):
         options["img_size"] = size
+    if spec.weights is not None:
+        file = local_file(spec.weights)
+        if file is None:
+            check_reachable(spec.backbone, spec.weights)
+        else:
+            # What is in the cache is loaded without asking the hub whether it changed. A loader of their own is for
+            # the authors' files, and is a string (`hf`) where the hub keeps those
+            loader = config.custom_load if isinstance(config.custom_load, str) else False
+            options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": loader}
     model = _create(name, spec, options)
-    if not callable(getattr(model, "get_classifier", None)):
-        headed = spec.backbone.removesuffix("_enc")
-        raise UsageError(
-            f"`{spec.backbone}` is an encoder without a classifier",
-            hint=f"use `{headed}`, the same network with one" if headed != spec.backbone else None,
-        )
     if spec.weights is not None and config.num_classes == spec.classes:
         # timm keeps a published head whose width fits; ours is always fresh
         _renew_head(model, _create(name, spec, options, scratch=True))
@@ -82,6 +91,12 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
         # the hub's client, urllib, ssl and the readers of files raise two dozen unrelated types
         if spec.weights is None or scratch:
             raise
+        file = local_file(spec.weights)
+        if file is not None:
+            raise ZooError(
+                f"`{file}` cannot be read as the weights `{spec.weights.tag}` of `{spec.backbone}`: {first_line(error)}",
+                hint="delete it, so that it is downloaded again",
+            ) from error
         raise unavailable(spec.backbone, spec.weights, error) from error
     return model
 

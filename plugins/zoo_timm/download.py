@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 from zoo.backbone import Backbone, Weights
 from zoo.errors import ZooError
@@ -36,13 +39,38 @@ def repository(weights: Weights) -> str | None:
     return weights.source.removeprefix(HUB) if weights.source.startswith(HUB) else None
 
 
-def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the weights lie in the hub's cache (or torch.hub's)."""
+def local_file(weights: Weights) -> Path | None:
+    """The file in the hub's cache (or torch.hub's), if it is there."""
     name = repository(weights)
     if name is None:
-        return bool(weights.file) and (checkpoints_folder() / weights.file).is_file()
+        file = checkpoints_folder() / weights.file
+        return file if weights.file and file.is_file() else None
     snapshots = hub_folder() / f"models--{name.replace('/', '--')}" / "snapshots"
-    return any(path.is_file() for file in {weights.file, *FILES} for path in snapshots.glob(f"*/{file}"))
+    for file_name in dict.fromkeys((weights.file, *FILES)):
+        found = [path for path in snapshots.glob(f"*/{file_name}") if path.is_file()]
+        if found:
+            return max(found, key=lambda path: path.stat().st_mtime)
+    return None
+
+
+def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
+    """Whether the weights lie in the hub's cache (or torch.hub's)."""
+    return local_file(weights) is not None
+
+
+def check_reachable(backbone: str, weights: Weights) -> None:
+    """Look up the hub's address: its client tries each of two files six times, 45 seconds without a network.
+
+    Raises:
+        ZooError: the address is unknown here.
+    """
+    if repository(weights) is None or getproxies():
+        return  # torch.hub fails at once by itself; a proxy looks up addresses in our place
+    host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        raise unavailable(backbone, weights, error) from error
 
 
 def unavailable(backbone: str, weights: Weights, error: BaseException) -> ZooError:

@@ -21,9 +21,6 @@ from zoo_torchvision.stages import cut_network, head_path
 # EfficientNet's ramp of stochastic depth ends one block below its nominal rate, which torchvision does not pass on
 EFFICIENTNET_DROP_PATH = 0.2
 
-# Batch norms see one value per channel at the end of these networks, so that one image in train mode is an error;
-# all others take a batch of one. (Squeeze-and-excitation layers have no norm.)
-
 
 class DroppedLinear(nn.Linear):
     """A linear layer with dropout on its input, for heads that have none; parameters keep their names."""
@@ -81,12 +78,6 @@ def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
     default = get_model_weights(name).DEFAULT
     native = spec.weights.preprocess.crop if spec.weights is not None else default.transforms().crop_size[0]
     size = spec.image_size or native
-    smallest = max(default.meta["min_size"]) if not name.startswith("vit_") else 1
-    if size < smallest:
-        raise UsageError(
-            f"`{name}` needs images of at least {smallest} pixels, not {size}",
-            hint=f"leave `--image-size` out for its own size, {native}",
-        )
     if name in ("inception_v3", "googlenet"):
         # The auxiliary heads only steer training from scratch; without them train and eval give one tensor. The
         # initialisation costs half a second and is needed only where nothing is loaded over it.
