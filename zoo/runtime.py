@@ -10,6 +10,40 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+PHOTOGRAPH = (375, 500)  # height and width of what `--with-preprocess` sends: the commonest size in ImageNet
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """What a runtime is asked to load, the same for every contender.
+
+    `with_preprocess` is False: normalised pixels in, logits out. True: photographs in, probabilities out.
+    """
+
+    target: Path  # a run's folder or a file
+    device: str = "cpu"  # `cpu`, `cuda` or `cuda:N`
+    threads: int = 1  # that one call may compute with
+    with_preprocess: bool = False
+    allow_fallback: bool = False  # True: parts of the network may leave the device, and are listed
+
+    @property
+    def ordinal(self) -> int:
+        """Which CUDA device: `cuda:1` is 1, `cuda` is 0."""
+        return int(self.device.partition(":")[2] or 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Input:
+    """The array that a session takes: a numpy dtype, and a shape without the batch."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    fixed_batch: int | None = None  # the only batch size that a file accepts, if it has no dynamic batch
+
+    def __str__(self) -> str:
+        batch = "N" if self.fixed_batch is None else str(self.fixed_batch)
+        return f"{self.dtype} ({', '.join([batch, *map(str, self.shape)])})"
+
 
 class Session(Protocol):
     """A network loaded for timing; lives in a worker process of its own."""
@@ -24,6 +58,11 @@ class Session(Protocol):
         """What a reader of the figures must know: nodes that left the provider, a layout that was chosen."""
         ...
 
+    @property
+    def input(self) -> Input:
+        """What `prepare` takes."""
+        ...
+
     def prepare(self, batch: npt.NDArray[Any]) -> Callable[[], object]:
         """Bind one input batch; the call returned runs it once, to the end, outputs included."""
         ...
@@ -33,12 +72,14 @@ class Session(Protocol):
 class Runtime:
     """A row of the catalogue.
 
-    `available(device) -> str | None` says why it cannot run here (None: it can). `load(target, device, threads) ->
-    Session` opens what it is given. `accepts` is `run` or an exporter's name.
+    `available(device) -> str | None` says why it cannot run here (None: it can); it is called in the main process
+    and imports no framework. `load(Workload) -> Session` is called in a worker process, hence its name
+    `"module:function"`; it raises `ZooError` where it would not run on the device it was asked for.
     """
 
     name: str
     summary: str
-    accepts: str
+    accepts: str  # `run` or an exporter's name
+    devices: tuple[str, ...]  # of `cpu`, `cuda`: those it can run on
     available: str | Callable[[str], str | None] = field(repr=False)
-    load: str | Callable[[Path, str, int], Session] = field(repr=False)
+    load: str = field(repr=False)

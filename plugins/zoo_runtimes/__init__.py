@@ -1,0 +1,55 @@
+"""Built-in runtimes: torch and onnxruntime, on the CPU and on CUDA. Rows only; nothing here imports either."""
+
+from __future__ import annotations
+
+import zoo
+from zoo.hookspecs import Register
+
+RUNTIMES = (
+    zoo.Runtime(
+        name="torch-eager",
+        summary="PyTorch as the run was trained, in its faster memory layout",
+        accepts="run",
+        devices=("cpu", "cuda"),
+        available="zoo_runtimes.availability:torch_eager",
+        load="zoo_runtimes.torch:load_eager",
+    ),
+    zoo.Runtime(
+        name="torch-compiled",
+        summary="PyTorch through torch.compile, once per batch size",
+        accepts="run",
+        devices=("cpu", "cuda"),
+        available="zoo_runtimes.availability:torch_compiled",
+        load="zoo_runtimes.torch:load_compiled",
+    ),
+    zoo.Runtime(
+        name="onnxruntime-cpu",
+        summary="onnxruntime's CPU provider",
+        accepts="onnx",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:onnxruntime_cpu",
+        load="zoo_runtimes.onnxruntime:load_cpu",
+    ),
+    zoo.Runtime(
+        name="onnxruntime-cuda",
+        summary="onnxruntime's CUDA provider",
+        accepts="onnx",
+        devices=("cuda",),
+        available="zoo_runtimes.availability:onnxruntime_cuda",
+        load="zoo_runtimes.onnxruntime:load_cuda",
+    ),
+    zoo.Runtime(
+        name="onnxruntime-tensorrt",
+        summary="onnxruntime's TensorRT provider, with CUDA for what it cannot take",
+        accepts="onnx",
+        devices=("cuda",),
+        available="zoo_runtimes.availability:onnxruntime_tensorrt",
+        load="zoo_runtimes.onnxruntime:load_tensorrt",
+    ),
+)
+
+
+@zoo.hookimpl
+def register_runtimes(register: Register[zoo.Runtime]) -> None:
+    for runtime in RUNTIMES:
+        register(runtime)

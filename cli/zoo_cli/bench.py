@@ -1,0 +1,152 @@
+"""`zoo bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from zoo_cli.options import console, device_option, force_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo.latency_report import Estimate, LatencyReport, Outcome
+
+
+@click.command()
+@click.argument("targets", metavar="RUN|FILE.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--batch-size",
+    "batch_sizes",
+    type=click.IntRange(1),
+    multiple=True,
+    default=(1, 8),
+    show_default=True,
+    help="Images per call; may be given several times.",
+)
+@click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Only this one; may be given several times.")
+@device_option
+@click.option(
+    "--threads", type=click.IntRange(1), default=None, help="That one call computes with.  [default: physical cores]"
+)
+@click.option(
+    "--seconds", type=float, default=2.0, show_default=True, help="Of timed calls per contender and batch size."
+)
+@click.option("--with-preprocess", is_flag=True, help="Time from photograph to probabilities, not the network alone.")
+@click.option("--allow-fallback", is_flag=True, help="Time a file although nodes of its network left the device.")
+@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON to this file.")
+@force_option
+@json_option
+@click.pass_context
+def bench(
+    ctx: click.Context,
+    targets: tuple[Path, ...],
+    batch_sizes: tuple[int, ...],
+    runtimes: tuple[str, ...],
+    device: str,
+    threads: int | None,
+    seconds: float,
+    with_preprocess: bool,
+    allow_fallback: bool,
+    out: Path | None,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Measure the latency of runs and exported files.
+
+    A run brings torch, eager and compiled, and its `model.onnx` where there is one; a file brings onnxruntime on the
+    CPU, CUDA and TensorRT where they are. Contenders take turns, each in a process of its own.
+    """
+    from zoo.errors import UsageError, ZooError
+    from zoo.files import write_json
+    from zoo.latency import bench as measure
+    from zoo_cli.main import plugins
+
+    if out is not None:
+        if out.exists() and not force:
+            raise UsageError(f"`{out}` exists", hint="pass `--force` to replace it")
+        if not out.parent.is_dir():
+            raise UsageError(f"there is no folder `{out.parent}`")
+    screen = console()
+    with screen.status("starting") as status:  # draws nothing where stderr is no terminal
+        report = measure(
+            targets,
+            runtimes=runtimes or None,
+            device=device,
+            batch_sizes=batch_sizes,
+            threads=threads,
+            seconds=seconds,
+            with_preprocess=with_preprocess,
+            allow_fallback=allow_fallback,
+            plugins=plugins(ctx),
+            on_progress=status.update,
+        )
+    show(report, screen)
+    if out is not None:
+        write_json(out, report.to_json())
+    if as_json:
+        print_json(report.to_json())
+    if not report.measured:
+        raise ZooError("nothing could be measured", hint="the reasons stand above, the logs in `--json`")
+
+
+def show(report: LatencyReport, screen: Console) -> None:
+    """The table of figures, then what a reader of them must know."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    machine = report.machine
+    screen.print(f"[dim]timed: {escape(report.timed)}[/dim]")
+    screen.print(f"[dim]{escape(machine['processor'])}, {report.threads} threads per call; 95 % intervals[/dim]")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("target")
+    table.add_column("runtime")
+    for heading in ("batch", "p50 ms", "p90 ms", "p99 ms", "images/s", "vs fastest", "memory", "calls"):
+        table.add_column(heading, justify="right")
+    for size in report.batch_sizes:
+        rows = [(o, m) for o in report.measured for m in o.measurements if m.batch_size == size]
+        for outcome, found in sorted(rows, key=lambda row: row[1].p50.value):
+            memory = _mebibytes(found.memory)
+            if found.device_memory is not None:
+                memory += f" + {_mebibytes(found.device_memory)} CUDA"
+            table.add_row(
+                escape(outcome.label),
+                escape(outcome.name),
+                str(size),
+                *(_interval(figure, 1000) for figure in (found.p50, found.p90, found.p99)),
+                _interval(found.images_per_second, 1),
+                "fastest" if found.fastest else f"x {_interval(found.ratio, 1)}",
+                memory,
+                str(found.calls),
+            )
+    if report.measured:
+        screen.print(table)
+    for outcome in report.outcomes:
+        for line in _remarks(outcome):
+            screen.print(f"[dim]{escape(outcome.label)} on {escape(outcome.name)}[/dim]: {line}")
+
+
+def _remarks(outcome: Outcome) -> list[str]:
+    from rich.markup import escape
+
+    if outcome.status == "unavailable":
+        return [f"[dim]left out, {escape(outcome.reason)}[/dim]"]
+    if outcome.status == "failed":
+        hint = f" ({escape(outcome.hint)})" if outcome.hint else ""
+        return [f"[bold red]failed[/bold red], {escape(outcome.reason)}{hint}"]
+    found = [f"{outcome.provider}, {outcome.input}", *outcome.notes]
+    found += [f"batch {taken.batch_size}: {note}" for taken in outcome.measurements for note in taken.notes]
+    return [f"[dim]{escape(line)}[/dim]" for line in found]
+
+
+def _interval(figure: Estimate, scale: float) -> str:
+    """A figure with its interval, to three digits of its size."""
+    value = figure.value * scale
+    digits = 2 if value < 10 else 1 if value < 100 else 0
+    return f"{value:.{digits}f} ({figure.low * scale:.{digits}f}-{figure.high * scale:.{digits}f})"
+
+
+def _mebibytes(count: int | None) -> str:
+    return "-" if count is None else f"{count / 2**20:.0f} MiB"

@@ -1,0 +1,268 @@
+"""onnxruntime runtimes: an exported file on one provider. Never imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from zoo.errors import ZooError
+from zoo.preprocess import Preprocess
+from zoo.runtime import PHOTOGRAPH, Input, Workload
+
+# Names that our exporter gives: the network begins at `pixels` and ends at `logits`
+PIXELS, LOGITS = "pixels", "logits"
+PREPROCESS_KEY = "zoo.preprocess"
+
+CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
+
+# Where a network spends its time. These on the CPU mean that the network left its provider; what prepares
+# photographs, and arithmetic on shapes, has none of them.
+CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv")
+PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "Attention", "MultiHeadAttention")
+NORMS = ("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization")
+COMPUTE = frozenset((*CONVOLUTIONS, *PRODUCTS, *NORMS))
+
+SIDE = 224  # pixels, where a foreign file leaves its input's height and width open
+
+DTYPES = ("float32", "float16", "float64", "uint8", "int8", "int32", "int64", "bool")  # that a batch is made of
+
+Run = Callable[[], object]
+
+
+def load_cpu(work: Workload) -> OrtSession:
+    """Open a file on the CPU.
+
+    Raises:
+        ZooError: it is no ONNX file, or cannot be loaded.
+    """
+    return OrtSession(work, CPU)
+
+
+def load_cuda(work: Workload) -> OrtSession:
+    """Open a file on CUDA.
+
+    Raises:
+        ZooError: as `load_cpu`; or the provider cannot be had, or the network left it.
+    """
+    return OrtSession(work, CUDA)
+
+
+def load_tensorrt(work: Workload) -> OrtSession:
+    """Open a file on TensorRT; engines are built at the first call of each batch size.
+
+    Raises:
+        ZooError: as `load_cuda`.
+    """
+    return OrtSession(work, TENSORRT)
+
+
+def read_model(file: Path) -> onnx.ModelProto:
+    """Read an ONNX file.
+
+    Raises:
+        ZooError: it is something else.
+    """
+    try:
+        model = onnx.load(str(file))
+    except Exception as error:  # protobuf's DecodeError, OSError, missing external data
+        raise ZooError(f"`{file}` cannot be read as ONNX: {error}") from error
+    if not model.graph.node or not model.graph.output:
+        raise ZooError(f"`{file}` is no ONNX file: it holds no graph")
+    return model
+
+
+def preprocess_of(model: onnx.ModelProto) -> Preprocess | None:
+    """How a file written by `zoo export` prepares photographs; None for a file of other making.
+
+    Raises:
+        ZooError: the metadata is there and cannot be read.
+    """
+    for entry in model.metadata_props:
+        if entry.key == PREPROCESS_KEY:
+            try:
+                return Preprocess.from_json(json.loads(entry.value))
+            except (ValueError, KeyError, TypeError, AssertionError) as error:
+                raise ZooError(f"the file's metadata `{PREPROCESS_KEY}` cannot be read") from error
+    return None
+
+
+def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
+    """The part from normalised pixels `(N, 3, crop, crop)` to logits, as a model of its own.
+
+    Raises:
+        ZooError: the file has no tensors of these names.
+    """
+    made = {name for node in model.graph.node for name in node.output}
+    if PIXELS not in made or LOGITS not in made:
+        raise ZooError(
+            f"the file has no tensors `{PIXELS}` and `{LOGITS}`, between which the network lies",
+            hint="write it anew with `zoo export`, or time the whole file by `--with-preprocess`",
+        )
+    sized = onnx.helper.make_tensor_value_info(
+        PIXELS, onnx.TensorProto.FLOAT, ["N", 3, preprocess.crop, preprocess.crop]
+    )
+    kept = [value for value in model.graph.value_info if value.name != PIXELS]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend([*kept, sized])
+    return onnx.utils.Extractor(model).extract_model([PIXELS], [LOGITS])
+
+
+class OrtSession:
+    """A file, or the network cut out of it, on one provider."""
+
+    def __init__(self, work: Workload, provider: str) -> None:
+        self._work = work
+        self._asked = provider
+        self._notes: list[str] = []
+        model = read_model(work.target)
+        preprocess = preprocess_of(model)
+        self._outputs: list[str] | None = None
+        if preprocess is None:
+            self._notes.append("not written by zoo: timed whole, on its own first input, to all its outputs")
+        elif work.with_preprocess:
+            self._outputs = ["probabilities"]
+        else:
+            model = cut_network(model, preprocess)
+        size = (PHOTOGRAPH[0], PHOTOGRAPH[1]) if work.with_preprocess and preprocess else (SIDE, SIDE)
+        self._name, self._input = _first_input(model, size)
+        # External data is found beside the file; a model in memory has no beside
+        whole = preprocess is None or work.with_preprocess
+        self._session = _open(str(work.target) if whole else model.SerializeToString(), work, provider)
+        if self._outputs is None:
+            self._outputs = [output.name for output in self._session.get_outputs()]
+        self._assigned = _assignment(self._session)
+        self._check_provider()
+
+    def _check_provider(self) -> None:
+        """What really executes is what was asked for, or it is an error.
+
+        Raises:
+            ZooError: the session fell back, whole or in part.
+        """
+        if self.provider != self._asked:
+            raise ZooError(
+                f"onnxruntime fell back to {self.provider}: {self._asked} could not be loaded",
+                hint="the log in `--json` names the library that is missing; CUDA's and cuDNN's come by "
+                '`pip install "onnxruntime-gpu[cuda,cudnn]"`',
+            )
+        if self._asked == CPU or self._assigned is None:
+            if self._assigned is None and self._asked != CPU:
+                self._notes.append("this onnxruntime does not tell which nodes left the provider")
+            return
+        left = self._assigned.get(CPU, Counter())
+        compute = Counter({name: count for name, count in left.items() if name in COMPUTE})
+        if compute and not self._work.allow_fallback:
+            raise ZooError(
+                f"{compute.total()} compute nodes of the network left {self._asked} for the CPU: {_listed(compute)}",
+                hint="pass `--allow-fallback` to time it all the same",
+            )
+        for other, nodes in self._assigned.items():
+            if other != self._asked:
+                self._notes.append(f"{nodes.total()} nodes on {other}: {_listed(nodes)}")
+
+    @property
+    def provider(self) -> str:
+        return str(self._session.get_providers()[0])
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return tuple(self._notes)
+
+    @property
+    def input(self) -> Input:
+        return self._input
+
+    def prepare(self, batch: npt.NDArray[Any]) -> Run:
+        # As for torch: the network alone is timed from device memory to device memory, photographs from main memory
+        if self._asked == CPU or self._work.with_preprocess:
+            feed = {self._name: batch}
+            return lambda: self._session.run(self._outputs, feed)
+        binding = self._session.io_binding()
+        resident = ort.OrtValue.ortvalue_from_numpy(batch, "cuda", self._work.ordinal)
+        binding.bind_ortvalue_input(self._name, resident)
+        for output in self._outputs or ():
+            binding.bind_output(output, "cuda", self._work.ordinal)
+
+        def run() -> None:
+            self._session.run_with_iobinding(binding)
+            binding.synchronize_outputs()
+
+        return run
+
+
+def _open(model: str | bytes, work: Workload, provider: str) -> ort.InferenceSession:
+    """A session with the same threads as every other contender has, sequential as by default.
+
+    Raises:
+        ZooError: onnxruntime refuses the model.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = work.threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # ignored before 1.24
+    chosen: list[tuple[str, dict[str, Any]]] = [(CPU, {})]
+    if provider != CPU:
+        if hasattr(ort, "preload_dlls"):  # CUDA's libraries from pip's packages; it prints what it does not find
+            with contextlib.suppress(Exception):
+                ort.preload_dlls()
+        chosen.insert(0, (CUDA, {"device_id": work.ordinal}))
+    if provider == TENSORRT:
+        chosen.insert(0, (TENSORRT, {"device_id": work.ordinal}))
+    try:
+        return ort.InferenceSession(model, options, providers=chosen)
+    except Exception as error:  # onnxruntime's exceptions share no base class but this
+        raise ZooError(f"onnxruntime refuses the file: {str(error).splitlines()[0]}") from error
+
+
+def _assignment(session: ort.InferenceSession) -> dict[str, Counter[str]] | None:
+    """How many nodes of each kind each provider has, after optimisation; None before onnxruntime 1.24."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return None
+    assigned: dict[str, Counter[str]] = {}
+    try:
+        for part in session.get_provider_graph_assignment_info():
+            assigned.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
+    except Exception:  # a build that has the function and not the record
+        return None
+    return assigned
+
+
+def _listed(nodes: Counter[str]) -> str:
+    return ", ".join(f"{name} x {count}" if count > 1 else name for name, count in sorted(nodes.items()))
+
+
+def _first_input(model: onnx.ModelProto, size: tuple[int, int]) -> tuple[str, Input]:
+    """The first input's name and form; dimensions left open are the batch, then 3 channels and `size`.
+
+    Raises:
+        ZooError: there is none, there are several, or its type is not numeric.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    inputs = [value for value in model.graph.input if value.name not in weights]
+    if len(inputs) != 1:
+        raise ZooError(f"the file has {len(inputs)} inputs; one that takes images is what can be timed")
+    tensor = inputs[0].type.tensor_type
+    try:
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    except (KeyError, TypeError, ValueError):
+        dtype = "object"
+    if dtype not in DTYPES:
+        raise ZooError(f"the file's input `{inputs[0].name}` is neither numbers nor grey levels")
+    given = [dimension.dim_value or None for dimension in tensor.shape.dim]
+    if not given:
+        raise ZooError(f"the file's input `{inputs[0].name}` has no shape")
+    open_sides = (*size, 3) if dtype == "uint8" else (3, *size)
+    rest = given[1:]
+    filled = tuple(
+        known if known is not None else (open_sides[place] if len(rest) == 3 else 1) for place, known in enumerate(rest)
+    )
+    return inputs[0].name, Input(dtype=dtype, shape=filled, fixed_batch=given[0])

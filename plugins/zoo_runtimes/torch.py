@@ -1,0 +1,148 @@
+"""torch runtimes: a run's network in eager mode, or compiled."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from zoo.photograph import normalise, pixels
+from zoo.preprocess import Preprocess
+from zoo.runtime import PHOTOGRAPH, Input, Workload
+
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+LAYOUT_NAMES = {torch.contiguous_format: "contiguous", torch.channels_last: "channels-last"}
+LAYOUT_SECONDS = 1.0  # for choosing between them, per batch size
+LAYOUT_CALLS = 10  # of each at most
+
+Run = Callable[[], object]
+
+
+def load_eager(work: Workload) -> TorchSession:
+    """Open a run for eager execution.
+
+    Raises:
+        ZooError: the run cannot be opened.
+    """
+    return TorchSession(*open_run(work), work)
+
+
+def load_compiled(work: Workload) -> TorchSession:
+    """Open a run for `torch.compile`; compilation happens at the first call of each batch size.
+
+    Raises:
+        ZooError: the run cannot be opened.
+    """
+    return TorchSession(*open_run(work), work, compiled=True)
+
+
+def open_run(work: Workload) -> tuple[nn.Module, Preprocess]:
+    """A run's network, on the CPU and in eval mode, and how its input is made."""
+    from zoo.run import Run as TrainingRun
+
+    run = TrainingRun.open(work.target)
+    return run.load_network().model, run.preprocess
+
+
+class TorchSession:
+    """A network on one device. Times include the conversion of the input to the network's layout."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess, work: Workload, *, compiled: bool = False) -> None:
+        torch.set_num_threads(work.threads)
+        self._device = torch.device(work.device)
+        if self._device.type == "cuda":
+            # What onnxruntime's CUDA provider does by default, so that both sides compute alike
+            torch.set_float32_matmul_precision("high")
+            torch.backends.cudnn.allow_tf32 = True
+            torch.backends.cudnn.benchmark = True
+        self._model = model.eval().requires_grad_(False).to(self._device)
+        self._preprocess = preprocess
+        self._work = work
+        # One compilation per shape: a single one for all would be slower at each
+        self._call: Callable[[torch.Tensor], torch.Tensor] = (
+            torch.compile(self._model, dynamic=False) if compiled else self._model
+        )
+        self._compiled = compiled
+        self._layout = torch.contiguous_format
+        self._layouts: list[str] = []
+
+    @property
+    def provider(self) -> str:
+        """Where the parameters really lie."""
+        parameter = next(self._model.parameters(), None)
+        device = self._device if parameter is None else parameter.device
+        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+        return f"torch {torch.__version__} {device}{name}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        notes = list(self._layouts)
+        if self._device.type == "cuda":
+            notes.append("TF32 allowed, as onnxruntime does; cuDNN chooses its algorithms by trying")
+        if torch.get_num_threads() != self._work.threads:
+            notes.append(f"torch took {torch.get_num_threads()} threads, not {self._work.threads}")
+        return tuple(notes)
+
+    @property
+    def input(self) -> Input:
+        if self._work.with_preprocess:
+            return Input(dtype="uint8", shape=(*PHOTOGRAPH, 3))
+        return Input(dtype="float32", shape=(3, self._preprocess.crop, self._preprocess.crop))
+
+    def prepare(self, batch: npt.NDArray[Any]) -> Run:
+        if self._compiled:
+            return self._call_for(batch, torch.contiguous_format)
+        layout, note = self._faster_layout(batch)
+        self._layouts.append(note)
+        return self._call_for(batch, layout)
+
+    def _call_for(self, batch: npt.NDArray[Any], layout: torch.memory_format) -> Run:
+        """One call from the batch as it is given to the result as it is wanted, in one layout."""
+        if self._work.with_preprocess:
+            return lambda: self._photographs(batch, layout)
+        if self._device.type == "cuda":
+            resident = torch.from_numpy(batch).to(self._device)
+            return lambda: self._resident(resident, layout)
+        return lambda: self._network(torch.from_numpy(batch), layout).numpy()
+
+    @torch.inference_mode()
+    def _network(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+        if layout is not self._layout:  # at most once a turn, in its lead-in
+            self._model.to(memory_format=layout)
+            self._layout = layout
+        return self._call(images.contiguous(memory_format=layout))
+
+    def _resident(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
+        logits = self._network(images, layout)
+        torch.cuda.synchronize(self._device)
+        return logits
+
+    def _photographs(self, photographs: npt.NDArray[np.uint8], layout: torch.memory_format) -> npt.NDArray[Any]:
+        """Photographs `(N, H, W, 3)` to probabilities `(N, classes)`, from main memory to main memory."""
+        seen = np.stack([pixels(photograph, self._preprocess) for photograph in photographs])
+        images = torch.from_numpy(normalise(seen, self._preprocess)).to(self._device)
+        probabilities: npt.NDArray[Any] = self._network(images, layout).softmax(dim=1).cpu().numpy()
+        return probabilities
+
+    def _faster_layout(self, batch: npt.NDArray[Any]) -> tuple[torch.memory_format, str]:
+        """Both layouts by turns, the first call of each untimed; the one with the faster median, and by how much."""
+        calls = {layout: self._call_for(batch, layout) for layout in LAYOUTS}
+        medians = {}
+        for layout, call in calls.items():
+            call()
+            times: list[float] = []
+            begun = time.perf_counter()
+            while not times or (len(times) < LAYOUT_CALLS and time.perf_counter() - begun < LAYOUT_SECONDS / 2):
+                start = time.perf_counter()
+                call()
+                times.append(time.perf_counter() - start)
+            medians[layout] = float(np.median(times))
+        faster, slower = sorted(LAYOUTS, key=lambda layout: medians[layout])
+        percent = 100 * (medians[slower] / medians[faster] - 1)
+        note = f"batch {len(batch)}: {LAYOUT_NAMES[faster]}, {LAYOUT_NAMES[slower]} took {percent:.0f} % longer"
+        return faster, note

@@ -1,0 +1,149 @@
+"""What a latency measurement found: figures with intervals, outcomes, and all that they depend on."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+SCHEMA = 1
+CONFIDENCE = 0.95
+RESAMPLES = 2000  # the ends of a 95 per cent interval then vary by about a tenth of its width
+P99_CALLS = 100  # fewer hold no call beyond the 99th percentile
+
+Status = Literal["measured", "failed", "unavailable"]
+Turns = npt.NDArray[np.float64]  # seconds per call: one row a turn, one column a call
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure and its 95 per cent interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """The figures of one contender at one batch size. Times are seconds per call, memory is bytes."""
+
+    batch_size: int
+    calls: int
+    p50: Estimate
+    p90: Estimate
+    p99: Estimate
+    images_per_second: Estimate
+    fastest: bool  # by p50 at this batch size
+    ratio: Estimate  # of p50 to the fastest contender's, paired turn by turn
+    memory: int | None  # the largest resident memory of the worker so far, libraries included
+    device_memory: int | None  # on the CUDA device, beyond the context
+    first_call: float  # compiles, tunes, allocates; not part of the figures
+    warmup_calls: int
+    notes: tuple[str, ...] = ()
+    turns: Turns = field(repr=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, without the single calls."""
+        return {name: value for name, value in asdict(self).items() if name != "turns"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What became of one contender: measured, failed on the way, or not available here."""
+
+    target: str
+    label: str
+    runtime: str  # `provider/name`, as the plugin registered it
+    device: str
+    status: Status
+    reason: str = ""  # why it was not measured
+    hint: str | None = None
+    log: str = ""  # the last lines that its process printed, if it failed
+    provider: str = ""  # what really executed
+    input: str = ""  # dtype and shape of what was sent
+    load_seconds: float | None = None
+    notes: tuple[str, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The runtime's short name."""
+        return self.runtime.rpartition("/")[2]
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "measurements": [measurement.to_json() for measurement in self.measurements]}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyReport:
+    """All outcomes of one measurement, with the machine, the versions and the method."""
+
+    timed: str  # what one call does, in words
+    with_preprocess: bool
+    batch_sizes: tuple[int, ...]
+    threads: int
+    seconds: float  # of timed calls that each contender was given per batch size
+    started: str  # ISO 8601, UTC
+    machine: dict[str, Any]
+    versions: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+
+    @property
+    def measured(self) -> tuple[Outcome, ...]:
+        return tuple(outcome for outcome in self.outcomes if outcome.status == "measured")
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values: times in seconds, memory in bytes."""
+        return {
+            "schema": SCHEMA,
+            "timed": self.timed,
+            "with_preprocess": self.with_preprocess,
+            "batch_sizes": list(self.batch_sizes),
+            "threads": self.threads,
+            "seconds": self.seconds,
+            "started": self.started,
+            "confidence": CONFIDENCE,
+            "machine": self.machine,
+            "versions": self.versions,
+            "contenders": [outcome.to_json() for outcome in self.outcomes],
+        }
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Estimates of one contender at one batch size."""
+
+    p50: Estimate
+    p90: Estimate
+    p99: Estimate
+    images_per_second: Estimate
+    ratio: Estimate
+
+
+def estimate(turns: Turns, fastest: Turns, batch_size: int) -> Figures:
+    """Percentiles, throughput and the ratio to `fastest`, with percentile bootstrap intervals.
+
+    Whole turns are drawn again, not single calls: calls of one turn resemble each other (Efron and Tibshirani 1993,
+    section 8.6, on blocks). The ratio draws the same turns on both sides, as they were taken side by side; both have
+    as many turns.
+    """
+    rounds = len(turns)
+    assert rounds == len(fastest)
+    draws = np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))
+    drawn = turns[draws].reshape(RESAMPLES, -1)
+    levels = (0.5, 0.9, 0.99)
+    values = np.quantile(turns, levels)
+    resampled = np.quantile(drawn, levels, axis=1)
+    p50, p90, p99 = (_between(float(value), samples) for value, samples in zip(values, resampled))
+    rate = _between(batch_size / float(turns.mean()), batch_size / drawn.mean(axis=1))
+    fastest_p50 = np.median(fastest[draws].reshape(RESAMPLES, -1), axis=1)
+    ratio = _between(float(values[0] / np.median(fastest)), resampled[0] / fastest_p50)
+    return Figures(p50, p90, p99, rate, ratio)
+
+
+def _between(value: float, samples: npt.NDArray[np.float64]) -> Estimate:
+    low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Estimate(value, float(low), float(high))

@@ -1,0 +1,203 @@
+"""The worker's side of a latency measurement: one process, one session, told what to do line by line.
+
+A request is one line of JSON on stdin, its answer one line on what was stdout; between requests the process is
+blocked on its pipe. What libraries print goes to stderr. The process imports what its runtime needs and no more.
+
+    {"do": "load", ...}     -> {"provider": ..., "input": ..., "seconds": ...}
+    {"do": "warm", ...}     -> {"first": ..., "median": ..., "calls": ..., "steady": ..., "memory": ...}
+    {"do": "turn", ...}     -> {"seconds": [...], "quiet": ...}
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.cuda import cuda_memory_used
+from zoo.errors import ZooError
+from zoo.runtime import Input, Session, Workload
+from zoo.target import load_target
+
+WINDOW = 5  # calls; the median of fewer jumps too much to say that it has settled
+STEADY = 0.05  # two windows in a row whose medians differ by less are steady; figures of one process vary as much
+WARM_SECONDS = 0.2  # a processor takes a moment to raise its clock, however steady the first calls look
+QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that has not by then will not
+GLANCE_SECONDS = 0.01
+
+
+def main() -> None:
+    """Answer requests until the pipe closes."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # a library that prints must not reach the parent's parser
+    sys.stdout = sys.stderr
+    worker = Worker()
+    for line in sys.stdin:
+        request = json.loads(line)
+        try:
+            answer = getattr(worker, request.pop("do"))(**request)
+        except ZooError as error:
+            answer = {"error": error.message, "hint": error.hint}
+        except Exception as error:
+            traceback.print_exc()
+            text = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            answer = {"error": f"{type(error).__name__}: {text}".rstrip(": "), "hint": None}
+        _send(answers, answer)
+
+
+def _send(answers: TextIO, answer: dict[str, Any]) -> None:
+    try:
+        answers.write(json.dumps(answer) + "\n")
+        answers.flush()
+    except BrokenPipeError:
+        sys.exit(0)  # the parent has gone
+
+
+class Worker:
+    """The session, and the calls prepared for each batch size."""
+
+    def __init__(self) -> None:
+        self._session: Session | None = None
+        self._calls: dict[int, Callable[[], object]] = {}
+        self._device_memory: Callable[[], int | None] = lambda: None
+
+    def load(self, target: str, workload: dict[str, Any]) -> dict[str, Any]:
+        """Open the session and say what it really is."""
+        work = Workload(**{**workload, "target": Path(workload["target"])})
+        if work.device.startswith("cuda"):
+            before = cuda_memory_used(work.ordinal)
+            self._device_memory = lambda: _grown(before, cuda_memory_used(work.ordinal))
+        start = time.perf_counter()
+        session: Session = load_target(target)(work)
+        self._session = session
+        return {
+            "provider": session.provider,
+            "input": dataclasses.asdict(session.input),
+            "notes": list(session.notes),
+            "seconds": time.perf_counter() - start,
+            "device_memory": self._device_memory(),
+            **self._settle(),
+        }
+
+    def warm(self, batch: int, seconds: float) -> dict[str, Any]:
+        """Prepare a batch size and call it until its time is steady, for about `seconds` at most."""
+        assert self._session is not None
+        gc.collect()
+        measured = reset_peak_memory()
+        start = time.perf_counter()
+        call = self._session.prepare(make_batch(self._session.input, batch))
+        call()  # compiles, tunes and allocates: told apart, never part of a figure
+        first = time.perf_counter() - start
+        self._calls[batch] = call
+        times = time_calls(call, 1)  # at least one, so that there is a time to plan with
+        steady, begun = False, time.perf_counter()
+        while not steady and (waited := time.perf_counter() - begun) < seconds:
+            times.extend(time_calls(call, 1))
+            steady = waited >= min(WARM_SECONDS, seconds / 2) and is_steady(times)
+        return {
+            "first": first,
+            "median": statistics.median(times[-2 * WINDOW :]),
+            "calls": len(times) + 1,
+            "steady": steady,
+            "memory": peak_memory(),
+            "memory_exact": measured,
+            "device_memory": self._device_memory(),
+            "notes": list(self._session.notes),
+            **self._settle(),
+        }
+
+    def turn(self, batch: int, calls: int, lead_in: int) -> dict[str, Any]:
+        """Time `calls` calls one by one, after `lead_in` untimed ones that fetch caches and threads back."""
+        call = self._calls[batch]
+        gc.collect()
+        gc.disable()
+        try:
+            for _ in range(lead_in):
+                call()
+            times = time_calls(call, calls)
+        finally:
+            gc.enable()
+        return {"seconds": times, "device_memory": self._device_memory(), **self._settle()}
+
+    def _settle(self) -> dict[str, Any]:
+        """Wait until the process stands still, so that no thread of it spins in the next contender's turn."""
+        deadline = time.perf_counter() + QUIET_SECONDS
+        while time.perf_counter() < deadline:
+            wall, busy = time.perf_counter(), time.process_time()
+            time.sleep(GLANCE_SECONDS)
+            if time.process_time() - busy < 0.1 * (time.perf_counter() - wall):
+                return {"quiet": True}
+        return {"quiet": False}
+
+
+def _grown(before: int | None, now: int | None) -> int | None:
+    return None if before is None or now is None else max(now - before, 0)
+
+
+def time_calls(call: Callable[[], object], count: int) -> list[float]:
+    """Seconds that each of `count` calls takes."""
+    times = []
+    for _ in range(count):
+        start = time.perf_counter_ns()
+        call()
+        times.append((time.perf_counter_ns() - start) / 1e9)
+    return times
+
+
+def is_steady(times: list[float]) -> bool:
+    """Whether the last two windows of calls have the same median, within `STEADY`."""
+    if len(times) < 2 * WINDOW:
+        return False
+    last, before = statistics.median(times[-WINDOW:]), statistics.median(times[-2 * WINDOW : -WINDOW])
+    return abs(last - before) <= STEADY * min(last, before)
+
+
+def make_batch(wanted: Input, batch: int) -> npt.NDArray[Any]:
+    """A batch of made-up data, the same for every contender: normal floats, or grey levels.
+
+    Raises:
+        ZooError: the file has a fixed batch size, and it is another one.
+    """
+    if wanted.fixed_batch is not None and wanted.fixed_batch != batch:
+        raise ZooError(f"the file accepts batches of {wanted.fixed_batch} only, not of {batch}")
+    random = np.random.default_rng(0)
+    shape = (batch, *wanted.shape)
+    if wanted.dtype == "uint8":
+        return random.integers(0, 256, shape, dtype=np.uint8)
+    if wanted.dtype.startswith("float"):
+        return random.standard_normal(shape, dtype=np.float32).astype(wanted.dtype)
+    return np.zeros(shape, wanted.dtype)
+
+
+def reset_peak_memory() -> bool:
+    """Start the system's record of this process's largest memory anew; False where that cannot be done."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return True
+    except OSError:
+        return False
+
+
+def peak_memory() -> int | None:
+    """The largest resident memory of this process in bytes, since the last reset where there is one."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # no Linux
+    import psutil
+
+    usage = psutil.Process().memory_info()
+    return int(getattr(usage, "peak_wset", usage.rss))
