@@ -201,11 +201,11 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
     from zoo.run import Run
 
     if isinstance(model, Run):
-        return model.predictor(device), model
+        return model.predictor(device, plugins), model
     path = Path(model)
     if path.is_dir():
         run = Run.open(path)
-        return run.predictor(device), run
+        return run.predictor(device, plugins), run
     if not path.exists():
         raise UsageError(f"there is no run or file `{path}`", hint="a run is a folder that `zoo train` made")
     for entry in plugins.exporters:

@@ -134,7 +134,7 @@ def export(
     _, samples = choose_split(images, ours.split)
     held = set(ours.ids)
     samples = tuple(sample for sample in samples if sample.id in held)
-    network = run.load_network()
+    network = run.load_network(plugins)
     # beside the target, so that the rename stays on one file system; the suffix must stay for readers to know it
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{exporter.suffix}")
     spec = ExportSpec(

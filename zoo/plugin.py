@@ -144,7 +144,8 @@ class Plugins:
     def _fail(self, plugin: Plugin, where: str, error: Exception) -> None:
         if self.strict:
             raise error
-        text = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        text = " ".join(lines) if isinstance(error, pluggy.PluginValidationError) else lines[0]
         if not isinstance(error, (ZooError, ImportError, pluggy.PluginValidationError)):
             text = f"{type(error).__name__}: {text}"
         plugin.failures[where] = text

@@ -31,6 +31,7 @@ from zoo.preprocess import Preprocess
 if TYPE_CHECKING:
     from zoo.backbone import Network
     from zoo.evaluation import Evaluation
+    from zoo.plugin import Plugins
     from zoo.predictor import Predictor
 
 RUN_FILE = "run.json"
@@ -114,7 +115,7 @@ class Run:
             )
         return Predictions.load(file)
 
-    def load_network(self) -> Network:
+    def load_network(self, plugins: Plugins | None = None) -> Network:
         """The trained network, on the CPU, in eval mode.
 
         Raises:
@@ -130,7 +131,7 @@ class Run:
                 f"run `{self.path}` is {self.status} and has no weights", hint="train it again with `--force`"
             )
         experiment = self.experiment
-        backbone = Plugins().backbones.find(str(self.record["backbone"])).value
+        backbone = (plugins or Plugins()).backbones.find(str(self.record["backbone"])).value
         network = build_network(
             backbone,
             classes=len(self.classes),
@@ -148,12 +149,12 @@ class Run:
         network.model.eval()
         return network
 
-    def predictor(self, device: str = "auto") -> Predictor:
+    def predictor(self, device: str = "auto", plugins: Plugins | None = None) -> Predictor:
         """The run as a predictor, through torch in fp32."""
         from zoo.device import choose_device
 
         chosen = choose_device(device, "fp32")
-        return TorchPredictor(self.load_network().model.to(chosen.place), self.classes, self.preprocess, chosen.place)
+        return TorchPredictor(self.load_network(plugins).model.to(chosen.place), self.classes, self.preprocess, chosen.place)
 
     def update(self, **changes: Any) -> Run:
         """Write changed keys to `run.json`; returns the run with its new record."""

@@ -13,7 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import numpy.typing as npt
@@ -160,16 +159,16 @@ def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     size = int(np.prod(shape))
     if size <= MEMORY_BUDGET:
         return np.empty(shape, np.uint8)
-    file: IO[bytes] = tempfile.TemporaryFile(prefix="zoo-pixels-")  # noqa: SIM115 - the mapping keeps it open
     try:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
+        with tempfile.TemporaryFile(prefix="zoo-pixels-") as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            return np.memmap(file, np.uint8, "r+", shape=shape)  # holds the file open by itself
     except OSError as error:
         raise ZooError(
             f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{tempfile.gettempdir()}`: {error.strerror}",
             hint="set TMPDIR to a folder with more room, or pass a smaller `--image-size`",
         ) from error
-    return np.memmap(file, np.uint8, "r+", shape=shape)
 
 
 def default_workers() -> int:

@@ -1,0 +1,81 @@
+"""Folders as users have them, and what is wrong with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from tests_support import make_photos
+
+from zoo import UsageError, ZooError
+from zoo.evaluation import choose_split, open_images
+from zoo.plugin import Plugins
+from zoo_datasets.folder import open_folder
+
+
+def test_split_folders_by_any_of_their_names(tmp_path: Path) -> None:
+    images = open_folder(str(make_photos(tmp_path, {"Training": 3, "valid": 2, "testing": 2})), 0)
+    assert {role: len(samples) for role, samples in images.splits.items()} == {"train": 6, "val": 4, "test": 4}
+    assert images.classes == ("blue", "red") and images.reported == "val" and images.may_choose
+
+
+def test_two_splits_leave_nothing_to_choose_on(two_splits: Path) -> None:
+    images = open_folder(str(two_splits), 0)
+    assert images.reported == "val" and not images.may_choose
+
+
+def test_class_folders_are_split(tmp_path: Path) -> None:
+    images = open_folder(str(make_photos(tmp_path, {"": 20})), 0)
+    assert {role: len(samples) for role, samples in images.splits.items()} == {"train": 28, "val": 6, "test": 6}
+    assert "split seed 0" in images.notes[0]
+
+
+def test_nested_class_folders_and_clutter(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    deeper = root / "train/red/2024/summer"
+    deeper.mkdir(parents=True)
+    (root / "train/red/000.jpg").rename(deeper / "a.jpg")
+    (root / "train/red/.DS_Store").touch()
+    (root / "train/red/Thumbs.db").touch()
+    (root / ".cache").mkdir()
+    images = open_folder(str(root), 0)
+    assert "train/red/2024/summer/a.jpg" in {sample.id for sample in images.splits["train"]}
+    assert images.rejected == ()
+
+
+def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        open_folder(str(tmp_path / "nowhere"), 0)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ZooError, match="holds no photographs"):
+        open_folder(str(tmp_path / "empty"), 0)
+    with pytest.raises(ZooError, match="one class only, `red`"):
+        open_folder(str(make_photos(tmp_path / "one", {"train": 2, "val": 2}, ("red",))), 0)
+    with pytest.raises(ZooError, match="has val but no folder `train`"):
+        open_folder(str(make_photos(tmp_path / "no_train", {"val": 2})), 0)
+    root = make_photos(tmp_path / "missing", {"train": 2, "val": 2})
+    make_photos(root, {"train": 2}, ("green",))
+    with pytest.raises(ZooError, match="class `green` is missing from `val`"):
+        open_folder(str(root), 0)
+    root = make_photos(tmp_path / "extra", {"train": 2, "val": 2})
+    make_photos(root, {"val": 2}, ("green",))
+    with pytest.raises(ZooError, match="class `green` of `val` is missing from `train`"):
+        open_folder(str(root), 0)
+    make_photos(tmp_path / "twice", {"train": 2, "val": 2, "valid": 2})
+    with pytest.raises(ZooError, match="two folders for val"):
+        open_folder(str(tmp_path / "twice"), 0)
+
+
+def test_specs(two_splits: Path) -> None:
+    plugins = Plugins()
+    assert open_images(f"folder:{two_splits}", 0, plugins).splits == open_images(str(two_splits), 0, plugins).splits
+    digits = open_images("digits", 0, plugins)
+    assert digits.classes == tuple("0123456789") and sum(map(len, digits.splits.values())) == 1797
+    assert choose_split(digits, "all")[1] == tuple(s for part in digits.splits.values() for s in part)
+    with pytest.raises(UsageError, match="neither a folder here nor a dataset") as error:
+        open_images("digit", 0, plugins)
+    assert error.value.hint is not None and "`digits`" in error.value.hint
+    with pytest.raises(UsageError, match="takes no argument"):
+        open_images("digits:3", 0, plugins)
+    with pytest.raises(UsageError, match="has no split `test`"):
+        choose_split(open_images(str(two_splits), 0, plugins), "test")

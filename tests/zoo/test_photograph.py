@@ -1,0 +1,115 @@
+"""Decoding: whatever users' folders hold becomes upright RGB, or is reported."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import v2
+
+from zoo.photograph import BadImage, canvas, decode, normalise, pixels
+from zoo.preprocess import MAX_ASPECT, Preprocess
+
+GRADIENT = np.linspace(0, 255, 40 * 30 * 3).astype(np.uint8).reshape(30, 40, 3)
+
+
+def test_a_png_is_read_exactly(tmp_path: Path) -> None:
+    Image.fromarray(GRADIENT).save(tmp_path / "a.png")
+    assert np.array_equal(decode(tmp_path / "a.png"), GRADIENT)
+
+
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: rotate by 90 degrees clockwise
+    Image.fromarray(GRADIENT).save(tmp_path / "a.png", exif=exif)
+    assert np.array_equal(decode(tmp_path / "a.png"), np.rot90(GRADIENT, -1))
+
+
+def test_cmyk_becomes_rgb(tmp_path: Path) -> None:
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(tmp_path / "a.jpg")
+    red = decode(tmp_path / "a.jpg")[4, 4].astype(int)
+    assert red.shape == (3,) and red[0] > 200 and red[1] < 60 and red[2] < 60
+
+
+def test_sixteen_bit_grey_keeps_its_range(tmp_path: Path) -> None:
+    Image.fromarray(np.array([[0, 32768, 65535]], np.uint16)).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png")[0].tolist() == [[0] * 3, [128] * 3, [255] * 3]
+
+
+def test_transparency_lies_over_white(tmp_path: Path) -> None:
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([10, 20, 30, 200, 0, 0])
+    palette.putpixel((0, 0), 1)
+    palette.save(tmp_path / "a.png", transparency=0)
+    decoded = decode(tmp_path / "a.png")
+    assert decoded[0, 0].tolist() == [200, 0, 0] and decoded[3, 3].tolist() == [255, 255, 255]
+    Image.new("RGBA", (2, 2), (0, 0, 0, 128)).save(tmp_path / "b.png")
+    assert abs(int(decode(tmp_path / "b.png")[0, 0, 0]) - 127) <= 1
+
+
+def test_bad_files_are_reported_by_path(tmp_path: Path) -> None:
+    whole = tmp_path / "whole.jpg"
+    Image.fromarray(np.tile(GRADIENT, (8, 8, 1))).save(whole)
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    gif = tmp_path / "gif.jpg"
+    Image.new("P", (4, 4)).save(gif, format="GIF")
+    empty = tmp_path / "empty.png"
+    empty.touch()
+    for path in (truncated, text, gif, empty, tmp_path / "missing.jpg"):
+        with pytest.raises(BadImage, match=path.name):
+            decode(path)
+
+
+@pytest.mark.parametrize(("width", "height"), [(1, 1), (20_000, 1), (1, 20_000), (3, 500)])
+@pytest.mark.parametrize("fit", ["shorter", "squash"])
+def test_extreme_sizes_stay_small(width: int, height: int, fit: str) -> None:
+    preprocess = Preprocess(resize=64, crop=56, fit=fit)  # type: ignore[arg-type]
+    bounded = preprocess.bounded_size(height, width)
+    assert max(bounded) <= MAX_ASPECT * min(bounded)
+    photograph = np.full((height, width, 3), 77, np.uint8)
+    assert (pixels(photograph, preprocess) == 77).all()
+    assert canvas(photograph, preprocess).shape == (64, 64, 3)
+
+
+@settings(max_examples=40)
+@given(
+    st.integers(20, 200),
+    st.integers(20, 200),
+    st.sampled_from(["bilinear", "bicubic"]),
+    st.sampled_from([(64, 56), (32, 32), (40, 48)]),
+)
+def test_pixels_equal_torchvision_s_own_preprocessing(
+    width: int, height: int, interpolation: str, sizes: tuple[int, int]
+) -> None:
+    resize, crop = sizes
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        return
+    photograph = np.random.default_rng([width, height]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    preprocess = Preprocess(resize=resize, crop=crop, interpolation=interpolation)  # type: ignore[arg-type]
+    mode = v2.InterpolationMode(interpolation)
+    resized = v2.functional.resize(Image.fromarray(photograph), [resize], interpolation=mode)
+    theirs = np.asarray(v2.functional.center_crop(resized, [crop, crop]))
+    ours = pixels(photograph, preprocess)
+    # torchvision rounds half a pixel of the crop's offset to even, we round down; compare where both agree
+    odd = [(side - crop) % 2 == 1 for side in (resized.height, resized.width)]
+    if not any(odd):
+        assert np.array_equal(ours, theirs)
+    assert ours.shape == theirs.shape
+
+
+def test_normalise() -> None:
+    preprocess = Preprocess(mean=(0.5, 0.5, 0.5), std=(0.5, 0.25, 0.5))
+    batch = np.array([[[[0, 255, 51]]]], np.uint8)
+    assert np.allclose(normalise(batch, preprocess).reshape(3), [-1.0, 2.0, -0.6], atol=1e-6)
+
+
+def test_another_image_size_keeps_the_ratio_of_resize_to_crop() -> None:
+    assert Preprocess(resize=256, crop=224).at(112) == Preprocess(resize=128, crop=112)
+    assert Preprocess.from_json(Preprocess(crop=64).to_json()) == Preprocess(crop=64)

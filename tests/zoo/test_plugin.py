@@ -1,0 +1,189 @@
+"""The loader: a broken plugin is named with its reason, and everything else works."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+import types
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, hookimpl
+from zoo.plugin import Candidate, Plugins, PluginWarning, installed_candidates
+
+
+@dataclass(frozen=True)
+class Nothing(Strategy):
+    name: ClassVar[str] = "nothing"
+    summary: ClassVar[str] = "train the head"
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        return (Phase(name="nothing", groups=(Group(stages=("head",)),)),)
+
+
+def row(name: str) -> Backbone:
+    return Backbone(name=name, summary="a test network", build="nowhere:build")
+
+
+@pytest.fixture
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Candidate]]:
+    """Make a candidate out of functions, as an installed package would bring it."""
+
+    def make(name: str, distribution: str = "", **functions: Any) -> Candidate:
+        module = types.ModuleType(f"zoo_test_{name}")
+        for attribute, value in functions.items():
+            setattr(module, attribute, value)
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+        point = importlib.metadata.EntryPoint(name, module.__name__, "zoo.plugins")
+        return Candidate(name, distribution or f"backbone-zoo-{name}", "0.3", point)
+
+    yield make
+
+
+def registering(*entries: Any) -> Callable[..., None]:
+    @hookimpl
+    def register_backbones(register: Callable[[Any], None]) -> None:
+        for entry in entries:
+            register(entry)
+
+    return register_backbones
+
+
+def load(*candidates: Candidate, **environ: str) -> Plugins:
+    plugins = Plugins([*installed_candidates(), *candidates], environ=environ)
+    plugins.load_everything()
+    return plugins
+
+
+def only(plugins: Plugins, name: str) -> Any:
+    (plugin,) = [plugin for plugin in plugins.plugins if plugin.name == name]
+    return plugin
+
+
+def test_built_ins_load_without_a_failure() -> None:
+    plugins = load()
+    mine = [plugin for plugin in plugins.plugins if plugin.distribution == "backbone-zoo"]
+    assert {"torchvision", "timm", "lite", "strategies", "datasets", "metrics", "onnx", "cli"} <= {p.name for p in mine}
+    assert [(plugin.name, plugin.failures) for plugin in mine if plugin.status != "ok"] == []
+
+
+def test_a_third_party_adds_what_it_registers(make: Callable[..., Candidate]) -> None:
+    plugins = load(make("acme", register_backbones=registering(row("acmenet"))))
+    assert plugins.backbones.find("acmenet").qualified == "acme/acmenet"
+    assert only(plugins, "acme").provides["backbones"] == ["acmenet"]
+
+
+def test_a_missing_module_is_named(make: Callable[..., Candidate]) -> None:
+    point = importlib.metadata.EntryPoint("foo", "zoo_no_such_module", "zoo.plugins")
+    with pytest.warns(
+        PluginWarning, match=r"plugin `foo` \(backbone-zoo-foo 0.3\) could not be loaded: No module named"
+    ):
+        plugins = load(Candidate("foo", "backbone-zoo-foo", "0.3", point))
+    assert only(plugins, "foo").status == "failed"
+    assert "resnet18" in plugins.backbones
+
+
+def test_a_wrong_signature_is_named(make: Callable[..., Candidate]) -> None:
+    @hookimpl
+    def register_backbones(wrong: Any) -> None:
+        raise AssertionError("never called")
+
+    with pytest.warns(PluginWarning, match="wrong"):
+        plugins = load(make("foo", register_backbones=register_backbones))
+    assert only(plugins, "foo").status == "failed"
+    assert "resnet18" in plugins.backbones
+
+
+def test_a_misspelt_hook_is_named_with_the_right_one(make: Callable[..., Candidate]) -> None:
+    @hookimpl
+    def register_backbone(register: Any) -> None:
+        raise AssertionError("never called")
+
+    with pytest.warns(PluginWarning, match="no hook `register_backbone`; did you mean `register_backbones`"):
+        plugins = load(make("foo", register_backbone=register_backbone))
+    assert only(plugins, "foo").status == "partly failed"
+
+
+def test_a_hook_without_the_marker_is_named(make: Callable[..., Candidate]) -> None:
+    def register_backbones(register: Any) -> None:
+        raise AssertionError("never called")
+
+    with pytest.warns(PluginWarning, match="not marked with `@zoo.hookimpl`"):
+        load(make("foo", register_backbones=register_backbones))
+
+
+def test_a_raising_hook_loses_only_its_own_entries(make: Callable[..., Candidate]) -> None:
+    @hookimpl
+    def register_backbones(register: Callable[[Any], None]) -> None:
+        register(row("half"))
+        raise RuntimeError("boom")
+
+    @hookimpl
+    def register_strategies(register: Callable[[Any], None]) -> None:
+        register(Nothing)
+
+    candidate = make("foo", register_backbones=register_backbones, register_strategies=register_strategies)
+    with pytest.warns(PluginWarning, match="failed in `register_backbones`: RuntimeError: boom"):
+        plugins = load(candidate)
+    assert "half" not in plugins.backbones
+    assert "nothing" in plugins.strategies
+    assert "resnet18" in plugins.backbones
+    assert only(plugins, "foo").status == "partly failed"
+
+
+def test_nobody_displaces_a_built_in(make: Callable[..., Candidate]) -> None:
+    plugins = load(make("aaa", register_backbones=registering(row("resnet18"))))
+    assert plugins.backbones.find("resnet18").provider == "torchvision"
+    assert plugins.backbones.find("aaa/resnet18").provider == "aaa"
+    assert "`torchvision/resnet18`" in only(plugins, "aaa").notes[0]
+
+
+def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., Candidate]) -> None:
+    candidate = make("timm", "backbone-zoo-evil", register_backbones=registering(row("evil")))
+    with pytest.warns(PluginWarning, match="the name `timm` belongs to `backbone-zoo`"):
+        plugins = load(candidate)
+    assert "evil" not in plugins.backbones
+    assert plugins.backbones.find("timm/resnet18")
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason"),
+    [
+        ("text", "takes a backbone"),
+        (row("has space"), "no space"),
+        (row("a/b"), "holds none of"),
+        (Backbone(name="x", summary="two\nlines", build="a:b"), "`summary` is one line"),
+    ],
+)
+def test_a_bad_entry_is_refused(make: Callable[..., Candidate], entry: Any, reason: str) -> None:
+    with pytest.warns(PluginWarning, match=reason):
+        load(make("foo", register_backbones=registering(entry)))
+
+
+def test_a_name_registered_twice_is_refused(make: Callable[..., Candidate]) -> None:
+    with pytest.warns(PluginWarning, match="registered twice"):
+        load(make("foo", register_backbones=registering(row("same"), row("same"))))
+
+
+def test_strict_raises(make: Callable[..., Candidate]) -> None:
+    point = importlib.metadata.EntryPoint("foo", "zoo_no_such_module", "zoo.plugins")
+    with pytest.raises(ModuleNotFoundError):
+        load(Candidate("foo", "backbone-zoo-foo", "0.3", point), ZOO_STRICT_PLUGINS="1")
+
+
+def test_disabled_plugins_are_left_out_and_shown(make: Callable[..., Candidate]) -> None:
+    point = importlib.metadata.EntryPoint("foo", "zoo_no_such_module", "zoo.plugins")
+    plugins = load(Candidate("foo", "backbone-zoo-foo", "0.3", point), ZOO_DISABLE_PLUGINS="foo,timm")
+    assert only(plugins, "foo").status == "disabled"
+    assert "timm/resnet18" not in plugins.backbones
+    assert "torchvision/resnet18" in plugins.backbones
+
+
+def test_unknown_names_offer_the_nearest() -> None:
+    with pytest.raises(UsageError, match="unknown backbone `inceptionv3`") as error:
+        Plugins().backbones.find("inceptionv3")
+    assert error.value.hint is not None and "`inception_v3`" in error.value.hint
+    assert error.value.exit_code == 2
