@@ -93,13 +93,18 @@ def bound_aspect(photograph: Pixels, preprocess: Preprocess) -> Pixels:
 
 
 def resize(photograph: Pixels, preprocess: Preprocess) -> Pixels:
-    """Bound the aspect ratio and resize: `(H, W, 3)` to `(h, w, 3)`, uint8, by Pillow with antialiasing."""
+    """Bound the aspect ratio and resize: `(H, W, 3)` to `(h, w, 3)`, uint8, by Pillow with antialiasing.
+
+    The horizontal pass is made first, as Pillow did up to 12 and onnxruntime does; Pillow 13 chooses by the sizes, and
+    as levels are rounded and clipped between the passes, that moves the pixels of noise by up to 30 levels.
+    """
     photograph = bound_aspect(photograph, preprocess)
     height, width = preprocess.resized_size(*photograph.shape[:2])
     if (height, width) == photograph.shape[:2]:
         return photograph
     image = Image.fromarray(np.ascontiguousarray(photograph))
-    return np.asarray(image.resize((width, height), _PILLOW[preprocess.interpolation]))
+    filter = _PILLOW[preprocess.interpolation]
+    return np.asarray(image.resize((width, image.height), filter).resize((width, height), filter))
 
 
 def centre_crop(image: Pixels, side: int) -> Pixels:

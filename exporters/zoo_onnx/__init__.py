@@ -1,0 +1,20 @@
+"""ONNX: one file that holds the network, its preprocessing, its class names and the means to verify it."""
+
+from __future__ import annotations
+
+from zoo.exporter import Exporter
+from zoo.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_exporters(register: Register[Exporter]) -> None:
+    register(
+        Exporter(
+            name="onnx",
+            summary="ONNX with preprocessing inside: photographs in, probabilities out, on any onnxruntime",
+            suffix=".onnx",
+            write="zoo_onnx.write:write",
+            open="zoo_onnx.session:open_file",
+            verify="zoo_onnx.verify:verify",
+        )
+    )

@@ -1,0 +1,144 @@
+"""What an ONNX file says about itself, and the seal that tells whether any of it changed.
+
+Every key stands under `zoo.` in the file's `metadata_props`. Text is stored as it is, everything else as JSON.
+The digests tell damage and tampering apart from a sound file; they are no signature.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import onnx
+
+from zoo.errors import ZooError
+from zoo.files import SCHEMA
+
+PREFIX = "zoo."
+KEY_SCHEMA = "zoo.schema"
+KEY_CLASSES = "zoo.classes"
+KEY_PREPROCESS = "zoo.preprocess"
+KEY_GOLDEN = "zoo.golden"
+KEY_DIGESTS = "zoo.digests"
+KEY_EXPORTER = "zoo.exporter"
+KEY_MINIMUM = "zoo.minimum_onnxruntime"
+KEY_SHA256 = "zoo.sha256"
+RESERVED = (
+    KEY_SCHEMA,
+    KEY_CLASSES,
+    KEY_PREPROCESS,
+    KEY_GOLDEN,
+    KEY_DIGESTS,
+    KEY_EXPORTER,
+    KEY_MINIMUM,
+    KEY_SHA256,
+)
+
+# The first release whose CUDA provider resizes right with `mode=cubic, antialias=1` (onnxruntime#25264: it left rows
+# out and ignored `cubic_coeff_a`). On the CPU older ones are right too.
+MINIMUM_ONNXRUNTIME = "1.23.0"
+
+_BLANK = b"0" * 64
+# How protobuf writes the entry: key (field 1, 10 bytes), then value (field 2, 64 bytes)
+_SEAL = b"\x0a" + bytes([len(KEY_SHA256)]) + KEY_SHA256.encode() + b"\x12" + bytes([len(_BLANK)])
+
+
+def encode(value: Any) -> str:
+    """A metadata value as text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def read(model: onnx.ModelProto) -> dict[str, str]:
+    """The file's metadata."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def check_readable(metadata: Mapping[str, str], file: object) -> None:
+    """Whether the metadata is ours and of a schema that this version knows.
+
+    Raises:
+        ZooError: it is not.
+    """
+    schema = metadata.get(KEY_SCHEMA)
+    if schema is None:
+        raise ZooError(
+            f"`{file}` was not written by zoo: it has no `{KEY_SCHEMA}` in its metadata",
+            hint="`zoo export RUN` writes files that carry their classes, preprocessing and checks",
+        )
+    if not schema.isdecimal() or int(schema) > SCHEMA:
+        raise ZooError(
+            f"`{file}` has schema {schema}, this zoo reads up to {SCHEMA}",
+            hint="it was written by a newer zoo: `pip install --upgrade backbone-zoo`",
+        )
+
+
+def decode(metadata: Mapping[str, str], key: str, file: object) -> Any:
+    """The JSON value of a key that every file of ours has.
+
+    Raises:
+        ZooError: it is missing, or no JSON.
+    """
+    try:
+        return json.loads(metadata[key])
+    except (KeyError, ValueError) as error:
+        what = "is missing" if isinstance(error, KeyError) else "cannot be read"
+        raise ZooError(f"`{file}` is damaged: its metadata `{key}` {what}", hint="export the run again") from error
+
+
+def seal(model: onnx.ModelProto) -> bytes:
+    """Serialise with the SHA-256 of the file, its own digest zeroed, in the metadata under `zoo.sha256`."""
+    assert KEY_SHA256 not in read(model)
+    entry = model.metadata_props.add()
+    entry.key, entry.value = KEY_SHA256, _BLANK.decode()
+    blank: bytes = model.SerializeToString()
+    place = _seal_place(blank)
+    assert place is not None
+    digest = hashlib.sha256(blank).hexdigest().encode()
+    return blank[:place] + digest + blank[place + len(digest) :]
+
+
+def read_seal(content: bytes) -> tuple[str, str] | None:
+    """The recorded and the actual SHA-256 of a file; None where it has no seal, or several."""
+    place = _seal_place(content)
+    if place is None:
+        return None
+    end = place + len(_BLANK)
+    actual = hashlib.sha256(content[:place])
+    actual.update(_BLANK)
+    actual.update(memoryview(content)[end:])
+    return content[place:end].decode("ascii", "replace"), actual.hexdigest()
+
+
+def _seal_place(content: bytes) -> int | None:
+    """Offset of the digest's 64 characters."""
+    first = content.find(_SEAL)
+    if first < 0 or content.find(_SEAL, first + 1) >= 0:
+        return None
+    place = first + len(_SEAL)
+    return place if place + len(_BLANK) <= len(content) else None
+
+
+def digest_text(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def digest_tensor(tensor: onnx.TensorProto) -> str:
+    """Of type, shape and values; 16 hex digits, since there is one for every tensor and none is a signature."""
+    digest = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)} ".encode())
+    digest.update(tensor.raw_data if tensor.HasField("raw_data") else tensor.SerializeToString(deterministic=True))
+    return digest.hexdigest()[:16]
+
+
+def digest_parts(model: onnx.ModelProto, metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Digests of the parts, so that a changed file can say which part changed."""
+    nodes = hashlib.sha256()
+    for message in (*model.opset_import, *model.graph.node, *model.graph.input, *model.graph.output, *model.functions):
+        nodes.update(message.SerializeToString(deterministic=True))
+    return {
+        "classes": digest_text(metadata[KEY_CLASSES]),
+        "preprocess": digest_text(metadata[KEY_PREPROCESS]),
+        "nodes": nodes.hexdigest(),
+        "initialisers": {tensor.name: digest_tensor(tensor) for tensor in model.graph.initializer},
+    }

@@ -1,0 +1,202 @@
+"""From a torch network to an ONNX model: `pixels` (N, 3, crop, crop) to `logits` (N, classes), for any batch size."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from torch import nn
+
+from zoo.errors import ZooError
+from zoo_onnx.preprocessing import PIXELS
+
+LOGITS = "logits"
+
+# Nine networks of torchvision and timm exported and agreed at this opset; the oldest with an antialiased Resize
+OPSET = 18
+
+# protobuf's messages end at 2 GiB. Some of it is for the graph and the metadata
+MAX_BYTES = 2_000_000_000
+
+# Two, so that the exporter does not take the batch for a constant 1
+TRACED_BATCH = 2
+# A pinned batch shows at any size but the traced one
+CHECKED_BATCHES = (1, 2, 7)
+# Share of the largest logit. Engines in fp32 differ by 1e-6 to 1e-5 of it, a wrong operator by far more
+TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """A network's model, the exporter that made it, and its largest difference from torch as a share of the logits."""
+
+    model: onnx.ModelProto
+    exporter: str
+    difference: float
+
+
+def export_network(model: nn.Module, side: int) -> Exported:
+    """Export with `torch.export`, or where that fails with TorchScript, and hold it to torch at several batch sizes.
+
+    Raises:
+        ZooError: neither gives a model that agrees with torch, or the network is too large for one file.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in (*model.parameters(), *model.buffers()))
+    if size > MAX_BYTES:
+        raise ZooError(
+            f"the network holds {size / 1e9:.1f} GB, one ONNX file holds at most {MAX_BYTES / 1e9:.0f}",
+            hint="`zoo export --to pt2` has no such bound",
+        )
+    was_training = model.training
+    model.eval()
+    reasons = []
+    try:
+        for name, export in _EXPORTERS.items():
+            try:
+                with _quiet():
+                    exported = export(model, side)
+            except Exception as error:  # torch's exporters raise whatever a network makes them raise
+                reasons.append(f"{name}: {_first_line(error)}")
+                continue
+            _strip(exported)
+            difference, batch = compare(model, exported, side)
+            if difference <= TOLERANCE:
+                return Exported(model=exported, exporter=name, difference=difference)
+            reasons.append(
+                f"{name}: at batch {batch} the logits differ from torch's by {difference:.2g} of the largest"
+                if np.isfinite(difference)
+                else f"{name}: at batch {batch} it does not run, or gives no numbers"
+            )
+    finally:
+        model.train(was_training)
+    raise ZooError(
+        f"the network cannot be exported to ONNX; {'; '.join(reasons)}", hint="`zoo export --to pt2` asks for less"
+    )
+
+
+def compare(model: nn.Module, exported: onnx.ModelProto, side: int) -> tuple[float, int]:
+    """Largest difference of a logit from torch's, as a share of the largest logit, and the batch where it lies."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes in between
+    generator = torch.Generator().manual_seed(0)
+    worst, where = 0.0, CHECKED_BATCHES[0]
+    session: ort.InferenceSession | None = None
+    for batch in CHECKED_BATCHES:
+        pixels = torch.randn(batch, 3, side, side, generator=generator)
+        with torch.inference_mode():
+            expected = model(pixels).float().numpy()
+        try:
+            if session is None:
+                session = ort.InferenceSession(
+                    exported.SerializeToString(), options, providers=["CPUExecutionProvider"]
+                )
+            found = session.run([LOGITS], {PIXELS: pixels.numpy()})[0]
+        except Exception:  # onnxruntime's exceptions share no base class but this
+            return float("inf"), batch
+        if found.shape != expected.shape or not np.isfinite(found).all():
+            return float("inf"), batch
+        difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6))
+        if difference > worst:
+            worst, where = difference, batch
+    return worst, where
+
+
+def _by_torch_export(model: nn.Module, side: int) -> onnx.ModelProto:
+    example = torch.zeros(TRACED_BATCH, 3, side, side)
+    program = torch.onnx.export(
+        model,
+        (example,),
+        input_names=[PIXELS],
+        output_names=[LOGITS],
+        opset_version=OPSET,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("N")},),
+        verbose=False,
+        external_data=False,
+    )
+    assert program is not None
+    proto: onnx.ModelProto = program.model_proto
+    return proto
+
+
+def _by_torchscript(model: nn.Module, side: int) -> onnx.ModelProto:
+    example = torch.zeros(TRACED_BATCH, 3, side, side)
+    written = io.BytesIO()
+    torch.onnx.export(
+        model,
+        (example,),
+        written,  # type: ignore[arg-type]  # this exporter writes to streams; the annotation knows the other's
+        input_names=[PIXELS],
+        output_names=[LOGITS],
+        opset_version=OPSET,
+        dynamo=False,
+        dynamic_axes={PIXELS: {0: "N"}, LOGITS: {0: "N"}},
+    )
+    return onnx.load_from_string(written.getvalue())
+
+
+_EXPORTERS: dict[str, Callable[[nn.Module, int], onnx.ModelProto]] = {
+    "torch.export": _by_torch_export,
+    "torchscript": _by_torchscript,
+}
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop what the exporters leave for debugging: traces hold the paths of this machine and grow the file."""
+    del model.graph.value_info[:]
+    del model.metadata_props[:]
+    model.ClearField("doc_string")
+    model.graph.ClearField("doc_string")
+    del model.graph.metadata_props[:]
+    for message in (
+        *model.graph.node,
+        *model.graph.initializer,
+        *model.graph.input,
+        *model.graph.output,
+        *(node for function in model.functions for node in function.node),
+    ):
+        message.ClearField("doc_string")
+        del message.metadata_props[:]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporters' progress, warnings and logs off the terminal, and attention on its exportable path."""
+    noisy = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in noisy]
+    fast = torch.backends.mha.get_fastpath_enabled()
+    for logger in noisy:
+        logger.setLevel(logging.CRITICAL)
+    # `nn.MultiheadAttention` in eval has a fused path that no exporter knows
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with (
+            warnings.catch_warnings(),
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            torch.no_grad(),
+        ):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for logger, level in zip(noisy, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    """What an exporter said, without its pages of advice."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__

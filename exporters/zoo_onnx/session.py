@@ -1,0 +1,176 @@
+"""Opening: an exported file as a predictor on onnxruntime. Never imports torch."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from zoo.cuda import cuda_devices
+from zoo.errors import UsageError, ZooError
+from zoo.preprocess import Preprocess
+from zoo_onnx import metadata as meta
+from zoo_onnx.preprocessing import PHOTOGRAPHS
+
+CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+LOGITS = "logits"
+
+# Photographs of one size are predicted together, up to this many, and up to this many pixels of input in all
+MAX_BATCH = 32
+MAX_BATCH_PIXELS = 50_000_000
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class OnnxPredictor:
+    """A `zoo.predictor.Predictor`: the file's own graph does everything from pixels on."""
+
+    session: ort.InferenceSession
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+
+    @property
+    def device(self) -> str:
+        """The first provider of the session, with its device number on CUDA."""
+        provider = str(self.session.get_providers()[0])
+        options = self.session.get_provider_options().get(provider, {})
+        return f"{provider}:{options['device_id']}" if provider == CUDA and "device_id" in options else provider
+
+    def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
+        found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
+        for places in _batches(photographs):
+            batch = np.stack([photographs[place] for place in places])
+            found[places] = self.session.run([LOGITS], {PHOTOGRAPHS: batch})[0]
+        return found
+
+
+def _batches(photographs: Sequence[Pixels]) -> Iterator[list[int]]:
+    """Positions of photographs of equal size, in batches that fit into memory."""
+    by_size: dict[tuple[int, ...], list[int]] = {}
+    for place, photograph in enumerate(photographs):
+        by_size.setdefault(photograph.shape, []).append(place)
+    for (height, width, *_), places in by_size.items():
+        step = max(1, min(MAX_BATCH, MAX_BATCH_PIXELS // (height * width)))
+        for start in range(0, len(places), step):
+            yield places[start : start + step]
+
+
+def open_file(path: Path, device: str) -> OnnxPredictor:
+    """Open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Raises:
+        UsageError: no such device name.
+        ZooError: the file is missing, damaged, not ours or too new; or CUDA was asked for and cannot be had.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ZooError(f"`{path}` cannot be read: {error.strerror}") from error
+    return open_content(content, device, path)
+
+
+def open_content(content: bytes, device: str, name: object) -> OnnxPredictor:
+    """Open a file's bytes; see `open_file`. `name` is for messages."""
+    session = _open_session(content, device, name)
+    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    meta.check_readable(metadata, name)
+    classes = meta.decode(metadata, meta.KEY_CLASSES, name)
+    preprocess = meta.decode(metadata, meta.KEY_PREPROCESS, name)
+    try:
+        return OnnxPredictor(session, tuple(map(str, classes)), Preprocess.from_json(preprocess))
+    except (KeyError, TypeError, ValueError, AssertionError) as error:
+        raise ZooError(f"`{name}` is damaged: its `{meta.KEY_PREPROCESS}` cannot be read") from error
+
+
+def _open_session(content: bytes, device: str, name: object) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # errors only: shape nodes on the CPU and the like are normal
+    # Between photographs others decode: a pool that spins while it waits takes their cores
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    ordinal = _cuda_ordinal(device)
+    providers: list[Any] = [CPU]
+    if ordinal is not None:
+        _require_minimum(content)
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
+            ort.preload_dlls()  # CUDA's libraries from pip's packages; it prints what it does not find
+        # TF32 keeps 10 bits of a mantissa; one way to evaluate is fp32
+        providers.insert(0, (CUDA, {"device_id": ordinal, "use_tf32": "0"}))
+    try:
+        session = ort.InferenceSession(content, options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class but this
+        raise _refused(error, name) from error
+    if ordinal is not None and session.get_providers()[0] != CUDA and device != "auto":
+        raise ZooError(
+            f"`--device {device}`: onnxruntime could not load its CUDA provider and fell back to the CPU",
+            hint="CUDA's and cuDNN's libraries come by `pip install \"onnxruntime-gpu[cuda,cudnn]\"`; "
+            "or pass `--device cpu`",
+        )
+    return session
+
+
+def _cuda_ordinal(device: str) -> int | None:
+    """The CUDA device to try; None for the CPU.
+
+    Raises:
+        UsageError: the text is no device.
+        ZooError: CUDA was asked for by name and this onnxruntime, or this machine, has none.
+    """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        raise UsageError(f"unknown device `{device}`", hint="known are auto cpu cuda cuda:N")
+    if device == "cpu":
+        return None
+    built, there = CUDA in ort.get_available_providers(), len(cuda_devices())
+    ordinal = int(device.partition(":")[2] or 0)
+    if device == "auto":
+        return 0 if built and there else None
+    if not built:
+        raise ZooError(
+            f"`--device {device}`: this onnxruntime is built without CUDA",
+            hint="`pip uninstall onnxruntime`, then `pip install onnxruntime-gpu`; or pass `--device cpu`",
+        )
+    if ordinal >= there:
+        raise ZooError(
+            f"`--device {device}`: this machine has {there or 'no'} CUDA device{'' if there == 1 else 's'}",
+            hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what is there",
+        )
+    return ordinal
+
+
+def _require_minimum(content: bytes) -> None:
+    """Refuse CUDA of a release whose resize is wrong; see `zoo_onnx.metadata.MINIMUM_ONNXRUNTIME`.
+
+    Raises:
+        ZooError: this onnxruntime is older.
+    """
+
+    def numbers(version: str) -> tuple[int, ...]:
+        return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
+
+    if numbers(ort.__version__) < numbers(meta.MINIMUM_ONNXRUNTIME):
+        raise ZooError(
+            f"onnxruntime {ort.__version__} resizes photographs wrongly on CUDA",
+            hint=f"`pip install --upgrade 'onnxruntime-gpu>={meta.MINIMUM_ONNXRUNTIME}'`, or pass `--device cpu`",
+        )
+
+
+def _refused(error: Exception, name: object) -> ZooError:
+    """What onnxruntime said, in words."""
+    said = " ".join(str(error).split())
+    if any(sign in said for sign in ("INVALID_PROTOBUF", "No graph was found", "ModelProto does not have a graph")):
+        return ZooError(f"`{name}` is no ONNX file, or was cut short", hint="copy it again, or export the run again")
+    if "opset" in said.lower() or "IR version" in said:
+        return ZooError(
+            f"`{name}` needs a newer onnxruntime than {ort.__version__}: {said[:200]}",
+            hint="`pip install --upgrade onnxruntime-gpu`, or `onnxruntime` where there is no CUDA",
+        )
+    return ZooError(f"onnxruntime refuses `{name}`: {said[:300]}", hint="copy it again, or export the run again")

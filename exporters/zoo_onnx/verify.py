@@ -1,0 +1,156 @@
+"""Verifying: whether a file is whole, says the truth about itself, and still predicts what its run predicted.
+
+Every part is looked at by itself, so that a file whose seal was renewed after a change is still found out, and the
+message names what changed. Never imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from zoo.errors import ZooError
+from zoo.exporter import Check
+from zoo.golden import Golden, check_golden
+from zoo.preprocess import Preprocess
+from zoo_onnx import metadata as meta
+from zoo_onnx.preprocessing import MEAN, PREFIX, STD, build_preprocessing
+from zoo_onnx.session import open_content
+
+
+def verify(path: Path, device: str) -> list[Check]:
+    """Integrity, preprocessing, classes, weights, nodes and golden inputs of a file, in this order.
+
+    Raises:
+        ZooError: the file cannot be read, is not ours or too new; or the device cannot be had.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ZooError(f"`{path}` cannot be read: {error.strerror}") from error
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf's DecodeError, of which there are two by implementation
+        raise _no_onnx(path) from error
+    if not model.graph.node or not model.graph.output:
+        raise _no_onnx(path)
+    metadata = meta.read(model)
+    meta.check_readable(metadata, path)
+    recorded = meta.decode(metadata, meta.KEY_DIGESTS, path)
+    classes = tuple(map(str, meta.decode(metadata, meta.KEY_CLASSES, path)))
+    try:
+        preprocess = Preprocess.from_json(meta.decode(metadata, meta.KEY_PREPROCESS, path))
+        golden = Golden.from_json(meta.decode(metadata, meta.KEY_GOLDEN, path))
+        actual = meta.digest_parts(model, metadata)
+        checks = [
+            _check_seal(content),
+            _check_preprocess(model, preprocess, recorded["preprocess"] == actual["preprocess"]),
+            _check_classes(classes, recorded["classes"] == actual["classes"]),
+            _check_initialisers(recorded["initialisers"], actual["initialisers"]),
+            _check(
+                "nodes",
+                recorded["nodes"] == actual["nodes"],
+                f"{len(model.graph.node)} nodes",
+                "nodes of the graph were changed, added or removed",
+            ),
+        ]
+    except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
+        raise ZooError(f"`{path}` is damaged: its metadata cannot be read", hint="export the run again") from error
+    try:
+        predictor = open_content(content, device, path)
+    except ZooError:
+        if all(check.passed for check in checks):
+            raise  # a sound file: it is the device or the runtime
+        failed = Check(name="golden inputs", passed=False, detail="onnxruntime refuses the changed file")
+        return [*checks, failed]
+    try:
+        return [*checks, check_golden(golden, classes, predictor.logits)]
+    except Exception as error:  # onnxruntime's, on a graph that loads and does not run
+        said = " ".join(str(error).split())[:200]
+        return [*checks, Check(name="golden inputs", passed=False, detail=f"the graph does not run: {said}")]
+
+
+def _no_onnx(path: Path) -> ZooError:
+    return ZooError(f"`{path}` is no ONNX file, or was cut short", hint="copy it again, or export the run again")
+
+
+def _check(name: str, passed: bool, held: str, broken: str) -> Check:
+    return Check(name=name, passed=passed, detail=held if passed else broken)
+
+
+def _check_seal(content: bytes) -> Check:
+    found = meta.read_seal(content)
+    if found is None:
+        return Check(name="integrity", passed=False, detail=f"the file has no single `{meta.KEY_SHA256}`")
+    recorded, actual = found
+    return _check(
+        "integrity",
+        recorded == actual,
+        f"SHA-256 {actual[:16]}",
+        f"the file was changed after it was written: SHA-256 {actual[:16]}, recorded {recorded[:16]}",
+    )
+
+
+def _check_preprocess(model: onnx.ModelProto, preprocess: Preprocess, untouched: bool) -> Check:
+    """The record is the one that was written, and the graph does what the record says."""
+
+    def failed(detail: str) -> Check:
+        return Check(name="preprocessing", passed=False, detail=detail)
+
+    part = build_preprocessing(preprocess)
+    wanted = {tensor.name: numpy_helper.to_array(tensor) for tensor in part.constants}
+    found = {
+        tensor.name: numpy_helper.to_array(tensor)
+        for tensor in model.graph.initializer
+        if tensor.name.startswith(PREFIX)
+    }
+    for name, what in ((MEAN, "mean"), (STD, "std")):
+        if name not in found or not np.array_equal(found[name], wanted[name]):
+            return failed(
+                f"the graph's {what} {_numbers(found.get(name))} differs from its record {_numbers(wanted[name])}"
+            )
+    for name in sorted(wanted.keys() | found.keys()):
+        if name not in found or name not in wanted or not np.array_equal(found[name], wanted[name]):
+            return failed(
+                f"the graph's `{name}` {_numbers(found.get(name))} differs from its record {_numbers(wanted.get(name))}"
+            )
+    nodes = [node for node in model.graph.node if node.name.startswith(PREFIX)]
+    for mine, other in zip(part.nodes, nodes, strict=False):
+        if mine.SerializeToString(deterministic=True) != other.SerializeToString(deterministic=True):
+            return failed(f"the graph's node `{mine.name}` does otherwise than its record says")
+    if len(nodes) != len(part.nodes):
+        return failed(f"the graph prepares photographs in {len(nodes)} steps, its record in {len(part.nodes)}")
+    if not untouched:
+        return failed("the record of the preprocessing was changed after the file was written")
+    how = f"{preprocess.interpolation} {preprocess.fit} {preprocess.resize}, crop {preprocess.crop}"
+    return Check(name="preprocessing", passed=True, detail=f"the graph does what its record says: {how}")
+
+
+def _numbers(array: Any) -> str:
+    return "(none)" if array is None else "(" + ", ".join(f"{value:.6g}" for value in np.ravel(array)) + ")"
+
+
+def _check_classes(classes: tuple[str, ...], untouched: bool) -> Check:
+    return _check(
+        "classes",
+        untouched,
+        f"{len(classes)} names",
+        "class names, or their order, were changed after the file was written: "
+        + ", ".join(f"`{name}`" for name in classes[:5])
+        + (", ..." if len(classes) > 5 else ""),
+    )
+
+
+def _check_initialisers(recorded: Mapping[str, str], actual: Mapping[str, str]) -> Check:
+    changed = [name for name in recorded if name in actual and recorded[name] != actual[name]]
+    gone, new = [name for name in recorded if name not in actual], [name for name in actual if name not in recorded]
+    for what, names in (("was changed", changed), ("is missing", gone), ("was added", new)):
+        if names:
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            return Check(name="weights", passed=False, detail=f"initialiser `{names[0]}` {what}{more}")
+    return Check(name="weights", passed=True, detail=f"{len(actual)} initialisers")

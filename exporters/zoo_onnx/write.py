@@ -1,0 +1,107 @@
+"""Writing: network and preprocessing in one graph, metadata, golden inputs, seal."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+from onnx import TensorProto, helper
+
+from zoo.errors import ZooError
+from zoo.exporter import ExportSpec
+from zoo.files import SCHEMA, write_bytes
+from zoo.golden import Golden, check_golden, golden_photographs
+from zoo.photograph import normalise, pixels
+from zoo_onnx import metadata as meta
+from zoo_onnx.network import LOGITS, OPSET, export_network
+from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS, build_preprocessing, photographs_value, pixels_value
+from zoo_onnx.session import open_content
+
+PROBABILITIES = "probabilities"
+
+
+def write(spec: ExportSpec) -> None:
+    """Write `spec.file`.
+
+    Raises:
+        ZooError: the network cannot be exported, does not agree with torch, or the file cannot be written.
+    """
+    if len(set(spec.classes)) != len(spec.classes):
+        twice = next(name for name in spec.classes if spec.classes.count(name) > 1)
+        raise ZooError(f"class `{twice}` stands twice; a file's classes are known by their names")
+    exported = export_network(spec.model, spec.preprocess.crop)
+    model = compose(exported.model, spec, classes=len(spec.classes))
+    golden = Golden.of(spec.classes, _answers(spec))
+    entries = {
+        meta.KEY_SCHEMA: SCHEMA,
+        meta.KEY_CLASSES: list(spec.classes),
+        meta.KEY_PREPROCESS: spec.preprocess.to_json(),
+        **{meta.PREFIX + key: value for key, value in spec.metadata.items()},
+        meta.KEY_EXPORTER: {"name": exported.exporter, "opset": OPSET, "difference": exported.difference},
+        meta.KEY_MINIMUM: meta.MINIMUM_ONNXRUNTIME,
+        meta.KEY_GOLDEN: golden.to_json(),
+    }
+    taken = [key for key in spec.metadata if meta.PREFIX + key in meta.RESERVED]
+    assert not taken, f"metadata may not set {taken}"
+    helper.set_model_props(model, {key: meta.encode(value) for key, value in entries.items()})
+    _add(model, meta.KEY_DIGESTS, meta.digest_parts(model, meta.read(model)))
+    content = meta.seal(model)
+    check = check_golden(golden, spec.classes, open_content(content, "cpu", spec.file).logits)
+    if not check.passed:
+        raise ZooError(f"the exported file does not predict what the network predicts: {check.detail}")
+    write_bytes(spec.file, content)
+
+
+def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx.ModelProto:
+    """Preprocessing before, softmax after: `photographs` to `probabilities` and `logits`."""
+    part = build_preprocessing(spec.preprocess)
+    ours = {PHOTOGRAPHS, PROBABILITIES}
+    clashes = ours & {name for node in network.graph.node for name in node.output}
+    assert not clashes, f"the network names a tensor {clashes}"
+    softmax = helper.make_node("Softmax", [LOGITS], [PROBABILITIES], name=PROBABILITIES, axis=1)
+    graph = helper.make_graph(
+        [*part.nodes, *network.graph.node, softmax],
+        "zoo",
+        [photographs_value()],
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", classes]) for name in (PROBABILITIES, LOGITS)],
+        initializer=[*part.constants, *network.graph.initializer],
+        value_info=[pixels_value(spec.preprocess)],
+    )
+    model = helper.make_model(
+        graph,
+        opset_imports=network.opset_import,
+        functions=network.functions,
+        producer_name="zoo",
+        producer_version=importlib.metadata.version("backbone-zoo"),
+        ir_version=network.ir_version,
+    )
+    model.doc_string = (
+        f"{PHOTOGRAPHS}: RGB photographs (N, H, W, 3) of any size, upright, 0 to 255. "
+        f"{PROBABILITIES}, {LOGITS}: (N, {classes}), in the order of `{meta.KEY_CLASSES}`. "
+        f"`{PIXELS}` is what the network itself is given."
+    )
+    onnx.checker.check_model(model)
+    return model
+
+
+def _answers(spec: ExportSpec) -> npt.NDArray[np.float32]:
+    """The network's logits for the golden inputs by the reference path: Pillow, then torch in fp32."""
+    return torch_logits(spec, list(golden_photographs().values()))
+
+
+def torch_logits(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    """Logits `(N, classes)` of photographs of any sizes by torch."""
+    seen = np.stack([pixels(photograph, spec.preprocess) for photograph in photographs])
+    with torch.inference_mode():
+        logits: npt.NDArray[np.float32] = spec.model(torch.from_numpy(normalise(seen, spec.preprocess))).float().numpy()
+    return logits
+
+
+def _add(model: onnx.ModelProto, key: str, value: Any) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = key, meta.encode(value)
