@@ -94,7 +94,8 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
         file = local_file(spec.weights)
         if file is not None:
             raise ZooError(
-                f"`{file}` cannot be read as the weights `{spec.weights.tag}` of `{spec.backbone}`: {first_line(error)}",
+                f"`{file}` cannot be read as the weights `{spec.weights.tag}` of `{spec.backbone}`: "
+                f"{first_line(error)}",
                 hint="delete it, so that it is downloaded again",
             ) from error
         raise unavailable(spec.backbone, spec.weights, error) from error
@@ -104,7 +105,7 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the hub's progress bars, which belong to no terminal of ours."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     were = are_progress_bars_disabled()
     disable_progress_bars()

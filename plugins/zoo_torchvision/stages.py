@@ -33,7 +33,8 @@ def cut_network(backbone: str, model: nn.Module) -> Anatomy:
 
 def head_path(model: nn.Module) -> str:
     """The path of the classifier: the last linear layer or convolution (SqueezeNet) of the network."""
-    return [path for path, module in model.named_modules() if isinstance(module, (nn.Linear, nn.Conv2d))][-1]
+    paths: list[str] = [path for path, part in model.named_modules() if isinstance(part, (nn.Linear, nn.Conv2d))]
+    return paths[-1]
 
 
 def children_in_order(model: nn.Module) -> Patterns:
