@@ -154,7 +154,8 @@ class Run:
         from zoo.device import choose_device
 
         chosen = choose_device(device, "fp32")
-        return TorchPredictor(self.load_network(plugins).model.to(chosen.place), self.classes, self.preprocess, chosen.place)
+        model = self.load_network(plugins).model.to(chosen.place)
+        return TorchPredictor(model, self.classes, self.preprocess, chosen.place)
 
     def update(self, **changes: Any) -> Run:
         """Write changed keys to `run.json`; returns the run with its new record."""

@@ -113,9 +113,6 @@ def train(
     check_folder(folder, force)
     images = open_images(experiment.data, experiment.split_seed, plugins)
     roles = assign_roles(images, experiment)
-    progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
-    for text in (*images.notes, *roles.notes):
-        progress.note(text)
 
     torch.manual_seed(experiment.seed)
     network = build_network(
@@ -130,6 +127,9 @@ def train(
     phases = tuple(_with_norm(phase, experiment) for phase in setup.plan.phases(network.anatomy))
     epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(setup.plan))
     clock.lap("build")
+    progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
+    for text in (*images.notes, *roles.notes):
+        progress.note(text)
 
     scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress)
     clock.lap("scan")

@@ -81,8 +81,8 @@ def run(arguments: list[str] | None = None) -> int:
         warnings.simplefilter("always", PluginWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
-            program.main(args=arguments, prog_name="zoo", standalone_mode=False)
-            return 0
+            code = program.main(args=arguments, prog_name="zoo", standalone_mode=False)
+            return code if isinstance(code, int) else 0  # of `ctx.exit`
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except (KeyboardInterrupt, click.exceptions.Abort):
@@ -135,3 +135,7 @@ def _hint_of(error: click.ClickException) -> str | None:
         )
     ctx = getattr(error, "ctx", None)
     return f"see `{ctx.command_path} --help`" if ctx is not None else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""Listing backbones: what they cost, what they reach, whether their weights are at hand, and how they are cut."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from zoo.backbone import Backbone, build_network, is_at_hand
+from zoo.catalogue import Entry
+from zoo.facts import MOST, Facts, all_facts
+from zoo.plugin import Plugins
+from zoo_cli.options import console, print_json
+
+
+def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
+    """A row for each network: provider, size, cost, input, accuracy, licence, weights."""
+    facts = all_facts([entry.value for entry in entries])
+    if as_json:
+        print_json([_row(entry, known, plugins) for entry, known in zip(entries, facts)])
+        return
+    table = Table()
+    table.add_column("name", no_wrap=True)
+    table.add_column("provider")
+    for title in ("parameters", "GFLOPs", "input", "top-1"):
+        table.add_column(title, justify="right")
+    for title in ("licence", "weights", "at hand"):
+        table.add_column(title)
+    unknown = 0
+    for entry, known in zip(entries, facts):
+        row = _row(entry, known, plugins)
+        unknown += known.parameters is None
+        tags = row["weights"]
+        default = tags[0] if tags else None
+        table.add_row(
+            entry.name if row["reached_by_short_name"] else entry.qualified,
+            entry.provider,
+            f"{known.parameters / 1e6:.1f} M" if known.parameters is not None else "-",
+            f"{known.gflops:.2f}" if known.gflops is not None else "-",
+            f"{row['input']} px",
+            f"{default['top1']:.3f}" if default and default["top1"] is not None else "-",
+            escape(default["license"] if default else entry.value.license),
+            escape(f"{default['tag']}{f' and {len(tags) - 1} more' if len(tags) > 1 else ''}" if default else "none"),
+            "yes" if any(tag["at_hand"] for tag in tags) else "no" if tags else "-",
+        )
+    screen = console()
+    screen.print(table)
+    if unknown > MOST:
+        screen.print(
+            f"[dim]{unknown} sizes are not known yet; a pattern that matches at most {MOST} networks finds them out[/dim]"
+        )
+
+
+def _row(entry: Entry[Backbone], facts: Facts, plugins: Plugins) -> dict[str, Any]:
+    backbone = entry.value
+    preprocess = backbone.weights[0].preprocess if backbone.weights else backbone.preprocess
+    return {
+        "name": backbone.name,
+        "provider": entry.provider,
+        "qualified": entry.qualified,
+        "reached_by_short_name": plugins.backbones.find(backbone.name) is entry,
+        "summary": backbone.summary,
+        "parameters": facts.parameters,
+        "gflops": None if facts.gflops is None or math.isnan(facts.gflops) else facts.gflops,
+        "input": preprocess.crop,
+        "license": backbone.license,
+        "source": backbone.source,
+        "weights": [
+            {
+                "tag": weights.tag,
+                "top1": weights.top1,
+                "license": weights.license,
+                "source": weights.source,
+                "file": weights.file,
+                "at_hand": is_at_hand(backbone, weights),
+            }
+            for weights in backbone.weights
+        ],
+    }
+
+
+def print_stages(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
+    """The stages of each network, input to output, with their parameters: what `partial:N` counts from the end."""
+    import torch
+
+    found: list[dict[str, Any]] = []
+    for entry in entries:
+        with torch.device("meta"):
+            network = build_network(entry.value, classes=1000)
+        sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
+        stages = (*network.anatomy.stages, network.anatomy.head)
+        rows = [{"name": stage.name, "parameters": sum(sizes[name] for name in stage.parameters)} for stage in stages]
+        found.append({"backbone": entry.qualified, "stages": rows})
+    if as_json:
+        print_json(found)
+        return
+    for one in found:
+        table = Table("stage", "parameters", "trained by", title=one["backbone"])
+        for index, row in enumerate(one["stages"]):
+            left = len(one["stages"]) - 1 - index
+            trained = "every strategy" if left == 0 else f"partial:{left} and up, full"
+            table.add_row(row["name"], f"{row['parameters']:,}", trained)
+        console().print(table)

@@ -1,0 +1,196 @@
+"""The command line: exit codes, one clear line and a hint, data on stdout and the rest on stderr."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests_support import make_photos
+
+from zoo import Run
+from zoo_cli.main import run
+
+TINY = ["--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32", "--epochs", "2"]
+
+
+def zoo(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture(scope="module")
+def trained(two_splits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("cli") / "run"
+    assert (
+        run(["train", "--data", str(two_splits), *TINY, "--strategy", "full", "--out", str(out), "--epochs", "4"]) == 0
+    )
+    return out
+
+
+def test_train_prints_the_folder_and_its_figures(
+    capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path
+) -> None:
+    code, out, err = zoo(
+        capsys, "train", "--data", two_splits, *TINY, "--strategy", "linear", "--out", tmp_path / "run"
+    )
+    assert (code, out.strip()) == (0, str(tmp_path / "run"))
+    assert "epoch   2 linear" in err and "val accuracy" in err and "95 % interval" in err
+    code, out, err = zoo(
+        capsys, "train", "--data", two_splits, *TINY, "--strategy", "linear", "--out", tmp_path / "b", "--json"
+    )
+    assert json.loads(out)["status"] == "finished"
+
+
+def test_evaluate_predict_and_compare(capsys: pytest.CaptureFixture[str], trained: Path, two_splits: Path) -> None:
+    code, out, err = zoo(capsys, "evaluate", trained)
+    assert code == 0 and out == "" and "f1_macro" in err and "shown \\ predicted" in err
+    code, out, _ = zoo(capsys, "evaluate", trained, "--split", "train", "--json")
+    assert code == 0 and json.loads(out)["images"] == 24
+    code, out, _ = zoo(capsys, "predict", trained, two_splits / "val", "--top", "2")
+    lines = [line.split("\t") for line in out.splitlines()]
+    assert code == 0 and len(lines) == 12 and all(len(line) == 5 for line in lines)
+    code, out, _ = zoo(capsys, "predict", trained, str(two_splits / "val/red/*.jpg"), "--json")
+    assert code == 0 and len(json.loads(out)) == 6
+    code, out, err = zoo(capsys, "compare", trained, trained)
+    assert code == 0 and out == "" and "timm/test_resnet" in err
+    assert len(json.loads(zoo(capsys, "compare", trained, "--json")[1])) == 1
+
+
+def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = zoo(capsys, "list", "backbones", "test_resne*")
+    assert code == 0 and "test_resnet" in err and "px" in err
+    code, out, _ = zoo(capsys, "list", "backbones", "torchvision/resnet18", "--stages", "--json")
+    names = [stage["name"] for stage in json.loads(out)[0]["stages"]]
+    assert names == ["stem", "layer1", "layer2", "layer3", "layer4", "head"]
+    code, _, err = zoo(capsys, "list", "strategies")
+    assert code == 0 and all(name in err for name in ("linear", "partial", "full", "scratch"))
+    code, _, err = zoo(capsys, "plugins")
+    assert code == 0 and "backbone-zoo" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "line", "hint"),
+    [
+        (["trian"], 2, "unknown command `trian`", "`train`"),
+        (["train", "--strategi", "x"], 2, "no such option", "`--strategy`"),
+        (["train"], 2, "missing option", "zoo train --help"),
+        (["train", "--backbone", "inceptionv3"], 2, "unknown backbone `inceptionv3`", "`inception_v3`"),
+        (["train", "--strategy", "partail:2"], 2, "unknown strategy `partail`", "`partial`"),
+        (["train", "--strategy", "partial:99"], 2, "asks for 99 stages", "partial:5"),
+        (["train", "--strategy", "linear,depth=2"], 2, "`linear` has no option `depth`", "epochs lr norm"),
+        (["train", "--data", "nowhere"], 2, "neither a folder here nor a dataset", "zoo list datasets"),
+        (["train", "--data", "./nowhere"], 2, "does not exist", "train/CLASS"),
+        (["train", "--device", "tpu"], 2, "unknown device `tpu`", "cuda:N"),
+        (["train", "--lr", "nan"], 2, "`--lr nan`", "zoo train --help"),
+        (["train", "--weights", "IMAGENET"], 2, "has no weights `IMAGENET`", "default none"),
+        (["train", "--weights", "./a.pth"], 2, "no file of weights", "--weights"),
+        (["list", "backbones", "inceptio"], 2, "no backbone matches `inceptio`", "inception_v3"),
+        (["evaluate", "nowhere"], 2, "there is no run or file", "zoo train"),
+        (["export", "."], 2, "is no run", "zoo train"),
+        (["verify", "nothing.onnx"], 2, "there is no file", None),
+        (["compare", "nowhere"], 2, "is no run", "zoo train"),
+    ],
+)
+def test_mistakes_get_one_line_and_a_hint(
+    capsys: pytest.CaptureFixture[str],
+    two_splits: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    code: int,
+    line: str,
+    hint: str | None,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if arguments[0] == "train" and arguments not in (["train"], ["train", "--strategi", "x"]):
+        defaults = {"--data": str(two_splits), "--backbone": "timm/test_resnet", "--strategy": "linear", "--out": "run"}
+        given = dict(zip(arguments[1::2], arguments[2::2]))
+        weights = {} if "--weights" in given else {"--weights": "none"}
+        arguments = ["train", *(word for pair in {**defaults, **weights, **given}.items() for word in pair)]
+    found, out, err = zoo(capsys, *arguments)
+    assert (found, out) == (code, "")
+    assert err.startswith("Error: ") and line in err.splitlines()[0]
+    assert "Traceback" not in err
+    if hint is not None:
+        assert hint in err.split("hint: ")[1]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_mistakes_exit_1(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    make_photos(tmp_path / "one", {"train": 2, "val": 2}, ("red",))
+    make_photos(make_photos(tmp_path / "missing", {"train": 2, "val": 2}), {"train": 2}, ("green",))
+    for name, line in (("empty", "holds no photographs"), ("one", "one class only"), ("missing", "`green` is missing")):
+        code, _, err = zoo(
+            capsys, "train", "--data", tmp_path / name, *TINY, "--strategy", "linear", "--out", tmp_path / "run"
+        )
+        assert code == 1 and line in err.splitlines()[0] and "hint: " in err
+    assert not (tmp_path / "run").exists()
+
+
+def test_bad_images_are_listed_and_can_be_an_error(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    root = make_photos(tmp_path / "data", {"train": 4, "val": 2})
+    (root / "train/red/000.jpg").write_text("a text")
+    (root / "train/red/notfound.gif").write_bytes(b"GIF89a")
+    arguments = ["train", "--data", root, *TINY, "--strategy", "linear", "--out", tmp_path / "run"]
+    code, _, err = zoo(capsys, *arguments, "--on-bad-image", "fail")
+    assert code == 1 and "train/red/000.jpg" in err and "train/red/notfound.gif" in err
+    assert not (tmp_path / "run").exists()
+    code, _, err = zoo(capsys, *arguments)
+    assert code == 0 and "2 files are left out" in err and "train/red/000.jpg" in err
+    assert len(Run.open(tmp_path / "run").record["bad_images"]) == 2
+
+
+def test_an_existing_run_needs_force(capsys: pytest.CaptureFixture[str], trained: Path, two_splits: Path) -> None:
+    before = (trained / "run.json").read_bytes()
+    code, _, err = zoo(capsys, "train", "--data", two_splits, *TINY, "--strategy", "linear", "--out", trained)
+    assert code == 2 and "exists" in err and "--force" in err
+    assert (trained / "run.json").read_bytes() == before
+
+
+def test_predicting_a_broken_photograph(
+    capsys: pytest.CaptureFixture[str], trained: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0")
+    good = two_splits / "val/red/000.jpg"
+    code, out, err = zoo(capsys, "predict", trained, broken, good)
+    assert code == 1 and out.startswith(f"{good}\t") and "broken.jpg" in err and "Traceback" not in err
+
+
+def test_no_colour_and_no_markup(trained: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo_cli.main", "compare", str(trained)],
+        env={**os.environ, "NO_COLOR": "1", "FORCE_COLOR": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "\x1b[3" not in done.stderr and "accuracy" in done.stderr
+
+
+def test_control_c_leaves_a_readable_run(two_splits: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    arguments = [
+        "train", "--data", str(two_splits), *TINY, "--epochs", "5000", "--strategy", "linear", "--out", str(out),
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-m", "zoo_cli.main", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    history = out / "history.jsonl"
+    deadline = time.monotonic() + 120
+    while not (history.exists() and history.stat().st_size) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in err and "interrupted" in err
+    assert Run.open(out).status == "interrupted" and Run.open(out).history

@@ -1,0 +1,31 @@
+"""A third party's plugin: one backbone and one strategy. Imports no torch; `network.py` does."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zoo import Anatomy, Backbone, Group, Phase, Preprocess, Strategy, hookimpl
+
+
+@dataclass(frozen=True)
+class Edges(Strategy):
+    """Train the first `stages` and the head; what lies between stays frozen."""
+
+    name: ClassVar[str] = "edges"
+    summary: ClassVar[str] = "train the first N stages and the head"
+
+    stages: int = 1
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        groups = (Group(stages=anatomy.names[: self.stages], lr=0.5), Group(stages=("head",)))
+        return (Phase(name="edges", groups=groups, norm="frozen"),)
+
+
+@hookimpl
+def register_backbones(register):
+    preprocess = Preprocess(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    register(Backbone(name="acmenet", summary="three convolutions", build="zoo_acme.network:build", preprocess=preprocess))
+
+
+@hookimpl
+def register_strategies(register):
+    register(Edges)

@@ -1,0 +1,118 @@
+"""Plugin packages as users get them: installed by pip, good and broken, side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ACME = Path(__file__).parent / "packages" / "backbone-zoo-acme"
+
+# name -> (module's text, what `zoo plugins` must say)
+BROKEN = {
+    "missing": ("import zoo_no_such_module\n", "No module named 'zoo_no_such_module'"),
+    "signature": (
+        "import zoo\n\n@zoo.hookimpl\ndef register_backbones(backbones):\n    pass\n",
+        "declared in the hookspec",
+    ),
+    "misspelt": (
+        "import zoo\n\n@zoo.hookimpl\ndef register_backbone(register):\n    pass\n",
+        "did you mean `register_backbones`",
+    ),
+    "raising": (
+        "import zoo\n\n@zoo.hookimpl\ndef register_strategies(register):\n    raise RuntimeError('out of honey')\n",
+        "RuntimeError: out of honey",
+    ),
+    "clash": (
+        "import zoo\n\n@zoo.hookimpl\ndef register_backbones(register):\n"
+        "    register(zoo.Backbone(name='resnet18', summary='mine', build='x:y'))\n",
+        "this one is `clash/resnet18`",
+    ),
+}
+
+
+def write_package(folder: Path, name: str, text: str) -> Path:
+    folder.mkdir(parents=True)
+    (folder / f"zoo_{name}.py").write_text(text)
+    project = (ACME / "pyproject.toml").read_text().replace("acme", name)
+    (folder / "pyproject.toml").write_text(
+        project.replace("packages = [", "include = [").replace(f'"zoo_{name}"]', f'"zoo_{name}.py"]')
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with all six packages, installed by pip, to be put on PYTHONPATH."""
+    root = tmp_path_factory.mktemp("packages")
+    sources = [shutil.copytree(ACME, root / "acme")]
+    sources += [write_package(root / name, name, text) for name, (text, _) in BROKEN.items()]
+    target = root / "site"
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
+         "--disable-pip-version-check", "--target", target, *sources],
+        check=True,
+    )  # fmt: skip
+    return target
+
+
+def zoo(site: Path, *arguments: str | Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo_cli.main", *map(str, arguments)],
+        env={**os.environ, "PYTHONPATH": str(site), "COLUMNS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_broken_plugins_are_named_with_their_reasons(site: Path) -> None:
+    rows = {row["name"]: row for row in json.loads(zoo(site, "plugins", "--json").stdout)}
+    for name, (_, reason) in BROKEN.items():
+        told = " ".join([*rows[name]["failures"].values(), *rows[name]["notes"]])
+        assert reason in told, (name, told)
+        assert rows[name]["version"] == "0.3" and rows[name]["distribution"] == f"backbone-zoo-{name}"
+    assert {name for name, row in rows.items() if row["status"] != "ok"} == set(BROKEN) - {"clash"}
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["list", "strategies"], ["list", "backbones", "resnet18"]])
+def test_every_command_works_beside_broken_plugins(site: Path, arguments: list[str]) -> None:
+    err = zoo(site, *arguments).stderr
+    assert "warning: plugin `missing` (backbone-zoo-missing 0.3) could not be loaded" in err
+    assert "ZOO_DISABLE_PLUGINS=missing" in err
+
+
+def test_disabling_silences_and_strict_raises(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_DISABLE_PLUGINS", ",".join(BROKEN))
+    assert "warning" not in zoo(site, "list", "strategies").stderr
+    monkeypatch.setenv("ZOO_DISABLE_PLUGINS", "signature,misspelt,raising,clash")
+    monkeypatch.setenv("ZOO_STRICT_PLUGINS", "1")
+    done = subprocess.run(
+        [sys.executable, "-m", "zoo_cli.main", "list", "strategies"],
+        env={**os.environ, "PYTHONPATH": str(site)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1 and "ModuleNotFoundError" in done.stderr
+
+
+def test_a_third_party_s_backbone_and_strategy_train_export_and_verify(
+    site: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    zoo(site, "train", "--data", two_splits, "--backbone", "acmenet", "--weights", "none", "--strategy",
+        "edges:2+full,epochs=3", "--epochs", "5", "--out", run)  # fmt: skip
+    record = json.loads((run / "run.json").read_text())
+    assert record["backbone"] == "acme/acmenet" and record["strategy"] == "edges:2+full,epochs=3"
+    assert record["phases"][0]["trains"] == ["low", "middle", "head"]
+    zoo(site, "export", run)
+    assert "ok" in zoo(site, "verify", run / "model.onnx", "--data", two_splits).stderr
