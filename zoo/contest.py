@@ -34,6 +34,8 @@ class _Seat:
     warmed: dict[int, dict[str, Any]] = field(default_factory=dict)
     turns: dict[int, list[list[float]]] = field(default_factory=dict)
     device_memory: dict[int, int] = field(default_factory=dict)
+    wall: float = 0.0  # seconds of its turns
+    others: float = 0.0  # seconds that processors computed for other processes meanwhile
     restless: bool = False
     failure: ContenderFailed | None = None
 
@@ -49,10 +51,11 @@ def run_contest(
     seconds: float,
     rounds: int = ROUNDS,
     on_progress: Progress = lambda line: None,
-) -> list[Outcome]:
+) -> tuple[list[Outcome], float]:
     """Measure every contender at every batch size; see `docs/latency.md` for the method.
 
-    One process computes at any time. Whatever ends this function, no worker outlives it.
+    Also returns how many processors other processes kept busy, on average, while someone had a turn. One contender
+    computes at any time. Whatever ends this function, no worker outlives it.
     """
     found: dict[int, Outcome] = {}
     seats: dict[int, _Seat] = {}
@@ -72,7 +75,9 @@ def run_contest(
         )
     for number, outcome in zip(seats, _outcomes(list(seats.values()), batch_sizes)):
         found[number] = outcome
-    return [found[number] for number in sorted(found)]
+    wall = sum(seat.wall for seat in seats.values())
+    others = sum(seat.others for seat in seats.values()) / wall if wall else 0.0
+    return [found[number] for number in sorted(found)], others
 
 
 def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, on_progress: Progress) -> None:
@@ -120,6 +125,8 @@ def _take_turn(seat: _Seat, size: int, seconds: float) -> None:
         seat.out(failure)
         return
     seat.turns.setdefault(size, []).append(answer["seconds"])
+    seat.wall += answer["wall"]
+    seat.others += answer["others"]
     _keep(seat, size, answer)
 
 

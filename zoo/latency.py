@@ -89,8 +89,9 @@ def bench(
                 missing.append(contender.outcome(status, reason=reason))
     _check_used(targets, named, used)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    here = _describe_machine()  # before the contest, whose own load would be the machine's
-    outcomes = run_contest(contenders, batch_sizes=sizes, seconds=seconds, rounds=rounds, on_progress=on_progress)
+    outcomes, others = run_contest(
+        contenders, batch_sizes=sizes, seconds=seconds, rounds=rounds, on_progress=on_progress
+    )
     return LatencyReport(
         timed=_what_is_timed(with_preprocess),
         with_preprocess=with_preprocess,
@@ -98,7 +99,8 @@ def bench(
         threads=threads,
         seconds=seconds,
         started=started,
-        machine=here,
+        machine=_describe_machine(),
+        others=others,
         versions=versions(),
         outcomes=(*outcomes, *missing),
     )
@@ -125,7 +127,6 @@ def _describe_machine() -> dict[str, Any]:
         "logical_cores": os.cpu_count(),
         "memory_bytes": psutil.virtual_memory().total,
         "cuda_devices": list(cuda_devices()),
-        "load_average": round(psutil.getloadavg()[0], 2),  # of the last minute: what else was going on
     }
 
 

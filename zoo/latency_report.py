@@ -89,6 +89,7 @@ class LatencyReport:
     started: str  # ISO 8601, UTC
     machine: dict[str, Any]
     versions: dict[str, str]
+    others: float  # processors that other processes kept busy during the turns, on average
     outcomes: tuple[Outcome, ...]
 
     @property
@@ -108,6 +109,7 @@ class LatencyReport:
             "confidence": CONFIDENCE,
             "machine": self.machine,
             "versions": self.versions,
+            "others": self.others,
             "contenders": [outcome.to_json() for outcome in self.outcomes],
         }
 

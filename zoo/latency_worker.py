@@ -5,7 +5,7 @@ blocked on its pipe. What libraries print goes to stderr. The process imports wh
 
     {"do": "load", ...}     -> {"provider": ..., "input": ..., "seconds": ...}
     {"do": "warm", ...}     -> {"first": ..., "median": ..., "calls": ..., "steady": ..., "memory": ...}
-    {"do": "turn", ...}     -> {"seconds": [...], "quiet": ...}
+    {"do": "turn", ...}     -> {"seconds": [...], "others": ..., "quiet": ...}
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from typing import Any, TextIO
 
 import numpy as np
 import numpy.typing as npt
+import psutil
 
 from zoo.cuda import cuda_memory_used
 from zoo.errors import ZooError
@@ -122,13 +123,22 @@ class Worker:
         call = self._calls[batch]
         gc.collect()
         gc.disable()
+        wall, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
         try:
             for _ in range(lead_in):
                 call()
             times = time_calls(call, calls)
         finally:
             gc.enable()
-        return {"seconds": times, "device_memory": self._device_memory(), **self._settle()}
+        others = max(busy_seconds() - busy - (time.process_time() - own), 0.0)
+        wall = time.perf_counter() - wall
+        return {
+            "seconds": times,
+            "wall": wall,
+            "others": others,
+            "device_memory": self._device_memory(),
+            **self._settle(),
+        }
 
     def _settle(self) -> dict[str, Any]:
         """Wait until the process stands still, so that no thread of it spins in the next contender's turn."""
@@ -180,6 +190,12 @@ def make_batch(wanted: Input, batch: int) -> npt.NDArray[Any]:
     return np.zeros(shape, wanted.dtype)
 
 
+def busy_seconds() -> float:
+    """Seconds that all processors together have been computing for any process, or were taken by the host."""
+    times = psutil.cpu_times()._asdict()  # Linux counts guests' time in `user` too
+    return float(sum(value for name, value in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
+
+
 def reset_peak_memory() -> bool:
     """Start the system's record of this process's largest memory anew; False where that cannot be done."""
     try:
@@ -197,7 +213,5 @@ def peak_memory() -> int | None:
                 return int(line.split()[1]) * 1024
     except OSError:
         pass  # no Linux
-    import psutil
-
     usage = psutil.Process().memory_info()
     return int(getattr(usage, "peak_wset", usage.rss))

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
     from zoo.latency_report import Estimate, LatencyReport, Outcome
 
+BUSY = 0.2  # cores: an idle system keeps less than this busy; spinning threads suffer from any more
+
 
 @click.command()
 @click.argument("targets", metavar="RUN|FILE.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -70,7 +72,8 @@ def bench(
         if not out.parent.is_dir():
             raise UsageError(f"there is no folder `{out.parent}`")
     screen = console()
-    with screen.status("starting") as status:  # draws nothing where stderr is no terminal
+    # Draws nothing where stderr is no terminal; seldom, because drawing computes while a contender is timed
+    with screen.status("starting", refresh_per_second=1) as status:
         report = measure(
             targets,
             runtimes=runtimes or None,
@@ -99,7 +102,7 @@ def show(report: LatencyReport, screen: Console) -> None:
 
     machine = report.machine
     screen.print(f"[dim]timed: {escape(report.timed)}[/dim]")
-    screen.print(f"[dim]{escape(machine['processor'])}, {report.threads} threads per call; 95 % intervals[/dim]")
+    screen.print(f"[dim]{escape(machine['processor'])}, threads per call: {report.threads}; 95 % intervals[/dim]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("target")
     table.add_column("runtime")
@@ -123,6 +126,11 @@ def show(report: LatencyReport, screen: Console) -> None:
             )
     if report.measured:
         screen.print(table)
+    if report.others > BUSY:
+        screen.print(
+            f"[bold yellow]warning[/bold yellow]: other programs kept {report.others:.1f} of "
+            f"{machine['logical_cores']} cores busy meanwhile; expect faster and steadier figures of a quiet machine"
+        )
     for outcome in report.outcomes:
         for line in _remarks(outcome):
             screen.print(f"[dim]{escape(outcome.label)} on {escape(outcome.name)}[/dim]: {line}")
