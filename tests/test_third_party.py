@@ -18,7 +18,7 @@ BROKEN = {
     "missing": ("import zoo_no_such_module\n", "No module named 'zoo_no_such_module'"),
     "signature": (
         "import zoo\n\n@zoo.hookimpl\ndef register_backbones(backbones):\n    pass\n",
-        "declared in the hookspec",
+        "can not be found in the hookspec",
     ),
     "misspelt": (
         "import zoo\n\n@zoo.hookimpl\ndef register_backbone(register):\n    pass\n",

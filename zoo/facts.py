@@ -69,9 +69,9 @@ def measure(backbone: Backbone) -> Facts:
 
     from zoo.network import count_parameters
 
-    build = load_target(backbone.build)
     parameters: int | None = None
     try:
+        build = load_target(backbone.build)
         with torch.device("meta"):
             model = build(BuildSpec(backbone=backbone.name, classes=CLASSES)).model.eval()
             parameters = count_parameters(model)

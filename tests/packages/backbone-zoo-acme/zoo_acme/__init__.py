@@ -23,7 +23,9 @@ class Edges(Strategy):
 @hookimpl
 def register_backbones(register):
     preprocess = Preprocess(resize=36, crop=32, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
-    register(Backbone(name="acmenet", summary="three convolutions", build="zoo_acme.network:build", preprocess=preprocess))
+    register(
+        Backbone(name="acmenet", summary="three convolutions", build="zoo_acme.network:build", preprocess=preprocess)
+    )
 
 
 @hookimpl

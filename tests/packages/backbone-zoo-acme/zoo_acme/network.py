@@ -15,6 +15,11 @@ def build(spec: BuildSpec) -> Network:
     model.add_module("pool", nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Dropout(spec.dropout or 0.0)))
     model.add_module("head", nn.Linear(width, spec.classes))
     names = [name for name, _ in model.named_parameters()]
-    of = {stage: tuple(name for name in names if name.startswith(f"{stage}.")) for stage in ("low", "middle", "high", "head")}
+    of = {
+        stage: tuple(name for name in names if name.startswith(f"{stage}."))
+        for stage in ("low", "middle", "high", "head")
+    }
     stages = tuple(Stage(name=name, parameters=of[name]) for name in ("low", "middle", "high"))
-    return Network(model, Anatomy(backbone=spec.backbone, stages=stages, head=Stage(name="head", parameters=of["head"])))
+    return Network(
+        model, Anatomy(backbone=spec.backbone, stages=stages, head=Stage(name="head", parameters=of["head"]))
+    )
