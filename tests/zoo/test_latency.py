@@ -1,0 +1,336 @@
+"""Latency: turns, processes, outcomes; with pretended runtimes that need neither torch nor onnxruntime."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import sys
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+
+from zoo.contender import ContenderFailed, WorkerProcess
+from zoo.errors import UsageError, ZooError
+from zoo.latency import _device_for, bench, usable_cores
+from zoo.latency_report import LatencyReport, estimate
+from zoo.latency_worker import is_steady, make_batch
+from zoo.plugin import Candidate, Plugins
+from zoo.runtime import Input, Runtime, Workload
+
+# A plugin: sessions that sleep and write down when; each row misbehaves in another way
+PRETEND = """
+import os, signal, sys, threading, time
+import zoo
+from zoo.errors import ZooError
+from zoo.runtime import Input
+
+class Sleepy:
+    notes = ("a note",)
+    input = Input(dtype="float32", shape=(3, 4, 4))
+
+    def __init__(self, work, seconds):
+        self.work, self.seconds = work, seconds
+        self.provider = "torch" if "torch" in sys.modules else "numpy"
+        print("libraries print")
+        self.log("loaded", time.monotonic())
+
+    def log(self, *words):
+        with (self.work.target / "log").open("a") as file:
+            print(os.getpid(), *words, file=file)
+
+    def prepare(self, batch):
+        def call():
+            start = time.monotonic()
+            time.sleep(self.seconds * len(batch))
+            self.log("called", start, time.monotonic())
+        return call
+
+class Spinning(Sleepy):
+    def prepare(self, batch):
+        def spin():
+            while True:
+                pass
+        threading.Thread(target=spin, daemon=True).start()
+        return lambda: None
+
+class Dying(Sleepy):
+    def prepare(self, batch):
+        return lambda: os.kill(os.getpid(), signal.SIGKILL)
+
+class Raising(Sleepy):
+    def prepare(self, batch):
+        calls = []
+        def call():
+            calls.append(1)
+            if len(calls) > 2 and len(batch) > 1:
+                raise ValueError("out of luck")
+            time.sleep(0.001)
+        return call
+
+quick = lambda work: Sleepy(work, 0.001)
+slow = lambda work: Sleepy(work, 0.002)
+spinning = lambda work: Spinning(work, 0)
+dying = lambda work: Dying(work, 0)
+raising = lambda work: Raising(work, 0)
+
+def refusing(work):
+    raise ZooError("this runtime refuses", hint="ask another")
+
+def absent(device):
+    return "nothing of the kind is here"
+
+def broken(device):
+    raise OSError("no such thing")
+
+@zoo.hookimpl
+def register_runtimes(register):
+    for name in ("quick", "slow", "spinning", "dying", "raising", "refusing", "absent", "broken"):
+        available = (lambda device: None) if name not in ("absent", "broken") else globals()[name]
+        register(zoo.Runtime(name=name, summary=name, accepts="run", devices=("cpu",), available=available,
+                             load="pretend:" + name))
+    register(zoo.Runtime(name="gpu", summary="gpu", accepts="run", devices=("cuda",), available=absent, load="x:y"))
+"""
+
+
+@pytest.fixture(scope="module")
+def plugins(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    folder = tmp_path_factory.mktemp("pretend")
+    (folder / "pretend.py").write_text(PRETEND)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(folder))
+        point = importlib.metadata.EntryPoint("pretend", "pretend", "zoo.plugins")
+        yield Plugins([Candidate("pretend", "backbone-zoo-pretend", "1", point)], environ={})
+    sys.modules.pop("pretend", None)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "run.json").write_text("{}")
+    return tmp_path
+
+
+def measure(folder: Path, plugins: Plugins, *runtimes: str, **options: Any) -> LatencyReport:
+    options = {"batch_sizes": (1,), "seconds": 0.05, **options}
+    return bench([folder], runtimes=runtimes or None, device="cpu", plugins=plugins, **options)
+
+
+def logged(folder: Path) -> list[list[str]]:
+    return [line.split() for line in (folder / "log").read_text().splitlines()]
+
+
+def gone(pids: set[int]) -> bool:
+    """No process of these is left, not even as a zombie."""
+    return not any(psutil.pid_exists(pid) and psutil.Process(pid).ppid() == psutil.Process().pid for pid in pids)
+
+
+def test_contenders_take_turns_and_never_compute_at_once(folder: Path, plugins: Plugins) -> None:
+    report = measure(folder, plugins, "quick", "slow", batch_sizes=(2, 1), rounds=6)
+    assert [outcome.status for outcome in report.outcomes] == ["measured", "measured"]
+    calls = sorted((float(line[2]), float(line[3]), line[0]) for line in logged(folder) if line[1] == "called")
+    assert len({pid for _, _, pid in calls}) == 2
+    assert all(end <= start for (_, end, _), (start, _, _) in pairwise(calls))
+    changes = sum(a[2] != b[2] for a, b in pairwise(calls))
+    assert changes > 4  # loading and warming up alone would be two
+
+
+def test_figures_of_known_calls(folder: Path, plugins: Plugins) -> None:
+    report = measure(folder, plugins, "slow", "quick", batch_sizes=(1, 2), rounds=5)
+    slow, quick = report.outcomes
+    assert (slow.name, quick.name) == ("slow", "quick")  # as asked for, not as they came out
+    assert quick.provider == "numpy" and quick.notes == ("a note",) and quick.input == "float32 (N, 3, 4, 4)"
+    for outcome, seconds in ((slow, 0.002), (quick, 0.001)):
+        assert [found.batch_size for found in outcome.measurements] == [1, 2]
+        for found in outcome.measurements:
+            assert found.turns.shape[0] == 5 and found.calls == found.turns.size
+            assert found.turns.min() >= seconds * found.batch_size  # a sleep is never shorter
+            assert found.p50.low <= found.p50.value <= found.p50.high
+            assert found.p50.value <= found.p90.value <= found.p99.value
+            assert found.images_per_second.value <= 1 / seconds
+            assert found.memory is not None and 2**20 < found.memory < 2**30
+            assert any("p99 rests on" in note for note in found.notes) == (found.calls < 100)
+    for fast, other in zip(quick.measurements, slow.measurements):
+        winner = fast if fast.p50.value < other.p50.value else other
+        assert winner.fastest and winner.ratio.value == 1
+    assert report.others >= 0
+
+
+def test_a_contender_that_fails_is_an_outcome(folder: Path, plugins: Plugins) -> None:
+    report = measure(folder, plugins, "dying", "refusing", "quick", "raising", "absent", "broken", batch_sizes=(1, 2))
+    outcomes = {outcome.name: outcome for outcome in report.outcomes}
+    assert [outcome.name for outcome in report.measured] == ["quick"]
+    assert "SIGKILL" in outcomes["dying"].reason and "libraries print" in outcomes["dying"].log
+    assert (outcomes["refusing"].reason, outcomes["refusing"].hint) == ("this runtime refuses", "ask another")
+    assert outcomes["raising"].reason == "ValueError: out of luck"
+    assert "Traceback" in outcomes["raising"].log and outcomes["raising"].provider == "numpy"
+    assert outcomes["absent"].reason == "nothing of the kind is here"
+    assert outcomes["broken"].reason == "OSError: no such thing"
+    assert all(outcome.status == "failed" for name, outcome in outcomes.items() if name != "quick")
+    assert outcomes["quick"].measurements[0].fastest
+
+
+def test_what_nobody_asked_for_is_left_out(folder: Path, plugins: Plugins) -> None:
+    report = measure(folder, plugins, seconds=0.01)
+    status = Counter(outcome.status for outcome in report.outcomes)
+    assert status == {"measured": 4, "failed": 2, "unavailable": 2}  # `gpu` does not run on the CPU at all
+
+
+def test_spinning_between_turns_is_told(folder: Path, plugins: Plugins) -> None:
+    (outcome,) = measure(folder, plugins, "spinning", rounds=1, seconds=0.01).outcomes
+    assert any("went on computing between turns" in note for note in outcome.notes)
+
+
+def test_report_is_json(folder: Path, plugins: Plugins) -> None:
+    data = json.loads(json.dumps(measure(folder, plugins, "quick", "absent").to_json(), allow_nan=False))
+    assert data["schema"] == 1 and data["threads"] == usable_cores() >= 1
+    measured, failed = data["contenders"]
+    assert measured["runtime"] == "pretend/quick" and failed["measurements"] == []
+    (found,) = measured["measurements"]
+    assert set(found["p50"]) == {"value", "low", "high"} and "turns" not in found
+    assert data["machine"]["processor"] and data["versions"]["torch"]
+
+
+@pytest.mark.parametrize("moment", ["loading", "warming up", "round 2"])
+def test_no_worker_outlives_an_interruption(folder: Path, plugins: Plugins, moment: str) -> None:
+    def interrupt(line: str) -> None:
+        if moment in line and (folder / "log").exists():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, plugins, "quick", "slow", on_progress=interrupt)
+    pids = {int(line[0]) for line in logged(folder)}
+    assert pids and gone(pids)
+
+
+def test_no_worker_outlives_its_contest(folder: Path, plugins: Plugins) -> None:
+    measure(folder, plugins, "quick", "raising", "dying", batch_sizes=(1, 2))
+    pids = {int(line[0]) for line in logged(folder)}
+    assert len(pids) == 3 and gone(pids)
+
+
+def test_a_worker_that_does_not_answer_is_given_up(folder: Path, plugins: Plugins) -> None:
+    runtime = plugins.runtimes.find("slow").value
+    with WorkerProcess(threads=1) as worker:
+        worker.load(runtime, Workload(target=folder))
+        with pytest.raises(ContenderFailed, match="no answer within 0 seconds"):
+            worker.ask("warm", timeout=0.01, batch=1000, seconds=0.1)
+    assert gone({int(line[0]) for line in logged(folder)})
+
+
+def test_ratio_is_paired_by_turn() -> None:
+    """A drift of the machine that hits both alike widens their intervals and leaves the ratio sharp."""
+    drift = np.geomspace(1, 4, 10)[:, None] * np.ones((1, 5))
+    figures = estimate(2 * drift, drift, batch_size=4)
+    assert (figures.ratio.value, figures.ratio.low, figures.ratio.high) == pytest.approx((2, 2, 2))
+    assert figures.p50.high > 1.3 * figures.p50.low
+    assert figures.images_per_second.value == pytest.approx(4 / (2 * drift.mean()))
+
+
+def test_intervals_cover_the_truth() -> None:
+    """Of many experiments with turns that differ, about 95 in 100 intervals hold the true median."""
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(100):
+        turns = np.exp(generator.normal(0, 0.1, (10, 1)) + generator.normal(0, 0.1, (10, 20)))
+        found = estimate(turns, turns, batch_size=1).p50
+        hits += found.low <= 1 <= found.high
+    assert 85 <= hits <= 99  # ten turns make a percentile interval a little too narrow
+
+
+def test_steady() -> None:
+    assert not is_steady([1.0] * 9)
+    assert is_steady([9.0] + [1.0] * 10)
+    assert is_steady([1.0] * 5 + [1.04] * 5) and not is_steady([1.0] * 5 + [1.06] * 5)
+
+
+def test_batches() -> None:
+    grey = make_batch(Input(dtype="uint8", shape=(5, 6, 3)), 2)
+    assert grey.shape == (2, 5, 6, 3) and grey.dtype == np.uint8 and grey.std() > 50
+    half = make_batch(Input(dtype="float16", shape=(3,)), 4)
+    assert half.dtype == np.float16 and np.isfinite(half).all() and half.std() > 0
+    assert make_batch(Input(dtype="int64", shape=(3,), fixed_batch=4), 4).shape == (4, 3)
+    with pytest.raises(ZooError, match="batches of 4 only, not of 2"):
+        make_batch(Input(dtype="float32", shape=(3,), fixed_batch=4), 2)
+
+
+def test_a_run_brings_its_export(folder: Path, plugins: Plugins) -> None:
+    (folder / "model.onnx").write_bytes(b"")
+    with pytest.raises(UsageError, match=r"no runtime executes `.*model\.onnx`"):
+        measure(folder, plugins, "quick")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"batch_sizes": (0,)}, "a batch size of `0` is less than 1"),
+        ({"batch_sizes": ()}, "no batch size"),
+        ({"threads": 0}, "threads of `0`"),
+        ({"seconds": 0.0}, "`0.0` seconds are no budget"),
+        ({"seconds": math.nan}, "`nan` seconds are no budget"),
+        ({"rounds": 0}, "rounds of `0`"),
+    ],
+)
+def test_numbers_that_cannot_be_meant(folder: Path, plugins: Plugins, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        measure(folder, plugins, "quick", **options)
+
+
+def test_names_that_cannot_be_meant(folder: Path, plugins: Plugins, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="unknown runtime `quik`") as caught:
+        measure(folder, plugins, "quik")
+    assert "did you mean `quick`" in str(caught.value)
+    with pytest.raises(UsageError, match="runtime `gpu` does not run on `cpu`"):
+        measure(folder, plugins, "gpu")
+    with pytest.raises(UsageError, match="unknown device `tpu`"):
+        bench([folder], device="tpu", plugins=plugins)
+    with pytest.raises(UsageError, match="nothing to measure"):
+        bench([], plugins=plugins)
+    with pytest.raises(UsageError, match="there is no run and no file"):
+        bench([tmp_path / "none"], plugins=plugins)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UsageError, match="is no run"):
+        bench([tmp_path / "empty"], plugins=plugins)
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(UsageError, match="no runtime executes"):
+        bench([tmp_path / "a.txt"], plugins=plugins)
+
+
+def test_cuda_that_was_asked_for_and_is_not_there(
+    folder: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.latency.cuda_devices", lambda: ())
+    with pytest.raises(ZooError, match="this machine has no CUDA device") as caught:
+        bench([folder], device="cuda", plugins=plugins)
+    assert caught.value.exit_code == 1
+    monkeypatch.setattr("zoo.latency.cuda_devices", lambda: ("A", "B"))
+    with pytest.raises(ZooError, match="there are 2 CUDA devices"):
+        bench([folder], device="cuda:2", plugins=plugins)
+
+
+@pytest.mark.parametrize(
+    ("devices", "present", "asked", "chosen"),
+    [
+        (("cpu", "cuda"), (), "auto", "cpu"),
+        (("cpu", "cuda"), ("A",), "auto", "cuda"),
+        (("cpu",), ("A",), "auto", "cpu"),
+        (("cuda",), (), "auto", "cuda"),  # and then says that there is none
+        (("cpu", "cuda"), ("A",), "cpu", "cpu"),
+        (("cpu",), ("A",), "cuda:1", None),
+        (("cuda",), ("A",), "cuda:1", "cuda:1"),
+    ],
+)
+def test_device_of_a_runtime(
+    devices: tuple[str, ...],
+    present: tuple[str, ...],
+    asked: str,
+    chosen: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("zoo.latency.cuda_devices", lambda: present)
+    row = Runtime(name="r", summary="r", accepts="run", devices=devices, available="a:b", load="a:b")
+    assert _device_for(row, asked) == chosen
