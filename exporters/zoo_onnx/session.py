@@ -89,7 +89,7 @@ def open_content(content: bytes, device: str, name: object) -> OnnxPredictor:
     try:
         return OnnxPredictor(session, tuple(map(str, classes)), Preprocess.from_json(preprocess))
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ZooError(f"`{name}` is damaged: its `{meta.KEY_PREPROCESS}` cannot be read") from error
+        raise ZooError(f"`{name}` is damaged: its metadata cannot be read", hint="export the run again") from error
 
 
 def _open_session(content: bytes, device: str, name: object) -> ort.InferenceSession:

@@ -42,8 +42,8 @@ def verify(path: Path, device: str) -> list[Check]:
     metadata = meta.read(model)
     meta.check_readable(metadata, path)
     recorded = meta.decode(metadata, meta.KEY_DIGESTS, path)
-    classes = tuple(map(str, meta.decode(metadata, meta.KEY_CLASSES, path)))
     try:
+        classes = tuple(map(str, meta.decode(metadata, meta.KEY_CLASSES, path)))
         preprocess = Preprocess.from_json(meta.decode(metadata, meta.KEY_PREPROCESS, path))
         golden = Golden.from_json(meta.decode(metadata, meta.KEY_GOLDEN, path))
         actual = meta.digest_parts(model, metadata)

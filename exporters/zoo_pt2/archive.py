@@ -3,6 +3,9 @@
 The archive is a zip. After torch has written it, one member is added, `extra/zoo.json`: schema, classes,
 preprocessing, metadata, golden logits and the SHA-256 of every other member. Photographs are prepared by Pillow, as in
 the run.
+
+The format may hold pickles, which run code when they are read. None is written here, and an archive with one is
+refused before torch sees it. torch still parses the graph's text: open files of others with the care due to programs.
 """
 
 from __future__ import annotations
@@ -10,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import re
 import warnings
 import zipfile
 from collections.abc import Sequence
@@ -30,6 +34,13 @@ from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 
 RECORD = "extra/zoo.json"  # below the archive's own top folder
+
+# All that an archive of ours holds, below the top folder
+MEMBERS = re.compile(
+    r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
+    r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder"
+    r"|\.data/(version|serialization_id)|extra/zoo\.json"
+)
 
 TRACED_BATCH = 2  # so that the exporter does not take the batch for a constant 1
 CHECKED_BATCHES = (1, 2, 7)  # a pinned batch shows at any size but the traced one
@@ -74,8 +85,10 @@ def write(spec: ExportSpec) -> None:
     side = spec.preprocess.crop
     program = _trace(spec.model, side)
     _compare(spec.model, program, side)
+    program._example_inputs = None  # would be saved as a pickle; there is no public way to leave it out
     stream = io.BytesIO()
     torch.export.save(program, stream)
+    _refuse_pickles(stream.getvalue(), spec.file)
     seen = np.stack([pixels(photograph, spec.preprocess) for photograph in golden_photographs().values()])
     with torch.inference_mode():
         answers = spec.model(torch.from_numpy(normalise(seen, spec.preprocess))).float().numpy()
@@ -138,6 +151,34 @@ def _digests(content: bytes) -> dict[str, str]:
         }
 
 
+def _refuse_pickles(content: bytes, path: Path) -> None:
+    """Only members that torch reads as plain bytes or JSON, each once.
+
+    Raises:
+        ZooError: there is another.
+    """
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        top, names = _top(archive), archive.namelist()
+        for member in archive.infolist():
+            name = member.filename.removeprefix(top)
+            if not MEMBERS.fullmatch(name) or names.count(member.filename) > 1:
+                raise _refused(path, name)
+            if name.endswith(".pt") and member.file_size:
+                raise _refused(path, name)
+            if name.endswith("_config.json"):
+                for entry in json.loads(archive.read(member)).get("config", {}).values():
+                    plain = re.fullmatch(r"(weight|tensor)_\d+", str(entry.get("path_name")))
+                    if not plain or entry.get("use_pickle") is not False:
+                        raise _refused(path, str(entry.get("path_name")))
+
+
+def _refused(path: Path, name: str) -> ZooError:
+    return ZooError(
+        f"`{path}` holds `{name}`, which may be a pickle; none is read",
+        hint="`zoo export --to onnx` writes the same network without any",
+    )
+
+
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
     """The archive's bytes and its record.
 
@@ -176,12 +217,15 @@ def open_file(path: Path, device: str) -> ArchivePredictor:
 def _load(path: Path, content: bytes, record: dict[str, Any], device: str) -> ArchivePredictor:
     place = choose_device(device, "fp32").place
     try:
+        _refuse_pickles(content, path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             network = torch.export.load(io.BytesIO(content)).module().to(place)
         return ArchivePredictor(
             network, tuple(map(str, record["classes"])), Preprocess.from_json(record["preprocess"]), place
         )
+    except ZooError:
+        raise
     except Exception as error:  # of a damaged archive torch raises KeyError, RuntimeError, struct.error and more
         said = " ".join(str(error).split())[:200]
         raise ZooError(f"torch cannot open `{path}`: {said}", hint="was it written by a newer torch?") from error
