@@ -27,10 +27,11 @@ from zoo.stage import Anatomy, Stage
 from zoo.strategy import Group, Phase, Strategy
 
 if TYPE_CHECKING:
-    from zoo.evaluation import evaluate, predict
+    from zoo.evaluation import evaluate
     from zoo.experiment import Experiment
     from zoo.export import export, verify
     from zoo.plugin import Plugins
+    from zoo.prediction import predict
     from zoo.run import Run
     from zoo.training import train
 
@@ -76,7 +77,7 @@ _LAZY = {
     "Run": "zoo.run",
     "evaluate": "zoo.evaluation",
     "export": "zoo.export",
-    "predict": "zoo.evaluation",
+    "predict": "zoo.prediction",
     "train": "zoo.training",
     "verify": "zoo.export",
 }

@@ -7,9 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from zoo.errors import UsageError, did_you_mean
+from zoo.target import load_target
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from zoo.plugin import Plugins
 
 
 Role = Literal["train", "val", "test"]
@@ -57,3 +62,39 @@ class Dataset:
     name: str
     summary: str
     open: str | Callable[[str, int], Images] = field(repr=False)
+
+
+def open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
+    """Open `NAME:ARGUMENT`, `NAME`, or the bare path of a folder.
+
+    Raises:
+        UsageError: there is neither a dataset nor a folder of that name.
+    """
+    name, _, argument = spec.partition(":")
+    datasets = plugins.datasets
+    if name not in datasets:
+        if not Path(spec).expanduser().exists() and "/" not in spec and "\\" not in spec and "." not in spec:
+            known = [entry.name for entry in datasets]
+            raise UsageError(
+                f"`{spec}` is neither a folder here nor a dataset",
+                hint=did_you_mean(name, known, "see `zoo list datasets`, or pass the path of a folder"),
+            )
+        name, argument = "folder", spec
+    images: Images = load_target(datasets.find(name).value.open)(argument, split_seed)
+    return images
+
+
+def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:
+    """The samples of a split by role, of the reported one for None, or of `all`.
+
+    Raises:
+        UsageError: the data have no such split.
+    """
+    name = split or images.reported
+    if name == "all":
+        return name, tuple(sample for samples in images.splits.values() for sample in samples)
+    for role in ROLES:
+        if role == name and role in images.splits:
+            return name, images.splits[role]
+    known = " ".join([*images.splits, "all"])
+    raise UsageError(f"`{images.name}` has no split `{name}`", hint=f"it has {known}")

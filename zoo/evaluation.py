@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.dataset import ROLES, Images, Sample
-from zoo.errors import UsageError, ZooError, did_you_mean
+from zoo.dataset import Sample, choose_split, open_images
+from zoo.errors import UsageError, ZooError
 from zoo.files import SCHEMA
-from zoo.photograph import SUFFIXES, BadImage
+from zoo.photograph import BadImage
 from zoo.predictions import Predictions
-from zoo.predictor import Predictor, softmax
-from zoo.scan import BadFile, decode_all
+from zoo.predictor import Predictor, open_model
+from zoo.scan import BadFile, decode_all, default_workers
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -100,42 +99,6 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
     }
 
 
-def open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
-    """Open `NAME:ARGUMENT`, `NAME`, or the bare path of a folder.
-
-    Raises:
-        UsageError: there is neither a dataset nor a folder of that name.
-    """
-    name, _, argument = spec.partition(":")
-    datasets = plugins.datasets
-    if name not in datasets:
-        if not Path(spec).expanduser().exists() and "/" not in spec and "\\" not in spec and "." not in spec:
-            known = [entry.name for entry in datasets]
-            raise UsageError(
-                f"`{spec}` is neither a folder here nor a dataset",
-                hint=did_you_mean(name, known, "see `zoo list datasets`, or pass the path of a folder"),
-            )
-        name, argument = "folder", spec
-    images: Images = load_target(datasets.find(name).value.open)(argument, split_seed)
-    return images
-
-
-def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:
-    """The samples of a split by role, of the reported one for None, or of `all`.
-
-    Raises:
-        UsageError: the data have no such split.
-    """
-    name = split or images.reported
-    if name == "all":
-        return name, tuple(sample for samples in images.splits.values() for sample in samples)
-    for role in ROLES:
-        if role == name and role in images.splits:
-            return name, images.splits[role]
-    known = " ".join([*images.splits, "all"])
-    raise UsageError(f"`{images.name}` has no split `{name}`", hint=f"it has {known}")
-
-
 def score(
     predictor: Predictor,
     samples: Sequence[Sample],
@@ -192,31 +155,6 @@ def score(
     return table, bad
 
 
-def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[Predictor, Run | None]:
-    """A predictor for a run (its folder, or opened) or for an exported file; with the run it belongs to, if any.
-
-    Raises:
-        UsageError: the path is neither.
-    """
-    from zoo.run import Run
-
-    if isinstance(model, Run):
-        return model.predictor(device, plugins), model
-    path = Path(model)
-    if path.is_dir():
-        run = Run.open(path)
-        return run.predictor(device, plugins), run
-    if not path.exists():
-        raise UsageError(f"there is no run or file `{path}`", hint="a run is a folder that `zoo train` made")
-    for entry in plugins.exporters:
-        if entry.value.suffix == path.suffix:
-            predictor: Predictor = load_target(entry.value.open)(path, device)
-            beside = path.parent / "run.json"
-            return predictor, Run.open(path.parent) if beside.is_file() else None
-    suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
-    raise UsageError(f"`{path}` is no model that zoo can read", hint=f"known are a run's folder, and files {suffixes}")
-
-
 def evaluate(
     model: Path | str | Run,
     *,
@@ -237,7 +175,6 @@ def evaluate(
         ZooError: classes that do not match, or no usable photograph.
     """
     from zoo.plugin import Plugins
-    from zoo.scan import default_workers
 
     plugins = plugins or Plugins()
     predictor, run = open_model(model, device, plugins)
@@ -268,77 +205,3 @@ def evaluate(
     if run is not None:
         run.note_look(evaluation)
     return evaluation
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prediction:
-    """One photograph's classes, most probable first."""
-
-    path: str
-    top: tuple[tuple[str, float], ...]  # (class, probability)
-
-    def to_json(self) -> dict[str, Any]:
-        label, probability = self.top[0]
-        top = [{"label": name, "probability": value} for name, value in self.top]
-        return {"path": self.path, "label": label, "probability": probability, "top": top}
-
-
-def find_photographs(paths: Iterable[str]) -> list[Path]:
-    """Files, folders (at any depth) and globs, in order and without repeats.
-
-    Raises:
-        UsageError: a path that matches nothing.
-    """
-    found: dict[Path, None] = {}
-    for text in paths:
-        path = Path(text).expanduser()
-        if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
-        elif path.exists():
-            matches = [path]
-        else:
-            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
-            matches = [Path(name) for name in names if Path(name).is_file()]
-        if not matches:
-            what = "holds no photographs" if path.is_dir() else "matches no file"
-            raise UsageError(f"`{text}` {what}", hint=f"photographs end in {' '.join(SUFFIXES)}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
-
-
-def predict(
-    model: Path | str | Run,
-    photographs: Sequence[Path | str],
-    *,
-    top: int = 1,
-    device: str = "auto",
-    workers: int | None = None,
-    plugins: Plugins | None = None,
-) -> tuple[list[Prediction], list[BadFile]]:
-    """The `top` most probable classes of each photograph, in order, and the files that could not be decoded."""
-    from zoo.plugin import Plugins
-    from zoo.scan import default_workers
-
-    predictor, _ = open_model(model, device, plugins or Plugins())
-    samples = [Sample(str(path), "", Path(path)) for path in photographs]
-    found: list[Prediction] = []
-    bad: list[BadFile] = []
-    pending: list[tuple[str, npt.NDArray[np.uint8]]] = []
-
-    def flush() -> None:
-        if pending:
-            probabilities = softmax(predictor.logits([pixels for _, pixels in pending]))
-            for (name, _), row in zip(pending, probabilities):
-                order = np.argsort(-row, kind="stable")[:top]
-                found.append(Prediction(path=name, top=tuple((predictor.classes[i], float(row[i])) for i in order)))
-            pending.clear()
-
-    for sample, result in decode_all(samples, workers or default_workers()):
-        if isinstance(result, BadImage):
-            bad.append(BadFile(sample.id, result.message))
-            continue
-        pending.append((sample.id, result))
-        if len(pending) == BATCH:
-            flush()
-    flush()
-    return found, bad

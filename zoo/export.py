@@ -113,7 +113,8 @@ def export(
         UsageError: no such format, or the file exists without `force`.
         ZooError: the network cannot be exported, or the file predicts otherwise; then no file is left.
     """
-    from zoo.evaluation import choose_split, open_images, score
+    from zoo.dataset import choose_split, open_images
+    from zoo.evaluation import score
     from zoo.plugin import Plugins
     from zoo.scan import default_workers
 

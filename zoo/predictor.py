@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
+from zoo.errors import UsageError
+from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
+from zoo.target import load_target
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+    from zoo.run import Run
 
 
 class Predictor(Protocol):
@@ -36,3 +45,55 @@ def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
     exponents = np.exp(shifted)
     probabilities: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
     return probabilities
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A torch network that predicts photographs by the one way to evaluate: Pillow, fp32, its own crop."""
+
+    model: Any
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    torch_device: Any
+
+    @property
+    def device(self) -> str:
+        return str(self.torch_device)
+
+    def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        return self.logits_of_pixels(np.stack([pixels(photograph, self.preprocess) for photograph in photographs]))
+
+    def logits_of_pixels(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
+        import torch
+
+        with torch.inference_mode():
+            inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
+        return found
+
+
+def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[Predictor, Run | None]:
+    """A predictor for a run (its folder, or opened) or for an exported file; with the run it belongs to, if any.
+
+    Raises:
+        UsageError: the path is neither.
+    """
+    from zoo.run import Run
+
+    if isinstance(model, Run):
+        return model.predictor(device, plugins), model
+    path = Path(model)
+    if path.is_dir():
+        run = Run.open(path)
+        return run.predictor(device, plugins), run
+    if not path.exists():
+        raise UsageError(f"there is no run or file `{path}`", hint="a run is a folder that `zoo train` made")
+    for entry in plugins.exporters:
+        if entry.value.suffix == path.suffix:
+            predictor: Predictor = load_target(entry.value.open)(path, device)
+            beside = path.parent / "run.json"
+            return predictor, Run.open(path.parent) if beside.is_file() else None
+    suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
+    raise UsageError(f"`{path}` is no model that zoo can read", hint=f"known are a run's folder, and files {suffixes}")

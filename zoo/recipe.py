@@ -23,9 +23,9 @@ from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.files import SCHEMA
 from zoo.freeze import FrozenProof, apply_phase, recalibrate, set_modes
+from zoo.predictor import TorchPredictor
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
-from zoo.run import TorchPredictor
 from zoo.scan import Scanned
 from zoo.schedule import factor
 from zoo.stage import Anatomy

@@ -13,14 +13,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
-import numpy.typing as npt
 
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
@@ -152,6 +149,7 @@ class Run:
     def predictor(self, device: str = "auto", plugins: Plugins | None = None) -> Predictor:
         """The run as a predictor, through torch in fp32."""
         from zoo.device import choose_device
+        from zoo.predictor import TorchPredictor
 
         chosen = choose_device(device, "fp32")
         model = self.load_network(plugins).model.to(chosen.place)
@@ -186,37 +184,6 @@ class Run:
         file = self.path / LEDGER_FILE
         lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
         return sum(1 for line in lines if json.loads(line).get("split") == split)
-
-
-@dataclass(frozen=True)
-class TorchPredictor:
-    """A torch network that predicts photographs by the one way to evaluate: Pillow, fp32, its own crop."""
-
-    model: Any
-    classes: tuple[str, ...]
-    preprocess: Preprocess
-    torch_device: Any
-
-    @property
-    def device(self) -> str:
-        return str(self.torch_device)
-
-    def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        from zoo.photograph import pixels
-
-        return self.logits_of_pixels(np.stack([pixels(photograph, self.preprocess) for photograph in photographs]))
-
-    def logits_of_pixels(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
-        import torch
-
-        from zoo.photograph import normalise
-
-        with torch.inference_mode():
-            inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
-            found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
-        return found
 
 
 def now() -> str:

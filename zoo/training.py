@@ -15,10 +15,10 @@ from safetensors.torch import save as save_tensors
 
 from zoo.backbone import Backbone, Network, Weights, build_network
 from zoo.catalogue import Entry
-from zoo.dataset import Images, Role, Sample
+from zoo.dataset import Images, Role, Sample, open_images
 from zoo.device import Device, choose_device
 from zoo.errors import UsageError
-from zoo.evaluation import Evaluation, compute_metrics, open_images
+from zoo.evaluation import Evaluation, compute_metrics
 from zoo.experiment import DEFAULT_EPOCHS, Experiment
 from zoo.files import SCHEMA, append_json, write_bytes, write_json
 from zoo.grammar import Plan, parse, share_epochs

@@ -49,7 +49,7 @@ def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: b
     screen.print(table)
     if unknown > MOST:
         screen.print(
-            f"[dim]{unknown} sizes are not known yet; a pattern that matches at most {MOST} networks finds them out[/dim]"
+            f"[dim]{unknown} sizes are not known yet; a pattern of at most {MOST} networks finds them out[/dim]"
         )
 
 

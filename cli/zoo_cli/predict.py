@@ -29,8 +29,8 @@ def predict(
 
     PHOTO is a file, a folder or a pattern. Prints path, label and probability, separated by tabs.
     """
-    from zoo.evaluation import find_photographs
-    from zoo.evaluation import predict as classify
+    from zoo.prediction import find_photographs
+    from zoo.prediction import predict as classify
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 

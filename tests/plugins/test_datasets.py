@@ -8,7 +8,7 @@ import pytest
 from tests_support import make_photos
 
 from zoo import UsageError, ZooError
-from zoo.evaluation import choose_split, open_images
+from zoo.dataset import choose_split, open_images
 from zoo.plugin import Plugins
 from zoo_datasets.folder import open_folder
 

@@ -1,0 +1,98 @@
+"""Prediction: the most probable classes of photographs, by a run or by an exported file."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.dataset import Sample
+from zoo.errors import UsageError
+from zoo.photograph import SUFFIXES, BadImage
+from zoo.predictor import open_model, softmax
+from zoo.scan import BadFile, decode_all, default_workers
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+    from zoo.run import Run
+
+# Photographs in memory at once; 12 megapixels are 36 MB
+BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """One photograph's classes, most probable first."""
+
+    path: str
+    top: tuple[tuple[str, float], ...]  # (class, probability)
+
+    def to_json(self) -> dict[str, Any]:
+        label, probability = self.top[0]
+        top = [{"label": name, "probability": value} for name, value in self.top]
+        return {"path": self.path, "label": label, "probability": probability, "top": top}
+
+
+def find_photographs(paths: Iterable[str]) -> list[Path]:
+    """Files, folders (at any depth) and globs, in order and without repeats.
+
+    Raises:
+        UsageError: a path that matches nothing.
+    """
+    found: dict[Path, None] = {}
+    for text in paths:
+        path = Path(text).expanduser()
+        if path.is_dir():
+            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+        elif path.exists():
+            matches = [path]
+        else:
+            names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
+            matches = [Path(name) for name in names if Path(name).is_file()]
+        if not matches:
+            what = "holds no photographs" if path.is_dir() else "matches no file"
+            raise UsageError(f"`{text}` {what}", hint=f"photographs end in {' '.join(SUFFIXES)}")
+        found.update(dict.fromkeys(matches))
+    return list(found)
+
+
+def predict(
+    model: Path | str | Run,
+    photographs: Sequence[Path | str],
+    *,
+    top: int = 1,
+    device: str = "auto",
+    workers: int | None = None,
+    plugins: Plugins | None = None,
+) -> tuple[list[Prediction], list[BadFile]]:
+    """The `top` most probable classes of each photograph, in order, and the files that could not be decoded."""
+    from zoo.plugin import Plugins
+
+    predictor, _ = open_model(model, device, plugins or Plugins())
+    samples = [Sample(str(path), "", Path(path)) for path in photographs]
+    found: list[Prediction] = []
+    bad: list[BadFile] = []
+    pending: list[tuple[str, npt.NDArray[np.uint8]]] = []
+
+    def flush() -> None:
+        if pending:
+            probabilities = softmax(predictor.logits([pixels for _, pixels in pending]))
+            for (name, _), row in zip(pending, probabilities):
+                order = np.argsort(-row, kind="stable")[:top]
+                found.append(Prediction(path=name, top=tuple((predictor.classes[i], float(row[i])) for i in order)))
+            pending.clear()
+
+    for sample, result in decode_all(samples, workers or default_workers()):
+        if isinstance(result, BadImage):
+            bad.append(BadFile(sample.id, result.message))
+            continue
+        pending.append((sample.id, result))
+        if len(pending) == BATCH:
+            flush()
+    flush()
+    return found, bad
