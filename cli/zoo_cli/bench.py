@@ -145,7 +145,7 @@ def _remarks(outcome: Outcome) -> list[str]:
         hint = f" ({escape(outcome.hint)})" if outcome.hint else ""
         return [f"[bold red]failed[/bold red], {escape(outcome.reason)}{hint}"]
     found = [f"{outcome.provider}, {outcome.input}", *outcome.notes]
-    found += [f"batch {taken.batch_size}: {note}" for taken in outcome.measurements for note in taken.notes]
+    found += [f"batch {taken.batch_size}: {'; '.join(taken.notes)}" for taken in outcome.measurements if taken.notes]
     return [f"[dim]{escape(line)}[/dim]" for line in found]
 
 
