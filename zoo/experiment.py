@@ -19,8 +19,8 @@ Keep = Literal["last", "best"]
 Precision = Literal["auto", "fp32", "bf16"]
 OnBadImage = Literal["skip", "fail"]
 
-# Of a strategy that names no count. Ten passes is where a linear head on frozen features has settled
-DEFAULT_EPOCHS = 10
+# Of a strategy that names no count; chosen with the rate below, see docs/training.md
+DEFAULT_EPOCHS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,9 +31,9 @@ class Experiment:
     backbone: str
     strategy: str
     weights: str = "default"  # default, none, a published tag, or a file
-    epochs: int | None = None  # None: 10, or what the strategy's phases ask for
+    epochs: int | None = None  # None: 5, or what the strategy's phases ask for
     batch_size: int = 32
-    lr: float = 2e-3  # of the head, at its highest; strategies scale it for pretrained stages
+    lr: float = 5e-3  # of the head, at its highest; strategies scale it for pretrained stages
     optimizer: Optimizer = "adamw"
     weight_decay: float = 0.01
     schedule: Schedule = "one-cycle"

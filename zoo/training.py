@@ -130,6 +130,8 @@ def train(
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
     for text in (*images.notes, *roles.notes):
         progress.note(text)
+    if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
+        progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
 
     scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress)
     clock.lap("scan")

@@ -39,7 +39,7 @@ def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
 @click.option(
     "--epochs",
     type=click.IntRange(1),
-    help="Passes over the training images.  [default: 10, or what the strategy asks for]",
+    help="Passes over the training images.  [default: 5, or what the strategy asks for]",
 )
 @click.option("--batch-size", type=click.IntRange(1), default=DEFAULTS["batch_size"], show_default=True)
 @click.option(

@@ -105,7 +105,9 @@ def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterabl
             if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
                 continue
             name = path.relative_to(root).as_posix()
-            if path.suffix.lower() in SUFFIXES:
+            if not name.isprintable():  # bytes that are no UTF-8 among them; no JSON and no terminal could show it
+                rejected.append((ascii(name), "its name cannot be printed"))
+            elif path.suffix.lower() in SUFFIXES:
                 yield Sample(name, folder.name, path)
             elif not _is_clutter(path):
                 rejected.append((name, f"`{path.suffix or 'no suffix'}` is no photograph's suffix"))

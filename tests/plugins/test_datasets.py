@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,12 @@ def test_specs(two_splits: Path) -> None:
         open_images("digits:3", 0, plugins)
     with pytest.raises(UsageError, match="has no split `test`"):
         choose_split(open_images(str(two_splits), 0, plugins), "test")
+
+
+def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    photo = root / "train/red/000.jpg"
+    photo.rename(photo.parent / os.fsdecode(b"caf\xe9.jpg"))
+    images = open_folder(str(root), 0)
+    assert images.rejected == (("'train/red/caf\\udce9.jpg'", "its name cannot be printed"),)
+    assert len(images.splits["train"]) == 3
