@@ -192,12 +192,14 @@ def now() -> str:
 
 
 def default_folder(backbone: str, strategy: str) -> Path:
-    """`runs/<time>-<backbone>-<strategy>`, with nothing in it that a shell or a file system minds."""
+    """`runs/<time>-<backbone>-<strategy>`, free, and with nothing in it that a shell or a file system minds."""
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     words = (
         f"{backbone.split('/')[-1]}-{strategy}".replace(":", "").replace("+", "-").replace(",", "-").replace("=", "")
     )
-    return Path("runs") / f"{time}-{words}".replace("/", "-")
+    first = Path("runs") / f"{time}-{words}".replace("/", "-")
+    names = (first, *(first.with_name(f"{first.name}-{count}") for count in range(2, 1000)))
+    return next(folder for folder in names if not folder.exists())
 
 
 def check_folder(path: Path, force: bool) -> None:

@@ -128,6 +128,14 @@ def test_every_setting_runs(settings: dict[str, Any], two_splits: Path, tmp_path
     assert all(np.isfinite(line["train_loss"]) for line in run.history)
 
 
+@pytest.mark.slow
+def test_a_compiled_network_learns_the_same(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    eager, compiled = (fit(two_splits, tmp_path / str(flag), plugins, compile=flag) for flag in (False, True))
+    assert [line["train_loss"] for line in compiled.history] == pytest.approx(
+        [line["train_loss"] for line in eager.history], rel=1e-3
+    )
+
+
 @pytest.mark.parametrize("settings", [{"keep": "best"}, {"early_stopping": 1}, {"schedule": "plateau"}])
 def test_with_two_splits_choices_are_made_on_a_part_of_train(
     settings: dict[str, Any], two_splits: Path, tmp_path: Path, plugins: Plugins
