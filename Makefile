@@ -22,7 +22,7 @@ demo: $(INSTALLED)
 	$(BIN)/zoo evaluate $(DEMO) --split test
 	$(BIN)/zoo export $(DEMO) --force
 	$(BIN)/zoo verify $(DEMO)/model.onnx --data digits
-	$(BIN)/zoo bench $(DEMO) $(DEMO)/model.onnx --runtime torch-eager --runtime onnxruntime-cpu --seconds 2 --out $(DEMO)/latency.json
+	$(BIN)/zoo bench $(DEMO) $(DEMO)/model.onnx --runtime torch-eager --runtime onnxruntime-cpu --batch-size 1 --batch-size 8 --seconds 1 --force --out $(DEMO)/latency.json
 	@echo
 	@echo "the run        $(DEMO)/run.json, history.jsonl, predictions-*.safetensors, ledger.jsonl"
 	@echo "its weights    $(DEMO)/model.safetensors"

@@ -67,3 +67,12 @@ def test_ruff_bans_importing_source_roots(tmp_path: Path) -> None:
         check=False,
     )
     assert done.stdout.count("TID251") == 3
+
+
+def test_no_verb_shares_its_name_with_a_module() -> None:
+    import zoo
+
+    # importing `zoo.export` as a module would put it in the place of the verb `zoo.export`
+    modules = {file.stem for file in (ROOT / "zoo").glob("*.py")}
+    assert not modules & set(zoo.__all__)
+    assert all(getattr(zoo, name) is not None for name in zoo.__all__)

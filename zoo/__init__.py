@@ -29,7 +29,7 @@ from zoo.strategy import Group, Phase, Strategy
 if TYPE_CHECKING:
     from zoo.evaluation import evaluate
     from zoo.experiment import Experiment
-    from zoo.export import export, verify
+    from zoo.exporting import export, verify
     from zoo.plugin import Plugins
     from zoo.prediction import predict
     from zoo.run import Run
@@ -76,16 +76,16 @@ _LAZY = {
     "Plugins": "zoo.plugin",
     "Run": "zoo.run",
     "evaluate": "zoo.evaluation",
-    "export": "zoo.export",
+    "export": "zoo.exporting",
     "predict": "zoo.prediction",
     "train": "zoo.training",
-    "verify": "zoo.export",
+    "verify": "zoo.exporting",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY:
         value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value  # `zoo.export` is the verb also once the module of that name is imported
+        globals()[name] = value
         return value
     raise AttributeError(f"module `zoo` has no attribute `{name}`")

@@ -31,7 +31,7 @@ def export(
     The file holds the network and its preprocessing. It is kept only if it predicts, from the bytes of the reported
     split's photographs to their labels, what the run predicted.
     """
-    from zoo.export import export as write
+    from zoo.exporting import export as write
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 

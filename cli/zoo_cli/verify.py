@@ -21,7 +21,7 @@ def verify(ctx: click.Context, file: str, data: str | None, split: str | None, d
     Integrity and golden inputs anywhere; with `--data`, every photograph against the run whose folder it lies in.
     Exit 0 if all holds, 1 if not.
     """
-    from zoo.export import verify as check
+    from zoo.exporting import verify as check
     from zoo_cli.main import plugins
 
     screen = console()

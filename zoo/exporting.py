@@ -114,11 +114,13 @@ def export(
         ZooError: the network cannot be exported, or the file predicts otherwise; then no file is left.
     """
     from zoo.dataset import choose_split, open_images
+    from zoo.device import choose_device
     from zoo.evaluation import score
     from zoo.plugin import Plugins
     from zoo.scan import default_workers
 
     plugins, progress = plugins or Plugins(), progress or Silent()
+    choose_device(device, "fp32")  # known to be there before the minutes that writing may take
     run = run if isinstance(run, Run) else Run.open(run)
     exporter = plugins.exporters.find(to).value
     target = Path(out) if out is not None else run.path / f"model{exporter.suffix}"
@@ -168,19 +170,14 @@ def export(
 def _metadata(run: Run) -> dict[str, Any]:
     """What the file says about itself beside its classes and preprocessing."""
     record = run.record
-    keys = (
-        "backbone",
-        "strategy",
-        "weights",
-        "license",
-        "metrics",
-        "accuracy_interval_95",
-        "data_name",
-        "reported_split",
-    )
+    keys = ("backbone", "strategy", "license", "metrics", "accuracy_interval_95", "reported_split")
+    weights = dict(record.get("weights") or {})
+    if weights.get("tag") == "file":
+        weights["source"] = Path(weights["source"]).name  # a file travels; the folders of its maker's machine do not
     return {
         **{key: record.get(key) for key in keys},
-        "reported_split": record.get("reported_split"),
+        "weights": weights,
+        "data_name": Path(str(record.get("data_name"))).name,
         "split_seed": run.experiment.split_seed,
         "data": record.get("data"),
         "weights_sha256": record.get("weights_sha256"),

@@ -1,0 +1,152 @@
+"""The gate: a file is kept only if it predicts what its run predicts, from bytes to label."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_support import make_photos
+
+import zoo.exporting
+from zoo import (
+    Experiment,
+    Exporter,
+    ExportSpec,
+    Plugins,
+    Run,
+    UsageError,
+    ZooError,
+    evaluate,
+    export,
+    predict,
+    train,
+    verify,
+)
+from zoo.exporting import compare
+from zoo.files import read_json, write_json
+from zoo.predictions import Predictions
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("data"), {"train": 10, "val": 5, "test": 4})
+
+
+@pytest.fixture
+def run(data: Path, tmp_path: Path, plugins: Plugins) -> Run:
+    experiment = Experiment(
+        data=str(data), backbone="timm/test_resnet", strategy="full", weights="none", image_size=32, epochs=2, lr=0.02,
+        batch_size=8, device="cpu",
+    )  # fmt: skip
+    return train(experiment, out=tmp_path / "run", plugins=plugins)
+
+
+def files(run: Run) -> set[str]:
+    return {path.name for path in run.path.iterdir()}
+
+
+def test_run_and_file_agree_everywhere(run: Run, data: Path, plugins: Plugins) -> None:
+    done = export(run, plugins=plugins)
+    assert done.parity.passed and done.parity.images == 10 and done.parity.largest_difference < 1e-3
+    assert files(run) >= {"model.onnx"} and not [name for name in files(run) if name.startswith(".")]
+    ours, theirs = (evaluate(model, split="test", plugins=plugins) for model in (run, done.path))
+    assert ours.metrics["accuracy"] == theirs.metrics["accuracy"]
+    assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-3)
+    assert run.looks("test") == 2  # a look through the file is a look
+    photos = sorted((data / "val").rglob("*.jpg"))
+    a, b = (predict(model, photos, plugins=plugins)[0] for model in (run, done.path))
+    assert [one.top[0][0] for one in a] == [one.top[0][0] for one in b]
+    checks = verify(done.path, data=str(data), plugins=plugins)
+    assert all(check.passed for check in checks) and checks[-1].name == "photographs"
+
+
+def test_what_predicts_otherwise_is_not_kept(run: Run, plugins: Plugins) -> None:
+    table = run.predictions()
+    flipped = Predictions(
+        split=table.split,
+        classes=table.classes,
+        ids=table.ids,
+        labels=table.labels,
+        logits=table.logits[:, ::-1].copy(),
+    )
+    flipped.save(run.path / "predictions-val.safetensors")
+    before = files(run)
+    with pytest.raises(ZooError, match="predicts otherwise than the run, so it was not kept: 0 of 10 labels") as error:
+        export(run, plugins=plugins)
+    assert "val/" in error.value.message and files(run) == before
+
+
+def test_changed_preprocessing_is_not_kept(run: Run, plugins: Plugins) -> None:
+    record = read_json(run.path / "run.json")
+    record["preprocess"]["mean"] = [0.9, 0.1, 0.9]
+    write_json(run.path / "run.json", record)
+    with pytest.raises(ZooError, match="was not kept"):
+        export(run.path, plugins=plugins)
+    assert "model.onnx" not in files(run)
+
+
+def test_changed_photographs_are_noticed(run: Run, data: Path, tmp_path: Path, plugins: Plugins) -> None:
+    other = make_photos(tmp_path / "other", {"train": 10, "val": 3, "test": 4})
+    with pytest.raises(ZooError, match="is not among the photographs"):
+        export(run, data=str(other), plugins=plugins)
+    assert "model.onnx" not in files(run)
+
+
+def test_a_writer_that_fails_leaves_nothing(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    def write(spec: ExportSpec) -> None:
+        spec.file.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    broken = Exporter(name="onnx", summary="x", suffix=".onnx", write=write, open="a:b", verify="a:b")
+    entry = plugins.exporters.find("onnx")
+    monkeypatch.setattr(plugins.exporters, "find", lambda name: type(entry)("test", broken))
+    before = files(run)
+    with pytest.raises(ZooError, match="No space left on device"):
+        export(run, plugins=plugins)
+    assert files(run) == before
+
+
+def test_an_existing_file_needs_force(run: Run, plugins: Plugins) -> None:
+    (run.path / "model.onnx").write_bytes(b"precious")
+    with pytest.raises(UsageError, match="exists"):
+        export(run, plugins=plugins)
+    assert (run.path / "model.onnx").read_bytes() == b"precious"
+    with pytest.raises(UsageError, match=r"does not end in `\.onnx`"):
+        export(run, out=run.path / "model.bin", plugins=plugins)
+    with pytest.raises(UsageError, match="unknown exporter `onx`") as error:
+        export(run, to="onx", plugins=plugins)
+    assert error.value.hint is not None and "`onnx`" in error.value.hint
+
+
+def test_no_path_of_the_maker_s_machine_travels(run: Run, data: Path, plugins: Plugins) -> None:
+    done = export(run, plugins=plugins)
+    assert str(data).encode() not in done.path.read_bytes()
+    assert str(run.path).encode() not in done.path.read_bytes()
+
+
+def table(logits: list[list[float]], ids: tuple[str, ...] = ("a", "b")) -> Predictions:
+    return Predictions(
+        split="val",
+        classes=("x", "y"),
+        ids=ids,
+        labels=np.zeros(len(ids), np.int64),
+        logits=np.array(logits, np.float32),
+    )
+
+
+def test_compare_matches_images_by_name_and_lists_flips() -> None:
+    ours, theirs = table([[2, 0], [0, 2]]), table([[0, 2], [2, 0]], ("b", "a"))
+    assert compare(ours, theirs).passed
+    parity = compare(ours, table([[2, 0], [2, 0]]))
+    assert not parity.passed and (parity.agreeing, parity.images) == (1, 2)
+    assert parity.flipped[0].startswith("b: run y 0.8808, file x 0.8808")
+    near = compare(ours, table([[2.2, 0], [0, 2]]))
+    assert near.agreeing == 2 and near.largest_difference > zoo.exporting.TOLERANCE and not near.passed
+    with pytest.raises(ZooError, match="`b` is not among the photographs"):
+        compare(ours, table([[2, 0]], ("a",)))
