@@ -5,6 +5,7 @@ A view depends on nothing else: not on the batch, the strategy, the order or a r
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
@@ -39,21 +40,28 @@ def make_view(policy: Augment, size: int) -> View:
     return view
 
 
-def draw_views(canvases: torch.Tensor, indices: Sequence[int], view: int, make: View, seed: int) -> torch.Tensor:
-    """The `view`-th view of each image: canvases `(N, 3, R, R)` uint8 to `(N, 3, size, size)` uint8."""
+def draw_views(canvases: torch.Tensor, asked: Sequence[tuple[int, int]], make: View, seed: int) -> torch.Tensor:
+    """One view of each image, `asked` as (image key, view): canvases `(N, 3, R, R)` to `(N, 3, size, size)`, uint8."""
     threads = torch.get_num_threads()
     # One image is too little work to share: on two cores of which one was busy, two threads took 90 ms an image for
     # what one thread does in 2
     torch.set_num_threads(1)
+    # Only the CPU's generator is ours: `torch.manual_seed` would reseed the GPU's too, and with it every dropout
+    state = torch.default_generator.get_state()
     try:
-        with torch.random.fork_rng(devices=[]):
-            drawn = []
-            for canvas, index in zip(canvases, indices):
-                torch.manual_seed(_seed_of(seed, index, view))
-                drawn.append(make(canvas))
+        drawn = []
+        for canvas, (image, view) in zip(canvases, asked):
+            torch.default_generator.manual_seed(_seed_of(seed, image, view))
+            drawn.append(make(canvas))
     finally:
+        torch.default_generator.set_state(state)
         torch.set_num_threads(threads)
     return torch.stack(drawn)
+
+
+def image_key(name: str) -> int:
+    """A 64-bit number from an image's id, so that its views do not depend on the images beside it."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _seed_of(seed: int, image: int, view: int) -> int:

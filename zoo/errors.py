@@ -35,9 +35,14 @@ class UsageError(ZooError):
     exit_code = 2
 
 
+class PluginWarning(UserWarning):
+    """A plugin, or a part of one, could not be used; everything else goes on."""
+
+
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     """A hint that offers the closest known names, followed by `otherwise` (where to look them up)."""
-    close = difflib.get_close_matches(word.lower(), sorted(set(known)), n=3, cutoff=0.6)
+    folded = {name.casefold(): name for name in sorted(set(known))}
+    close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.6)]
     if not close:
         return otherwise[0].upper() + otherwise[1:]
     return f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"

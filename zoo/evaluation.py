@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.dataset import Sample, choose_split, open_images
-from zoo.errors import UsageError, ZooError
+from zoo.errors import PluginWarning, UsageError, ZooError
 from zoo.files import SCHEMA
 from zoo.photograph import BadImage
 from zoo.predictions import Predictions
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from zoo.run import Run
 
 # Photographs in memory at once while scoring; 12 megapixels are 36 MB
-BATCH = 16
+BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,9 @@ class Evaluation:
     data: str
     device: str
     predictions: Predictions
-    metrics: dict[str, float]
+    metrics: dict[str, float | None]  # None: not a number, or the metric failed
+    split_seed: int = 0
+    fitted: int = 0  # of the images, how many the model was fitted on
     bad: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -77,6 +81,8 @@ class Evaluation:
             "model": self.model,
             "data": self.data,
             "split": self.predictions.split,
+            "split_seed": self.split_seed,
+            "fitted_on": self.fitted,
             "device": self.device,
             "images": len(self.predictions),
             "metrics": self.metrics,
@@ -88,15 +94,24 @@ class Evaluation:
         }
 
 
-def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, float]:
-    """Every registered metric by name; a short name that is taken stands under `provider/name`."""
+def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, float | None]:
+    """Every registered metric by name; a short name that is taken stands under `provider/name`.
+
+    A metric that raises or gives no finite number is None and a warning: it costs nobody a training run.
+    """
     catalogue = plugins.metrics
-    return {
-        (entry.name if catalogue.find(entry.name) is entry else entry.qualified): float(
-            load_target(entry.value.compute)(predictions)
-        )
-        for entry in catalogue
-    }
+    found: dict[str, float | None] = {}
+    for entry in catalogue:
+        name = entry.name if catalogue.find(entry.name) is entry else entry.qualified
+        try:
+            value = float(load_target(entry.value.compute)(predictions))
+            reason = "" if math.isfinite(value) else f"it gave {value}"
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            warnings.warn(f"plugin `{entry.provider}`: metric `{name}` failed: {reason}", PluginWarning, stacklevel=2)
+        found[name] = None if reason else value
+    return found
 
 
 def score(
@@ -195,11 +210,13 @@ def evaluate(
 
     predictions, bad = score(predictor, samples, name, workers=workers or default_workers(), advance=step)
     evaluation = Evaluation(
-        model=str(run.path if isinstance(model, type(run)) and run is not None else model),
+        model=str(run.path if run is not None and model is run else model),
         data=images.name,
         device=predictor.device,
         predictions=predictions,
         metrics=compute_metrics(predictions, plugins),
+        split_seed=split_seed,
+        fitted=len(run.fitted() & set(predictions.ids)) if run is not None and images.name == run.data_name else 0,
         bad=tuple(bad),
     )
     if run is not None:

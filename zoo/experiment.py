@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.errors import UsageError, did_you_mean
-from zoo.strategy import Norm
+from zoo.strategy import NORMS, Norm
 
 Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
 Augment = Literal["none", "flip", "rotate", "zoom", "light", "trivial", "rand"]
@@ -43,7 +43,7 @@ class Experiment:
     drop_path: float | None = None
     label_smoothing: float = 0.1
     class_balance: Balance = "none"
-    clip: float | None = 1.0  # largest norm of all gradients together; None: no clipping
+    clip: float = 1.0  # largest norm of all gradients together; 0: no clipping
     norm: Norm | None = None  # None: what each phase asks for
     early_stopping: int | None = None  # epochs without a better choice loss; None: never
     keep: Keep = "last"
@@ -72,13 +72,16 @@ class Experiment:
             value = getattr(self, name)
             if value is None:
                 continue
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            whole = name in _WHOLE
+            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+                problems.append(f"`--{name.replace('_', '-')} {value}` is not a {'whole ' if whole else ''}number")
+            elif not math.isfinite(value):
                 problems.append(f"`--{name.replace('_', '-')} {value}` is not a number")
             elif not low <= value <= high:
                 above = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
                 problems.append(f"`--{name.replace('_', '-')} {value:g}` is outside {above}")
-        if self.norm is not None and self.norm not in ("frozen", "train", "recalibrate"):
-            problems.append(f"`--norm {self.norm}`: known are frozen train recalibrate")
+        if self.norm is not None and self.norm not in NORMS:
+            problems.append(f"`--norm {self.norm}`: known are {' '.join(NORMS)}")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo train --help`")
 
@@ -104,6 +107,8 @@ class Experiment:
         return cls(**data)
 
 
+_WHOLE = ("epochs", "batch_size", "early_stopping", "image_size", "workers", "seed", "split_seed")
+
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, math.inf),
     ("batch_size", 1, math.inf),
@@ -113,7 +118,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("dropout", 0, 0.99),
     ("drop_path", 0, 0.99),
     ("label_smoothing", 0, 0.99),
-    ("clip", 1e-6, math.inf),
+    ("clip", 0, math.inf),
     ("early_stopping", 1, math.inf),
     ("image_size", 8, 4096),
     ("workers", 1, 256),

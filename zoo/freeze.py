@@ -61,13 +61,14 @@ def _set_mode(module: nn.Module, reached: bool) -> bool:
 class FrozenProof:
     """A digest of everything that a phase must not move; `check` raises if any of it did.
 
-    It covers every parameter with `requires_grad=False`, and every buffer of a module in eval mode
-    (`num_batches_tracked` too), which includes batch norms under trained affine parameters where the norm policy is
-    not `train`.
+    It covers every parameter with `requires_grad=False`; every buffer of a module whose parameters are all frozen,
+    whatever its mode; and, unless the norm policy is `train`, the running statistics of every layer that keeps some
+    (`num_batches_tracked` too), also under affine parameters that train.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, norm: Norm) -> None:
         self._model = model
+        self._norm = norm
         self._digests = {name: _digest(tensor) for name, tensor in self._frozen()}
 
     def __len__(self) -> int:
@@ -78,7 +79,9 @@ class FrozenProof:
             if not parameter.requires_grad:
                 yield name, parameter
         for prefix, module in self._model.named_modules():
-            if not module.training:
+            flags = [parameter.requires_grad for parameter in module.parameters()]
+            held = bool(flags) and not any(flags)
+            if held or not module.training or (self._norm != "train" and keeps_statistics(module)):
                 for name, buffer in module.named_buffers(recurse=False):
                     yield f"{prefix}.{name}" if prefix else name, buffer
 
@@ -104,7 +107,7 @@ def _digest(tensor: torch.Tensor) -> bytes:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> int:
-    """Compute running statistics anew from batches `(N, 3, H, W)`, as plain averages; returns how many layers.
+    """Compute running statistics anew from batches `(N, 3, H, W)`, averaged by images; returns how many layers.
 
     Source: the pre-pass of "precise batch normalisation", Wu and Johnson 2021, "Rethinking Batch in BatchNorm".
     """
@@ -113,11 +116,16 @@ def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> int:
     model.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # cumulative average
         layer.training = True
-    for batch in batches:
-        model(batch)
-    for layer, momentum in zip(layers, momenta):
-        layer.momentum = momentum
-        layer.training = False
+    seen = 0
+    try:
+        for batch in batches:
+            seen += len(batch)
+            for layer in layers:
+                layer.momentum = len(batch) / seen  # the mean over images so far, however long the batches are
+            model(batch)
+    finally:
+        for layer, momentum in zip(layers, momenta):
+            layer.momentum = momentum
+            layer.training = False
     return len(layers)

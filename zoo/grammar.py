@@ -57,12 +57,7 @@ class Plan:
         found = []
         for part in self.parts:
             phases = part.strategy.phases(anatomy)
-            if part.epochs is not None and part.epochs < len(phases):
-                raise UsageError(
-                    f"strategy `{self}`: {part.epochs} epochs are too few for the {len(phases)} phases of "
-                    f"`{part.strategy.name}`"
-                )
-            shares = _share(part.epochs, [phase.epochs for phase in phases]) if part.epochs is not None else None
+            shares = share_epochs(phases, part.epochs, part.epochs, str(self)) if part.epochs is not None else None
             for index, phase in enumerate(phases):
                 changed = replace(
                     phase,

@@ -22,6 +22,9 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", "
 # ours to state, and beyond it a file is reported, not decoded.
 MAX_PIXELS = 300_000_000
 
+# Pillow's own bound is global and lower (179 megapixels); ours is looked at before anything is decoded
+Image.MAX_IMAGE_PIXELS = None
+
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 Pixels = npt.NDArray[np.uint8]
@@ -78,7 +81,7 @@ def _grey16(image: Image.Image) -> Pixels:
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F" and values.max(initial=0.0) <= 1.0:
         values = values * 255.0
-    elif values.max(initial=0.0) > 255:
+    elif image.mode.startswith("I;16") or values.max(initial=0.0) > 255:
         values = values / 257.0  # 65535 / 255
     grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
     return np.repeat(grey[:, :, None], 3, axis=2)

@@ -23,7 +23,7 @@ from zoo.backbone import Backbone
 from zoo.catalogue import Catalogue, Entry
 from zoo.command import Command
 from zoo.dataset import Dataset
-from zoo.errors import ZooError, did_you_mean
+from zoo.errors import PluginWarning, ZooError, did_you_mean
 from zoo.exporter import Exporter
 from zoo.metric import Metric
 from zoo.runtime import Runtime
@@ -35,10 +35,6 @@ DISTRIBUTION = "backbone-zoo"
 # Of two networks of one name the first provider's answers to the short name; `lite` stands before timm because its
 # weights come by pip, and third parties follow in name order, so that nobody displaces a built-in
 BUILT_IN_ORDER = ("torchvision", "lite", "timm")
-
-
-class PluginWarning(UserWarning):
-    """A plugin, or a part of one, could not be used."""
 
 
 @dataclass
@@ -125,7 +121,7 @@ class Plugins:
             if self._manager.is_registered(module):
                 raise ZooError(f"`{plugin.target}` is registered already, under another name")
             self._manager.register(module, plugin.name)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if module is not None and self._manager.is_registered(module):
                 self._manager.unregister(module)
             self._fail(plugin, "load", error)
@@ -141,7 +137,7 @@ class Plugins:
             if name in known and name not in implemented and inspect.isfunction(value):
                 self._fail(plugin, name, ZooError(f"`{name}` is not marked with `@zoo.hookimpl`"))
 
-    def _fail(self, plugin: Plugin, where: str, error: Exception) -> None:
+    def _fail(self, plugin: Plugin, where: str, error: BaseException) -> None:
         if self.strict:
             raise error
         lines = str(error).strip().splitlines() or [type(error).__name__]
@@ -174,7 +170,7 @@ class Plugins:
 
                 try:
                     implementation.function(register)
-                except Exception as error:
+                except (Exception, SystemExit) as error:
                     self._fail(plugin, hook, error)
                     continue
                 plugin.provides[plural] = list(mine)

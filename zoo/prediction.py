@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zoo.run import Run
 
 # Photographs in memory at once; 12 megapixels are 36 MB
-BATCH = 16
+BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -67,11 +68,24 @@ class TorchPredictor:
         """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
         import torch
 
-        with torch.inference_mode():
+        # cuDNN and cuBLAS would round to TF32 on recent GPUs; evaluation is fp32 everywhere
+        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False), _full_matmul():
             inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
         return found
+
+
+@contextmanager
+def _full_matmul() -> Iterator[None]:
+    import torch
+
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[Predictor, Run | None]:

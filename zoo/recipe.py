@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from zoo.augment import draw_views, make_view
+from zoo.augment import draw_views, image_key, make_view
 from zoo.backbone import Network
 from zoo.device import Device
 from zoo.errors import ZooError
@@ -34,6 +34,9 @@ from zoo.strategy import Phase
 # `plateau` divides the rate by ten after two epochs without a better choice loss
 PLATEAU_PATIENCE = 2
 PLATEAU_FACTOR = 0.1
+
+# The n-th showing of an image in one epoch is view `epoch + n * REPEAT`; no run has as many epochs
+REPEAT = 1_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +136,7 @@ class Recipe:
             self.forward = torch.compile(self.model)
         self.predictor = TorchPredictor(self.model, (), preprocess, device.place)
         self.view = make_view(experiment.augment, preprocess.crop)
+        self.keys = [image_key(sample.id) for sample in train.samples]
         self.plain_view = make_view("none", preprocess.crop)
         self.canvases = torch.from_numpy(train.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
         self.labels = torch.from_numpy(train.labels)
@@ -154,19 +158,24 @@ class Recipe:
             ZooError: the loss is no longer finite, or something frozen moved.
         """
         first = 0
+        best = Best()  # of the whole run
         for number, (phase, epochs) in enumerate(zip(self.phases, self.epochs)):
-            yield from self._fit_phase(number, phase, epochs, first)
+            yield from self._fit_phase(number, phase, epochs, first, best)
             first += epochs
+        if self.experiment.keep == "best" and best.state is not None:
+            self.model.load_state_dict(best.state)
 
-    def _fit_phase(self, number: int, phase: Phase, epochs: int, first: int) -> Iterator[dict[str, Any]]:
+    def _fit_phase(
+        self, number: int, phase: Phase, epochs: int, first: int, best_of_run: Best
+    ) -> Iterator[dict[str, Any]]:
         apply_phase(self.model, self.anatomy, phase)
         if phase.norm == "recalibrate":
             recalibrate(self.model, self._plain_batches())
             set_modes(self.model, phase.norm)
-        proof = FrozenProof(self.model)
+        proof = FrozenProof(self.model, phase.norm)
         optimizer = make_optimizer(self.model, self.groups[number], self.experiment)
         steps_per_epoch = len(batches(np.arange(len(self.labels)), self.experiment.batch_size))
-        best = Best()
+        best = Best()  # of this phase: what early stopping and `plateau` look at
         lowered = 1.0
         for epoch in range(first, first + epochs):
             self.progress.start(f"epoch {epoch + 1}/{sum(self.epochs)} {phase.name}", len(self.labels))
@@ -180,17 +189,19 @@ class Recipe:
                 record |= self._evaluate(self.choose)
             record["seconds"]["evaluate"] = round(perf_counter() - started, 3)
             if "choice_loss" in record:
-                best.note(record["choice_loss"], epoch, self.model if self._keeps_best else None)
+                stops = self.experiment.early_stopping is not None
+                best.note(record["choice_loss"], epoch, self.model if stops else None)
+                best_of_run.note(record["choice_loss"], epoch, self.model if self.experiment.keep == "best" else None)
                 if self.experiment.schedule == "plateau" and best.waited(epoch) >= PLATEAU_PATIENCE:
                     lowered *= PLATEAU_FACTOR
                     best.since = epoch
             self.progress.epoch(record)
             yield record
             patience = self.experiment.early_stopping
-            if patience is not None and epoch - best.epoch >= patience and epoch + 1 < first + epochs:
+            if patience is not None and epoch - max(best.epoch, first) >= patience and epoch + 1 < first + epochs:
                 self.progress.note(f"stopped early: epoch {best.epoch + 1} stays the best of `{phase.name}`")
                 break
-        if self._keeps_best and best.state is not None:
+        if best.state is not None:
             self.model.load_state_dict(best.state)
 
     def _train_epoch(
@@ -198,14 +209,18 @@ class Recipe:
     ) -> dict[str, Any]:
         losses, right, drawing, seen = 0.0, 0, 0.0, 0
         started = perf_counter()
-        for offset, indices in enumerate(
-            batches(epoch_order(self.train.labels, self.experiment, epoch), self.experiment.batch_size)
-        ):
+        order = epoch_order(self.train.labels, self.experiment, epoch)
+        drawn_before = [0] * len(self.keys)  # in this epoch; a balanced one shows rare images several times
+        for offset, indices in enumerate(batches(order, self.experiment.batch_size)):
             rate = lowered * factor(self.experiment.schedule, step + offset, steps, self.experiment.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * rate
             drawn = perf_counter()
-            views = draw_views(self.canvases[indices], indices.tolist(), epoch, self.view, self.experiment.seed)
+            asked = []
+            for index in indices.tolist():
+                asked.append((self.keys[index], epoch + REPEAT * drawn_before[index]))
+                drawn_before[index] += 1
+            views = draw_views(self.canvases[indices], asked, self.view, self.experiment.seed)
             drawing += perf_counter() - drawn
             labels = self.labels[indices].to(self.device.place)
             logits = self._step(self._inputs(views), labels, optimizer, epoch)
@@ -245,7 +260,7 @@ class Recipe:
             )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        if self.experiment.clip is not None:
+        if self.experiment.clip:
             nn.utils.clip_grad_norm_(
                 [parameter for group in optimizer.param_groups for parameter in group["params"]], self.experiment.clip
             )
@@ -272,10 +287,6 @@ class Recipe:
             loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
         return {"choice_loss": loss / len(split.labels), "choice_accuracy": right / len(split.labels)}
-
-    @property
-    def _keeps_best(self) -> bool:
-        return self.experiment.keep == "best" or self.experiment.early_stopping is not None
 
     def _class_weights(self) -> torch.Tensor | None:
         if self.experiment.class_balance != "loss":

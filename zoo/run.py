@@ -85,21 +85,18 @@ class Run:
         return str(self.record["status"])
 
     @property
-    def metrics(self) -> dict[str, float]:
+    def data_name(self) -> str:
+        return str(self.record.get("data_name"))
+
+    @property
+    def metrics(self) -> dict[str, Any]:
         """Figures of the reported split; empty for a run that did not end."""
         return dict(self.record.get("metrics") or {})
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A record per epoch; a last line cut short by a kill is left out."""
-        lines = []
-        file = self.path / HISTORY_FILE
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
-            try:
-                lines.append(json.loads(line))
-            except ValueError:
-                break
-        return lines
+        """A record per epoch."""
+        return self._lines(HISTORY_FILE)
 
     def predictions(self, split: str | None = None) -> Predictions:
         """The stored predictions of a split, of the reported one for None."""
@@ -170,20 +167,36 @@ class Run:
                 "time": now(),
                 "split": evaluation.predictions.split,
                 "data": evaluation.data,
+                "split_seed": evaluation.split_seed,
                 "model": evaluation.model,
                 "images": len(evaluation.predictions),
                 "accuracy": evaluation.metrics.get("accuracy"),
             },
         )
-        own = evaluation.data == self.record.get("data_name") and Path(evaluation.model) == self.path
-        if own:
-            evaluation.predictions.save(self.path / f"predictions-{evaluation.predictions.split}.safetensors")
+        name = evaluation.predictions.split
+        own = evaluation.data == self.record.get("data_name") and evaluation.split_seed == self.experiment.split_seed
+        if own and Path(evaluation.model) == self.path:
+            evaluation.predictions.save(self.path / f"predictions-{name}.safetensors")
 
     def looks(self, split: str) -> int:
         """How often a split of the run was scored, by the ledger."""
-        file = self.path / LEDGER_FILE
-        lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-        return sum(1 for line in lines if json.loads(line).get("split") == split)
+        return sum(1 for look in self._lines(LEDGER_FILE) if look.get("split") == split)
+
+    def fitted(self) -> set[str]:
+        """Ids of the images that the run was fitted on."""
+        file = self.path / SPLITS_FILE
+        return set(read_json(file)["roles"]["fit"]) if file.is_file() else set()
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:
+        """Records of a file of JSON lines; a last line cut short by a kill is left out."""
+        found = []
+        file = self.path / name
+        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+            try:
+                found.append(json.loads(line))
+            except ValueError:
+                break
+        return found
 
 
 def now() -> str:
@@ -221,24 +234,27 @@ def check_folder(path: Path, force: bool) -> None:
                 )
         standing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except OSError as error:
-        raise _unwritable(path, error.strerror) from error
+        raise _unwritable(path, error.strerror or str(error)) from error
     if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
         raise _unwritable(path, f"`{standing}` is no folder that may be written to")
 
 
 def make_folder(path: Path, force: bool) -> None:
-    """Make a run's folder; with `force`, the former run in it goes.
+    """Make a run's folder; with `force`, the content of the former run goes, the folder itself stays.
 
     Raises:
         UsageError, ZooError: as `check_folder`.
     """
     check_folder(path, force)
     try:
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.mkdir(parents=True)
+        path.mkdir(parents=True, exist_ok=True)
+        for child in path.iterdir():
+            if child.is_dir() and not child.is_symlink():
+                shutil.rmtree(child)
+            else:
+                child.unlink()
     except OSError as error:
-        raise _unwritable(path, error.strerror) from error
+        raise _unwritable(path, error.strerror or str(error)) from error
 
 
 def _unwritable(path: Path, reason: str | None) -> ZooError:

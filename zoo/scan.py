@@ -49,7 +49,7 @@ def decode_all(
 ) -> Iterator[tuple[Sample, Pixels | BadImage]]:
     """Every sample with its pixels, or with what is wrong with it, in order; decoded by `workers` threads.
 
-    A window of a few images per thread is decoded ahead, so that memory stays bounded.
+    Two images per thread are decoded ahead, not more: a photograph of 48 megapixels takes 144 MB.
     """
 
     def one(sample: Sample) -> Pixels | BadImage:
@@ -65,7 +65,7 @@ def decode_all(
         return
     with ThreadPoolExecutor(workers) as pool:
         left = iter(samples)
-        ahead = [(sample, pool.submit(one, sample)) for sample in islice(left, 4 * workers)]
+        ahead = [(sample, pool.submit(one, sample)) for sample in islice(left, 2 * workers)]
         try:
             while ahead:
                 sample, future = ahead.pop(0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,7 +17,7 @@ from zoo.backbone import Backbone, Network, Weights, build_network
 from zoo.catalogue import Entry
 from zoo.dataset import Images, Role, Sample, open_images
 from zoo.device import Device, choose_device
-from zoo.errors import UsageError
+from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation, compute_metrics
 from zoo.experiment import DEFAULT_EPOCHS, Experiment
 from zoo.files import SCHEMA, append_json, write_bytes, write_json
@@ -136,10 +136,12 @@ def train(
     scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress)
     clock.lap("scan")
 
-    make_folder(folder, force)
+    # the record first: with `--force`, the weights to start from may lie in the very run that is replaced
     record = _record(experiment, setup, images, roles, network, phases, epochs, scanned, bad)
-    write_json(folder / SPLITS_FILE, {"schema": SCHEMA, "roles": roles.ids(scanned)})
+    make_folder(folder, force)
     run = Run(folder, {}).update(**record)
+    ids = {name: [sample.id for sample in part.samples] for name, part in scanned.items()}
+    write_json(folder / SPLITS_FILE, {"schema": SCHEMA, "roles": ids})
     try:
         recipe = Recipe(
             network,
@@ -158,6 +160,7 @@ def train(
             for name, value in line["seconds"].items():
                 seconds[name] = round(seconds.get(name, 0.0) + value, 3)
         clock.lap("train")
+        _check_finite(network, experiment)
         digest = _save_weights(network, folder)
         clock.lap("save")
         predictions = _predict(recipe, scanned, images, roles, progress)
@@ -168,7 +171,9 @@ def train(
             device=str(setup.device.place),
             predictions=predictions,
             metrics=compute_metrics(predictions, plugins),
+            split_seed=experiment.split_seed,
         )
+        run.note_look(evaluation)
         run = run.update(
             status="finished",
             finished=now(),
@@ -177,10 +182,9 @@ def train(
             weights_sha256=digest,
             seconds={**clock.laps, "total": clock.total(), "of_train": seconds},
         )
-        run.note_look(evaluation)
     except KeyboardInterrupt:
-        _save_weights(network, folder)
         run.update(status="interrupted", finished=now())
+        _save_weights(network, folder)
         raise
     except BaseException as error:
         run.update(status="failed", finished=now(), failure=str(error).splitlines()[0] if str(error) else repr(error))
@@ -215,9 +219,6 @@ class Roles:
     reported: Role
     notes: tuple[str, ...]
 
-    def ids(self, scanned: dict[str, Scanned]) -> dict[str, list[str]]:
-        return {name: [sample.id for sample in part.samples] for name, part in scanned.items()}
-
 
 def assign_roles(images: Images, experiment: Experiment) -> Roles:
     """Honest roles: `val` chooses only where `test` remains; else what must be chosen is carved from train."""
@@ -235,8 +236,6 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
 
 
 def _with_norm(phase: Phase, experiment: Experiment) -> Phase:
-    from dataclasses import replace
-
     return phase if experiment.norm is None else replace(phase, norm=experiment.norm)
 
 
@@ -327,6 +326,16 @@ def _record(
         "versions": versions(),
         "machine": machine(),
     }
+
+
+def _check_finite(network: Network, experiment: Experiment) -> None:
+    """The last step may diverge after its loss was seen to be finite."""
+    for name, value in network.model.state_dict().items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise ZooError(
+                f"`{name}` is not finite after the last step: training diverged",
+                hint=f"pass a lower `--lr` than {experiment.lr:g}, or clip with `--clip 1.0`",
+            )
 
 
 def _save_weights(network: Network, folder: Path) -> str:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
 from rich.table import Table
 
 from zoo_cli.options import console, json_option, percent, print_json
+
+if TYPE_CHECKING:
+    from zoo.run import Run
 
 
 @click.command()
@@ -73,7 +77,13 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         )
     screen = console()
     screen.print(table)
-    if len({(row["data"], row["split"], str(run.record["data"])) for row, run in zip(rows, opened)}) > 1:
+    if len({(row["data"], row["split"], _scored(run)) for row, run in zip(rows, opened)}) > 1:
         screen.print(
             "[yellow]warning[/yellow]: these runs were not scored on the same images, so their figures do not compare"
         )
+
+
+def _scored(run: Run) -> str:
+    """The digest of the images that a run reports on."""
+    data = run.record["data"]
+    return str((data.get("reported") or data.get("choose") or {}).get("sha256"))

@@ -53,7 +53,7 @@ class Display:
         self.stop()
         choice = ""
         if "choice_loss" in record:
-            choice = f"  val loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
+            choice = f"  choice loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
         self._console.print(
             f"epoch {record['epoch']:>3} {escape(record['phase'])}  train loss {record['train_loss']:.4f} "
             f"accuracy {record['train_accuracy']:.3f}{choice}  [dim]{record['images_per_second']:.0f} images/s[/dim]"

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 import zoo
-from zoo.errors import UsageError, ZooError, did_you_mean
-from zoo.plugin import Plugins, PluginWarning
+from zoo.errors import PluginWarning, UsageError, ZooError, did_you_mean
+from zoo.plugin import Plugins
 from zoo.target import load_target
 
 

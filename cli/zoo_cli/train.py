@@ -117,7 +117,6 @@ def train(ctx: click.Context, /, out: str | None, force: bool, as_json: bool, **
     DATA is a folder with `train/CLASS/*.jpg` and `val/CLASS/*.jpg` (and `test/`), or with `CLASS/*.jpg`, which are
     then split 70/15/15 by `--split-seed`.
     """
-    settings["clip"] = settings["clip"] or None
     experiment = Experiment(**settings)
     from zoo.training import train as run_training
     from zoo_cli.display import Display

@@ -57,17 +57,15 @@ def _open(root: Path, argument: str, split_seed: int) -> Images:
     if "train" not in roles and roles:
         names = " ".join(folder.name for folder in roles.values())
         raise ZooError(f"`{argument}` has {names} but no folder `train`", hint=LAYOUT)
-    rejected: list[tuple[str, str]] = [
-        (path.name, "lies outside the class folders")
-        for path in sorted(root.iterdir())
-        if path.is_file() and not _is_clutter(path) and path.suffix.lower() in SUFFIXES
-    ]
-    if len(roles) >= 2:
+    rejected: list[tuple[str, str]] = []
+    _reject_loose(root, root, rejected)
+    if roles:
         rejected += [
             (f"{folder.name}/", "is no split folder, so nothing in it is used")
             for folder in folders
             if folder not in roles.values()
         ]
+    if len(roles) >= 2:
         splits = {
             role: tuple(_samples(roles[role], root, rejected)) for role in ("train", "val", "test") if role in roles
         }
@@ -100,6 +98,8 @@ def _is_clutter(path: Path) -> bool:
 
 def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterable[Sample]:
     """Every photograph in the class folders of `base`, at any depth; other files go to `rejected`."""
+    if base != root:
+        _reject_loose(base, root, rejected)
     for folder in _folders(base):
         for path in sorted(folder.rglob("*")):
             if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
@@ -111,6 +111,15 @@ def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterabl
                 yield Sample(name, folder.name, path)
             elif not _is_clutter(path):
                 rejected.append((name, f"`{path.suffix or 'no suffix'}` is no photograph's suffix"))
+
+
+def _reject_loose(folder: Path, root: Path, rejected: list[tuple[str, str]]) -> None:
+    """Photographs beside class folders belong to no class."""
+    rejected += [
+        (path.relative_to(root).as_posix(), "lies outside the class folders")
+        for path in sorted(folder.iterdir())
+        if path.is_file() and path.suffix.lower() in SUFFIXES and not _is_clutter(path)
+    ]
 
 
 def _check_classes(samples: Iterable[Sample], argument: str) -> None:

@@ -66,7 +66,7 @@ def test_modes_follow_what_trains(model: Net) -> None:
 def test_frozen_statistics_stay_under_trained_affine_parameters(model: Net, norm: Norm) -> None:
     apply_phase(model, anatomy(model), phase("stem", "body", "head", norm=norm))
     assert not model.body[1].training and model.body[1].weight.requires_grad and model.body[2].training
-    proof = FrozenProof(model)
+    proof = FrozenProof(model, norm)
     step(model)
     proof.check("in a step")
     assert model.body[1].num_batches_tracked == 0
@@ -74,7 +74,7 @@ def test_frozen_statistics_stay_under_trained_affine_parameters(model: Net, norm
 
 def test_training_statistics_move_only_where_stages_train(model: Net) -> None:
     apply_phase(model, anatomy(model), phase("body", "head"))
-    proof = FrozenProof(model)
+    proof = FrozenProof(model, "train")
     step(model)
     proof.check("in a step")
     assert model.body[1].num_batches_tracked == 1 and model.stem[1].num_batches_tracked == 0
@@ -87,16 +87,32 @@ def test_training_statistics_move_only_where_stages_train(model: Net) -> None:
         ("stem.1.running_mean", lambda model: model.stem[1].running_mean.add_(1e-7)),
         ("stem.1.num_batches_tracked", lambda model: model.stem[1].num_batches_tracked.add_(1)),
         ("stem.0.bias", lambda model: model.stem[0].bias.requires_grad_(True)),
-        ("stem.1.running_mean", lambda model: model.stem[1].train()),
     ],
 )
 def test_the_proof_names_what_moved(model: Net, tensor: str, spoil: object) -> None:
     apply_phase(model, anatomy(model), phase("body", "head"))
-    proof = FrozenProof(model)
+    proof = FrozenProof(model, "train")
     proof.check("before")
     spoil(model)  # type: ignore[operator]
     with pytest.raises(ZooError, match=f"frozen tensor `{tensor}` moved in epoch 3"):
         proof.check("in epoch 3")
+
+
+@pytest.mark.parametrize("norm", ["frozen", "train"])
+def test_the_proof_does_not_trust_the_mode_that_it_proves(model: Net, norm: Norm) -> None:
+    apply_phase(model, anatomy(model), phase("body", "head", norm=norm))
+    model.stem[1].train()  # as a recipe with a fault would leave it
+    proof = FrozenProof(model, norm)
+    step(model)
+    with pytest.raises(ZooError, match=r"frozen tensor `stem\.1"):
+        proof.check("in a step")
+
+
+def test_recalibration_weighs_images_alike(model: Net) -> None:
+    data = torch.randn(10, 3, 9, 9)
+    data[8:] += 5
+    recalibrate(model, data.split(8))  # batches of 8 and 2
+    assert torch.allclose(model.stem[1].running_mean, model.stem[0](data).mean((0, 2, 3)), atol=1e-4)
 
 
 def test_recalibration_gives_the_statistics_of_the_data(model: Net) -> None:

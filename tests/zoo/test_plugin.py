@@ -12,7 +12,8 @@ from typing import Any, ClassVar
 import pytest
 
 from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, hookimpl
-from zoo.plugin import Candidate, Plugins, PluginWarning, installed_candidates
+from zoo.errors import PluginWarning
+from zoo.plugin import Candidate, Plugins, installed_candidates
 
 
 @dataclass(frozen=True)

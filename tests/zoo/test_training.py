@@ -113,7 +113,7 @@ def test_phases_follow_each_other(two_splits: Path, tmp_path: Path, plugins: Plu
 @pytest.mark.parametrize(
     "settings",
     [
-        {"schedule": "cosine", "optimizer": "sgd", "clip": None},
+        {"schedule": "cosine", "optimizer": "sgd", "clip": 0.0},
         {"schedule": "step", "augment": "trivial", "class_balance": "loss"},
         {"schedule": "constant", "augment": "rand", "class_balance": "sample", "warmup": 0.0},
         {"norm": "recalibrate", "augment": "rotate", "drop_path": 0.1, "backbone": "timm/test_efficientnet"},
@@ -203,7 +203,7 @@ def test_an_interrupted_run_stays_readable(two_splits: Path, tmp_path: Path, plu
 
 def test_a_diverging_run_says_so(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     with pytest.raises(ZooError, match="training diverged"):
-        fit(two_splits, tmp_path / "run", plugins, strategy="scratch", lr=1e3, optimizer="sgd", clip=None, warmup=0.0,
+        fit(two_splits, tmp_path / "run", plugins, strategy="scratch", lr=1e3, optimizer="sgd", clip=0.0, warmup=0.0,
             schedule="constant", epochs=10)  # fmt: skip
     run = Run.open(tmp_path / "run")
     assert run.status == "failed" and "diverged" in run.record["failure"]
