@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from zoo.errors import UsageError, did_you_mean
+from zoo.errors import UsageError, ZooError, did_you_mean
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -64,12 +64,35 @@ class Dataset:
     open: str | Callable[[str, int], Images] = field(repr=False)
 
 
-def open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
-    """Open `NAME:ARGUMENT`, `NAME`, or the bare path of a folder.
+def absolute(spec: str) -> str:
+    """A folder by its absolute path, so that a run finds its photographs from anywhere; other names as they are."""
+    name, colon, argument = spec.partition(":")
+    path = argument if name == "folder" and colon else spec
+    folder = Path(path).expanduser() if path else Path()
+    return f"{'folder:' if path != spec else ''}{folder.resolve()}" if path and folder.is_dir() else spec
+
+
+def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
+    """Open `NAME:ARGUMENT`, `NAME`, or the bare path of a folder; `of_run` if a run asks for what it was trained on.
 
     Raises:
         UsageError: there is neither a dataset nor a folder of that name.
+        ZooError: the same, where a run asks.
     """
+    if not of_run:
+        return _open_images(spec, split_seed, plugins)
+    try:
+        return _open_images(spec, split_seed, plugins)
+    except UsageError as error:
+        raise ZooError(
+            f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
+            hint="pass `--data` with the place where the photographs are now",
+        ) from error
+
+
+def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
+    if not spec.strip() or spec.strip() == "folder:":
+        raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
     name, _, argument = spec.partition(":")
     datasets = plugins.datasets
     if name not in datasets:
@@ -90,7 +113,7 @@ def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, 
     Raises:
         UsageError: the data have no such split.
     """
-    name = split or images.reported
+    name = images.reported if split is None else split
     if name == "all":
         return name, tuple(sample for samples in images.splits.values() for sample in samples)
     for role in ROLES:

@@ -197,9 +197,11 @@ def evaluate(
         if run is None:
             raise UsageError("a file alone does not know its photographs", hint="pass `--data`")
         data = run.experiment.data
+        if split == "":
+            raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
         split_seed = run.experiment.split_seed if run is not None else 0
-    images = open_images(data, split_seed, plugins)
+    images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
     name, samples = choose_split(images, split)
     done = 0
 
@@ -220,5 +222,8 @@ def evaluate(
         bad=tuple(bad),
     )
     if run is not None:
-        run.note_look(evaluation)
+        try:
+            run.note_look(evaluation)
+        except ZooError as error:
+            warnings.warn(f"the look is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -63,6 +64,14 @@ class Experiment:
             UsageError: naming each option and its bound.
         """
         problems = []
+        for name in ("data", "backbone", "strategy", "weights", "device"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))  # `Path("photos")` is what one writes in Python
+            elif not isinstance(value, str) or not value or "\0" in value:
+                problems.append(f"`--{name} {value!r}` is no name or path")
+        if not isinstance(self.compile, bool):
+            problems.append(f"`compile={self.compile!r}` is not True or False")
         for name, kind in get_type_hints(type(self)).items():
             if get_origin(kind) is Literal and getattr(self, name) not in get_args(kind):
                 problems.append(
@@ -78,7 +87,8 @@ class Experiment:
             elif not math.isfinite(value):
                 problems.append(f"`--{name.replace('_', '-')} {value}` is not a number")
             elif not low <= value <= high:
-                above = f"{low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+                form = ",.0f" if whole else "g"
+                above = f"{low:{form}} to {high:{form}}" if high < math.inf else f"{low:{form}} or more"
                 problems.append(f"`--{name.replace('_', '-')} {value:g}` is outside {above}")
         if self.norm is not None and self.norm not in NORMS:
             problems.append(f"`--norm {self.norm}`: known are {' '.join(NORMS)}")
@@ -110,16 +120,16 @@ class Experiment:
 _WHOLE = ("epochs", "batch_size", "early_stopping", "image_size", "workers", "seed", "split_seed")
 
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
-    ("epochs", 1, math.inf),
-    ("batch_size", 1, math.inf),
+    ("epochs", 1, 1_000_000),
+    ("batch_size", 1, 1_000_000),
     ("lr", 1e-12, 1e3),
-    ("weight_decay", 0, math.inf),
+    ("weight_decay", 0, 1e3),
     ("warmup", 0, 0.9),
     ("dropout", 0, 0.99),
     ("drop_path", 0, 0.99),
     ("label_smoothing", 0, 0.99),
     ("clip", 0, math.inf),
-    ("early_stopping", 1, math.inf),
+    ("early_stopping", 1, 1_000_000),
     ("image_size", 8, 4096),
     ("workers", 1, 256),
     ("seed", 0, 2**31 - 1),

@@ -16,9 +16,11 @@ from zoo.machine import versions
 from zoo.predictions import Predictions
 from zoo.progress import Progress, Silent
 from zoo.run import Run, now
+from zoo.scan import digest_of
 from zoo.target import load_target
 
 if TYPE_CHECKING:
+    from zoo.dataset import Sample
     from zoo.plugin import Plugins
 
 # Largest difference of a probability between a run and its file. Two engines in fp32 differ by about 1e-6; one grey
@@ -123,20 +125,21 @@ def export(
     choose_device(device, "fp32")  # known to be there before the minutes that writing may take
     run = run if isinstance(run, Run) else Run.open(run)
     exporter = plugins.exporters.find(to).value
-    target = Path(out) if out is not None else run.path / f"model{exporter.suffix}"
+    target = Path(out).expanduser() if out is not None else run.path / f"model{exporter.suffix}"
     if target.suffix != exporter.suffix:
         raise UsageError(
             f"`{target}` does not end in `{exporter.suffix}`", hint=f"`--to {to}` writes {exporter.suffix} files"
         )
+    if target.is_dir():
+        raise UsageError(f"`{target}` is a folder", hint="pass the name of a file by `--out`")
     if target.exists() and not force:
         raise UsageError(f"`{target}` exists", hint="pass another `--out`, or `--force` to replace it")
     if not target.parent.is_dir():
-        raise UsageError(f"there is no folder `{target.parent}`")
+        raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
     ours = run.predictions()
-    images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins)
+    images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins, of_run=data is None)
     _, samples = choose_split(images, ours.split)
-    held = set(ours.ids)
-    samples = tuple(sample for sample in samples if sample.id in held)
+    samples = _as_scored(run, ours, samples)
     network = run.load_network(plugins)
     # beside the target, so that the rename stays on one file system; the suffix must stay for readers to know it
     temporary = target.with_name(f".{target.stem}.{uuid.uuid4().hex[:8]}{exporter.suffix}")
@@ -165,6 +168,26 @@ def export(
         progress.stop()
         temporary.unlink(missing_ok=True)
     return Exported(path=target, size=size, parity=parity)
+
+
+def _as_scored(run: Run, ours: Predictions, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """The samples that the run was scored on, proved to be the same photographs by their recorded digest.
+
+    Raises:
+        ZooError: photographs are missing, or changed since.
+    """
+    held = set(ours.ids)
+    found = tuple(sample for sample in samples if sample.id in held)
+    missing = sorted(held - {sample.id for sample in found})
+    hint = "pass the run's own photographs by `--data`, or train again"
+    if missing:
+        raise ZooError(
+            f"`{missing[0]}` is not among the photographs ({len(missing)} of {len(held)} are missing)", hint=hint
+        )
+    recorded = run.record["data"].get("reported") or run.record["data"].get("choose")
+    if recorded and digest_of(found) != recorded["sha256"]:
+        raise ZooError("the photographs changed since the run was scored on them", hint=hint)
+    return found
 
 
 def _metadata(run: Run) -> dict[str, Any]:
@@ -227,6 +250,8 @@ def verify(
     exporter = find_exporter(path, plugins)
     checks: list[Check] = list(load_target(exporter.verify)(path, device))
     if data is None:
+        if split is not None:
+            raise UsageError("`--split` is of `--data`, which is not given", hint="pass both, or neither")
         return checks
     if not all(check.passed for check in checks):
         return [*checks, Check(name="photographs", passed=False, detail="not compared, since the file is not sound")]

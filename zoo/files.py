@@ -20,7 +20,9 @@ def check_schema(schema: object, file: Path) -> None:
     Raises:
         ZooError: naming the file and both schemas.
     """
-    if isinstance(schema, int) and schema > SCHEMA:
+    if not isinstance(schema, int) or schema < 1:
+        raise ZooError(f"`{file}` is damaged: its schema is `{schema}`", hint="restore it from a copy, or make it anew")
+    if schema > SCHEMA:
         raise ZooError(
             f"`{file}` has schema {schema}, this zoo reads up to {SCHEMA}",
             hint="it was written by a newer zoo: `pip install --upgrade backbone-zoo`",
@@ -45,7 +47,9 @@ def write_bytes(file: Path, data: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise ZooError(f"`{file}` cannot be written: {error.strerror}") from error
+        raise ZooError(
+            f"`{file}` cannot be written: {error.strerror}", hint="make room, or write to another folder"
+        ) from error
 
 
 def _umask() -> int:
@@ -62,10 +66,13 @@ def write_json(file: Path, data: Any) -> None:
 def append_json(file: Path, data: Any) -> None:
     """Append one line of JSON."""
     try:
+        cut = file.is_file() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")  # by a kill
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(data, ensure_ascii=False) + "\n")
+            stream.write(("\n" if cut else "") + json.dumps(data, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise ZooError(f"`{file}` cannot be written: {error.strerror}") from error
+        raise ZooError(
+            f"`{file}` cannot be written: {error.strerror}", hint="make room, or write to another folder"
+        ) from error
 
 
 def read_json(file: Path) -> Any:
@@ -79,4 +86,6 @@ def read_json(file: Path) -> Any:
     except FileNotFoundError as error:
         raise ZooError(f"there is no file `{file}`") from error
     except (OSError, ValueError) as error:
-        raise ZooError(f"`{file}` cannot be read as JSON: {error}") from error
+        raise ZooError(
+            f"`{file}` cannot be read as JSON: {error}", hint="restore it from a copy, or make it anew"
+        ) from error

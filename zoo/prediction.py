@@ -47,6 +47,8 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text).expanduser()
+        if not text.strip():
+            raise UsageError("a photograph's path is empty", hint="`.` is the current folder")
         if path.is_dir():
             matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         elif path.exists():

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -36,6 +35,9 @@ WEIGHTS_FILE = "model.safetensors"
 HISTORY_FILE = "history.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
+
+# What `--force` may replace; photographs, notes and whatever else a user keeps beside a run stay
+OWN_FILES = (RUN_FILE, HISTORY_FILE, LEDGER_FILE, SPLITS_FILE, "model.*", "predictions-*.safetensors", "latency.json")
 
 
 @dataclass(frozen=True)
@@ -61,12 +63,20 @@ class Run:
             )
         record = read_json(file)
         if not isinstance(record, dict):
-            raise ZooError(f"`{file}` is no record of a run")
+            raise ZooError(f"`{file}` is no record of a run", hint="a run is a folder that `zoo train` made")
         check_schema(record.get("schema"), file)
-        for key in ("experiment", "classes", "preprocess", "status"):
-            if key not in record:
-                raise ZooError(f"`{file}` is damaged: `{key}` is missing")
-        return cls(folder, record)
+        run = cls(folder, record)
+        try:
+            _ = run.experiment, run.preprocess, run.classes, run.status
+            _ = [record[key] for key in ("backbone", "strategy", "reported_split", "data_name", "data")]
+            assert all(phase["trainable_parameters"] >= 0 for phase in record["phases"]) and record["phases"]
+            assert run.preprocess.crop > 0 and run.preprocess.resize > 0 and len(run.classes) > 1
+        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, UsageError) as error:
+            said = error.message if isinstance(error, UsageError) else f"{type(error).__name__} {error}".strip()
+            raise ZooError(
+                f"`{file}` is damaged: {said}", hint="restore it from a copy, or train again with `--force`"
+            ) from error
+        return run
 
     @property
     def experiment(self) -> Experiment:
@@ -159,7 +169,11 @@ class Run:
         return Run(self.path, record)
 
     def note_look(self, evaluation: Evaluation) -> None:
-        """Write a look at a split to the ledger, and store its predictions where they are of the run's own data."""
+        """Write a look at a split to the ledger, and store its predictions where they are of the run's own data.
+
+        Raises:
+            ZooError: the folder cannot be written; the figures of the evaluation stand all the same.
+        """
         append_json(
             self.path / LEDGER_FILE,
             {
@@ -188,14 +202,14 @@ class Run:
         return set(read_json(file)["roles"]["fit"]) if file.is_file() else set()
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
-        """Records of a file of JSON lines; a last line cut short by a kill is left out."""
+        """Records of a file of JSON lines; a line cut short by a kill is left out."""
         found = []
         file = self.path / name
         for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
             try:
                 found.append(json.loads(line))
             except ValueError:
-                break
+                continue
         return found
 
 
@@ -240,7 +254,7 @@ def check_folder(path: Path, force: bool) -> None:
 
 
 def make_folder(path: Path, force: bool) -> None:
-    """Make a run's folder; with `force`, the content of the former run goes, the folder itself stays.
+    """Make a run's folder; with `force`, the files of the former run go, and nothing else that lies there.
 
     Raises:
         UsageError, ZooError: as `check_folder`.
@@ -248,11 +262,9 @@ def make_folder(path: Path, force: bool) -> None:
     check_folder(path, force)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        for child in path.iterdir():
-            if child.is_dir() and not child.is_symlink():
-                shutil.rmtree(child)
-            else:
-                child.unlink()
+        for pattern in OWN_FILES:
+            for file in path.glob(pattern):
+                file.unlink()
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -134,12 +134,24 @@ def _scan_part(
         else:
             pixels[len(usable)] = result
             usable.append(sample)
-            digest.update(f"{sample.id}\0{sample.label}\0".encode())
-            digest.update(content_digest(sample.source))
+            _add(digest, sample)
         advance(1)
     index = {label: position for position, label in enumerate(classes)}
     labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
     return Scanned(tuple(usable), labels, pixels[: len(usable)], digest.hexdigest())
+
+
+def digest_of(samples: Iterable[Sample]) -> str:
+    """SHA-256 over names, labels and contents, in order."""
+    digest = hashlib.sha256()
+    for sample in samples:
+        _add(digest, sample)
+    return digest.hexdigest()
+
+
+def _add(digest: hashlib._Hash, sample: Sample) -> None:
+    digest.update(f"{sample.id}\0{sample.label}\0".encode())
+    digest.update(content_digest(sample.source))
 
 
 def content_digest(source: Path | Pixels) -> bytes:

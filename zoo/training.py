@@ -10,12 +10,13 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import save as save_tensors
 
 from zoo.backbone import Backbone, Network, Weights, build_network
 from zoo.catalogue import Entry
-from zoo.dataset import Images, Role, Sample, open_images
+from zoo.dataset import Images, Role, Sample, absolute, open_images
 from zoo.device import Device, choose_device
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation, compute_metrics
@@ -108,8 +109,9 @@ def train(
     plugins = plugins or Plugins()
     progress = progress or Silent()
     clock = Clock()
+    experiment = replace(experiment, data=absolute(experiment.data))
     setup = resolve(experiment, plugins)
-    folder = Path(out) if out is not None else default_folder(setup.backbone.name, str(setup.plan))
+    folder = Path(out).expanduser() if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
     images = open_images(experiment.data, experiment.split_seed, plugins)
     roles = assign_roles(images, experiment)
@@ -164,6 +166,8 @@ def train(
         digest = _save_weights(network, folder)
         clock.lap("save")
         predictions = _predict(recipe, scanned, images, roles, progress)
+        if not np.isfinite(predictions.logits).all():
+            raise _diverged("a logit", experiment)
         clock.lap("report")
         evaluation = Evaluation(
             model=str(folder),
@@ -332,10 +336,14 @@ def _check_finite(network: Network, experiment: Experiment) -> None:
     """The last step may diverge after its loss was seen to be finite."""
     for name, value in network.model.state_dict().items():
         if value.is_floating_point() and not bool(torch.isfinite(value).all()):
-            raise ZooError(
-                f"`{name}` is not finite after the last step: training diverged",
-                hint=f"pass a lower `--lr` than {experiment.lr:g}, or clip with `--clip 1.0`",
-            )
+            raise _diverged(f"`{name}`", experiment)
+
+
+def _diverged(what: str, experiment: Experiment) -> ZooError:
+    return ZooError(
+        f"{what} is not finite after the last step: training diverged",
+        hint=f"pass a lower `--lr` than {experiment.lr:g}, or clip with `--clip 1.0`",
+    )
 
 
 def _save_weights(network: Network, folder: Path) -> str:
@@ -348,8 +356,6 @@ def _save_weights(network: Network, folder: Path) -> str:
 def _predict(
     recipe: Recipe, scanned: dict[str, Scanned], images: Images, roles: Roles, progress: Progress
 ) -> Predictions:
-    import numpy as np
-
     part = scanned.get("reported") or scanned["choose"]
     recipe.model.eval()
     progress.start(f"score {roles.reported}", len(part.samples))

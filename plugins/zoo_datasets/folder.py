@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -101,16 +102,48 @@ def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterabl
     if base != root:
         _reject_loose(base, root, rejected)
     for folder in _folders(base):
-        for path in sorted(folder.rglob("*")):
-            if not path.is_file() or any(part.startswith(".") for part in path.relative_to(base).parts):
-                continue
+        before = len(rejected)
+        found = 0
+        for path in _walk(folder):
             name = path.relative_to(root).as_posix()
             if not name.isprintable():  # bytes that are no UTF-8 among them; no JSON and no terminal could show it
                 rejected.append((ascii(name), "its name cannot be printed"))
+            elif not path.is_file():
+                rejected.append((name, "is a link that leads nowhere" if path.is_symlink() else "is no regular file"))
             elif path.suffix.lower() in SUFFIXES:
+                found += 1
                 yield Sample(name, folder.name, path)
-            elif not _is_clutter(path):
+            else:
                 rejected.append((name, f"`{path.suffix or 'no suffix'}` is no photograph's suffix"))
+        if found == 0:
+            what = f"; the first other file is `{rejected[before][0]}`" if len(rejected) > before else ""
+            raise ZooError(
+                f"class folder `{folder.relative_to(root).as_posix()}` holds no photographs{what}",
+                hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is no class",
+            )
+
+
+def _walk(folder: Path) -> Iterable[Path]:
+    """Every file at any depth, links followed once, hidden ones and clutter left out.
+
+    Raises:
+        PermissionError: a folder may not be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    seen = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a loop of links
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not _is_clutter(Path(name)):
+                yield Path(place, name)
 
 
 def _reject_loose(folder: Path, root: Path, rejected: list[tuple[str, str]]) -> None:

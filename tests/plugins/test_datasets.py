@@ -89,3 +89,49 @@ def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
     images = open_folder(str(root), 0)
     assert images.rejected == (("'train/red/caf\\udce9.jpg'", "its name cannot be printed"),)
     assert len(images.splits["train"]) == 3
+
+
+def test_a_class_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    (root / "train/green").mkdir()
+    with pytest.raises(ZooError, match="class folder `train/green` holds no photographs"):
+        open_folder(str(root), 0)
+    (root / "train/green/a.heic").touch()
+    with pytest.raises(ZooError, match=r"the first other file is `train/green/a\.heic`"):
+        open_folder(str(root), 0)
+
+
+def test_links_are_followed_once_and_dead_ones_reported(tmp_path: Path) -> None:
+    root = make_photos(tmp_path / "data", {"train": 2, "val": 2})
+    elsewhere = make_photos(tmp_path / "elsewhere", {"": 3}, ("red",))
+    (root / "train/red/more").symlink_to(elsewhere / "red")
+    (root / "train/red/loop").symlink_to(root / "train/red")
+    (root / "train/red/dead.jpg").symlink_to(root / "nowhere.jpg")
+    (root / "train/loose.jpg").write_bytes(b"x")
+    images = open_folder(str(root), 0)
+    assert sum(sample.label == "red" for sample in images.splits["train"]) == 5
+    assert dict(images.rejected) == {
+        "train/red/dead.jpg": "is a link that leads nowhere",
+        "train/loose.jpg": "lies outside the class folders",
+    }
+
+
+def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    scandir = os.scandir
+
+    def refuse(path: object) -> object:  # root reads everything, so the refusal is made up
+        if str(path).endswith("train/red"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(ZooError, match="train/red` may not be read"):
+        open_folder(str(root), 0)
+
+
+@pytest.mark.parametrize("spec", ["", " ", "folder:"])
+def test_an_empty_text_is_not_the_current_folder(spec: str, two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(two_splits)
+    with pytest.raises(UsageError, match="`--data` is empty"):
+        open_images(spec, 0, Plugins())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +63,8 @@ def test_run_and_file_agree_everywhere(run: Run, data: Path, plugins: Plugins) -
     photos = sorted((data / "val").rglob("*.jpg"))
     a, b = (predict(model, photos, plugins=plugins)[0] for model in (run, done.path))
     assert [one.top[0][0] for one in a] == [one.top[0][0] for one in b]
+    with pytest.raises(UsageError, match="`--split` is of `--data`"):
+        verify(done.path, split="val", plugins=plugins)
     checks = verify(done.path, data=str(data), plugins=plugins)
     assert all(check.passed for check in checks) and checks[-1].name == "photographs"
 
@@ -94,6 +97,11 @@ def test_changed_preprocessing_is_not_kept(run: Run, plugins: Plugins) -> None:
 def test_changed_photographs_are_noticed(run: Run, data: Path, tmp_path: Path, plugins: Plugins) -> None:
     other = make_photos(tmp_path / "other", {"train": 10, "val": 3, "test": 4})
     with pytest.raises(ZooError, match="is not among the photographs"):
+        export(run, data=str(other), plugins=plugins)
+    shutil.rmtree(other)
+    shutil.copytree(data, other)
+    (other / "val/red/000.jpg").write_bytes((other / "val/red/001.jpg").read_bytes())
+    with pytest.raises(ZooError, match="the photographs changed"):
         export(run, data=str(other), plugins=plugins)
     assert "model.onnx" not in files(run)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,16 @@ import pytest
 import torch
 from tests_support import make_photos
 
-from zoo import Experiment, Plugins, Run, UsageError, ZooError, evaluate, predict, train
-from zoo.files import read_json
+from zoo import Experiment, Metric, Plugins, Run, UsageError, ZooError, evaluate, predict, train
+from zoo.catalogue import Catalogue
+from zoo.errors import PluginWarning
+from zoo.files import read_json, write_json
 from zoo.network import read_state
 from zoo.progress import Silent
 from zoo.recipe import batches, epoch_order
 
 BASE = Experiment(
-    data="",
+    data="nowhere",
     backbone="timm/test_resnet",  # 0.5 million parameters, with batch norms
     strategy="partial:1",
     weights="none",
@@ -56,7 +59,9 @@ def test_a_run_learns_and_describes_itself(finished: Run) -> None:
     assert finished.record["reported_split"] == "val" and finished.record["chosen_on"] is None
     assert [line["epoch"] for line in finished.history] == [1, 2, 3, 4, 5, 6]
     assert all(line["schema"] == 1 for line in finished.history)
-    assert len(read_json(finished.path / "splits.json")["roles"]["fit"]) == 24
+    roles = read_json(finished.path / "splits.json")["roles"]
+    assert len(roles["fit"]) == 24 and all(name.startswith("train/") for name in roles["fit"])
+    assert all(name.startswith("val/") for name in roles["reported"])
     assert finished.looks("val") == 1
     assert Run.open(finished.path).record == finished.record
 
@@ -152,6 +157,9 @@ def test_with_three_splits_val_chooses_and_test_is_left_alone(
 ) -> None:
     run = fit(three_splits, tmp_path / "run", plugins, keep="best", epochs=3)
     assert run.record["chosen_on"] == "val" and run.looks("test") == 0
+    roles = read_json(run.path / "splits.json")["roles"]
+    assert len(roles["fit"]) == 24 and all(name.startswith("train/") for name in roles["fit"])
+    assert len(roles["choose"]) == 8 and all(name.startswith("val/") for name in roles["choose"])
     assert not (run.path / "predictions-test.safetensors").exists()
     best = min(run.history, key=lambda line: line["choice_loss"])
     assert run.metrics["loss"] == pytest.approx(best["choice_loss"], abs=1e-4)
@@ -160,7 +168,7 @@ def test_with_three_splits_val_chooses_and_test_is_left_alone(
 
 
 def test_early_stopping_ends_a_phase(three_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    # a rate of almost nothing: the choice loss cannot fall for long
+    # a rate so high that the choice loss cannot fall for long
     run = fit(three_splits, tmp_path / "run", plugins, early_stopping=1, epochs=30, lr=0.5, schedule="constant")
     losses = [line["choice_loss"] for line in run.history]
     assert len(losses) < 30 and losses[-1] >= min(losses[:-1])
@@ -186,6 +194,99 @@ def test_force_replaces_a_run_only_once_the_new_one_can_start(
     assert Run.open(run.path).status == "finished"
     again = train(replace(BASE, data=str(two_splits), epochs=1, seed=9), out=run.path, force=True, plugins=plugins)
     assert again.experiment.seed == 9
+
+
+def test_force_replaces_the_run_s_own_files_only(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    run = fit(two_splits, tmp_path / "run", plugins, epochs=1)
+    (run.path / "notes.txt").write_text("mine")
+    shutil.copytree(two_splits, run.path / "photos")
+    (run.path / "model.onnx").write_bytes(b"of the former run")
+    # the weights to go on from lie in the run that is replaced, and so do the photographs
+    experiment = replace(BASE, data=str(run.path / "photos"), weights=str(run.path / "model.safetensors"), epochs=1)
+    again = train(experiment, out=run.path, force=True, plugins=plugins)
+    assert again.status == "finished" and again.record["weights"]["sha256"] == run.record["weights_sha256"]
+    assert (run.path / "notes.txt").read_text() == "mine" and len(list((run.path / "photos").rglob("*.jpg"))) == 36
+    assert not (run.path / "model.onnx").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"experiment": {}},
+        {"experiment": {**BASE.to_json(), "data": "x", "color": 1}},
+        {"preprocess": {}},
+        {"phases": []},
+        {"classes": []},
+        {"schema": "x"},
+    ],
+)
+def test_a_damaged_record_is_named(finished: Run, tmp_path: Path, change: dict[str, Any]) -> None:
+    write_json(tmp_path / "run.json", {**finished.record, **change})
+    with pytest.raises(ZooError, match=r"run\.json` is damaged") as error:
+        Run.open(tmp_path)
+    assert error.value.exit_code == 1 and error.value.hint is not None
+
+
+def test_another_split_seed_does_not_replace_the_run_s_predictions(tmp_path: Path, plugins: Plugins) -> None:
+    data = make_photos(tmp_path / "data", {"": 20})
+    run = fit(data, tmp_path / "run", plugins, epochs=1, split_seed=3)
+    before = run.predictions().ids
+    assert evaluate(run, plugins=plugins).predictions.ids == before
+    other = evaluate(run, split_seed=4, plugins=plugins)
+    assert other.predictions.ids != before and other.fitted > 0 and other.to_json()["fitted_on"] == other.fitted
+    assert run.predictions().ids == before
+
+
+def test_a_run_finds_its_photographs_from_anywhere(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(two_splits, tmp_path / "photos")
+    monkeypatch.chdir(tmp_path)
+    run = fit(Path("photos"), tmp_path / "run", plugins, epochs=1)
+    monkeypatch.chdir(two_splits)
+    assert len(evaluate(run, plugins=plugins).predictions) == 12
+    (tmp_path / "photos").rename(tmp_path / "moved")
+    with pytest.raises(ZooError, match="which cannot be opened") as error:
+        evaluate(run, plugins=plugins)
+    assert error.value.hint is not None and "--data" in error.value.hint
+    assert len(evaluate(run, data=str(tmp_path / "moved"), plugins=plugins).predictions) == 12
+
+
+def test_a_failing_metric_costs_nobody_a_run(two_splits: Path, tmp_path: Path) -> None:
+    plugins = Plugins()
+    good = plugins.metrics.entries
+    bad = [
+        replace(good[0], provider="acme", value=Metric(name=name, summary="x", compute=compute))
+        for name, compute in (("raises", lambda table: 1 / 0), ("nan", lambda table: float("nan")))
+    ]
+    plugins.__dict__["metrics"] = Catalogue("metric", "metrics", [*good, *bad])
+    with pytest.warns(PluginWarning, match="failed"):
+        run = fit(two_splits, tmp_path / "run", plugins, epochs=1)
+    assert run.metrics["raises"] is None and run.metrics["nan"] is None and run.metrics["accuracy"] is not None
+    assert "NaN" not in (run.path / "run.json").read_text()
+
+
+def test_a_last_step_that_diverges_says_so(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    with pytest.raises(ZooError, match="training diverged"):
+        fit(
+            two_splits,
+            tmp_path / "run",
+            plugins,
+            weight_decay=1e3,
+            lr=1e3,
+            epochs=1,
+            clip=0.0,
+            batch_size=24,
+            strategy="full",
+        )
+
+
+@pytest.mark.parametrize(
+    "settings", [{"epochs": 1.5}, {"seed": 0.5}, {"strategy": None}, {"backbone": ""}, {"compile": "no"}, {"data": 3}]
+)
+def test_wrong_types_are_usage_errors(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        replace(BASE, **{"data": "x", **settings})
 
 
 class Interrupting(Silent):
