@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import Any
 
 import timm
@@ -104,13 +104,14 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the hub's progress bars, which belong to no terminal of ours."""
+    """Without the hub's progress bars, which belong to no terminal of ours, nor torch.hub's lines on stdout."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     were = are_progress_bars_disabled()
     disable_progress_bars()
     try:
-        yield
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         if not were:
             enable_progress_bars()

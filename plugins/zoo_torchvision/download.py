@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,14 +38,15 @@ def fetch_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
     file = checkpoints_folder() / weights.file
     had = file.is_file()
     try:
-        state: dict[str, Tensor] = load_state_dict_from_url(
-            weights.source,
-            model_dir=str(file.parent),
-            map_location="cpu",
-            progress=False,
-            check_hash=True,
-            weights_only=True,
-        )
+        with redirect_stdout(sys.stderr):  # torch.hub prints where it downloads to, and stdout is for data
+            state: dict[str, Tensor] = load_state_dict_from_url(
+                weights.source,
+                model_dir=str(file.parent),
+                map_location="cpu",
+                progress=False,
+                check_hash=True,
+                weights_only=True,
+            )
     except Exception as error:
         # urllib, ssl, sockets, the hash check and torch's reader raise a dozen unrelated types
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

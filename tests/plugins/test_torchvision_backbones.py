@@ -17,9 +17,11 @@ from torchvision.ops import StochasticDepth
 
 from zoo.backbone import Backbone, BuildSpec, Network, Weights, build_network, is_at_hand
 from zoo.errors import UsageError, ZooError
+from zoo.preprocess import Preprocess
 from zoo.stage import check_anatomy
 from zoo_torchvision import catalogue_rows
 from zoo_torchvision.build import build
+from zoo_torchvision.download import fetch_state
 
 NAMES = list_models(module=torchvision.models)
 
@@ -214,7 +216,6 @@ def published(folder: Path, model: nn.Module, stem: str) -> Weights:
     torch.save(model.state_dict(), file)
     name = f"{stem}-{hashlib.sha256(file.read_bytes()).hexdigest()[:8]}.pth"
     file.rename(folder / name)
-    from zoo.preprocess import Preprocess
 
     return Weights(
         tag="TEST", preprocess=Preprocess(), source=(folder / name).as_uri(), file=name, at_hand="os.path:exists"
@@ -293,3 +294,18 @@ def test_old_densenet_names_are_translated() -> None:
     renamed = network.translate(old)
     missing = [name for name in names if name not in renamed]
     assert all(name.endswith("num_batches_tracked") for name in missing), "which the old files do not have"
+
+
+def test_a_download_prints_nothing_on_stdout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    published = tmp_path / "net.pth"
+    torch.save({"a": torch.zeros(1)}, published)
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()[:8]
+    published = published.rename(tmp_path / f"net-{digest}.pth")
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("torch.hub._hub_dir", None)
+    weights = Weights(tag="T", source=published.as_uri(), file=published.name, license="none", preprocess=Preprocess())
+    assert list(fetch_state("net", weights)) == ["a"]
+    captured = capsys.readouterr()
+    assert captured.out == "" and "Downloading" in captured.err
