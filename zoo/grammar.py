@@ -22,6 +22,9 @@ from zoo.errors import UsageError, did_you_mean
 from zoo.stage import Anatomy
 from zoo.strategy import NORMS, RESERVED, Norm, Phase, Strategy, check_phase
 
+# A factor above this is a slip of the pen, and far larger ones overflow the learning rate
+MOST_LR = 1e6
+
 
 @dataclass(frozen=True, kw_only=True)
 class Part:
@@ -146,33 +149,44 @@ def _parse_part(piece: str, strategies: Catalogue[Any], problems: list[str], hin
     types = typing.get_type_hints(kind)
     options: dict[str, Any] = {}
     words: dict[str, Any] = {}
+    tried: set[str] = set()
     if colon:
         if not fields:
             problems.append(f"`{kind.name}` takes no value, `:{value}` is one too many")
         else:
-            pairs.insert(0, f"{next(iter(fields))}={value}")
+            first = next(iter(fields))
+            if value.strip():
+                pairs.insert(0, f"{first}={value}")
+            else:
+                tried.add(first)
+                problems.append(f"a value is missing after `{name}:`")
     for pair in pairs:
         key, equals, raw = (word.strip() for word in pair.partition("="))
         if not equals or not raw:
             problems.append(f"`{pair}` is not written KEY=VALUE")
-        elif key in options or key in words:
+            tried.add(key)
+        elif key in tried:
             problems.append(f"`{key}` is given twice")
         elif key in RESERVED:
+            tried.add(key)
             _read(key, raw, _RESERVED_TYPES[key], words, problems)
         elif key in fields:
+            tried.add(key)
             _read(key, raw, types[key], options, problems)
         else:
             problems.append(f"`{kind.name}` has no option `{key}`")
             hints.append(did_you_mean(key, [*fields, *RESERVED], f"it has {' '.join([*fields, *RESERVED])}"))
     for field in fields.values():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
-        if required and field.name not in options and not any(f"`{field.name}`" in text for text in problems):
-            first = field.name == next(iter(fields))
-            problems.append(f"`{kind.name}` needs {f'a value, as in `{kind.name}:2`' if first else f'`{field.name}=`'}")
+        if required and field.name not in tried:
+            leads = field.name == next(iter(fields))
+            problems.append(f"`{kind.name}` needs {f'a value, as in `{kind.name}:2`' if leads else f'`{field.name}=`'}")
     if "epochs" in words and words["epochs"] < 1:
         problems.append(f"`epochs={words['epochs']}` is no epoch at all")
     if "lr" in words and not (math.isfinite(words["lr"]) and words["lr"] > 0):
         problems.append(f"`lr={words['lr']}` is not a positive number")
+    elif "lr" in words and words["lr"] > MOST_LR:
+        problems.append(f"`lr={words['lr']:g}` is more than {MOST_LR:.0f}; it is a factor of the learning rate")
     if problems:
         return None
     try:
@@ -202,12 +216,16 @@ def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[st
         else:
             problems.append(f"`{key}={raw}` is not true or false")
     elif kind is int:
-        if re.fullmatch(r"-?\d{1,9}", raw):
+        if re.fullmatch(r"-?[0-9]{1,9}", raw):
             into[key] = int(raw)
+        elif re.fullmatch(r"-?[0-9]+", raw):
+            problems.append(f"`{key}={raw}` is too large")
         else:
             problems.append(f"`{key}={raw}` is not a whole number")
     elif kind is float:
         try:
+            if not raw.isascii() or "_" in raw:  # which Python reads as numbers too
+                raise ValueError
             into[key] = float(raw)
         except ValueError:
             problems.append(f"`{key}={raw}` is not a number")
