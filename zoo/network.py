@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -87,8 +88,6 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise _unreadable(file, error) from error
     except Exception as error:
         # pickle raises UnpicklingError and whatever a crafted stream makes it raise; none of it is executed
         raise _unreadable(file, error) from error
@@ -97,16 +96,33 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
             if isinstance(state.get(key), dict):
                 state = state[key]
                 break
-    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
         raise ZooError(f"`{file}` holds no state dict (tensors by name)")
     return {name.removeprefix("module."): value for name, value in state.items()}
 
 
 def _unreadable(file: Path, error: Exception) -> ZooError:
     return ZooError(
-        f"`{file}` cannot be read as weights: {first_line(error)}",
+        f"`{file}` cannot be read as weights: {_why_unreadable(file, error)}",
         hint="weights are a `.safetensors` file, or a state dict saved by `torch.save`; pickled code is refused",
     )
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    """Our own words, where torch's tell how to read an untrusted file, or what its reader stumbled over."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, SafetensorError):
+        return first_line(error)
+    if file.stat().st_size == 0:
+        return "it is empty"
+    with file.open("rb") as opened:
+        zipped = opened.read(4) == b"PK\x03\x04"  # what torch has written since 1.6
+    if isinstance(error, pickle.UnpicklingError) and (zipped or "Unsupported global" in str(error)):
+        return "it holds pickled objects, not only tensors"
+    return "it is damaged" if zipped else "it is no weights file"
 
 
 def load_weights_file(network: Network, file: Path) -> None:
@@ -115,6 +131,8 @@ def load_weights_file(network: Network, file: Path) -> None:
     Raises:
         ZooError: a tensor outside the head is missing or has another shape.
     """
+    if file.is_dir():
+        raise ZooError(f"`{file}` is a folder, not a file of weights", hint="pass the file in it")
     if not file.is_file():
         raise ZooError(f"there is no file of weights `{file}`", hint="see `zoo list backbones NAME --json` for tags")
     state = read_state(file)

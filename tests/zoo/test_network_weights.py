@@ -101,3 +101,26 @@ def test_an_image_size_that_does_not_fit() -> None:
     network = build_network(ROW, classes=5, image_size=32)
     assert network.model.training
     assert torch.equal(network.model.norm.running_mean, torch.zeros(4)), "trying a size moves no statistics"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("module.pt", "it holds pickled objects, not only tensors"),
+        ("text.pt", "it is no weights file"),
+        ("empty.pt", "it is empty"),
+        ("cut.pt", "it is damaged"),
+        ("numbers.pt", "holds no state dict"),
+        ("folder", "is a folder"),
+    ],
+)
+def test_what_is_refused_is_refused_in_our_words(tmp_path: Path, name: str, reason: str) -> None:
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    torch.save({101: torch.zeros(2)}, tmp_path / "numbers.pt")
+    (tmp_path / "text.pt").write_text("hello world")
+    (tmp_path / "empty.pt").touch()
+    (tmp_path / "cut.pt").write_bytes((tmp_path / "module.pt").read_bytes()[:300])
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ZooError) as error:
+        build_network(ROW, classes=3, weights_file=tmp_path / name)
+    assert reason in error.value.message and "weights_only" not in error.value.message
