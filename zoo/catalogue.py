@@ -70,10 +70,11 @@ class Catalogue(Generic[T]):
         if found is not None:
             return found
         known = self._qualified if "/" in name else self._short
-        raise UsageError(
-            f"unknown {self.noun} `{name}`",
-            hint=did_you_mean(name, known, f"see `zoo list {self.plural}`"),
-        )
+        if name.endswith("/") and any(entry.provider == name[:-1] for entry in self.entries):
+            hint = f"see `zoo list {self.plural} '{name}*'`"
+        else:
+            hint = did_you_mean(name, known, f"see `zoo list {self.plural}`")
+        raise UsageError(f"unknown {self.noun} `{name}`", hint=hint)
 
     def match(self, pattern: str | None) -> list[Entry[T]]:
         """Entries whose short or qualified name matches a shell pattern; all of them for None."""

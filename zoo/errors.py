@@ -44,5 +44,5 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     folded = {name.casefold(): name for name in sorted(set(known))}
     close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.6)]
     if not close:
-        return otherwise[0].upper() + otherwise[1:]
+        return otherwise
     return f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"

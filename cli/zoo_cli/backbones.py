@@ -87,7 +87,10 @@ def print_stages(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool
 
     found: list[dict[str, Any]] = []
     for entry in entries:
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                network = build_network(entry.value, classes=1000)
+        except RuntimeError:  # some look at values while they are built, which `meta` has not: torchvision's RegNets
             network = build_network(entry.value, classes=1000)
         sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
         stages = (*network.anatomy.stages, network.anatomy.head)
