@@ -166,6 +166,17 @@ def test_predicting_a_broken_photograph(
     assert code == 1 and out.startswith(f"{good}\t") and "broken.jpg" in err and "Traceback" not in err
 
 
+def test_verify_exits_1_on_a_flipped_byte(capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    assert zoo(capsys, "export", trained, "--out", file)[0] == 0
+    assert zoo(capsys, "verify", file)[0] == 0
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    code, out, err = zoo(capsys, "verify", file)
+    assert code == 1 and out == "" and "failed integrity" in err
+
+
 def test_no_colour_and_no_markup(trained: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "zoo_cli.main", "compare", str(trained)],
@@ -183,14 +194,21 @@ def test_control_c_leaves_a_readable_run(two_splits: Path, tmp_path: Path) -> No
         "train", "--data", str(two_splits), *TINY, "--epochs", "5000", "--strategy", "linear", "--out", str(out),
     ]  # fmt: skip
     process = subprocess.Popen(
-        [sys.executable, "-m", "zoo_cli.main", *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "zoo_cli.main", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # a shell's `&` has it ignored
     )
-    history = out / "history.jsonl"
-    deadline = time.monotonic() + 120
-    while not (history.exists() and history.stat().st_size) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    try:
+        history = out / "history.jsonl"
+        deadline = time.monotonic() + 120
+        while not (history.exists() and history.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 130
     assert "Traceback" not in err and "interrupted" in err
     assert Run.open(out).status == "interrupted" and Run.open(out).history

@@ -42,6 +42,26 @@ def test_by_hand(name: str, value: float) -> None:
     assert compute_metrics(TABLE, Plugins())[name] == pytest.approx(value, abs=1e-6)
 
 
+def table(labels: list[int], logits: list[list[float]]) -> Predictions:
+    names = tuple("abcdefg"[: len(logits[0])])
+    ids = tuple(str(index) for index in range(len(labels)))
+    return Predictions(split="v", classes=names, ids=ids, labels=np.array(labels), logits=np.array(logits, np.float32))
+
+
+def test_macro_and_weighted_differ_where_classes_do() -> None:
+    # three of a, all right; one of b, predicted as a: F1 of a is 6/7, of b 0
+    found = compute_metrics(table([0, 0, 0, 1], [[1, 0]] * 4), Plugins())
+    assert found["f1_macro"] == pytest.approx(3 / 7) and found["f1_weighted"] == pytest.approx(3 / 4 * 6 / 7)
+
+
+def test_calibration_error_weighs_bins_by_their_images() -> None:
+    # two at confidence 0.9, one of them right; one at 0.6, right: (2 * |0.5 - 0.9| + 1 * |1 - 0.6|) / 3
+    logits = [[math.log(9), 0], [math.log(9), 0], [math.log(1.5), 0]]
+    assert compute_metrics(table([0, 1, 0], logits), Plugins())["ece"] == pytest.approx(0.4, abs=1e-6)
+    # 0.9 right and 0.6 wrong: bins apart, |1 - 0.9| and |0 - 0.6|; in one bin the two would nearly cancel
+    assert compute_metrics(table([0, 1], logits[1:]), Plugins())["ece"] == pytest.approx(0.35, abs=1e-6)
+
+
 def test_tables() -> None:
     evaluation = Evaluation(model="m", data="d", device="cpu", predictions=TABLE, metrics={})
     assert evaluation.confusion().tolist() == [[2, 1, 0], [0, 1, 0], [1, 0, 1]]

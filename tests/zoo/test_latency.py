@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import math
+import subprocess
 import sys
+import time
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -334,3 +336,49 @@ def test_device_of_a_runtime(
     monkeypatch.setattr("zoo.latency.cuda_devices", lambda: present)
     row = Runtime(name="r", summary="r", accepts="run", devices=devices, available="a:b", load="a:b")
     assert _device_for(row, asked) == chosen
+
+
+def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="threads are more than this machine's"):
+        bench([tmp_path], threads=100_000)
+
+
+PARENT = """
+import sys
+from pathlib import Path
+from zoo.contender import WorkerProcess
+from zoo.runtime import Runtime, Workload
+sys.path.insert(0, sys.argv[1])
+with WorkerProcess(1) as worker:
+    worker.ask("load", target="stuck:load", workload={"target": sys.argv[1], "device": "cpu", "threads": 1})
+"""
+STUCK = """
+import os, time
+def load(work):
+    (work.target / "pid.part").write_text(str(os.getpid()))
+    (work.target / "pid.part").rename(work.target / "pid")
+    time.sleep(120)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux only")
+def test_a_worker_in_a_call_dies_with_its_parent(tmp_path: Path) -> None:
+    (tmp_path / "stuck.py").write_text(STUCK)
+    parent = subprocess.Popen([sys.executable, "-c", PARENT, str(tmp_path)])
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "pid").exists() and parent.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    worker = psutil.Process(int((tmp_path / "pid").read_text()))
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 10
+    while not _is_gone(worker) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert _is_gone(worker)
+
+
+def _is_gone(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

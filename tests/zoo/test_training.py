@@ -13,13 +13,16 @@ import pytest
 import torch
 from tests_support import make_photos
 
+import zoo.training
 from zoo import Experiment, Metric, Plugins, Run, UsageError, ZooError, evaluate, predict, train
+from zoo.backbone import build_network
 from zoo.catalogue import Catalogue
 from zoo.errors import PluginWarning
 from zoo.files import read_json, write_json
 from zoo.network import read_state
 from zoo.progress import Silent
 from zoo.recipe import batches, epoch_order
+from zoo.training import resolve
 
 BASE = Experiment(
     data="nowhere",
@@ -287,6 +290,46 @@ def test_a_last_step_that_diverges_says_so(two_splits: Path, tmp_path: Path, plu
 def test_wrong_types_are_usage_errors(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         replace(BASE, **{"data": "x", **settings})
+
+
+def test_settings_reach_the_network_and_the_phases(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+    build, compile_ = zoo.training.build_network, torch.compile
+
+    def spy(backbone: Any, **settings: Any) -> Any:
+        asked.update(settings)
+        return build(backbone, **settings)
+
+    monkeypatch.setattr(zoo.training, "build_network", spy)
+    monkeypatch.setattr(torch, "compile", lambda model: asked.update(compiled=True) or model)
+    run = fit(two_splits, tmp_path / "run", plugins, norm="recalibrate", dropout=0.3, drop_path=0.1, compile=True,
+              backbone="timm/test_efficientnet", epochs=1, schedule="constant", warmup=0.0)  # fmt: skip
+    assert compile_ is not torch.compile and asked["compiled"]
+    assert (asked["dropout"], asked["drop_path"], asked["image_size"]) == (0.3, 0.1, 32)
+    assert {phase["norm"] for phase in run.record["phases"]} == {"recalibrate"}
+    assert run.history[0]["lr"] == pytest.approx(run.experiment.lr)
+
+
+def test_what_is_set_aside_follows_the_split_seed(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    runs = [fit(two_splits, tmp_path / str(seed), plugins, keep="best", split_seed=seed, epochs=1) for seed in (0, 1)]
+    first, second = (read_json(run.path / "splits.json")["roles"]["choose"] for run in runs)
+    assert first != second
+
+
+def test_scratch_leaves_published_weights_alone(plugins: Plugins) -> None:
+    experiment = replace(BASE, data="x", strategy="scratch", weights="default", backbone="resnet18", image_size=None)
+    setup = resolve(experiment, plugins)
+    assert setup.weights is None and setup.preprocess.crop == 224
+    pretrained = resolve(replace(experiment, strategy="full"), plugins)
+    assert pretrained.weights is not None
+
+
+def test_the_head_starts_near_zero(plugins: Plugins) -> None:
+    network = build_network(plugins.backbones.find("timm/test_resnet").value, classes=2)
+    head = dict(network.model.named_parameters())
+    assert 0 < head["fc.weight"].std() < 0.02 and not head["fc.bias"].any()
 
 
 class Interrupting(Silent):
