@@ -141,6 +141,12 @@ def _check_numbers(sizes: Sequence[int], threads: int | None, seconds: float, ro
     for what, number in (*(("a batch size", size) for size in sizes), ("threads", threads), ("rounds", rounds)):
         if number is not None and number < 1:
             raise UsageError(f"{what} of `{number}` is less than 1")
+    cores = os.cpu_count()
+    if threads is not None and cores is not None and threads > cores:
+        raise UsageError(
+            f"`{threads}` threads are more than this machine's {cores} logical cores",
+            hint=f"pass `--threads {usable_cores()}`, or leave it out",
+        )
     if not math.isfinite(seconds) or seconds <= 0:
         raise UsageError(f"`{seconds}` seconds are no budget", hint="pass `--seconds 2`")
     if not sizes:

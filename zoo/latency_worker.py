@@ -10,10 +10,13 @@ blocked on its pipe. What libraries print goes to stderr. The process imports wh
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import gc
 import json
 import os
+import signal
 import statistics
 import sys
 import time
@@ -40,6 +43,7 @@ GLANCE_SECONDS = 0.01
 
 def main() -> None:
     """Answer requests until the pipe closes."""
+    die_with_parent()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints must not reach the parent's parser
     sys.stdout = sys.stderr
@@ -55,6 +59,19 @@ def main() -> None:
             text = str(error).strip().splitlines()[0] if str(error).strip() else ""
             answer = {"error": f"{type(error).__name__}: {text}".rstrip(": "), "hint": None}
         _send(answers, answer)
+
+
+PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """Have Linux kill this process when its parent dies; elsewhere it ends at the next request that does not come.
+
+    A parent that is killed cannot kill its workers, and one in the middle of a call would compute on for minutes.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _send(answers: TextIO, answer: dict[str, Any]) -> None:
