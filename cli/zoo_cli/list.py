@@ -16,13 +16,15 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 
 
 @click.command(name="list")
-@click.argument("kind", type=click.Choice(KINDS))
+@click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("pattern", required=False)
 @click.option("--stages", is_flag=True, help="Of each backbone that matches: its stages, with their parameters.")
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, as_json: bool) -> None:
     """List what is registered; PATTERN is a shell pattern such as 'inception*'.
+
+    KIND is backbones, strategies, datasets, metrics, exporters or runtimes.
 
     \b
     zoo list strategies

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import warnings
 from typing import Any
@@ -91,13 +92,31 @@ def run(arguments: list[str] | None = None) -> int:
         except ZooError as error:
             _say("Error", error.message, error.hint)
             return error.exit_code
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+            return error.exit_code
         except click.ClickException as error:
-            _say("Error", _lower_first(error.format_message()), _hint_of(error))
+            _say("Error", _message_of(error), _hint_of(error))
             return error.exit_code
         except BrokenPipeError:
             # the reader of stdout went away, as `| head` does; Python would complain once more while it exits
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _discard_stdout()
             return 1
+        except OSError as error:
+            # a full disk, a name too long: the system's word on what the user named, where we did not ask before
+            if error.strerror is None:
+                raise
+            try:
+                sys.stdout.flush()
+            except OSError:  # stdout itself is what is full; Python would complain once more while it exits
+                _discard_stdout()
+            where = f"`{os.fsdecode(error.filename)}`: " if isinstance(error.filename, (str, bytes)) else ""
+            _say("Error", f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", None)
+            return 1
+
+
+def _discard_stdout() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _say(kind: str, message: str, hint: str | None) -> None:
@@ -124,15 +143,28 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
     _named.add(name)
 
 
-def _lower_first(text: str) -> str:
+# click's words, and ours
+_WORDS = (
+    (r"is not a valid integer( range)?", "is not a whole number"),
+    (r"is not a valid float( range)?", "is not a number"),
+    (r"(\S+) is not in the range x>=(\S+?)\.?$", r"`\1` is less than \2"),
+    (r"(\S+) is not in the range (\S+)<=x<=(\S+?)\.?$", r"`\1` is not between \2 and \3"),
+)
+
+
+def _message_of(error: click.ClickException) -> str:
+    """One line; without click's own suggestion, which is in the hint."""
+    text = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
+    text = " ".join(text.split())
+    for theirs, ours in _WORDS:
+        text = re.sub(theirs, ours, text)
     return (text[:1].lower() + text[1:]).rstrip(".").replace("'", "`")
 
 
 def _hint_of(error: click.ClickException) -> str | None:
     if isinstance(error, click.NoSuchOption) and error.possibilities:
-        return did_you_mean(
-            error.option_name, error.possibilities, f"see `{error.ctx.command_path} --help`" if error.ctx else ""
-        )
+        path = error.ctx.command_path if error.ctx else "zoo"
+        return did_you_mean(error.option_name, error.possibilities, f"see `{path} --help`")
     ctx = getattr(error, "ctx", None)
     return f"see `{ctx.command_path} --help`" if ctx is not None else None
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from zoo.errors import did_you_mean
@@ -29,3 +34,47 @@ def test_a_provider_alone_is_no_backbone(capsys: pytest.CaptureFixture[str]) -> 
 def test_stages_of_a_network_that_meta_cannot_build(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = zoo(capsys, "list", "backbones", "torchvision/regnet_y_400mf", "--stages")
     assert code == 0 and "stem" in err and "head" in err
+
+
+def test_no_command_is_help(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = zoo(capsys)
+    assert (code, err) == (2, "") and out.startswith("Usage: zoo ") and "Commands:" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line", "hint"),
+    [
+        (["train", "--nope"], "no such option `--nope`", "did you mean `--norm`"),
+        (["list", "backbones", "--stage"], "no such option `--stage`", "did you mean `--stages`? See"),
+        (["bench", "x", "--threads", "1e3"], "invalid value for `--threads`: `1e3` is not a whole number", "see"),
+        (["bench", "x", "--threads", "0"], "invalid value for `--threads`: `0` is less than 1", "see"),
+        (["train", "--image-size", "1"], "invalid value for `--image-size`: `1` is not between 8 and 4096", "see"),
+        (["train", "--dropout", "x"], "invalid value for `--dropout`: `x` is not a number", "see"),
+        (["list"], "missing argument `KIND`. Choose from: backbones, strategies, datasets, metrics,", "see"),
+    ],
+)
+def test_a_mistake_is_said_once(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str, hint: str) -> None:
+    code, out, err = zoo(capsys, *arguments)
+    first, empty, second = err.splitlines()
+    assert (code, out, empty) == (2, "", "")
+    assert first.startswith(f"Error: {line}") and second.startswith(f"hint: {hint}")
+    assert "id you mean" not in first and "\t" not in err
+
+
+def test_what_the_system_refuses_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, err = zoo(capsys, "verify", "a" * 300 + ".onnx")
+    assert code == 1 and err == f"Error: `{'a' * 300}.onnx`: file name too long\n"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("arguments", [["list", "strategies", "--json"], ["--version"]])
+def test_a_full_disk_behind_stdout_is_a_line(arguments: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "zoo_cli.main", *arguments],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            env={**os.environ, "NO_COLOR": "1"},
+            text=True,
+        )
+    assert (done.returncode, done.stderr) == (1, "Error: no space left on device\n")
