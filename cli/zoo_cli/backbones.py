@@ -12,7 +12,9 @@ from zoo.backbone import Backbone, build_network, is_at_hand
 from zoo.catalogue import Entry
 from zoo.facts import MOST, Facts, all_facts
 from zoo.plugin import Plugins
-from zoo_cli.options import console, print_json
+from zoo_cli.options import console, fits, print_json
+
+FIGURES = ("parameters", "GFLOPs", "input", "top-1")
 
 
 def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
@@ -24,29 +26,44 @@ def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: b
     table = Table()
     table.add_column("name", no_wrap=True)
     table.add_column("provider")
-    for title in ("parameters", "GFLOPs", "input", "top-1"):
+    for title in FIGURES:
         table.add_column(title, justify="right")
     for title in ("licence", "weights", "at hand"):
         table.add_column(title)
+    narrow = Table()
+    narrow.add_column("name", overflow="fold")
+    for title in FIGURES:
+        narrow.add_column(title, justify="right", no_wrap=True)
+    narrow.add_column("at hand", no_wrap=True)
     unknown = 0
     for entry, known in zip(entries, facts):
         row = _row(entry, known, plugins)
         unknown += known.parameters is None
         tags = row["weights"]
         default = tags[0] if tags else None
-        table.add_row(
-            entry.name if row["reached_by_short_name"] else entry.qualified,
-            entry.provider,
+        name = entry.name if row["reached_by_short_name"] else entry.qualified
+        figures = (
             f"{known.parameters / 1e6:.1f} M" if known.parameters is not None else "-",
             f"{known.gflops:.2f}" if known.gflops is not None else "-",
             f"{row['input']} px",
             f"{default['top1']:.3f}" if default and default["top1"] is not None else "-",
+        )
+        at_hand = "yes" if any(tag["at_hand"] for tag in tags) else "no" if tags else "-"
+        narrow.add_row(name, *figures, at_hand)
+        table.add_row(
+            name,
+            entry.provider,
+            *figures,
             escape(default["license"] if default else entry.value.license),
             escape(f"{default['tag']}{f' and {len(tags) - 1} more' if len(tags) > 1 else ''}" if default else "none"),
-            "yes" if any(tag["at_hand"] for tag in tags) else "no" if tags else "-",
+            at_hand,
         )
     screen = console()
-    screen.print(table)
+    if fits(screen, table):
+        screen.print(table)
+    else:
+        screen.print(narrow)
+        screen.print("[dim]licences and weights take a wider terminal, or `--json`[/dim]")
     if unknown > MOST:
         screen.print(
             f"[dim]{unknown} sizes are not known yet; a pattern of at most {MOST} networks finds them out[/dim]"

@@ -9,9 +9,11 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo_cli.options import console, json_option, percent, print_json
+from zoo_cli.options import console, fits, json_option, percent, print_json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from zoo.run import Run
 
 
@@ -45,42 +47,58 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     if as_json:
         print_json(rows)
         return
-    table = Table(
-        "run",
-        "backbone",
-        "strategy",
-        "seed",
-        "split",
-        "accuracy",
-        "95 %",
-        "precision",
-        "recall",
-        "F1",
-        "trains",
-        "seconds",
-    )
+    cells = []
     for row in sorted(rows, key=lambda row: -row["metrics"].get("accuracy", -1.0)):
         metrics, interval = row["metrics"], row["accuracy_interval_95"]
-        table.add_row(
-            escape(row["run"] if row["status"] == "finished" else f"{row['run']} ({row['status']})"),
-            row["backbone"],
-            row["strategy"],
-            str(row["seed"]),
-            row["split"],
-            percent(metrics.get("accuracy")),
-            f"{interval[0]:.3f}-{interval[1]:.3f}" if interval else "-",
-            percent(metrics.get("precision_macro")),
-            percent(metrics.get("recall_macro")),
-            percent(metrics.get("f1_macro")),
-            f"{row['trainable_parameters']:,}",
-            f"{row['seconds']:.0f}" if row["seconds"] else "-",
+        cells.append(
+            {
+                "run": row["run"] if row["status"] == "finished" else f"{row['run']} ({row['status']})",
+                "backbone": row["backbone"],
+                "strategy": row["strategy"],
+                "seed": str(row["seed"]),
+                "split": row["split"],
+                "accuracy": percent(metrics.get("accuracy")),
+                "95 %": f"{interval[0]:.3f}-{interval[1]:.3f}" if interval else "-",
+                "precision": percent(metrics.get("precision_macro")),
+                "recall": percent(metrics.get("recall_macro")),
+                "F1": percent(metrics.get("f1_macro")),
+                "trains": f"{row['trainable_parameters']:,}",
+                "seconds": f"{row['seconds']:.0f}" if row["seconds"] else "-",
+            }
         )
     screen = console()
-    screen.print(table)
+    _print_side_by_side(screen, cells)
     if len({(row["data"], row["split"], _scored(run)) for row, run in zip(rows, opened)}) > 1:
         screen.print(
             "[yellow]warning[/yellow]: these runs were not scored on the same images, so their figures do not compare"
         )
+
+
+NARROW = 20  # characters that a run's column gets at least: two runs in 80, and no figure is wider
+
+
+def _print_side_by_side(screen: Console, cells: list[dict[str, str]]) -> None:
+    """A run a row where they fit; else a run a column, names folded and no figure cut."""
+    titles = list(cells[0])
+    table = Table(*titles)
+    for run in cells:
+        table.add_row(*(escape(cell) for cell in run.values()))
+    if fits(screen, table):
+        screen.print(table)
+        return
+    most = max(1, (screen.width - max(map(len, titles)) - 4) // (NARROW + 3))
+    for start in range(0, len(cells), most):
+        screen.print(_columns(titles, cells[start : start + most]))
+
+
+def _columns(titles: list[str], cells: list[dict[str, str]]) -> Table:
+    table = Table(show_header=False)
+    table.add_column(no_wrap=True, min_width=max(map(len, titles)), style="bold")
+    for _ in cells:
+        table.add_column(overflow="fold", min_width=NARROW)
+    for title in titles:
+        table.add_row(title, *(escape(run[title]) for run in cells), end_section=title == "split")
+    return table
 
 
 def _scored(run: Run) -> str:

@@ -11,6 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -32,6 +33,14 @@ def console() -> Console:
     if plain.is_terminal or "COLUMNS" in os.environ:
         return plain
     return Console(stderr=True, highlight=False, width=160)
+
+
+def fits(screen: Console, table: Table) -> bool:
+    """Whether a table can be printed without folding or cutting a cell."""
+    from rich.measure import Measurement
+
+    unbounded = screen.options.update_width(100_000)
+    return Measurement.get(screen, unbounded, table).maximum <= screen.width
 
 
 def print_json(data: Any) -> None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests_support import make_photos
 
 from zoo.errors import did_you_mean
 from zoo_cli.main import run
@@ -78,3 +79,33 @@ def test_a_full_disk_behind_stdout_is_a_line(arguments: list[str]) -> None:
             text=True,
         )
     assert (done.returncode, done.stderr) == (1, "Error: no space left on device\n")
+
+
+def test_compare_cuts_no_figure_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = make_photos(tmp_path / "data", {"train": 4, "val": 2})
+    tiny = ["--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32", "--epochs", "1"]
+    run_folder = tmp_path / "a_run_of_a_rather_long_name_that_is_folded"
+    assert zoo(capsys, "train", "--data", str(data), *tiny, "--strategy", "linear", "--out", str(run_folder))[0] == 0
+    runs = [str(run_folder), str(run_folder.parent / "." / run_folder.name / ".." / run_folder.name), str(run_folder)]
+    monkeypatch.setenv("COLUMNS", "500")
+    [row] = [line for line in zoo(capsys, "compare", str(run_folder))[2].splitlines() if "test_resnet" in line]
+    figures = [cell.strip() for cell in row.strip("│").split("│")][3:]
+    for width in (60, 80, 120):
+        monkeypatch.setenv("COLUMNS", str(width))
+        err = zoo(capsys, "compare", *runs)[2]
+        assert all(len(line) <= width for line in err.splitlines())
+        assert "…" not in err and "timm/test_resnet" in err
+        assert all(err.count(f" {figure} ") >= len(runs) for figure in figures), width
+
+
+def test_backbones_cut_no_figure_on_a_narrow_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    code, _, err = zoo(capsys, "list", "backbones", "*resnet18")
+    assert code == 0 and "…" not in err and "licences and weights" in err
+    assert "│ resnet18 " in err and "11.7 M" in err and all(len(line) <= 80 for line in err.splitlines())
+    monkeypatch.setenv("COLUMNS", "300")
+    assert "licence" in zoo(capsys, "list", "backbones", "*resnet18")[2].splitlines()[1]
