@@ -65,6 +65,8 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
     asked = experiment.weights
     if _is_file(asked):
         file = Path(asked).expanduser()
+        if file.is_dir():
+            raise UsageError(f"`{asked}` is a folder, not a file of weights", hint="pass the file in it")
         if not file.is_file():
             raise UsageError(
                 f"there is no file of weights `{asked}`", hint="`--weights` takes default, none, a tag or a file"
