@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml
 	@touch $@
 
 demo: $(INSTALLED)
-	$(BIN)/zoo train --data digits --backbone efficientnet_lite0 --strategy partial:2 --image-size 64 --epochs 4 --out $(DEMO) --force
+	$(BIN)/zoo train --data digits --backbone efficientnet_lite0 --strategy partial:2 --image-size 64 --epochs 3 --out $(DEMO) --force
 	$(BIN)/zoo evaluate $(DEMO) --split test
 	$(BIN)/zoo export $(DEMO) --force
 	$(BIN)/zoo verify $(DEMO)/model.onnx --data digits
