@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.errors import UsageError
 from zoo.preprocess import Preprocess
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from zoo.plugin import Plugins
     from zoo.predictor import Predictor
 
 
@@ -50,3 +52,18 @@ class Exporter:
     write: str | Callable[[ExportSpec], None] = field(repr=False)
     open: str | Callable[[Path, str], Predictor] = field(repr=False)
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
+
+
+def find_exporter(file: Path, plugins: Plugins) -> Exporter:
+    """The exporter that reads a file, by its suffix.
+
+    Raises:
+        UsageError: none does, or there is no such file.
+    """
+    if not file.exists():
+        raise UsageError(f"there is no file `{file}`", hint="`zoo export RUN` makes one")
+    for entry in plugins.exporters:
+        if entry.value.suffix == file.suffix.lower():
+            return entry.value
+    suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
+    raise UsageError(f"`{file}` is no exported file", hint=f"known suffixes are {suffixes}")

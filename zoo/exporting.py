@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.errors import UsageError, ZooError
-from zoo.exporter import Check, Exporter, ExportSpec
+from zoo.exporter import Check, ExportSpec, find_exporter
 from zoo.machine import versions
 from zoo.predictions import Predictions
 from zoo.progress import Progress, Silent
@@ -208,21 +208,6 @@ def _metadata(run: Run) -> dict[str, Any]:
         "exported": now(),
         "versions": versions(),
     }
-
-
-def find_exporter(file: Path, plugins: Plugins) -> Exporter:
-    """The exporter that reads a file, by its suffix.
-
-    Raises:
-        UsageError: none does, or there is no such file.
-    """
-    if not file.exists():
-        raise UsageError(f"there is no file `{file}`")
-    for entry in plugins.exporters:
-        if entry.value.suffix == file.suffix:
-            return entry.value
-    suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
-    raise UsageError(f"`{file}` is no exported file", hint=f"known suffixes are {suffixes}")
 
 
 def verify(

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import UsageError
+from zoo.exporter import find_exporter
 from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 from zoo.target import load_target
@@ -104,10 +105,6 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
         return run.predictor(device, plugins), run
     if not path.exists():
         raise UsageError(f"there is no run or file `{path}`", hint="a run is a folder that `zoo train` made")
-    for entry in plugins.exporters:
-        if entry.value.suffix == path.suffix:
-            predictor: Predictor = load_target(entry.value.open)(path, device)
-            beside = path.parent / "run.json"
-            return predictor, Run.open(path.parent) if beside.is_file() else None
-    suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
-    raise UsageError(f"`{path}` is no model that zoo can read", hint=f"known are a run's folder, and files {suffixes}")
+    predictor: Predictor = load_target(find_exporter(path, plugins).open)(path, device)
+    beside = path.parent / "run.json"
+    return predictor, Run.open(path.parent) if beside.is_file() else None
