@@ -78,6 +78,12 @@ def test_extreme_sizes_stay_small(width: int, height: int, fit: str) -> None:
     assert canvas(photograph, preprocess).shape == (64, 64, 3)
 
 
+def smooth(width: int, height: int) -> np.ndarray:
+    """Something as smooth as a photograph: a few random colours, enlarged."""
+    colours = np.random.default_rng([width, height]).integers(0, 256, (5, 5, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(colours).resize((width, height), Image.Resampling.BICUBIC))
+
+
 @settings(max_examples=40)
 @given(
     st.integers(20, 200),
@@ -85,23 +91,24 @@ def test_extreme_sizes_stay_small(width: int, height: int, fit: str) -> None:
     st.sampled_from(["bilinear", "bicubic"]),
     st.sampled_from([(64, 56), (32, 32), (40, 48)]),
 )
-def test_pixels_equal_torchvision_s_own_preprocessing(
+def test_pixels_are_those_of_torchvision_s_own_preprocessing(
     width: int, height: int, interpolation: str, sizes: tuple[int, int]
 ) -> None:
     resize, crop = sizes
     if max(width, height) > MAX_ASPECT * min(width, height):
         return
-    photograph = np.random.default_rng([width, height]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    photograph = smooth(width, height)
     preprocess = Preprocess(resize=resize, crop=crop, interpolation=interpolation)  # type: ignore[arg-type]
     mode = v2.InterpolationMode(interpolation)
     resized = v2.functional.resize(Image.fromarray(photograph), [resize], interpolation=mode)
-    theirs = np.asarray(v2.functional.center_crop(resized, [crop, crop]))
-    ours = pixels(photograph, preprocess)
-    # torchvision rounds half a pixel of the crop's offset to even, we round down; compare where both agree
-    odd = [(side - crop) % 2 == 1 for side in (resized.height, resized.width)]
-    if not any(odd):
-        assert np.array_equal(ours, theirs)
+    theirs = np.asarray(v2.functional.center_crop(resized, [crop, crop])).astype(int)
+    ours = pixels(photograph, preprocess).astype(int)
     assert ours.shape == theirs.shape
+    # torchvision rounds half a pixel of the crop's offset to even, we round down: compare where both agree
+    if any((side - crop) % 2 == 1 for side in (resized.height, resized.width)):
+        return
+    # Pillow chooses the order of the two passes by size, we fix it as onnxruntime does; each rounds in between
+    assert np.abs(ours - theirs).max() <= 2 and np.abs(ours - theirs).mean() < 0.2
 
 
 def test_normalise() -> None:
