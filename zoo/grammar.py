@@ -4,7 +4,7 @@
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
-`:VALUE` is the strategy's first option. `epochs`, `lr` and `norm` belong to every phase. Reading a text and writing
+`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup` and `cutmix` belong to every phase. Reading a text and writing
 its canonical form are inverse: `parse(canonical(parse(text))) == parse(text)`.
 """
 
@@ -15,12 +15,15 @@ import math
 import re
 import typing
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.catalogue import Catalogue
 from zoo.errors import UsageError, did_you_mean
-from zoo.stage import Anatomy
-from zoo.strategy import NORMS, RESERVED, Norm, Phase, Strategy, check_phase
+from zoo.stage import Anatomy, check_anatomy
+from zoo.strategy import NORMS, RESERVED, STEP_WORDS, Norm, Phase, Strategy, check_phase
+
+if TYPE_CHECKING:
+    from zoo.backbone import BuildSpec, Network
 
 # A factor above this is a slip of the pen, and far larger ones overflow the learning rate
 MOST_LR = 1e6
@@ -35,6 +38,15 @@ class Part:
     epochs: int | None = None
     lr: float | None = None
     norm: Norm | None = None
+    ema: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+
+    @property
+    def step_words(self) -> tuple[str, ...]:
+        """Words given that only steps can honour."""
+        asked = tuple(word for word in STEP_WORDS if getattr(self, word) is not None)
+        return (*asked, "norm") if self.norm == "train" else asked
 
 
 @dataclass(frozen=True)
@@ -51,6 +63,31 @@ class Plan:
         """Whether published weights are wanted (not by `scratch`)."""
         return all(part.strategy.pretrained for part in self.parts)
 
+    def adapt(self, network: Network, spec: BuildSpec) -> Network:
+        """The network as every part changes it for good; see `Strategy.adapt`.
+
+        Raises:
+            UsageError: it cannot be changed so.
+            ValueError: a plugin's strategy left parameters in no stage.
+        """
+        for part in self.parts:
+            network = part.strategy.adapt(network, spec)
+        check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
+        return network
+
+    def attach(self, network: Network) -> Network:
+        """The network with what the parts add for the time of training; raises as `adapt`."""
+        for part in self.parts:
+            network = part.strategy.attach(network)
+        check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
+        return network
+
+    def merge(self, network: Network) -> Network:
+        """The network without what `attach` added."""
+        for part in reversed(self.parts):
+            network = part.strategy.merge(network)
+        return network
+
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         """Every phase for a network cut like this, checked.
 
@@ -59,18 +96,36 @@ class Plan:
         """
         found = []
         for part in self.parts:
-            phases = part.strategy.phases(anatomy)
+            phases = _stepped(part, part.strategy.phases(anatomy))
             shares = share_epochs(phases, part.epochs, part.epochs, str(self)) if part.epochs is not None else None
             for index, phase in enumerate(phases):
                 changed = replace(
                     phase,
                     lr=phase.lr if part.lr is None else phase.lr * part.lr,
                     norm=phase.norm if part.norm is None else part.norm,
-                    epochs=phase.epochs if shares is None else shares[index],
+                    epochs=phase.epochs if shares is None or phase.solver else shares[index],
+                    ema=phase.ema if part.ema is None else part.ema,
+                    mixup=phase.mixup if part.mixup is None else part.mixup,
+                    cutmix=phase.cutmix if part.cutmix is None else part.cutmix,
                 )
                 check_phase(changed, anatomy, str(self))
                 found.append(changed)
         return tuple(found)
+
+
+def _stepped(part: Part, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """A part that is solved, as steps where words are given that only steps can honour.
+
+    Raises:
+        UsageError: the part takes no steps.
+    """
+    if not part.step_words or not all(phase.solver for phase in phases):
+        return phases
+    if not all(phase.steps_if_asked for phase in phases):
+        raise UsageError(
+            f"`{part.strategy.name}` takes no steps, so `{part.step_words[0]}=` means nothing to it", hint="leave it out"
+        )
+    return tuple(replace(phase, solver=None) for phase in phases)
 
 
 def _share(total: int, asked: list[int | None]) -> list[int]:
@@ -85,12 +140,12 @@ def _share(total: int, asked: list[int | None]) -> list[int]:
 
 
 def share_epochs(phases: tuple[Phase, ...], epochs: int | None, default: int, strategy: str) -> tuple[int, ...]:
-    """Epochs of each phase: its own count, or an equal share of what the others leave of `epochs`.
+    """Epochs of each phase: its own count, or an equal share of what the others leave of `epochs`; 0 where solved.
 
     Raises:
         UsageError: nothing is left for a phase, or every phase has its own count and `epochs` is another sum.
     """
-    asked = [phase.epochs for phase in phases]
+    asked = [0 if phase.solver else phase.epochs for phase in phases]
     fixed = sum(count for count in asked if count is not None)
     free = asked.count(None)
     if free == 0:
@@ -123,8 +178,10 @@ def parse(text: str, strategies: Catalogue[Any]) -> Plan:
         part = _parse_part(piece.strip(), strategies, problems, hints)
         if part is None:
             continue
-        if index > 0 and not part.strategy.pretrained:
-            problems.append(f"`{part.strategy.name}` starts anew, so nothing can come before it")
+        if index > 0 and part.strategy.opens:
+            problems.append(f"nothing can come before `{part.strategy.name}`: {part.strategy.opens}")
+        if part.strategy.alone and "+" in text:
+            problems.append(f"nothing can be joined to `{part.strategy.name}`: {part.strategy.alone}")
         parts.append(part)
     if problems:
         known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
@@ -187,6 +244,11 @@ def _parse_part(piece: str, strategies: Catalogue[Any], problems: list[str], hin
         problems.append(f"`lr={words['lr']}` is not a positive number")
     elif "lr" in words and words["lr"] > MOST_LR:
         problems.append(f"`lr={words['lr']:g}` is more than {MOST_LR:.0f}; it is a factor of the learning rate")
+    for word in ("mixup", "cutmix", "ema"):
+        high = 1.0 if word == "ema" else MOST_LR
+        if word in words and not 0 < words[word] < high:
+            bounds = "between 0 and 1" if word == "ema" else "a positive number"
+            problems.append(f"`{word}={words[word]}` is not {bounds}")
     if problems:
         return None
     try:
@@ -198,7 +260,14 @@ def _parse_part(piece: str, strategies: Catalogue[Any], problems: list[str], hin
     return Part(strategy=strategy, provider=provider, **words)
 
 
-_RESERVED_TYPES: dict[str, Any] = {"epochs": int, "lr": float, "norm": Literal[NORMS]}
+_RESERVED_TYPES: dict[str, Any] = {
+    "epochs": int,
+    "lr": float,
+    "norm": Literal[NORMS],
+    "ema": float,
+    "mixup": float,
+    "cutmix": float,
+}
 
 
 def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[str]) -> None:

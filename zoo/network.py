@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo.backbone import Backbone, BuildSpec, Network
 from zoo.errors import UsageError, ZooError
+from zoo.head import start_head
 from zoo.stage import check_anatomy
 
 
@@ -32,22 +33,6 @@ def assemble(
     if spec.image_size is not None:
         try_image_size(network, spec.image_size)
     return network
-
-
-# Libraries start a classifier by rules made for a thousand classes; of two classes timm's gives logits of tens, and
-# an untrained head that is sure of itself spoils the first steps of what lies below it. Kolesnikov et al. 2020 (BiT)
-# start at zero; this is as good as zero and tells images apart.
-HEAD_STD = 0.01
-
-
-def start_head(network: Network) -> None:
-    """Start the weights of the head's linear and convolutional layers near zero, their biases at zero, in place."""
-    head = set(network.anatomy.head.parameters)
-    for prefix, module in network.model.named_modules():
-        if isinstance(module, (nn.Linear, nn.Conv2d)) and f"{prefix}.weight" in head:
-            nn.init.normal_(module.weight, std=HEAD_STD)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
 
 
 def try_image_size(network: Network, size: int) -> None:

@@ -21,12 +21,14 @@ class Stage:
 class Anatomy:
     """How a network is cut: its stages from input to output and, apart, its head.
 
-    Together they hold every parameter exactly once.
+    Together they hold every parameter exactly once. `added` names those of them that a strategy attached for the
+    time of training.
     """
 
     backbone: str
     stages: tuple[Stage, ...]
     head: Stage
+    added: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -1,0 +1,87 @@
+"""Feature extraction: the backbone is used as it is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from zoo import Anatomy, BuildSpec, Group, Phase, Strategy, UsageError
+from zoo.stage import HEAD
+
+if TYPE_CHECKING:
+    from zoo import Network
+
+
+@dataclass(frozen=True)
+class Linear(Strategy):
+    """Feature extraction: the backbone is frozen, statistics included, and a new head is trained.
+
+    Razavian et al. 2014, "CNN features off-the-shelf: an astounding baseline for recognition".
+    """
+
+    name: ClassVar[str] = "linear"
+    summary: ClassVar[str] = "train the head on frozen features"
+
+    head: str = "linear"
+    """`linear`, or `mlp:WIDTH` for a hidden layer in front of the classifier"""
+    solver: Literal["auto", "lbfgs", "sgd"] = "auto"
+    """`lbfgs`: logistic regression on the features, its strength by cross-validation inside train. `sgd`: steps of the
+    optimiser on augmented views. `auto`: `lbfgs`, or steps where something is asked that only steps have"""
+
+    def __post_init__(self) -> None:
+        if self.head != "linear" and not re.fullmatch(r"mlp:[1-9][0-9]{0,4}", self.head):
+            raise UsageError(f"`head={self.head}` is neither `linear` nor `mlp:WIDTH`, such as `mlp:256`")
+        if self.head != "linear" and self.solver == "lbfgs":
+            raise UsageError("`solver=lbfgs` solves a linear head; a hidden layer takes `solver=sgd`")
+
+    @property
+    def opens(self) -> str:
+        return "" if self.head == "linear" else "it puts another head in place"
+
+    def adapt(self, network: Network, spec: BuildSpec) -> Network:
+        if self.head == "linear":
+            return network
+        from zoo_strategies.logistic import adapt
+
+        return adapt(network, spec.classes, int(self.head.partition(":")[2]), spec.dropout or 0.0)
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        solved = self.solver != "sgd" and self.head == "linear"
+        return (
+            Phase(
+                name="linear",
+                groups=(Group(stages=(HEAD,)),),
+                norm="frozen",
+                solver="zoo_strategies.logistic:solve" if solved else None,
+                steps_if_asked=self.solver == "auto",
+            ),
+        )
+
+
+@dataclass(frozen=True)
+class Neighbours(Strategy):
+    """Label a photograph by the training images whose features are most like its own: nothing is trained.
+
+    Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination", section 3.4.
+    """
+
+    name: ClassVar[str] = "knn"
+    summary: ClassVar[str] = "label by the K most similar training images; trains nothing"
+    alone: ClassVar[str] = "it trains nothing"
+
+    neighbours: int = 10
+    """how many training images vote"""
+
+    def __post_init__(self) -> None:
+        if self.neighbours < 1:
+            raise UsageError(f"`knn:{self.neighbours}` asks no neighbour")
+
+    def adapt(self, network: Network, spec: BuildSpec) -> Network:
+        from zoo_strategies.neighbours import adapt
+
+        return adapt(network, spec.classes, self.neighbours)
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        solver = "zoo_strategies.neighbours:solve"
+        return (Phase(name=f"knn:{self.neighbours}", groups=(), norm="frozen", solver=solver),)

@@ -1,0 +1,43 @@
+"""Few parameters: only some kinds of parameters train, in every stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from zoo import Anatomy, Group, Phase, Strategy
+from zoo.stage import HEAD
+
+# Few parameters have to move further than many: a share of the head's rate, chosen inside a training split as
+# docs/training.md tells
+FEW_LR = 0.2
+
+
+@dataclass(frozen=True)
+class NormOnly(Strategy):
+    """Train the scales and shifts of normalisation layers, and the head.
+
+    Frankle et al. 2021, "Training BatchNorm and only BatchNorm".
+    """
+
+    name: ClassVar[str] = "norm"
+    summary: ClassVar[str] = "train normalisation parameters and the head"
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        groups = (Group(stages=anatomy.names, lr=FEW_LR, only="norms"), Group(stages=(HEAD,)))
+        return (Phase(name="norm", groups=groups, norm="frozen"),)
+
+
+@dataclass(frozen=True)
+class BiasOnly(Strategy):
+    """Train the biases, those of normalisation layers among them, and the head.
+
+    Ben Zaken et al. 2022, "BitFit: simple parameter-efficient fine-tuning for transformer-based masked language-models".
+    """
+
+    name: ClassVar[str] = "bitfit"
+    summary: ClassVar[str] = "train biases and the head"
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        groups = (Group(stages=anatomy.names, lr=FEW_LR, only="biases"), Group(stages=(HEAD,)))
+        return (Phase(name="bitfit", groups=groups, norm="frozen"),)

@@ -1,0 +1,53 @@
+"""Solvers: a head computed from the features of the training images, in the place of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from zoo.backbone import Network
+from zoo.errors import UsageError
+from zoo.head import find_head
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """What a solver gets: it changes `head` in place and returns what it chose, for the history."""
+
+    head: nn.Module  # (N, D) features to (N, classes) logits
+    features: npt.NDArray[np.float32]  # (N, D), of the training images, unaugmented
+    labels: npt.NDArray[np.int64]  # (N,)
+    classes: int
+    seed: int
+
+
+@torch.no_grad()
+def features(network: Network, batches: Iterable[torch.Tensor]) -> npt.NDArray[np.float32]:
+    """What enters the head, in eval mode: batches of inputs `(N, 3, H, W)` to features `(N, D)`.
+
+    Raises:
+        UsageError: the head is not one module over vectors.
+    """
+    found: list[npt.NDArray[np.float32]] = []
+
+    def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        found.append(inputs[0].float().cpu().numpy())
+
+    handle = find_head(network).register_forward_pre_hook(keep)
+    network.model.eval()
+    try:
+        for batch in batches:
+            network.model(batch)
+    finally:
+        handle.remove()
+    if found[0].ndim != 2:
+        raise UsageError(
+            f"the head of `{network.anatomy.backbone}` works on maps of features, not on one vector an image",
+            hint="train it by steps: `linear,solver=sgd`",
+        )
+    return np.concatenate(found)
