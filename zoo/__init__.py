@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.prediction import predict
     from zoo.run import Run
-    from zoo.training import train
+    from zoo.training import resume, train
 
 __version__ = "0.1.0"
 
@@ -67,6 +67,7 @@ __all__ = [
     "export",
     "hookimpl",
     "predict",
+    "resume",
     "train",
     "verify",
 ]
@@ -78,6 +79,7 @@ _LAZY = {
     "evaluate": "zoo.evaluation",
     "export": "zoo.exporting",
     "predict": "zoo.prediction",
+    "resume": "zoo.training",
     "train": "zoo.training",
     "verify": "zoo.exporting",
 }

@@ -34,7 +34,8 @@ class Experiment:
     weights: str = "default"  # default, none, a published tag, or a file
     epochs: int | None = None  # None: 5, or what the strategy's phases ask for
     batch_size: int = 32
-    lr: float = 5e-3  # of the head, at its highest; strategies scale it for pretrained stages
+    lr: float | Literal["find"] = 5e-3  # of the head, at its highest; strategies scale it. `find`: by a range test
+    accumulate: int = 1  # parts that a batch is computed in; the step is the same, the memory less
     optimizer: Optimizer = "adamw"
     weight_decay: float = 0.01
     schedule: Schedule = "one-cycle"
@@ -56,6 +57,8 @@ class Experiment:
     precision: Precision = "auto"
     compile: bool = False
     on_bad_image: OnBadImage = "skip"
+    time_budget: float | None = None  # seconds after which the run ends in good order; None: none
+    save_every: float | None = None  # seconds between checkpoints; None: 30, and never over 2 % of the time
 
     def __post_init__(self) -> None:
         """Refuse values that no run could honour, all at once.
@@ -79,7 +82,7 @@ class Experiment:
                 )
         for name, low, high in _BOUNDS:
             value = getattr(self, name)
-            if value is None:
+            if value is None or (name == "lr" and value == "find"):
                 continue
             whole = name in _WHOLE
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
@@ -94,6 +97,16 @@ class Experiment:
             problems.append(f"`--norm {self.norm}`: known are {' '.join(NORMS)}")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo train --help`")
+
+    @property
+    def for_steps(self) -> tuple[str, ...]:
+        """Options that were set and that only steps can honour."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
+        found = [name for name in _FOR_STEPS if values[name][0] != values[name][1]]
+        found += ["norm"] if self.norm == "train" else []
+        given = [(name, values[name][0]) for name in found]
+        # no augmentation is what a solver has
+        return tuple(f"--{name.replace('_', '-')} {value}" for name, value in given if value != "none")
 
     @property
     def chooses(self) -> bool:
@@ -117,11 +130,30 @@ class Experiment:
         return cls(**data)
 
 
-_WHOLE = ("epochs", "batch_size", "early_stopping", "image_size", "workers", "seed", "split_seed")
+_FOR_STEPS = (
+    "epochs",
+    "lr",
+    "accumulate",
+    "optimizer",
+    "weight_decay",
+    "schedule",
+    "warmup",
+    "augment",
+    "dropout",
+    "drop_path",
+    "label_smoothing",
+    "class_balance",
+    "clip",
+    "early_stopping",
+    "keep",
+)
+
+_WHOLE = ("epochs", "batch_size", "accumulate", "early_stopping", "image_size", "workers", "seed", "split_seed")
 
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 1_000_000),
     ("batch_size", 1, 1_000_000),
+    ("accumulate", 1, 1_000_000),
     ("lr", 1e-12, 1e3),
     ("weight_decay", 0, 1e3),
     ("warmup", 0, 0.9),
@@ -134,4 +166,6 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("workers", 1, 256),
     ("seed", 0, 2**31 - 1),
     ("split_seed", 0, 2**31 - 1),
+    ("time_budget", 1, math.inf),
+    ("save_every", 0, math.inf),
 )

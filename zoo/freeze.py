@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
 from torch import nn
 
 from zoo.errors import ZooError
-from zoo.stage import Anatomy
-from zoo.strategy import Norm, Phase
+from zoo.strategy import Norm
 
 # Layers whose buffers follow the batches in training mode
 RUNNING_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
@@ -22,12 +21,12 @@ def keeps_statistics(module: nn.Module) -> bool:
     return isinstance(module, RUNNING_NORMS) and module.track_running_stats
 
 
-def apply_phase(model: nn.Module, anatomy: Anatomy, phase: Phase) -> None:
-    """Set `requires_grad` and the train and eval modes of a phase, in place."""
-    trained = set(anatomy.parameters_of(phase.trains))
+def apply_phase(model: nn.Module, trained: Collection[str], norm: Norm) -> None:
+    """Set `requires_grad` of the named parameters, and of no other, and the train and eval modes, in place."""
+    names = set(trained)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(name in trained)
-    set_modes(model, phase.norm)
+        parameter.requires_grad_(name in names)
+    set_modes(model, norm)
 
 
 def set_modes(model: nn.Module, norm: Norm) -> None:
@@ -66,15 +65,30 @@ class FrozenProof:
     (`num_batches_tracked` too), also under affine parameters that train.
     """
 
-    def __init__(self, model: nn.Module, norm: Norm) -> None:
+    def __init__(self, model: nn.Module, norm: Norm, *, besides: Collection[int] = ()) -> None:
+        """Take the baseline. Tensors whose `id` is in `besides` may move."""
         self._model = model
         self._norm = norm
+        self._besides = besides
         self._digests = {name: _digest(tensor) for name, tensor in self._frozen()}
 
     def __len__(self) -> int:
         return len(self._digests)
 
+    @property
+    def digest(self) -> str:
+        """One SHA-256 over the baseline, to tell after a restart that it is still the same."""
+        whole = hashlib.sha256()
+        for name in sorted(self._digests):
+            whole.update(f"{name}\0".encode() + self._digests[name])
+        return whole.hexdigest()
+
     def _frozen(self) -> Iterable[tuple[str, torch.Tensor]]:
+        for name, tensor in self._held():
+            if id(tensor) not in self._besides:
+                yield name, tensor
+
+    def _held(self) -> Iterable[tuple[str, torch.Tensor]]:
         for name, parameter in self._model.named_parameters():
             if not parameter.requires_grad:
                 yield name, parameter
@@ -84,6 +98,18 @@ class FrozenProof:
             if held or not module.training or (self._norm != "train" and keeps_statistics(module)):
                 for name, buffer in module.named_buffers(recurse=False):
                     yield f"{prefix}.{name}" if prefix else name, buffer
+
+    def expect(self, digest: str) -> None:
+        """Compare the baseline with that of the session before.
+
+        Raises:
+            ZooError: what is frozen is not what it was.
+        """
+        if self.digest != digest:
+            raise ZooError(
+                "what is frozen is not what it was when the run was saved",
+                hint="the starting weights changed, or the checkpoint was; train again with `--force`",
+            )
 
     def check(self, when: str) -> None:
         """Compare with the baseline.
@@ -98,6 +124,14 @@ class FrozenProof:
                     f"frozen tensor `{name}` moved {when}",
                     hint="this is a fault of the strategy or of the backbone, not of your data; please report it",
                 )
+
+
+def digest_of_state(model: nn.Module) -> str:
+    """SHA-256 over every tensor of a model's state, by name."""
+    whole = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        whole.update(f"{name}\0".encode() + _digest(tensor))
+    return whole.hexdigest()
 
 
 def _digest(tensor: torch.Tensor) -> bytes:

@@ -4,8 +4,8 @@
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
-`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup` and `cutmix` belong to every phase. Reading a text and writing
-its canonical form are inverse: `parse(canonical(parse(text))) == parse(text)`.
+`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup` and `cutmix` belong to every phase.
+Reading a text and writing its canonical form are inverse: `parse(canonical(parse(text))) == parse(text)`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def _stepped(part: Part, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
         return phases
     if not all(phase.steps_if_asked for phase in phases):
         raise UsageError(
-            f"`{part.strategy.name}` takes no steps, so `{part.step_words[0]}=` means nothing to it", hint="leave it out"
+            f"`{part.strategy.name}` takes no steps, so `{part.step_words[0]}=` means nothing to it",
+            hint="leave it out",
         )
     return tuple(replace(phase, solver=None) for phase in phases)
 

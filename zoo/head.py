@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import nn
 
 from zoo.backbone import Network
@@ -39,10 +40,10 @@ def head_path(network: Network) -> str:
     """
     model = network.model
     parameters = network.anatomy.head.parameters
-    paths = {name.rpartition(".")[0] for name in parameters}
-    if len(paths) == 1 and isinstance(model.get_submodule(next(iter(paths))), nn.Linear):
-        return next(iter(paths))
-    marked = [path for path, module in model.named_modules() if getattr(module, "is_head", False)]
+    paths = sorted({name.rpartition(".")[0] for name in parameters})
+    if len(paths) == 1 and isinstance(model.get_submodule(paths[0]), nn.Linear):
+        return paths[0]
+    marked: list[str] = [path for path, module in model.named_modules() if getattr(module, "is_head", False)]
     if len(marked) == 1:
         return marked[0]
     raise UsageError(
@@ -54,6 +55,25 @@ def head_path(network: Network) -> str:
 def find_head(network: Network) -> nn.Module:
     """The module at `head_path`; raises as it does."""
     return network.model.get_submodule(head_path(network))
+
+
+def takes_vectors(network: Network, size: int) -> bool:
+    """Whether the head is one module over one vector an image; asked by passing black images of `size` pixels."""
+    try:
+        head = find_head(network)
+    except UsageError:
+        return False
+    shapes: list[int] = []
+    handle = head.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].ndim))
+    training = network.model.training
+    network.model.eval()
+    try:
+        with torch.no_grad():
+            network.model(next(network.model.parameters()).new_zeros(2, 3, size, size))
+    finally:
+        handle.remove()
+        network.model.train(training)
+    return shapes == [2]
 
 
 def replace_head(network: Network, head: nn.Module) -> Network:

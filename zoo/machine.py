@@ -8,7 +8,19 @@ import platform
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("backbone-zoo", "torch", "torchvision", "timm", "onnx", "onnxruntime-gpu", "onnxruntime", "numpy", "pillow")
+PACKAGES = (
+    "backbone-zoo",
+    "torch",
+    "torchvision",
+    "timm",
+    "peft",
+    "onnx",
+    "onnxruntime-gpu",
+    "onnxruntime",
+    "numpy",
+    "pillow",
+    "scikit-learn",
+)
 
 
 def versions() -> dict[str, str]:

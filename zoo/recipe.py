@@ -1,112 +1,78 @@
 """The recipe: carry out a plan of phases on a network. The whole of training, top to bottom.
 
-For every phase: freeze, take the proof's baseline, build the optimiser, step through the epochs, check the proof.
+For every phase: freeze, take the proof's baseline, build the optimiser, step through the epochs, check the proof; or,
+where the phase is solved, compute the head from features. At any step the run can be saved, and go on from there.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from zoo.augment import draw_views, image_key, make_view
 from zoo.backbone import Network
+from zoo.best import Best
+from zoo.checkpoint import Checkpoints
 from zoo.device import Device
-from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.files import SCHEMA
 from zoo.freeze import FrozenProof, apply_phase, recalibrate, set_modes
+from zoo.head import find_head
+from zoo.optimizer import make_optimizer, plan_groups, pulled_by, trained_by
 from zoo.predictor import TorchPredictor
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
+from zoo.sampler import REPEAT, batches, epoch_order, showings
 from zoo.scan import Scanned
 from zoo.schedule import factor
-from zoo.stage import Anatomy
+from zoo.snapshot import load_tensors, tensors_of
+from zoo.solver import Task, features
+from zoo.step import Stepper
 from zoo.strategy import Phase
+from zoo.target import load_target
 
 # `plateau` divides the rate by ten after two epochs without a better choice loss
 PLATEAU_PATIENCE = 2
 PLATEAU_FACTOR = 0.1
 
-# The n-th showing of an image in one epoch is view `epoch + n * REPEAT`; no run has as many epochs
-REPEAT = 1_000_000
+
+@dataclass
+class Place:
+    """Where a run stands; everything before it is done. All count from 0."""
+
+    phase: int = 0
+    epoch: int = 0  # of the run
+    batch: int = 0  # of the epoch
+    step: int = 0  # of the run: steps of the optimiser taken
+    records: int = 0  # lines of the history written
+    lowered: float = 1.0  # the rate's factor by `plateau`
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParameterGroup:
-    """Parameters that share a rate and a weight decay, by name."""
+@dataclass
+class Sums:
+    """What an epoch's record is made of, so far."""
 
-    names: tuple[str, ...]
-    lr: float  # at its highest
-    weight_decay: float
-
-
-def plan_groups(network: Network, phase: Phase, experiment: Experiment) -> tuple[ParameterGroup, ...]:
-    """The optimiser's groups of a phase: each trainable parameter in exactly one.
-
-    Biases and norms (one dimension or none) are not decayed: He et al. 2019, "Bag of Tricks", section 3.1.
-    """
-    shapes = {name: parameter.ndim for name, parameter in network.model.named_parameters()}
-    groups = []
-    for group in phase.groups:
-        names = network.anatomy.parameters_of(group.stages)
-        for decay, members in (
-            (experiment.weight_decay, tuple(name for name in names if shapes[name] > 1)),
-            (0.0, tuple(name for name in names if shapes[name] <= 1)),
-        ):
-            if members:
-                rate = experiment.lr * phase.lr * group.lr
-                groups.append(ParameterGroup(names=members, lr=rate, weight_decay=decay))
-    return tuple(groups)
-
-
-def make_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], experiment: Experiment) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov momentum 0.9, over the planned groups."""
-    parameters = dict(model.named_parameters())
-    rows = [
-        {
-            "params": [parameters[name] for name in group.names],
-            "lr": group.lr,
-            "peak": group.lr,
-            "weight_decay": group.weight_decay,
-        }
-        for group in groups
-    ]
-    if experiment.optimizer == "sgd":
-        return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(rows)
-
-
-def epoch_order(labels: np.ndarray[Any, Any], experiment: Experiment, epoch: int) -> np.ndarray[Any, Any]:
-    """Indices of an epoch, by seed and epoch: a permutation, or draws that balance the classes."""
-    generator = np.random.default_rng([experiment.seed, epoch])
-    if experiment.class_balance != "sample":
-        return generator.permutation(len(labels))
-    counts = np.bincount(labels)
-    shares = 1.0 / counts[labels]
-    return generator.choice(len(labels), size=len(labels), p=shares / shares.sum())
-
-
-def batches(order: np.ndarray[Any, Any], size: int) -> list[np.ndarray[Any, Any]]:
-    """Cut an epoch's indices into batches; a last one of a single image joins the one before.
-
-    A batch norm over a 1 x 1 map cannot train on one image, and no image should be left out.
-    """
-    cuts = [order[start : start + size] for start in range(0, len(order), size)]
-    if len(cuts) > 1 and len(cuts[-1]) == 1:
-        cuts[-2:] = [np.concatenate(cuts[-2:])]
-    return cuts
+    loss: float = 0.0
+    right: int = 0
+    seen: int = 0
+    drawing: float = 0.0  # seconds
+    total: float = 0.0  # seconds
 
 
 class Recipe:
-    """One training run in memory. `fit` yields a history record per epoch; the network is trained in place."""
+    """One training run in memory. `fit` yields a history record per epoch; the network is trained in place.
+
+    `clock` tells the seconds that the run has taken, over all its sessions.
+    """
 
     def __init__(
         self,
@@ -120,7 +86,10 @@ class Recipe:
         train: Scanned,
         choose: Scanned | None,
         progress: Progress,
+        checkpoints: Checkpoints | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
+        assert experiment.lr != "find", "the rate is found before"
         self.network = network
         self.phases = tuple(phases)
         self.epochs = tuple(epochs)
@@ -129,11 +98,24 @@ class Recipe:
         self.train = train
         self.choose = choose
         self.progress = progress
-        self.groups = tuple(plan_groups(network, phase, experiment) for phase in phases)
+        self.checkpoints = checkpoints
+        self.clock = clock
+        self.groups = tuple(plan_groups(network, phase, experiment, experiment.lr) for phase in phases)
         self.model = network.model.to(device.place).to(memory_format=torch.channels_last)
-        self.forward: Callable[[torch.Tensor], torch.Tensor] = self.model
+        self.start = self._start()
+        forward: Callable[[torch.Tensor], torch.Tensor] = self.model
         if experiment.compile:
-            self.forward = torch.compile(self.model)
+            forward = torch.compile(self.model)
+        self.classes = int(train.labels.max()) + 1
+        self.stepper = Stepper(
+            self.model,
+            forward,
+            experiment=experiment,
+            device=device,
+            classes=self.classes,
+            class_weights=self._class_weights(),
+            progress=progress,
+        )
         self.predictor = TorchPredictor(self.model, (), preprocess, device.place)
         self.view = make_view(experiment.augment, preprocess.crop)
         self.keys = [image_key(sample.id) for sample in train.samples]
@@ -143,13 +125,20 @@ class Recipe:
         shape = (1, 3, 1, 1)
         self.mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(device.place)
         self.scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(device.place)
-        self.criterion = nn.CrossEntropyLoss(
-            weight=self._class_weights(), label_smoothing=experiment.label_smoothing
-        ).to(device.place)
+
+        self.place = Place()
+        self.sums = Sums()
+        self.best_of_run = Best()
+        self.best_of_phase = Best()  # what early stopping and `plateau` look at
+        self.optimizer: torch.optim.Optimizer | None = None
+        self.average: AveragedModel | None = None  # of what trains, where the phase asks for one
+        self.proof: FrozenProof | None = None
+        self.ended_by: str | None = None  # why the run ended before its last epoch
+        self._restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None
 
     @property
-    def anatomy(self) -> Anatomy:
-        return self.network.anatomy
+    def steps_per_epoch(self) -> int:
+        return len(batches(np.arange(len(self.labels)), self.experiment.batch_size))
 
     def fit(self) -> Iterator[dict[str, Any]]:
         """Carry out every phase; one record per epoch.
@@ -157,115 +146,205 @@ class Recipe:
         Raises:
             ZooError: the loss is no longer finite, or something frozen moved.
         """
-        first = 0
-        best = Best()  # of the whole run
-        for number, (phase, epochs) in enumerate(zip(self.phases, self.epochs)):
-            yield from self._fit_phase(number, phase, epochs, first, best)
-            first += epochs
-        if self.experiment.keep == "best" and best.state is not None:
-            self.model.load_state_dict(best.state)
+        while self.place.phase < len(self.phases) and self.ended_by is None:
+            number = self.place.phase
+            phase = self.phases[number]
+            if phase.solver is not None:
+                yield self.solve(phase)
+            else:
+                yield from self._fit_phase(phase)
+            self.optimizer = self.average = self.proof = None
+            self.best_of_phase = Best()
+            self.place.phase, self.place.epoch = number + 1, sum(self.epochs[: number + 1])
+            self.place.lowered = 1.0
+        if self.experiment.keep == "best" and self.best_of_run.state is not None:
+            self.model.load_state_dict(self.best_of_run.state)
 
-    def _fit_phase(
-        self, number: int, phase: Phase, epochs: int, first: int, best_of_run: Best
-    ) -> Iterator[dict[str, Any]]:
-        apply_phase(self.model, self.anatomy, phase)
-        if phase.norm == "recalibrate":
-            recalibrate(self.model, self._plain_batches())
-            set_modes(self.model, phase.norm)
-        proof = FrozenProof(self.model, phase.norm)
-        optimizer = make_optimizer(self.model, self.groups[number], self.experiment)
-        steps_per_epoch = len(batches(np.arange(len(self.labels)), self.experiment.batch_size))
-        best = Best()  # of this phase: what early stopping and `plateau` look at
-        lowered = 1.0
-        for epoch in range(first, first + epochs):
+    def _fit_phase(self, phase: Phase) -> Iterator[dict[str, Any]]:
+        first, epochs = sum(self.epochs[: self.place.phase]), self.epochs[self.place.phase]
+        self._enter(phase)
+        assert self.proof is not None
+        while self.place.epoch < first + epochs and self.ended_by is None:
+            epoch = self.place.epoch
             self.progress.start(f"epoch {epoch + 1}/{sum(self.epochs)} {phase.name}", len(self.labels))
             set_modes(self.model, phase.norm)
-            step = (epoch - first) * steps_per_epoch
-            record = self._train_epoch(epoch, optimizer, step, epochs * steps_per_epoch, lowered)
+            record = self._train_epoch(phase, first, epochs)
             started = perf_counter()
-            proof.check(f"in epoch {epoch + 1}")
+            self.proof.check(f"in epoch {epoch + 1}")
             record = {"schema": SCHEMA, "phase": phase.name, "epoch": epoch + 1, **record}
             if self.choose is not None:
                 record |= self._evaluate(self.choose)
             record["seconds"]["evaluate"] = round(perf_counter() - started, 3)
             if "choice_loss" in record:
-                stops = self.experiment.early_stopping is not None
-                best.note(record["choice_loss"], epoch, self.model if stops else None)
-                best_of_run.note(record["choice_loss"], epoch, self.model if self.experiment.keep == "best" else None)
-                if self.experiment.schedule == "plateau" and best.waited(epoch) >= PLATEAU_PATIENCE:
-                    lowered *= PLATEAU_FACTOR
-                    best.since = epoch
+                self._note_choice(record["choice_loss"], epoch)
             self.progress.epoch(record)
+            self.place.epoch, self.place.batch, self.sums = epoch + 1, 0, Sums()
+            self.place.records += 1
             yield record
             patience = self.experiment.early_stopping
-            if patience is not None and epoch - max(best.epoch, first) >= patience and epoch + 1 < first + epochs:
-                self.progress.note(f"stopped early: epoch {best.epoch + 1} stays the best of `{phase.name}`")
+            waited = epoch - max(self.best_of_phase.epoch, first)
+            if patience is not None and waited >= patience and epoch + 1 < first + epochs:
+                best = self.best_of_phase.epoch + 1
+                self.progress.note(f"stopped early: epoch {best} stays the best of `{phase.name}`")
                 break
-        if best.state is not None:
-            self.model.load_state_dict(best.state)
+        if self.average is not None:
+            self.model.load_state_dict(self.average.module.state_dict())
+        if self.best_of_phase.state is not None:
+            self.model.load_state_dict(self.best_of_phase.state)
 
-    def _train_epoch(
-        self, epoch: int, optimizer: torch.optim.Optimizer, step: int, steps: int, lowered: float
-    ) -> dict[str, Any]:
-        losses, right, drawing, seen = 0.0, 0, 0.0, 0
+    def _enter(self, phase: Phase) -> None:
+        """Freeze, recalibrate, build the optimiser; or take all that up where a checkpoint left it."""
+        apply_phase(self.model, trained_by(self.network, phase), phase.norm)
+        restored, self._restored = self._restored, None
+        if phase.norm == "recalibrate" and restored is None:
+            recalibrate(self.model, self._plain_batches())
+            set_modes(self.model, phase.norm)
+        self.proof = FrozenProof(self.model, phase.norm)
+        self.optimizer = make_optimizer(self.model, self.groups[self.place.phase], self.experiment)
+        if phase.ema is not None:
+            self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(phase.ema))  # type: ignore[no-untyped-call]
+        if restored is not None:
+            tensors, state = restored
+            load_tensors(tensors, self.model, self.optimizer, self.average)
+            self.proof.expect(state["proof"])
+
+    def solve(self, phase: Phase) -> dict[str, Any]:
+        """Compute the head from the features of the training images; a record, as of an epoch."""
+        assert phase.solver is not None
+        self._restored = None  # a checkpoint between phases holds nothing more
         started = perf_counter()
-        order = epoch_order(self.train.labels, self.experiment, epoch)
-        drawn_before = [0] * len(self.keys)  # in this epoch; a balanced one shows rare images several times
-        for offset, indices in enumerate(batches(order, self.experiment.batch_size)):
-            rate = lowered * factor(self.experiment.schedule, step + offset, steps, self.experiment.warmup)
+        self.progress.start(f"features for {phase.name}", len(self.labels))
+        apply_phase(self.model, (), "frozen")
+        if phase.norm == "recalibrate":
+            recalibrate(self.model, self._plain_batches())
+        self.model.eval()
+        found = features(self.network, self._plain_batches())
+        head = find_head(self.network)
+        rest = {id(parameter) for parameter in head.parameters()}
+        frozen = FrozenProof(self.model, "frozen", besides=rest | {id(buffer) for buffer in head.buffers()})
+        drawn = perf_counter()
+        solve: Callable[[Task], dict[str, Any]] = load_target(phase.solver)
+        task = Task(
+            head=head, features=found, labels=self.train.labels, classes=self.classes, seed=self.experiment.seed
+        )
+        answer = solve(task)
+        frozen.check(f"while `{phase.name}` was solved")
+        with torch.no_grad():
+            logits = head(torch.from_numpy(found).to(self.device.place)).float().cpu()
+        record: dict[str, Any] = {
+            "schema": SCHEMA,
+            "phase": phase.name,
+            "epoch": self.place.epoch,
+            "solved": answer,
+            "train_loss": float(nn.functional.cross_entropy(logits, self.labels)),
+            "train_accuracy": float((logits.argmax(1) == self.labels).float().mean()),
+            "images_per_second": round(len(found) / (drawn - started), 1),
+            "seconds": {"features": round(drawn - started, 3), "solve": round(perf_counter() - drawn, 3)},
+        }
+        if self.choose is not None:
+            evaluated = perf_counter()
+            record |= self._evaluate(self.choose)
+            record["seconds"]["evaluate"] = round(perf_counter() - evaluated, 3)
+            keep = self.model if self.experiment.keep == "best" else None
+            self.best_of_run.note(record["choice_loss"], self.place.epoch - 1, keep)
+        self.progress.epoch(record)
+        self.place.records += 1
+        return record
+
+    def _train_epoch(self, phase: Phase, first: int, epochs: int) -> dict[str, Any]:
+        optimizer, sums, place = self.optimizer, self.sums, self.place
+        assert optimizer is not None
+        steps = self.steps_per_epoch
+        order = epoch_order(self.train.labels, self.experiment, place.epoch)
+        shown = showings(order)  # a balanced epoch shows rare images several times, each time another view
+        cuts = batches(np.arange(len(order)), self.experiment.batch_size)
+        self.progress.advance(sums.seen)
+        pulled = {name: self.start[name] for name in pulled_by(self.network, phase)}
+        before, started = sums.total, perf_counter()
+        for batch, positions in enumerate(cuts[place.batch :], start=place.batch):
+            step = (place.epoch - first) * steps + batch
+            rate = factor(self.experiment.schedule, step, epochs * steps, self.experiment.warmup)
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * rate
-            drawn = perf_counter()
-            asked = []
-            for index in indices.tolist():
-                asked.append((self.keys[index], epoch + REPEAT * drawn_before[index]))
-                drawn_before[index] += 1
-            views = draw_views(self.canvases[indices], asked, self.view, self.experiment.seed)
-            drawing += perf_counter() - drawn
-            labels = self.labels[indices].to(self.device.place)
-            logits = self._step(self._inputs(views), labels, optimizer, epoch)
-            losses += logits[0] * len(indices)
-            right += logits[1]
-            seen += len(indices)
+                group["lr"] = group["peak"] * place.lowered * rate
+            indices = order[positions]
+            views = [place.epoch + REPEAT * int(times) for times in shown[positions]]
+            loss, right = self.step_on(indices, views, optimizer, phase, place.epoch, batch, pulled)
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+            sums.loss += loss * len(indices)
+            sums.right += right
+            sums.seen += len(indices)
+            sums.total = before + perf_counter() - started
+            place.batch, place.step = batch + 1, place.step + 1
             self.progress.advance(len(indices))
-        seconds = perf_counter() - started
+            if self.checkpoints is not None and self.checkpoints.due():
+                self.checkpoints.write(*self.snapshot())
+            budget = self.experiment.time_budget
+            if budget is not None and self.clock() >= budget:
+                done = f"epoch {place.epoch + 1}, batch {batch + 1} of {steps}"
+                if batch + 1 < steps or place.epoch + 1 < sum(self.epochs):
+                    self.ended_by = f"the time budget of {budget:g} s in {done}"
+                    self.progress.note(f"ended by {self.ended_by}")
+                break
         return {
             "lr": max(group["lr"] for group in optimizer.param_groups),
-            "train_loss": losses / seen,
-            "train_accuracy": right / seen,
-            "images_per_second": round(seen / seconds, 1),
-            "seconds": {"data": round(drawing, 3), "compute": round(seconds - drawing, 3)},
+            "train_loss": sums.loss / sums.seen,
+            "train_accuracy": sums.right / sums.seen,
+            "images_per_second": round(sums.seen / sums.total, 1),
+            "parts": self.stepper.parts,
+            "seconds": {"data": round(sums.drawing, 3), "compute": round(sums.total - sums.drawing, 3)},
         }
 
-    def _step(
-        self, inputs: torch.Tensor, labels: torch.Tensor, optimizer: torch.optim.Optimizer, epoch: int
+    def step_on(
+        self,
+        indices: npt.NDArray[np.int64],
+        views: Sequence[int],
+        optimizer: torch.optim.Optimizer,
+        phase: Phase,
+        epoch: int,
+        batch: int,
+        pulled: Mapping[str, torch.Tensor],
     ) -> tuple[float, int]:
-        """One optimiser step on `(N, 3, H, W)`; returns the loss and how many images were right."""
-        try:
-            with torch.autocast(self.device.place.type, self.device.autocast, enabled=self.device.autocast is not None):
-                logits = self.forward(inputs)
-        except ValueError as error:
-            if "more than 1 value per channel" not in str(error):
-                raise
-            raise ZooError(
-                "a batch norm over a 1 x 1 map cannot train on a batch of one image",
-                hint="pass `--batch-size 2` or more, a larger `--image-size`, or `--norm frozen`",
-            ) from error
-        loss = self.criterion(logits.float(), labels)
-        value = float(loss.detach())
-        if not math.isfinite(value):
-            raise ZooError(
-                f"the loss is {value} in epoch {epoch + 1}: training diverged",
-                hint=f"pass a lower `--lr` than {self.experiment.lr:g}, or clip with `--clip 1.0`",
-            )
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if self.experiment.clip:
-            nn.utils.clip_grad_norm_(
-                [parameter for group in optimizer.param_groups for parameter in group["params"]], self.experiment.clip
-            )
-        optimizer.step()
-        return value, int((logits.detach().argmax(1) == labels).sum())
+        """Draw views of the images at `indices` and step on them; the mean loss, and how many images were right."""
+        drawn = perf_counter()
+        asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
+        images = draw_views(self.canvases[indices], asked, self.view, self.experiment.seed)
+        self.sums.drawing += perf_counter() - drawn
+        labels = self.labels[indices].to(self.device.place)
+        return self.stepper.step(self._inputs(images), labels, optimizer, phase, epoch=epoch, batch=batch, start=pulled)
+
+    def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+        """Everything that the run needs to go on from here: tensors by name, and JSON values."""
+        trained = {name for phase in self.phases[: self.place.phase + 1] for name in trained_by(self.network, phase)}
+        if any(phase.solver for phase in self.phases[: self.place.phase + 1]):
+            trained |= set(self.network.anatomy.head.parameters)
+        tensors = tensors_of(self.model, trained, self.optimizer, self.average)
+        for name, best in (("phase", self.best_of_phase), ("run", self.best_of_run)):
+            tensors |= {f"best-of-{name}/{key}": value for key, value in (best.state or {}).items()}
+        state = {
+            "place": dataclasses.asdict(self.place),
+            "sums": dataclasses.asdict(self.sums),
+            "best_of_phase": self.best_of_phase.figures(),
+            "best_of_run": self.best_of_run.figures(),
+            "parts": self.stepper.parts,
+            "seconds": self.clock(),
+            "proof": self.proof.digest if self.proof is not None else None,
+        }
+        return tensors, state
+
+    def restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
+        """Stand where `snapshot` stood. The optimiser follows when its phase is entered."""
+        self.place, self.sums = Place(**state["place"]), Sums(**state["sums"])
+        self.best_of_phase = Best.of(state["best_of_phase"], tensors, "best-of-phase/")
+        self.best_of_run = Best.of(state["best_of_run"], tensors, "best-of-run/")
+        self.stepper.parts = state["parts"]
+        load_tensors(tensors, self.model, None, None)
+        self._restored = (tensors, state)
+
+    def _start(self) -> dict[str, torch.Tensor]:
+        """Values at the start of the run of all that any phase pulls towards them."""
+        names = {name for phase in self.phases for name in pulled_by(self.network, phase)}
+        return {name: value.detach().clone() for name, value in self.model.named_parameters() if name in names}
 
     def _inputs(self, views: torch.Tensor) -> torch.Tensor:
         """Views `(N, 3, H, W)` uint8 to normalised float32 on the device, channels last."""
@@ -276,38 +355,32 @@ class Recipe:
         for indices in batches(np.arange(len(self.labels)), self.experiment.batch_size):
             views = torch.stack([self.plain_view(canvas) for canvas in self.canvases[indices]])
             yield self._inputs(views)
+            self.progress.advance(len(indices))
 
     def _evaluate(self, split: Scanned) -> dict[str, Any]:
-        self.model.eval()
+        predictor = self.predictor
+        if self.average is not None:
+            predictor = dataclasses.replace(predictor, model=self.average.module)
+        predictor.model.eval()
         loss, right = 0.0, 0
         for start in range(0, len(split.labels), self.experiment.batch_size):
             part = slice(start, start + self.experiment.batch_size)
-            logits = torch.from_numpy(self.predictor.logits_of_pixels(split.pixels[part]))
+            logits = torch.from_numpy(predictor.logits_of_pixels(split.pixels[part]))
             labels = torch.from_numpy(split.labels[part])
             loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
             right += int((logits.argmax(1) == labels).sum())
         return {"choice_loss": loss / len(split.labels), "choice_accuracy": right / len(split.labels)}
+
+    def _note_choice(self, loss: float, epoch: int) -> None:
+        model: nn.Module = self.model if self.average is None else self.average.module
+        self.best_of_phase.note(loss, epoch, model if self.experiment.early_stopping is not None else None)
+        self.best_of_run.note(loss, epoch, model if self.experiment.keep == "best" else None)
+        if self.experiment.schedule == "plateau" and self.best_of_phase.waited(epoch) >= PLATEAU_PATIENCE:
+            self.place.lowered *= PLATEAU_FACTOR
+            self.best_of_phase.since = epoch
 
     def _class_weights(self) -> torch.Tensor | None:
         if self.experiment.class_balance != "loss":
             return None
         counts = np.bincount(self.train.labels)
         return torch.tensor(len(self.train.labels) / (len(counts) * counts), dtype=torch.float32)
-
-
-class Best:
-    """The epoch of a phase with the lowest choice loss, and its weights where they are kept."""
-
-    def __init__(self) -> None:
-        self.loss = math.inf
-        self.epoch = -1
-        self.since = -1  # of the last improvement, or of the last lowered rate
-        self.state: dict[str, Any] | None = None
-
-    def note(self, loss: float, epoch: int, model: nn.Module | None) -> None:
-        if loss < self.loss:
-            self.loss, self.epoch, self.since = loss, epoch, epoch
-            self.state = copy.deepcopy(model.state_dict()) if model is not None else None
-
-    def waited(self, epoch: int) -> int:
-        return epoch - self.since

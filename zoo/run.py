@@ -5,7 +5,9 @@ history.jsonl                a line per epoch
 model.safetensors            the weights
 predictions-SPLIT.safetensors
 ledger.jsonl                 a line per look at a split
-splits.json                  which image had which role
+splits.json                  which image had which role, and the SHA-256 of its content
+rates.json                   the curve of `--lr find`
+checkpoint*.safetensors      what a killed run goes on from; gone once it is finished
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
-from zoo.files import SCHEMA, append_json, check_schema, read_json, write_json
+from zoo.files import SCHEMA, append_json, check_schema, read_json, write_bytes, write_json
 from zoo.predictions import Predictions
 from zoo.preprocess import Preprocess
 
@@ -35,9 +37,22 @@ WEIGHTS_FILE = "model.safetensors"
 HISTORY_FILE = "history.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
+RATES_FILE = "rates.json"
+LOCK_FILE = ".lock"
 
 # What `--force` may replace; photographs, notes and whatever else a user keeps beside a run stay
-OWN_FILES = (RUN_FILE, HISTORY_FILE, LEDGER_FILE, SPLITS_FILE, "model.*", "predictions-*.safetensors", "latency.json")
+OWN_FILES = (
+    RUN_FILE,
+    HISTORY_FILE,
+    LEDGER_FILE,
+    SPLITS_FILE,
+    RATES_FILE,
+    "model.*",
+    "checkpoint*.safetensors",
+    ".checkpoint*",
+    "predictions-*.safetensors",
+    "latency.json",
+)
 
 
 @dataclass(frozen=True)
@@ -126,16 +141,20 @@ class Run:
             ZooError: the run has no weights, or its backbone's plugin is gone.
         """
         from zoo.backbone import build_network
+        from zoo.grammar import parse
         from zoo.network import read_state
         from zoo.plugin import Plugins
 
         file = self.path / WEIGHTS_FILE
         if not file.is_file():
             raise ZooError(
-                f"run `{self.path}` is {self.status} and has no weights", hint="train it again with `--force`"
+                f"run `{self.path}` is {self.status} and has no weights",
+                hint=f"`zoo train --resume {self.path}` goes on with it",
             )
-        experiment = self.experiment
-        backbone = (plugins or Plugins()).backbones.find(str(self.record["backbone"])).value
+        from zoo.setup import spec_of
+
+        experiment, plugins = self.experiment, plugins or Plugins()
+        backbone = plugins.backbones.find(str(self.record["backbone"])).value
         network = build_network(
             backbone,
             classes=len(self.classes),
@@ -143,6 +162,8 @@ class Run:
             drop_path=experiment.drop_path,
             image_size=experiment.image_size,
         )
+        plan = parse(str(self.record["strategy"]), plugins.strategies)
+        network = plan.adapt(network, spec_of(backbone, experiment, len(self.classes)))
         try:
             network.model.load_state_dict(read_state(file))
         except RuntimeError as error:
@@ -200,6 +221,11 @@ class Run:
         """Ids of the images that the run was fitted on."""
         file = self.path / SPLITS_FILE
         return set(read_json(file)["roles"]["fit"]) if file.is_file() else set()
+
+    def cut_history(self, count: int) -> None:
+        """Keep the first `count` lines of the history; a run that goes on writes the others again."""
+        lines = [json.dumps(line, ensure_ascii=False) for line in self.history[:count]]
+        write_bytes(self.path / HISTORY_FILE, "".join(f"{line}\n" for line in lines).encode())
 
     def _lines(self, name: str) -> list[dict[str, Any]]:
         """Records of a file of JSON lines; a line cut short by a kill is left out."""

@@ -34,6 +34,7 @@ class Scanned:
     labels: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
     digest: str  # SHA-256 over names, labels and contents, to tell other data apart
+    contents: tuple[str, ...] = ()  # SHA-256 of each image's content, to tell which one changed
 
 
 @dataclass(frozen=True)
@@ -128,17 +129,18 @@ def _scan_part(
     pixels = allocate((len(samples), side, side, 3))
     usable: list[Sample] = []
     digest = hashlib.sha256()
+    contents: list[str] = []
     for sample, result in decode_all(samples, workers, convert):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
         else:
             pixels[len(usable)] = result
             usable.append(sample)
-            _add(digest, sample)
+            contents.append(_add(digest, sample))
         advance(1)
     index = {label: position for position, label in enumerate(classes)}
     labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
-    return Scanned(tuple(usable), labels, pixels[: len(usable)], digest.hexdigest())
+    return Scanned(tuple(usable), labels, pixels[: len(usable)], digest.hexdigest(), tuple(contents))
 
 
 def digest_of(samples: Iterable[Sample]) -> str:
@@ -149,9 +151,11 @@ def digest_of(samples: Iterable[Sample]) -> str:
     return digest.hexdigest()
 
 
-def _add(digest: hashlib._Hash, sample: Sample) -> None:
+def _add(digest: hashlib._Hash, sample: Sample) -> str:
+    content = content_digest(sample.source)
     digest.update(f"{sample.id}\0{sample.label}\0".encode())
-    digest.update(content_digest(sample.source))
+    digest.update(content)
+    return content.hex()
 
 
 def content_digest(source: Path | Pixels) -> bytes:

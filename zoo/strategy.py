@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import math
 import textwrap
 from abc import ABC, abstractmethod
@@ -168,7 +169,7 @@ def option_help(kind: type[Strategy]) -> dict[str, str]:
         except (OSError, TypeError):
             continue
         body = next((node.body for node in ast.parse(source).body if isinstance(node, ast.ClassDef)), [])
-        for above, below in zip(body, body[1:]):
+        for above, below in itertools.pairwise(body):
             match above, below:
                 case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
                     if name in found:

@@ -54,8 +54,9 @@ class Display:
         choice = ""
         if "choice_loss" in record:
             choice = f"  choice loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
+        stage = "solved   " if "solved" in record else f"epoch {record['epoch']:>3}"
         self._console.print(
-            f"epoch {record['epoch']:>3} {escape(record['phase'])}  train loss {record['train_loss']:.4f} "
+            f"{stage} {escape(record['phase'])}  train loss {record['train_loss']:.4f} "
             f"accuracy {record['train_accuracy']:.3f}{choice}  [dim]{record['images_per_second']:.0f} images/s[/dim]"
         )
 

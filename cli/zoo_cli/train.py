@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import click
 
+from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo_cli.options import console, device_option, force_option, json_option, print_json, workers_option
 
@@ -16,6 +19,58 @@ F = TypeVar("F", bound=Callable[..., Any])
 DEFAULTS = {name: field.default for name, field in Experiment.__dataclass_fields__.items()}
 
 
+class _Rate(click.ParamType[Any]):
+    """A number, or the word `find`."""
+
+    name = "rate"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return value if value == "find" else click.FLOAT.convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        return "FLOAT|find"
+
+
+class _Seconds(click.ParamType[float]):
+    """A time such as `90s`, `30m`, `2h`, or seconds without a unit; in seconds."""
+
+    name = "time"
+    units: ClassVar[dict[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3600}
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", str(value))
+        if found is None:
+            self.fail(f"{value} is no time, such as 90s, 30m or 2h", param, ctx)
+        return float(found[1]) * self.units[found[2]]
+
+
+RATE, SECONDS = _Rate(), _Seconds()
+
+# What may be said again while resuming; everything else is the run's own
+OF_A_SESSION = ("resume", "device", "force", "as_json", "save_every")
+
+
+def _given(ctx: click.Context, name: str) -> bool:
+    return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+
+
+def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, Any]) -> None:
+    if resume is None:
+        missing = [name for name in ("data", "backbone", "strategy") if settings[name] is None]
+        if missing:
+            raise UsageError(
+                f"missing option {' '.join(f'`--{name}`' for name in missing)}",
+                hint="see `zoo train --help`; a run that was stopped goes on with `zoo train --resume RUN`",
+            )
+        return
+    fixed = [name for name in ctx.params if name not in OF_A_SESSION and _given(ctx, name)]
+    if fixed:
+        raise UsageError(
+            f"`--{fixed[0].replace('_', '-')}` is the run's own and cannot be said again with `--resume`",
+            hint="leave it out, or train anew without `--resume`",
+        )
+
+
 def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
     return click.option(
         f"--{name}", type=click.Choice(values), default=DEFAULTS[name.replace("-", "_")], show_default=True, help=help
@@ -23,13 +78,10 @@ def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
 
 
 @click.command()
-@click.option(
-    "--data", required=True, metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT; see `zoo list datasets`."
-)
-@click.option("--backbone", required=True, metavar="NAME", help="See `zoo list backbones`.")
+@click.option("--data", metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT; see `zoo list datasets`.")
+@click.option("--backbone", metavar="NAME", help="See `zoo list backbones`.")
 @click.option(
     "--strategy",
-    required=True,
     metavar="SPEC",
     help="linear, partial:2, linear,epochs=2+full,lr=0.1; see `zoo list strategies`.",
 )
@@ -43,11 +95,18 @@ def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
 )
 @click.option("--batch-size", type=click.IntRange(1), default=DEFAULTS["batch_size"], show_default=True)
 @click.option(
+    "--accumulate",
+    type=click.IntRange(1),
+    default=DEFAULTS["accumulate"],
+    show_default=True,
+    help="Parts that a batch is computed in: the same step in less memory.",
+)
+@click.option(
     "--lr",
-    type=float,
+    type=RATE,
     default=DEFAULTS["lr"],
     show_default=True,
-    help="Highest learning rate of the head; strategies scale it.",
+    help="Highest learning rate of the head; strategies scale it. `find` looks for one.",
 )
 @_choice("optimizer", "adamw", "sgd", help="SGD has Nesterov momentum 0.9.")
 @click.option(
@@ -103,28 +162,64 @@ def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
 @_choice("precision", "auto", "fp32", "bf16", help="bf16 by autocast; auto takes it where the hardware has it.")
 @click.option("--compile", is_flag=True, help="Compile the network with torch.compile.")
 @_choice("on-bad-image", "skip", "fail", help="What a file means that is no usable photograph.")
+@click.option(
+    "--time-budget",
+    type=SECONDS,
+    metavar="TIME",
+    help="End in good order after that long: 90s, 30m, 2h.  [default: none]",
+)
+@click.option(
+    "--save-every",
+    type=SECONDS,
+    metavar="TIME",
+    help="Time between checkpoints.  [default: 30s, and never over 2 % of the time]",
+)
+@click.option(
+    "--resume",
+    metavar="RUN",
+    help="Go on with a run that was stopped, with its own settings; --force, if versions or the device differ.",
+)
 @click.option("--out", metavar="DIR", help="The run's folder.  [default: runs/<time>-<backbone>-<strategy>]")
 @force_option
 @json_option
 @click.pass_context
-def train(ctx: click.Context, /, out: str | None, force: bool, as_json: bool, **settings: Any) -> None:
+def train(
+    ctx: click.Context, /, out: str | None, resume: str | None, force: bool, as_json: bool, **settings: Any
+) -> None:
     """Fine-tune a backbone on photographs.
 
     \b
     zoo train --data photos --backbone efficientnet_lite0 --strategy linear
     zoo train --data photos --backbone resnet50 --strategy linear,epochs=2+full,lr=0.1 --augment trivial
 
+    zoo train --resume runs/first
+
     DATA is a folder with `train/CLASS/*.jpg` and `val/CLASS/*.jpg` (and `test/`), or with `CLASS/*.jpg`, which are
     then split 70/15/15 by `--split-seed`.
     """
-    experiment = Experiment(**settings)
+    _check_options(ctx, resume, settings)
+    experiment = Experiment(**settings) if resume is None else None
+    from zoo.training import resume as resume_training
     from zoo.training import train as run_training
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
     from zoo_cli.report import print_run
 
+    # what a scheduler sends before it kills: the run is then `interrupted`, and its folder is left in good order
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = console()
-    run = run_training(experiment, out=out, force=force, plugins=plugins(ctx), progress=Display(screen))
+    if experiment is not None:
+        run = run_training(experiment, out=out, force=force, plugins=plugins(ctx), progress=Display(screen))
+    else:
+        assert resume is not None
+        run = resume_training(
+            resume,
+            device=settings["device"] if _given(ctx, "device") else None,
+            save_every=settings["save_every"],
+            force=force,
+            plugins=plugins(ctx),
+            progress=Display(screen),
+        )
     print_run(run, screen)
     if as_json:
         print_json({"run": str(run.path), **run.record})

@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from zoo import Anatomy, Group, Phase, Stage, ZooError
+from zoo import Anatomy, Group, Network, Phase, Stage, ZooError
 from zoo.freeze import FrozenProof, apply_phase, recalibrate
+from zoo.optimizer import trained_by
 from zoo.strategy import Norm
 
 
@@ -46,6 +47,10 @@ def phase(*stages: str, norm: Norm = "train") -> Phase:
     return Phase(name="test", groups=(Group(stages=stages),), norm=norm)
 
 
+def apply(model: nn.Module, phase: Phase) -> None:
+    apply_phase(model, trained_by(Network(model, anatomy(model)), phase), phase.norm)
+
+
 def step(model: nn.Module) -> None:
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.5)
@@ -54,7 +59,7 @@ def step(model: nn.Module) -> None:
 
 
 def test_modes_follow_what_trains(model: Net) -> None:
-    apply_phase(model, anatomy(model), phase("body", "head"))
+    apply(model, phase("body", "head"))
     assert not model.stem.training and not model.stem[2].training and not model.early.training
     assert model.body[1].training and model.body[2].training and model.late.training
     assert [name for name, p in model.named_parameters() if p.requires_grad] == [
@@ -64,7 +69,7 @@ def test_modes_follow_what_trains(model: Net) -> None:
 
 @pytest.mark.parametrize("norm", ["frozen", "recalibrate"])
 def test_frozen_statistics_stay_under_trained_affine_parameters(model: Net, norm: Norm) -> None:
-    apply_phase(model, anatomy(model), phase("stem", "body", "head", norm=norm))
+    apply(model, phase("stem", "body", "head", norm=norm))
     assert not model.body[1].training and model.body[1].weight.requires_grad and model.body[2].training
     proof = FrozenProof(model, norm)
     step(model)
@@ -73,7 +78,7 @@ def test_frozen_statistics_stay_under_trained_affine_parameters(model: Net, norm
 
 
 def test_training_statistics_move_only_where_stages_train(model: Net) -> None:
-    apply_phase(model, anatomy(model), phase("body", "head"))
+    apply(model, phase("body", "head"))
     proof = FrozenProof(model, "train")
     step(model)
     proof.check("in a step")
@@ -90,7 +95,7 @@ def test_training_statistics_move_only_where_stages_train(model: Net) -> None:
     ],
 )
 def test_the_proof_names_what_moved(model: Net, tensor: str, spoil: object) -> None:
-    apply_phase(model, anatomy(model), phase("body", "head"))
+    apply(model, phase("body", "head"))
     proof = FrozenProof(model, "train")
     proof.check("before")
     spoil(model)  # type: ignore[operator]
@@ -100,7 +105,7 @@ def test_the_proof_names_what_moved(model: Net, tensor: str, spoil: object) -> N
 
 @pytest.mark.parametrize("norm", ["frozen", "train"])
 def test_the_proof_does_not_trust_the_mode_that_it_proves(model: Net, norm: Norm) -> None:
-    apply_phase(model, anatomy(model), phase("body", "head", norm=norm))
+    apply(model, phase("body", "head", norm=norm))
     model.stem[1].train()  # as a recipe with a fault would leave it
     proof = FrozenProof(model, norm)
     step(model)

@@ -103,7 +103,7 @@ def test_canonical_form(text: str, form: str) -> None:
         ("partial:two", ["`stages=two` is not a whole number"]),
         ("partial", ["`partial` needs a value, as in `partial:2`"]),
         ("partial:0", ["trains no stage"]),
-        ("linear:3", ["takes no value"]),
+        ("full:3", ["takes no value"]),
         ("linear,lr=nan", ["`lr=nan` is not a positive number"]),
         ("linear,lr=0", ["`lr=0.0` is not a positive number"]),
         ("linear,epochs=0", ["no epoch at all"]),
@@ -111,7 +111,7 @@ def test_canonical_form(text: str, form: str) -> None:
         ("linear,epochs=2,epochs=3", ["given twice"]),
         ("linear+", ["a name is missing"]),
         ("linear,epochs", ["not written KEY=VALUE"]),
-        ("full+scratch", ["nothing can come before it"]),
+        ("full+scratch", ["nothing can come before `scratch`"]),
         ("linear,norm=melted", ["known are frozen train recalibrate"]),
     ],
 )
@@ -159,9 +159,12 @@ def test_words_override_every_phase() -> None:
 @pytest.mark.parametrize(
     ("text", "epochs", "shares"),
     [
-        ("linear", None, (10,)),
-        ("linear", 3, (3,)),
-        ("linear+full", 5, (2, 3)),
+        ("full", None, (10,)),
+        ("full", 3, (3,)),
+        ("linear", None, (0,)),
+        ("linear+full", 5, (0, 5)),
+        ("partial:1+full", 5, (2, 3)),
+        ("lpft,epochs=4", None, (0, 4)),
         ("linear,epochs=2+full", None, (2, 8)),
         ("linear,epochs=2+full,epochs=4", None, (2, 4)),
         ("linear,epochs=12+full", None, (12, 1)),

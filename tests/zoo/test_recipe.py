@@ -14,9 +14,11 @@ import zoo.recipe
 from zoo import Anatomy, Experiment, Group, Phase, Preprocess, Sample, Stage, ZooError
 from zoo.backbone import Network
 from zoo.device import choose_device
+from zoo.optimizer import make_optimizer, plan_groups
 from zoo.photograph import normalise
 from zoo.progress import Silent
-from zoo.recipe import Recipe, plan_groups
+from zoo.recipe import Recipe
+from zoo.sampler import epoch_order
 from zoo.scan import Scanned
 from zoo.schedule import factor
 
@@ -92,16 +94,16 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
 
 def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
     net = network()
-    groups = plan_groups(net, phase(lr=0.5), replace(E, weight_decay=0.3))
+    groups = plan_groups(net, phase(lr=0.5), replace(E, weight_decay=0.3), 0.1)
     found = {name: (group.lr, group.weight_decay) for group in groups for name in group.names}
     assert found == {
         "body.0.weight": (pytest.approx(0.005), 0.3), "body.0.bias": (pytest.approx(0.005), 0.0),
         "body.1.weight": (pytest.approx(0.005), 0.0), "body.1.bias": (pytest.approx(0.005), 0.0),
         "fc.weight": (pytest.approx(0.05), 0.3), "fc.bias": (pytest.approx(0.05), 0.0),
     }  # fmt: skip
-    optimizer = zoo.recipe.make_optimizer(net.model, groups, E)
+    optimizer = make_optimizer(net.model, groups, E)
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3, 0.0]
-    sgd = zoo.recipe.make_optimizer(net.model, groups, replace(E, optimizer="sgd"))
+    sgd = make_optimizer(net.model, groups, replace(E, optimizer="sgd"))
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in sgd.param_groups)
 
 
@@ -143,11 +145,21 @@ def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation
     assert torch.allclose(it._inputs(views), torch.from_numpy(normalise(it.train.pixels[:3], PREPROCESS)), atol=1e-5)
 
 
-def test_the_criterion_smooths_and_weighs() -> None:
-    logits, labels = torch.tensor([[2.0, -1.0], [0.5, 0.0]]), torch.tensor([0, 1])
-    it = recipe((phase(),), (1,), labels=[0] * 9 + [1] * 3, label_smoothing=0.2, class_balance="loss")
-    expected = nn.functional.cross_entropy(logits, labels, torch.tensor([12 / 18, 12 / 6]), label_smoothing=0.2)
-    assert torch.equal(it.criterion(logits, labels), expected)
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+@pytest.mark.parametrize("balance", ["loss", "none"])
+def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: Any) -> None:
+    labels = [0] * 4 + [1] * 2
+    it = recipe((phase(),), (1,), labels=labels, label_smoothing=0.2, class_balance=balance, accumulate=parts, lr=1e-9)
+    inputs, targets = torch.randn(6, 3, 8, 8), torch.tensor(labels)
+    it.model.eval()
+    weight = torch.tensor([6 / 8, 6 / 4]) if balance == "loss" else None
+    expected = nn.functional.cross_entropy(it.model(inputs), targets, weight, label_smoothing=0.2)
+    (wanted,) = torch.autograd.grad(expected, [it.network.model.get_parameter("fc.weight")])
+    optimizer = make_optimizer(it.model, it.groups[0], it.experiment)
+    loss, right = it.stepper._gradients(inputs, targets, optimizer, parts, 0)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert torch.allclose(it.network.model.get_parameter("fc.weight").grad, wanted, atol=1e-7)
+    assert right == int((it.model(inputs).argmax(1) == targets).sum())
 
 
 def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +216,8 @@ def test_the_best_of_the_run_is_kept_over_phases(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("seed", [1, 2])
 def test_the_order_is_drawn_by_the_seed(seed: int) -> None:
     labels = np.zeros(50, int)
-    order = zoo.recipe.epoch_order(labels, replace(E, seed=seed), 0)
-    assert not np.array_equal(order, zoo.recipe.epoch_order(labels, replace(E, seed=seed + 1), 0))
+    order = epoch_order(labels, replace(E, seed=seed), 0)
+    assert not np.array_equal(order, epoch_order(labels, replace(E, seed=seed + 1), 0))
 
 
 def test_the_recipe_stops_when_something_frozen_moves() -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tests_support import make_photos
 
-import zoo.training
+import zoo.setup
 from zoo import Experiment, Metric, Plugins, Run, UsageError, ZooError, evaluate, predict, train
 from zoo.backbone import build_network
 from zoo.catalogue import Catalogue
@@ -21,8 +21,8 @@ from zoo.errors import PluginWarning
 from zoo.files import read_json, write_json
 from zoo.network import read_state
 from zoo.progress import Silent
-from zoo.recipe import batches, epoch_order
-from zoo.training import resolve
+from zoo.sampler import batches, epoch_order
+from zoo.setup import resolve
 
 BASE = Experiment(
     data="nowhere",
@@ -296,13 +296,13 @@ def test_settings_reach_the_network_and_the_phases(
     two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
-    build, compile_ = zoo.training.build_network, torch.compile
+    build, compile_ = zoo.setup.build_network, torch.compile
 
     def spy(backbone: Any, **settings: Any) -> Any:
         asked.update(settings)
         return build(backbone, **settings)
 
-    monkeypatch.setattr(zoo.training, "build_network", spy)
+    monkeypatch.setattr(zoo.setup, "build_network", spy)
     monkeypatch.setattr(torch, "compile", lambda model: asked.update(compiled=True) or model)
     run = fit(two_splits, tmp_path / "run", plugins, norm="recalibrate", dropout=0.3, drop_path=0.1, compile=True,
               backbone="timm/test_efficientnet", epochs=1, schedule="constant", warmup=0.0)  # fmt: skip
@@ -342,7 +342,9 @@ def test_an_interrupted_run_stays_readable(two_splits: Path, tmp_path: Path, plu
         train(replace(BASE, data=str(two_splits)), out=tmp_path / "run", plugins=plugins, progress=Interrupting())
     run = Run.open(tmp_path / "run")
     assert run.status == "interrupted" and run.metrics == {}
-    assert len(evaluate(run, plugins=plugins).predictions) == 12
+    with pytest.raises(ZooError, match="has no weights") as error:
+        evaluate(run, plugins=plugins)
+    assert "--resume" in str(error.value.hint)
 
 
 def test_a_diverging_run_says_so(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:

@@ -1,0 +1,120 @@
+"""Job: everything that a run needs, decided, built and decoded, before its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from zoo.backbone import Network
+from zoo.dataset import Images, Sample, open_images
+from zoo.experiment import Experiment
+from zoo.freeze import digest_of_state
+from zoo.photograph import canvas, pixels
+from zoo.plugin import Plugins
+from zoo.preprocess import Preprocess
+from zoo.progress import Progress
+from zoo.roles import Roles, assign_roles
+from zoo.scan import BadFile, Scanned, default_workers, scan
+from zoo.setup import Course, Setup, build, plan_course
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """A run that is ready to be carried out."""
+
+    experiment: Experiment
+    setup: Setup
+    images: Images
+    roles: Roles
+    network: Network
+    course: Course
+    scanned: dict[str, Scanned]
+    bad: tuple[BadFile, ...]
+    start_digest: str  # SHA-256 over the network as it starts
+    plugins: Plugins
+    progress: Progress
+
+
+class Clock:
+    """Seconds of wall time by part of the run."""
+
+    def __init__(self) -> None:
+        self._started = self._last = perf_counter()
+        self.laps: dict[str, float] = {}
+        self.before = 0.0  # of the sessions before this one
+
+    def lap(self, name: str) -> None:
+        moment = perf_counter()
+        self.laps[name] = round(moment - self._last, 3)
+        self._last = moment
+
+    def total(self) -> float:
+        """Seconds since the run began, over all its sessions."""
+        return round(self.before + perf_counter() - self._started, 3)
+
+
+def prepare(experiment: Experiment, setup: Setup, plugins: Plugins, progress: Progress, clock: Clock) -> Job:
+    """Open the data, build the network, plan its phases, decode the photographs.
+
+    Raises:
+        UsageError, ZooError: whatever is wrong with any of them.
+    """
+    images = open_images(experiment.data, experiment.split_seed, plugins)
+    roles = assign_roles(images, experiment)
+    torch.manual_seed(experiment.seed)
+    network = build(setup, experiment, len(images.classes))
+    course = plan_course(setup, network, experiment)
+    clock.lap("build")
+    progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
+    for text in (*images.notes, *roles.notes, *course.notes):
+        progress.note(text)
+    if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
+        progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
+    scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress)
+    clock.lap("scan")
+    return Job(
+        experiment=experiment,
+        setup=setup,
+        images=images,
+        roles=roles,
+        network=network,
+        course=course,
+        scanned=scanned,
+        bad=tuple(bad),
+        start_digest=digest_of_state(network.model),
+        plugins=plugins,
+        progress=progress,
+    )
+
+
+def _scan(
+    images: Images, roles: Roles, preprocess: Preprocess, experiment: Experiment, progress: Progress
+) -> tuple[dict[str, Scanned], list[BadFile]]:
+    """Decode what is fitted as canvases, what is chosen on and reported as the network sees it."""
+    as_canvas = lambda photograph: canvas(photograph, preprocess)
+    as_pixels = lambda photograph: pixels(photograph, preprocess)
+    parts: dict[str, tuple[tuple[Sample, ...], int, Callable[[Any], Any]]] = {
+        "fit": (roles.fit, preprocess.canvas, as_canvas)
+    }
+    if roles.choose:
+        parts["choose"] = (roles.choose, preprocess.crop, as_pixels)
+    if not images.may_choose:
+        parts["reported"] = (images.splits[roles.reported], preprocess.crop, as_pixels)
+    progress.start("scan", sum(len(samples) for samples, _, _ in parts.values()))
+    scanned, bad = scan(
+        images,
+        parts,
+        on_bad_image=experiment.on_bad_image,
+        workers=experiment.workers or default_workers(),
+        advance=progress.advance,
+    )
+    progress.stop()
+    if bad:
+        shown = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
+        more = f"\n  and {len(bad) - 10} more, all in run.json" if len(bad) > 10 else ""
+        progress.warn(f"{len(bad)} files are left out, they are no usable photographs:{shown}{more}")
+    return scanned, bad

@@ -1,0 +1,148 @@
+"""Setup: an experiment whose names are resolved, and its network and phases, before any work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from zoo.backbone import Backbone, BuildSpec, Network, Weights, build_network
+from zoo.catalogue import Entry
+from zoo.device import Device, choose_device
+from zoo.errors import UsageError
+from zoo.experiment import DEFAULT_EPOCHS, Experiment
+from zoo.grammar import Plan, parse, share_epochs
+from zoo.head import takes_vectors
+from zoo.plugin import Plugins
+from zoo.preprocess import Preprocess
+from zoo.strategy import Phase
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """An experiment whose names are resolved."""
+
+    backbone: Entry[Backbone]
+    plan: Plan
+    weights: Weights | None
+    weights_file: Path | None
+    preprocess: Preprocess
+    device: Device
+
+
+def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
+    """Look up everything that an experiment names, before any work.
+
+    Raises:
+        UsageError: an unknown name, or settings that exclude each other.
+        ZooError: the device is not there.
+    """
+    backbone = plugins.backbones.find(experiment.backbone)
+    plan = parse(experiment.strategy, plugins.strategies)
+    weights: Weights | None = None
+    file: Path | None = None
+    asked = experiment.weights
+    if _is_file(asked):
+        file = Path(asked).expanduser()
+        if file.is_dir():
+            raise UsageError(f"`{asked}` is a folder, not a file of weights", hint="pass the file in it")
+        if not file.is_file():
+            raise UsageError(
+                f"there is no file of weights `{asked}`", hint="`--weights` takes default, none, a tag or a file"
+            )
+    elif asked != "default" or plan.pretrained:
+        weights = backbone.value.find_weights(asked)
+    if not plan.pretrained and (weights is not None or file is not None):
+        raise UsageError(
+            f"strategy `{plan}` starts from random weights, `--weights {asked}` would be ignored",
+            hint="leave `--weights` out, or use `full`",
+        )
+    known = weights or (backbone.value.weights[0] if backbone.value.weights else None)
+    base = known.preprocess if known is not None else backbone.value.preprocess
+    return Setup(
+        backbone=backbone,
+        plan=plan,
+        weights=weights,
+        weights_file=file,
+        preprocess=base.at(experiment.image_size),
+        device=choose_device(experiment.device, experiment.precision),
+    )
+
+
+def _is_file(text: str) -> bool:
+    return Path(text).suffix.lower() in WEIGHTS_SUFFIXES or "/" in text or "\\" in text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Course:
+    """The phases that a run will take, with their epochs, and what had to be decided about them."""
+
+    phases: tuple[Phase, ...]
+    epochs: tuple[int, ...]  # of each phase; 0 where it is solved
+    notes: tuple[str, ...]
+
+
+def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: bool = True) -> Network:
+    """The network as it is trained: built, adapted and with what the strategy attaches.
+
+    `pretrained=False` leaves the published weights out, for a plan.
+
+    Raises:
+        UsageError: the strategy does not fit the network.
+        ZooError: weights cannot be had.
+    """
+    network = build_network(
+        setup.backbone.value,
+        classes=classes,
+        weights=setup.weights if pretrained else None,
+        weights_file=setup.weights_file if pretrained else None,
+        dropout=experiment.dropout,
+        drop_path=experiment.drop_path,
+        image_size=experiment.image_size,
+    )
+    return setup.plan.attach(setup.plan.adapt(network, spec_of(setup.backbone.value, experiment, classes)))
+
+
+def spec_of(backbone: Backbone, experiment: Experiment, classes: int) -> BuildSpec:
+    """What a strategy that adapts the network is told."""
+    return BuildSpec(
+        backbone=backbone.name,
+        classes=classes,
+        dropout=experiment.dropout,
+        drop_path=experiment.drop_path,
+        image_size=experiment.image_size,
+    )
+
+
+def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Course:
+    """The phases for a built network, under the experiment's settings.
+
+    A solved phase takes steps after all where the network's head cannot be solved, or where settings are asked for
+    that only steps can honour and no other phase would.
+
+    Raises:
+        UsageError: a setting means nothing to the strategy, or the epochs do not divide.
+    """
+    plan = setup.plan
+    phases = plan.phases(network.anatomy)
+    if experiment.norm is not None:
+        phases = tuple(replace(phase, norm=experiment.norm) for phase in phases)
+    notes: list[str] = []
+    if any(phase.solver for phase in phases) and not takes_vectors(network, setup.preprocess.crop):
+        why = f"the head of `{network.anatomy.backbone}` is not one linear layer over one vector"
+        phases = _step(phases, why, str(plan))
+        notes.append(f"{why}, so it is trained by steps rather than solved")
+    asked = experiment.for_steps
+    if asked and all(phase.solver for phase in phases):
+        phases = _step(phases, f"`{asked[0]}` is for steps", str(plan))
+        notes.append(f"`{asked[0]}` is for steps, so `{plan}` takes steps rather than being solved")
+    epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(plan))
+    return Course(phases=phases, epochs=epochs, notes=tuple(notes))
+
+
+def _step(phases: tuple[Phase, ...], why: str, plan: str) -> tuple[Phase, ...]:
+    stuck = next((phase for phase in phases if phase.solver and not phase.steps_if_asked), None)
+    if stuck is not None:
+        raise UsageError(f"{why}, and phase `{stuck.name}` of `{plan}` takes none", hint="leave one of the two out")
+    return tuple(replace(phase, solver=None) for phase in phases)
