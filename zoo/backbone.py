@@ -47,7 +47,7 @@ class BuildSpec:
     weights: Weights | None = None  # None: random initialisation
     dropout: float | None = None  # probability before the head; None: the network's own default
     drop_path: float | None = None  # stochastic depth; None: the network's own default
-    image_size: int | None = None  # pixels; None: the preprocess's crop
+    image_size: int | None = None  # pixels; None: the preprocess's crop (a strategy is always told a number)
 
 
 @dataclass(frozen=True)

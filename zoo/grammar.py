@@ -75,10 +75,10 @@ class Plan:
         check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
         return network
 
-    def attach(self, network: Network) -> Network:
+    def attach(self, network: Network, spec: BuildSpec) -> Network:
         """The network with what the parts add for the time of training; raises as `adapt`."""
         for part in self.parts:
-            network = part.strategy.attach(network)
+            network = part.strategy.attach(network, spec)
         check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
         return network
 

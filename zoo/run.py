@@ -163,7 +163,7 @@ class Run:
             image_size=experiment.image_size,
         )
         plan = parse(str(self.record["strategy"]), plugins.strategies)
-        network = plan.adapt(network, spec_of(backbone, experiment, len(self.classes)))
+        network = plan.adapt(network, spec_of(backbone, experiment, len(self.classes), self.preprocess.crop))
         try:
             network.model.load_state_dict(read_state(file))
         except RuntimeError as error:

@@ -101,17 +101,18 @@ def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: boo
         drop_path=experiment.drop_path,
         image_size=experiment.image_size,
     )
-    return setup.plan.attach(setup.plan.adapt(network, spec_of(setup.backbone.value, experiment, classes)))
+    spec = spec_of(setup.backbone.value, experiment, classes, setup.preprocess.crop)
+    return setup.plan.attach(setup.plan.adapt(network, spec), spec)
 
 
-def spec_of(backbone: Backbone, experiment: Experiment, classes: int) -> BuildSpec:
-    """What a strategy that adapts the network is told."""
+def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: int) -> BuildSpec:
+    """What a strategy that changes the network is told."""
     return BuildSpec(
         backbone=backbone.name,
         classes=classes,
         dropout=experiment.dropout,
         drop_path=experiment.drop_path,
-        image_size=experiment.image_size,
+        image_size=image_size,
     )
 
 

@@ -105,7 +105,7 @@ class Strategy(ABC):
         """
         return network
 
-    def attach(self, network: Network) -> Network:
+    def attach(self, network: Network, spec: BuildSpec) -> Network:
         """Add what only training needs (adapters), before the first phase; `Anatomy.added` names its parameters.
 
         Raises:

@@ -32,7 +32,8 @@ class NormOnly(Strategy):
 class BiasOnly(Strategy):
     """Train the biases, those of normalisation layers among them, and the head.
 
-    Ben Zaken et al. 2022, "BitFit: simple parameter-efficient fine-tuning for transformer-based masked language-models".
+    Ben Zaken et al. 2022, "BitFit: simple parameter-efficient fine-tuning for transformer-based
+    masked language-models".
     """
 
     name: ClassVar[str] = "bitfit"

@@ -52,7 +52,7 @@ class Neighbours(nn.Module):
         for name in ("memory", "votes"):
             if f"{prefix}{name}" in state:
                 setattr(self, name, torch.empty_like(state[f"{prefix}{name}"], device=self.memory.device))
-        super()._load_from_state_dict(state, prefix, *rest)  # type: ignore[arg-type]
+        super()._load_from_state_dict(state, prefix, *rest)
 
 
 def adapt(network: Network, classes: int, count: int) -> Network:

@@ -1,0 +1,101 @@
+"""Cutting a network: the early stages as a graph of their own, with a new head on what they give."""
+
+from __future__ import annotations
+
+import torch
+from torch import fx, nn
+from torchvision.ops import Permute
+
+from zoo.backbone import BuildSpec, Network
+from zoo.errors import UsageError
+from zoo.graph import find_prefix
+from zoo.head import start_layer
+from zoo.stage import HEAD, Anatomy, Stage
+
+NEW_HEAD = "new_head"
+
+
+class TokenMean(nn.Module):
+    """Tokens `(N, L, D)` to their mean `(N, D)`, each normalised first, as a transformer's own last norm does."""
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return nn.functional.layer_norm(tokens, tokens.shape[-1:]).mean(1)
+
+
+def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
+    """The network without its last `stages` stages and with a new head: pool, dropout, one linear layer.
+
+    Raises:
+        UsageError: no stage would be left, or the network cannot be cut there.
+    """
+    anatomy = network.anatomy
+    names = anatomy.names
+    if stages >= len(names):
+        raise UsageError(
+            f"strategy `truncate:{stages}` drops {stages} stages but `{anatomy.backbone}` has {len(names)}: "
+            f"{' '.join(names)}",
+            hint=f"`truncate:{len(names) - 1}` keeps the first",
+        )
+    assert spec.image_size is not None
+    kept, dropped = anatomy.stages[:-stages], anatomy.stages[-stages:]
+    late = {name for stage in (*dropped, anatomy.head) for name in stage.parameters}
+    images = torch.zeros(2, 3, spec.image_size, spec.image_size)
+    where = f"`{anatomy.backbone}` cannot be cut after `{kept[-1].name}`"
+    hint = f"another number of stages may do; `partial:{stages}` trains the last ones in place of dropping them"
+    try:
+        prefix = find_prefix(network.model, late, images)
+    except ValueError as error:
+        raise UsageError(f"{where}: {error}", hint=hint) from error
+    if len(prefix.ends) != 1:
+        raise UsageError(f"{where}: {len(prefix.ends)} tensors cross there, not one", hint=hint)
+    head, layer = _new_head(prefix.values[0], spec, where)
+    network.model.add_module(NEW_HEAD, head)
+    model = fx.GraphModule(network.model, _early_graph(prefix.graph, prefix.ends[0]))
+    model.train(network.model.training)
+    left = {name for name, _ in model.named_parameters()}
+    cut = (Stage(name=stage.name, parameters=tuple(n for n in stage.parameters if n in left)) for stage in kept)
+    return Network(
+        model,
+        Anatomy(
+            backbone=anatomy.backbone,
+            stages=tuple(stage for stage in cut if stage.parameters),
+            head=Stage(name=HEAD, parameters=tuple(f"{NEW_HEAD}.{layer}.{name}" for name in ("weight", "bias"))),
+        ),
+    )
+
+
+def _early_graph(graph: fx.Graph, end: fx.Node) -> fx.Graph:
+    """A copy of what `end` needs, with the new head on top."""
+    needed: set[fx.Node] = set()
+    wanted = [end]
+    while wanted:
+        node = wanted.pop()
+        if node not in needed:
+            needed.add(node)
+            wanted += node.all_input_nodes
+    early = fx.Graph()
+    copied: dict[fx.Node, fx.Node] = {}
+    for node in graph.nodes:
+        if node in needed:
+            copied[node] = early.node_copy(node, copied.__getitem__)
+    early.output(early.call_module(NEW_HEAD, (copied[end],)))
+    return early
+
+
+def _new_head(value: torch.Tensor, spec: BuildSpec, where: str) -> tuple[nn.Sequential, int]:
+    """Pool, dropout and a linear layer for tensors like `value`; and the place of the linear layer."""
+    pool: list[nn.Module]
+    match value.ndim:
+        case 2:
+            pool, width = [], value.shape[1]
+        case 3:
+            pool, width = [TokenMean()], value.shape[2]
+        case 4 if value.shape[1] == value.shape[2] != value.shape[3]:  # N x H x W x C, as Swin keeps it
+            pool, width = [Permute([0, 3, 1, 2]), nn.AdaptiveAvgPool2d(1), nn.Flatten()], value.shape[3]
+        case 4:
+            pool, width = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], value.shape[1]
+        case _:
+            raise UsageError(f"{where}: its features have {value.ndim} dimensions", hint="use another backbone")
+    layer = nn.Linear(int(width), spec.classes)
+    start_layer(layer)
+    return nn.Sequential(*pool, nn.Dropout(spec.dropout or 0.0), layer), len(pool) + 1
