@@ -1,0 +1,61 @@
+"""LoRA through the library peft, which the extra `lora` brings. Imports neither torch nor peft; `adapters.py` does."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from zoo import Anatomy, BuildSpec, Group, Phase, Strategy, UsageError, hookimpl
+from zoo.hookspecs import Register
+from zoo.stage import HEAD
+
+if TYPE_CHECKING:
+    from zoo import Network
+
+# Adapters start at nothing and have to move further than pretrained weights: a share of the head's rate, chosen inside
+# a training split as docs/training.md tells
+LORA_LR = 0.2
+
+
+@dataclass(frozen=True)
+class LowRank(Strategy):
+    """Train a low-rank change of every linear and convolutional layer, and the head; the layers themselves stay frozen.
+
+    Hu et al. 2022, "LoRA: low-rank adaptation of large language models". The change is folded into the layers when
+    training ends, so that the run's network is the backbone's own and costs nothing more.
+    """
+
+    name: ClassVar[str] = "lora"
+    summary: ClassVar[str] = "train low-rank changes of layers and the head (extra `lora`)"
+
+    rank: int = 8
+    """rank of the change; layers that are not wider than that are left as they are"""
+    alpha: float = 0.0
+    """the change is scaled by alpha / rank; 0: by 2"""
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UsageError(f"`lora:{self.rank}` is no rank; it is 1 or more")
+        if not (math.isfinite(self.alpha) and self.alpha >= 0):
+            raise UsageError(f"`alpha={self.alpha}` is no number from 0 up")
+
+    def attach(self, network: Network, spec: BuildSpec) -> Network:
+        from zoo_lora.adapters import attach
+
+        return attach(network, spec, self.rank, self.alpha or 2.0 * self.rank)
+
+    def merge(self, network: Network) -> Network:
+        from zoo_lora.adapters import merge
+
+        return merge(network)
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        stages = tuple(stage.name for stage in anatomy.stages if anatomy.added.intersection(stage.parameters))
+        groups = (Group(stages=stages, lr=LORA_LR, only="added"), Group(stages=(HEAD,)))
+        return (Phase(name=f"lora:{self.rank}", groups=groups, norm="frozen"),)
+
+
+@hookimpl
+def register_strategies(register: Register[type[Strategy]]) -> None:
+    register(LowRank)
