@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from zoo.evaluation import evaluate
     from zoo.experiment import Experiment
     from zoo.exporting import export, verify
+    from zoo.planning import plan
     from zoo.plugin import Plugins
     from zoo.prediction import predict
     from zoo.run import Run
@@ -66,6 +67,7 @@ __all__ = [
     "evaluate",
     "export",
     "hookimpl",
+    "plan",
     "predict",
     "resume",
     "train",
@@ -78,6 +80,7 @@ _LAZY = {
     "Run": "zoo.run",
     "evaluate": "zoo.evaluation",
     "export": "zoo.exporting",
+    "plan": "zoo.planning",
     "predict": "zoo.prediction",
     "resume": "zoo.training",
     "train": "zoo.training",

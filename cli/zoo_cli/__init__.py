@@ -7,6 +7,7 @@ from zoo.hookspecs import Register
 
 _ROWS = (
     ("train", "Fine-tune a backbone on photographs"),
+    ("plan", "Show what a strategy would train, without training"),
     ("evaluate", "Score a run or an exported file on a split"),
     ("predict", "Classify photographs with a run or an exported file"),
     ("export", "Write a run as one verified file"),

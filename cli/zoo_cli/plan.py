@@ -1,0 +1,101 @@
+"""`zoo plan`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from zoo.errors import UsageError
+from zoo.experiment import Experiment
+from zoo_cli.options import console, json_option, print_json
+from zoo_cli.settings import settings_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo.planning import PhasePlan, Plan
+
+
+@click.command()
+@settings_options
+@json_option
+@click.pass_context
+def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
+    """Show what a strategy would train, phase by phase and stage by stage, without weights and without training.
+
+    \b
+    zoo plan --backbone efficientnet_lite0 --strategy partial:2
+    zoo plan --backbone resnet50 --strategy gradual:3 --data photos --batch-size 64
+
+    Takes the settings of `zoo train`. With --data it also counts steps and estimates the time on this machine.
+    """
+    missing = [name for name in ("backbone", "strategy") if settings[name] is None]
+    if missing:
+        raise UsageError(f"missing option {' '.join(f'`--{name}`' for name in missing)}", hint="see `zoo plan --help`")
+    with_data = settings["data"] is not None
+    experiment = Experiment(**{**settings, "data": settings["data"] or "none"})
+    from zoo.planning import plan as make_plan
+    from zoo_cli.main import plugins
+
+    made = make_plan(experiment, with_data=with_data, plugins=plugins(ctx))
+    if as_json:
+        print_json(made.to_json())
+        return
+    print_plan(made, experiment, console())
+
+
+def print_plan(made: Plan, experiment: Experiment, screen: Console) -> None:
+    """A table per phase, then the sums."""
+    from rich.markup import escape
+
+    screen.print(
+        f"{escape(made.strategy)} on {escape(made.backbone)}, {made.image_size} pixels, {made.classes} classes, "
+        f"batches of {made.batch_size}"
+    )
+    for number, phase in enumerate(made.phases, start=1):
+        _print_phase(number, phase, experiment, screen)
+    for note in made.notes:
+        screen.print(f"[dim]{escape(note)}[/dim]")
+    steps = "-" if made.steps is None else f"{made.steps:,}"
+    time = "" if made.seconds is None else f", about {_duration(made.seconds)} of the network's time on {made.device}"
+    screen.print(
+        f"in all {made.trainable:,} of {made.parameters:,} parameters train, {steps} steps, "
+        f"about {made.memory / 2**20:,.0f} MiB{time}"
+    )
+
+
+def _print_phase(number: int, phase: PhasePlan, experiment: Experiment, screen: Console) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    words = [f"phase {number} {phase.name}"]
+    if phase.solver is not None:
+        words.append(f"solved by {phase.solver.partition(':')[0].rpartition('.')[2]}")
+    else:
+        steps = "" if phase.steps is None else f", {phase.steps:,} steps"
+        words += [f"{phase.epochs} epochs{steps}", experiment.schedule, f"norm {phase.norm}"]
+    words += [f"{word} {value:g}" for word, value in phase.settings.items()]
+    table = Table(title=escape(", ".join(words)), title_justify="left", title_style="bold")
+    for name in ("stage", "trains", "lr", "weight decay", "statistics", "trainable", "parameters"):
+        table.add_column(name, justify="right" if name in ("lr", "weight decay", "trainable", "parameters") else "left")
+    times = "x " if experiment.lr == "find" else ""
+    for row in phase.stages:
+        table.add_row(
+            escape(row.stage),
+            row.trains,
+            "-" if row.lr is None else f"{times}{row.lr:.3g}",
+            "-" if row.weight_decay is None else f"{row.weight_decay:g}",
+            row.norm,
+            f"{row.trainable:,}",
+            f"{row.parameters:,}",
+        )
+    table.add_section()
+    table.add_row("in all", "", "", "", "", f"{phase.trainable:,}", f"{phase.parameters:,}")
+    screen.print(table)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
