@@ -13,9 +13,8 @@ from zoo.stage import HEAD
 if TYPE_CHECKING:
     from zoo import Network
 
-# Adapters start at nothing and have to move further than pretrained weights: a share of the head's rate, chosen inside
-# a training split as docs/training.md tells
-LORA_LR = 0.2
+# A share of the head's rate, as pretrained stages have. Chosen inside a training split, as docs/training.md tells
+LORA_LR = 0.05
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from typing import ClassVar
 from zoo import Anatomy, Group, Phase, Strategy
 from zoo.stage import HEAD
 
-# Few parameters have to move further than many: a share of the head's rate, chosen inside a training split as
+# Few parameters have to move further than many: they train at the head's own rate. Chosen inside a training split, as
 # docs/training.md tells
-FEW_LR = 0.2
+FEW_LR = 1.0
 
 
 @dataclass(frozen=True)

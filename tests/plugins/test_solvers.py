@@ -1,0 +1,157 @@
+"""Heads that are solved: logistic regression and nearest neighbours, against what they should compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from torch import nn
+
+from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
+from zoo.backbone import build_network
+from zoo.head import head_path, replace_head, takes_vectors
+from zoo.solver import Task, features
+from zoo_strategies import logistic, neighbours
+
+
+def blobs(classes: int, count: int = 40, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
+    generator = np.random.default_rng(classes)
+    labels = np.arange(count * classes) % classes
+    centres = generator.normal(size=(classes, width)) * 3
+    return (centres[labels] + generator.normal(size=(len(labels), width)) * 2 + 5).astype(np.float32), labels
+
+
+def task(head: nn.Module, found: np.ndarray, labels: np.ndarray, seed: int = 0) -> Task:
+    return Task(head=head, features=found, labels=labels, classes=int(labels.max()) + 1, seed=seed)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 5])
+def test_the_head_answers_as_scikit_learn_s_model_does(classes: int) -> None:
+    found, labels = blobs(classes)
+    found[:, 0] = 7.0  # a feature that never changes
+    head = nn.Linear(found.shape[1], classes)
+    answer = logistic.solve(task(head, found, labels))
+    spread = np.where(found.std(0) == 0, 1, found.std(0))
+    inputs = (found - found.mean(0)) / spread
+    model = LogisticRegression(C=answer["strength"], max_iter=1000).fit(inputs.astype(np.float64), labels)
+    with torch.no_grad():
+        ours = head(torch.from_numpy(found)).softmax(1).numpy()
+    assert np.abs(ours - model.predict_proba(inputs)).max() < 2e-3
+    assert answer["solver"] == "lbfgs" and answer["folds"] == 5
+
+
+def test_the_strength_is_the_one_with_the_lowest_cross_validated_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, labels = blobs(3)
+    noise = np.random.default_rng(1).permutation(labels)  # nothing to learn: a strong penalty is right
+    assert logistic.solve(task(nn.Linear(6, 3), found, noise))["strength"] <= 0.01
+    easy = found * 1.0
+    easy[np.arange(len(labels)), labels] += 40
+    assert logistic.solve(task(nn.Linear(6, 3), easy, labels))["strength"] >= 0.1
+    losses = dict.fromkeys(logistic.STRENGTHS, 1.0) | {logistic.STRENGTHS[3]: 0.5}
+    monkeypatch.setattr(logistic, "_cross_validate", lambda *_: losses)
+    assert logistic.solve(task(nn.Linear(6, 3), found, labels))["strength"] == logistic.STRENGTHS[3]
+
+
+def test_folds_hold_every_class_or_there_are_none() -> None:
+    found, labels = blobs(2, count=3)
+    assert logistic.solve(task(nn.Linear(6, 2), found, labels))["folds"] == 3
+    alone = np.array([0, 0, 0, 1])
+    answer = logistic.solve(task(nn.Linear(6, 2), found[:4], alone))
+    assert answer["folds"] == 0 and answer["strength"] in logistic.STRENGTHS and "cross_validated_loss" not in answer
+
+
+def test_neighbours_vote_by_similarity() -> None:
+    head = neighbours.Neighbours(2, 2, 3)
+    assert not head(torch.ones(4, 2)).any() and head(torch.ones(4, 2)).shape == (4, 2)  # before it is solved
+    remembered = np.array([[2, 0], [4, 0.1], [0, 1], [0, 3]], dtype=np.float32)
+    answer = neighbours.solve(task(head, remembered, np.array([0, 0, 1, 1])))
+    assert answer == {"remembered": 4, "neighbours": 3}
+    query = torch.tensor([[1.0, 0.5]])
+    similarity = nn.functional.cosine_similarity(query, torch.from_numpy(remembered))
+    weights = (similarity[:3] / 0.07).softmax(0)  # the fourth is as far as the third, and only three vote
+    expected = torch.stack([weights[0] + weights[1], weights[2]]).clamp_min(1e-4)
+    assert torch.allclose(head(query).exp()[0], expected, atol=1e-5)
+
+
+def test_what_is_remembered_is_loaded_whatever_its_length() -> None:
+    head, other = neighbours.Neighbours(4, 3, 2), neighbours.Neighbours(4, 3, 2)
+    head.remember(torch.randn(7, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0]))
+    other.load_state_dict(head.state_dict())
+    query = torch.randn(5, 4)
+    assert torch.equal(head(query), other(query))
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+def small(plugins: Plugins, name: str = "timm/test_resnet") -> Network:
+    torch.manual_seed(0)
+    return build_network(plugins.backbones.find(name).value, classes=3, image_size=32)
+
+
+def test_features_are_what_the_head_reads(plugins: Plugins) -> None:
+    network = small(plugins)
+    network.model.train()
+    inputs = [torch.randn(4, 3, 32, 32), torch.randn(2, 3, 32, 32)]
+    found = features(network, inputs)
+    assert found.shape == (6, network.model.get_submodule(head_path(network)).in_features)
+    layer = network.model.get_submodule(head_path(network))
+    with torch.no_grad():
+        assert torch.allclose(layer(torch.from_numpy(found[:4])), network.model(inputs[0]), atol=1e-5)
+
+
+def test_a_head_of_two_layers_is_no_vector_head(plugins: Plugins) -> None:
+    two = small(plugins, "timm/deit_tiny_distilled_patch16_224")
+    assert not takes_vectors(two, 32) and takes_vectors(small(plugins), 32)
+    with pytest.raises(UsageError, match="is not one linear layer") as error:
+        replace_head(two, nn.Linear(192, 3))
+    assert "solver=sgd" in str(error.value.hint)
+
+
+def experiment(data: Path, strategy: str, **settings: object) -> Experiment:
+    base = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "device": "cpu", "batch_size": 8}
+    return Experiment(data=str(data), strategy=strategy, **{**base, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", ["linear", "knn:5", "truncate:2"])
+def test_a_solved_run_is_scored_opened_and_evaluated(
+    strategy: str, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    run = train(experiment(two_splits, strategy), out=tmp_path / "run", plugins=plugins)
+    assert run.metrics["accuracy"] >= 0.9  # blue against red, on random features
+    (line,) = run.history
+    assert line["solved"] and line["epoch"] == 0 and set(line["seconds"]) == {"features", "solve"}
+    again = evaluate(Run.open(run.path), plugins=plugins)
+    assert np.array_equal(again.predictions.predicted, run.predictions().predicted)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("epochs", 1), ("augment", "flip"), ("lr", 0.01), ("keep", "best"), ("dropout", 0.1), ("norm", "train")],
+)
+def test_a_setting_that_only_steps_honour_makes_steps(
+    setting: str, value: object, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    settings = {"epochs": 1, setting: value}
+    network = {"backbone": "timm/test_efficientnet"} if setting == "dropout" else {}
+    run = train(experiment(two_splits, "linear", **settings, **network), out=tmp_path / "run", plugins=plugins)
+    assert "solved" not in run.history[0] and run.record["steps"] > 0
+    assert any("takes steps rather than being solved" in note for note in run.record["notes"])
+    with pytest.raises(UsageError, match="takes none"):
+        train(experiment(two_splits, "knn", **{setting: value}), out=tmp_path / "knn", plugins=plugins)
+
+
+def test_a_setting_goes_to_the_phase_that_steps(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    run = train(experiment(two_splits, "linear+full", epochs=1, augment="flip"), out=tmp_path / "run", plugins=plugins)
+    assert [("solved" in line, line["phase"]) for line in run.history] == [(True, "linear"), (False, "full")]
+
+
+def test_a_head_that_cannot_be_solved_is_trained_by_steps(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    asked = experiment(two_splits, "linear", backbone="timm/deit_tiny_distilled_patch16_224", epochs=1)
+    run = train(asked, out=tmp_path / "run", plugins=plugins)
+    assert run.record["steps"] == 3 and "not one linear layer" in run.record["notes"][-1]

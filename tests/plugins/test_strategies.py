@@ -1,0 +1,197 @@
+"""The built-in strategies: what their phases say, how they join, and what they refuse."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from zoo import Anatomy, Phase, Stage, UsageError
+from zoo.grammar import canonical, parse
+from zoo.plugin import Plugins
+from zoo.strategy import RESERVED, Strategy, option_help
+
+NAMES = ("stem", "low", "middle", "high")
+ANATOMY = Anatomy(
+    backbone="net",
+    stages=tuple(Stage(name=name, parameters=(f"{name}.weight",)) for name in NAMES),
+    head=Stage(name="head", parameters=("fc.weight",)),
+)
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+def phases(text: str, plugins: Plugins) -> tuple[Phase, ...]:
+    return parse(text, plugins.strategies).phases(ANATOMY)
+
+
+def rates(phase: Phase) -> dict[str, float]:
+    return {stage: round(group.lr, 6) for group in phase.groups for stage in group.stages}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("linear", [{"head": 1}]),
+        ("knn", [{}]),
+        ("partial:2", [{"middle": 0.05, "high": 0.05, "head": 1}]),
+        ("full", [{**dict.fromkeys(NAMES, 0.05), "head": 1}]),
+        ("surgical:1", [{"stem": 0.05, "head": 1}]),
+        ("surgical:3", [{"stem": 0.05, "low": 0.05, "middle": 0.05, "head": 1}]),
+        ("layerdecay:0.5", [{"stem": 0.00625, "low": 0.0125, "middle": 0.025, "high": 0.05, "head": 1}]),
+        ("scratch", [{**dict.fromkeys(NAMES, 1), "head": 1}]),
+        ("truncate:1", [{"head": 1}]),
+        ("lpft", [{"head": 1}, {**dict.fromkeys(NAMES, 0.05), "head": 1}]),
+        (
+            "gradual",
+            [
+                {"head": 1},
+                {"high": 0.05, "head": 1},
+                {"middle": 0.05, "high": 0.05, "head": 1},
+                {"low": 0.05, "middle": 0.05, "high": 0.05, "head": 1},
+                {**dict.fromkeys(NAMES, 0.05), "head": 1},
+            ],
+        ),
+        (
+            "gradual:3",
+            [
+                {"head": 1},
+                {"high": 0.05, "head": 1},
+                {"middle": 0.05, "high": 0.05, "head": 1},
+                {**dict.fromkeys(NAMES, 0.05), "head": 1},
+            ],
+        ),
+    ],
+)
+def test_which_stages_train_at_which_rate(text: str, expected: list[dict[str, float]], plugins: Plugins) -> None:
+    assert [rates(phase) for phase in phases(text, plugins)] == expected
+
+
+def test_statistics_stay_but_from_scratch(plugins: Plugins) -> None:
+    texts = ("linear", "partial:1", "full", "lpft", "gradual", "layerdecay", "l2sp", "surgical", "norm", "bitfit")
+    assert {phase.norm for text in texts for phase in phases(text, plugins)} == {"frozen"}
+    assert phases("scratch", plugins)[0].norm == "train"
+
+
+def test_lpft_is_a_name(plugins: Plugins) -> None:
+    assert phases("lpft", plugins) == phases("linear+full", plugins)
+    assert phases("lpft,lr=0.1,epochs=3", plugins)[1] == phases("linear+full,lr=0.1,epochs=3", plugins)[1]
+
+
+def test_few_parameters_are_narrowed_groups(plugins: Plugins) -> None:
+    assert [group.only for group in phases("norm", plugins)[0].groups] == ["norms", "all"]
+    assert [group.only for group in phases("bitfit", plugins)[0].groups] == ["biases", "all"]
+
+
+def test_the_pull_is_the_option(plugins: Plugins) -> None:
+    assert phases("l2sp:0.3", plugins)[0].pull == 0.3 and phases("full", plugins)[0].pull == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "solved"),
+    [
+        ("linear", True),
+        ("linear,solver=lbfgs", True),
+        ("linear,norm=recalibrate", True),
+        ("linear,solver=sgd", False),
+        ("linear,head=mlp:16", False),
+        ("linear,epochs=2", False),
+        ("linear,lr=0.1", False),
+        ("linear,mixup=0.2", False),
+        ("linear,norm=train", False),
+        ("truncate:1", True),
+        ("truncate:1,epochs=1", False),
+        ("knn", True),
+    ],
+)
+def test_a_head_is_solved_unless_steps_are_asked_for(text: str, solved: bool, plugins: Plugins) -> None:
+    (phase,) = phases(text, plugins)
+    assert (phase.solver is not None) is solved
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("partial:0", "trains no stage"),
+        ("partial:-1", "trains no stage"),
+        ("partial:5", "asks for 5 stages but `net` has 4: stem low middle high"),
+        ("surgical:0", "trains no stage"),
+        ("surgical:9", "asks for 9 stages"),
+        ("truncate:0", "drops no stage"),
+        ("truncate:-2", "drops no stage"),
+        ("gradual:-1", "no number of phases"),
+        ("gradual:9", "asks for 9 stages"),
+        ("layerdecay:0", "not above 0"),
+        ("layerdecay:nan", "not above 0"),
+        ("layerdecay:1.5", "not above 0"),
+        ("l2sp:0", "no positive strength"),
+        ("l2sp:nan", "no positive strength"),
+        ("l2sp:inf", "no positive strength"),
+        ("knn:0", "asks no neighbour"),
+        ("lora:0", "no rank"),
+        ("lora:-1", "no rank"),
+        ("lora:4,alpha=nan", "no number from 0"),
+        ("linear,head=big", "neither `linear` nor `mlp:WIDTH`"),
+        ("linear,head=mlp:0", "neither `linear` nor `mlp:WIDTH`"),
+        ("linear,head=mlp:8,solver=lbfgs", "solves a linear head"),
+        ("linear,solver=adam", "known are auto lbfgs sgd"),
+        ("linear,solver=lbfgs,epochs=2", "takes no steps, so `epochs=` means nothing"),
+        ("knn,lr=0.1", "takes no steps, so `lr=` means nothing"),
+        ("full,lr=nan", "not a positive number"),
+        ("full,ema=1", "not between 0 and 1"),
+        ("full,ema=0", "not between 0 and 1"),
+        ("full,mixup=nan", "not a positive number"),
+        ("full,cutmix=-1", "not a positive number"),
+        ("full,epochs=0", "no epoch at all"),
+        ("knn+full", "nothing can be joined to `knn`: it trains nothing"),
+        ("full+knn", "nothing can be joined to `knn`"),
+        ("full+scratch", "nothing can come before `scratch`: it starts anew"),
+        ("full+truncate:1", "nothing can come before `truncate`: it drops stages"),
+        ("full+linear,head=mlp:8", "nothing can come before `linear`: it puts another head"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_in_words(text: str, words: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError) as error:
+        phases(text, plugins)
+    assert words in error.value.message
+
+
+def test_all_mistakes_are_told_at_once(plugins: Plugins) -> None:
+    with pytest.raises(UsageError) as error:
+        phases("partial:0+ful+linear,epochs=0,lr=nan,ema=2+knn:x", plugins)
+    for words in (
+        "trains no stage",
+        "unknown strategy `ful`",
+        "no epoch at all",
+        "`lr=nan`",
+        "`ema=2.0`",
+        "`neighbours",
+    ):
+        assert words in error.value.message, words
+
+
+def test_every_option_has_help_and_every_strategy_a_source(plugins: Plugins) -> None:
+    for entry in plugins.strategies:
+        kind: type[Strategy] = entry.value
+        helped = option_help(kind)
+        assert all(helped.values()), f"{kind.name}: {helped}"
+        assert not set(helped) & set(RESERVED)
+        assert kind.__doc__ and len(kind.__doc__.splitlines()[0]) < 130
+
+
+WORDS: dict[str, Any] = {"epochs": 3, "lr": 0.25, "norm": "train", "ema": 0.9, "mixup": 0.2, "cutmix": 1.0}
+
+
+def test_words_reach_every_phase_of_their_part(plugins: Plugins) -> None:
+    assert set(WORDS) == set(RESERVED)
+    text = "gradual:2," + ",".join(f"{key}={value}" for key, value in WORDS.items())
+    assert canonical(parse(text, plugins.strategies)) == text
+    first, *rest = phases(f"{text}+full", plugins)
+    changed = (first, *rest[:-1])
+    assert len(changed) == 3 and sum(phase.epochs or 0 for phase in changed) == 3
+    for phase in changed:
+        assert (phase.lr, phase.norm, phase.ema, phase.mixup, phase.cutmix) == (0.25, "train", 0.9, 0.2, 1.0)
+    assert rest[-1] == phases("full", plugins)[0]
