@@ -26,7 +26,7 @@ def test_every_hook_is_a_heading_of_the_plugin_page() -> None:
 def test_the_plugin_in_the_docs_is_the_one_that_is_tested() -> None:
     text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
     folder = ROOT / "tests/packages/backbone-zoo-acme"
-    for file in ("pyproject.toml", "zoo_acme/__init__.py", "zoo_acme/network.py"):
+    for file in ("pyproject.toml", "zoo_acme/__init__.py", "zoo_acme/network.py", "tests/test_acme.py"):
         assert (folder / file).read_text().strip() in text, file
 
 

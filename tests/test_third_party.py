@@ -116,3 +116,17 @@ def test_a_third_party_s_backbone_and_strategy_train_export_and_verify(
     assert record["phases"][0]["trains"] == ["low", "middle", "head"]
     zoo(site, "export", run)
     assert "ok" in zoo(site, "verify", run / "model.onnx", "--data", two_splits).stderr
+
+
+def test_a_third_party_s_own_tests_pass_where_it_is_installed(site: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ACME / "tests"],
+        env={**os.environ, "PYTHONPATH": str(site), "ZOO_DISABLE_PLUGINS": ",".join(BROKEN)},
+        cwd=site,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "2 passed" in done.stdout, done.stdout
+    told = zoo(site, "list", "strategies", "edges", "--options").stderr
+    assert "how many stages train, counted from the input" in told

@@ -14,6 +14,7 @@ class Edges(Strategy):
     summary: ClassVar[str] = "train the first N stages and the head"
 
     stages: int = 1
+    """how many stages train, counted from the input"""
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         groups = (Group(stages=anatomy.names[: self.stages], lr=0.5), Group(stages=("head",)))

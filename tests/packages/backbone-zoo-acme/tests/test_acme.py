@@ -1,0 +1,12 @@
+"""The laws that every backbone and every strategy keeps, asked of ours."""
+
+from zoo.testing import check_backbone, check_export, check_strategy
+
+
+def test_the_backbone():
+    check_backbone("acmenet", image_size=32)
+
+
+def test_the_strategy():
+    network = check_strategy("edges:2+full", "acmenet", image_size=32)
+    check_export(network, image_size=32)
