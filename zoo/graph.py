@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
@@ -25,7 +26,8 @@ class _Tracer(fx.Tracer):
 
     def __init__(self, model: nn.Module, late: Collection[str]) -> None:
         # timm and torchvision compare shapes in assertions, which are no part of what is computed
-        super().__init__(autowrap_functions=(torch._assert,))
+        super().__init__(autowrap_functions=(torch._assert, *_of_timm("get_notrace_functions")))
+        self._whole = tuple(_of_timm("get_notrace_modules"))
         names = [name for name, _ in model.named_parameters()]
         self._mixed = {""}
         for path, module in model.named_modules():
@@ -34,7 +36,13 @@ class _Tracer(fx.Tracer):
                 self._mixed.add(path)
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name not in self._mixed
+        return module_qualified_name not in self._mixed or isinstance(m, self._whole)
+
+
+def _of_timm(name: str) -> list[Any]:
+    """What timm itself says must not be traced into, where timm is in use: it looks at sizes to choose its way."""
+    module = sys.modules.get("timm.models._features_fx")
+    return list(getattr(module, name)()) if module is not None else []
 
 
 def find_prefix(model: nn.Module, late: Collection[str], images: torch.Tensor) -> Prefix:

@@ -19,15 +19,16 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 @click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("pattern", required=False)
 @click.option("--stages", is_flag=True, help="Of each backbone that matches: its stages, with their parameters.")
+@click.option("--options", is_flag=True, help="Of each strategy that matches: its options, with types and help.")
 @json_option
 @click.pass_context
-def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, as_json: bool) -> None:
+def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, options: bool, as_json: bool) -> None:
     """List what is registered; PATTERN is a shell pattern such as 'inception*'.
 
     KIND is backbones, strategies, datasets, metrics, exporters or runtimes.
 
     \b
-    zoo list strategies
+    zoo list strategies --options
     zoo list backbones 'inception*'
     zoo list backbones resnet18 --stages
     """
@@ -45,10 +46,17 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, as_j
         )
     if stages and kind != "backbones":
         raise UsageError("`--stages` is of backbones only")
+    if options and kind != "strategies":
+        raise UsageError("`--options` is of strategies only")
     if kind == "backbones":
         from zoo_cli.backbones import print_backbones, print_stages
 
         (print_stages if stages else print_backbones)(entries, loaded, as_json)
+        return
+    if options:
+        from zoo_cli.strategies import print_options
+
+        print_options(entries, as_json)
         return
     rows = [_row(kind, entry, loaded) for entry in entries]
     if as_json:
@@ -59,8 +67,8 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, as_j
 
     table = Table("name", "provider", *(["options"] if kind == "strategies" else []), "summary")
     for row in rows:
-        options = [escape(row["options"])] if kind == "strategies" else []
-        table.add_row(row["name"], row["provider"], *options, escape(row["summary"]))
+        told = [escape(row["options"])] if kind == "strategies" else []
+        table.add_row(row["name"], row["provider"], *told, escape(row["summary"]))
     console().print(table)
 
 

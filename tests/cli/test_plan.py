@@ -1,0 +1,74 @@
+"""`zoo plan` and `zoo list strategies --options`, as they are typed."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from zoo_cli.main import run
+
+SMALL = ["--backbone", "timm/test_efficientnet", "--weights", "none", "--image-size", "32"]
+
+
+def test_the_table_is_on_stderr_and_json_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *SMALL, "--strategy", "partial:1,lr=0.5+full,ema=0.9"]) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and "phase 1 partial:1" in said.err and "phase 2 full" in said.err and "ema 0.9" in said.err
+    assert "without `--data`, for 2 classes" in said.err and "parameters train, - steps" in said.err
+    assert run(["plan", *SMALL, "--strategy", "partial:1", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert made["strategy"] == "partial:1" and made["steps"] is None
+    assert made["phases"][0]["stages"][-1]["stage"] == "head" and made["phases"][0]["stages"][0]["trains"] == "no"
+
+
+def test_with_data_it_counts_steps(two_splits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *SMALL, "--strategy", "full", "--data", str(two_splits), "--epochs", "3"]) == 0
+    assert "3 epochs, 3 steps" in capsys.readouterr().err
+    assert run(["plan", *SMALL, "--strategy", "full", "--lr", "find"]) == 0
+    assert "x 0.05" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strategy", "full"], "missing option `--backbone`"),
+        ([*SMALL, "--strategy", "partial:99"], "asks for 99 stages"),
+        ([*SMALL, "--strategy", "partial:0+ful"], "unknown strategy `ful`"),
+        ([*SMALL, "--strategy", "full", "--data", "./nowhere"], "nowhere"),
+        ([*SMALL, "--strategy", "full", "--lr", "fast"], "is not a number"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["plan", *arguments]) in (1, 2)
+    said = capsys.readouterr().err
+    assert words in said and "Traceback" not in said and said.startswith("Error: ")
+
+
+def test_options_have_types_defaults_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["list", "strategies", "--options", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    rows = {(row["strategy"], row["option"]): row for row in told["options"]}
+    assert rows["partial", "stages"]["required"] and rows["partial", "stages"]["type"] == "int"
+    assert rows["layerdecay", "decay"] == {
+        "strategy": "layerdecay", "option": "decay", "type": "float", "required": False, "default": 0.75,
+        "help": "rate of a stage as a share of that of the stage above it",
+    }  # fmt: skip
+    assert rows["linear", "solver"]["type"] == "auto lbfgs sgd"
+    assert [word["name"] for word in told["of_every_phase"]] == ["epochs", "lr", "norm", "ema", "mixup", "cutmix"]
+    assert run(["list", "strategies", "partial", "--options"]) == 0
+    said = capsys.readouterr().err
+    assert "required" in said and "how many stages train" in said and "layerdecay" not in said
+    assert run(["list", "backbones", "--options"]) == 2
+    assert "is of strategies only" in capsys.readouterr().err
+
+
+def test_options_are_listed_without_torch() -> None:
+    code = (
+        "import sys; from zoo_cli.main import run; assert run(['list', 'strategies', '--options']) == 0; "
+        "print(sorted({'peft', 'torch', 'sklearn', 'timm'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
