@@ -120,7 +120,7 @@ def test_a_third_party_s_backbone_and_strategy_train_export_and_verify(
 
 def test_a_third_party_s_own_tests_pass_where_it_is_installed(site: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", ACME / "tests"],
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", ACME / "tests"],
         env={**os.environ, "PYTHONPATH": str(site), "ZOO_DISABLE_PLUGINS": ",".join(BROKEN)},
         cwd=site,
         capture_output=True,
