@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 from tests_support import make_photos
 
+# A third party's own tests are run where it is installed: test_third_party.py
+collect_ignore = ["packages"]
+
 # Rich wraps tables to the width it believes in; tests read whole lines
 os.environ.setdefault("COLUMNS", "200")
 
