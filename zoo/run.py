@@ -265,7 +265,7 @@ def check_folder(path: Path, force: bool) -> None:
     try:
         if path.exists() and not path.is_dir():
             raise UsageError(f"`{path}` is a file", hint="pass another `--out`")
-        if path.is_dir() and any(path.iterdir()):
+        if path.is_dir() and any(file.name != LOCK_FILE for file in path.iterdir()):
             if not force:
                 raise UsageError(f"`{path}` exists", hint="pass another `--out`, or `--force` to replace it")
             if not (path / RUN_FILE).is_file():
@@ -279,15 +279,26 @@ def check_folder(path: Path, force: bool) -> None:
         raise _unwritable(path, f"`{standing}` is no folder that may be written to")
 
 
-def make_folder(path: Path, force: bool) -> None:
-    """Make a run's folder; with `force`, the files of the former run go, and nothing else that lies there.
+def make_folder(path: Path) -> None:
+    """Make a run's folder, if it is not there.
+
+    Raises:
+        ZooError: it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def clear_folder(path: Path, force: bool) -> None:
+    """With `force`, the files of the former run go, and nothing else that lies there.
 
     Raises:
         UsageError, ZooError: as `check_folder`.
     """
     check_folder(path, force)
     try:
-        path.mkdir(parents=True, exist_ok=True)
         for pattern in OWN_FILES:
             for file in path.glob(pattern):
                 file.unlink()

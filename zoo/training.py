@@ -37,6 +37,7 @@ from zoo.run import (
     WEIGHTS_FILE,
     Run,
     check_folder,
+    clear_folder,
     default_folder,
     make_folder,
     now,
@@ -67,8 +68,9 @@ def train(
     # before the folder is touched: with `--force`, the weights to start from may lie in the very run that is replaced
     job = prepare(experiment, setup, plugins, progress, clock)
     record = record_of(job)
-    make_folder(folder, force)
+    make_folder(folder)
     with _alone_in(folder):
+        clear_folder(folder, force)
         run = Run(folder, {}).update(**record)
         write_json(folder / SPLITS_FILE, splits_of(job))
         return _carry_out(job, run, clock)
@@ -111,7 +113,7 @@ def resume(
             job = prepare(experiment, setup, plugins, progress, clock)
             check_data(run, job)
             check_start(run, job, force)
-            return _carry_out(job, run.update(status="running"), clock, again=True)
+            return _carry_out(job, run.update(status="running", failure=None), clock, again=True)
         finally:
             torch.set_num_threads(threads)
 

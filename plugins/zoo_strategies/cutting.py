@@ -47,7 +47,8 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
     except ValueError as error:
         raise UsageError(f"{where}: {error}", hint=hint) from error
     if len(prefix.ends) != 1:
-        raise UsageError(f"{where}: {len(prefix.ends)} tensors cross there, not one", hint=hint)
+        crossing = f"{len(prefix.ends)} tensors cross" if prefix.ends else "no single tensor crosses"
+        raise UsageError(f"{where}: {crossing} there", hint=hint)
     head, layer = _new_head(prefix.values[0], spec, where)
     network.model.add_module(NEW_HEAD, head)
     model = fx.GraphModule(network.model, _early_graph(prefix.graph, prefix.ends[0]))

@@ -1,0 +1,112 @@
+"""Runs that end before their last epoch: a budget, a signal; and what is said of options that cannot be."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests_support import make_photos
+
+from zoo import Run
+from zoo_cli.main import run
+
+SMALL = ["--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32", "--batch-size", "4"]
+
+
+def test_a_time_budget_ends_a_run_in_good_order(
+    two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps = iter(range(1, 10_000))
+    monkeypatch.setattr("zoo.job.Clock.total", lambda self: float(next(steps)))  # every look takes a second
+    settings = [*SMALL, "--data", str(two_splits), "--strategy", "partial:1,epochs=2+full,epochs=3"]
+    assert run(["train", *settings, "--out", str(tmp_path / "run"), "--time-budget", "8s"]) == 0
+    said = capsys.readouterr().err
+    assert "ended by the time budget of 8 s in epoch 2, batch 2 of 6" in said
+    ended = Run.open(tmp_path / "run")
+    assert ended.status == "finished" and "time budget" in ended.record["ended_by"] and ended.record["steps"] == 8
+    assert [line["phase"] for line in ended.history] == ["partial:1", "partial:1"]
+    assert len(ended.predictions()) == 12 and (ended.path / "model.safetensors").is_file()
+
+
+def test_a_budget_that_suffices_ends_nothing(two_splits: Path, tmp_path: Path) -> None:
+    settings = [*SMALL, "--data", str(two_splits), "--strategy", "partial:1", "--epochs", "1"]
+    assert run(["train", *settings, "--out", str(tmp_path / "run"), "--time-budget", "2h"]) == 0
+    ended = Run.open(tmp_path / "run")
+    assert ended.record["ended_by"] is None and ended.experiment.time_budget == 7200
+
+
+def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", {"train": 24, "val": 4})
+    zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
+    settings = [*SMALL, "--data", str(photos), "--strategy", "full", "--epochs", "30", "--save-every", "0"]
+    folder = tmp_path / "run"
+    process = subprocess.Popen([*zoo, *settings, "--out", str(folder)], stderr=subprocess.PIPE, text=True)
+    while not (folder / "checkpoint.safetensors").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.terminate()
+    _, said = process.communicate()
+    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    assert Run.open(folder).status == "interrupted"
+    assert not (folder / ".lock").exists()
+    done = subprocess.run([*zoo, "--resume", str(folder)], capture_output=True, text=True)
+    assert done.returncode == 0 and Run.open(folder).status == "finished", done.stderr
+    assert len(Run.open(folder).history) == 30
+    assert signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--time-budget", "1x"], "1x is no time, such as 90s, 30m or 2h"),
+        (["--time-budget", "-5"], "no time"),
+        (["--time-budget", "0"], "`--time-budget 0` is outside 1 or more"),
+        (["--save-every", "often"], "no time"),
+        (["--accumulate", "0"], "`0` is less than 1"),
+        (["--lr", "found"], "is not a number"),
+        (["--lr", "nan"], "is not a number"),
+        (["--strategy", "full,lr=nan"], "not a positive number"),
+        (["--strategy", "knn+full"], "nothing can be joined to `knn`"),
+        (["--strategy", "truncate:99"], "drops 99 stages"),
+        (["--strategy", "knn", "--epochs", "3"], "`--epochs 3` is for steps"),
+        (["--strategy", "lora:2,head=x"], "has no option `head`"),
+    ],
+)
+def test_bad_options_are_one_line_and_leave_nothing(
+    arguments: list[str], words: str, two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    strategy = [] if "--strategy" in arguments else ["--strategy", "full"]
+    settings = [*SMALL, "--data", str(two_splits), *strategy, *arguments, "--out", str(tmp_path / "run")]
+    assert run(["train", *settings]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("Error") == 1 and "Traceback" not in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ([], "is no run: it has no `run.json`"),
+        (["--epochs", "9"], "`--epochs` is the run's own"),
+        (["--data", "x", "--out", "y"], "is the run's own"),
+    ],
+)
+def test_what_cannot_be_resumed_is_said(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "--resume", str(tmp_path), *arguments]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_finished_run_is_said_to_be(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "run"
+    assert run(["train", *SMALL, "--data", str(two_splits), "--strategy", "linear", "--out", str(folder)]) == 0
+    capsys.readouterr()
+    assert run(["train", "--resume", str(folder), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "is finished, there is nothing to resume" in said.err and json.loads(said.out)["status"] == "finished"
