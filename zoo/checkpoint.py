@@ -94,7 +94,11 @@ class Checkpoints:
         """Remove them all, once the run's weights are written."""
         for file in self._folder.glob("checkpoint*.safetensors"):
             file.unlink(missing_ok=True)
-        for file in self._folder.glob(".checkpoint*"):  # of a kill during a save
+        self.sweep()
+
+    def sweep(self) -> None:
+        """Remove what kills during a save have left."""
+        for file in self._folder.glob(".checkpoint*"):
             file.unlink(missing_ok=True)
 
 

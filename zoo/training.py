@@ -229,6 +229,7 @@ def _with_rate(job: Job, run: Run) -> tuple[Run, Job]:
 
 def _go_on(run: Run, recipe: Recipe, checkpoints: Checkpoints, clock: Clock, progress: Progress) -> Run:
     """Stand where the newest whole checkpoint stood, and cut the history to what it had seen."""
+    checkpoints.sweep()
     found = checkpoints.read()
     if found is not None:
         tensors, state, problems = found
