@@ -11,6 +11,9 @@ from tests_support import make_photos
 # A third party's own tests are run where it is installed: test_third_party.py
 collect_ignore = ["packages"]
 
+# Tests run side by side, one process a core; torch's threads would only wait for one another. Subprocesses inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # Rich wraps tables to the width it believes in; tests read whole lines
 os.environ.setdefault("COLUMNS", "200")
 
