@@ -186,7 +186,9 @@ def parse(text: str, strategies: Catalogue[Any]) -> Plan:
         parts.append(part)
     if problems:
         known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
-        raise UsageError(f"strategy `{text}`: {'; '.join(problems)}", hint=hints[0] if hints else f"write {known}")
+        raise UsageError(
+            f"strategy `{text}`: {'; '.join(dict.fromkeys(problems))}", hint=hints[0] if hints else f"write {known}"
+        )
     return Plan(tuple(parts))
 
 

@@ -202,6 +202,12 @@ class Recipe:
         self.proof = FrozenProof(self.model, phase.norm)
         self.optimizer = make_optimizer(self.model, self.groups[self.place.phase], self.experiment)
         if phase.ema is not None:
+            steps, over = self.epochs[self.place.phase] * self.steps_per_epoch, 1 / (1 - phase.ema)
+            if over > steps:
+                self.progress.warn(
+                    f"`ema={phase.ema:g}` averages over some {over:,.0f} steps and `{phase.name}` has {steps}: its "
+                    "result will be close to its start"
+                )
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(phase.ema))  # type: ignore[no-untyped-call]
         if restored is not None:
             tensors, state = restored

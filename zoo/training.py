@@ -113,6 +113,8 @@ def resume(
             job = prepare(experiment, setup, plugins, progress, clock)
             check_data(run, job)
             check_start(run, job, force)
+            if not (run.path / SPLITS_FILE).is_file():
+                write_json(run.path / SPLITS_FILE, splits_of(job))
             return _carry_out(job, run.update(status="running", failure=None), clock, again=True)
         finally:
             torch.set_num_threads(threads)
@@ -238,6 +240,10 @@ def _go_on(run: Run, recipe: Recipe, checkpoints: Checkpoints, clock: Clock, pro
         recipe.restore(tensors, state)
         clock.before = float(state["seconds"])
     place = recipe.place
+    if len(run.history) < place.records:
+        progress.warn(
+            f"`{HISTORY_FILE}` has lost {place.records - len(run.history)} of its lines; the weights have not"
+        )
     run.cut_history(place.records)
     where = f"phase {place.phase + 1}, epoch {place.epoch + 1}, batch {place.batch + 1}"
     progress.note(

@@ -61,7 +61,7 @@ def adapt(network: Network, classes: int, count: int) -> Network:
 
 
 def solve(task: Task) -> dict[str, Any]:
-    """Remember the training images."""
+    """Remember the training images. Each is its own nearest neighbour, so that accuracy on them tells nothing."""
     assert isinstance(task.head, Neighbours)
     task.head.remember(torch.from_numpy(task.features), torch.from_numpy(task.labels))
     return {"remembered": len(task.labels), "neighbours": min(task.head.count, len(task.labels))}

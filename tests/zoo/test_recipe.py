@@ -258,3 +258,40 @@ def test_precision_is_what_the_forward_computes_in() -> None:
     )
     list(it.fit())
     assert {kind for _, kind in seen} == {torch.bfloat16}
+
+
+def test_an_average_over_more_steps_than_there_are_is_told() -> None:
+    class Warned(Silent):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    for decay, told in ((0.5, 0), (0.999, 1)):
+        it = recipe((phase(ema=decay),), (2,))
+        it.progress = progress = Warned()
+        list(it.fit())
+        assert len(progress.warnings) == told
+    assert "`ema=0.999` averages over some 1,000 steps and `p` has 6" in progress.warnings[0]
+
+
+def test_a_phase_ends_with_its_average() -> None:
+    plain, averaged = recipe((phase(),), (3,)), recipe((phase(ema=0.9),), (3,))
+    seen: list[torch.Tensor] = []
+    step = averaged.stepper.step
+
+    def spy(*arguments: Any, **words: Any) -> Any:
+        answer = step(*arguments, **words)
+        seen.append(averaged.model.get_parameter("fc.weight").detach().clone())
+        return answer
+
+    averaged.stepper.step = spy  # type: ignore[method-assign]
+    list(plain.fit())
+    list(averaged.fit())
+    expected = seen[0]
+    for value in seen[1:]:
+        expected = 0.9 * expected + 0.1 * value
+    assert torch.equal(seen[-1], plain.model.get_parameter("fc.weight"))  # averaging changes no step
+    assert torch.allclose(averaged.model.get_parameter("fc.weight"), expected, atol=1e-6)
+    assert not torch.allclose(expected, seen[-1], atol=1e-4)

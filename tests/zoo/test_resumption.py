@@ -315,3 +315,13 @@ def test_a_real_kill_and_the_command_line(tmp_path: Path) -> None:
     assert "resumed at step" in done.stderr and json.loads(done.stdout)["status"] == "finished"
     subprocess.run([*zoo, *settings, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
     same(Run.open(tmp_path / "whole"), Run.open(folder))
+
+
+def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugins) -> None:
+    (killed.path / "history.jsonl").unlink()
+    splits = (killed.path / "splits.json").read_bytes()
+    (killed.path / "splits.json").unlink()
+    said = Said()
+    again = resume(killed.path, plugins=plugins, progress=said)
+    assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights have not"
+    assert (again.path / "splits.json").read_bytes() == splits
