@@ -18,6 +18,7 @@ Optimizer = Literal["adamw", "sgd"]
 Balance = Literal["none", "loss", "sample"]
 Keep = Literal["last", "best"]
 Precision = Literal["auto", "fp32", "bf16"]
+Cache = Literal["auto", "on", "off"]
 OnBadImage = Literal["skip", "fail"]
 
 # Of a strategy that names no count; chosen with the rate below, see docs/training.md
@@ -56,6 +57,8 @@ class Experiment:
     device: str = "auto"
     precision: Precision = "auto"
     compile: bool = False
+    views: int | None = None  # of an image, in turns; None: the root of the epochs where a prefix is frozen, else all
+    cache: Cache = "auto"  # of frozen prefixes; decides on time alone
     on_bad_image: OnBadImage = "skip"
     time_budget: float | None = None  # seconds after which the run ends in good order; None: none
     save_every: float | None = None  # seconds between checkpoints; None: 30, and never over 2 % of the time
@@ -139,6 +142,7 @@ _FOR_STEPS = (
     "schedule",
     "warmup",
     "augment",
+    "views",
     "dropout",
     "drop_path",
     "label_smoothing",
@@ -148,7 +152,17 @@ _FOR_STEPS = (
     "keep",
 )
 
-_WHOLE = ("epochs", "batch_size", "accumulate", "early_stopping", "image_size", "workers", "seed", "split_seed")
+_WHOLE = (
+    "epochs",
+    "batch_size",
+    "accumulate",
+    "early_stopping",
+    "image_size",
+    "workers",
+    "seed",
+    "split_seed",
+    "views",
+)
 
 _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 1_000_000),
@@ -164,6 +178,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("early_stopping", 1, 1_000_000),
     ("image_size", 8, 4096),
     ("workers", 1, 256),
+    ("views", 1, 1_000_000),
     ("seed", 0, 2**31 - 1),
     ("split_seed", 0, 2**31 - 1),
     ("time_budget", 1, math.inf),

@@ -69,8 +69,7 @@ class TorchPredictor:
         """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
         import torch
 
-        # cuDNN and cuBLAS would round to TF32 on recent GPUs; evaluation is fp32 everywhere
-        with torch.inference_mode(), torch.backends.cudnn.flags(allow_tf32=False), _full_matmul():
+        with torch.inference_mode(), full_precision():
             inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
             inputs = inputs.contiguous(memory_format=torch.channels_last)
             found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
@@ -78,13 +77,15 @@ class TorchPredictor:
 
 
 @contextmanager
-def _full_matmul() -> Iterator[None]:
+def full_precision() -> Iterator[None]:
+    """cuDNN and cuBLAS would round to TF32 on recent GPUs; evaluation is fp32 everywhere."""
     import torch
 
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:
-        yield
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
 

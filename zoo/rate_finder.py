@@ -54,6 +54,7 @@ def find_rate(recipe: Recipe, progress: Progress) -> Found:
         recipe.model, trained_by(recipe.network, phase), "frozen" if phase.norm == "recalibrate" else phase.norm
     )
     optimizer = make_optimizer(recipe.model, recipe.groups[number], recipe.experiment)
+    recipe.open_feed(phase, recipe.epochs[number])
     pulled = {name: recipe.start[name] for name in pulled_by(recipe.network, phase)}
     rates, losses, average = [], [], 0.0
     for step in range(STEPS):

@@ -18,15 +18,17 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from zoo.augment import draw_views, image_key, make_view
 from zoo.backbone import Network
 from zoo.best import Best
 from zoo.checkpoint import Checkpoints
+from zoo.cutter import Cutter
 from zoo.device import Device
 from zoo.experiment import Experiment
+from zoo.feed import PrefixRows, Spent, Views, default_views
 from zoo.files import SCHEMA
 from zoo.freeze import FrozenProof, apply_phase, recalibrate, set_modes
-from zoo.head import find_head
+from zoo.head import find_head, head_path
+from zoo.judge import Judge
 from zoo.optimizer import make_optimizer, plan_groups, pulled_by, trained_by
 from zoo.predictor import TorchPredictor
 from zoo.preprocess import Preprocess
@@ -64,8 +66,10 @@ class Sums:
     loss: float = 0.0
     right: int = 0
     seen: int = 0
-    drawing: float = 0.0  # seconds
-    total: float = 0.0  # seconds
+    data: float = 0.0  # seconds: views drawn
+    prefix: float = 0.0  # computing what is frozen, where the network is cut
+    store: float = 0.0  # reading and writing that
+    total: float = 0.0
 
 
 class Recipe:
@@ -88,6 +92,7 @@ class Recipe:
         progress: Progress,
         checkpoints: Checkpoints | None = None,
         clock: Callable[[], float] = perf_counter,
+        cutter: Cutter | None = None,
     ) -> None:
         assert experiment.lr != "find", "the rate is found before"
         self.network = network
@@ -103,10 +108,11 @@ class Recipe:
         self.groups = tuple(plan_groups(network, phase, experiment, experiment.lr) for phase in phases)
         self.model = network.model.to(device.place).to(memory_format=torch.channels_last)
         self.start = self._start()
-        forward: Callable[[torch.Tensor], torch.Tensor] = self.model
+        forward: Callable[..., torch.Tensor] = self.model
         if experiment.compile:
             forward = torch.compile(self.model)
         self.classes = int(train.labels.max()) + 1
+        self.forward = forward
         self.stepper = Stepper(
             self.model,
             forward,
@@ -117,14 +123,11 @@ class Recipe:
             progress=progress,
         )
         self.predictor = TorchPredictor(self.model, (), preprocess, device.place)
-        self.view = make_view(experiment.augment, preprocess.crop)
-        self.keys = [image_key(sample.id) for sample in train.samples]
-        self.plain_view = make_view("none", preprocess.crop)
-        self.canvases = torch.from_numpy(train.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
+        self.views = Views(train, experiment.augment, experiment.seed, preprocess, device.place)
         self.labels = torch.from_numpy(train.labels)
-        shape = (1, 3, 1, 1)
-        self.mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(device.place)
-        self.scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(device.place)
+        self.cutter = cutter or Cutter(experiment, preprocess, device, progress)
+        self.rows: PrefixRows | None = None  # of the training images, where the phase's network is cut
+        self.judge = Judge(self.predictor, experiment.batch_size)
 
         self.place = Place()
         self.sums = Sums()
@@ -153,7 +156,7 @@ class Recipe:
                 yield self.solve(phase)
             else:
                 yield from self._fit_phase(phase)
-            self.optimizer = self.average = self.proof = None
+            self.optimizer = self.average = self.proof = self.rows = None
             self.best_of_phase = Best()
             self.place.phase, self.place.epoch = number + 1, sum(self.epochs[: number + 1])
             self.place.lowered = 1.0
@@ -166,7 +169,6 @@ class Recipe:
         assert self.proof is not None
         while self.place.epoch < first + epochs and self.ended_by is None:
             epoch = self.place.epoch
-            self.progress.start(f"epoch {epoch + 1}/{sum(self.epochs)} {phase.name}", len(self.labels))
             set_modes(self.model, phase.norm)
             record = self._train_epoch(phase, first, epochs)
             started = perf_counter()
@@ -213,18 +215,65 @@ class Recipe:
             tensors, state = restored
             load_tensors(tensors, self.model, self.optimizer, self.average)
             self.proof.expect(state["proof"])
+        self.open_feed(phase, self.epochs[self.place.phase])
+
+    def _features(self, phase: Phase) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
+        """What enters the head `(N, D)` for the training images, unaugmented, in eval mode; and seconds."""
+        plain = self.views.plain()
+        title = f"features for {phase.name}"
+        cut = self.cutter.cut(self.network, self.late(phase))
+        started = perf_counter()
+        if cut is None or [len(end.shape) for end in cut.ends] != [1]:
+            self.progress.start(title, len(self.labels))
+            return features(self.network, self._plain_batches()), {"prefix": round(perf_counter() - started, 3)}
+        rows = self.cutter.rows(cut, plain, epochs=0, views=1, title=title)
+        rows.prepare(0)
+        found = rows.take(np.arange(len(self.labels)), [0] * len(self.labels))[0].float().cpu().numpy()
+        spent = {"data": plain.drawing, "prefix": rows.spent.prefix, "store": rows.spent.store}
+        return found, {name: round(seconds, 3) for name, seconds in spent.items()}
+
+    def late(self, phase: Phase) -> tuple[str, ...]:
+        """Names of what a phase changes: parameters, and the buffers of a head that is solved."""
+        if phase.solver is None:
+            return trained_by(self.network, phase)
+        path = head_path(self.network)
+        return tuple(name for name in self.model.state_dict() if name.startswith(f"{path}."))
+
+    def open_feed(self, phase: Phase, epochs: int) -> None:
+        """Cut the network where the phase's frozen part ends, so that steps start there; or not at all."""
+        late = self.late(phase)
+        self.rows, self.judge.rows, self.shown, self.stepper.forward = None, None, self.experiment.views, self.forward
+        mixed = phase.mixup is not None or phase.cutmix is not None  # every image is then another one each time
+        cut = None if mixed else self.cutter.cut(self.network, late)
+        if cut is None:
+            return
+        self.shown = self.shown or default_views(epochs)
+        self.rows = self.cutter.rows(
+            cut, self.views, epochs=epochs, views=min(self.shown, epochs), title=f"frozen prefix of {phase.name}"
+        )
+        self.stepper.forward = torch.compile(cut.rest) if self.experiment.compile else cut.rest
+        if self.choose is not None:
+            self.judge.rows = self.cutter.judged(self.network, late, self.choose)
+
+    def _spent(self) -> tuple[float, float, float]:
+        """Seconds so far: views drawn, prefix computed, store read and written."""
+        spent = self.rows.spent if self.rows is not None else Spent()
+        return self.views.drawing, spent.prefix, spent.store
+
+    def _view(self, epoch: int, times: int) -> int:
+        """Which view is shown, the n-th time that an image comes in an epoch."""
+        return epoch + REPEAT * times if self.shown is None else (epoch + times) % self.shown
 
     def solve(self, phase: Phase) -> dict[str, Any]:
         """Compute the head from the features of the training images; a record, as of an epoch."""
         assert phase.solver is not None
         self._restored = None  # a checkpoint between phases holds nothing more
         started = perf_counter()
-        self.progress.start(f"features for {phase.name}", len(self.labels))
         apply_phase(self.model, (), "frozen")
         if phase.norm == "recalibrate":
             recalibrate(self.model, self._plain_batches())
         self.model.eval()
-        found = features(self.network, self._plain_batches())
+        found, spent = self._features(phase)
         head = find_head(self.network)
         rest = {id(parameter) for parameter in head.parameters()}
         frozen = FrozenProof(self.model, "frozen", besides=rest | {id(buffer) for buffer in head.buffers()})
@@ -245,10 +294,11 @@ class Recipe:
             "train_loss": float(nn.functional.cross_entropy(logits, self.labels)),
             "train_accuracy": float((logits.argmax(1) == self.labels).float().mean()),
             "images_per_second": round(len(found) / (drawn - started), 1),
-            "seconds": {"features": round(drawn - started, 3), "solve": round(perf_counter() - drawn, 3)},
+            "seconds": {**spent, "solve": round(perf_counter() - drawn, 3)},
         }
         if self.choose is not None:
             evaluated = perf_counter()
+            self.judge.rows = self.cutter.judged(self.network, self.late(phase), self.choose)
             record |= self._evaluate(self.choose)
             record["seconds"]["evaluate"] = round(perf_counter() - evaluated, 3)
             keep = self.model if self.experiment.keep == "best" else None
@@ -264,23 +314,29 @@ class Recipe:
         order = epoch_order(self.train.labels, self.experiment, place.epoch)
         shown = showings(order)  # a balanced epoch shows rare images several times, each time another view
         cuts = batches(np.arange(len(order)), self.experiment.batch_size)
+        before, since, started = dataclasses.replace(sums), self._spent(), perf_counter()
+        if self.rows is not None:
+            for times in range(int(shown.max()) + 1):
+                self.rows.prepare(self._view(place.epoch, times))
+        self.progress.start(f"epoch {place.epoch + 1}/{sum(self.epochs)} {phase.name}", len(self.labels))
         self.progress.advance(sums.seen)
         pulled = {name: self.start[name] for name in pulled_by(self.network, phase)}
-        before, started = sums.total, perf_counter()
         for batch, positions in enumerate(cuts[place.batch :], start=place.batch):
             step = (place.epoch - first) * steps + batch
             rate = factor(self.experiment.schedule, step, epochs * steps, self.experiment.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * place.lowered * rate
             indices = order[positions]
-            views = [place.epoch + REPEAT * int(times) for times in shown[positions]]
+            views = [self._view(place.epoch, int(times)) for times in shown[positions]]
             loss, right = self.step_on(indices, views, optimizer, phase, place.epoch, batch, pulled)
             if self.average is not None:
                 self.average.update_parameters(self.model)
             sums.loss += loss * len(indices)
             sums.right += right
             sums.seen += len(indices)
-            sums.total = before + perf_counter() - started
+            data, prefix, store = (now - then for now, then in zip(self._spent(), since))
+            sums.data, sums.prefix, sums.store = before.data + data, before.prefix + prefix, before.store + store
+            sums.total = before.total + perf_counter() - started
             place.batch, place.step = batch + 1, place.step + 1
             self.progress.advance(len(indices))
             if self.checkpoints is not None and self.checkpoints.due():
@@ -298,7 +354,12 @@ class Recipe:
             "train_accuracy": sums.right / sums.seen,
             "images_per_second": round(sums.seen / sums.total, 1),
             "parts": self.stepper.parts,
-            "seconds": {"data": round(sums.drawing, 3), "compute": round(sums.total - sums.drawing, 3)},
+            "seconds": {
+                "data": round(sums.data, 3),
+                "prefix": round(sums.prefix, 3),
+                "store": round(sums.store, 3),
+                "rest": round(sums.total - sums.data - sums.prefix - sums.store, 3),
+            },
         }
 
     def step_on(
@@ -312,12 +373,12 @@ class Recipe:
         pulled: Mapping[str, torch.Tensor],
     ) -> tuple[float, int]:
         """Draw views of the images at `indices` and step on them; the mean loss, and how many images were right."""
-        drawn = perf_counter()
-        asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
-        images = draw_views(self.canvases[indices], asked, self.view, self.experiment.seed)
-        self.sums.drawing += perf_counter() - drawn
+        if self.rows is not None:
+            inputs = self.rows.take(indices, views)
+        else:
+            inputs = (self.views.inputs(indices, views),)
         labels = self.labels[indices].to(self.device.place)
-        return self.stepper.step(self._inputs(images), labels, optimizer, phase, epoch=epoch, batch=batch, start=pulled)
+        return self.stepper.step(inputs, labels, optimizer, phase, epoch=epoch, batch=batch, start=pulled)
 
     def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything that the run needs to go on from here: tensors by name, and JSON values."""
@@ -352,30 +413,17 @@ class Recipe:
         names = {name for phase in self.phases for name in pulled_by(self.network, phase)}
         return {name: value.detach().clone() for name, value in self.model.named_parameters() if name in names}
 
-    def _inputs(self, views: torch.Tensor) -> torch.Tensor:
-        """Views `(N, 3, H, W)` uint8 to normalised float32 on the device, channels last."""
-        moved = views.to(self.device.place, torch.float32)
-        return moved.sub_(self.mean).mul_(self.scale).contiguous(memory_format=torch.channels_last)
-
     def _plain_batches(self) -> Iterator[torch.Tensor]:
         for indices in batches(np.arange(len(self.labels)), self.experiment.batch_size):
-            views = torch.stack([self.plain_view(canvas) for canvas in self.canvases[indices]])
-            yield self._inputs(views)
+            yield self.views.plain().inputs(indices, [0] * len(indices))
             self.progress.advance(len(indices))
 
     def _evaluate(self, split: Scanned) -> dict[str, Any]:
-        predictor = self.predictor
-        if self.average is not None:
-            predictor = dataclasses.replace(predictor, model=self.average.module)
-        predictor.model.eval()
-        loss, right = 0.0, 0
-        for start in range(0, len(split.labels), self.experiment.batch_size):
-            part = slice(start, start + self.experiment.batch_size)
-            logits = torch.from_numpy(predictor.logits_of_pixels(split.pixels[part]))
-            labels = torch.from_numpy(split.labels[part])
-            loss += float(nn.functional.cross_entropy(logits, labels, reduction="sum"))
-            right += int((logits.argmax(1) == labels).sum())
-        return {"choice_loss": loss / len(split.labels), "choice_accuracy": right / len(split.labels)}
+        average = self.average.module if self.average is not None else None
+        logits = torch.from_numpy(self.judge.logits(split, average))
+        labels = torch.from_numpy(split.labels)
+        loss = float(nn.functional.cross_entropy(logits, labels))
+        return {"choice_loss": loss, "choice_accuracy": float((logits.argmax(1) == labels).float().mean())}
 
     def _note_choice(self, loss: float, epoch: int) -> None:
         model: nn.Module = self.model if self.average is None else self.average.module

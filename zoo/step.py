@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
+from zoo.depthwise import QuickDepthwise
 from zoo.device import Device
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
@@ -28,7 +31,7 @@ class Stepper:
     def __init__(
         self,
         model: nn.Module,
-        forward: Callable[[torch.Tensor], torch.Tensor],
+        forward: Callable[..., torch.Tensor],
         *,
         experiment: Experiment,
         device: Device,
@@ -47,7 +50,7 @@ class Stepper:
 
     def step(
         self,
-        inputs: torch.Tensor,
+        inputs: tuple[torch.Tensor, ...],
         labels: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         phase: Phase,
@@ -56,15 +59,18 @@ class Stepper:
         batch: int,
         start: Mapping[str, torch.Tensor],
     ) -> tuple[float, int]:
-        """One step on inputs `(N, 3, H, W)` and labels `(N,)`; returns the mean loss and how many images were right.
+        """One step on labels `(N,)` and what `forward` takes, each with N rows: images `(N, 3, H, W)`, or more.
 
-        `start` holds what the phase pulls towards, by parameter name.
+        Returns the mean loss and how many images were right. `start` holds what the phase pulls towards, by name.
 
         Raises:
             ZooError: the loss is not finite, or one image alone does not fit into memory.
         """
         seed_step(self.experiment.seed, epoch, batch)
-        inputs, targets = self._mix(inputs, labels, phase)
+        targets = labels
+        if phase.mixup is not None or phase.cutmix is not None:
+            mixed, targets = self._mix(inputs[0], labels, phase)
+            inputs = (mixed,)
         least = 2 if phase.norm == "train" else 1  # a batch norm over a 1 x 1 map cannot train on one image
         asked = self.parts
         while True:
@@ -105,14 +111,14 @@ class Stepper:
             kinds.append(v2.MixUp(alpha=phase.mixup, num_classes=self.classes))
         if phase.cutmix is not None:
             kinds.append(v2.CutMix(alpha=phase.cutmix, num_classes=self.classes))
-        if not kinds or len(labels) < 2:
+        if len(labels) < 2:
             return inputs, labels
         mixed, targets = (v2.RandomChoice(kinds) if len(kinds) > 1 else kinds[0])(inputs, labels)
         return mixed.contiguous(memory_format=torch.channels_last), targets
 
     def _gradients(
         self,
-        inputs: torch.Tensor,
+        inputs: tuple[torch.Tensor, ...],
         targets: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         parts: int,
@@ -122,8 +128,9 @@ class Stepper:
         optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
         value, right = 0.0, 0
-        for some, wanted in zip(inputs.tensor_split(parts), targets.tensor_split(parts)):
-            logits = self._logits(some)
+        split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
+        for *some, wanted in zip(*split):
+            logits = self._logits(*some)
             loss = (
                 nn.functional.cross_entropy(
                     logits,
@@ -151,11 +158,11 @@ class Stepper:
             return float(len(targets))
         return float(self.class_weights[targets].sum())
 
-    def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
+    def _logits(self, *inputs: torch.Tensor) -> torch.Tensor:
         place = self.device.place.type
         try:
-            with torch.autocast(place, self.device.autocast, enabled=self.device.autocast is not None):
-                return self.forward(inputs).float()
+            with torch.autocast(place, self.device.autocast, enabled=self.device.autocast is not None), self._quick():
+                return self.forward(*inputs).float()
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -163,6 +170,10 @@ class Stepper:
                 "a batch norm over a 1 x 1 map cannot train on a batch of one image",
                 hint="pass `--batch-size 2` or more, a larger `--image-size`, or `--norm frozen`",
             ) from error
+
+    def _quick(self) -> AbstractContextManager[Any]:
+        bf16_on_cpu = self.device.place.type == "cpu" and self.device.autocast is torch.bfloat16
+        return QuickDepthwise() if bf16_on_cpu and not self.experiment.compile else nullcontext()
 
     def _statistics(self, phase: Phase) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         if phase.norm != "train":

@@ -15,12 +15,14 @@ from safetensors.torch import save as save_tensors
 
 from zoo.backbone import Network
 from zoo.checkpoint import Checkpoints
+from zoo.cutter import Cutter
 from zoo.dataset import absolute
 from zoo.errors import ZooError
 from zoo.evaluation import Evaluation, compute_metrics
 from zoo.experiment import Experiment
 from zoo.files import append_json, write_bytes, write_json
 from zoo.job import Clock, Job, prepare
+from zoo.judge import Judge
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.predictor import TorchPredictor
@@ -44,6 +46,7 @@ from zoo.run import (
 )
 from zoo.sampler import own_generators
 from zoo.setup import resolve
+from zoo.store import Store
 
 
 def train(
@@ -161,7 +164,7 @@ def _carry_out(job: Job, run: Run, clock: Clock, *, again: bool = False) -> Run:
         _check_finite(network, job.experiment)
         digest = _save_weights(network, folder)
         clock.lap("save")
-        predictions = _predict(network, job)
+        predictions = _predict(network, job, recipe)
         if not np.isfinite(predictions.logits).all():
             raise _diverged("a logit", job.experiment)
         clock.lap("report")
@@ -211,6 +214,18 @@ def _recipe(job: Job, progress: Progress, checkpoints: Checkpoints | None, clock
         progress=progress,
         checkpoints=checkpoints,
         clock=clock.total,
+        cutter=_cutter(job, progress),
+    )
+
+
+def _cutter(job: Job, progress: Progress) -> Cutter:
+    return Cutter(
+        job.experiment,
+        job.setup.preprocess,
+        job.setup.device,
+        progress,
+        backbone=job.setup.backbone.qualified,
+        store=Store(),
     )
 
 
@@ -274,20 +289,18 @@ def _save_weights(network: Network, folder: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def _predict(network: Network, job: Job) -> Predictions:
+def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     part = job.scanned.get("reported") or job.scanned["choose"]
     predictor = TorchPredictor(network.model.eval(), (), job.setup.preprocess, job.setup.device.place)
-    size = job.experiment.batch_size
+    last = recipe.phases[-1]
+    rows = None if job.network.anatomy.added else recipe.cutter.judged(network, recipe.late(last), part)
     job.progress.start(f"score {job.roles.reported}", len(part.samples))
-    rows = []
-    for start in range(0, len(part.samples), size):
-        rows.append(predictor.logits_of_pixels(part.pixels[start : start + size]))
-        job.progress.advance(len(rows[-1]))
+    logits = Judge(predictor, job.experiment.batch_size, rows).logits(part, advance=job.progress.advance)
     job.progress.stop()
     return Predictions(
         split=job.roles.reported,
         classes=job.images.classes,
         ids=tuple(sample.id for sample in part.samples),
         labels=part.labels,
-        logits=np.concatenate(rows),
+        logits=logits,
     )

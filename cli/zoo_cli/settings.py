@@ -101,6 +101,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     _choice(
         "augment", "none", "flip", "rotate", "zoom", "light", "trivial", "rand", help="Random views of training images."
     ),
+    click.option(
+        "--views",
+        type=click.IntRange(1),
+        metavar="K",
+        help="Random views of an image, shown in turns.  [default: the root of the epochs where stages are frozen, "
+        "else a new one each epoch]",
+    ),
     click.option("--dropout", type=float, help="Before the head.  [default: the backbone's own]"),
     click.option("--drop-path", type=float, help="Stochastic depth.  [default: the backbone's own]"),
     click.option("--label-smoothing", type=float, default=DEFAULTS["label_smoothing"], show_default=True),
@@ -138,6 +145,9 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     device_option,
     _choice("precision", "auto", "fp32", "bf16", help="bf16 by autocast; auto takes it where the hardware has it."),
+    _choice(
+        "cache", "auto", "on", "off", help="Keep what frozen stages compute; see `zoo cache`. Results are the same."
+    ),
     click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
     _choice("on-bad-image", "skip", "fail", help="What a file means that is no usable photograph."),
     click.option(

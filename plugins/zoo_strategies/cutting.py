@@ -8,7 +8,7 @@ from torchvision.ops import Permute
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
-from zoo.graph import find_prefix
+from zoo.graph import MORE, early_graph, eval_mode, find_prefix
 from zoo.head import start_layer
 from zoo.stage import HEAD, Anatomy, Stage
 
@@ -39,19 +39,20 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
     assert spec.image_size is not None
     kept, dropped = anatomy.stages[:-stages], anatomy.stages[-stages:]
     late = {name for stage in (*dropped, anatomy.head) for name in stage.parameters}
-    images = torch.zeros(2, 3, spec.image_size, spec.image_size)
+    images = torch.zeros(MORE, 3, spec.image_size, spec.image_size)
     where = f"`{anatomy.backbone}` cannot be cut after `{kept[-1].name}`"
     hint = f"another number of stages may do; `partial:{stages}` trains the last ones in place of dropping them"
     try:
-        prefix = find_prefix(network.model, late, images)
+        with eval_mode(network.model):
+            prefix = find_prefix(network.model, late, images)
     except ValueError as error:
         raise UsageError(f"{where}: {error}", hint=hint) from error
     if len(prefix.ends) != 1:
         crossing = f"{len(prefix.ends)} tensors cross" if prefix.ends else "no single tensor crosses"
         raise UsageError(f"{where}: {crossing} there", hint=hint)
-    head, layer = _new_head(prefix.values[0], spec, where)
+    head, layer = _new_head(prefix.few[0], spec, where)
     network.model.add_module(NEW_HEAD, head)
-    model = fx.GraphModule(network.model, _early_graph(prefix.graph, prefix.ends[0]))
+    model = fx.GraphModule(network.model, _with_head(early_graph(prefix)))
     model.train(network.model.training)
     left = {name for name, _ in model.named_parameters()}
     cut = (Stage(name=stage.name, parameters=tuple(n for n in stage.parameters if n in left)) for stage in kept)
@@ -65,22 +66,13 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
     )
 
 
-def _early_graph(graph: fx.Graph, end: fx.Node) -> fx.Graph:
-    """A copy of what `end` needs, with the new head on top."""
-    needed: set[fx.Node] = set()
-    wanted = [end]
-    while wanted:
-        node = wanted.pop()
-        if node not in needed:
-            needed.add(node)
-            wanted += node.all_input_nodes
-    early = fx.Graph()
-    copied: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        if node in needed:
-            copied[node] = early.node_copy(node, copied.__getitem__)
-    early.output(early.call_module(NEW_HEAD, (copied[end],)))
-    return early
+def _with_head(graph: fx.Graph) -> fx.Graph:
+    """The graph of the early stages, with the new head on the one tensor that it gives."""
+    output = next(iter(reversed(graph.nodes)))
+    (end,) = output.args[0]
+    graph.erase_node(output)
+    graph.output(graph.call_module(NEW_HEAD, (end,)))
+    return graph
 
 
 def _new_head(value: torch.Tensor, spec: BuildSpec, where: str) -> tuple[nn.Sequential, int]:

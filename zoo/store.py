@@ -1,0 +1,211 @@
+"""The store: tensors under the user's cache folder, addressed by what they were computed from.
+
+An entry is a file named by the SHA-256 of its key. It is written beside its place and renamed, so that several
+processes may share a store; it is mapped, not read, so that its pages can be dropped; its checksum is looked at when it
+is opened, and one that is damaged or foreign counts as missing. Nothing here is ever needed: what cannot be kept is
+computed again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UsageError
+from zoo.files import SCHEMA
+from zoo.memo import cache_folder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FOLDER = "store"
+SUFFIX = ".safetensors"
+
+# Bytes of a store where `ZOO_CACHE_BUDGET` does not say; and never more than this share of what is free on the disk
+BUDGET = 20 * 2**30
+SHARE = 0.5
+
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a store holds."""
+
+    folder: Path | None  # None: the user has no home, and there is no store
+    entries: int
+    bytes: int
+    budget: int  # bytes
+
+
+class Store:
+    """Tensors by key. `budget` is in bytes; the entries that were used longest ago make room for new ones."""
+
+    def __init__(self, folder: Path | None = None, budget: int | None = None) -> None:
+        """The user's own store, or one in `folder`.
+
+        Raises:
+            UsageError: `ZOO_CACHE_BUDGET` is no size.
+        """
+        parent = cache_folder()
+        self.folder = folder if folder is not None else parent / FOLDER if parent is not None else None
+        self.asked = budget if budget is not None else budget_asked()
+        self.failure: str | None = None  # why nothing more is written, once a write has failed
+        self._written: set[Path] = set()  # by this process; not to be evicted for its own sake
+
+    @property
+    def budget(self) -> int:
+        """Bytes that the store may take."""
+        if self.folder is None or self.failure is not None:
+            return 0
+        try:
+            there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+            room = shutil.disk_usage(there).free + self.usage().bytes
+        except OSError:
+            return 0
+        return self.asked if self.asked < BUDGET else min(self.asked, int(SHARE * room))
+
+    def usage(self) -> Usage:
+        sizes = [size for _, size, _ in self._entries()]
+        return Usage(self.folder, len(sizes), sum(sizes), self.asked)
+
+    def read(self, key: Mapping[str, Any]) -> dict[str, Tensor] | None:
+        """The tensors of an entry, mapped; None where there is none, or none that can be trusted."""
+        from safetensors import SafetensorError, safe_open
+
+        text, file = _text(key), self._file(key)
+        if file is None or not file.is_file():
+            return None
+        try:
+            with safe_open(file, "pt") as stored:
+                metadata = stored.metadata() or {}
+                if metadata.get("key") != text:
+                    return None
+                tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            if metadata.get("checksum") != checksum(tensors):
+                return None
+            os.utime(file)
+        except PermissionError:
+            return tensors  # a store that may be read only: its entries keep their age
+        except (OSError, SafetensorError, ValueError, RuntimeError):
+            return None
+        return tensors
+
+    def write(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
+        """Keep contiguous tensors; the same, mapped. None where they cannot be kept: `failure` says why."""
+        from safetensors.torch import save_file
+
+        file = self._file(key)
+        if file is None or self.failure is not None:
+            return None
+        size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+        if not self._make_room(size):
+            self.failure = f"the budget of {size_text(self.budget)} is used up"
+            return None
+        metadata = {"schema": str(SCHEMA), "key": _text(key), "checksum": checksum(tensors)}
+        beside: Path | None = None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=file.parent)
+            os.close(handle)
+            beside = Path(name)
+            save_file(dict(tensors), beside, metadata)
+            beside.replace(file)
+        except Exception as error:  # safetensors wraps a full disk in an error of its own
+            if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+                raise
+            self.failure = f"`{self.folder}` cannot be written: {getattr(error, 'strerror', None) or error}"
+            if beside is not None:
+                beside.unlink(missing_ok=True)
+            return None
+        self._written.add(file)
+        return self.read(key)
+
+    def clear(self) -> Usage:
+        """Remove every entry; what there was."""
+        before = self.usage()
+        for file, _, _ in self._entries():
+            file.unlink(missing_ok=True)
+        if self.folder is not None:
+            for left in self.folder.glob("*/.*.partial"):
+                left.unlink(missing_ok=True)
+        return before
+
+    def _make_room(self, size: int) -> bool:
+        budget = self.budget
+        entries = sorted(self._entries(), key=lambda entry: entry[2])
+        held = sum(entry[1] for entry in entries)
+        for file, bytes, _ in entries:
+            if held + size <= budget:
+                break
+            if file not in self._written:
+                file.unlink(missing_ok=True)
+                held -= bytes
+        return held + size <= budget
+
+    def _entries(self) -> Iterator[tuple[Path, int, float]]:
+        """Files with their bytes and when they were last used."""
+        if self.folder is None:
+            return
+        for file in self.folder.glob(f"*/*{SUFFIX}"):
+            try:
+                found = file.stat()
+            except OSError:
+                continue  # another process removed it
+            yield file, found.st_size, found.st_mtime
+
+    def _file(self, key: Mapping[str, Any]) -> Path | None:
+        name = hashlib.sha256(_text(key).encode()).hexdigest()
+        return None if self.folder is None else self.folder / name[:2] / f"{name}{SUFFIX}"
+
+
+def checksum(tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 over names, kinds, shapes and values: against damage, not against malice."""
+    import torch
+
+    found = 0
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        found = zlib.crc32(f"{name} {tensor.dtype} {list(tensor.shape)}".encode(), found)
+        if tensor.numel():
+            found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
+    return f"{found:08x}"
+
+
+def _text(key: Mapping[str, Any]) -> str:
+    return json.dumps(key, sort_keys=True, separators=(",", ":"))
+
+
+def budget_asked() -> int:
+    """Bytes that `ZOO_CACHE_BUDGET` allows: `0`, `500M`, `20G`.
+
+    Raises:
+        UsageError: it is no size.
+    """
+    text = os.environ.get("ZOO_CACHE_BUDGET", "").strip()
+    if not text:
+        return BUDGET
+    number, unit = (text[:-1], text[-1].upper()) if text[-1].upper() in _UNITS else (text, "")
+    try:
+        size = float(number) * _UNITS[unit]
+        assert 0 <= size < 2**63
+    except (ValueError, AssertionError) as error:
+        raise UsageError(f"`ZOO_CACHE_BUDGET={text}` is no size", hint="such as 0, 500M or 20G") from error
+    return int(size)
+
+
+def size_text(size: float) -> str:
+    """Bytes for a reader."""
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.0f} {unit}"
+        size /= 1024
+    return f"{size:.1f} GiB"
