@@ -43,6 +43,8 @@ def judge_prefix(cut: Cut, asked: Cache, store: Store, *, images: int, views: in
             keep=False, text=f"{text}, computed in every epoch: over the store's budget of {size_text(store.budget)}"
         )
     took = _seconds_per_byte(store) * cut.bytes
+    if store.failure is not None:
+        return Verdict(keep=False, text=f"{text}, computed in every epoch: {store.failure}")
     if asked == "auto" and took > WORTH * cut.seconds:
         return Verdict(keep=False, text=f"{text}, computed in every epoch: that is as fast as to keep it")
     gain = f", about {_text(once)} in place of {_text(again)}" if epochs > views else ""

@@ -127,7 +127,7 @@ class Cut:
         away = float((answers[0] - answers[1]).abs().max())
         if not away <= bound:
             raise ValueError(f"in two parts it computes something else: logits differ by {away:.2g}")
-        order = torch.tensor([2, 0, 1], device=images.device)
+        order = torch.tensor([2, 2, 1], device=images.device)  # other places, and other company
         started = perf_counter()
         again = self.prefix(images[order])
         self.seconds = (perf_counter() - started) / len(images)

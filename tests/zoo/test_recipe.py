@@ -199,7 +199,7 @@ def test_views_are_drawn_by_image_epoch_and_showing(monkeypatch: pytest.MonkeyPa
     asked.clear()
     it = recipe((phase(),), (1,), labels=[0] * 11 + [1], seed=5, class_balance="sample")
     list(it.fit())
-    assert set(asked) == {(key, 0) for key in it.views.keys}  # a cut phase of one epoch shows one view
+    assert {view for _, view in asked} == {0}  # a cut phase of one epoch shows one view
     asked.clear()
     whole = replace(phase(), groups=(Group(stages=("stem", "body", "head")),))
     it = recipe((whole,), (1,), labels=[0] * 11 + [1], seed=5, class_balance="sample")

@@ -1,0 +1,143 @@
+"""The store: what comes out is what went in, or nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo import UsageError
+from zoo.store import SUFFIX, Store, budget_asked, size_text
+
+KEY = {"what": "test", "number": 1}
+
+
+def tensors(seed: int = 0, rows: int = 4) -> dict[str, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {"0": torch.randn(rows, 3, generator=generator), "1": torch.randn(rows, generator=generator).bfloat16()}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def only_file(store: Store) -> Path:
+    assert store.folder is not None
+    (file,) = store.folder.glob(f"*/*{SUFFIX}")
+    return file
+
+
+def same(found: dict[str, torch.Tensor] | None, wanted: dict[str, torch.Tensor]) -> bool:
+    return (
+        found is not None
+        and found.keys() == wanted.keys()
+        and all(torch.equal(found[name], wanted[name]) and found[name].dtype == wanted[name].dtype for name in wanted)
+    )
+
+
+def test_what_was_written_is_read_by_its_key_alone(store: Store, tmp_path: Path) -> None:
+    assert store.read(KEY) is None
+    assert same(store.write(KEY, tensors()), tensors())
+    assert same(Store(tmp_path / "store").read({"number": 1, "what": "test"}), tensors())
+    assert store.read({**KEY, "number": 2}) is None
+    assert store.usage().entries == 1 and store.usage().bytes > 60
+
+
+def test_every_flipped_byte_of_an_entry_is_noticed(store: Store) -> None:
+    store.write(KEY, tensors())
+    file = only_file(store)
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
+        found = store.read(KEY)
+        assert found is None or same(found, tensors()), place
+    file.write_bytes(whole)
+    assert same(store.read(KEY), tensors())
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "foreign"])
+def test_a_damaged_or_foreign_entry_is_written_anew(store: Store, damage: str) -> None:
+    store.write(KEY, tensors())
+    file = only_file(store)
+    whole = file.read_bytes()
+    if damage == "foreign":  # a whole entry, of another key, under this one's name
+        store.write({"other": 1}, tensors(seed=1))
+        assert store.folder is not None
+        other = next(found for found in store.folder.glob(f"*/*{SUFFIX}") if found != file)
+        whole = other.read_bytes()
+        other.unlink()
+    file.write_bytes({"cut": whole[:-7], "empty": b"", "noise": os.urandom(200), "foreign": whole}[damage])
+    assert store.read(KEY) is None
+    assert same(store.write(KEY, tensors()), tensors()) and same(store.read(KEY), tensors())
+
+
+def test_the_budget_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
+    one = sum(tensor.nbytes for tensor in tensors(rows=1000).values())
+    writer = Store(tmp_path / "store", budget=3 * one + 3000)
+    for number in range(3):
+        writer.write({"number": number}, tensors(number, 1000))
+    for number, file in enumerate(sorted(tmp_path.glob("store/*/*"), key=lambda file: file.stat().st_mtime_ns)):
+        os.utime(file, (1000 + number, 1000 + number))
+    late = Store(tmp_path / "store", budget=3 * one + 3000)
+    assert late.read({"number": 0}) is not None  # used just now
+    assert same(late.write({"number": 3}, tensors(3, 1000)), tensors(3, 1000))
+    assert [late.read({"number": number}) is not None for number in range(4)] == [True, False, True, True]
+    assert late.usage().bytes <= late.budget
+
+
+def test_an_entry_of_this_very_run_is_not_dropped_for_the_next(tmp_path: Path) -> None:
+    one = sum(tensor.nbytes for tensor in tensors(rows=1000).values())
+    store = Store(tmp_path / "store", budget=one + 2000)
+    assert store.write({"number": 0}, tensors(0, 1000)) is not None
+    assert store.write({"number": 1}, tensors(1, 1000)) is None
+    assert store.failure is not None and "budget" in store.failure
+    assert same(store.read({"number": 0}), tensors(0, 1000))
+
+
+def test_a_budget_of_nothing_keeps_nothing(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store", budget=0)
+    assert store.budget == 0 and store.write(KEY, tensors()) is None and not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("where", ["a file in its place", "read-only"])
+def test_a_folder_that_cannot_be_written_is_a_reason_not_an_error(tmp_path: Path, where: str) -> None:
+    folder = tmp_path / "store"
+    if where == "read-only":
+        folder.mkdir()
+        folder.chmod(0o500)
+        if os.access(folder, os.W_OK):
+            pytest.skip("this user may write everywhere")
+    else:
+        folder.write_text("no folder")
+    store = Store(folder)
+    assert store.write(KEY, tensors()) is None
+    assert store.failure is not None and "cannot be written" in store.failure
+    assert store.read(KEY) is None and store.budget == 0
+
+
+def test_clearing_removes_entries_and_what_a_kill_left(store: Store) -> None:
+    store.write(KEY, tensors())
+    left = only_file(store).with_name(".half.partial")
+    left.write_bytes(b"half")
+    assert store.clear().entries == 1
+    assert store.usage().entries == 0 and not left.exists() and store.read(KEY) is None
+
+
+@pytest.mark.parametrize(("text", "size"), [("0", 0), ("500M", 500 * 2**20), ("1.5g", 1.5 * 2**30), (" 7 ", 7)])
+def test_a_budget_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, text: str, size: int) -> None:
+    monkeypatch.setenv("ZOO_CACHE_BUDGET", text)
+    assert budget_asked() == size
+
+
+@pytest.mark.parametrize("text", ["much", "-1", "5X", "nan", "inf"])
+def test_a_budget_that_is_no_size_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("ZOO_CACHE_BUDGET", text)
+    with pytest.raises(UsageError, match="is no size"):
+        Store()
+
+
+def test_sizes_for_a_reader() -> None:
+    assert [size_text(size) for size in (5, 5 * 2**10, 5 * 2**20, 1.5 * 2**30)] == ["5 B", "5 KiB", "5 MiB", "1.5 GiB"]
