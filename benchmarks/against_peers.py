@@ -1,0 +1,241 @@
+"""zoo's training against peers that do the same: seconds of whole processes, and accuracy on the reported split.
+
+    python benchmarks/against_peers.py --data hymenoptera --survey
+    python benchmarks/against_peers.py --data hymenoptera --repeats 3
+
+The survey runs every peer once at every setting. The second command takes each peer's fastest of these and zoo at its
+defaults, by turns, with a seed a turn. Every measurement is written down when it is made and not made again (but with
+`--again`), so that both can be stopped and started. Each contender may use all cores and takes torch's own number of
+threads; no GPU. Peers have an environment of their own, `.venv-peers`, made on the first call.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from peers.report import SECOND, ZOO, Record, fastest, write
+
+from zoo.machine import machine, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+PEERS = ROOT / "benchmarks" / "peers"
+VENV = ROOT / ".venv-peers"
+PYTHON = VENV / "bin" / "python"
+SCRIPTS = {"fastai": PEERS / "fastai_trainer.py", "plain loop": PEERS / "plain_loop.py"}
+BACKBONE = "efficientnet_lite0"
+
+# Parameters of the network that a mode may move: the head; the last two stages and the head (`zoo plan` says the same)
+MOST_MOVED = {"frozen": 2_562, "partial": 2_672_802, "fine_tune": 3_373_570}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What is compared: a strategy of zoo with a mode of the peers."""
+
+    strategy: str
+    settings: tuple[str, ...] = ()
+    again: bool = False  # a second run of zoo that finds what the first one stored
+    mode: str
+    epochs: int  # of `fine_tune`, those after its frozen one
+
+
+ROWS = {
+    "linear": Row(strategy="linear", again=True, mode="frozen", epochs=5),
+    "partial": Row(strategy="partial:2", settings=("--epochs", "5"), mode="partial", epochs=5),
+    "fine_tune": Row(strategy="linear,epochs=1+full,epochs=4", mode="fine_tune", epochs=4),
+}
+
+
+def install() -> None:
+    """Make the peers' environment, unless it is there with these very requirements."""
+    wanted = (PEERS / "requirements.txt").read_text()
+    installed = VENV / ".installed"
+    if installed.is_file() and installed.read_text() == wanted:
+        return
+    print(f"installing into {VENV.name}, once; torch is large, so this takes some minutes", file=sys.stderr, flush=True)
+    subprocess.run([sys.executable, "-m", "venv", VENV], check=True)
+    pip = [PYTHON, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "-r", PEERS / "requirements.txt"], check=True)
+    installed.write_text(wanted)
+
+
+def settings_of(peer: str) -> Iterator[list[str]]:
+    """Every setting that the survey tries."""
+    for workers, precision, last in itertools.product((0, 1, 2), ("fp32", "bf16"), (False, True)):
+        yield ["--workers", str(workers), "--precision", precision, *(["--channels-last"] if last else [])]
+    if peer == "fastai":  # as it comes: a worker per core, batch norms train in what is frozen
+        yield ["--workers", str(machine()["cores"]), "--precision", "fp32", "--train-bn"]
+
+
+def run(command: list[Any], cache: Path) -> tuple[float, float, str]:
+    """Seconds from the start of a process to its end, the machine's load before it, and what it wrote to stdout."""
+    environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "ZOO_CACHE": str(cache)}
+    load = os.getloadavg()[0]
+    began = time.perf_counter()
+    done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    if done.returncode != 0:
+        raise SystemExit(f"failed: {' '.join(str(part) for part in command)}\n{done.stderr[-2000:]}")
+    return seconds, load, done.stdout
+
+
+def run_peer(peer: str, row: Row, setting: list[str], seed: int, data: Path, folder: Path) -> dict[str, Any]:
+    """One run of a peer; fails if it did not do what it was asked to."""
+    command = [PYTHON, "-W", "ignore", SCRIPTS[peer], "--data", data, "--mode", row.mode, "--epochs", row.epochs]
+    seconds, load, output = run([*command, "--seed", seed, *setting], folder)
+    record = json.loads(output.splitlines()[-1])
+    asked, observed = record["settings"], record["observed"]
+    assert observed["precision"] == asked["precision"], record
+    assert observed["channels_last"] or not asked["channels_last"], record
+    if "--train-bn" not in setting:
+        assert observed["parameters_moved"] <= MOST_MOVED[row.mode], record
+        assert row.mode != "frozen" or observed["statistics_moved"] == 0, record
+    return {
+        "wall": round(seconds, 3),
+        "load": load,
+        "accuracy": record["accuracy"],
+        "parts": record["seconds"],
+        "precision": asked["precision"],
+        "recipe": record["recipe"],
+        "observed": observed,
+        "versions": record["versions"],
+    }
+
+
+def zoo_command(row: Row, seed: int, data: Path, out: Path) -> list[Any]:
+    """`zoo train`, with this interpreter."""
+    command = [sys.executable, "-m", "zoo_cli.main", "train", "--data", data, "--backbone", BACKBONE]
+    return [*command, "--strategy", row.strategy, *row.settings, "--seed", seed, "--out", out]
+
+
+def run_zoo(row: Row, seed: int, data: Path, out: Path, cache: Path) -> dict[str, Any]:
+    """One run of zoo, at its defaults."""
+    seconds, load, _ = run(zoo_command(row, seed, data, out), cache)
+    record = json.loads((out / "run.json").read_text())
+    experiment, phases, preprocess = record["experiment"], record["phases"], record["preprocess"]
+    solved = [phase for phase in phases if phase.get("solver")]
+    head, steps = "one linear layer", f"{experiment['optimizer']}, {experiment['schedule']} up to {record['lr']:g}"
+    if len(solved) == len(phases):
+        head, steps = "one linear layer, logistic regression", "L-BFGS on features, strength by cross-validation"
+    recipe = {
+        "augmentation": "none" if len(solved) == len(phases) else f"`{experiment['augment']}`",
+        "head": head,
+        "optimizer": steps,
+        "batch norm": ", ".join(f"`{phase['norm']}`" for phase in phases),
+        "evaluation": f"shorter side to {preprocess['resize']}, centre crop of {preprocess['crop']}",
+        "loader": "decodes every image once",
+    }
+    return {
+        "wall": round(seconds, 3),
+        "load": load,
+        "accuracy": record["metrics"]["accuracy"],
+        "parts": record["seconds"],
+        "precision": record["device"]["precision"],
+        "recipe": recipe,
+        "versions": record["versions"],
+        "commit": commit(),
+    }
+
+
+def commit() -> str:
+    """Which zoo was measured."""
+    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
+    return done.stdout.strip() or "unknown"
+
+
+def warm_up(peers: list[str], data: Path) -> None:
+    """Bring libraries and photographs into the system's file cache, so that nobody pays for being first."""
+    for file in data.rglob("*.*"):
+        file.read_bytes()
+    with tempfile.TemporaryDirectory() as folder:
+        run(
+            [sys.executable, "-m", "zoo_cli.main", "plan", "--backbone", BACKBONE, "--strategy", "linear"], Path(folder)
+        )
+        for peer in peers:
+            run([PYTHON, "-W", "ignore", SCRIPTS[peer], "--help"], Path(folder))
+
+
+def survey(record: Record, rows: list[str], peers: list[str], data: Path, again: bool) -> None:
+    """Every peer at every setting, once, with seed 0."""
+    for name in rows:
+        for peer in peers:
+            for setting in settings_of(peer):
+                key = {"phase": "survey", "row": name, "contender": peer, "setting": " ".join(setting), "seed": 0}
+                if again or not record.has(key):
+                    with tempfile.TemporaryDirectory() as folder:
+                        record.add(key, stamp(run_peer(peer, ROWS[name], setting, 0, data, Path(folder))))
+
+
+def turns(record: Record, rows: list[str], peers: list[str], repeats: int, data: Path, again: bool) -> None:
+    """zoo, then each peer at its fastest setting, with one seed; then all of them with the next."""
+    for seed in range(repeats):
+        for name in rows:
+            row = ROWS[name]
+            key = {"phase": "turns", "row": name, "seed": seed, "setting": "defaults"}
+            cold, warm = {**key, "contender": ZOO}, {**key, "contender": SECOND}
+            if again or not record.has(cold) or (row.again and not record.has(warm)):
+                with tempfile.TemporaryDirectory() as folder:
+                    path = Path(folder)
+                    record.add(cold, stamp(run_zoo(row, seed, data, path / "first", path / "cache")))
+                    if row.again:
+                        record.add(warm, stamp(run_zoo(row, seed, data, path / "second", path / "cache")))
+            for peer in peers:
+                best = fastest(record, name, peer)
+                if best is None:
+                    raise SystemExit(f"no setting of {peer} for `{name}` is measured\n\nhint: run `--survey` first")
+                key = {**key, "contender": peer, "setting": best}
+                if again or not record.has(key):
+                    with tempfile.TemporaryDirectory() as folder:
+                        record.add(key, stamp(run_peer(peer, row, best.split(), seed, data, Path(folder))))
+
+
+def stamp(measured: dict[str, Any]) -> dict[str, Any]:
+    """With the time of the measurement; told on stderr."""
+    print(f"{measured['wall']:8.1f} s  {measured['accuracy']:.3f}", file=sys.stderr, flush=True)
+    return {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **measured}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="hymenoptera, with train/ and val/")
+    parser.add_argument("--survey", action="store_true", help="the peers at every setting, instead of the turns")
+    parser.add_argument("--repeats", type=int, default=3, help="turns, with seeds 0, 1, ...")
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--peers", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--again", action="store_true", help="make measurements that are there once more")
+    parser.add_argument("--report", action="store_true", help="measure nothing, write the table anew")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "against_peers.json")
+    options = parser.parse_args()
+    record = Record.open(options.out)
+    if not options.report:
+        install()
+        warm_up(options.peers, options.data)
+        record.about = {"machine": machine(), "versions": versions()}
+        if options.survey:
+            survey(record, options.rows, options.peers, options.data, options.again)
+        else:
+            turns(record, options.rows, options.peers, options.repeats, options.data, options.again)
+    if not record.measurements:
+        raise SystemExit(f"`{options.out}` holds no measurements\n\nhint: run `--survey` first")
+    words = {
+        name: {"zoo": " ".join((row.strategy, *row.settings)), "peers": f"{row.mode}, {row.epochs} epochs"}
+        for name, row in ROWS.items()
+    }
+    write(record, words, options.out.with_suffix(".md"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The record of `against_peers.py`: its measurements as JSON, and what they say as Markdown."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import mean, median
+from typing import Any
+
+KEY = ("phase", "row", "contender", "setting", "seed")  # what tells one measurement from another
+ZOO, SECOND = "zoo", "zoo, second run"
+ORDER = (ZOO, SECOND, "fastai", "plain loop")
+
+
+@dataclass
+class Record:
+    """Every single measurement, in a file that is written anew after each."""
+
+    path: Path
+    about: dict[str, Any] = field(default_factory=dict)
+    measurements: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, path: Path) -> Record:
+        return cls(path, **json.loads(path.read_text())) if path.is_file() else cls(path)
+
+    def has(self, key: dict[str, Any]) -> bool:
+        return any(_key(one) == _key(key) for one in self.measurements)
+
+    def add(self, key: dict[str, Any], measured: dict[str, Any]) -> None:
+        """Add a measurement, in place of one with the same key."""
+        self.measurements = [one for one in self.measurements if _key(one) != _key(key)] + [{**key, **measured}]
+        text = json.dumps({"about": self.about, "measurements": self.measurements}, indent=2) + "\n"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        beside = self.path.with_suffix(".part")
+        beside.write_text(text)
+        beside.replace(self.path)
+
+    def of(self, phase: str, row: str, contender: str | None = None) -> list[dict[str, Any]]:
+        """Measurements of one phase and row, of everyone or of one contender."""
+        found = [one for one in self.measurements if (one["phase"], one["row"]) == (phase, row)]
+        return [one for one in found if contender in (None, one["contender"])]
+
+
+def _key(measurement: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(measurement[name] for name in KEY)
+
+
+def fastest(record: Record, row: str, peer: str) -> str | None:
+    """The setting of a peer that took the fewest seconds in the survey; None before it."""
+    found = record.of("survey", row, peer)
+    return min(found, key=lambda one: one["wall"])["setting"] if found else None
+
+
+def turns_of(record: Record, row: str) -> dict[str, list[dict[str, Any]]]:
+    """Measurements by contender, in order of seed; of a peer those at the setting that is its fastest now."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for one in sorted(record.of("turns", row), key=lambda one: (ORDER.index(one["contender"]), one["seed"])):
+        if one["contender"] in (ZOO, SECOND) or one["setting"] == fastest(record, row, one["contender"]):
+            found.setdefault(one["contender"], []).append(one)
+    return found
+
+
+def seconds(measurements: list[dict[str, Any]]) -> float:
+    """The median of whole processes."""
+    return median(one["wall"] for one in measurements)
+
+
+def write(record: Record, rows: dict[str, dict[str, str]], path: Path) -> None:
+    """Write the Markdown; `rows` says in words what each row compares."""
+    lines = ["# Training against peers", "", _about(record)]
+    for row, words in rows.items():
+        measured = turns_of(record, row)
+        if measured:
+            lines += ["", f"## `{words['zoo']}` against {words['peers']}", "", *_compared(record, row, measured)]
+    if any(one["phase"] == "survey" for one in record.measurements):
+        lines += [
+            "",
+            "## Every setting of the peers",
+            "",
+            "Once each, seed 0; the fastest of each is in bold and above.",
+        ]
+    for row, words in rows.items():
+        if record.of("survey", row):
+            lines += ["", f"### {words['peers']}", "", *_surveyed(record, row)]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def _about(record: Record) -> str:
+    """Commands, machine, versions, and what all have in common."""
+    first = {"zoo" if one["contender"] in (ZOO, SECOND) else "peers": one for one in record.measurements}
+    wanted = ("backbone-zoo", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
+    environments = [
+        f"{name} with "
+        + ", ".join(f"{package} {one['versions'][package]}" for package in wanted if package in one["versions"])
+        for name, one in first.items()
+    ]
+    commits = " ".join(sorted({one["commit"] for one in record.measurements if "commit" in one}))
+    machine, python = record.about["machine"], record.about["versions"]["python"]
+    return (
+        "Made by `python benchmarks/against_peers.py --data hymenoptera --survey` and the same with `--repeats 3`; "
+        f"{machine['processor']}, {machine['cores']} cores, no GPU, torch's own number of threads, Python {python}; "
+        f"{'; '.join(environments)}; zoo at {commits or '-'}.\n\n"
+        "EfficientNet-Lite0 with the same ImageNet weights, 224 pixels, batches of 32, hymenoptera: 244 photographs to "
+        "train on, 153 to score, once, at the end. One photograph is 0.65 points, one standard error 1.8.\n\n"
+        "Seconds are those of whole processes, imports included: the median of the turns, and the least and most. zoo "
+        "starts with an empty `ZOO_CACHE`; its second run finds what the first has stored there. `load` is how many "
+        "processes wanted a core in the minute before a run. In what is frozen, batch norms neither train nor follow "
+        "the batches, except in fastai with `--train-bn`, its default."
+    )
+
+
+def _compared(record: Record, row: str, measured: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """The table of one row, and who does what."""
+    lines = [
+        "| contender | setting | seconds | least to most | accuracy | by seed | seconds / zoo's | load |",
+        "| --- " * 8 + "|",
+    ]
+    ours = seconds(measured[ZOO]) if ZOO in measured else None
+    for name, runs in measured.items():
+        walls, right = [one["wall"] for one in runs], [one["accuracy"] for one in runs]
+        lines.append(
+            f"| {name} | {_setting(runs[0])} | {seconds(runs):.1f} | {min(walls):.1f} to {max(walls):.1f} | "
+            f"{mean(right):.3f} | {', '.join(f'{value:.3f}' for value in right)} | "
+            f"{f'{seconds(runs) / ours:.2f}' if ours else '-'} | {mean(one['load'] for one in runs):.1f} |"
+        )
+    peers = {name: runs for name, runs in measured.items() if name not in (ZOO, SECOND)}
+    if ours and peers:
+        best = min(peers, key=lambda name: seconds(peers[name]))
+        against = [
+            f"{seconds(peers[best]) / seconds(measured[name]):.2f} ({name})"
+            for name in (ZOO, SECOND)
+            if name in measured
+        ]
+        lines += ["", f"Fastest peer: {best}. Its median over zoo's: {', '.join(against)}."]
+    words = list(dict.fromkeys(name for runs in measured.values() for name in runs[0]["recipe"]))
+    lines += ["", f"| | {' | '.join(measured)} |", "| --- " * (len(measured) + 1) + "|"]
+    lines.append(f"| precision | {' | '.join(runs[0]['precision'] for runs in measured.values())} |")
+    for word in words:
+        lines.append(f"| {word} | {' | '.join(runs[0]['recipe'].get(word, '-') for runs in measured.values())} |")
+    return lines
+
+
+def _surveyed(record: Record, row: str) -> list[str]:
+    lines = ["| peer | setting | seconds | of these training | accuracy | load |", "| --- " * 6 + "|"]
+    for one in record.of("survey", row):
+        bold = "**" if one["setting"] == fastest(record, row, one["contender"]) else ""
+        lines.append(
+            f"| {one['contender']} | {bold}{_setting(one)}{bold} | {one['wall']:.1f} | {one['parts']['train']:.1f} | "
+            f"{one['accuracy']:.3f} | {one['load']:.1f} |"
+        )
+    return lines
+
+
+def _setting(one: dict[str, Any]) -> str:
+    return one["setting"].replace("--", "")
