@@ -37,6 +37,7 @@ STRATEGIES = (
     "layerdecay:0.75",
     "l2sp:0.1",
     "surgical:1",
+    "surgical:1,norm=train",
     "truncate:1",
     "norm",
     "bitfit",

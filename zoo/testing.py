@@ -203,6 +203,7 @@ def _check_answers(network: Network, size: int) -> None:
 def _check_groups(recipe: Recipe) -> None:
     for phase, groups in zip(recipe.phases, recipe.groups):
         held = [name for group in groups for name in group.names]
+        _require(all(group.names for group in groups), f"phase `{phase.name}`: a group of the optimiser is empty")
         _require(
             len(set(held)) == len(held), f"phase `{phase.name}`: a parameter stands in two groups of the optimiser"
         )

@@ -67,6 +67,16 @@ def test_modes_follow_what_trains(model: Net) -> None:
     ]  # fmt: skip
 
 
+def test_what_is_frozen_behind_what_trains_is_in_eval_all_the_same(model: Net) -> None:
+    """`surgical`: a frozen stage is as deterministic after a trained one as before it, its dropout included."""
+    apply(model, phase("stem", "head"))
+    assert not any(module.training for module in model.body.modules()) and model.stem[1].training
+    proof = FrozenProof(model, "train")
+    step(model)
+    proof.check("in a step")
+    assert model.body[1].num_batches_tracked == 0 and model.stem[1].num_batches_tracked == 1
+
+
 @pytest.mark.parametrize("norm", ["frozen", "recalibrate"])
 def test_frozen_statistics_stay_under_trained_affine_parameters(model: Net, norm: Norm) -> None:
     apply(model, phase("stem", "body", "head", norm=norm))

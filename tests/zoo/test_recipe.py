@@ -14,7 +14,7 @@ import zoo.feed
 from zoo import Anatomy, Experiment, Group, Phase, Preprocess, Sample, Stage, ZooError
 from zoo.backbone import Network
 from zoo.device import choose_device
-from zoo.optimizer import make_optimizer, plan_groups
+from zoo.optimizer import make_optimizer, plan_groups, trained_by
 from zoo.photograph import normalise
 from zoo.progress import Silent
 from zoo.recipe import Recipe
@@ -105,6 +105,19 @@ def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3, 0.0]
     sgd = make_optimizer(net.model, groups, replace(E, optimizer="sgd"))
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in sgd.param_groups)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "asked", [phase(), phase(pull=0.5), Phase(name="norms", groups=(Group(stages=("body",), only="norms"),))]
+)
+def test_every_trained_parameter_has_one_owner_and_no_group_is_empty(asked: Phase, decay: float) -> None:
+    net = network()
+    groups = plan_groups(net, asked, replace(E, weight_decay=decay), 0.1)
+    held = [name for group in groups for name in group.names]
+    assert len(held) == len(set(held)) and set(held) == set(trained_by(net, asked))
+    assert all(group.names for group in groups)
+    make_optimizer(net.model, groups, E)
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "constant"])

@@ -22,6 +22,7 @@ from zoo import Experiment, Plugins, Run, UsageError, ZooError, resume, train
 from zoo.checkpoint import Checkpoints
 from zoo.files import read_json, write_json
 from zoo.progress import Silent
+from zoo.recipe import Recipe
 
 # Every kind of state: two optimisers' moments, an average, mixup's draws, dropout, moving statistics, a recalibration,
 # what was best so far in a phase and in the run, a lowered rate
@@ -102,6 +103,21 @@ def same(one: Run, other: Run) -> None:
     assert figures[0] == figures[1]
     choices = [[line.get("choice_loss") for line in run.history] for run in (one, other)]
     assert choices[0] == choices[1]
+
+
+def test_a_lowered_rate_stays_lowered(
+    three_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recipe, "_evaluate", lambda self, split: {"choice_loss": 1.0, "choice_accuracy": 0.5})
+    experiment = replace(BASE, data=str(three_splits), strategy="full", epochs=8, schedule="plateau")
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    dies(whole.record["steps"] * 5 // 8 + 1)  # in the sixth epoch, after the rate was lowered
+    with pytest.raises(Killed):
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    again = resume(tmp_path / "killed", plugins=plugins)
+    same(whole, again)
+    rates = [[line["lr"] for line in run.history] for run in (whole, again)]
+    assert rates[0] == rates[1] and rates[0][5] < rates[0][0]
 
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
