@@ -23,7 +23,7 @@ from zoo.prefix import Cut, Rows, block_size, in_blocks
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.scan import Scanned
-from zoo.store import Store
+from zoo.store import Store, digest_of_texts
 
 # Bytes of a shard of the store, and its most images: large enough to write at once, small enough to lose
 SHARD, SHARD_IMAGES = 32 * 2**20, 1024
@@ -82,7 +82,7 @@ class Views:
         found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
         if self.augment != "none":
             names = [self.keys[index] for index in indices.tolist()]  # a view is drawn by an image's name
-            found |= {"view": view, "seed": self.seed, "names": names}
+            found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
         return found
 
 
@@ -151,7 +151,7 @@ class PrefixRows:
         for start in range(0, count, self.per_shard):
             indices = np.arange(start, min(start + self.per_shard, count))
             key = self._key | {
-                "images": [self.source.part.contents[index] for index in indices],
+                "images": digest_of_texts(self.source.part.contents[index] for index in indices),
                 "pixels": self.source.key(indices, view),
             }
             rows = self._stored(key, len(indices))

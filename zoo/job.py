@@ -13,13 +13,14 @@ from zoo.backbone import Network
 from zoo.dataset import Images, Sample, open_images
 from zoo.experiment import Experiment
 from zoo.freeze import digest_of_state
-from zoo.photograph import canvas, pixels
+from zoo.photograph import canvas, pixel_key, pixels
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.roles import Roles, assign_roles
 from zoo.scan import BadFile, Scanned, default_workers, scan
 from zoo.setup import Course, Setup, build, plan_course
+from zoo.store import Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ class Job:
     start_digest: str  # SHA-256 over the network as it starts
     plugins: Plugins
     progress: Progress
+    store: Store
 
 
 class Clock:
@@ -74,7 +76,8 @@ def prepare(experiment: Experiment, setup: Setup, plugins: Plugins, progress: Pr
         progress.note(text)
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
-    scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress)
+    store = Store()
+    scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress, store)
     clock.lap("scan")
     return Job(
         experiment=experiment,
@@ -88,11 +91,12 @@ def prepare(experiment: Experiment, setup: Setup, plugins: Plugins, progress: Pr
         start_digest=digest_of_state(network.model),
         plugins=plugins,
         progress=progress,
+        store=store,
     )
 
 
 def _scan(
-    images: Images, roles: Roles, preprocess: Preprocess, experiment: Experiment, progress: Progress
+    images: Images, roles: Roles, preprocess: Preprocess, experiment: Experiment, progress: Progress, store: Store
 ) -> tuple[dict[str, Scanned], list[BadFile]]:
     """Decode what is fitted as canvases, what is chosen on and reported as the network sees it."""
     as_canvas = lambda photograph: canvas(photograph, preprocess)
@@ -111,6 +115,8 @@ def _scan(
         on_bad_image=experiment.on_bad_image,
         workers=experiment.workers or default_workers(),
         advance=progress.advance,
+        store=store if experiment.cache != "off" else None,
+        keys={name: {"side": side, **pixel_key(preprocess)} for name, (_, side, _) in parts.items()},
     )
     progress.stop()
     if bad:

@@ -6,12 +6,15 @@ Full decode, EXIF orientation applied, transparency over white, RGB, Pillow's an
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.errors import ZooError
+from zoo.memo import source_key
 from zoo.preprocess import Preprocess
 
 # What counts as a photograph; a GIF is more often a placeholder ("image not found") than a photograph
@@ -125,6 +128,17 @@ def centre_crop(image: Pixels, side: int) -> Pixels:
 def pixels(photograph: Pixels, preprocess: Preprocess) -> Pixels:
     """What the network sees, before normalisation: `(H, W, 3)` to `(crop, crop, 3)`, uint8."""
     return centre_crop(resize(photograph, preprocess), preprocess.crop)
+
+
+def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
+    """JSON of all that pixels depend on beside a file: the sizes and filter, this code, and Pillow's version."""
+    return {
+        "resize": preprocess.resize,
+        "fit": preprocess.fit,
+        "interpolation": preprocess.interpolation,
+        "code": source_key(Path(__file__)),
+        "pillow": PIL.__version__,
+    }
 
 
 def canvas(photograph: Pixels, preprocess: Preprocess) -> Pixels:

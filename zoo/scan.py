@@ -1,6 +1,7 @@
 """The scan: decode every image once, before the first step; report what is broken, keep the pixels of the rest.
 
-What is kept is uint8 and bounded: up to a budget in memory, above it in a memory-mapped temporary file.
+What is kept is uint8 and mapped: in the store, where a later run finds it, else up to a budget in memory, else in a
+temporary file.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,9 +23,10 @@ from zoo.dataset import Images, Sample
 from zoo.errors import ZooError
 from zoo.experiment import OnBadImage
 from zoo.photograph import BadImage, Pixels, decode
+from zoo.store import Draft, Store, digest_of_texts
 
-# Anonymous memory for pixels; 10,000 images at 256 pixels are 2 GB. Beyond it pages are mapped and can be dropped
-MEMORY_BUDGET = 2 * 2**30  # bytes
+# Anonymous memory for pixels that are not kept; 1,300 images at 256. Beyond it pages are mapped and can be dropped
+MEMORY_BUDGET = 256 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
@@ -84,15 +87,22 @@ def scan(
     on_bad_image: OnBadImage,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
+    store: Store | None = None,
+    keys: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, Scanned], list[BadFile]]:
     """Decode named parts of a dataset, each `(samples, side in pixels, conversion to that side)`.
+
+    With a `store`, what was decoded is kept, and found again as long as no file changes; `keys` tell, for each part,
+    what its pixels depend on beside the files.
 
     Raises:
         ZooError: `fail` was asked for and a file is bad, or a class has no usable image left in a part.
     """
     bad = [BadFile(name, reason) for name, reason in images.rejected]
     found = {
-        name: _scan_part(name, samples, side, convert, images.classes, workers, advance, bad)
+        name: _scan_part(
+            samples, side, convert, images.classes, workers, advance, bad, _Shelf(store, (keys or {}).get(name))
+        )
         for name, (samples, side, convert) in parts.items()
     }
     if bad and on_bad_image == "fail":
@@ -116,8 +126,29 @@ def scan(
 _PURPOSE = {"fit": "train on", "choose": "choose on", "reported": "report on"}
 
 
+@dataclass(frozen=True)
+class _Shelf:
+    """Where the pixels of a part are kept, if anywhere, and what they depend on beside the files."""
+
+    store: Store | None
+    key: Mapping[str, Any] | None
+
+    def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], dict[int, str]] | None:
+        """Pixels of the usable images, and what is wrong with the others by their place."""
+        found = None if self.store is None else self.store.read_rows(self._key(contents))
+        if found is None:
+            return None
+        rows, note = found
+        return rows, {int(place): str(reason) for place, reason in note.items()}
+
+    def draft(self, contents: Sequence[str], shape: tuple[int, ...]) -> Draft | None:
+        return None if self.store is None else self.store.draft(self._key(contents), shape)
+
+    def _key(self, contents: Sequence[str]) -> dict[str, Any]:
+        return {"kind": "pixels", **(self.key or {}), "images": digest_of_texts(contents)}
+
+
 def _scan_part(
-    name: str,
     samples: Sequence[Sample],
     side: int,
     convert: Callable[[Pixels], Pixels],
@@ -125,22 +156,65 @@ def _scan_part(
     workers: int,
     advance: Callable[[int], None],
     bad: list[BadFile],
+    shelf: _Shelf,
 ) -> Scanned:
-    pixels = allocate((len(samples), side, side, 3))
-    usable: list[Sample] = []
+    contents = [_content(sample) for sample in samples]
+    found = shelf.find(contents)
+    if found is not None:
+        pixels, wrong = found
+        advance(len(samples))
+    else:
+        pixels, wrong = _decode_part(
+            samples, side, convert, workers, advance, shelf.draft(contents, (len(samples), side, side, 3))
+        )
     digest = hashlib.sha256()
-    contents: list[str] = []
-    for sample, result in decode_all(samples, workers, convert):
-        if isinstance(result, BadImage):
-            bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
+    usable: list[Sample] = []
+    for place, (sample, content) in enumerate(zip(samples, contents)):
+        if place in wrong:
+            bad.append(BadFile(sample.id, wrong[place]))
         else:
-            pixels[len(usable)] = result
             usable.append(sample)
-            contents.append(_add(digest, sample))
-        advance(1)
+            digest.update(f"{sample.id}\0{sample.label}\0".encode() + bytes.fromhex(content))
     index = {label: position for position, label in enumerate(classes)}
     labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
-    return Scanned(tuple(usable), labels, pixels[: len(usable)], digest.hexdigest(), tuple(contents))
+    kept = tuple(content for place, content in enumerate(contents) if place not in wrong)
+    return Scanned(tuple(usable), labels, pixels, digest.hexdigest(), kept)
+
+
+def _decode_part(
+    samples: Sequence[Sample],
+    side: int,
+    convert: Callable[[Pixels], Pixels],
+    workers: int,
+    advance: Callable[[int], None],
+    draft: Draft | None,
+) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    pixels = draft.array if draft is not None else allocate((len(samples), side, side, 3))
+    wrong: dict[int, str] = {}
+    count = 0
+    try:
+        for place, (sample, result) in enumerate(decode_all(samples, workers, convert)):
+            if isinstance(result, BadImage):
+                wrong[place] = result.message.replace(f"`{sample.source}` ", "")
+            else:
+                pixels[count] = result
+                count += 1
+            advance(1)
+    except BaseException:
+        if draft is not None:
+            draft.drop()
+        raise
+    if draft is not None:
+        return draft.keep(count, wrong), wrong
+    return pixels[:count], wrong
+
+
+def _content(sample: Sample) -> str:
+    """SHA-256 of an image's content in hexadecimal digits; of a file that cannot be read, nothing."""
+    try:
+        return content_digest(sample.source).hex()
+    except OSError:
+        return ""
 
 
 def digest_of(samples: Iterable[Sample]) -> str:

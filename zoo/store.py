@@ -8,13 +8,16 @@ computed again.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import math
 import os
 import shutil
+import struct
 import tempfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +27,16 @@ from zoo.files import SCHEMA
 from zoo.memo import cache_folder
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor
 
 FOLDER = "store"
 SUFFIX = ".safetensors"
+
+# Of an entry that is filled row by row: its rows, what is told of them as JSON, the length and the checksum of that
+ROWS_SUFFIX = ".rows"
+ENDING = struct.Struct("<QI")
 
 # Bytes of a store where `ZOO_CACHE_BUDGET` does not say; and never more than this share of what is free on the disk
 BUDGET = 20 * 2**30
@@ -126,8 +135,50 @@ class Store:
             if beside is not None:
                 beside.unlink(missing_ok=True)
             return None
-        self._written.add(file)
+        self.wrote(file)
         return self.read(key)
+
+    def wrote(self, file: Path) -> None:
+        """Remember an entry as this process's own, which does not make room for another one of its own."""
+        self._written.add(file)
+
+    def draft(self, key: Mapping[str, Any], shape: tuple[int, ...]) -> Draft | None:
+        """An array of bytes to be filled row by row, mapped, that becomes an entry; None where it cannot be kept."""
+        file = self._file(key, ROWS_SUFFIX)
+        size = math.prod(shape)
+        if file is None or self.failure is not None or not size or not self._make_room(size):
+            return None
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            return Draft(self, file, _text(key), shape)
+        except OSError as error:
+            self.failure = f"`{self.folder}` cannot be written: {error.strerror}"
+            return None
+
+    def read_rows(self, key: Mapping[str, Any]) -> tuple[npt.NDArray[np.uint8], Any] | None:
+        """The rows of an entry that was a draft, mapped, and what was told of them; None as `read`."""
+        import numpy as np
+
+        file = self._file(key, ROWS_SUFFIX)
+        if file is None or not file.is_file():
+            return None
+        try:
+            with file.open("rb") as stream:
+                size = stream.seek(-ENDING.size, os.SEEK_END)
+                length, check = ENDING.unpack(stream.read(ENDING.size))
+                stream.seek(size - length)
+                text = stream.read(length)
+                told = json.loads(text)
+                if zlib.crc32(text) != check or told["key"] != _text(key):
+                    return None
+                rows = np.memmap(stream, np.uint8, "c", shape=tuple(told["shape"]))
+            if zlib.crc32(rows.reshape(-1).data) != told["checksum"]:
+                return None
+            with contextlib.suppress(PermissionError):  # a store that may be read only: its entries keep their age
+                os.utime(file)
+        except (OSError, ValueError):  # among them what JSON and numpy raise
+            return None
+        return rows, told["note"]
 
     def clear(self) -> Usage:
         """Remove every entry; what there was."""
@@ -155,16 +206,61 @@ class Store:
         """Files with their bytes and when they were last used."""
         if self.folder is None:
             return
-        for file in self.folder.glob(f"*/*{SUFFIX}"):
+        for file in (*self.folder.glob(f"*/*{SUFFIX}"), *self.folder.glob(f"*/*{ROWS_SUFFIX}")):
             try:
                 found = file.stat()
             except OSError:
                 continue  # another process removed it
             yield file, found.st_size, found.st_mtime
 
-    def _file(self, key: Mapping[str, Any]) -> Path | None:
+    def _file(self, key: Mapping[str, Any], suffix: str = SUFFIX) -> Path | None:
         name = hashlib.sha256(_text(key).encode()).hexdigest()
-        return None if self.folder is None else self.folder / name[:2] / f"{name}{SUFFIX}"
+        return None if self.folder is None else self.folder / name[:2] / f"{name}{suffix}"
+
+
+class Draft:
+    """An entry that is being filled: `array` is mapped to a file beside its place."""
+
+    def __init__(self, store: Store, file: Path, key: str, shape: tuple[int, ...]) -> None:
+        import numpy as np
+
+        self._store, self._place, self._key = store, file, key
+        handle, name = tempfile.mkstemp(prefix=".", suffix=".partial", dir=file.parent)
+        self._beside = Path(name)
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(handle, 0, math.prod(shape))  # a full disk is told now, not by a signal later
+            with os.fdopen(handle, "r+b") as stream:
+                self.array = np.memmap(stream, np.uint8, "r+", shape=shape)
+        except OSError:
+            self._beside.unlink(missing_ok=True)
+            raise
+
+    def keep(self, rows: int, note: Any) -> npt.NDArray[np.uint8]:
+        """The first `rows` become the entry, with a JSON `note`; they are returned, mapped, kept or not."""
+        import numpy as np
+
+        kept: npt.NDArray[np.uint8] = self.array[:rows]
+        told = {"key": self._key, "checksum": zlib.crc32(kept.reshape(-1).data), "shape": kept.shape, "note": note}
+        text = json.dumps(told).encode()
+        try:
+            self.array.flush()
+            with self._beside.open("r+b") as stream:
+                stream.truncate(kept.size)
+                stream.seek(0, os.SEEK_END)
+                stream.write(text + ENDING.pack(len(text), zlib.crc32(text)))
+            if rows:
+                kept = np.memmap(self._beside, np.uint8, "c", shape=kept.shape)
+            self._beside.replace(self._place)
+            self._store.wrote(self._place)
+        except OSError as error:
+            self._store.failure = f"`{self._store.folder}` cannot be written: {error.strerror}"
+            self.drop()
+        return kept
+
+    def drop(self) -> None:
+        """Nothing is kept; the array stays usable."""
+        self._beside.unlink(missing_ok=True)
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
@@ -178,6 +274,14 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         if tensor.numel():
             found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
+
+
+def digest_of_texts(texts: Iterable[str]) -> str:
+    """SHA-256 over texts, in order: many in the place of one in a key."""
+    whole = hashlib.sha256()
+    for text in texts:
+        whole.update(f"{text}\0".encode())
+    return whole.hexdigest()
 
 
 def _text(key: Mapping[str, Any]) -> str:

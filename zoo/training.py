@@ -46,7 +46,6 @@ from zoo.run import (
 )
 from zoo.sampler import own_generators
 from zoo.setup import resolve
-from zoo.store import Store
 
 
 def train(
@@ -225,7 +224,7 @@ def _cutter(job: Job, progress: Progress) -> Cutter:
         job.setup.device,
         progress,
         backbone=job.setup.backbone.qualified,
-        store=Store(),
+        store=job.store,
     )
 
 

@@ -10,8 +10,9 @@ from tests_support import make_photos
 
 import zoo.scan
 from zoo import Images, Preprocess, ZooError
-from zoo.photograph import pixels
+from zoo.photograph import pixel_key, pixels
 from zoo.scan import allocate, scan
+from zoo.store import Store
 from zoo_datasets.folder import open_folder
 
 PREPROCESS = Preprocess(resize=32, crop=24)
@@ -81,3 +82,34 @@ def test_beyond_the_budget_pixels_are_mapped(monkeypatch: pytest.MonkeyPatch) ->
     array[:] = 7
     assert (array == 7).all()
     assert not isinstance(allocate((1, 4, 4, 3)), np.memmap)
+
+
+def test_what_was_decoded_is_found_again_until_a_file_changes(
+    spoilt: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    decoded: list[int] = []
+
+    def convert(photograph: np.ndarray) -> np.ndarray:
+        decoded.append(1)
+        return pixels(photograph, PREPROCESS)
+
+    def again() -> tuple[zoo.scan.Scanned, set[tuple[str, str]]]:
+        images = open_folder(str(spoilt), 0)
+        store = Store(folder)
+        parts = {"fit": (images.splits["train"], 24, convert)}
+        found, bad = scan(
+            images, parts, on_bad_image="skip", workers=1, store=store, keys={"fit": pixel_key(PREPROCESS)}
+        )
+        return found["fit"], {(file.id, file.reason) for file in bad}
+
+    first, bad = again()
+    assert len(decoded) == 8
+    second, told = again()
+    assert len(decoded) == 8 and told == bad and len(bad) == 3
+    assert second.samples == first.samples and second.digest == first.digest and second.contents == first.contents
+    assert np.array_equal(second.pixels, first.pixels) and np.array_equal(second.labels, first.labels)
+    assert first.digest == run_scan(open_folder(str(spoilt), 0))[0]["fit"].digest
+    (spoilt / "train/red/000.jpg").write_bytes((spoilt / "train/blue/000.jpg").read_bytes())  # mended
+    third, told = again()
+    assert len(third.samples) == 9 and len(told) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -141,3 +142,43 @@ def test_a_budget_that_is_no_size_is_told(monkeypatch: pytest.MonkeyPatch, text:
 
 def test_sizes_for_a_reader() -> None:
     assert [size_text(size) for size in (5, 5 * 2**10, 5 * 2**20, 1.5 * 2**30)] == ["5 B", "5 KiB", "5 MiB", "1.5 GiB"]
+
+
+def filled(store: Store, rows: int = 3) -> np.ndarray:
+    draft = store.draft(KEY, (4, 2, 5))
+    assert draft is not None
+    draft.array[:] = np.arange(40, dtype=np.uint8).reshape(4, 2, 5)
+    return draft.keep(rows, {"3": "is broken"})
+
+
+def test_rows_that_were_filled_are_read_with_what_was_told_of_them(store: Store) -> None:
+    kept = filled(store)
+    found = store.read_rows(KEY)
+    assert found is not None and found[1] == {"3": "is broken"}
+    assert np.array_equal(found[0], kept) and np.array_equal(kept, np.arange(30, dtype=np.uint8).reshape(3, 2, 5))
+    assert store.read_rows({**KEY, "number": 2}) is None and store.usage().entries == 1
+
+
+def test_every_flipped_byte_of_rows_is_noticed(store: Store) -> None:
+    kept = np.array(filled(store))
+    assert store.folder is not None
+    (file,) = store.folder.glob("*/*.rows")
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0x15]) + whole[place + 1 :])
+        found = store.read_rows(KEY)
+        assert found is None or (np.array_equal(found[0], kept)), place
+    for damaged in (b"", whole[:-3], whole[3:], os.urandom(90)):
+        file.write_bytes(damaged)
+        assert store.read_rows(KEY) is None
+
+
+def test_a_draft_that_is_dropped_leaves_nothing(store: Store) -> None:
+    draft = store.draft(KEY, (2, 2))
+    assert draft is not None
+    draft.drop()
+    assert store.folder is not None and not [file for file in store.folder.rglob("*") if file.is_file()]
+
+
+def test_no_draft_over_the_budget(tmp_path: Path) -> None:
+    assert Store(tmp_path, budget=100).draft(KEY, (101,)) is None
