@@ -11,6 +11,7 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
+from zoo.head import head_path
 from zoo.network import norm_parameters
 from zoo.stage import HEAD
 from zoo.strategy import Group, Only, Phase
@@ -44,6 +45,14 @@ def members(network: Network, group: Group) -> tuple[str, ...]:
 def trained_by(network: Network, phase: Phase) -> tuple[str, ...]:
     """Names of all parameters that a phase trains."""
     return tuple(name for group in phase.groups for name in members(network, group))
+
+
+def changed_by(network: Network, phase: Phase) -> tuple[str, ...]:
+    """Names of what a phase changes: the parameters that it trains, or all that the head holds that it solves."""
+    if phase.solver is None:
+        return trained_by(network, phase)
+    path = head_path(network)
+    return tuple(name for name in network.model.state_dict() if name.startswith(f"{path}."))
 
 
 def plan_groups(network: Network, phase: Phase, experiment: Experiment, lr: float) -> tuple[ParameterGroup, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -12,15 +12,20 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
+from zoo.cost import judge_prefix
+from zoo.cutter import Cutter
 from zoo.dataset import open_images
 from zoo.experiment import Experiment
+from zoo.feed import default_views
 from zoo.freeze import apply_phase, keeps_statistics
 from zoo.network import count_parameters
-from zoo.optimizer import ParameterGroup, plan_groups, trained_by
+from zoo.optimizer import ParameterGroup, changed_by, plan_groups, trained_by
 from zoo.plugin import Plugins
+from zoo.progress import Silent
 from zoo.roles import assign_roles
 from zoo.sampler import batches
 from zoo.setup import Setup, build, plan_course, resolve
+from zoo.store import Store, size_text
 from zoo.strategy import Phase
 
 # Images that a step is measured with; one step to warm up, one to time
@@ -56,6 +61,7 @@ class PhasePlan:
     settings: dict[str, float]  # ema, mixup, cutmix, pull: those that are set
     stages: tuple[StagePlan, ...]
     trainable: int
+    frozen: str | None  # where the frozen prefix lies and what becomes of it; None: nothing can be cut off
     memory: int  # bytes: weights, gradients, the optimiser's state, activations of a batch; in fp32
     seconds: float | None  # of the network's work on this machine, without decoding and augmentation
 
@@ -141,6 +147,7 @@ def _phase_plan(
     apply_phase(network.model, [name for group in groups for name in group.names], phase.norm)
     stages = stage_plans(network, phase, groups)
     activations, each = _measure(network.model, setup, experiment, stepped=phase.solver is None)
+    frozen, saved = _frozen(network, phase, epochs, images, experiment, setup)
     weights = sum(value.numel() * value.element_size() for value in network.model.state_dict().values())
     trainable = sum(stage.trainable for stage in stages)
     moments = 2 if experiment.optimizer == "adamw" else 1
@@ -160,8 +167,40 @@ def _phase_plan(
         stages=stages,
         trainable=trainable,
         memory=weights + 4 * trainable * (1 + moments if phase.solver is None else 0) + activations,
-        seconds=None if images is None else each * images * passes,
+        frozen=frozen,
+        seconds=None if images is None else max(each * passes - saved, 0.0) * images,
     )
+
+
+def _frozen(
+    network: Network, phase: Phase, epochs: int, images: int | None, experiment: Experiment, setup: Setup
+) -> tuple[str | None, float]:
+    """What a run will say of the phase's frozen prefix, and the seconds per image that keeping it saves."""
+    cutter = Cutter(experiment, setup.preprocess, setup.device, Silent())
+    late = changed_by(network, phase)
+    if phase.solver is not None:
+        network.model.eval()
+    mixed = phase.mixup is not None or phase.cutmix is not None
+    cut = None if mixed else cutter.cut(network, late)
+    if cut is None:
+        return None, 0.0
+    views = 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)
+    what = f"{'features' if phase.solver else 'frozen prefix'} of {_until(network, late)}"
+    if images is None:
+        return f"{what}, {size_text(cut.bytes)} an image and view, {views} views", 0.0
+    verdict = judge_prefix(
+        cut, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
+    )
+    return verdict.text, cut.seconds * max(epochs - views, 0) if verdict.keep else 0.0
+
+
+def _until(network: Network, late: Collection[str]) -> str:
+    """The stages before the first one that changes, in words."""
+    names = [stage.name for stage in network.anatomy.stages]
+    first = next(
+        (number for number, stage in enumerate(network.anatomy.stages) if set(stage.parameters) & set(late)), len(names)
+    )
+    return names[0] if first == 1 else f"{names[0]} to {names[first - 1]}"
 
 
 def stage_plans(network: Network, phase: Phase, groups: Sequence[ParameterGroup]) -> tuple[StagePlan, ...]:

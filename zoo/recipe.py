@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -27,9 +26,10 @@ from zoo.experiment import Experiment
 from zoo.feed import PrefixRows, Spent, Views, default_views
 from zoo.files import SCHEMA
 from zoo.freeze import FrozenProof, apply_phase, recalibrate, set_modes
-from zoo.head import find_head, head_path
+from zoo.head import find_head
 from zoo.judge import Judge
-from zoo.optimizer import make_optimizer, plan_groups, pulled_by, trained_by
+from zoo.optimizer import changed_by, make_optimizer, plan_groups, pulled_by, trained_by
+from zoo.place import Place, Sums
 from zoo.predictor import TorchPredictor
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
@@ -45,31 +45,6 @@ from zoo.target import load_target
 # `plateau` divides the rate by ten after two epochs without a better choice loss
 PLATEAU_PATIENCE = 2
 PLATEAU_FACTOR = 0.1
-
-
-@dataclass
-class Place:
-    """Where a run stands; everything before it is done. All count from 0."""
-
-    phase: int = 0
-    epoch: int = 0  # of the run
-    batch: int = 0  # of the epoch
-    step: int = 0  # of the run: steps of the optimiser taken
-    records: int = 0  # lines of the history written
-    lowered: float = 1.0  # the rate's factor by `plateau`
-
-
-@dataclass
-class Sums:
-    """What an epoch's record is made of, so far."""
-
-    loss: float = 0.0
-    right: int = 0
-    seen: int = 0
-    data: float = 0.0  # seconds: views drawn
-    prefix: float = 0.0  # computing what is frozen, where the network is cut
-    store: float = 0.0  # reading and writing that
-    total: float = 0.0
 
 
 class Recipe:
@@ -221,7 +196,7 @@ class Recipe:
         """What enters the head `(N, D)` for the training images, unaugmented, in eval mode; and seconds."""
         plain = self.views.plain()
         title = f"features for {phase.name}"
-        cut = self.cutter.cut(self.network, self.late(phase))
+        cut = self.cutter.cut(self.network, changed_by(self.network, phase))
         started = perf_counter()
         if cut is None or [len(end.shape) for end in cut.ends] != [1]:
             self.progress.start(title, len(self.labels))
@@ -232,16 +207,9 @@ class Recipe:
         spent = {"data": plain.drawing, "prefix": rows.spent.prefix, "store": rows.spent.store}
         return found, {name: round(seconds, 3) for name, seconds in spent.items()}
 
-    def late(self, phase: Phase) -> tuple[str, ...]:
-        """Names of what a phase changes: parameters, and the buffers of a head that is solved."""
-        if phase.solver is None:
-            return trained_by(self.network, phase)
-        path = head_path(self.network)
-        return tuple(name for name in self.model.state_dict() if name.startswith(f"{path}."))
-
     def open_feed(self, phase: Phase, epochs: int) -> None:
         """Cut the network where the phase's frozen part ends, so that steps start there; or not at all."""
-        late = self.late(phase)
+        late = changed_by(self.network, phase)
         self.rows, self.judge.rows, self.shown, self.stepper.forward = None, None, self.experiment.views, self.forward
         mixed = phase.mixup is not None or phase.cutmix is not None  # every image is then another one each time
         cut = None if mixed else self.cutter.cut(self.network, late)
@@ -298,7 +266,7 @@ class Recipe:
         }
         if self.choose is not None:
             evaluated = perf_counter()
-            self.judge.rows = self.cutter.judged(self.network, self.late(phase), self.choose)
+            self.judge.rows = self.cutter.judged(self.network, changed_by(self.network, phase), self.choose)
             record |= self._evaluate(self.choose)
             record["seconds"]["evaluate"] = round(perf_counter() - evaluated, 3)
             keep = self.model if self.experiment.keep == "best" else None

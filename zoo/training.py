@@ -23,6 +23,7 @@ from zoo.experiment import Experiment
 from zoo.files import append_json, write_bytes, write_json
 from zoo.job import Clock, Job, prepare
 from zoo.judge import Judge
+from zoo.optimizer import changed_by
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.predictor import TorchPredictor
@@ -292,7 +293,7 @@ def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     part = job.scanned.get("reported") or job.scanned["choose"]
     predictor = TorchPredictor(network.model.eval(), (), job.setup.preprocess, job.setup.device.place)
     last = recipe.phases[-1]
-    rows = None if job.network.anatomy.added else recipe.cutter.judged(network, recipe.late(last), part)
+    rows = None if job.network.anatomy.added else recipe.cutter.judged(network, changed_by(network, last), part)
     job.progress.start(f"score {job.roles.reported}", len(part.samples))
     logits = Judge(predictor, job.experiment.batch_size, rows).logits(part, advance=job.progress.advance)
     job.progress.stop()

@@ -93,6 +93,8 @@ def _print_phase(number: int, phase: PhasePlan, experiment: Experiment, screen: 
     table.add_section()
     table.add_row("in all", "", "", "", "", f"{phase.trainable:,}", f"{phase.parameters:,}")
     screen.print(table)
+    if phase.frozen is not None:
+        screen.print(f"[dim]{escape(phase.frozen)}[/dim]")
 
 
 def _duration(seconds: float) -> str:
