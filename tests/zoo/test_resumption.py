@@ -240,7 +240,7 @@ def test_other_starting_weights_are_named(killed: Run, plugins: Plugins) -> None
 
 
 def test_a_frozen_tensor_that_changed_between_sessions_is_caught(killed: Run, plugins: Plugins) -> None:
-    checkpoints = Checkpoints(killed.path, 0.0)
+    checkpoints = Checkpoints(killed.path, 0.0, killed.record["id"])
     found = checkpoints.read()
     assert found is not None
     tensors, state, _ = found
@@ -283,9 +283,9 @@ def test_saves_are_spaced_by_time_and_by_their_cost(tmp_path: Path, monkeypatch:
         clock[0] += seconds
         return checkpoints.due()
 
-    fixed = Checkpoints(tmp_path, 5.0)
+    fixed = Checkpoints(tmp_path, 5.0, "run")
     assert not due_after(fixed, 4.9) and due_after(fixed, 0.2)
-    own = Checkpoints(tmp_path, None)
+    own = Checkpoints(tmp_path, None, "run")
     assert not due_after(own, 29.9) and due_after(own, 0.2)
     slow = iter([clock[0], clock[0] + 2.0, clock[0] + 2.0])  # a save of two seconds
     monkeypatch.setattr("zoo.checkpoint.perf_counter", lambda: next(slow))
@@ -324,4 +324,5 @@ def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugi
     said = Said()
     again = resume(killed.path, plugins=plugins, progress=said)
     assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights have not"
+    assert any("there is no file" in note and "it is made again" in note for note in said.notes)
     assert (again.path / "splits.json").read_bytes() == splits
