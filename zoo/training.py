@@ -176,6 +176,8 @@ def _carry_out(job: Job, run: Run, clock: Clock, *, again: bool = False) -> Run:
                     run.cut_history(keep)
                     keep = None
                 append_json(folder / HISTORY_FILE, line)
+                if "note" in line.get("solved", {}):
+                    progress.note(line["solved"]["note"])
                 for name, value in line["seconds"].items():
                     seconds[name] = round(seconds.get(name, 0.0) + value, 3)
         clock.lap("train")

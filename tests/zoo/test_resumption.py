@@ -101,6 +101,8 @@ def same(one: Run, other: Run) -> None:
     figures = [[(line["phase"], line["epoch"], line["train_loss"]) for line in run.history] for run in (one, other)]
     assert figures[0] == figures[1]
     choices = [[line.get("choice_loss") for line in run.history] for run in (one, other)]
+    rates = [[line.get("lr") for line in run.history] for run in (one, other)]
+    assert rates[0] == rates[1]
     assert choices[0] == choices[1]
 
 
@@ -149,6 +151,24 @@ def killed(two_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[i
     with pytest.raises(Killed):
         train(replace(BASE, data=str(tmp_path / "photos"), epochs=2), out=tmp_path / "killed", plugins=plugins)
     return Run.open(tmp_path / "killed")
+
+
+def test_a_kill_after_the_last_step_of_an_epoch_keeps_its_rate(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    experiment = replace(BASE, data=str(two_splits), epochs=2)
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    write = Checkpoints.write
+
+    def dying(self: Checkpoints, tensors: Any, state: Any) -> None:
+        write(self, tensors, state)
+        if state["place"]["step"] == 3:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "write", dying)
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    same(whole, resume(tmp_path / "killed", plugins=plugins))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
