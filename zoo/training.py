@@ -146,11 +146,11 @@ def _alone_in(folder: Path) -> Iterator[None]:
             f"another process is training into `{folder}`", hint="wait for it, or pass another `--out`"
         ) from error
     except OSError as error:
-        words = (error.strerror or str(error)).lower()
-        raise ZooError(
-            f"`{folder / LOCK_FILE}` cannot be written: {words}",
-            hint=f"a run's folder must be writable: `chmod u+w {folder}`, or copy the run to where it is",
-        ) from error
+        words, file = (error.strerror or str(error)).lower(), folder / LOCK_FILE
+        hint = f"a run's folder must be writable: `chmod u+w {folder}`, or copy the run to where you may write"
+        if file.is_dir():
+            hint = f"move `{file}` away"
+        raise ZooError(f"`{file}` cannot be written: {words}", hint=hint) from error
     try:
         yield
     finally:

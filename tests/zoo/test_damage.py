@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from zoo import Experiment, Plugins, Run, UsageError, ZooError, evaluate, resume, train
 from zoo.checkpoint import Checkpoints
@@ -143,12 +144,22 @@ def test_a_folder_in_the_place_of_the_lock_is_named(killed: Path, plugins: Plugi
     (killed / ".lock").mkdir()
     with pytest.raises(ZooError, match=r"\.lock` cannot be written: is a directory") as error:
         resume(killed, plugins=plugins)
-    assert "writable" in str(error.value.hint)
+    assert error.value.hint == f"move `{killed / '.lock'}` away"
 
 
-def test_the_record_is_read_again_under_the_lock(
-    killed: Path, finished: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_that_may_not_be_written_is_named(
+    killed: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def refuse(self: FileLock, timeout: float) -> None:  # the tests may run as root, who may write anywhere
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(FileLock, "acquire", refuse)
+    with pytest.raises(ZooError, match=r"\.lock` cannot be written: permission denied") as error:
+        resume(killed, plugins=plugins)
+    assert f"`chmod u+w {killed}`" in str(error.value.hint)
+
+
+def test_the_record_is_read_again_under_the_lock(killed: Path, finished: Path, plugins: Plugins) -> None:
     stale = Run.open(killed)
     shutil.copy(finished / "run.json", killed)  # another process has ended it since
     said = Said()
