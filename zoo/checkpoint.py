@@ -32,10 +32,14 @@ SHARE = 50
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder. `every` is the time between two, in seconds; None: chosen by their cost."""
+    """The checkpoints of one run's folder. `every` is the time between two, in seconds; None: chosen by their cost.
 
-    def __init__(self, folder: Path, every: float | None) -> None:
+    Each bears `run`, the run's `id`; those of another run, copied into the folder, are not read.
+    """
+
+    def __init__(self, folder: Path, every: float | None, run: str | None) -> None:
         self._folder = folder
+        self._run = run
         self._every = every
         self._last = perf_counter()
         self.spent = 0.0  # seconds
@@ -55,7 +59,8 @@ class Checkpoints:
         """
         started = perf_counter()
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        metadata = {"schema": str(SCHEMA), "state": json.dumps(state), "sha256": _digest(kept, json.dumps(state))}
+        text = json.dumps({**state, "run": self._run})
+        metadata = {"schema": str(SCHEMA), "state": text, "sha256": _digest(kept, text)}
         data = save_tensors(kept, metadata)
         newest, written = self._folder / NEWEST, self._folder / NEXT
         write_bytes(written, data)
@@ -72,21 +77,32 @@ class Checkpoints:
         """Tensors and state of the newest whole checkpoint, and what is wrong with newer ones; None: there is none.
 
         Raises:
-            ZooError: there are checkpoints, and all are damaged.
+            ZooError: there are checkpoints, and all are damaged or of another run; or a folder lies in their place.
         """
         problems: list[str] = []
-        for name in (NEXT, NEWEST, PREVIOUS):
-            file = self._folder / name
-            if not file.is_file():
+        files = [self._folder / name for name in (NEXT, NEWEST, PREVIOUS)]
+        for file in files:
+            if file.is_dir():
+                raise ZooError(
+                    f"`{file}` is a folder, in the place of a checkpoint",
+                    hint=f"move it away, then `zoo train --resume {self._folder}`",
+                )
+        for file in files:
+            if not file.exists():
                 continue
             try:
-                return *_read(file), problems
+                tensors, state = _read(file)
             except _Damaged as error:
                 problems.append(f"`{file}` is damaged: {error}")
+                continue
+            if self._run is not None and state.get("run") == self._run:
+                return tensors, state, problems
+            problems.append(f"`{file}` is of another run")
         if problems:
             raise ZooError(
                 f"no checkpoint can be read: {'; '.join(problems)}",
-                hint="train again with `--force`, or delete the checkpoints to start this run from its beginning",
+                hint=f"delete them, then `zoo train --resume {self._folder}` starts it from its beginning; or train "
+                f"anew by `zoo train ... --out {self._folder} --force`",
             )
         return None
 

@@ -9,7 +9,7 @@ Everything else that is raised is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 
 class ZooError(Exception):
@@ -33,6 +33,12 @@ class UsageError(ZooError):
     """The command line (or the call) is wrong, knowable before any work: exit 2."""
 
     exit_code = 2
+
+
+def at_once(errors: Sequence[UsageError]) -> UsageError:
+    """One error that says what several say, each hint once."""
+    hints = dict.fromkeys(error.hint for error in errors if error.hint)
+    return UsageError("; ".join(error.message for error in errors), hint="; ".join(hints) or None)
 
 
 class PluginWarning(UserWarning):

@@ -203,6 +203,7 @@ def evaluate(
         split_seed = run.experiment.split_seed if run is not None else 0
     images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
     name, samples = choose_split(images, split)
+    fitted: set[str] = run.fitted() if run is not None and images.name == run.data_name else set()
     done = 0
 
     def step(count: int) -> None:
@@ -218,7 +219,7 @@ def evaluate(
         predictions=predictions,
         metrics=compute_metrics(predictions, plugins),
         split_seed=split_seed,
-        fitted=len(run.fitted() & set(predictions.ids)) if run is not None and images.name == run.data_name else 0,
+        fitted=len(fitted & set(predictions.ids)),
         bad=tuple(bad),
     )
     if run is not None:

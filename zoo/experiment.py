@@ -24,6 +24,9 @@ OnBadImage = Literal["skip", "fail"]
 # Of a strategy that names no count; chosen with the rate below, see docs/training.md
 DEFAULT_EPOCHS = 5
 
+# Of a learning rate: `--lr`, and what a phase's factor makes of it
+LR_BOUNDS = (1e-12, 1e3)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -168,7 +171,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("epochs", 1, 1_000_000),
     ("batch_size", 1, 1_000_000),
     ("accumulate", 1, 1_000_000),
-    ("lr", 1e-12, 1e3),
+    ("lr", *LR_BOUNDS),
     ("weight_decay", 0, 1e3),
     ("warmup", 0, 0.9),
     ("dropout", 0, 0.99),

@@ -85,7 +85,7 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ZooError(f"there is no file `{file}`") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ZooError(
             f"`{file}` cannot be read as JSON: {error}", hint="restore it from a copy, or make it anew"
         ) from error

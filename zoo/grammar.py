@@ -14,10 +14,11 @@ import dataclasses
 import math
 import re
 import typing
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.catalogue import Catalogue
+from zoo.catalogue import Catalogue, Entry
 from zoo.errors import UsageError, did_you_mean
 from zoo.stage import Anatomy, check_anatomy
 from zoo.strategy import NORMS, RESERVED, STEP_WORDS, Norm, Phase, Strategy, check_phase
@@ -25,8 +26,13 @@ from zoo.strategy import NORMS, RESERVED, STEP_WORDS, Norm, Phase, Strategy, che
 if TYPE_CHECKING:
     from zoo.backbone import BuildSpec, Network
 
-# A factor above this is a slip of the pen, and far larger ones overflow the learning rate
-MOST_LR = 1e6
+# A factor outside these is a slip of the pen, and far larger ones overflow the learning rate; the rate itself, times
+# `--lr`, keeps the bounds of `--lr`
+LEAST_LR, MOST_LR = 1e-12, 1e6
+# As `--epochs`
+MOST_EPOCHS = 1_000_000
+# Alpha of a beta distribution: from here on every draw is one half
+MOST_ALPHA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +103,9 @@ class Plan:
         found = []
         for part in self.parts:
             phases = _stepped(part, part.strategy.phases(anatomy))
-            shares = share_epochs(phases, part.epochs, part.epochs, str(self)) if part.epochs is not None else None
+            shares = None
+            if part.epochs is not None:
+                shares = share_epochs(phases, part.epochs, part.epochs, str(self), option="epochs=")
             for index, phase in enumerate(phases):
                 changed = replace(
                     phase,
@@ -122,9 +130,10 @@ def _stepped(part: Part, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     if not part.step_words or not all(phase.solver for phase in phases):
         return phases
     if not all(phase.steps_if_asked for phase in phases):
+        alone = _canonical_part(Part(strategy=part.strategy, provider=part.provider))  # `linear,solver=lbfgs`
         raise UsageError(
-            f"`{part.strategy.name}` takes no steps, so `{part.step_words[0]}=` means nothing to it",
-            hint="leave it out",
+            f"`{alone}` takes no steps, so `{part.step_words[0]}=` means nothing to it",
+            hint=f"leave `{part.step_words[0]}=` out",
         )
     return tuple(replace(phase, solver=None) for phase in phases)
 
@@ -140,8 +149,12 @@ def _share(total: int, asked: list[int | None]) -> list[int]:
     return shares
 
 
-def share_epochs(phases: tuple[Phase, ...], epochs: int | None, default: int, strategy: str) -> tuple[int, ...]:
+def share_epochs(
+    phases: tuple[Phase, ...], epochs: int | None, default: int, strategy: str, option: str = "--epochs "
+) -> tuple[int, ...]:
     """Epochs of each phase: its own count, or an equal share of what the others leave of `epochs`; 0 where solved.
+
+    `option` is how the user writes `epochs`, for what is said.
 
     Raises:
         UsageError: nothing is left for a phase, or every phase has its own count and `epochs` is another sum.
@@ -152,8 +165,8 @@ def share_epochs(phases: tuple[Phase, ...], epochs: int | None, default: int, st
     if free == 0:
         if epochs is not None and epochs != fixed:
             raise UsageError(
-                f"strategy `{strategy}` asks for {fixed} epochs in all, `--epochs` for {epochs}",
-                hint="leave `--epochs` out, or leave `epochs=` out of one phase, which then gets the rest",
+                f"strategy `{strategy}` asks for {fixed} epochs in all, `{option}{epochs}` for {epochs}",
+                hint=f"leave `{option}{epochs}` out, or leave `epochs=` out of one phase, which then gets the rest",
             )
         return tuple(count for count in asked if count is not None)
     total = epochs if epochs is not None else max(default, fixed + free)
@@ -161,7 +174,7 @@ def share_epochs(phases: tuple[Phase, ...], epochs: int | None, default: int, st
         raise UsageError(
             f"strategy `{strategy}`: {total} epochs leave {max(total - fixed, 0)} for the {free} phases that name no "
             "count",
-            hint=f"pass `--epochs {fixed + free}` or more",
+            hint=f"pass `{option}{fixed + free}` or more",
         )
     return tuple(_share(total, asked))
 
@@ -176,14 +189,21 @@ def parse(text: str, strategies: Catalogue[Any]) -> Plan:
     hints: list[str] = []
     parts = []
     for index, piece in enumerate(text.split("+")):
-        part = _parse_part(piece.strip(), strategies, problems, hints)
-        if part is None:
+        name = piece.partition(",")[0].partition(":")[0].strip()
+        if name not in strategies:
+            problems.append(f"unknown strategy `{name}`" if name else "a name is missing")
+            if name:
+                hints.append(did_you_mean(name, [entry.name for entry in strategies], "see `zoo list strategies`"))
             continue
-        if index > 0 and part.strategy.opens:
-            problems.append(f"nothing can come before `{part.strategy.name}`: {part.strategy.opens}")
-        if part.strategy.alone and "+" in text:
-            problems.append(f"nothing can be joined to `{part.strategy.name}`: {part.strategy.alone}")
-        parts.append(part)
+        entry = strategies.find(name)
+        part = _parse_part(piece.strip(), entry, problems, hints)
+        if index > 0 and part is not None and part.strategy.opens:
+            problems.append(f"nothing can come before `{entry.name}`: {part.strategy.opens}")
+        if entry.value.alone and "+" in text:
+            problems.append(f"nothing can be joined to `{entry.name}`: {entry.value.alone}")
+        if part is not None:
+            short = strategies.find(entry.name) is entry
+            parts.append(replace(part, provider=None if short else entry.provider))
     if problems:
         known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
         raise UsageError(
@@ -192,18 +212,10 @@ def parse(text: str, strategies: Catalogue[Any]) -> Plan:
     return Plan(tuple(parts))
 
 
-def _parse_part(piece: str, strategies: Catalogue[Any], problems: list[str], hints: list[str]) -> Part | None:
+def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[str]) -> Part | None:
+    """A part, and what is wrong with it added to `problems`; None where its options cannot be had."""
     head, *pairs = piece.split(",")
     name, colon, value = head.partition(":")
-    if not name:
-        problems.append("a name is missing")
-        return None
-    if name not in strategies:
-        problems.append(f"unknown strategy `{name}`")
-        known = [entry.name for entry in strategies]
-        hints.append(did_you_mean(name, known, "see `zoo list strategies`"))
-        return None
-    entry = strategies.find(name)
     kind: type[Strategy] = entry.value
     fields = {field.name: field for field in dataclasses.fields(kind)}
     types = typing.get_type_hints(kind)
@@ -236,31 +248,41 @@ def _parse_part(piece: str, strategies: Catalogue[Any], problems: list[str], hin
         else:
             problems.append(f"`{kind.name}` has no option `{key}`")
             hints.append(did_you_mean(key, [*fields, *RESERVED], f"it has {' '.join([*fields, *RESERVED])}"))
+    lacking = False
     for field in fields.values():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        lacking |= required and field.name not in options
         if required and field.name not in tried:
             leads = field.name == next(iter(fields))
             problems.append(f"`{kind.name}` needs {f'a value, as in `{kind.name}:2`' if leads else f'`{field.name}=`'}")
-    if "epochs" in words and words["epochs"] < 1:
-        problems.append(f"`epochs={words['epochs']}` is no epoch at all")
-    if "lr" in words and not (math.isfinite(words["lr"]) and words["lr"] > 0):
-        problems.append(f"`lr={words['lr']}` is not a positive number")
-    elif "lr" in words and words["lr"] > MOST_LR:
-        problems.append(f"`lr={words['lr']:g}` is more than {MOST_LR:.0f}; it is a factor of the learning rate")
-    for word in ("mixup", "cutmix", "ema"):
-        high = 1.0 if word == "ema" else MOST_LR
-        if word in words and not 0 < words[word] < high:
-            bounds = "between 0 and 1" if word == "ema" else "a positive number"
-            problems.append(f"`{word}={words[word]}` is not {bounds}")
-    if problems:
+    problems += _out_of_bounds(words)
+    if lacking:
         return None
     try:
-        strategy = kind(**options)
+        return Part(strategy=kind(**options), **words)
     except UsageError as error:
         problems.append(error.message)
         return None
-    provider = entry.provider if strategies.find(entry.name) is not entry else None
-    return Part(strategy=strategy, provider=provider, **words)
+
+
+def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
+    """What is wrong with the words that belong to every phase."""
+    if "epochs" in words and words["epochs"] < 1:
+        yield f"`epochs={words['epochs']}` is no epoch at all"
+    elif "epochs" in words and words["epochs"] > MOST_EPOCHS:
+        yield f"`epochs={words['epochs']}` is more than {MOST_EPOCHS}"
+    if "lr" in words and not (math.isfinite(words["lr"]) and words["lr"] > 0):
+        yield f"`lr={words['lr']}` is not a positive number"
+    elif "lr" in words and not LEAST_LR <= words["lr"] <= MOST_LR:
+        bound = f"more than {MOST_LR:.0f}" if words["lr"] > MOST_LR else f"less than {LEAST_LR:g}"
+        yield f"`lr={words['lr']:g}` is {bound}; it is a factor of the learning rate"
+    if "ema" in words and not 0 < words["ema"] < 1:
+        yield f"`ema={words['ema']}` is not between 0 and 1"
+    for word in ("mixup", "cutmix"):
+        if word in words and not (math.isfinite(words[word]) and words[word] > 0):
+            yield f"`{word}={words[word]}` is not a positive number"
+        elif word in words and words[word] > MOST_ALPHA:
+            yield f"`{word}={words[word]:g}` is more than {MOST_ALPHA:.0f}"
 
 
 _RESERVED_TYPES: dict[str, Any] = {

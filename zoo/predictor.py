@@ -101,8 +101,8 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
     if isinstance(model, Run):
         return model.predictor(device, plugins), model
     path = Path(model)
-    if path.is_dir():
-        run = Run.open(path)
+    if path.is_dir() or model == "":
+        run = Run.open(model)
         return run.predictor(device, plugins), run
     if not path.exists():
         raise UsageError(f"there is no run or file `{path}`", hint="a run is a folder that `zoo train` made")

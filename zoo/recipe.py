@@ -316,8 +316,15 @@ class Recipe:
                     self.ended_by = f"the time budget of {budget:g} s in {done}"
                     self.progress.note(f"ended by {self.ended_by}")
                 break
+        # of the last step, which a checkpoint may have seen
+        rate = factor(
+            self.experiment.schedule,
+            (place.epoch - first) * steps + place.batch - 1,
+            epochs * steps,
+            self.experiment.warmup,
+        )
         return {
-            "lr": max(group["lr"] for group in optimizer.param_groups),
+            "lr": max(group["peak"] * place.lowered * rate for group in optimizer.param_groups),
             "train_loss": sums.loss / sums.seen,
             "train_accuracy": sums.right / sums.seen,
             "images_per_second": round(sums.seen / sums.total, 1),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def record_of(job: Job) -> dict[str, Any]:
     weights = setup.weights
     return {
         "schema": SCHEMA,
+        "id": uuid.uuid4().hex,  # its checkpoints bear it too
         "status": "running",
         "lr": None if experiment.lr == "find" else experiment.lr,
         "created": now(),

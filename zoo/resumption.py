@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.errors import ZooError
-from zoo.files import read_json
+from zoo.files import write_json
 from zoo.job import Job
 from zoo.machine import versions
 from zoo.progress import Progress
+from zoo.record import splits_of
 from zoo.run import SPLITS_FILE, Run
 from zoo.setup import Setup
 
@@ -59,7 +60,12 @@ def check_data(run: Run, job: Job) -> None:
         name: part.digest for name, part in job.scanned.items()
     }:
         return
-    kept = read_json(run.path / SPLITS_FILE)
+    try:
+        kept = run.splits()
+    except ZooError as error:
+        raise ZooError(
+            f"the photographs are not those of the run; which ones cannot be told: {error.message}", hint=hint
+        ) from error
     for name, part in job.scanned.items():
         was = dict(zip(kept["roles"].get(name, ()), kept.get("sha256", {}).get(name, ())))
         here = dict(zip((sample.id for sample in part.samples), part.contents))
@@ -72,6 +78,19 @@ def check_data(run: Run, job: Job) -> None:
                 count = f", and {len(found) - 1} more" if len(found) > 1 else ""
                 raise ZooError(f"the photographs are not those of the run: `{found[0]}` is {word}{count}", hint=hint)
     raise ZooError("the photographs are not those of the run: their labels or their order differ", hint=hint)
+
+
+def restore_splits(run: Run, job: Job) -> None:
+    """Make `splits.json` again where it is missing or damaged, from data that `check_data` has proved the same."""
+    file, wanted = run.path / SPLITS_FILE, splits_of(job)
+    try:
+        if run.splits() == wanted:
+            return
+        why = f"`{file}` does not show the run's photographs"
+    except ZooError as error:
+        why = error.message
+    write_json(file, wanted)
+    job.progress.note(f"{why}; it is made again, since the photographs are those of the run")
 
 
 def check_start(run: Run, job: Job, force: bool) -> None:

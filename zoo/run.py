@@ -25,6 +25,7 @@ from zoo.experiment import Experiment
 from zoo.files import SCHEMA, append_json, check_schema, read_json, write_bytes, write_json
 from zoo.predictions import Predictions
 from zoo.preprocess import Preprocess
+from zoo.shape import flaw_of_record, flaw_of_splits
 
 if TYPE_CHECKING:
     from zoo.backbone import Network
@@ -70,6 +71,8 @@ class Run:
             UsageError: it is no run.
             ZooError: its record is damaged or of a newer schema.
         """
+        if path == "":
+            raise UsageError("the name of the run is empty", hint="pass the folder that `zoo train` made")
         folder = Path(path)
         file = folder / RUN_FILE
         if not file.is_file():
@@ -82,15 +85,13 @@ class Run:
         check_schema(record.get("schema"), file)
         run = cls(folder, record)
         try:
-            _ = run.experiment, run.preprocess, run.classes, run.status
-            _ = [record[key] for key in ("backbone", "strategy", "reported_split", "data_name", "data")]
-            assert all(phase["trainable_parameters"] >= 0 for phase in record["phases"]) and record["phases"]
-            assert run.preprocess.crop > 0 and run.preprocess.resize > 0 and len(run.classes) > 1
-        except (KeyError, TypeError, ValueError, AttributeError, AssertionError, UsageError) as error:
+            said = flaw_of_record(record)
+            if said is None:
+                _ = run.experiment, run.preprocess
+        except (KeyError, TypeError, ValueError, OverflowError, AssertionError, UsageError) as error:
             said = error.message if isinstance(error, UsageError) else f"{type(error).__name__} {error}".strip()
-            raise ZooError(
-                f"`{file}` is damaged: {said}", hint="restore it from a copy, or train again with `--force`"
-            ) from error
+        if said is not None:
+            raise ZooError(f"`{file}` is damaged: {said}", hint="restore it from a copy, or train again with `--force`")
         return run
 
     @property
@@ -127,6 +128,8 @@ class Run:
         """The stored predictions of a split, of the reported one for None."""
         name = split or str(self.record["reported_split"])
         file = self.path / f"predictions-{name}.safetensors"
+        if not file.is_file() and not (self.path / WEIGHTS_FILE).is_file():
+            raise self._weightless()
         if not file.is_file():
             raise ZooError(
                 f"run `{self.path}` has no predictions of `{name}`",
@@ -147,10 +150,7 @@ class Run:
 
         file = self.path / WEIGHTS_FILE
         if not file.is_file():
-            raise ZooError(
-                f"run `{self.path}` is {self.status} and has no weights",
-                hint=f"`zoo train --resume {self.path}` goes on with it",
-            )
+            raise self._weightless()
         from zoo.setup import spec_of
 
         experiment, plugins = self.experiment, plugins or Plugins()
@@ -173,6 +173,17 @@ class Run:
             ) from error
         network.model.eval()
         return network
+
+    def _weightless(self) -> ZooError:
+        again = f"`zoo train --resume {self.path}` goes on with it"
+        if self.status == "running":
+            return ZooError(
+                f"run `{self.path}` has no weights: it is still running, or was killed",
+                hint=f"wait until it is finished; if it was killed, {again}",
+            )
+        if self.status == "finished":
+            again = f"restore `{WEIGHTS_FILE}` from a copy, or train again with `--force`"
+        return ZooError(f"run `{self.path}` is {self.status} and has no weights", hint=again)
 
     def predictor(self, device: str = "auto", plugins: Plugins | None = None) -> Predictor:
         """The run as a predictor, through torch in fp32."""
@@ -218,24 +229,51 @@ class Run:
         return sum(1 for look in self._lines(LEDGER_FILE) if look.get("split") == split)
 
     def fitted(self) -> set[str]:
-        """Ids of the images that the run was fitted on."""
+        """Ids of the images that the run was fitted on; empty without `splits.json`.
+
+        Raises:
+            ZooError: `splits.json` is damaged.
+        """
         file = self.path / SPLITS_FILE
-        return set(read_json(file)["roles"]["fit"]) if file.is_file() else set()
+        return set(self.splits()["roles"]["fit"]) if file.exists() else set()
+
+    def splits(self) -> dict[str, Any]:
+        """The content of `splits.json`.
+
+        Raises:
+            ZooError: it is missing or damaged.
+        """
+        file = self.path / SPLITS_FILE
+        hint = "restore it from a copy, or delete it: then nothing tells which images the run was fitted on"
+        try:
+            found: dict[str, Any] = read_json(file)
+        except ZooError as error:
+            raise ZooError(error.message, hint=hint) from error
+        flaw = flaw_of_splits(found)
+        if flaw is not None:
+            raise ZooError(f"`{file}` is damaged: {flaw}", hint=hint)
+        return found
 
     def cut_history(self, count: int) -> None:
-        """Keep the first `count` lines of the history; a run that goes on writes the others again."""
-        lines = [json.dumps(line, ensure_ascii=False) for line in self.history[:count]]
+        """Keep what is whole of the first `count` lines of the history; a run that goes on writes the others again."""
+        lines = [json.dumps(line, ensure_ascii=False) for line in self._lines(HISTORY_FILE, count)]
         write_bytes(self.path / HISTORY_FILE, "".join(f"{line}\n" for line in lines).encode())
 
-    def _lines(self, name: str) -> list[dict[str, Any]]:
-        """Records of a file of JSON lines; a line cut short by a kill is left out."""
+    def lost_history(self, count: int) -> int:
+        """How many of the first `count` lines of the history are missing or damaged."""
+        return count - len(self._lines(HISTORY_FILE, count))
+
+    def _lines(self, name: str, count: int | None = None) -> list[dict[str, Any]]:
+        """Records of the first `count` lines of a file; what a kill cut short or a disk damaged is left out."""
         found = []
         file = self.path / name
-        for line in file.read_text(encoding="utf-8").splitlines() if file.is_file() else []:
+        for line in file.read_bytes().split(b"\n")[:count] if file.is_file() else []:
             try:
-                found.append(json.loads(line))
-            except ValueError:
+                record = json.loads(line)
+            except (ValueError, RecursionError):
                 continue
+            if isinstance(record, dict):
+                found.append(record)
         return found
 
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.backbone import Backbone, BuildSpec, Network, Weights, build_network
 from zoo.catalogue import Entry
 from zoo.device import Device, choose_device
-from zoo.errors import UsageError
-from zoo.experiment import DEFAULT_EPOCHS, Experiment
+from zoo.errors import UsageError, at_once
+from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment
 from zoo.grammar import Plan, parse, share_epochs
 from zoo.head import takes_vectors
 from zoo.plugin import Plugins
@@ -35,11 +36,20 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
     """Look up everything that an experiment names, before any work.
 
     Raises:
-        UsageError: an unknown name, or settings that exclude each other.
+        UsageError: unknown names, all at once; or settings that exclude each other.
         ZooError: the device is not there.
     """
-    backbone = plugins.backbones.find(experiment.backbone)
-    plan = parse(experiment.strategy, plugins.strategies)
+    problems: list[UsageError] = []
+    try:
+        backbone = plugins.backbones.find(experiment.backbone)
+    except UsageError as error:
+        problems.append(error)
+    try:
+        plan = parse(experiment.strategy, plugins.strategies)
+    except UsageError as error:
+        problems.append(error)
+    if problems:
+        raise at_once(problems)
     weights: Weights | None = None
     file: Path | None = None
     asked = experiment.weights
@@ -123,7 +133,7 @@ def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Cours
     that only steps can honour and no other phase would.
 
     Raises:
-        UsageError: a setting means nothing to the strategy, or the epochs do not divide.
+        UsageError: a setting means nothing to the strategy, the epochs do not divide, or a rate is out of bounds.
     """
     plan = setup.plan
     phases = plan.phases(network.anatomy)
@@ -139,7 +149,41 @@ def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Cours
         phases = _step(phases, f"`{asked[0]}` is for steps", str(plan))
         notes.append(f"`{asked[0]}` is for steps, so `{plan}` takes steps rather than being solved")
     epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(plan))
+    stepped = [phase for phase in phases if phase.solver is None]
+    for phase in stepped:
+        rate = 1.0 if experiment.lr == "find" else phase.lr * experiment.lr
+        if not LR_BOUNDS[0] <= rate <= LR_BOUNDS[1]:
+            raise UsageError(
+                f"strategy `{plan}`: `{phase.name}` would train at a rate of {rate:g}, outside {LR_BOUNDS[0]:g} to "
+                f"{LR_BOUNDS[1]:g}",
+                hint=f"its `lr=` is a factor of `--lr`, which is {experiment.lr:g}",
+            )
+    notes += _of_steps(stepped, experiment) if stepped else _of_solved(phases, experiment, str(plan))
     return Course(phases=phases, epochs=epochs, notes=tuple(notes))
+
+
+def _of_steps(stepped: Sequence[Phase], experiment: Experiment) -> Iterator[str]:
+    """What steps cannot do as asked."""
+    least = 2 if any(phase.norm == "train" for phase in stepped) else 1  # images that a part needs
+    most = max(experiment.batch_size // least, 1)
+    if experiment.accumulate > most:
+        yield f"`--accumulate {experiment.accumulate}`: a batch of {experiment.batch_size} has at most {most} parts"
+
+
+def _of_solved(phases: Sequence[Phase], experiment: Experiment, plan: str) -> Iterator[str]:
+    """What a plan without steps does not take."""
+    instead = "; `--epochs 5` asks for steps" if all(phase.steps_if_asked for phase in phases) else ""
+    yield (
+        f"`{plan}` is solved from features of unaugmented images; settings of steps (rates, epochs, augmentation) have "
+        f"no part in it{instead}"
+    )
+    idle = [
+        f"`--{name.replace('_', '-')}`"
+        for name in ("time_budget", "save_every", "compile")
+        if getattr(experiment, name)
+    ]
+    if idle:
+        yield f"{' and '.join(idle)} {'is' if len(idle) == 1 else 'are'} for steps, of which `{plan}` takes none"
 
 
 def _step(phases: tuple[Phase, ...], why: str, plan: str) -> tuple[Phase, ...]:

@@ -17,7 +17,10 @@ from zoo.head import find_head
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a solver gets: it changes `head` in place and returns what it chose, for the history."""
+    """What a solver gets: it changes `head` in place and returns what it chose, for the history.
+
+    A `note` among that is a line for the user.
+    """
 
     head: nn.Module  # (N, D) features to (N, classes) logits
     features: npt.NDArray[np.float32]  # (N, D), of the training images, unaugmented

@@ -46,7 +46,7 @@ class Stepper:
         self.classes = classes
         self.class_weights = None if class_weights is None else class_weights.to(device.place)
         self.progress = progress
-        self.parts = experiment.accumulate
+        self.parts = min(experiment.accumulate, experiment.batch_size)
 
     def step(
         self,

@@ -17,7 +17,7 @@ from zoo.backbone import Network
 from zoo.checkpoint import Checkpoints
 from zoo.cutter import Cutter
 from zoo.dataset import absolute
-from zoo.errors import ZooError
+from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation, compute_metrics
 from zoo.experiment import Experiment
 from zoo.files import append_json, write_bytes, write_json
@@ -31,7 +31,7 @@ from zoo.progress import Progress, Silent
 from zoo.rate_finder import find_rate
 from zoo.recipe import Recipe
 from zoo.record import record_of, splits_of
-from zoo.resumption import check_data, check_session, check_start
+from zoo.resumption import check_data, check_session, check_start, restore_splits
 from zoo.run import (
     HISTORY_FILE,
     LOCK_FILE,
@@ -65,6 +65,8 @@ def train(
     """
     plugins, progress, clock = plugins or Plugins(), progress or Silent(), Clock()
     experiment = replace(experiment, data=absolute(experiment.data))
+    if out == "":
+        raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, plugins)
     folder = Path(out).expanduser() if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
@@ -100,9 +102,11 @@ def resume(
     plugins, progress, clock = plugins or Plugins(), progress or Silent(), Clock()
     run = run if isinstance(run, Run) else Run.open(run)
     if run.status == "finished":
-        progress.note(f"run `{run.path}` is finished, there is nothing to resume")
-        return run
+        return _already(run, progress)
     with _alone_in(run.path):
+        run = Run.open(run.path)  # another process may have gone on with it, and let go
+        if run.status == "finished":
+            return _already(run, progress)
         experiment = run.experiment
         if device is not None:
             experiment = replace(experiment, device=device)
@@ -116,11 +120,15 @@ def resume(
             job = prepare(experiment, setup, plugins, progress, clock)
             check_data(run, job)
             check_start(run, job, force)
-            if not (run.path / SPLITS_FILE).is_file():
-                write_json(run.path / SPLITS_FILE, splits_of(job))
+            restore_splits(run, job)
             return _carry_out(job, run.update(status="running", failure=None), clock, again=True)
         finally:
             torch.set_num_threads(threads)
+
+
+def _already(run: Run, progress: Progress) -> Run:
+    progress.note(f"run `{run.path}` is finished, there is nothing to resume")
+    return run
 
 
 @contextmanager
@@ -128,7 +136,7 @@ def _alone_in(folder: Path) -> Iterator[None]:
     """Hold a run's folder, so that no second process trains into it; a killed process lets go of it.
 
     Raises:
-        ZooError: another process holds it.
+        ZooError: another process holds it, or it cannot be written.
     """
     lock = FileLock(folder / LOCK_FILE)
     try:
@@ -137,6 +145,12 @@ def _alone_in(folder: Path) -> Iterator[None]:
         raise ZooError(
             f"another process is training into `{folder}`", hint="wait for it, or pass another `--out`"
         ) from error
+    except OSError as error:
+        words, file = (error.strerror or str(error)).lower(), folder / LOCK_FILE
+        hint = f"a run's folder must be writable: `chmod u+w {folder}`, or copy the run to where you may write"
+        if file.is_dir():
+            hint = f"move `{file}` away"
+        raise ZooError(f"`{file}` cannot be written: {words}", hint=hint) from error
     try:
         yield
     finally:
@@ -148,15 +162,22 @@ def _carry_out(job: Job, run: Run, clock: Clock, *, again: bool = False) -> Run:
     """Train, save, score; the run's record tells how it ended."""
     progress, folder = job.progress, run.path
     try:
-        checkpoints = Checkpoints(folder, job.experiment.save_every)
+        checkpoints = Checkpoints(folder, job.experiment.save_every, run.record.get("id"))
         run, job = _with_rate(job, run)
         recipe = _recipe(job, progress, checkpoints, clock)
+        keep: int | None = None  # lines of the history
         if again:
             run = _go_on(run, recipe, checkpoints, clock, progress)
+            keep = recipe.place.records
         seconds: dict[str, float] = {}
         with own_generators():
             for line in recipe.fit():
+                if keep is not None:  # not before: a run that does not go on loses nothing
+                    run.cut_history(keep)
+                    keep = None
                 append_json(folder / HISTORY_FILE, line)
+                if "note" in line.get("solved", {}):
+                    progress.note(line["solved"]["note"])
                 for name, value in line["seconds"].items():
                     seconds[name] = round(seconds.get(name, 0.0) + value, 3)
         clock.lap("train")
@@ -245,7 +266,7 @@ def _with_rate(job: Job, run: Run) -> tuple[Run, Job]:
 
 
 def _go_on(run: Run, recipe: Recipe, checkpoints: Checkpoints, clock: Clock, progress: Progress) -> Run:
-    """Stand where the newest whole checkpoint stood, and cut the history to what it had seen."""
+    """Stand where the newest whole checkpoint stood."""
     checkpoints.sweep()
     found = checkpoints.read()
     if found is not None:
@@ -254,16 +275,17 @@ def _go_on(run: Run, recipe: Recipe, checkpoints: Checkpoints, clock: Clock, pro
             progress.warn(f"{problem}; going on from the one before")
         recipe.restore(tensors, state)
         clock.before = float(state["seconds"])
-    place = recipe.place
-    if len(run.history) < place.records:
+    elif run.history:
         progress.warn(
-            f"`{HISTORY_FILE}` has lost {place.records - len(run.history)} of its lines; the weights have not"
+            f"no checkpoint is in `{run.path}`, deleted or not written yet, so that what `{HISTORY_FILE}` shows is "
+            "trained again"
         )
-    run.cut_history(place.records)
+    place = recipe.place
+    lost = run.lost_history(place.records)
+    if lost:
+        progress.warn(f"`{HISTORY_FILE}` has lost {lost} of its lines; the weights have not")
     where = f"phase {place.phase + 1}, epoch {place.epoch + 1}, batch {place.batch + 1}"
-    progress.note(
-        f"resumed at step {place.step} ({where})" if found else "resumed at step 0: no checkpoint was written yet"
-    )
+    progress.note(f"resumed at step {place.step} ({where})" if found else "resumed at step 0")
     sessions = [*(run.record.get("resumed") or []), {"time": now(), "step": place.step}]
     return run.update(resumed=sessions)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -27,7 +26,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     """
     from zoo.run import Run
 
-    opened = [Run.open(Path(path)) for path in runs]
+    opened = [Run.open(path) for path in runs]
     rows = [
         {
             "run": str(run.path),

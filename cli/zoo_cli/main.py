@@ -160,7 +160,6 @@ _WORDS = (
     (r"is not a valid integer( range)?", "is not a whole number"),
     (r"is not a valid float( range)?", "is not a number"),
     (r"(\S+) is not in the range x>=(\S+?)\.?$", r"`\1` is less than \2"),
-    (r"(\S+) is not in the range (\S+)<=x<=(\S+?)\.?$", r"`\1` is not between \2 and \3"),
 )
 
 

@@ -64,13 +64,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--epochs",
-        type=click.IntRange(1),
+        type=int,
         help="Passes over the training images.  [default: 5, or what the strategy asks for]",
     ),
-    click.option("--batch-size", type=click.IntRange(1), default=DEFAULTS["batch_size"], show_default=True),
+    click.option("--batch-size", type=int, default=DEFAULTS["batch_size"], show_default=True),
     click.option(
         "--accumulate",
-        type=click.IntRange(1),
+        type=int,
         default=DEFAULTS["accumulate"],
         show_default=True,
         help="Parts that a batch is computed in: the same step in less memory.",
@@ -103,7 +103,7 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--views",
-        type=click.IntRange(1),
+        type=int,
         metavar="K",
         help="Random views of an image, shown in turns.  [default: the root of the epochs where stages are frozen, "
         "else a new one each epoch]",
@@ -126,19 +126,19 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
     ),
     click.option(
         "--early-stopping",
-        type=click.IntRange(1),
+        type=int,
         metavar="EPOCHS",
         help="Stop a phase after that many epochs without a better loss on val; keeps the best.",
     ),
     _choice(
         "keep", "last", "best", help="Which epoch's weights; `best` by the loss on val, or on a part carved from train."
     ),
-    click.option("--image-size", type=click.IntRange(8, 4096), metavar="PIXELS", help="[default: the backbone's own]"),
+    click.option("--image-size", type=int, metavar="PIXELS", help="[default: the backbone's own]"),
     workers_option,
-    click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of head, order and views."),
+    click.option("--seed", type=int, default=0, show_default=True, help="Of head, order and views."),
     click.option(
         "--split-seed",
-        type=click.IntRange(0),
+        type=int,
         default=0,
         show_default=True,
         help="Of the split, where the data bring none.",

@@ -29,11 +29,12 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
                 hint="see `zoo train --help`; a run that was stopped goes on with `zoo train --resume RUN`",
             )
         return
-    fixed = [name for name in ctx.params if name not in OF_A_SESSION and _given(ctx, name)]
+    fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in OF_A_SESSION and _given(ctx, name)]
     if fixed:
+        verb, them = ("is", "it") if len(fixed) == 1 else ("are", "them")
         raise UsageError(
-            f"`--{fixed[0].replace('_', '-')}` is the run's own and cannot be said again with `--resume`",
-            hint="leave it out, or train anew without `--resume`",
+            f"{', '.join(fixed)} {verb} the run's own and cannot be said again with `--resume`",
+            hint=f"leave {them} out, or train anew without `--resume`",
         )
 
 

@@ -65,7 +65,10 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
         (["--time-budget", "-5"], "no time"),
         (["--time-budget", "0"], "`--time-budget 0` is outside 1 or more"),
         (["--save-every", "often"], "no time"),
-        (["--accumulate", "0"], "`0` is less than 1"),
+        (["--accumulate", "0"], "`--accumulate 0` is outside 1 to 1,000,000"),
+        (["--epochs", "0", "--lr", "nan"], "`--epochs 0` is outside 1 to 1,000,000; `--lr nan` is not a number"),
+        (["--backbone", "nett", "--strategy", "fulll"], "unknown backbone `nett`; strategy `fulll`: unknown strategy"),
+        (["--strategy", "full,lr=1e6"], "`full` would train at a rate of 5000, outside 1e-12 to 1000"),
         (["--lr", "found"], "is not a number"),
         (["--lr", "nan"], "is not a number"),
         (["--strategy", "full,lr=nan"], "not a positive number"),
@@ -91,7 +94,7 @@ def test_bad_options_are_one_line_and_leave_nothing(
     [
         ([], "is no run: it has no `run.json`"),
         (["--epochs", "9"], "`--epochs` is the run's own"),
-        (["--data", "x", "--out", "y"], "is the run's own"),
+        (["--data", "x", "--out", "y"], "`--data`, `--out` are the run's own"),
     ],
 )
 def test_what_cannot_be_resumed_is_said(
@@ -99,6 +102,37 @@ def test_what_cannot_be_resumed_is_said(
 ) -> None:
     assert run(["train", "--resume", str(tmp_path), *arguments]) == 2
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", [["--resume", ""], [*SMALL, "--data", "digits", "--strategy", "full", "--out", ""]])
+def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["train", *name]) == 2
+    assert "is empty\n\nhint: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--strategy", "linear", "--augment", "light"], "no part in it; `--epochs 5` asks for steps"),
+        (["--strategy", "linear,solver=lbfgs"], "settings of steps (rates, epochs, augmentation) have no part in it\n"),
+        (["--strategy", "knn:100000"], "`knn:100000`: all 24 training images vote, there are no more"),
+        (
+            ["--strategy", "linear", "--time-budget", "60", "--save-every", "1", "--compile"],
+            "`--time-budget` and `--save-every` and `--compile` are for steps, of which `linear` takes none",
+        ),
+        (
+            ["--strategy", "full", "--epochs", "1", "--accumulate", "100"],
+            "`--accumulate 100`: a batch of 4 has at most 4 parts",
+        ),
+    ],
+)
+def test_what_has_no_effect_is_told(
+    arguments: list[str], words: str, two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "run"
+    assert run(["train", *SMALL, "--data", str(two_splits), *arguments, "--out", str(folder)]) == 0
+    assert words in capsys.readouterr().err
+    assert Run.open(folder).history[0].get("parts", 4) == 4
 
 
 def test_a_finished_run_is_said_to_be(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

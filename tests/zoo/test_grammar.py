@@ -113,6 +113,10 @@ def test_canonical_form(text: str, form: str) -> None:
         ("linear,epochs", ["not written KEY=VALUE"]),
         ("full+scratch", ["nothing can come before `scratch`"]),
         ("linear,norm=melted", ["known are frozen train recalibrate"]),
+        ("full,lr=0+partial:0+linear,solver=x", ["`lr=0.0` is not", "`partial:0` trains", "`solver=x`: known are"]),
+        ("partial:0,lr=0", ["`partial:0` trains no stage", "`lr=0.0` is not a positive number"]),
+        ("ful+partial+knn:0", ["unknown strategy `ful`", "`partial` needs a value", "`knn:0` asks", "joined to `knn`"]),
+        ("rich,rate=x,deep=1,epochs=0", ["`rate=x`", "`deep=1`", "`epochs=0`"]),
     ],
 )
 def test_every_mistake_is_told(text: str, complaints: list[str]) -> None:
@@ -130,6 +134,10 @@ def test_every_mistake_is_told(text: str, complaints: list[str]) -> None:
         ("partial:٣", "`stages=٣` is not a whole number"),
         ("linear,epochs=99999999999", "`epochs=99999999999` is too large"),
         ("linear,lr=٣", "`lr=٣` is not a number"),
+        ("linear,epochs=999999999", "`epochs=999999999` is more than 1000000"),
+        ("linear,mixup=2e6", "`mixup=2e+06` is more than 1000000"),
+        ("linear,cutmix=-1", "`cutmix=-1.0` is not a positive number"),
+        ("linear,lr=1e-300", "`lr=1e-300` is less than 1e-12; it is a factor of the learning rate"),
         ("linear,lr=1e300", "`lr=1e+300` is more than 1000000; it is a factor of the learning rate"),
     ],
 )
@@ -137,6 +145,17 @@ def test_one_mistake_is_one_problem(text: str, message: str) -> None:
     with pytest.raises(UsageError) as error:
         parse(text, CATALOGUE)
     assert error.value.message == f"strategy `{text}`: {message}"
+
+
+def test_epochs_of_a_part_are_hinted_at_as_they_are_written() -> None:
+    with pytest.raises(UsageError) as error:
+        parse("gradual,epochs=3", CATALOGUE).phases(ANATOMY)
+    assert error.value.hint == "pass `epochs=4` or more"
+
+
+def test_what_takes_no_steps_is_named_with_its_option() -> None:
+    with pytest.raises(UsageError, match="`linear,solver=lbfgs` takes no steps, so `ema=` means nothing to it"):
+        parse("linear,solver=lbfgs,ema=0.9", CATALOGUE).phases(ANATOMY)
 
 
 def test_an_unknown_strategy_offers_the_nearest() -> None:

@@ -102,6 +102,8 @@ def same(one: Run, other: Run) -> None:
     figures = [[(line["phase"], line["epoch"], line["train_loss"]) for line in run.history] for run in (one, other)]
     assert figures[0] == figures[1]
     choices = [[line.get("choice_loss") for line in run.history] for run in (one, other)]
+    rates = [[line.get("lr") for line in run.history] for run in (one, other)]
+    assert rates[0] == rates[1]
     assert choices[0] == choices[1]
 
 
@@ -165,6 +167,24 @@ def killed(two_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[i
     with pytest.raises(Killed):
         train(replace(BASE, data=str(tmp_path / "photos"), epochs=2), out=tmp_path / "killed", plugins=plugins)
     return Run.open(tmp_path / "killed")
+
+
+def test_a_kill_after_the_last_step_of_an_epoch_keeps_its_rate(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    experiment = replace(BASE, data=str(two_splits), epochs=2)
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    write = Checkpoints.write
+
+    def dying(self: Checkpoints, tensors: Any, state: Any) -> None:
+        write(self, tensors, state)
+        if state["place"]["step"] == 3:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "write", dying)
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    same(whole, resume(tmp_path / "killed", plugins=plugins))
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
@@ -256,7 +276,7 @@ def test_other_starting_weights_are_named(killed: Run, plugins: Plugins) -> None
 
 
 def test_a_frozen_tensor_that_changed_between_sessions_is_caught(killed: Run, plugins: Plugins) -> None:
-    checkpoints = Checkpoints(killed.path, 0.0)
+    checkpoints = Checkpoints(killed.path, 0.0, killed.record["id"])
     found = checkpoints.read()
     assert found is not None
     tensors, state, _ = found
@@ -299,9 +319,9 @@ def test_saves_are_spaced_by_time_and_by_their_cost(tmp_path: Path, monkeypatch:
         clock[0] += seconds
         return checkpoints.due()
 
-    fixed = Checkpoints(tmp_path, 5.0)
+    fixed = Checkpoints(tmp_path, 5.0, "run")
     assert not due_after(fixed, 4.9) and due_after(fixed, 0.2)
-    own = Checkpoints(tmp_path, None)
+    own = Checkpoints(tmp_path, None, "run")
     assert not due_after(own, 29.9) and due_after(own, 0.2)
     slow = iter([clock[0], clock[0] + 2.0, clock[0] + 2.0])  # a save of two seconds
     monkeypatch.setattr("zoo.checkpoint.perf_counter", lambda: next(slow))
@@ -340,4 +360,5 @@ def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugi
     said = Said()
     again = resume(killed.path, plugins=plugins, progress=said)
     assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights have not"
+    assert any("there is no file" in note and "it is made again" in note for note in said.notes)
     assert (again.path / "splits.json").read_bytes() == splits
