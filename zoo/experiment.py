@@ -73,6 +73,7 @@ class Experiment:
             UsageError: naming each option and its bound.
         """
         problems = []
+        fields = self.__dataclass_fields__
         for name in ("data", "backbone", "strategy", "weights", "device"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
@@ -88,7 +89,7 @@ class Experiment:
                 )
         for name, low, high in _BOUNDS:
             value = getattr(self, name)
-            if value is None or (name == "lr" and value == "find"):
+            if (value is None and fields[name].default is None) or (name == "lr" and value == "find"):
                 continue
             whole = name in _WHOLE
             if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):

@@ -285,7 +285,17 @@ def test_a_last_step_that_diverges_says_so(two_splits: Path, tmp_path: Path, plu
 
 
 @pytest.mark.parametrize(
-    "settings", [{"epochs": 1.5}, {"seed": 0.5}, {"strategy": None}, {"backbone": ""}, {"compile": "no"}, {"data": 3}]
+    "settings",
+    [
+        {"batch_size": None},
+        {"lr": None},
+        {"epochs": 1.5},
+        {"seed": 0.5},
+        {"strategy": None},
+        {"backbone": ""},
+        {"compile": "no"},
+        {"data": 3},
+    ],
 )
 def test_wrong_types_are_usage_errors(settings: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
