@@ -168,11 +168,11 @@ def warm_up(peers: list[str], data: Path) -> None:
             run([PYTHON, "-W", "ignore", SCRIPTS[peer], "--help"], Path(folder))
 
 
-def survey(record: Record, rows: list[str], peers: list[str], data: Path, again: bool) -> None:
-    """Every peer at every setting, once, with seed 0."""
+def survey(record: Record, rows: list[str], peers: list[str], words: list[str], data: Path, again: bool) -> None:
+    """Every peer at every setting whose text holds all the words, once, with seed 0."""
     for name in rows:
         for peer in peers:
-            for setting in settings_of(peer):
+            for setting in (one for one in settings_of(peer) if all(word in " ".join(one) for word in words)):
                 key = {"phase": "survey", "row": name, "contender": peer, "setting": " ".join(setting), "seed": 0}
                 if again or not record.has(key):
                     with tempfile.TemporaryDirectory() as folder:
@@ -215,6 +215,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="turns, with seeds 0, 1, ...")
     parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
     parser.add_argument("--peers", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
+    parser.add_argument("--matching", nargs="+", default=[], help="survey only settings with these words")
     parser.add_argument("--again", action="store_true", help="make measurements that are there once more")
     parser.add_argument("--report", action="store_true", help="measure nothing, write the table anew")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "against_peers.json")
@@ -225,7 +226,7 @@ def main() -> None:
         warm_up(options.peers, options.data)
         record.about = {"machine": machine(), "versions": versions()}
         if options.survey:
-            survey(record, options.rows, options.peers, options.data, options.again)
+            survey(record, options.rows, options.peers, options.matching, options.data, options.again)
         else:
             turns(record, options.rows, options.peers, options.repeats, options.data, options.again)
     if not record.measurements:

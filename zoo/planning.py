@@ -168,7 +168,8 @@ def _phase_plan(
         trainable=trainable,
         memory=weights + 4 * trainable * (1 + moments if phase.solver is None else 0) + activations,
         frozen=frozen,
-        seconds=None if images is None else max(each * passes - saved, 0.0) * images,
+        # both are measured on few images: what is saved may come out as more than there is
+        seconds=None if images is None else max(each * passes - saved, 0.1 * each) * images,
     )
 
 

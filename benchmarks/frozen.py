@@ -1,0 +1,220 @@
+"""What keeping the frozen prefix is worth, and what it costs: `zoo` against itself.
+
+    python benchmarks/frozen.py prefix strategies waiting growth memory --data hymenoptera
+
+prefix      images per second of the prefix, from decoded pixels to the store, over those of the bare forward pass
+strategies  six strategies, each a process, with one store between them, over the same six with `--cache off`
+waiting     seconds in views and store over seconds in all, from the second epoch on, of `partial:2`
+growth      seconds of the prefix and of the rest as images grow, and of runs as strategies do
+memory      anonymous memory of a run on 60,000 small images over that on 2,000; mapped pages do not count
+
+Each part writes what it measured to `benchmarks/results/frozen.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from zoo.machine import machine, versions
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKBONE = "efficientnet_lite0"
+SIX = ("linear", "knn", "linear,solver=sgd", "linear,head=mlp:256", "partial:1", "partial:2")
+
+
+def train(data: Path, strategy: str, out: Path, cache: Path, *settings: str, watch: bool = False) -> dict[str, Any]:
+    """One process of `zoo train`: its wall seconds, its record, and the most anonymous memory that it held, in bytes."""
+    command = [sys.executable, "-m", "zoo_cli.main", "train", "--data", str(data), "--backbone", BACKBONE]
+    command += ["--strategy", strategy, "--out", str(out), *settings]
+    most = [0]
+    began = time.perf_counter()
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "ZOO_CACHE": str(cache)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    watcher = threading.Thread(target=_watch, args=(process, most))
+    if watch:
+        watcher.start()
+    _, errors = process.communicate()
+    seconds = time.perf_counter() - began
+    if process.returncode != 0:
+        raise SystemExit(errors[-2000:])
+    if watch:
+        watcher.join()
+    return {"wall": seconds, "anonymous": most[0], "run": json.loads((out / "run.json").read_text()), "out": out}
+
+
+def _watch(process: subprocess.Popen[str], most: list[int]) -> None:
+    rollup = Path(f"/proc/{process.pid}/smaps_rollup")
+    while process.poll() is None:
+        try:
+            found = re.search(r"^Anonymous:\s+(\d+) kB", rollup.read_text(), re.MULTILINE)
+        except OSError:
+            break
+        most[0] = max(most[0], int(found[1]) * 1024 if found else 0)
+        time.sleep(0.2)
+
+
+def prefix(data: Path, folder: Path) -> dict[str, Any]:
+    """In turns, five times: pixels to stored rows, and the same forward pass on tensors that are there."""
+    import torch
+
+    from zoo import Experiment, Plugins
+    from zoo.cutter import Cutter
+    from zoo.feed import PrefixRows, Views
+    from zoo.freeze import apply_phase
+    from zoo.job import Clock, prepare
+    from zoo.optimizer import trained_by
+    from zoo.prefix import in_blocks
+    from zoo.progress import Silent
+    from zoo.setup import resolve
+    from zoo.store import Store
+
+    plugins, found = Plugins(), {}
+    for precision in ("fp32", "bf16"):
+        experiment = Experiment(data=str(data), backbone=BACKBONE, strategy="partial:2", precision=precision)  # type: ignore[arg-type]
+        job = prepare(experiment, resolve(experiment, plugins), plugins, Silent(), Clock())
+        model = job.network.model.to(memory_format=torch.channels_last)
+        late = trained_by(job.network, job.course.phases[0])
+        apply_phase(model, late, "frozen")
+        cut = Cutter(experiment, job.setup.preprocess, job.setup.device, Silent()).cut(job.network, late)
+        assert cut is not None
+        views = Views(job.scanned["fit"], "none", 0, job.setup.preprocess, job.setup.device.place)
+        count = len(views.part.labels)
+        ready = views.inputs(np.arange(count), [0] * count)
+        rates: dict[str, list[float]] = {"stored": [], "bare": []}
+        for turn in range(6):
+            store = Store(folder / f"{precision}-{turn}")
+            rows = PrefixRows(cut, views, store=store, key={}, batch_size=32, progress=Silent(), title="")
+            began = time.perf_counter()
+            rows.prepare(0)
+            rates["stored"].append(count / (time.perf_counter() - began))
+            began = time.perf_counter()
+            in_blocks(cut, ready, 32)
+            rates["bare"].append(count / (time.perf_counter() - began))
+        shares = [one / other for one, other in zip(rates["stored"], rates["bare"])][1:]  # the first warms up
+        found[precision] = {name: round(median(values[1:]), 1) for name, values in rates.items()}
+        found[precision] |= {
+            "ratio": round(median(shares), 3),
+            "from": round(min(shares), 3),
+            "to": round(max(shares), 3),
+        }
+    return found
+
+
+def strategies(data: Path, folder: Path) -> dict[str, Any]:
+    """Seconds of six processes, one after the other."""
+    found: dict[str, Any] = {"strategies": SIX}
+    for name, settings in (("shared", ()), ("off", ("--cache", "off"))):
+        walls = [
+            train(data, strategy, folder / f"{name}-{number}", folder / f"cache-{name}", *settings)["wall"]
+            for number, strategy in enumerate(SIX)
+        ]
+        found[name] = {"each": [round(wall, 1) for wall in walls], "seconds": round(sum(walls), 1)}
+    found["ratio"] = round(found["off"]["seconds"] / found["shared"]["seconds"], 2)
+    return found
+
+
+def waiting(data: Path, folder: Path) -> dict[str, Any]:
+    """Of a run whose prefix is kept, and of one that trains everything."""
+    found = {}
+    for strategy in ("partial:2", "full"):
+        made = train(data, strategy, folder / strategy.replace(":", ""), folder / "cache", "--epochs", "3")
+        lines = [json.loads(line)["seconds"] for line in (made["out"] / "history.jsonl").read_text().splitlines()][1:]
+        whole = sum(sum(line.values()) for line in lines)
+        found[strategy] = round(sum(line["data"] + line["store"] for line in lines) / whole, 4)
+    return found
+
+
+def photographs(folder: Path, count: int, side: int) -> Path:
+    """Noise of two colours, half of it each: `count` to train on and 20 to score."""
+    from PIL import Image
+
+    generator = np.random.default_rng(0)
+    for split, images in (("train", count), ("val", 20)):
+        for number in range(images):
+            place = folder / split / ("blue", "red")[number % 2]
+            if number < 2:
+                place.mkdir(parents=True, exist_ok=True)
+            pixels = generator.integers(0, 160, (side, side, 3), dtype=np.uint8)
+            pixels[..., 2 if number % 2 == 0 else 0] += 90
+            Image.fromarray(pixels).save(place / f"{number:06d}.jpg", quality=90)
+    return folder
+
+
+def growth(data: Path, folder: Path) -> dict[str, Any]:
+    """Small images, so that the counts can be large; the shape of the growth is what is asked."""
+    found: dict[str, Any] = {"images": {}, "strategies": {}}
+    for count in (500, 1000, 2000, 4000, 8000):
+        photos = photographs(folder / f"photos-{count}", count, 64)
+        run = train(photos, "partial:2", folder / f"run-{count}", folder / f"cache-{count}", "--image-size", "64")[
+            "run"
+        ]
+        of = run["seconds"]["of_train"]
+        found["images"][count] = {
+            "scan": run["seconds"]["scan"], "prefix": of["prefix"], "store": of["store"], "rest": of["rest"],
+            "total": run["seconds"]["total"],
+        }  # fmt: skip
+    photos = folder / "photos-2000"
+    names = ("linear", "linear,solver=sgd", "partial:1", "partial:2", "partial:2,lr=0.5", "partial:2,ema=0.9",
+             "partial:1,lr=0.5", "linear,solver=sgd,lr=0.5")  # fmt: skip
+    for count in (1, 2, 4, 8):
+        walls = [
+            train(photos, name, folder / f"s-{count}-{number}", folder / f"cache-s-{count}", "--image-size", "64")[
+                "wall"
+            ]
+            for number, name in enumerate(names[:count])
+        ]
+        found["strategies"][count] = round(sum(walls), 1)
+    return found
+
+
+def memory(data: Path, folder: Path) -> dict[str, Any]:
+    """The most anonymous memory of a run, by the kernel's own count, five times a second."""
+    found = {}
+    for count in (2000, 60_000):
+        photos = photographs(folder / f"photos-{count}", count, 32)
+        made = train(
+            photos, "partial:2", folder / f"run-{count}", folder / f"cache-{count}", "--image-size", "32",
+            "--epochs", "1", watch=True,
+        )  # fmt: skip
+        found[str(count)] = {"anonymous_mib": round(made["anonymous"] / 2**20), "seconds": round(made["wall"], 1)}
+    found["ratio"] = round(found["60000"]["anonymous_mib"] / found["2000"]["anonymous_mib"], 3)
+    return found
+
+
+PARTS = {"prefix": prefix, "strategies": strategies, "waiting": waiting, "growth": growth, "memory": memory}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("--data", type=Path, required=True, help="hymenoptera, with train/ and val/")
+    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "frozen.json")
+    options = parser.parse_args()
+    found = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    for name in options.parts:
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options.data, Path(folder))}
+        options.out.write_text(json.dumps(found, indent=2) + "\n")
+        print(json.dumps({name: found[name]}, indent=2))
+
+
+if __name__ == "__main__":
+    main()
