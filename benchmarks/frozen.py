@@ -36,7 +36,7 @@ SIX = ("linear", "knn", "linear,solver=sgd", "linear,head=mlp:256", "partial:1",
 
 
 def train(data: Path, strategy: str, out: Path, cache: Path, *settings: str, watch: bool = False) -> dict[str, Any]:
-    """One process of `zoo train`: its wall seconds, its record, and the most anonymous memory that it held, in bytes."""
+    """One process of `zoo train`: its wall seconds, its record, and the most anonymous memory that it held (bytes)."""
     command = [sys.executable, "-m", "zoo_cli.main", "train", "--data", str(data), "--backbone", BACKBONE]
     command += ["--strategy", strategy, "--out", str(out), *settings]
     most = [0]

@@ -224,7 +224,9 @@ class PrefixRows:
         started = perf_counter()
         kept = self.store.write(key, {str(number): row.cpu().contiguous() for number, row in enumerate(rows)})
         self.spent.store += perf_counter() - started
-        return None if kept is None else tuple(kept[str(number)] for number in range(len(rows)))
+        if kept is None:  # another process may have made room for its own at once: these stay in memory
+            return rows if self.store.failure is None else None
+        return tuple(kept[str(number)] for number in range(len(rows)))
 
 
 def default_views(epochs: int) -> int:

@@ -63,7 +63,10 @@ def find_rate(recipe: Recipe, progress: Progress) -> Found:
             group["lr"] = group["peak"] * rate
         epoch, indices = _indices(recipe, step)
         try:
-            loss, _ = recipe.step_on(indices, [epoch] * len(indices), optimizer, phase, epoch, step, pulled)
+            view = recipe.view(epoch, 0)
+            if recipe.rows is not None:
+                recipe.rows.prepare(view)
+            loss, _ = recipe.step_on(indices, [view] * len(indices), optimizer, phase, epoch, step, pulled)
         except ZooError as error:
             if "diverged" not in error.message:
                 raise

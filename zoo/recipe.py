@@ -228,7 +228,7 @@ class Recipe:
         spent = self.rows.spent if self.rows is not None else Spent()
         return self.views.drawing, spent.prefix, spent.store
 
-    def _view(self, epoch: int, times: int) -> int:
+    def view(self, epoch: int, times: int) -> int:
         """Which view is shown, the n-th time that an image comes in an epoch."""
         return epoch + REPEAT * times if self.shown is None else (epoch + times) % self.shown
 
@@ -285,7 +285,7 @@ class Recipe:
         before, since, started = dataclasses.replace(sums), self._spent(), perf_counter()
         if self.rows is not None:
             for times in range(int(shown.max()) + 1):
-                self.rows.prepare(self._view(place.epoch, times))
+                self.rows.prepare(self.view(place.epoch, times))
         self.progress.start(f"epoch {place.epoch + 1}/{sum(self.epochs)} {phase.name}", len(self.labels))
         self.progress.advance(sums.seen)
         pulled = {name: self.start[name] for name in pulled_by(self.network, phase)}
@@ -295,7 +295,7 @@ class Recipe:
             for group in optimizer.param_groups:
                 group["lr"] = group["peak"] * place.lowered * rate
             indices = order[positions]
-            views = [self._view(place.epoch, int(times)) for times in shown[positions]]
+            views = [self.view(place.epoch, int(times)) for times in shown[positions]]
             loss, right = self.step_on(indices, views, optimizer, phase, place.epoch, batch, pulled)
             if self.average is not None:
                 self.average.update_parameters(self.model)

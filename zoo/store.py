@@ -16,6 +16,7 @@ import os
 import shutil
 import struct
 import tempfile
+import time
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 FOLDER = "store"
 SUFFIX = ".safetensors"
+
+DAY = 24 * 3600.0  # seconds
 
 # Of an entry that is filled row by row: its rows, what is told of them as JSON, the length and the checksum of that
 ROWS_SUFFIX = ".rows"
@@ -191,6 +194,7 @@ class Store:
         return before
 
     def _make_room(self, size: int) -> bool:
+        self._sweep()
         budget = self.budget
         entries = sorted(self._entries(), key=lambda entry: entry[2])
         held = sum(entry[1] for entry in entries)
@@ -201,6 +205,13 @@ class Store:
                 file.unlink(missing_ok=True)
                 held -= bytes
         return held + size <= budget
+
+    def _sweep(self) -> None:
+        """Remove what a killed process left half written, a day later."""
+        for left in self.folder.glob("*/.*.partial") if self.folder is not None else ():
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > DAY:
+                    left.unlink()
 
     def _entries(self) -> Iterator[tuple[Path, int, float]]:
         """Files with their bytes and when they were last used."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -182,3 +184,31 @@ def test_a_draft_that_is_dropped_leaves_nothing(store: Store) -> None:
 
 def test_no_draft_over_the_budget(tmp_path: Path) -> None:
     assert Store(tmp_path, budget=100).draft(KEY, (101,)) is None
+
+
+def _hammer(folder: Path, seed: int) -> bool:
+    """Write and read the same keys as every other process does, with little room."""
+    store = Store(folder, budget=20_000)
+    order = np.random.default_rng(seed).permutation(np.tile(np.arange(12), 10))
+    for number in order.tolist():
+        found = store.read({"number": number})
+        if found is None:
+            found = store.write({"number": number}, tensors(number, 100)) or tensors(number, 100)
+        if not same(found, tensors(number, 100)):
+            return False
+    return True
+
+
+def test_processes_share_a_store(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+        assert all(pool.map(_hammer, [tmp_path / "store"] * 3, range(3)))
+
+
+def test_what_a_kill_left_is_swept_after_a_day(store: Store) -> None:
+    store.write(KEY, tensors())
+    old, new = (only_file(store).with_name(f".{name}.partial") for name in ("old", "new"))
+    for left in (old, new):
+        left.write_bytes(b"half")
+    os.utime(old, (1000, 1000))
+    store.write({"other": 1}, tensors())
+    assert not old.exists() and new.exists()
