@@ -135,7 +135,7 @@ def waiting(data: Path, folder: Path) -> dict[str, Any]:
     """Of a run whose prefix is kept, and of one that trains everything."""
     found = {}
     for strategy in ("partial:2", "full"):
-        made = train(data, strategy, folder / strategy.replace(":", ""), folder / "cache", "--epochs", "3")
+        made = train(data, strategy, folder / strategy.replace(":", ""), folder / "cache")
         lines = [json.loads(line)["seconds"] for line in (made["out"] / "history.jsonl").read_text().splitlines()][1:]
         whole = sum(sum(line.values()) for line in lines)
         found[strategy] = round(sum(line["data"] + line["store"] for line in lines) / whole, 4)
