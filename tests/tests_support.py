@@ -1,4 +1,4 @@
-"""Small folders of real image files, made on the spot."""
+"""Small folders of real image files, made on the spot, and a run that is small enough for them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,23 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from zoo import Experiment
+
+TINY = Experiment(
+    data="nowhere",
+    backbone="timm/test_resnet",  # 0.5 million parameters, with batch norms
+    strategy="partial:1",
+    weights="none",
+    image_size=32,
+    batch_size=8,
+    device="cpu",
+)
+
+
+class Killed(BaseException):
+    """Stops a run where a kill would: nothing that handles errors may mend it."""
+
 
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 50)}
 

@@ -55,6 +55,8 @@ class Cutter:
         """
         first = network.anatomy.stages[0].parameters
         if not late or not first or set(first) & set(late):
+            if self.experiment.cache == "on" and not evaluate:
+                self._tell("`--cache on`: nothing is frozen before what trains, so there is nothing to keep")
             return None
         side = self.preprocess.crop
         noise = torch.randn(MORE, 3, side, side, generator=torch.Generator().manual_seed(0))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
+from zoo.depthwise import QuickDepthwise
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Precision
 
@@ -22,6 +25,17 @@ class Device:
     @property
     def precision(self) -> str:
         return "fp32" if self.autocast is None else "bf16"
+
+
+@contextmanager
+def training_precision(device: Device, compiled: bool = False) -> Iterator[None]:
+    """The precision that a training step's forward pass is computed in."""
+    with torch.autocast(device.place.type, device.autocast, enabled=device.autocast is not None):
+        if device.place.type == "cpu" and device.autocast is torch.bfloat16 and not compiled:
+            with QuickDepthwise():
+                yield
+        else:
+            yield
 
 
 def choose_device(asked: str, precision: Precision = "auto") -> Device:

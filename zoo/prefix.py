@@ -6,7 +6,7 @@ A network is cut in two where its frozen part ends. Both parts are the network's
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -15,6 +15,7 @@ from torch import fx, nn
 
 from zoo.freeze import digest_of_state
 from zoo.graph import FEW, MORE, early_graph, find_prefix, late_graph
+from zoo.store import checksum
 
 # How far the two parts may differ from the whole, as a share of the largest logit: they compute the same, and differ
 # where they do by the layout of what lies between them
@@ -57,6 +58,17 @@ class Cut:
         self.autocast = autocast
         self.place = images.device
         self.seconds = 0.0  # of the prefix, per image, by the three that it was tried on
+        try:
+            self._divide(model, late, images)
+            self._check(model, images)
+        except ValueError:
+            raise
+        except Exception as error:
+            # what a library's network does in two parts may fail in any way, and nothing depends on the cut but time
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
+            raise ValueError(f"{type(error).__name__}: {reason}") from error
+
+    def _divide(self, model: nn.Module, late: Collection[str], images: torch.Tensor) -> None:
         with self._autocast(), torch.no_grad():
             found = find_prefix(model, late, images)
         first = next(iter(found.graph.nodes))
@@ -65,7 +77,6 @@ class Cut:
         self._early = fx.GraphModule(model, early_graph(found), "Prefix")
         self._late = fx.GraphModule(model, late_graph(found), "Rest")
         self.ends = tuple(_end(one, other, str(node)) for one, other, node in zip(found.few, found.more, found.ends))
-        self._check(model, images)
 
     @property
     def bytes(self) -> int:
@@ -96,11 +107,13 @@ class Cut:
         return logits
 
     def digest(self) -> str:
-        """SHA-256 over what the prefix computes: its graph, its layers' settings and its weights, as they are now."""
+        """SHA-256 over what the prefix computes: its graph, its weights as they are now, and what it gave when tried.
+
+        The last tells code that changed from code that did not, whatever its version says.
+        """
         whole = hashlib.sha256(str(self._early.graph).encode())
-        for name, module in self._early.named_modules():
-            whole.update(f"{name} {type(module).__qualname__} {module.extra_repr()}\n".encode())
         whole.update(digest_of_state(self._early).encode())
+        whole.update(self._tried.encode())
         return whole.hexdigest()
 
     def _autocast(self) -> torch.autocast:
@@ -113,18 +126,21 @@ class Cut:
         Raises:
             ValueError: they do not.
         """
-        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        states = torch.get_rng_state()
         started = perf_counter()
         rows, answers = self.prefix(images), []
         self.seconds = (perf_counter() - started) / len(images)
-        for whole in (True, False):
-            torch.manual_seed(0)
-            with self._autocast():
-                answers.append((model(images) if whole else self.rest(*rows)).float())
-            for buffer, value in before:  # statistics that followed
-                buffer.copy_(value)
-        torch.set_rng_state(states)
+        self._tried = checksum({str(number): row.cpu() for number, row in enumerate(rows)})
+        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
+        states = torch.get_rng_state()
+        try:
+            for whole in (True, False):
+                torch.manual_seed(0)
+                with self._autocast():
+                    answers.append((model(images) if whole else self.rest(*rows)).float())
+                _put_back(before)
+        finally:
+            torch.set_rng_state(states)
+            _put_back(before)
         bound = TOLERANCE[self.autocast] * float(answers[0].abs().max())
         away = float((answers[0] - answers[1]).abs().max())
         if not away <= bound:
@@ -137,6 +153,12 @@ class Cut:
             moved = (one.float() - other[order].float()).abs().max()
             if end.dtype.is_floating_point and not moved <= TOLERANCE[self.autocast] * other.float().abs().max():
                 raise ValueError("what is frozen looks at several images together")
+
+
+def _put_back(before: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    """Statistics that followed a trial, as they were."""
+    for buffer, value in before:
+        buffer.copy_(value)
 
 
 def _end(few: torch.Tensor, more: torch.Tensor, name: str) -> End:

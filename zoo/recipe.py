@@ -33,11 +33,11 @@ from zoo.place import Place, Sums
 from zoo.predictor import TorchPredictor
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
-from zoo.sampler import REPEAT, batches, epoch_order, showings
+from zoo.sampler import REPEAT, batches, class_weights, epoch_order, showings
 from zoo.scan import Scanned
 from zoo.schedule import factor
 from zoo.snapshot import load_tensors, tensors_of
-from zoo.solver import Task, features
+from zoo.solver import Task, features, kept_features
 from zoo.step import Stepper
 from zoo.strategy import Phase
 from zoo.target import load_target
@@ -83,18 +83,15 @@ class Recipe:
         self.groups = tuple(plan_groups(network, phase, experiment, experiment.lr) for phase in phases)
         self.model = network.model.to(device.place).to(memory_format=torch.channels_last)
         self.start = self._start()
-        forward: Callable[..., torch.Tensor] = self.model
-        if experiment.compile:
-            forward = torch.compile(self.model)
+        self.forward: Callable[..., torch.Tensor] = torch.compile(self.model) if experiment.compile else self.model
         self.classes = int(train.labels.max()) + 1
-        self.forward = forward
         self.stepper = Stepper(
             self.model,
-            forward,
+            self.forward,
             experiment=experiment,
             device=device,
             classes=self.classes,
-            class_weights=self._class_weights(),
+            class_weights=class_weights(train.labels, experiment),
             progress=progress,
         )
         self.predictor = TorchPredictor(self.model, (), preprocess, device.place)
@@ -192,21 +189,6 @@ class Recipe:
             self.proof.expect(state["proof"])
         self.open_feed(phase, self.epochs[self.place.phase])
 
-    def _features(self, phase: Phase) -> tuple[npt.NDArray[np.float32], dict[str, float]]:
-        """What enters the head `(N, D)` for the training images, unaugmented, in eval mode; and seconds."""
-        plain = self.views.plain()
-        title = f"features for {phase.name}"
-        cut = self.cutter.cut(self.network, changed_by(self.network, phase))
-        started = perf_counter()
-        if cut is None or [len(end.shape) for end in cut.ends] != [1]:
-            self.progress.start(title, len(self.labels))
-            return features(self.network, self._plain_batches()), {"prefix": round(perf_counter() - started, 3)}
-        rows = self.cutter.rows(cut, plain, epochs=0, views=1, title=title)
-        rows.prepare(0)
-        found = rows.take(np.arange(len(self.labels)), [0] * len(self.labels))[0].float().cpu().numpy()
-        spent = {"data": plain.drawing, "prefix": rows.spent.prefix, "store": rows.spent.store}
-        return found, {name: round(seconds, 3) for name, seconds in spent.items()}
-
     def open_feed(self, phase: Phase, epochs: int) -> None:
         """Cut the network where the phase's frozen part ends, so that steps start there; or not at all."""
         late = changed_by(self.network, phase)
@@ -241,7 +223,14 @@ class Recipe:
         if phase.norm == "recalibrate":
             recalibrate(self.model, self._plain_batches())
         self.model.eval()
-        found, spent = self._features(phase)
+        title, began = f"features for {phase.name}", perf_counter()
+        kept = kept_features(self.network, changed_by(self.network, phase), self.views, self.cutter, title)
+        if kept is not None:
+            found, spent = kept
+        else:
+            self.progress.start(title, len(self.labels))
+            found = features(self.network, self._plain_batches())
+            spent = {"prefix": round(perf_counter() - began, 3)}
         head = find_head(self.network)
         rest = {id(parameter) for parameter in head.parameters()}
         frozen = FrozenProof(self.model, "frozen", besides=rest | {id(buffer) for buffer in head.buffers()})
@@ -389,8 +378,9 @@ class Recipe:
         return {name: value.detach().clone() for name, value in self.model.named_parameters() if name in names}
 
     def _plain_batches(self) -> Iterator[torch.Tensor]:
+        plain = self.views.plain()
         for indices in batches(np.arange(len(self.labels)), self.experiment.batch_size):
-            yield self.views.plain().inputs(indices, [0] * len(indices))
+            yield plain.inputs(indices, [0] * len(indices))
             self.progress.advance(len(indices))
 
     def _evaluate(self, split: Scanned) -> dict[str, Any]:
@@ -407,9 +397,3 @@ class Recipe:
         if self.experiment.schedule == "plateau" and self.best_of_phase.waited(epoch) >= PLATEAU_PATIENCE:
             self.place.lowered *= PLATEAU_FACTOR
             self.best_of_phase.since = epoch
-
-    def _class_weights(self) -> torch.Tensor | None:
-        if self.experiment.class_balance != "loss":
-            return None
-        counts = np.bincount(self.train.labels)
-        return torch.tensor(len(self.train.labels) / (len(counts) * counts), dtype=torch.float32)

@@ -51,6 +51,14 @@ def showings(order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return counts
 
 
+def class_weights(labels: np.ndarray[Any, Any], experiment: Experiment) -> torch.Tensor | None:
+    """Weights `(classes,)` that make classes count alike in the loss, where that is asked for."""
+    if experiment.class_balance != "loss":
+        return None
+    counts = np.bincount(labels)
+    return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32)
+
+
 def seed_step(seed: int, epoch: int, batch: int) -> None:
     """Seed the generators of Python, numpy and torch for one step: dropout, stochastic depth, mixup."""
     drawn = np.random.SeedSequence([seed, epoch, batch]).generate_state(2, np.uint64)

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
 
 import torch
 from torch import nn
 from torchvision.transforms import v2
 
-from zoo.depthwise import QuickDepthwise
-from zoo.device import Device
+from zoo.device import Device, training_precision
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.freeze import keeps_statistics
@@ -159,9 +156,8 @@ class Stepper:
         return float(self.class_weights[targets].sum())
 
     def _logits(self, *inputs: torch.Tensor) -> torch.Tensor:
-        place = self.device.place.type
         try:
-            with torch.autocast(place, self.device.autocast, enabled=self.device.autocast is not None), self._quick():
+            with training_precision(self.device, self.experiment.compile):
                 return self.forward(*inputs).float()
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
@@ -170,10 +166,6 @@ class Stepper:
                 "a batch norm over a 1 x 1 map cannot train on a batch of one image",
                 hint="pass `--batch-size 2` or more, a larger `--image-size`, or `--norm frozen`",
             ) from error
-
-    def _quick(self) -> AbstractContextManager[Any]:
-        bf16_on_cpu = self.device.place.type == "cpu" and self.device.autocast is torch.bfloat16
-        return QuickDepthwise() if bf16_on_cpu and not self.experiment.compile else nullcontext()
 
     def _statistics(self, phase: Phase) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
         if phase.norm != "train":

@@ -75,7 +75,7 @@ class Store:
 
     @property
     def budget(self) -> int:
-        """Bytes that the store may take."""
+        """Bytes that the store may take: what is asked, and never more than a share of the room that there is."""
         if self.folder is None or self.failure is not None:
             return 0
         try:
@@ -83,7 +83,7 @@ class Store:
             room = shutil.disk_usage(there).free + self.usage().bytes
         except OSError:
             return 0
-        return self.asked if self.asked < BUDGET else min(self.asked, int(SHARE * room))
+        return min(self.asked, int(SHARE * room))
 
     def usage(self) -> Usage:
         sizes = [size for _, size, _ in self._entries()]
@@ -113,6 +113,7 @@ class Store:
 
     def write(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Keep contiguous tensors; the same, mapped. None where they cannot be kept: `failure` says why."""
+        from safetensors import SafetensorError
         from safetensors.torch import save_file
 
         file = self._file(key)
@@ -131,13 +132,12 @@ class Store:
             beside = Path(name)
             save_file(dict(tensors), beside, metadata)
             beside.replace(file)
-        except Exception as error:  # safetensors wraps a full disk in an error of its own
-            if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
-                raise
+        except (OSError, SafetensorError) as error:  # safetensors wraps a full disk in an error of its own
             self.failure = f"`{self.folder}` cannot be written: {getattr(error, 'strerror', None) or error}"
-            if beside is not None:
-                beside.unlink(missing_ok=True)
             return None
+        finally:
+            if beside is not None:
+                beside.unlink(missing_ok=True)  # renamed by now, unless it failed or was interrupted
         self.wrote(file)
         return self.read(key)
 

@@ -64,6 +64,26 @@ def test_evaluate_predict_and_compare(capsys: pytest.CaptureFixture[str], traine
     assert len(json.loads(zoo(capsys, "compare", trained, "--json")[1])) == 1
 
 
+def test_the_cache_is_shown_and_cleared(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from zoo.store import Store
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    assert Store().write({"a": 1}, {"0": torch.zeros(1000)}) is not None
+    code, _, err = zoo(capsys, "cache")
+    assert code == 0 and f"{tmp_path / 'store'}: 1 entries, 4 KiB of 20.0 GiB" in err
+    code, out, _ = zoo(capsys, "cache", "--clear", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["cleared"] and told["entries"] == 1 and told["bytes"] > 4000
+    assert Store().usage().entries == 0
+    monkeypatch.setenv("ZOO_CACHE_BUDGET", "a lot")
+    code, _, err = zoo(capsys, "cache")
+    assert code == 2 and "`ZOO_CACHE_BUDGET=a lot` is no size" in err
+
+
 def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = zoo(capsys, "list", "backbones", "test_resne*")
     assert code == 0 and "test_resnet" in err and "px" in err

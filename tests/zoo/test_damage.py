@@ -10,29 +10,16 @@ from typing import Any
 
 import pytest
 from filelock import FileLock
+from tests_support import TINY, Killed
 
-from zoo import Experiment, Plugins, Run, UsageError, ZooError, evaluate, resume, train
+from zoo import Plugins, Run, UsageError, ZooError, evaluate, resume, train
 from zoo.checkpoint import Checkpoints
 from zoo.exporting import export
 from zoo.files import read_json, write_json
 from zoo.progress import Silent
 
-BASE = Experiment(
-    data="nowhere",
-    backbone="timm/test_resnet",
-    strategy="partial:1",
-    weights="none",
-    image_size=32,
-    batch_size=8,
-    epochs=2,
-    device="cpu",
-    save_every=0.0,
-)
+BASE = replace(TINY, epochs=2, save_every=0.0)
 NOISE = b"\xff\xfe\x00\x81\n\xc3\x28"
-
-
-class Killed(BaseException):
-    pass
 
 
 class Said(Silent):

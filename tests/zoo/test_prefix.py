@@ -164,6 +164,44 @@ def test_the_digest_follows_what_is_frozen_and_nothing_else() -> None:
     assert cut.digest() != before
 
 
+def test_the_digest_follows_code_that_changed() -> None:
+    """An author's plugin: the same weights and layers, another forward within one of them."""
+
+    class Scaled(nn.Conv2d):
+        by = 1.0
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) * self.by
+
+    model = Skips().eval()
+    model.early = Scaled(4, 4, 3, padding=1)
+    before = Cut(model, LATE, noise(8), None).digest()
+    assert Cut(model, LATE, noise(8), None).digest() == before
+    model.early.by = 2.0
+    assert Cut(model, LATE, noise(8), None).digest() != before
+
+
+class Odd(Skips):
+    """Works whole, and not when it is traced: what it does in its own way is no reason to fail."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(x, torch.fx.Proxy):
+            raise KeyError("a library's own trouble")
+        return super().forward(x)
+
+
+def test_trouble_of_any_kind_is_a_reason_not_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="a library's own trouble"):
+        Cut(Odd().eval(), LATE, noise(8), None)
+    monkeypatch.setattr(Cut, "rest", lambda self, *rows: 1 / 0)
+    model = Skips().train()
+    state, statistics = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError, match="ZeroDivisionError"):
+        Cut(model, LATE, noise(8), None)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize(("batch", "block"), [(1, 1), (7, 7), (32, 32), (64, 32), (48, 24), (37, 32), (100, 25)])
 def test_blocks_fit_batches(batch: int, block: int) -> None:
     assert block_size(batch) == block
@@ -297,6 +335,16 @@ def test_a_phase_that_mixes_images_is_not_cut(two_splits: Path, tmp_path: Path, 
     asked = replace(experiment(two_splits, "timm/resnet18", 64, 1), strategy="partial:1,mixup=0.2")
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     assert all(line["seconds"]["prefix"] == line["seconds"]["store"] == 0.0 for line in run.history)
+
+
+@pytest.mark.parametrize("strategy", ["full", "surgical:1"])
+def test_asking_to_keep_what_is_not_frozen_is_answered(
+    strategy: str, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    told = Told()
+    asked = replace(experiment(two_splits, "timm/resnet18", 64, 1, cache="on", epochs=1), strategy=strategy)
+    train(asked, out=tmp_path / "run", plugins=plugins, progress=told)
+    assert [line for line in told.lines if "`--cache on`" in line]
 
 
 def test_resumed_from_the_store_is_the_run(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:

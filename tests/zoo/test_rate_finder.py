@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests_support import TINY
 
 import zoo.rate_finder
-from zoo import Experiment, Plugins, UsageError, ZooError, train
+from zoo import Plugins, UsageError, ZooError, train
 from zoo.files import read_json
 from zoo.freeze import digest_of_state
 from zoo.job import Clock, prepare
@@ -20,9 +21,7 @@ from zoo.recipe import Recipe
 from zoo.setup import resolve
 from zoo.training import _recipe
 
-BASE = Experiment(
-    data="x", backbone="timm/test_resnet", strategy="full", weights="none", image_size=32, batch_size=8, device="cpu"
-)
+BASE = replace(TINY, strategy="full")
 
 
 @pytest.fixture(scope="module")

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
-from tests_support import make_photos
+from tests_support import TINY, Killed, make_photos
 
-from zoo import Experiment, Plugins, Run, UsageError, ZooError, resume, train
+from zoo import Plugins, Run, UsageError, ZooError, resume, train
 from zoo.checkpoint import Checkpoints
 from zoo.files import read_json, write_json
 from zoo.progress import Silent
@@ -44,20 +44,7 @@ SETTINGS: dict[str, Any] = {
     "best of a solved head": {"strategy": "linear+full", "epochs": 2, "keep": "best"},
 }
 
-BASE = Experiment(
-    data="nowhere",
-    backbone="timm/test_resnet",
-    strategy="partial:1",
-    weights="none",
-    image_size=32,
-    batch_size=8,
-    device="cpu",
-    save_every=0.0,
-)
-
-
-class Killed(BaseException):
-    """Stops a run where a kill would: nothing that handles errors may mend it."""
+BASE = replace(TINY, save_every=0.0)
 
 
 @pytest.fixture(scope="module")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,20 +108,66 @@ def test_a_budget_of_nothing_keeps_nothing(tmp_path: Path) -> None:
     assert store.budget == 0 and store.write(KEY, tensors()) is None and not (tmp_path / "store").exists()
 
 
-@pytest.mark.parametrize("where", ["a file in its place", "read-only"])
-def test_a_folder_that_cannot_be_written_is_a_reason_not_an_error(tmp_path: Path, where: str) -> None:
-    folder = tmp_path / "store"
-    if where == "read-only":
-        folder.mkdir()
-        folder.chmod(0o500)
-        if os.access(folder, os.W_OK):
-            pytest.skip("this user may write everywhere")
-    else:
-        folder.write_text("no folder")
-    store = Store(folder)
-    assert store.write(KEY, tensors()) is None
+def refuse(error: int) -> Any:
+    def refusing(*arguments: Any, **settings: Any) -> Any:
+        raise OSError(error, os.strerror(error))
+
+    return refusing
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ("pathlib.Path.mkdir", errno.EACCES),  # a folder above that may not be written
+        ("tempfile.mkstemp", errno.EROFS),
+        ("safetensors.torch.save_file", errno.ENOSPC),  # fills while it is written
+        ("os.posix_fallocate", errno.ENOSPC),
+        ("pathlib.Path.replace", errno.EXDEV),
+    ],
+)
+@pytest.mark.parametrize("way", ["write", "draft"])
+def test_a_folder_that_cannot_be_written_is_a_reason_not_an_error(
+    tmp_path: Path, way: str, target: str, error: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Store(tmp_path / "store")
+    monkeypatch.setattr(target, refuse(error))
+    if way == "write":
+        kept = store.write(KEY, tensors())
+    elif (draft := store.draft(KEY, (4, 2))) is None:
+        kept = None
+    else:  # what was filled can be used, kept or not
+        draft.array[:] = 7
+        kept = draft.keep(3, {})
+        assert kept.shape == (3, 2) and (kept == 7).all()
+    monkeypatch.undo()
+    spared = {"write": "os.posix_fallocate", "draft": "safetensors.torch.save_file"}[way]
+    assert (store.failure is None) is (target == spared)
+    if target != spared:
+        assert store.failure is not None and "cannot be written" in store.failure
+        assert store.read(KEY) is None and store.read_rows(KEY) is None and store.budget == 0
+        assert not [file for file in tmp_path.rglob("*") if file.is_file()]
+
+
+def test_a_file_in_the_folder_s_place_is_a_reason_too(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("no folder")
+    store = Store(tmp_path / "store")
+    assert store.write(KEY, tensors()) is None and store.read(KEY) is None
     assert store.failure is not None and "cannot be written" in store.failure
-    assert store.read(KEY) is None and store.budget == 0
+
+
+def test_an_interrupted_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("safetensors.torch.save_file", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        store.write(KEY, tensors())
+    assert store.folder is not None and not [file for file in store.folder.rglob("*") if file.is_file()]
+
+
+def test_no_more_than_half_of_the_room_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
+    assert store.budget == 500 and store.draft(KEY, (501,)) is None and store.draft(KEY, (400,)) is not None
 
 
 def test_clearing_removes_entries_and_what_a_kill_left(store: Store) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,29 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests_support import make_photos
+from tests_support import TINY, make_photos
 
 import zoo.setup
-from zoo import Experiment, Metric, Plugins, Run, UsageError, ZooError, evaluate, predict, train
+from zoo import Metric, Plugins, Run, UsageError, ZooError, evaluate, predict, train
 from zoo.backbone import build_network
 from zoo.catalogue import Catalogue
 from zoo.errors import PluginWarning
 from zoo.files import read_json, write_json
 from zoo.network import read_state
 from zoo.progress import Silent
-from zoo.sampler import batches, epoch_order
 from zoo.setup import resolve
 
-BASE = Experiment(
-    data="nowhere",
-    backbone="timm/test_resnet",  # 0.5 million parameters, with batch norms
-    strategy="partial:1",
-    weights="none",
-    image_size=32,
-    epochs=2,
-    batch_size=8,
-    device="cpu",
-)
+BASE = replace(TINY, epochs=2)
 
 
 @pytest.fixture(scope="module")
@@ -94,12 +83,6 @@ def test_the_same_seed_gives_the_same_weights(two_splits: Path, tmp_path: Path, 
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert any(not torch.equal(first[name], other[name]) for name in first)
     assert runs[0].record["weights_sha256"] == runs[1].record["weights_sha256"]
-
-
-def test_an_experiment_round_trips_through_json(finished: Run) -> None:
-    assert Experiment.from_json(json.loads(json.dumps(finished.experiment.to_json()))) == finished.experiment
-    with pytest.raises(UsageError, match="unknown setting `epoch`"):
-        Experiment.from_json({**BASE.to_json(), "epoch": 3})
 
 
 def test_what_is_frozen_comes_out_as_it_went_in(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
@@ -284,24 +267,6 @@ def test_a_last_step_that_diverges_says_so(two_splits: Path, tmp_path: Path, plu
         )
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"batch_size": None},
-        {"lr": None},
-        {"epochs": 1.5},
-        {"seed": 0.5},
-        {"strategy": None},
-        {"backbone": ""},
-        {"compile": "no"},
-        {"data": 3},
-    ],
-)
-def test_wrong_types_are_usage_errors(settings: dict[str, Any]) -> None:
-    with pytest.raises(UsageError):
-        replace(BASE, **{"data": "x", **settings})
-
-
 def test_settings_reach_the_network_and_the_phases(
     two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -384,13 +349,6 @@ def test_wrong_names_are_usage_errors(
     assert not (tmp_path / "run").exists()
 
 
-def test_settings_outside_their_bounds_are_told_at_once() -> None:
-    with pytest.raises(UsageError) as error:
-        replace(BASE, data="x", lr=float("nan"), warmup=2.0, schedule="sometimes")  # type: ignore[arg-type]
-    for part in ("`--lr nan`", "`--warmup 2`", "`--schedule sometimes`"):
-        assert part in error.value.message
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
 def test_cuda_is_never_replaced_quietly(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     with pytest.raises(ZooError, match="no CUDA device"):
@@ -402,22 +360,6 @@ def test_cuda_is_never_replaced_quietly(two_splits: Path, tmp_path: Path, plugin
 def test_a_run_on_cuda(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     run = fit(two_splits, tmp_path / "run", plugins, device="cuda", epochs=6, lr=0.02)
     assert run.record["device"]["name"].startswith("cuda") and run.metrics["accuracy"] >= 0.9
-
-
-@pytest.mark.parametrize(
-    ("images", "size", "lengths"), [(9, 4, [4, 5]), (8, 4, [4, 4]), (1, 4, [1]), (10, 4, [4, 4, 2])]
-)
-def test_batches_leave_no_image_out_and_none_alone(images: int, size: int, lengths: list[int]) -> None:
-    cuts = batches(np.arange(images), size)
-    assert [len(cut) for cut in cuts] == lengths and np.concatenate(cuts).tolist() == list(range(images))
-
-
-def test_balanced_draws_show_classes_equally_often() -> None:
-    labels = np.array([0] * 900 + [1] * 100)
-    drawn = labels[epoch_order(labels, replace(BASE, class_balance="sample"), 0)]
-    assert 0.44 < drawn.mean() < 0.56
-    plain = epoch_order(labels, BASE, 0)
-    assert sorted(plain) == list(range(1000)) and not np.array_equal(plain, epoch_order(labels, BASE, 1))
 
 
 def test_a_last_batch_of_one_trains_every_image(tmp_path: Path, plugins: Plugins) -> None:
