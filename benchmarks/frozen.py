@@ -106,7 +106,7 @@ def prefix(data: Path, folder: Path) -> dict[str, Any]:
             rows.prepare(0)
             rates["stored"].append(count / (time.perf_counter() - began))
             began = time.perf_counter()
-            in_blocks(cut, ready, 32)
+            in_blocks(cut, ready, rows.block)
             rates["bare"].append(count / (time.perf_counter() - began))
         shares = [one / other for one, other in zip(rates["stored"], rates["bare"])][1:]  # the first warms up
         found[precision] = {name: round(median(values[1:]), 1) for name, values in rates.items()}

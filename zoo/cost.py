@@ -38,13 +38,14 @@ def judge_prefix(cut: Cut, asked: Cache, store: Store, *, images: int, views: in
         return Verdict(keep=False, text=f"{text}, computed in every epoch (`--cache off`)")
     if store.folder is None:
         return Verdict(keep=False, text=f"{text}, computed in every epoch: there is no cache folder (set ZOO_CACHE)")
-    if size > store.budget:
-        return Verdict(
-            keep=False, text=f"{text}, computed in every epoch: over the store's budget of {size_text(store.budget)}"
-        )
-    took = _seconds_per_byte(store) * cut.bytes
+    budget = store.budget
+    took = _seconds_per_byte(store) * cut.bytes if store.failure is None and size <= budget else 0.0
     if store.failure is not None:
         return Verdict(keep=False, text=f"{text}, computed in every epoch: {store.failure}")
+    if size > budget:
+        return Verdict(
+            keep=False, text=f"{text}, computed in every epoch: over the store's budget of {size_text(budget)}"
+        )
     if asked == "auto" and took > WORTH * cut.seconds:
         return Verdict(keep=False, text=f"{text}, computed in every epoch: that is as fast as to keep it")
     gain = f", about {_text(once)} in place of {_text(again)}" if epochs > views else ""

@@ -19,7 +19,7 @@ import torch
 from zoo.augment import draw_views, image_key, make_view
 from zoo.experiment import Augment
 from zoo.photograph import normalise
-from zoo.prefix import Cut, Rows, block_size, in_blocks
+from zoo.prefix import BLOCKS, Cut, Rows, block_size, in_blocks
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.scan import Scanned
@@ -131,7 +131,7 @@ class PrefixRows:
         self.cut = cut
         self.source = source
         self.store = store
-        self.block = block_size(batch_size)
+        self.block = block_size(batch_size, BLOCKS.get(cut.place.type, 64))
         self.progress = progress
         self.title = title
         self.spent = Spent()

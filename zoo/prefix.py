@@ -188,8 +188,13 @@ def _value(rows: torch.Tensor, end: End) -> torch.Tensor:
     return rows.flatten(0, 1) if end.many else rows
 
 
-def block_size(batch_size: int, most: int = 32) -> int:
-    """Images that the prefix takes at a time: the largest divisor of the batch up to `most`, or the batch if it is odd.
+# Images that the prefix takes at a time, at most. On a CPU what lies between two layers should stay in the cache: of
+# EfficientNet-Lite0 and ResNet-50, 4 at a time give 158 and 27 images a second in fp32, 32 give 60 and 18
+BLOCKS = {"cpu": 4, "cuda": 64}
+
+
+def block_size(batch_size: int, most: int) -> int:
+    """Images that the prefix takes at a time: the largest divisor of the batch up to `most`, unless that is small.
 
     Always so many, padded: what a layer gives for an image depends, in the last bit, on how many stand beside it.
     """

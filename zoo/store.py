@@ -81,7 +81,8 @@ class Store:
         try:
             there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
             room = shutil.disk_usage(there).free + self.usage().bytes
-        except OSError:
+        except OSError as error:
+            self.failure = f"`{self.folder}` cannot be used: {(error.strerror or str(error)).lower()}"
             return 0
         return min(self.asked, int(SHARE * room))
 
@@ -94,7 +95,7 @@ class Store:
         from safetensors import SafetensorError, safe_open
 
         text, file = _text(key), self._file(key)
-        if file is None or not file.is_file():
+        if file is None:
             return None
         try:
             with safe_open(file, "pt") as stored:
@@ -104,11 +105,9 @@ class Store:
                 tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             if metadata.get("checksum") != checksum(tensors):
                 return None
-            os.utime(file)
-        except PermissionError:
-            return tensors  # a store that may be read only: its entries keep their age
         except (OSError, SafetensorError, ValueError, RuntimeError):
             return None
+        _touch(file)
         return tensors
 
     def write(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
@@ -163,7 +162,7 @@ class Store:
         import numpy as np
 
         file = self._file(key, ROWS_SUFFIX)
-        if file is None or not file.is_file():
+        if file is None:
             return None
         try:
             with file.open("rb") as stream:
@@ -177,10 +176,9 @@ class Store:
                 rows = np.memmap(stream, np.uint8, "c", shape=tuple(told["shape"]))
             if zlib.crc32(rows.reshape(-1).data) != told["checksum"]:
                 return None
-            with contextlib.suppress(PermissionError):  # a store that may be read only: its entries keep their age
-                os.utime(file)
         except (OSError, ValueError):  # among them what JSON and numpy raise
             return None
+        _touch(file)
         return rows, told["note"]
 
     def clear(self) -> Usage:
@@ -188,9 +186,8 @@ class Store:
         before = self.usage()
         for file, _, _ in self._entries():
             file.unlink(missing_ok=True)
-        if self.folder is not None:
-            for left in self.folder.glob("*/.*.partial"):
-                left.unlink(missing_ok=True)
+        for left in self._files("*/.*.partial"):
+            left.unlink(missing_ok=True)
         return before
 
     def _make_room(self, size: int) -> bool:
@@ -208,21 +205,24 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what a killed process left half written, a day later."""
-        for left in self.folder.glob("*/.*.partial") if self.folder is not None else ():
+        for left in self._files("*/.*.partial"):
             with contextlib.suppress(OSError):
                 if time.time() - left.stat().st_mtime > DAY:
                     left.unlink()
 
     def _entries(self) -> Iterator[tuple[Path, int, float]]:
         """Files with their bytes and when they were last used."""
-        if self.folder is None:
-            return
-        for file in (*self.folder.glob(f"*/*{SUFFIX}"), *self.folder.glob(f"*/*{ROWS_SUFFIX}")):
-            try:
+        for file in (*self._files(f"*/*{SUFFIX}"), *self._files(f"*/*{ROWS_SUFFIX}")):
+            with contextlib.suppress(OSError):  # another process removed it
                 found = file.stat()
-            except OSError:
-                continue  # another process removed it
-            yield file, found.st_size, found.st_mtime
+                yield file, found.st_size, found.st_mtime
+
+    def _files(self, pattern: str) -> list[Path]:
+        """Files of the store; none where there is no store, or none that may be looked into."""
+        try:
+            return list(self.folder.glob(pattern)) if self.folder is not None else []
+        except OSError:
+            return []
 
     def _file(self, key: Mapping[str, Any], suffix: str = SUFFIX) -> Path | None:
         name = hashlib.sha256(_text(key).encode()).hexdigest()
@@ -285,6 +285,12 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
         if tensor.numel():
             found = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, found)
     return f"{found:08x}"
+
+
+def _touch(file: Path) -> None:
+    """An entry was used just now; where the store may be read only, its entries keep their age."""
+    with contextlib.suppress(OSError):
+        os.utime(file)
 
 
 def digest_of_texts(texts: Iterable[str]) -> str:

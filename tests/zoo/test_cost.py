@@ -53,3 +53,12 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: py
     (tmp_path / "store").write_text("no folder")
     verdict = judge(tmp_path)
     assert not verdict.keep and "cannot be written" in verdict.text
+
+
+def test_a_folder_that_cannot_be_looked_at_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(folder: Any) -> Any:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("shutil.disk_usage", refused)
+    verdict = judge(tmp_path, "on")
+    assert not verdict.keep and verdict.text.endswith("cannot be used: permission denied")

@@ -204,7 +204,7 @@ def test_trouble_of_any_kind_is_a_reason_not_to_cut(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize(("batch", "block"), [(1, 1), (7, 7), (32, 32), (64, 32), (48, 24), (37, 32), (100, 25)])
 def test_blocks_fit_batches(batch: int, block: int) -> None:
-    assert block_size(batch) == block
+    assert block_size(batch, 32) == block
 
 
 def test_rows_do_not_depend_on_who_asks_together() -> None:

@@ -155,6 +155,32 @@ def test_a_file_in_the_folder_s_place_is_a_reason_too(tmp_path: Path) -> None:
     assert store.failure is not None and "cannot be written" in store.failure
 
 
+@pytest.mark.parametrize("target", ["safetensors.safe_open", "pathlib.Path.open"])
+def test_an_entry_that_may_not_be_read_is_missing(store: Store, target: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(KEY, tensors())
+    filled(store)
+    monkeypatch.setattr(target, refuse(errno.EACCES))
+    monkeypatch.setattr("pathlib.Path.is_file", refuse(errno.EACCES))
+    if target == "safetensors.safe_open":
+        assert store.read(KEY) is None
+    else:
+        assert store.read_rows(KEY) is None
+
+
+def test_a_folder_that_may_not_be_looked_into_holds_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(KEY, tensors())
+    monkeypatch.setattr("pathlib.Path.glob", refuse(errno.EACCES))
+    assert store.usage().entries == 0 and store.clear().entries == 0
+    assert store.write({"other": 1}, tensors()) is not None
+
+
+def test_a_store_that_may_only_be_read_is_read(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    store.write(KEY, tensors())
+    filled(store)
+    monkeypatch.setattr("os.utime", refuse(errno.EROFS))
+    assert same(store.read(KEY), tensors()) and store.read_rows(KEY) is not None
+
+
 def test_an_interrupted_write_leaves_nothing(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
