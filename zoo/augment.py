@@ -9,32 +9,35 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import torch
-from torchvision.transforms import v2
 
 from zoo.experiment import Augment
+from zoo.startup import without_compiler
 
 View = Callable[[torch.Tensor], torch.Tensor]
-
-BILINEAR = v2.InterpolationMode.BILINEAR
-
-
-def _zoom(size: int, least: float) -> v2.Transform:
-    """A crop of at least that share of the area, resized to `size`: Szegedy et al. 2015, with gentle bounds."""
-    return v2.RandomResizedCrop(size, scale=(least, 1.0), ratio=(4 / 5, 5 / 4), interpolation=BILINEAR, antialias=True)
 
 
 def make_view(policy: Augment, size: int) -> View:
     """The policy as one transform: a canvas `(3, R, R)` uint8 to a view `(3, size, size)` uint8."""
-    flip = v2.RandomHorizontalFlip()
-    crop = v2.CenterCrop(size)
+    with without_compiler():
+        from torchvision.transforms import v2
+
+    flip, crop, bilinear = v2.RandomHorizontalFlip(), v2.CenterCrop(size), v2.InterpolationMode.BILINEAR
+
+    def zoom(least: float) -> torch.nn.Module:
+        """A crop of at least that share of the area, resized to `size`: Szegedy et al. 2015, with gentle bounds."""
+        transform: torch.nn.Module = v2.RandomResizedCrop(
+            size, scale=(least, 1.0), ratio=(4 / 5, 5 / 4), interpolation=bilinear, antialias=True
+        )
+        return transform
+
     steps: dict[Augment, Sequence[torch.nn.Module]] = {
         "none": [crop],
         "flip": [flip, crop],
-        "rotate": [flip, v2.RandomRotation(15, interpolation=BILINEAR), crop],
-        "zoom": [flip, _zoom(size, 0.35)],
-        "light": [flip, _zoom(size, 0.5), v2.ColorJitter(brightness=0.2, contrast=0.2)],
-        "trivial": [flip, _zoom(size, 0.5), v2.TrivialAugmentWide(interpolation=BILINEAR)],  # Müller and Hutter 2021
-        "rand": [flip, _zoom(size, 0.5), v2.RandAugment(interpolation=BILINEAR)],  # Cubuk et al. 2020
+        "rotate": [flip, v2.RandomRotation(15, interpolation=bilinear), crop],
+        "zoom": [flip, zoom(0.35)],
+        "light": [flip, zoom(0.5), v2.ColorJitter(brightness=0.2, contrast=0.2)],
+        "trivial": [flip, zoom(0.5), v2.TrivialAugmentWide(interpolation=bilinear)],  # Müller and Hutter 2021
+        "rand": [flip, zoom(0.5), v2.RandAugment(interpolation=bilinear)],  # Cubuk et al. 2020
     }
     view: View = v2.Compose(list(steps[policy]))
     return view

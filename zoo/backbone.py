@@ -135,7 +135,10 @@ def build_network(
         ValueError: the plugin's stages do not cover its parameters exactly once.
     """
     from zoo.network import assemble  # imports torch
+    from zoo.startup import without_compiler
 
+    with without_compiler():
+        build = load_target(backbone.build)
     spec = BuildSpec(
         backbone=backbone.name,
         classes=classes,
@@ -144,7 +147,7 @@ def build_network(
         drop_path=drop_path,
         image_size=image_size,
     )
-    return assemble(backbone, load_target(backbone.build), spec, weights_file)
+    return assemble(backbone, build, spec, weights_file)
 
 
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from zoo.backbone import Network
 from zoo.cost import judge_prefix
 from zoo.device import Device
 from zoo.experiment import Experiment
 from zoo.feed import Crops, PrefixRows, Source
-from zoo.graph import MORE, eval_mode
+from zoo.graph import MORE, eval_mode, noise
 from zoo.machine import machine, versions
 from zoo.memo import source_key
 from zoo.prefix import Cut
@@ -24,7 +25,7 @@ from zoo.scan import Scanned
 from zoo.store import Store
 
 # What makes pixels and rows: another version of it finds nothing that this one kept
-CODE = ("augment.py", "feed.py", "graph.py", "photograph.py", "prefix.py", "preprocess.py")
+CODE = ("augment.py", "feed.py", "fold.py", "graph.py", "photograph.py", "prefix.py", "preprocess.py")
 
 
 class Cutter:
@@ -47,6 +48,7 @@ class Cutter:
         self.backbone = backbone
         self.store = store
         self._told: set[str] = set()
+        self._last: tuple[Any, Cut] | None = None  # a solved phase trains and scores with one and the same
 
     def cut(self, network: Network, late: Collection[str], *, evaluate: bool = False) -> Cut | None:
         """A cut before all that depends on `late`; None where nothing is frozen before it, or no cut can be.
@@ -58,17 +60,20 @@ class Cutter:
             if self.experiment.cache == "on" and not evaluate:
                 self._tell("`--cache on`: nothing is frozen before what trains, so there is nothing to keep")
             return None
-        side = self.preprocess.crop
-        noise = torch.randn(MORE, 3, side, side, generator=torch.Generator().manual_seed(0))
-        inputs = noise.to(self.device.place).contiguous(memory_format=torch.channels_last)
         try:
             if not evaluate:
-                return Cut(network.model, late, inputs, self.device.autocast)
+                return self._cut(network.model, late, self.device.autocast)
             with eval_mode(network.model):
-                return Cut(network.model, late, inputs, None)
+                return self._cut(network.model, late, None)
         except ValueError as error:
             self._tell(f"`{network.anatomy.backbone}` cannot be cut, so what is frozen is computed again: {error}")
             return None
+
+    def _cut(self, model: nn.Module, late: Collection[str], autocast: torch.dtype | None) -> Cut:
+        asked = (id(model), frozenset(late), autocast, tuple(module.training for module in model.modules()))
+        if self._last is None or self._last[0] != asked or not self._last[1].still_holds():
+            self._last = asked, Cut(model, late, noise(MORE, self.preprocess.crop, self.device.place), autocast)
+        return self._last[1]
 
     def rows(self, cut: Cut, source: Source, *, epochs: int, views: int, title: str) -> PrefixRows:
         """Rows of the images of a source, kept if that pays; one line says so. `epochs` is 0 for a single pass."""

@@ -105,6 +105,12 @@ def find_prefix(model: nn.Module, late: Collection[str], images: torch.Tensor) -
     return Prefix(graph, early, reached, ends, few, more, sizes)
 
 
+def noise(count: int, side: int, place: torch.device) -> torch.Tensor:
+    """Images to try a network on, `(count, 3, side, side)`, always the same."""
+    images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+    return images.to(place).contiguous(memory_format=torch.channels_last)
+
+
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
     """Every module in eval mode for a while, then as it was."""

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
 
 import torch
 
+from zoo.ahead import Ahead, keys_of, parts_of
 from zoo.backbone import Network
-from zoo.dataset import Images, Sample, open_images
+from zoo.dataset import Images, open_images
 from zoo.experiment import Experiment
 from zoo.freeze import digest_of_state
-from zoo.photograph import canvas, pixel_key, pixels
 from zoo.plugin import Plugins
-from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.roles import Roles, assign_roles
 from zoo.scan import BadFile, Scanned, default_workers, scan
@@ -59,8 +56,15 @@ class Clock:
         return round(self.before + perf_counter() - self._started, 3)
 
 
-def prepare(experiment: Experiment, setup: Setup, plugins: Plugins, progress: Progress, clock: Clock) -> Job:
-    """Open the data, build the network, plan its phases, decode the photographs.
+def prepare(
+    experiment: Experiment,
+    setup: Setup,
+    plugins: Plugins,
+    progress: Progress,
+    clock: Clock,
+    ahead: Ahead | None = None,
+) -> Job:
+    """Open the data, build the network, plan its phases, decode the photographs, unless that is done `ahead`.
 
     Raises:
         UsageError, ZooError: whatever is wrong with any of them.
@@ -77,7 +81,7 @@ def prepare(experiment: Experiment, setup: Setup, plugins: Plugins, progress: Pr
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     store = Store()
-    scanned, bad = _scan(images, roles, setup.preprocess, experiment, progress, store)
+    scanned, bad = _scan(images, roles, setup, experiment, progress, store, ahead)
     clock.lap("scan")
     return Job(
         experiment=experiment,
@@ -96,19 +100,21 @@ def prepare(experiment: Experiment, setup: Setup, plugins: Plugins, progress: Pr
 
 
 def _scan(
-    images: Images, roles: Roles, preprocess: Preprocess, experiment: Experiment, progress: Progress, store: Store
+    images: Images,
+    roles: Roles,
+    setup: Setup,
+    experiment: Experiment,
+    progress: Progress,
+    store: Store,
+    ahead: Ahead | None,
 ) -> tuple[dict[str, Scanned], list[BadFile]]:
-    """Decode what is fitted as canvases, what is chosen on and reported as the network sees it."""
-    as_canvas = lambda photograph: canvas(photograph, preprocess)
-    as_pixels = lambda photograph: pixels(photograph, preprocess)
-    parts: dict[str, tuple[tuple[Sample, ...], int, Callable[[Any], Any]]] = {
-        "fit": (roles.fit, preprocess.canvas, as_canvas)
-    }
-    if roles.choose:
-        parts["choose"] = (roles.choose, preprocess.crop, as_pixels)
-    if not images.may_choose:
-        parts["reported"] = (images.splits[roles.reported], preprocess.crop, as_pixels)
-    progress.start("scan", sum(len(samples) for samples, _, _ in parts.values()))
+    """What a run sees of its photographs; after what decodes ahead is done, and has left them in the store."""
+    parts = parts_of(images, roles, setup.preprocess)
+    count = sum(len(samples) for samples, _, _ in parts.values())
+    if ahead is not None:
+        progress.start("scan", count)
+        ahead.wait(progress.advance)
+    progress.start("scan", count)
     scanned, bad = scan(
         images,
         parts,
@@ -116,7 +122,7 @@ def _scan(
         workers=experiment.workers or default_workers(),
         advance=progress.advance,
         store=store if experiment.cache != "off" else None,
-        keys={name: {"side": side, **pixel_key(preprocess)} for name, (_, side, _) in parts.items()},
+        keys=keys_of(parts, setup.preprocess),
     )
     progress.stop()
     if bad:

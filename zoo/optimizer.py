@@ -14,6 +14,7 @@ from zoo.experiment import Experiment
 from zoo.head import head_path
 from zoo.network import norm_parameters
 from zoo.stage import HEAD
+from zoo.startup import without_compiler
 from zoo.strategy import Group, Only, Phase
 
 _WORDS: dict[Only, str] = {"norms": "normalisation parameters", "biases": "biases", "added": "attached parameters"}
@@ -102,6 +103,7 @@ def make_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], experimen
         }
         for group in groups
     ]
-    if experiment.optimizer == "sgd":
-        return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
-    return torch.optim.AdamW(rows)
+    with without_compiler():
+        if experiment.optimizer == "sgd":
+            return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
+        return torch.optim.AdamW(rows)

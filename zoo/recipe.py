@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +26,9 @@ from zoo.device import Device
 from zoo.experiment import Experiment
 from zoo.feed import PrefixRows, Spent, Views, default_views
 from zoo.files import SCHEMA
+from zoo.fold import FoldedSteps
 from zoo.freeze import FrozenProof, apply_phase, recalibrate, set_modes
+from zoo.graph import FEW, noise
 from zoo.head import find_head
 from zoo.judge import Judge
 from zoo.optimizer import changed_by, make_optimizer, plan_groups, pulled_by, trained_by
@@ -188,6 +191,14 @@ class Recipe:
             load_tensors(tensors, self.model, self.optimizer, self.average)
             self.proof.expect(state["proof"])
         self.open_feed(phase, self.epochs[self.place.phase])
+        self._fold(phase)
+
+    def _fold(self, phase: Phase) -> None:
+        """Let steps fold the batch norms whose statistics stay, where that was measured to pay."""
+        self.stepper.folded = nullcontext
+        if phase.norm != "train" and self.device.place.type == "cpu" and not self.experiment.compile:
+            images = noise(FEW, self.predictor.preprocess.crop, self.device.place)
+            self.stepper.folded = FoldedSteps(self.model, images).step
 
     def open_feed(self, phase: Phase, epochs: int) -> None:
         """Cut the network where the phase's frozen part ends, so that steps start there; or not at all."""

@@ -4,31 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
-from zoo.backbone import Backbone, BuildSpec, Network, Weights, build_network
-from zoo.catalogue import Entry
+from zoo.backbone import Backbone, BuildSpec, Network, build_network
 from zoo.device import Device, choose_device
-from zoo.errors import UsageError, at_once
+from zoo.errors import UsageError
 from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment
-from zoo.grammar import Plan, parse, share_epochs
+from zoo.grammar import share_epochs
 from zoo.head import takes_vectors
+from zoo.names import Names, look_up
 from zoo.plugin import Plugins
-from zoo.preprocess import Preprocess
 from zoo.strategy import Phase
-
-WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup:
-    """An experiment whose names are resolved."""
+class Setup(Names):
+    """An experiment whose names are resolved, and where it computes."""
 
-    backbone: Entry[Backbone]
-    plan: Plan
-    weights: Weights | None
-    weights_file: Path | None
-    preprocess: Preprocess
     device: Device
 
 
@@ -39,49 +30,8 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
         UsageError: unknown names, all at once; or settings that exclude each other.
         ZooError: the device is not there.
     """
-    problems: list[UsageError] = []
-    try:
-        backbone = plugins.backbones.find(experiment.backbone)
-    except UsageError as error:
-        problems.append(error)
-    try:
-        plan = parse(experiment.strategy, plugins.strategies)
-    except UsageError as error:
-        problems.append(error)
-    if problems:
-        raise at_once(problems)
-    weights: Weights | None = None
-    file: Path | None = None
-    asked = experiment.weights
-    if _is_file(asked):
-        file = Path(asked).expanduser()
-        if file.is_dir():
-            raise UsageError(f"`{asked}` is a folder, not a file of weights", hint="pass the file in it")
-        if not file.is_file():
-            raise UsageError(
-                f"there is no file of weights `{asked}`", hint="`--weights` takes default, none, a tag or a file"
-            )
-    elif asked != "default" or plan.pretrained:
-        weights = backbone.value.find_weights(asked)
-    if not plan.pretrained and (weights is not None or file is not None):
-        raise UsageError(
-            f"strategy `{plan}` starts from random weights, `--weights {asked}` would be ignored",
-            hint="leave `--weights` out, or use `full`",
-        )
-    known = weights or (backbone.value.weights[0] if backbone.value.weights else None)
-    base = known.preprocess if known is not None else backbone.value.preprocess
-    return Setup(
-        backbone=backbone,
-        plan=plan,
-        weights=weights,
-        weights_file=file,
-        preprocess=base.at(experiment.image_size),
-        device=choose_device(experiment.device, experiment.precision),
-    )
-
-
-def _is_file(text: str) -> bool:
-    return Path(text).suffix.lower() in WEIGHTS_SUFFIXES or "/" in text or "\\" in text
+    names = look_up(experiment, plugins)
+    return Setup(**vars(names), device=choose_device(experiment.device, experiment.precision))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
-from torchvision.transforms import v2
 
 from zoo.device import Device, training_precision
 from zoo.errors import ZooError
@@ -15,6 +15,7 @@ from zoo.experiment import Experiment
 from zoo.freeze import keeps_statistics
 from zoo.progress import Progress
 from zoo.sampler import seed_step
+from zoo.startup import without_compiler
 from zoo.strategy import Phase
 
 
@@ -43,6 +44,7 @@ class Stepper:
         self.classes = classes
         self.class_weights = None if class_weights is None else class_weights.to(device.place)
         self.progress = progress
+        self.folded: Callable[[], AbstractContextManager[None]] = nullcontext  # of a phase whose statistics stay
         self.parts = min(experiment.accumulate, experiment.batch_size)
 
     def step(
@@ -99,10 +101,13 @@ class Stepper:
         if self.experiment.clip:
             trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(trained, self.experiment.clip)
-        optimizer.step()
+        with without_compiler():
+            optimizer.step()
         return loss, right
 
     def _mix(self, inputs: torch.Tensor, labels: torch.Tensor, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
+        from torchvision.transforms import v2
+
         kinds: list[nn.Module] = []
         if phase.mixup is not None:
             kinds.append(v2.MixUp(alpha=phase.mixup, num_classes=self.classes))
@@ -122,7 +127,8 @@ class Stepper:
         epoch: int,
     ) -> tuple[float, int]:
         """Gradients of the mean loss over the batch, from scratch; the loss, and how many images were right."""
-        optimizer.zero_grad(set_to_none=True)
+        with without_compiler():
+            optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
         value, right = 0.0, 0
         split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
@@ -157,7 +163,7 @@ class Stepper:
 
     def _logits(self, *inputs: torch.Tensor) -> torch.Tensor:
         try:
-            with training_precision(self.device, self.experiment.compile):
+            with training_precision(self.device, self.experiment.compile), self.folded():
                 return self.forward(*inputs).float()
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):

@@ -13,6 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save as save_tensors
 
+from zoo.ahead import Ahead
 from zoo.backbone import Network
 from zoo.checkpoint import Checkpoints
 from zoo.cutter import Cutter
@@ -56,8 +57,11 @@ def train(
     force: bool = False,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
+    ahead: Ahead | None = None,
 ) -> Run:
     """Train as the experiment says, score the reported split, and leave a run's folder.
+
+    `ahead` is decoding the photographs already; see `zoo.ahead`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -71,7 +75,7 @@ def train(
     folder = Path(out).expanduser() if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
     # before the folder is touched: with `--force`, the weights to start from may lie in the very run that is replaced
-    job = prepare(experiment, setup, plugins, progress, clock)
+    job = prepare(experiment, setup, plugins, progress, clock, ahead)
     record = record_of(job)
     make_folder(folder)
     with _alone_in(folder):

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from zoo.ahead import Ahead, decode_ahead
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo_cli.options import console, force_option, json_option, print_json
@@ -64,6 +65,24 @@ def train(
     """
     _check_options(ctx, resume, settings)
     experiment = Experiment(**settings) if resume is None else None
+    ahead = decode_ahead(experiment) if experiment is not None else None
+    try:
+        _train(ctx, experiment, ahead, out, resume, force, as_json, settings)
+    finally:
+        if ahead is not None:
+            ahead.stop()
+
+
+def _train(
+    ctx: click.Context,
+    experiment: Experiment | None,
+    ahead: Ahead | None,
+    out: str | None,
+    resume: str | None,
+    force: bool,
+    as_json: bool,
+    settings: dict[str, Any],
+) -> None:
     from zoo.training import resume as resume_training
     from zoo.training import train as run_training
     from zoo_cli.display import Display
@@ -74,7 +93,9 @@ def train(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = console()
     if experiment is not None:
-        run = run_training(experiment, out=out, force=force, plugins=plugins(ctx), progress=Display(screen))
+        run = run_training(
+            experiment, out=out, force=force, plugins=plugins(ctx), progress=Display(screen), ahead=ahead
+        )
     else:
         assert resume is not None
         run = resume_training(

@@ -34,14 +34,14 @@ def solve(task: Task) -> dict[str, Any]:
     assert isinstance(head, nn.Linear)
     mean, spread = task.features.mean(0), task.features.std(0)
     spread[spread == 0] = 1.0  # a feature that never changes tells nothing
-    inputs = ((task.features - mean) / spread).astype(np.float64)
+    inputs, basis = _narrow(((task.features - mean) / spread).astype(np.float64))
     folds = min(FOLDS, int(np.bincount(task.labels, minlength=task.classes).min()))
     losses: dict[float, float] = {}
     if folds >= 2:
         losses = _cross_validate(inputs, task, folds)
     strength = min(losses, key=losses.__getitem__) if losses else STRENGTHS[len(STRENGTHS) // 2]
     model = _fit(inputs, task.labels, strength)
-    weight, bias = model.coef_, model.intercept_
+    weight, bias = model.coef_ @ basis.T, model.intercept_
     if task.classes == 2:  # scikit-learn's one row is the second class against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / spread
@@ -54,6 +54,18 @@ def solve(task: Task) -> dict[str, Any]:
     if losses:
         found["cross_validated_loss"] = round(losses[strength], 6)
     return found
+
+
+def _narrow(inputs: Any) -> tuple[Any, Any]:
+    """Inputs `(N, D)` as `(N, M)`, M the less of the two, and the basis `(D, M)` that brings weights back.
+
+    A penalised fit's weights lie in the span of the inputs, and lengths in an orthonormal basis are what they were: the
+    solution is the same (Hastie and Tibshirani 2004, "Efficient quadratic regularization", section 3).
+    """
+    if len(inputs) >= inputs.shape[1]:
+        return inputs, np.eye(inputs.shape[1])
+    basis, narrow = np.linalg.qr(inputs.T)
+    return np.ascontiguousarray(narrow.T), basis
 
 
 def _cross_validate(inputs: Any, task: Task, folds: int) -> dict[float, float]:

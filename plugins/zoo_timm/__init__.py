@@ -11,6 +11,7 @@ from pathlib import Path
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
 from zoo.memo import recall, source_key
+from zoo.startup import without_compiler
 
 
 @hookimpl
@@ -32,6 +33,7 @@ def catalogue_rows() -> list[Backbone]:
 
 
 def _generate() -> list[Backbone]:
-    from zoo_timm.rows import generate_rows  # imports timm
+    with without_compiler():
+        from zoo_timm.rows import generate_rows  # imports timm
 
     return generate_rows()

@@ -11,6 +11,7 @@ from pathlib import Path
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
 from zoo.memo import recall, source_key
+from zoo.startup import without_compiler
 
 
 @hookimpl
@@ -31,6 +32,7 @@ def catalogue_rows() -> list[Backbone]:
 
 
 def _generate() -> list[Backbone]:
-    from zoo_torchvision.rows import generate_rows  # imports torchvision
+    with without_compiler():
+        from zoo_torchvision.rows import generate_rows  # imports torchvision
 
     return generate_rows()

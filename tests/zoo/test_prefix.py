@@ -124,7 +124,9 @@ def test_gradients_of_the_rest_are_those_of_the_network(plugins: Plugins) -> Non
         forward(noise(64, 4)).square().sum().backward()
         found.append({name: p.grad.clone() for name, p in network.model.named_parameters() if p.grad is not None})
     assert found[0].keys() == found[1].keys() == set(late)
-    assert all(torch.equal(found[0][name], found[1][name]) for name in late)
+    # up to the roundings of the prefix, whose batch norms are folded
+    for name in late:
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-3, atol=1e-4 * float(found[0][name].norm()))
 
 
 class Statistic(Skips):
@@ -158,10 +160,11 @@ def test_the_digest_follows_what_is_frozen_and_nothing_else() -> None:
     before = cut.digest()
     with torch.no_grad():
         model.late.weight.add_(1)
-    assert cut.digest() == before
+    assert cut.digest() == before and cut.still_holds()
     with torch.no_grad():
         model.early.weight[0, 0, 0, 0] += 1
-    assert cut.digest() != before
+    assert not cut.still_holds()
+    assert Cut(model, LATE, noise(8), None).digest() != before
 
 
 def test_the_digest_follows_code_that_changed() -> None:
