@@ -77,8 +77,10 @@ class Ahead:
 
     def stop(self) -> None:
         """End it, done or not."""
+        assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
+        self._process.stdout.close()
 
 
 def decode_ahead(experiment: Experiment) -> Ahead | None:

@@ -66,7 +66,7 @@ def choose_device(asked: str, precision: Precision = "auto") -> Device:
         device, why = torch.device("cpu"), "auto: no CUDA device is there"
     else:
         device, why = torch.device("cpu"), "as asked"
-    if precision == "bf16" and not has_fast_bf16(device) and device.type == "cuda":
+    if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     if device.type == "cpu":
         prepare_process()

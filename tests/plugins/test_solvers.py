@@ -155,3 +155,17 @@ def test_a_head_that_cannot_be_solved_is_trained_by_steps(two_splits: Path, tmp_
     asked = experiment(two_splits, "linear", backbone="timm/deit_tiny_distilled_patch16_224", epochs=1)
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     assert run.record["steps"] == 3 and "not one linear layer" in run.record["notes"][-1]
+
+
+@pytest.mark.parametrize(("images", "width"), [(20, 50), (50, 20), (30, 30)])
+def test_a_fit_in_fewer_dimensions_is_the_fit(images: int, width: int) -> None:
+    generator = np.random.default_rng(0)
+    inputs, labels = generator.normal(size=(images, width)), np.arange(images) % 3
+    narrow, basis = logistic._narrow(inputs)
+    assert narrow.shape == (images, min(images, width))
+    np.testing.assert_allclose(narrow @ basis.T, inputs, atol=1e-9)
+    found = []
+    for values, back in ((inputs, np.eye(width)), (narrow, basis)):
+        model = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(values, labels)
+        found.append(np.concatenate([model.coef_ @ back.T, model.intercept_[:, None]], 1))
+    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
