@@ -9,10 +9,10 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from zoo.dataset import Images, Sample, open_images
+from zoo.dataset import Images, open_images
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.names import look_up
@@ -20,11 +20,12 @@ from zoo.photograph import Pixels, canvas, pixel_key, pixels
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.roles import Roles, assign_roles
-from zoo.scan import default_workers, scan
+from zoo.scan import Part, default_workers, scan
 from zoo.store import Store
 
-# What a part of the data is decoded to: its samples, their side in pixels, the conversion to it
-Part = tuple[Sequence[Sample], int, Callable[[Pixels], Pixels]]
+# A photograph that is fitted may come at a fraction of its size, down to this many times the canvas. Of 12 megapixels
+# that is six times as fast (24 a second in the place of 4), and the canvas differs by 0.24 grey levels on average
+SPARE = 2
 
 # The process that trains comes first
 NICE = 5
@@ -36,19 +37,22 @@ def parts_of(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, 
     def seen(photograph: Pixels) -> Pixels:
         return pixels(photograph, preprocess)
 
+    least = SPARE * max(preprocess.canvas, preprocess.resize)
     parts: dict[str, Part] = {
-        "fit": (roles.fit, preprocess.canvas, lambda photograph: canvas(photograph, preprocess)),
+        "fit": Part(roles.fit, preprocess.canvas, lambda photograph: canvas(photograph, preprocess), least),
     }
     if roles.choose:
-        parts["choose"] = (roles.choose, preprocess.crop, seen)
+        parts["choose"] = Part(roles.choose, preprocess.crop, seen)
     if not images.may_choose:
-        parts["reported"] = (images.splits[roles.reported], preprocess.crop, seen)
+        parts["reported"] = Part(images.splits[roles.reported], preprocess.crop, seen)
     return parts
 
 
 def keys_of(parts: Mapping[str, Part], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
     """What the pixels of each part depend on beside the files."""
-    return {name: {"side": side, **pixel_key(preprocess)} for name, (_, side, _) in parts.items()}
+    return {
+        name: {"side": part.side, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
+    }
 
 
 class Ahead:
@@ -106,7 +110,7 @@ def main() -> None:
     def tell(count: int) -> None:
         os.write(1, b"." * count)
 
-    size = sum(3 * side * side * len(samples) for samples, side, _ in parts.values())
+    size = sum(3 * part.side**2 * len(part.samples) for part in parts.values())
     if size > store.budget:
         return
     scan(

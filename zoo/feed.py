@@ -69,7 +69,10 @@ class Views:
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         started = perf_counter()
         asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
-        drawn = draw_views(self.canvases[indices], asked, self._view, self.seed)
+        chosen = self.canvases[indices]
+        if self.place.type == "cuda":  # chance is drawn on the CPU, pixels are moved about by the GPU
+            chosen = chosen.pin_memory().to(self.place, non_blocking=True)
+        drawn = draw_views(chosen, asked, self._view, self.seed)
         self.drawing += perf_counter() - started
         return self.normalised(drawn)
 

@@ -110,7 +110,7 @@ def _scan(
 ) -> tuple[dict[str, Scanned], list[BadFile]]:
     """What a run sees of its photographs; after what decodes ahead is done, and has left them in the store."""
     parts = parts_of(images, roles, setup.preprocess)
-    count = sum(len(samples) for samples, _, _ in parts.values())
+    count = sum(len(part.samples) for part in parts.values())
     if ahead is not None:
         progress.start("scan", count)
         ahead.wait(progress.advance)

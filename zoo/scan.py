@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -48,8 +48,20 @@ class BadFile:
     reason: str
 
 
+class Part(NamedTuple):
+    """A part of the data to be decoded."""
+
+    samples: Sequence[Sample]
+    side: int  # pixels
+    convert: Callable[[Pixels], Pixels]  # a photograph to `(side, side, 3)`
+    at_least: int | None = None  # see `decode`
+
+
 def decode_all(
-    samples: Sequence[Sample], workers: int, convert: Callable[[Pixels], Pixels] | None = None
+    samples: Sequence[Sample],
+    workers: int,
+    convert: Callable[[Pixels], Pixels] | None = None,
+    at_least: int | None = None,
 ) -> Iterator[tuple[Sample, Pixels | BadImage]]:
     """Every sample with its pixels, or with what is wrong with it, in order; decoded by `workers` threads.
 
@@ -58,7 +70,7 @@ def decode_all(
 
     def one(sample: Sample) -> Pixels | BadImage:
         try:
-            pixels = decode(sample.source)
+            pixels = decode(sample.source, at_least)
         except BadImage as error:
             return error
         return pixels if convert is None else convert(pixels)
@@ -82,7 +94,7 @@ def decode_all(
 
 def scan(
     images: Images,
-    parts: Mapping[str, tuple[Sequence[Sample], int, Callable[[Pixels], Pixels]]],
+    parts: Mapping[str, Part],
     *,
     on_bad_image: OnBadImage,
     workers: int,
@@ -90,7 +102,7 @@ def scan(
     store: Store | None = None,
     keys: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, Scanned], list[BadFile]]:
-    """Decode named parts of a dataset, each `(samples, side in pixels, conversion to that side)`.
+    """Decode named parts of a dataset.
 
     With a `store`, what was decoded is kept, and found again as long as no file changes; `keys` tell, for each part,
     what its pixels depend on beside the files.
@@ -100,10 +112,8 @@ def scan(
     """
     bad = [BadFile(name, reason) for name, reason in images.rejected]
     found = {
-        name: _scan_part(
-            samples, side, convert, images.classes, workers, advance, bad, _Shelf(store, (keys or {}).get(name))
-        )
-        for name, (samples, side, convert) in parts.items()
+        name: _scan_part(part, images.classes, workers, advance, bad, _Shelf(store, (keys or {}).get(name)))
+        for name, part in parts.items()
     }
     if bad and on_bad_image == "fail":
         lines = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:20])
@@ -149,24 +159,22 @@ class _Shelf:
 
 
 def _scan_part(
-    samples: Sequence[Sample],
-    side: int,
-    convert: Callable[[Pixels], Pixels],
+    part: Part,
     classes: Sequence[str],
     workers: int,
     advance: Callable[[int], None],
     bad: list[BadFile],
     shelf: _Shelf,
 ) -> Scanned:
+    samples, side = part.samples, part.side
     contents = [_content(sample) for sample in samples]
     found = shelf.find(contents)
     if found is not None:
         pixels, wrong = found
         advance(len(samples))
     else:
-        pixels, wrong = _decode_part(
-            samples, side, convert, workers, advance, shelf.draft(contents, (len(samples), side, side, 3))
-        )
+        draft = shelf.draft(contents, (len(samples), side, side, 3))
+        pixels, wrong = _decode_part(part, workers, advance, draft)
     digest = hashlib.sha256()
     usable: list[Sample] = []
     for place, (sample, content) in enumerate(zip(samples, contents)):
@@ -182,18 +190,14 @@ def _scan_part(
 
 
 def _decode_part(
-    samples: Sequence[Sample],
-    side: int,
-    convert: Callable[[Pixels], Pixels],
-    workers: int,
-    advance: Callable[[int], None],
-    draft: Draft | None,
+    part: Part, workers: int, advance: Callable[[int], None], draft: Draft | None
 ) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    samples, side, convert, at_least = part
     pixels = draft.array if draft is not None else allocate((len(samples), side, side, 3))
     wrong: dict[int, str] = {}
     count = 0
     try:
-        for place, (sample, result) in enumerate(decode_all(samples, workers, convert)):
+        for place, (sample, result) in enumerate(decode_all(samples, workers, convert, at_least)):
             if isinstance(result, BadImage):
                 wrong[place] = result.message.replace(f"`{sample.source}` ", "")
             else:

@@ -48,3 +48,12 @@ def test_the_global_generator_is_left_alone() -> None:
     threads = torch.get_num_threads()
     draw_views(CANVASES, ask(0), make_view("rand", 32), 0)
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("policy", get_args(Augment))
+def test_a_gpu_draws_the_views_of_a_cpu(policy: Augment) -> None:
+    make = make_view(policy, 32)
+    here, there = (draw_views(CANVASES.to(place), ask(2), make, 0).cpu().int() for place in ("cpu", "cuda"))
+    assert float((here - there).abs().float().mean()) < 1

@@ -120,3 +120,39 @@ def test_normalise() -> None:
 def test_another_image_size_keeps_the_ratio_of_resize_to_crop() -> None:
     assert Preprocess(resize=256, crop=224).at(112) == Preprocess(resize=128, crop=112)
     assert Preprocess.from_json(Preprocess(crop=64).to_json()) == Preprocess(crop=64)
+
+
+def large(folder: Path, size: tuple[int, int], **settings: object) -> Path:
+    """A smooth photograph with some noise, as JPEG."""
+    generator = np.random.default_rng(0)
+    small = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))
+    pixels = np.asarray(small.resize(size, Image.Resampling.BICUBIC), np.int16) + generator.integers(
+        -8, 9, (size[1], size[0], 3), dtype=np.int16
+    )
+    file = folder / f"{size[0]}x{size[1]}.jpg"
+    Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(file, quality=92, **settings)
+    return file
+
+
+# an eighth, a quarter, half, and all of it: the shorter side keeps 128 pixels
+@pytest.mark.parametrize(
+    ("size", "wanted"), [((1400, 1040), 130), ((700, 520), 130), ((400, 256), 128), ((400, 255), 255)]
+)
+def test_for_training_a_jpeg_may_come_at_a_fraction(tmp_path: Path, size: tuple[int, int], wanted: int) -> None:
+    file, preprocess = large(tmp_path, size), Preprocess(resize=64, crop=56)
+    fraction, whole = decode(file, 128), decode(file)
+    assert min(fraction.shape[:2]) == wanted and min(whole.shape[:2]) == size[1]
+    away = np.abs(canvas(fraction, preprocess).astype(int) - canvas(whole, preprocess))
+    assert away.mean() < 1.5
+
+
+def test_a_fraction_stands_upright_and_other_formats_come_whole(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode(large(tmp_path, (800, 640), exif=exif), 128).shape == (200, 160, 3)
+    Image.fromarray(np.tile(GRADIENT, (10, 10, 1))).save(tmp_path / "a.png")
+    assert decode(tmp_path / "a.png", 32).shape == (300, 400, 3)
+    truncated = tmp_path / "truncated.jpg"
+    truncated.write_bytes(large(tmp_path, (800, 640)).read_bytes()[:20_000])
+    with pytest.raises(BadImage):
+        decode(truncated, 128)

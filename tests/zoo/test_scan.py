@@ -11,7 +11,7 @@ from tests_support import make_photos
 import zoo.scan
 from zoo import Images, Preprocess, ZooError
 from zoo.photograph import pixel_key, pixels
-from zoo.scan import allocate, scan
+from zoo.scan import Part, allocate, scan
 from zoo.store import Store
 from zoo_datasets.folder import open_folder
 
@@ -21,7 +21,7 @@ PREPROCESS = Preprocess(resize=32, crop=24)
 def run_scan(
     images: Images, on_bad_image: str = "skip", workers: int = 2
 ) -> tuple[dict[str, zoo.scan.Scanned], list[zoo.scan.BadFile]]:
-    parts = {"fit": (images.splits["train"], 24, lambda photograph: pixels(photograph, PREPROCESS))}
+    parts = {"fit": Part(images.splits["train"], 24, lambda photograph: pixels(photograph, PREPROCESS))}
     return scan(images, parts, on_bad_image=on_bad_image, workers=workers)  # type: ignore[arg-type]
 
 
@@ -97,7 +97,7 @@ def test_what_was_decoded_is_found_again_until_a_file_changes(
     def again() -> tuple[zoo.scan.Scanned, set[tuple[str, str]]]:
         images = open_folder(str(spoilt), 0)
         store = Store(folder)
-        parts = {"fit": (images.splits["train"], 24, convert)}
+        parts = {"fit": Part(images.splits["train"], 24, convert)}
         found, bad = scan(
             images, parts, on_bad_image="skip", workers=1, store=store, keys={"fit": pixel_key(PREPROCESS)}
         )
