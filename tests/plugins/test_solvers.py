@@ -169,3 +169,28 @@ def test_a_fit_in_fewer_dimensions_is_the_fit(images: int, width: int) -> None:
         model = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(values, labels)
         found.append(np.concatenate([model.coef_ @ back.T, model.intercept_[:, None]], 1))
     np.testing.assert_allclose(found[0], found[1], atol=1e-4)
+
+
+def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels = blobs(2, 20, 40)
+    asked: list[float] = []
+    fit = logistic._fit
+
+    def noted(inputs: object, targets: object, strength: float, start: object = None) -> LogisticRegression:
+        asked.append(strength)
+        return fit(inputs, targets, strength, start)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(logistic, "_fit", noted)
+    full = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))
+    assert tuple(full) == logistic.STRENGTHS
+    best = min(full, key=full.__getitem__)
+    asked.clear()
+    short = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=2))
+    assert min(short, key=short.__getitem__) == best and short == {key: full[key] for key in short}
+    assert len(short) == min(len(full), list(full).index(best) + 3) and len(asked) == 5 * len(short)
+
+
+def _args(features: np.ndarray, labels: np.ndarray, patch: pytest.MonkeyPatch, rises: int) -> tuple[object, Task, int]:
+    patch.setattr(logistic, "RISES", rises)
+    found = task(nn.Linear(features.shape[1], 2), features, labels)
+    return features.astype(np.float64), found, 5
