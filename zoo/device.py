@@ -16,7 +16,7 @@ from zoo.errors import UsageError, ZooError
 from zoo.experiment import Precision
 from zoo.machine import machine
 from zoo.memo import recall, source_key
-from zoo.process import prepare_process
+from zoo.process import keep_memory
 
 # A step of one layer in bf16 may take this share of its time in fp32 for bf16 to be worth its rounding
 WORTH = 0.8
@@ -69,7 +69,7 @@ def choose_device(asked: str, precision: Precision = "auto") -> Device:
     if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     if device.type == "cpu":
-        prepare_process()
+        keep_memory()
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return Device(place=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
 

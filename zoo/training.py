@@ -28,6 +28,7 @@ from zoo.optimizer import changed_by
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.predictor import TorchPredictor
+from zoo.process import tiny_is_zero
 from zoo.progress import Progress, Silent
 from zoo.rate_finder import find_rate
 from zoo.recipe import Recipe
@@ -50,6 +51,7 @@ from zoo.sampler import own_generators
 from zoo.setup import resolve
 
 
+@tiny_is_zero()
 def train(
     experiment: Experiment,
     *,
@@ -85,6 +87,7 @@ def train(
         return _carry_out(job, run, clock)
 
 
+@tiny_is_zero()
 def resume(
     run: Run | Path | str,
     *,
