@@ -33,8 +33,17 @@ ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "benchmarks" / "peers"
 VENV = ROOT / ".venv-peers"
 PYTHON = VENV / "bin" / "python"
-SCRIPTS = {"fastai": PEERS / "fastai_trainer.py", "plain loop": PEERS / "plain_loop.py"}
 BACKBONE = "efficientnet_lite0"
+
+# No option of a peer: its process is started with glibc's malloc told to keep what is freed, as zoo tells its own
+# (`zoo/process.py`). PyTorch's tuning guide advises another allocator; a user who knows that gets this.
+KEPT = ", memory kept"
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_ARENA_MAX": "1"}
+SCRIPTS = {
+    "fastai": PEERS / "fastai_trainer.py",
+    "plain loop": PEERS / "plain_loop.py",
+    f"plain loop{KEPT}": PEERS / "plain_loop.py",
+}
 
 # Parameters of the network that a mode may move: the head; the last two stages and the head (`zoo plan` says the same)
 MOST_MOVED = {"frozen": 2_562, "partial": 2_672_802, "fine_tune": 3_373_570}
@@ -79,10 +88,10 @@ def settings_of(peer: str) -> Iterator[list[str]]:
         yield ["--workers", str(machine()["cores"]), "--precision", "fp32", "--train-bn"]
 
 
-def run(command: list[Any], cache: Path) -> tuple[float, float, str]:
+def run(command: list[Any], cache: Path, allocator: dict[str, str] | None = None) -> tuple[float, float, str]:
     """Seconds from the start of a process to its end, the machine's load before it, and what it wrote to stdout."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    environment |= {"CUDA_VISIBLE_DEVICES": "", "ZOO_CACHE": str(cache)}
+    environment |= {"CUDA_VISIBLE_DEVICES": "", "ZOO_CACHE": str(cache)} | (allocator or {})
     load = os.getloadavg()[0]
     began = time.perf_counter()
     done = subprocess.run([str(part) for part in command], env=environment, capture_output=True, text=True)
@@ -95,7 +104,8 @@ def run(command: list[Any], cache: Path) -> tuple[float, float, str]:
 def run_peer(peer: str, row: Row, setting: list[str], seed: int, data: Path, folder: Path) -> dict[str, Any]:
     """One run of a peer; fails if it did not do what it was asked to."""
     command = [PYTHON, "-W", "ignore", SCRIPTS[peer], "--data", data, "--mode", row.mode, "--epochs", row.epochs]
-    seconds, load, output = run([*command, "--seed", seed, *setting], folder)
+    allocator = ALLOCATOR if peer.endswith(KEPT) else None
+    seconds, load, output = run([*command, "--seed", seed, *setting], folder, allocator)
     record = json.loads(output.splitlines()[-1])
     asked, observed = record["settings"], record["observed"]
     assert observed["precision"] == asked["precision"], record

@@ -10,7 +10,7 @@ from typing import Any
 
 KEY = ("phase", "row", "contender", "setting", "seed")  # what tells one measurement from another
 ZOO, SECOND = "zoo", "zoo, second run"
-ORDER = (ZOO, SECOND, "fastai", "plain loop")
+ORDER = (ZOO, SECOND, "fastai", "plain loop", "plain loop, memory kept")
 
 
 @dataclass
@@ -107,7 +107,8 @@ def _about(record: Record) -> str:
         "Seconds are those of whole processes, imports included: the median of the turns, and the least and most. zoo "
         "starts with an empty `ZOO_CACHE`; its second run finds what the first has stored there. `load` is how many "
         "processes wanted a core in the minute before a run. In what is frozen, batch norms neither train nor follow "
-        "the batches, except in fastai with `--train-bn`, its default."
+        "the batches, except in fastai with `--train-bn`, its default. `memory kept`: the plain loop with glibc told "
+        "by environment variables to keep what is freed, as zoo tells its own process."
     )
 
 
