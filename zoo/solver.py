@@ -21,7 +21,7 @@ from zoo.head import find_head
 class Task:
     """What a solver gets: it changes `head` in place and returns what it chose, for the history.
 
-    A `note` among that is a line for the user.
+    Among that, a `note` is a line for the user; a `temperature` was fitted on images held out, see `zoo.temperature`.
     """
 
     head: nn.Module  # (N, D) features to (N, classes) logits

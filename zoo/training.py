@@ -7,8 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from filelock import FileLock, Timeout
 from safetensors.torch import save as save_tensors
@@ -48,7 +50,9 @@ from zoo.run import (
     now,
 )
 from zoo.sampler import own_generators
+from zoo.scan import Scanned
 from zoo.setup import resolve
+from zoo.temperature import FEWEST, fit_temperature, fold_temperature
 
 
 @tiny_is_zero()
@@ -190,6 +194,7 @@ def _carry_out(job: Job, run: Run, clock: Clock, *, again: bool = False) -> Run:
         clock.lap("train")
         network = job.setup.plan.merge(job.network)
         _check_finite(network, job.experiment)
+        run = run.update(temperature=_temper(network, job, recipe, run))
         digest = _save_weights(network, folder)
         clock.lap("save")
         predictions = _predict(network, job, recipe)
@@ -318,18 +323,36 @@ def _save_weights(network: Network, folder: Path) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def _temper(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Fit a temperature on images that the weights were not fitted on, if there are any, and fold it in; a record."""
+    solved = run.history[-1].get("solved", {}) if run.history else {}
+    choose = job.scanned.get("choose")
+    if "temperature" in solved and len(job.scanned["fit"].samples) >= FEWEST:
+        value, on = float(solved["temperature"]), "folds of train"
+    elif choose is not None and len(choose.samples) >= FEWEST:
+        value, on = fit_temperature(_logits(network, job, recipe, choose, "calibrate"), choose.labels), "choose"
+    else:
+        return {"value": 1.0, "fitted_on": None}
+    return {"value": value, "fitted_on": on} if fold_temperature(network, value) else {"value": 1.0, "fitted_on": None}
+
+
 def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     part = job.scanned.get("reported") or job.scanned["choose"]
-    predictor = TorchPredictor(network.model.eval(), (), job.setup.preprocess, job.setup.device.place)
-    last = recipe.phases[-1]
-    rows = None if job.network.anatomy.added else recipe.cutter.judged(network, changed_by(network, last), part)
-    job.progress.start(f"score {job.roles.reported}", len(part.samples))
-    logits = Judge(predictor, job.experiment.batch_size, rows).logits(part, advance=job.progress.advance)
-    job.progress.stop()
     return Predictions(
         split=job.roles.reported,
         classes=job.images.classes,
         ids=tuple(sample.id for sample in part.samples),
         labels=part.labels,
-        logits=logits,
+        logits=_logits(network, job, recipe, part, f"score {job.roles.reported}"),
     )
+
+
+def _logits(network: Network, job: Job, recipe: Recipe, part: Scanned, title: str) -> npt.NDArray[np.float32]:
+    """Logits of a part's images by the finished network."""
+    predictor = TorchPredictor(network.model.eval(), (), job.setup.preprocess, job.setup.device.place)
+    last = recipe.phases[-1]
+    rows = None if job.network.anatomy.added else recipe.cutter.judged(network, changed_by(network, last), part)
+    job.progress.start(title, len(part.samples))
+    logits = Judge(predictor, job.experiment.batch_size, rows).logits(part, advance=job.progress.advance)
+    job.progress.stop()
+    return logits

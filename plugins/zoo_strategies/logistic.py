@@ -17,6 +17,7 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.head import features_width, replace_head, start_layer
 from zoo.solver import Task
+from zoo.temperature import fit_temperature
 
 # Inverse strengths of the L2 penalty on standardised features, as scikit-learn counts them: the best one lay between
 # 1e-3 and 1e-1 on every set of photographs that was tried
@@ -39,12 +40,13 @@ def solve(task: Task) -> dict[str, Any]:
     standard = ((task.features - mean) / spread).astype(np.float64)
     folds = min(FOLDS, int(np.bincount(task.labels, minlength=task.classes).min()))
     losses: dict[float, float] = {}
+    held: dict[float, Any] = {}
     # on matrices of this size threads that wait for one another cost more than they bring: on two cores of which one
     # was busy, 5.6 s in the place of 0.2 s
     with threadpool_limits(1, user_api="blas"):
         inputs, basis = _narrow(standard)
         if folds >= 2:
-            losses = _cross_validate(inputs, task, folds)
+            losses, held = _cross_validate(inputs, task, folds)
         strength = min(losses, key=losses.__getitem__) if losses else STRENGTHS[len(STRENGTHS) // 2]
         model = _fit(inputs, task.labels, strength)
         weight, bias = model.coef_ @ basis.T, model.intercept_
@@ -59,6 +61,7 @@ def solve(task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {"solver": "lbfgs", "strength": strength, "folds": folds if losses else 0}
     if losses:
         found["cross_validated_loss"] = round(losses[strength], 6)
+        found["temperature"] = fit_temperature(held[strength], task.labels)
     return found
 
 
@@ -74,25 +77,30 @@ def _narrow(inputs: Any) -> tuple[Any, Any]:
     return np.ascontiguousarray(narrow.T), basis
 
 
-def _cross_validate(inputs: Any, task: Task, folds: int) -> dict[float, float]:
-    """Log-losses by strength, from strong to weak, until they have risen `RISES` times over their least.
+def _cross_validate(inputs: Any, task: Task, folds: int) -> tuple[dict[float, float], dict[float, Any]]:
+    """By strength, from strong to weak, log-losses and the logits `(N, classes)` of images that were held out.
+
+    It ends when losses have risen `RISES` times over their least.
 
     The weakest penalties take most of the time and are seldom looked for: losses fall and then rise.
     """
     losses: dict[float, float] = {}
+    logits: dict[float, Any] = {}
     every = np.arange(task.classes)
     splits = list(StratifiedKFold(folds, shuffle=True, random_state=task.seed).split(inputs, task.labels))
     starts: list[LogisticRegression | None] = [None] * folds
     for strength in STRENGTHS:
         loss = 0.0
+        logits[strength] = np.empty((len(inputs), task.classes))
         for number, (fit, held) in enumerate(splits):
             model = starts[number] = _fit(inputs[fit], task.labels[fit], strength, starts[number])
             share = model.predict_proba(inputs[held])
+            logits[strength][held] = np.log(np.maximum(share, np.finfo(share.dtype).tiny))
             loss += log_loss(task.labels[held], share, labels=every) * len(held) / len(inputs)
         losses[strength] = loss
         if min(list(losses.values())[-RISES:]) > min(losses.values()):
             break
-    return losses
+    return losses, logits
 
 
 def _fit(inputs: Any, labels: Any, strength: float, start: LogisticRegression | None = None) -> LogisticRegression:

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
 from zoo.backbone import build_network
 from zoo.head import head_path, replace_head, takes_vectors
+from zoo.predictor import softmax
 from zoo.solver import Task, features
 from zoo_strategies import logistic, neighbours
 
@@ -51,7 +53,7 @@ def test_the_strength_is_the_one_with_the_lowest_cross_validated_loss(monkeypatc
     easy[np.arange(len(labels)), labels] += 40
     assert logistic.solve(task(nn.Linear(6, 3), easy, labels))["strength"] >= 0.1
     losses = dict.fromkeys(logistic.STRENGTHS, 1.0) | {logistic.STRENGTHS[3]: 0.5}
-    monkeypatch.setattr(logistic, "_cross_validate", lambda *_: losses)
+    monkeypatch.setattr(logistic, "_cross_validate", lambda *_: (losses, dict.fromkeys(losses, found[:, :3])))
     assert logistic.solve(task(nn.Linear(6, 3), found, labels))["strength"] == logistic.STRENGTHS[3]
 
 
@@ -181,11 +183,12 @@ def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> No
         return fit(inputs, targets, strength, start)  # type: ignore[arg-type]
 
     monkeypatch.setattr(logistic, "_fit", noted)
-    full = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))
+    full, logits = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))
     assert tuple(full) == logistic.STRENGTHS
     best = min(full, key=full.__getitem__)
+    assert log_loss(labels, softmax(logits[best])) == pytest.approx(full[best])  # of images held out
     asked.clear()
-    short = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=2))
+    short, _ = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=2))
     assert min(short, key=short.__getitem__) == best and short == {key: full[key] for key in short}
     assert len(short) == min(len(full), list(full).index(best) + 3) and len(asked) == 5 * len(short)
 
