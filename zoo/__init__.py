@@ -29,12 +29,13 @@ from zoo.strategy import Group, Phase, Strategy
 if TYPE_CHECKING:
     from zoo.evaluation import evaluate
     from zoo.experiment import Experiment
-    from zoo.exporting import export, verify
+    from zoo.exporting import export
     from zoo.planning import plan
     from zoo.plugin import Plugins
     from zoo.prediction import predict
     from zoo.run import Run
     from zoo.training import resume, train
+    from zoo.verifying import verify
 
 __version__ = "0.1.0"
 
@@ -84,7 +85,7 @@ _LAZY = {
     "predict": "zoo.prediction",
     "resume": "zoo.training",
     "train": "zoo.training",
-    "verify": "zoo.exporting",
+    "verify": "zoo.verifying",
 }
 
 

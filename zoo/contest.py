@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from zoo.contender import Contender, ContenderFailed, WorkerProcess
-from zoo.latency_report import P99_CALLS, Measurement, Outcome, Turns, estimate
+from zoo.latency_report import LEAST_FLOOR, P99_CALLS, Measurement, Outcome, Turns, apart, estimate, floor_of
 from zoo.runtime import Input
 
 ROUNDS = 10  # turns of each contender per batch size; intervals rest on their number
@@ -22,6 +22,15 @@ WARM_SHARE = 0.75  # of a contender's seconds: how long it may warm up before it
 LEAD_IN_CALLS = 4  # a turn of fewer calls begins without an untimed one, which would cost too much of the budget
 
 Progress = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """What came of it."""
+
+    outcomes: list[Outcome]
+    others: float  # processors that other processes kept busy, on average, while someone had a turn
+    noise_floor: dict[int, float]  # by batch size; empty where it was not measured
 
 
 @dataclass
@@ -50,12 +59,14 @@ def run_contest(
     batch_sizes: Sequence[int],
     seconds: float,
     rounds: int = ROUNDS,
+    callers: int = 1,
+    noise_floor: bool = True,
     on_progress: Progress = lambda line: None,
-) -> tuple[list[Outcome], float]:
+) -> Contest:
     """Measure every contender at every batch size; see `docs/latency.md` for the method.
 
-    Also returns how many processors other processes kept busy, on average, while someone had a turn. One contender
-    computes at any time. Whatever ends this function, no worker outlives it.
+    One contender computes at any time. Whatever ends this function, no worker outlives it. With `noise_floor` the one
+    that is fastest when warm has a twin, a second process of the same, that takes turns as well.
     """
     found: dict[int, Outcome] = {}
     seats: dict[int, _Seat] = {}
@@ -69,22 +80,46 @@ def run_contest(
                 worker.close()
                 found[number] = _failed(contender, failure)
         for seat in seats.values():
-            _warm_up(seat, batch_sizes, seconds, on_progress)
-        _take_turns(
-            [seat for seat in seats.values() if seat.failure is None], batch_sizes, seconds, rounds, on_progress
-        )
-    for number, outcome in zip(seats, _outcomes(list(seats.values()), batch_sizes)):
+            _warm_up(seat, batch_sizes, seconds, callers, on_progress)
+        ready = [seat for seat in seats.values() if seat.failure is None]
+        twins: list[tuple[_Seat, _Seat]] = []
+        if noise_floor and len(ready) > 1:
+            first = min(ready, key=lambda seat: float(seat.warmed[batch_sizes[0]]["median"]))
+            twin = _twin(stack, first, on_progress)
+            if twin is not None:
+                _warm_up(twin, batch_sizes, seconds, callers, on_progress)
+                twins = [(first, twin)]
+        _take_turns([*ready, *(twin for _, twin in twins)], batch_sizes, seconds, rounds, on_progress)
+    floors = {
+        size: floor_of(np.asarray(seat.turns[size]), np.asarray(twin.turns[size]))
+        for seat, twin in twins
+        for size in batch_sizes
+        if seat.failure is None and twin.failure is None
+    }
+    for number, outcome in zip(seats, _outcomes(list(seats.values()), batch_sizes, callers, floors)):
         found[number] = outcome
     wall = sum(seat.wall for seat in seats.values())
     others = sum(seat.others for seat in seats.values()) / wall if wall else 0.0
-    return [found[number] for number in sorted(found)], others
+    return Contest([found[number] for number in sorted(found)], others, floors)
 
 
-def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, on_progress: Progress) -> None:
+def _twin(stack: contextlib.ExitStack, seat: _Seat, on_progress: Progress) -> _Seat | None:
+    """The same contender in a second process; None where that cannot be had."""
+    contender = seat.contender
+    on_progress(f"{contender.name}: loading once more, for the noise floor")
+    worker = stack.enter_context(WorkerProcess(contender.workload.threads))
+    try:
+        return _Seat(contender, worker, worker.load(contender.entry.value, contender.workload))
+    except ContenderFailed:  # of memory, for instance; the contest goes on without
+        worker.close()
+        return None
+
+
+def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, callers: int, on_progress: Progress) -> None:
     for size in batch_sizes:
         on_progress(f"{seat.contender.name}: warming up, batch {size}")
         try:
-            answer = seat.worker.ask("warm", batch=size, seconds=WARM_SHARE * seconds)
+            answer = seat.worker.ask("warm", batch=size, seconds=WARM_SHARE * seconds, callers=callers)
         except ContenderFailed as failure:
             seat.out(failure)
             return
@@ -136,14 +171,18 @@ def _keep(seat: _Seat, size: int, answer: dict[str, Any]) -> None:
     seat.restless = seat.restless or not answer["quiet"]
 
 
-def _outcomes(seats: Sequence[_Seat], batch_sizes: Sequence[int]) -> list[Outcome]:
+def _outcomes(
+    seats: Sequence[_Seat], batch_sizes: Sequence[int], callers: int, floors: dict[int, float]
+) -> list[Outcome]:
     measured = [seat for seat in seats if seat.failure is None]
     measurements: dict[int, list[Measurement]] = {id(seat): [] for seat in measured}
     for size in batch_sizes if measured else ():
         turns = {id(seat): np.asarray(seat.turns[size], np.float64) for seat in measured}
         fastest = min(turns.values(), key=lambda taken: float(np.median(taken)))
         for seat in measured:
-            measurements[id(seat)].append(_measurement(seat, size, turns[id(seat)], fastest))
+            measurements[id(seat)].append(
+                _measurement(seat, size, callers, turns[id(seat)], fastest, floors.get(size, 0.0))
+            )
     outcomes = []
     for seat in seats:
         described = _described(seat)
@@ -154,9 +193,9 @@ def _outcomes(seats: Sequence[_Seat], batch_sizes: Sequence[int]) -> list[Outcom
     return outcomes
 
 
-def _measurement(seat: _Seat, size: int, turns: Turns, fastest: Turns) -> Measurement:
+def _measurement(seat: _Seat, size: int, callers: int, turns: Turns, fastest: Turns, floor: float) -> Measurement:
     warmed = seat.warmed[size]
-    figures = estimate(turns, fastest, size)
+    figures = estimate(turns, fastest, size * callers)
     notes = []
     if not warmed["steady"]:
         notes.append(f"not steady after {warmed['calls']} calls of warm-up")
@@ -172,6 +211,7 @@ def _measurement(seat: _Seat, size: int, turns: Turns, fastest: Turns) -> Measur
         p99=figures.p99,
         images_per_second=figures.images_per_second,
         fastest=turns is fastest,
+        told_apart=turns is not fastest and apart(turns, fastest, max(floor, LEAST_FLOOR)),
         ratio=figures.ratio,
         memory=warmed["memory"],
         device_memory=seat.device_memory.get(size),

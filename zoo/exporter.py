@@ -5,16 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.errors import UsageError
 from zoo.preprocess import Preprocess
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
     from zoo.plugin import Plugins
     from zoo.predictor import Predictor
+
+
+Precision = Literal["fp32", "fp16", "int8"]
+PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration:
+    """Training photographs for int8, as the network is shown them: `(N, crop, crop, 3)` uint8.
+
+    What values a layer takes is read off `ranges`; whatever is chosen is chosen on `choices`, which are others.
+    """
+
+    ranges: npt.NDArray[np.uint8]
+    choices: npt.NDArray[np.uint8]
+    labels: npt.NDArray[np.int64]  # of `choices`
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +44,14 @@ class ExportSpec:
     classes: tuple[str, ...]
     metadata: dict[str, Any]  # JSON values: backbone, strategy, weights, license, metrics, data, versions
     file: Path  # where to write; the caller renames it into place once verified
+    precision: Precision = "fp32"
+    preprocessing: str = "graph"  # or `outside`: the file takes normalised pixels
+    calibration: Calibration | None = None  # for int8
+    max_drop: float = 0.01  # accuracy that int8 may lose on `calibration.choices`
+    note: Callable[[str], None] = lambda text: None
+    kept: dict[str, Any] = field(
+        default_factory=dict
+    )  # what an exporter made for one precision and may use in the next
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,20 +64,55 @@ class Check:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exporter:
-    """A row of the catalogue; each verb is a callable or `"module:function"`.
+class StageDifference:
+    """How far a file and its run lie apart after one stage of the way from bytes to label."""
 
-    `write(ExportSpec) -> None` writes the file. `open(path, device) -> Predictor` reads it back; `device` is `auto`,
-    `cpu`, `cuda` or `cuda:N`. `verify(path, device) -> list[Check]` looks at the file by itself: integrity and
-    golden inputs. Only `write` may import torch, except in formats that torch alone can read.
+    name: str  # decode, resize, network
+    largest: float
+    mean: float
+    bound: float  # of `largest`
+    unit: str
+
+    @property
+    def passed(self) -> bool:
+        return self.largest <= self.bound
+
+    def __str__(self) -> str:
+        figures = f"up to {self.largest:.3g} {self.unit} (may {self.bound:g}), {self.mean:.2g} on average"
+        return f"{self.name} differs by {figures}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {"name": self.name, "largest": self.largest, "mean": self.mean, "bound": self.bound, "unit": self.unit}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exporter:
+    """A row of the catalogue; each verb is a callable or `"module:function"`. The first three are what a format needs.
+
+    Only `write` may import torch, except in formats that torch alone can read.
     """
 
     name: str
     summary: str
     suffix: str  # of its files, with the dot
+    # Writes `spec.file`, and beside it, in a folder of its own, whatever more the format has
     write: str | Callable[[ExportSpec], None] = field(repr=False)
+    # Reads it back, on `auto`, `cpu`, `cuda` or `cuda:N`
     open: str | Callable[[Path, str], Predictor] = field(repr=False)
+    # Looks at a file by itself: integrity and golden inputs
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
+    # Has a file say how far it lies from its run
+    annotate: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
+    # (path, device, predictions, samples): where on the way from bytes to label a file parts from its run
+    stages: str | Callable[..., tuple[StageDifference, ...]] | None = field(repr=False, default=None)
+    # All that a file says about itself
+    inspect: str | Callable[[Path], dict[str, Any]] | None = field(repr=False, default=None)
+    # A program that checks such files where there is no zoo
+    script: str | Callable[[], str] | None = field(repr=False, default=None)
+    precisions: tuple[Precision, ...] = ("fp32",)
+    preprocessing: tuple[str, ...] = (
+        "graph",
+    )  # where photographs are prepared: `graph`, `outside`; by default the first
 
 
 def find_exporter(file: Path, plugins: Plugins) -> Exporter:

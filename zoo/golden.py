@@ -14,10 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.exporter import Check
-
-# Height and width in pixels: landscape, portrait, one that is enlarged, one beyond the bound on aspect ratios. The
-# network is asked about every branch of the preprocessing.
-SIZES = {"landscape": (320, 480), "portrait": (500, 375), "small": (24, 36), "strip": (90, 600)}
+from zoo.golden_inputs import SIZES, golden_photographs
 
 # Share of the largest logit. Over 15 networks engines and resizes together differed by up to 3e-4 of it, most by 1e-5.
 # On a fine-tuned Lite0 a mean that is off by 0.01 moves the logits by 6e-3, a hundredth of one layer doubled by 0.2.
@@ -36,13 +33,16 @@ class Golden:
     tolerance: float  # largest allowed difference of a logit
 
     @classmethod
-    def of(cls, classes: Sequence[str], answers: Logits) -> Golden:
-        """Record answers `(inputs, classes)` in the order of `golden_photographs`."""
+    def of(cls, classes: Sequence[str], answers: Logits, tolerance: float = TOLERANCE) -> Golden:
+        """Record answers `(inputs, classes)` in the order of `golden_photographs`.
+
+        `tolerance` is a share of the largest logit.
+        """
         named = {
             name: {label: float(str(value)) for label, value in zip(classes, row, strict=True)}
             for name, row in zip(SIZES, answers, strict=True)
         }
-        return cls(logits=named, tolerance=max(FLOOR, TOLERANCE * float(np.abs(answers).max())))
+        return cls(logits=named, tolerance=max(FLOOR, tolerance * float(np.abs(answers).max())))
 
     def to_json(self) -> dict[str, Any]:
         return {"tolerance": self.tolerance, "logits": {name: dict(row) for name, row in self.logits.items()}}
@@ -54,26 +54,6 @@ class Golden:
             for name, row in data["logits"].items()
         }
         return cls(logits=logits, tolerance=float(data["tolerance"]))
-
-
-def golden_photographs() -> dict[str, Pixels]:
-    """The golden inputs by name, each `(H, W, 3)` uint8 RGB."""
-    return {name: _pattern(*size, seed) for seed, (name, size) in enumerate(SIZES.items())}
-
-
-def _pattern(height: int, width: int, seed: int) -> Pixels:
-    """Waves, a chequerboard and a little noise. Integers only: floats and random generators differ by version."""
-    y, x = np.mgrid[0:height, 0:width].astype(np.int64)
-    y, x = y * 480 // height, x * 480 // width  # the same picture at every size
-    channels = []
-    for channel in range(3):
-        period = 40 + 25 * channel + 15 * seed
-        wave = np.abs((x * (2 + channel) + y * (3 - channel)) % (2 * period) - period) * 200 // period
-        chequers = (x // (60 + 10 * seed) + y // (48 + 12 * channel)) % 2 * 40
-        mixed = (x * 374761393 + y * 668265263 + (channel + 3 * seed) * 2246822519) & 0xFFFFFFFF
-        mixed = ((mixed ^ (mixed >> 13)) * 1274126177) & 0xFFFFFFFF
-        channels.append(wave + chequers + ((mixed ^ (mixed >> 16)) & 15))
-    return np.stack(channels, axis=2).astype(np.uint8)
 
 
 def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence[Pixels]], Logits]) -> Check:

@@ -38,6 +38,8 @@ def bench(
     rounds: int = ROUNDS,
     with_preprocess: bool = False,
     allow_fallback: bool = False,
+    callers: int = 1,
+    noise_floor: bool = True,
     plugins: Plugins | None = None,
     on_progress: Progress = lambda line: None,
 ) -> LatencyReport:
@@ -45,14 +47,15 @@ def bench(
 
     A run's folder brings the torch runtimes, and its `model.onnx` where there is one; a file brings the runtimes of
     its format. A contender that fails is an outcome with its reason, not the end. `seconds` is the budget of timed
-    calls per contender and batch size; `threads` (None: the physical cores at hand) are given to each alike.
+    calls per contender and batch size; `threads` (None: the physical cores at hand) are given to each alike. `callers`
+    call at once, each when it has its last answer. `noise_floor` times a second process of the fastest, too.
 
     Raises:
         UsageError: a target, a runtime, a device or a number that cannot be meant.
         ZooError: CUDA was asked for and there is none.
     """
     plugins = Plugins() if plugins is None else plugins
-    sizes = _check_numbers(batch_sizes, threads, seconds, rounds)
+    sizes = _check_numbers(batch_sizes, threads, seconds, rounds, callers)
     _check_device(device)
     named = None if runtimes is None else [plugins.runtimes.find(name) for name in dict.fromkeys(runtimes)]
     paths = _with_exports(targets)
@@ -89,8 +92,14 @@ def bench(
                 missing.append(contender.outcome(status, reason=reason))
     _check_used(targets, named, used)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    outcomes, others = run_contest(
-        contenders, batch_sizes=sizes, seconds=seconds, rounds=rounds, on_progress=on_progress
+    contest = run_contest(
+        contenders,
+        batch_sizes=sizes,
+        seconds=seconds,
+        rounds=rounds,
+        callers=callers,
+        noise_floor=noise_floor,
+        on_progress=on_progress,
     )
     return LatencyReport(
         timed=_what_is_timed(with_preprocess),
@@ -100,9 +109,11 @@ def bench(
         seconds=seconds,
         started=started,
         machine=_describe_machine(),
-        others=others,
+        others=contest.others,
+        callers=callers,
+        noise_floor=contest.noise_floor,
         versions=versions(),
-        outcomes=(*outcomes, *missing),
+        outcomes=(*contest.outcomes, *missing),
     )
 
 
@@ -137,8 +148,11 @@ def _what_is_timed(with_preprocess: bool) -> str:
     return "the network alone: normalised pixels in, logits out; both in main memory, or in the CUDA device's"
 
 
-def _check_numbers(sizes: Sequence[int], threads: int | None, seconds: float, rounds: int) -> tuple[int, ...]:
-    for what, number in (*(("a batch size", size) for size in sizes), ("threads", threads), ("rounds", rounds)):
+def _check_numbers(
+    sizes: Sequence[int], threads: int | None, seconds: float, rounds: int, callers: int
+) -> tuple[int, ...]:
+    counts = (("threads", threads), ("rounds", rounds), ("callers", callers))
+    for what, number in (*(("a batch size", size) for size in sizes), *counts):
         if number is not None and number < 1:
             raise UsageError(f"{what} of `{number}` is less than 1")
     cores = os.cpu_count()

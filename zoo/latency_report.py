@@ -10,6 +10,9 @@ import numpy.typing as npt
 
 SCHEMA = 1
 CONFIDENCE = 0.95
+# Two processes of one model differ by some per cent from first to last, by where their memory lies; no number of turns
+# averages that away. A difference within the larger of this and the noise floor is none.
+LEAST_FLOOR = 0.03
 RESAMPLES = 2000  # the ends of a 95 per cent interval then vary by about a tenth of its width
 P99_CALLS = 100  # fewer hold no call beyond the 99th percentile
 
@@ -37,6 +40,7 @@ class Measurement:
     p99: Estimate
     images_per_second: Estimate
     fastest: bool  # by p50 at this batch size
+    told_apart: bool  # slower than the fastest by more than chance and the noise floor explain
     ratio: Estimate  # of p50 to the fastest contender's, paired turn by turn
     memory: int | None  # the largest resident memory of the worker so far, libraries included
     device_memory: int | None  # on the CUDA device, beyond the context
@@ -90,6 +94,8 @@ class LatencyReport:
     machine: dict[str, Any]
     versions: dict[str, str]
     others: float  # processors that other processes kept busy during the turns, on average
+    callers: int  # that call at once, each after its own last answer
+    noise_floor: dict[int, float]  # by batch size: by what share two processes of the same model differed
     outcomes: tuple[Outcome, ...]
 
     @property
@@ -110,6 +116,8 @@ class LatencyReport:
             "machine": self.machine,
             "versions": self.versions,
             "others": self.others,
+            "callers": self.callers,
+            "noise_floor": {str(size): share for size, share in self.noise_floor.items()},
             "contenders": [outcome.to_json() for outcome in self.outcomes],
         }
 
@@ -125,12 +133,29 @@ class Figures:
     ratio: Estimate
 
 
-def estimate(turns: Turns, fastest: Turns, batch_size: int) -> Figures:
+def apart(turns: Turns, fastest: Turns, floor: float) -> bool:
+    """Whether `turns` are slower than `fastest` by more than `floor`, a share, with 97.5 per cent confidence.
+
+    By the mean over rounds of the logarithm of the ratio of their medians, and Student's t.
+    """
+    from scipy.stats import t
+
+    ratios = np.log(np.median(turns, axis=1) / np.median(fastest, axis=1))
+    error = ratios.std(ddof=1) / np.sqrt(len(ratios))
+    return bool(ratios.mean() - t.ppf((1 + CONFIDENCE) / 2, len(ratios) - 1) * error > np.log1p(floor))
+
+
+def floor_of(turns: Turns, twin: Turns) -> float:
+    """The share by which two processes of the same model differ."""
+    return float(np.expm1(abs(np.log(np.median(turns) / np.median(twin)))))
+
+
+def estimate(turns: Turns, fastest: Turns, images: int) -> Figures:
     """Percentiles, throughput and the ratio to `fastest`, with percentile bootstrap intervals.
 
     Whole turns are drawn again, not single calls: calls of one turn resemble each other (Efron and Tibshirani 1993,
     section 8.6, on blocks). The ratio draws the same turns on both sides, as they were taken side by side; both have
-    as many turns.
+    as many turns. `images` are computed at once: the batch size times the callers.
     """
     rounds = len(turns)
     assert rounds == len(fastest)
@@ -140,7 +165,7 @@ def estimate(turns: Turns, fastest: Turns, batch_size: int) -> Figures:
     values = np.quantile(turns, levels)
     resampled = np.quantile(drawn, levels, axis=1)
     p50, p90, p99 = (_between(float(value), samples) for value, samples in zip(values, resampled))
-    rate = _between(batch_size / float(turns.mean()), batch_size / drawn.mean(axis=1))
+    rate = _between(images / float(turns.mean()), images / drawn.mean(axis=1))
     fastest_p50 = np.median(fastest[draws].reshape(RESAMPLES, -1), axis=1)
     ratio = _between(float(values[0] / np.median(fastest)), resampled[0] / fastest_p50)
     return Figures(p50, p90, p99, rate, ratio)

@@ -19,9 +19,11 @@ import os
 import signal
 import statistics
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -87,7 +89,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._calls: dict[int, Callable[[], object]] = {}
+        self._calls: dict[int, list[Callable[[], object]]] = {}  # by batch size, one a caller
         self._quiet = True
         self._device_memory: Callable[[], int | None] = lambda: None
 
@@ -109,20 +111,21 @@ class Worker:
             **self._settle(),
         }
 
-    def warm(self, batch: int, seconds: float) -> dict[str, Any]:
+    def warm(self, batch: int, seconds: float, callers: int = 1) -> dict[str, Any]:
         """Prepare a batch size and call it until its time is steady, for about `seconds` at most."""
         assert self._session is not None
         gc.collect()
         measured = reset_peak_memory()
         start = time.perf_counter()
-        call = self._session.prepare(make_batch(self._session.input, batch))
+        ready = make_batch(self._session.input, batch)
+        call = self._session.prepare(ready)
         call()  # compiles, tunes and allocates: told apart, never part of a figure
         first = time.perf_counter() - start
-        self._calls[batch] = call
-        times = time_calls(call, 1)  # at least one, so that there is a time to plan with
+        calls = self._calls[batch] = [call, *(self._session.prepare(ready) for _ in range(callers - 1))]
+        times = time_callers(calls, 1)  # at least one, so that there is a time to plan with
         steady, begun = False, time.perf_counter()
         while not steady and (waited := time.perf_counter() - begun) < seconds:
-            times.extend(time_calls(call, 1))
+            times.extend(time_callers(calls, 1))
             steady = waited >= min(WARM_SECONDS, seconds / 2) and is_steady(times)
         return {
             "first": first,
@@ -137,15 +140,15 @@ class Worker:
         }
 
     def turn(self, batch: int, calls: int, lead_in: int) -> dict[str, Any]:
-        """Time `calls` calls one by one, after `lead_in` untimed ones that fetch caches and threads back."""
-        call = self._calls[batch]
+        """Time `calls` calls of each caller, after `lead_in` untimed ones that fetch caches and threads back."""
+        callers = self._calls[batch]
         gc.collect()
         gc.disable()
         wall, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
         try:
-            for _ in range(lead_in):
-                call()
-            times = time_calls(call, calls)
+            if lead_in:
+                time_callers(callers, lead_in)
+            times = time_callers(callers, calls)
         finally:
             gc.enable()
         others = max(busy_seconds() - busy - (time.process_time() - own), 0.0)
@@ -183,6 +186,20 @@ def time_calls(call: Callable[[], object], count: int) -> list[float]:
         call()
         times.append((time.perf_counter_ns() - start) / 1e9)
     return times
+
+
+def time_callers(callers: list[Callable[[], object]], count: int) -> list[float]:
+    """Seconds of `count` calls of each caller, all of them at once where there are several."""
+    if len(callers) == 1:
+        return time_calls(callers[0], count)
+    with ThreadPoolExecutor(len(callers)) as pool:
+        begin = threading.Barrier(len(callers))
+
+        def together(call: Callable[[], object]) -> list[float]:
+            begin.wait()
+            return time_calls(call, count)
+
+        return [seconds for times in pool.map(together, callers) for seconds in times]
 
 
 def is_steady(times: list[float]) -> bool:

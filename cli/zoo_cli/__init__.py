@@ -12,6 +12,7 @@ _ROWS = (
     ("predict", "Classify photographs with a run or an exported file"),
     ("export", "Write a run as one verified file"),
     ("verify", "Check an exported file, without torch"),
+    ("inspect", "Show what an exported file says about itself"),
     ("bench", "Measure the latency of runs and exported files"),
     ("compare", "Print runs side by side"),
     ("list", "List backbones, strategies and whatever else is registered"),

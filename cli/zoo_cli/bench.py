@@ -38,7 +38,26 @@ BUSY = 0.2  # cores: an idle system keeps less than this busy; spinning threads 
 )
 @click.option("--with-preprocess", is_flag=True, help="Time from photograph to probabilities, not the network alone.")
 @click.option("--allow-fallback", is_flag=True, help="Time a file although nodes of its network left the device.")
+@click.option(
+    "--concurrent",
+    "callers",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Callers at once, each calling again when it has its answer.",
+)
+@click.option(
+    "--noise-floor/--no-noise-floor",
+    default=True,
+    show_default=True,
+    help="Time a second process of the fastest: what differs by no more is not told apart.",
+)
 @click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON to this file.")
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also draw latency against batch, and accuracy against latency (.svg or .png; extra `plot`).",
+)
 @force_option
 @json_option
 @click.pass_context
@@ -52,7 +71,10 @@ def bench(
     seconds: float,
     with_preprocess: bool,
     allow_fallback: bool,
+    callers: int,
+    noise_floor: bool,
     out: Path | None,
+    plot: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -64,13 +86,18 @@ def bench(
     from zoo.errors import UsageError, ZooError
     from zoo.files import write_json
     from zoo.latency import bench as measure
+    from zoo.latency_plot import check_plot, draw
     from zoo_cli.main import plugins
 
-    if out is not None:
-        if out.exists() and not force:
-            raise UsageError(f"`{out}` exists", hint="pass `--force` to replace it")
-        if not out.parent.is_dir():
-            raise UsageError(f"there is no folder `{out.parent}`")
+    for file in (out, plot):
+        if file is None:
+            continue
+        if file.exists() and not force:
+            raise UsageError(f"`{file}` exists", hint="pass `--force` to replace it")
+        if not file.parent.is_dir():
+            raise UsageError(f"there is no folder `{file.parent}`")
+    if plot is not None:
+        check_plot(plot)
     screen = console()
     # Draws nothing where stderr is no terminal; seldom, because drawing computes while a contender is timed
     with screen.status("starting", refresh_per_second=1) as status:
@@ -83,12 +110,16 @@ def bench(
             seconds=seconds,
             with_preprocess=with_preprocess,
             allow_fallback=allow_fallback,
+            callers=callers,
+            noise_floor=noise_floor,
             plugins=plugins(ctx),
             on_progress=status.update,
         )
     show(report, screen)
     if out is not None:
         write_json(out, report.to_json())
+    if plot is not None and report.measured:
+        draw(report, plot, plugins(ctx))
     if as_json:
         print_json(report.to_json())
     if not report.measured:
@@ -101,7 +132,8 @@ def show(report: LatencyReport, screen: Console) -> None:
     from rich.table import Table
 
     machine = report.machine
-    screen.print(f"[dim]timed: {escape(report.timed)}[/dim]")
+    at_once = f", {report.callers} callers at once" if report.callers > 1 else ""
+    screen.print(f"[dim]timed: {escape(report.timed)}{at_once}[/dim]")
     screen.print(f"[dim]{escape(machine['processor'])}, threads per call: {report.threads}; 95 % intervals[/dim]")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("target")
@@ -120,12 +152,16 @@ def show(report: LatencyReport, screen: Console) -> None:
                 str(size),
                 *(_interval(figure, 1000) for figure in (found.p50, found.p90, found.p99)),
                 _interval(found.images_per_second, 1),
-                "fastest" if found.fastest else f"x {_interval(found.ratio, 1)}",
+                "fastest" if found.fastest else f"x {_interval(found.ratio, 1)}{'' if found.told_apart else ' ~'}",
                 memory,
                 str(found.calls),
             )
     if report.measured:
         screen.print(table)
+    if any(not taken.fastest and not taken.told_apart for one in report.measured for taken in one.measurements):
+        screen.print("[dim]~ cannot be told apart from the fastest[/dim]")
+    for size, share in report.noise_floor.items():
+        screen.print(f"[dim]noise floor, batch {size}: two processes of the fastest differed by {share:.1%}[/dim]")
     if report.others > BUSY:
         screen.print(
             f"[bold yellow]warning[/bold yellow]: other programs kept {report.others:.1f} of "

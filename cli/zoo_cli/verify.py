@@ -2,29 +2,53 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 from rich.markup import escape
 
-from zoo_cli.options import console, device_option, json_option, print_json
+from zoo_cli.options import console, device_option, force_option, json_option, print_json
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
 
 
 @click.command()
 @click.argument("file", metavar="FILE")
 @click.option("--data", metavar="DATA", help="Also compare with the run on its photographs.")
 @click.option("--split", metavar="train|val|test", help="Of `--data`.  [default: the one that the run reports]")
+@click.option(
+    "--script",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a program that checks such a file with onnxruntime and numpy alone.",
+)
 @device_option
+@force_option
 @json_option
 @click.pass_context
-def verify(ctx: click.Context, file: str, data: str | None, split: str | None, device: str, as_json: bool) -> None:
+def verify(
+    ctx: click.Context,
+    file: str,
+    data: str | None,
+    split: str | None,
+    script: Path | None,
+    device: str,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Check an exported file, without torch.
 
     Integrity and golden inputs anywhere; with `--data`, every photograph against the run whose folder it lies in.
     Exit 0 if all holds, 1 if not.
     """
-    from zoo.exporting import verify as check
+    from zoo.verifying import verify as check
     from zoo_cli.main import plugins
 
     screen = console()
+    if script is not None:
+        _write(script, Path(file), force, plugins(ctx))
+        screen.print(f"wrote {escape(str(script))}")
     checks = check(file, data=data, split=split, device=device, plugins=plugins(ctx))
     for one in checks:
         mark = "[green]ok[/green]    " if one.passed else "[bold red]failed[/bold red]"
@@ -35,3 +59,22 @@ def verify(ctx: click.Context, file: str, data: str | None, split: str | None, d
         print_json({"file": file, "passed": passed, "checks": rows})
     if not passed:
         ctx.exit(1)
+
+
+def _write(script: Path, file: Path, force: bool, plugins: Plugins) -> None:
+    """Write the program that checks files of this format.
+
+    Raises:
+        UsageError: there is none, or something is there already.
+    """
+    from zoo.errors import UsageError
+    from zoo.exporter import find_exporter
+    from zoo.files import write_bytes
+    from zoo.target import load_target
+
+    exporter = find_exporter(file, plugins)
+    if exporter.script is None:
+        raise UsageError(f"`{exporter.name}` files have no such program")
+    if script.exists() and not force:
+        raise UsageError(f"`{script}` exists", hint="pass `--force` to replace it")
+    write_bytes(script, load_target(exporter.script)().encode())

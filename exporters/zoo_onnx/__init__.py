@@ -16,5 +16,11 @@ def register_exporters(register: Register[Exporter]) -> None:
             write="zoo_onnx.write:write",
             open="zoo_onnx.session:open_file",
             verify="zoo_onnx.verify:verify",
+            annotate="zoo_onnx.write:annotate",
+            stages="zoo_onnx.stages:stages",
+            inspect="zoo_onnx.inspection:inspect",
+            script="zoo_onnx.script:source",
+            precisions=("fp32", "fp16", "int8"),
+            preprocessing=("graph", "outside"),
         )
     )

@@ -24,6 +24,10 @@ KEY_GOLDEN = "zoo.golden"
 KEY_DIGESTS = "zoo.digests"
 KEY_EXPORTER = "zoo.exporter"
 KEY_MINIMUM = "zoo.minimum_onnxruntime"
+KEY_PRECISION = "zoo.precision"
+KEY_PREPROCESSING = "zoo.preprocessing"
+KEY_PARITY = "zoo.parity"  # how far the file lies from its run, over the photographs that the run was scored on
+KEY_EXTERNAL = "zoo.external"  # SHA-256 of the file that holds the weights, by its name, where there is one
 KEY_SHA256 = "zoo.sha256"
 RESERVED = (
     KEY_SCHEMA,
@@ -33,6 +37,10 @@ RESERVED = (
     KEY_DIGESTS,
     KEY_EXPORTER,
     KEY_MINIMUM,
+    KEY_PRECISION,
+    KEY_PREPROCESSING,
+    KEY_PARITY,
+    KEY_EXTERNAL,
     KEY_SHA256,
 )
 
@@ -88,8 +96,10 @@ def decode(metadata: Mapping[str, str], key: str, file: object) -> Any:
 
 
 def seal(model: onnx.ModelProto) -> bytes:
-    """Serialise with the SHA-256 of the file, its own digest zeroed, in the metadata under `zoo.sha256`."""
-    assert KEY_SHA256 not in read(model)
+    """Serialise with the SHA-256 of the file, its own digest zeroed, in the metadata under `zoo.sha256`, last."""
+    kept = [entry for entry in model.metadata_props if entry.key != KEY_SHA256]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY_SHA256, _BLANK.decode()
     blank: bytes = model.SerializeToString()

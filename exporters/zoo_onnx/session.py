@@ -16,9 +16,10 @@ import onnxruntime as ort
 
 from zoo.cuda import cuda_devices
 from zoo.errors import UsageError, ZooError
+from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
-from zoo_onnx.preprocessing import PHOTOGRAPHS
+from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LOGITS = "logits"
@@ -32,11 +33,15 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class OnnxPredictor:
-    """A `zoo.predictor.Predictor`: the file's own graph does everything from pixels on."""
+    """A `zoo.predictor.Predictor`: the file's own graph does everything from decoded photographs on.
+
+    Where it was exported without preprocessing, Pillow prepares them, as in the run.
+    """
 
     session: ort.InferenceSession
     classes: tuple[str, ...]
     preprocess: Preprocess
+    inside: bool = True  # the graph prepares photographs itself
 
     @property
     def device(self) -> str:
@@ -48,6 +53,12 @@ class OnnxPredictor:
     def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
+        if not self.inside:
+            for start in range(0, len(photographs), MAX_BATCH):
+                seen = np.stack([pixels(one, self.preprocess) for one in photographs[start : start + MAX_BATCH]])
+                feed = {PIXELS: normalise(seen, self.preprocess)}
+                found[start : start + len(seen)] = self.session.run([LOGITS], feed)[0]
+            return found
         for places in _batches(photographs):
             batch = np.stack([photographs[place] for place in places])
             found[places] = self.session.run([LOGITS], {PHOTOGRAPHS: batch})[0]
@@ -73,26 +84,25 @@ def open_file(path: Path, device: str) -> OnnxPredictor:
         ZooError: the file is missing, damaged, not ours or too new; or CUDA was asked for and cannot be had.
     """
     try:
-        content = Path(path).read_bytes()
+        with Path(path).open("rb"):
+            pass
     except OSError as error:
         raise ZooError(f"`{path}` cannot be read: {error.strerror}") from error
-    return open_content(content, device, path)
-
-
-def open_content(content: bytes, device: str, name: object) -> OnnxPredictor:
-    """Open a file's bytes; see `open_file`. `name` is for messages."""
-    session = _open_session(content, device, name)
+    # by its name, so that onnxruntime finds weights that lie beside it
+    session = open_session(str(path), device, path)
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
-    meta.check_readable(metadata, name)
-    classes = meta.decode(metadata, meta.KEY_CLASSES, name)
-    preprocess = meta.decode(metadata, meta.KEY_PREPROCESS, name)
+    meta.check_readable(metadata, path)
+    classes = meta.decode(metadata, meta.KEY_CLASSES, path)
+    preprocess = meta.decode(metadata, meta.KEY_PREPROCESS, path)
+    inside = metadata.get(meta.KEY_PREPROCESSING, "graph") == "graph"
     try:
-        return OnnxPredictor(session, tuple(map(str, classes)), Preprocess.from_json(preprocess))
+        return OnnxPredictor(session, tuple(map(str, classes)), Preprocess.from_json(preprocess), inside)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
-        raise ZooError(f"`{name}` is damaged: its metadata cannot be read", hint="export the run again") from error
+        raise ZooError(f"`{path}` is damaged: its metadata cannot be read", hint="export the run again") from error
 
 
-def _open_session(content: bytes, device: str, name: object) -> ort.InferenceSession:
+def open_session(model: str | bytes, device: str, name: object) -> ort.InferenceSession:
+    """A session of a file by its name, or of a graph in memory; device and errors are those of `open_file`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3  # errors only: shape nodes on the CPU and the like are normal
     # Between photographs others decode: a pool that spins while it waits takes their cores
@@ -100,13 +110,13 @@ def _open_session(content: bytes, device: str, name: object) -> ort.InferenceSes
     ordinal = _cuda_ordinal(device)
     providers: list[Any] = [CPU]
     if ordinal is not None:
-        _require_minimum(content)
+        _require_minimum()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
             ort.preload_dlls()  # CUDA's libraries from pip's packages; it prints what it does not find
         # TF32 keeps 10 bits of a mantissa; one way to evaluate is fp32
         providers.insert(0, (CUDA, {"device_id": ordinal, "use_tf32": "0"}))
     try:
-        session = ort.InferenceSession(content, options, providers=providers)
+        session = ort.InferenceSession(model, options, providers=providers)
     except Exception as error:  # onnxruntime's exceptions share no base class but this
         raise _refused(error, name) from error
     if ordinal is not None and session.get_providers()[0] != CUDA and device != "auto":
@@ -146,7 +156,7 @@ def _cuda_ordinal(device: str) -> int | None:
     return ordinal
 
 
-def _require_minimum(content: bytes) -> None:
+def _require_minimum() -> None:
     """Refuse CUDA of a release whose resize is wrong; see `zoo_onnx.metadata.MINIMUM_ONNXRUNTIME`.
 
     Raises:

@@ -19,8 +19,9 @@ from zoo.exporter import Check
 from zoo.golden import Golden, check_golden
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
-from zoo_onnx.preprocessing import MEAN, PREFIX, STD, build_preprocessing
-from zoo_onnx.session import open_content
+from zoo_onnx.preprocessing import MEAN, PREFIX, STD, Preprocessing, build_preprocessing
+from zoo_onnx.session import open_file
+from zoo_onnx.size import digest_of_file
 
 
 def verify(path: Path, device: str) -> list[Check]:
@@ -42,6 +43,7 @@ def verify(path: Path, device: str) -> list[Check]:
     metadata = meta.read(model)
     meta.check_readable(metadata, path)
     recorded = meta.decode(metadata, meta.KEY_DIGESTS, path)
+    external = meta.decode(metadata, meta.KEY_EXTERNAL, path) if meta.KEY_EXTERNAL in metadata else {}
     try:
         classes = tuple(map(str, meta.decode(metadata, meta.KEY_CLASSES, path)))
         preprocess = Preprocess.from_json(meta.decode(metadata, meta.KEY_PREPROCESS, path))
@@ -49,9 +51,10 @@ def verify(path: Path, device: str) -> list[Check]:
         actual = meta.digest_parts(model, metadata)
         checks = [
             _check_seal(content),
-            _check_preprocess(model, preprocess, recorded["preprocess"] == actual["preprocess"]),
+            _check_preprocess(model, preprocess, metadata, recorded["preprocess"] == actual["preprocess"]),
             _check_classes(classes, recorded["classes"] == actual["classes"]),
             _check_initialisers(recorded["initialisers"], actual["initialisers"]),
+            *(_check_external(Path(path), name, digest) for name, digest in external.items()),
             _check(
                 "nodes",
                 recorded["nodes"] == actual["nodes"],
@@ -62,7 +65,7 @@ def verify(path: Path, device: str) -> list[Check]:
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
         raise ZooError(f"`{path}` is damaged: its metadata cannot be read", hint="export the run again") from error
     try:
-        predictor = open_content(content, device, path)
+        predictor = open_file(path, device)
     except ZooError:
         if all(check.passed for check in checks):
             raise  # a sound file: it is the device or the runtime
@@ -96,20 +99,23 @@ def _check_seal(content: bytes) -> Check:
     )
 
 
-def _check_preprocess(model: onnx.ModelProto, preprocess: Preprocess, untouched: bool) -> Check:
+def _check_preprocess(
+    model: onnx.ModelProto, preprocess: Preprocess, metadata: Mapping[str, str], untouched: bool
+) -> Check:
     """The record is the one that was written, and the graph does what the record says."""
 
     def failed(detail: str) -> Check:
         return Check(name="preprocessing", passed=False, detail=detail)
 
-    part = build_preprocessing(preprocess)
+    inside = metadata.get(meta.KEY_PREPROCESSING, "graph") == "graph"
+    part = build_preprocessing(preprocess) if inside else Preprocessing()
     wanted = {tensor.name: numpy_helper.to_array(tensor) for tensor in part.constants}
     found = {
         tensor.name: numpy_helper.to_array(tensor)
         for tensor in model.graph.initializer
         if tensor.name.startswith(PREFIX)
     }
-    for name, what in ((MEAN, "mean"), (STD, "std")):
+    for name, what in ((MEAN, "mean"), (STD, "std")) if inside else ():
         if name not in found or not np.array_equal(found[name], wanted[name]):
             return failed(
                 f"the graph's {what} {_numbers(found.get(name))} differs from its record {_numbers(wanted[name])}"
@@ -128,7 +134,17 @@ def _check_preprocess(model: onnx.ModelProto, preprocess: Preprocess, untouched:
     if not untouched:
         return failed("the record of the preprocessing was changed after the file was written")
     how = f"{preprocess.interpolation} {preprocess.fit} {preprocess.resize}, crop {preprocess.crop}"
-    return Check(name="preprocessing", passed=True, detail=f"the graph does what its record says: {how}")
+    said = "the graph does what its record says" if inside else "outside of the file, as its record says"
+    return Check(name="preprocessing", passed=True, detail=f"{said}: {how}")
+
+
+def _check_external(path: Path, name: str, digest: str) -> Check:
+    beside = path.with_name(Path(name).name)
+    if not beside.is_file():
+        return Check(name="weights", passed=False, detail=f"`{beside.name}` does not lie beside the file")
+    return _check(
+        "weights", digest_of_file(beside) == digest, f"SHA-256 {digest[:16]} of {name}", f"`{name}` was changed"
+    )
 
 
 def _numbers(array: Any) -> str:

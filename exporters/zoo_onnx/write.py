@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,22 @@ from onnx import TensorProto, helper
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
 from zoo.files import SCHEMA, write_bytes
-from zoo.golden import Golden, check_golden, golden_photographs
+from zoo.golden import Golden, check_golden
+from zoo.golden_inputs import golden_photographs
 from zoo.photograph import normalise, pixels
 from zoo_onnx import metadata as meta
 from zoo_onnx.network import LOGITS, OPSET, export_network
-from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS, build_preprocessing, photographs_value, pixels_value
-from zoo_onnx.session import open_content
+from zoo_onnx.precision import TOLERANCES, convert
+from zoo_onnx.preprocessing import (
+    PHOTOGRAPHS,
+    PIXELS,
+    Preprocessing,
+    build_preprocessing,
+    photographs_value,
+    pixels_value,
+)
+from zoo_onnx.session import open_file
+from zoo_onnx.size import is_large, move_weights
 
 PROBABILITIES = "probabilities"
 
@@ -34,9 +45,11 @@ def write(spec: ExportSpec) -> None:
     if len(set(spec.classes)) != len(spec.classes):
         twice = next(name for name in spec.classes if spec.classes.count(name) > 1)
         raise ZooError(f"class `{twice}` stands twice; a file's classes are known by their names")
-    exported = export_network(spec.model, spec.preprocess.crop)
-    model = compose(exported.model, spec, classes=len(spec.classes))
-    golden = Golden.of(spec.classes, _answers(spec))
+    exported = spec.kept.get("network")
+    if exported is None:
+        exported = spec.kept["network"] = export_network(spec.model, spec.preprocess.crop)
+    converted = convert(exported.model, spec)
+    model = compose(converted.model, spec, classes=len(spec.classes))
     entries = {
         meta.KEY_SCHEMA: SCHEMA,
         meta.KEY_CLASSES: list(spec.classes),
@@ -44,22 +57,51 @@ def write(spec: ExportSpec) -> None:
         **{meta.PREFIX + key: value for key, value in spec.metadata.items()},
         meta.KEY_EXPORTER: {"name": exported.exporter, "opset": OPSET, "difference": exported.difference},
         meta.KEY_MINIMUM: meta.MINIMUM_ONNXRUNTIME,
-        meta.KEY_GOLDEN: golden.to_json(),
+        meta.KEY_PRECISION: converted.record,
+        meta.KEY_PREPROCESSING: spec.preprocessing,
     }
     taken = [key for key in spec.metadata if meta.PREFIX + key in meta.RESERVED]
     assert not taken, f"metadata may not set {taken}"
     helper.set_model_props(model, {key: meta.encode(value) for key, value in entries.items()})
+    try:
+        if is_large(model):
+            _add(model, meta.KEY_EXTERNAL, move_weights(model, spec.file))
+        write_bytes(spec.file, model.SerializeToString())
+    except OSError as error:
+        raise ZooError(f"`{spec.file}` cannot be written: {error.strerror or error}") from error
+    # In fp32 the file must give what the run gives. In fewer bits it cannot: it must give again what it gave here, and
+    # how far that is from the run is for the photographs to tell
+    photographs = list(golden_photographs().values())
+    answers = (
+        torch_logits(spec, photographs) if spec.precision == "fp32" else open_file(spec.file, "cpu").logits(photographs)
+    )
+    golden = Golden.of(spec.classes, answers, TOLERANCES[spec.precision])
+    _add(model, meta.KEY_GOLDEN, golden.to_json())
     _add(model, meta.KEY_DIGESTS, meta.digest_parts(model, meta.read(model)))
-    content = meta.seal(model)
-    check = check_golden(golden, spec.classes, open_content(content, "cpu", spec.file).logits)
+    write_bytes(spec.file, meta.seal(model))
+    check = check_golden(golden, spec.classes, open_file(spec.file, "cpu").logits)
     if not check.passed:
         raise ZooError(f"the exported file does not predict what the network predicts: {check.detail}")
-    write_bytes(spec.file, content)
+
+
+def annotate(file: Path, parity: dict[str, Any]) -> None:
+    """Have a file say how far it lies from its run, and seal it anew.
+
+    Raises:
+        ZooError: it cannot be written.
+    """
+    model = onnx.load(str(file), load_external_data=False)
+    _add(model, meta.KEY_PARITY, parity)
+    write_bytes(file, meta.seal(model))
 
 
 def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx.ModelProto:
-    """Preprocessing before, softmax after: `photographs` to `probabilities` and `logits`."""
-    part = build_preprocessing(spec.preprocess)
+    """Preprocessing before, softmax after: `photographs` to `probabilities` and `logits`.
+
+    With `spec.preprocessing` outside, `pixels` to the same.
+    """
+    inside = spec.preprocessing == "graph"
+    part = build_preprocessing(spec.preprocess) if inside else Preprocessing()
     ours = {PHOTOGRAPHS, PROBABILITIES}
     clashes = ours & {name for node in network.graph.node for name in node.output}
     assert not clashes, f"the network names a tensor {clashes}"
@@ -67,10 +109,10 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
     graph = helper.make_graph(
         [*part.nodes, *network.graph.node, softmax],
         "zoo",
-        [photographs_value()],
+        [photographs_value() if inside else pixels_value(spec.preprocess)],
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", classes]) for name in (PROBABILITIES, LOGITS)],
         initializer=[*part.constants, *network.graph.initializer],
-        value_info=[pixels_value(spec.preprocess)],
+        value_info=[pixels_value(spec.preprocess)] if inside else [],
     )
     model = helper.make_model(
         graph,
@@ -80,18 +122,16 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
         producer_version=importlib.metadata.version("backbone-zoo"),
         ir_version=network.ir_version,
     )
-    model.doc_string = (
+    given = (
         f"{PHOTOGRAPHS}: RGB photographs (N, H, W, 3) of any size, upright, 0 to 255. "
-        f"{PROBABILITIES}, {LOGITS}: (N, {classes}), in the order of `{meta.KEY_CLASSES}`. "
         f"`{PIXELS}` is what the network itself is given."
+        if inside
+        else f"{PIXELS}: photographs prepared and normalised as `{meta.KEY_PREPROCESS}` says."
     )
-    onnx.checker.check_model(model)
+    model.doc_string = f"{given} {PROBABILITIES}, {LOGITS}: (N, {classes}), in the order of `{meta.KEY_CLASSES}`."
+    if not is_large(model):  # it would have to be one message
+        onnx.checker.check_model(model)
     return model
-
-
-def _answers(spec: ExportSpec) -> npt.NDArray[np.float32]:
-    """The network's logits for the golden inputs by the reference path: Pillow, then torch in fp32."""
-    return torch_logits(spec, list(golden_photographs().values()))
 
 
 def torch_logits(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:

@@ -15,6 +15,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             suffix=".pt2",
             write="zoo_pt2.archive:write",
             open="zoo_pt2.archive:open_file",
+            preprocessing=("outside",),
             verify="zoo_pt2.archive:verify",
         )
     )

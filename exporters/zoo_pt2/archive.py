@@ -29,7 +29,8 @@ from zoo.device import choose_device
 from zoo.errors import ZooError
 from zoo.exporter import Check, ExportSpec
 from zoo.files import SCHEMA, check_schema, write_bytes
-from zoo.golden import Golden, check_golden, golden_photographs
+from zoo.golden import Golden, check_golden
+from zoo.golden_inputs import golden_photographs
 from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 

@@ -1,4 +1,4 @@
-"""Built-in runtimes: torch and onnxruntime, on the CPU and on CUDA. Rows only; nothing here imports either."""
+"""Built-in runtimes: torch, onnxruntime and OpenVINO. Rows only; nothing here imports any of them."""
 
 from __future__ import annotations
 
@@ -45,6 +45,22 @@ RUNTIMES = (
         devices=("cuda",),
         available="zoo_runtimes.availability:onnxruntime_tensorrt",
         load="zoo_runtimes.onnxruntime:load_tensorrt",
+    ),
+    zoo.Runtime(
+        name="openvino",
+        summary="OpenVINO on the CPU, the network of an ONNX file (extra `openvino`)",
+        accepts="onnx",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:openvino",
+        load="zoo_runtimes.openvino:load_onnx",
+    ),
+    zoo.Runtime(
+        name="openvino-ir",
+        summary="OpenVINO on the CPU, a file of its own format (extra `openvino`)",
+        accepts="openvino",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:openvino",
+        load="zoo_runtimes.openvino:load_ir",
     ),
 )
 

@@ -56,6 +56,10 @@ def onnxruntime_tensorrt(device: str) -> str | None:
     return f"TensorRT's `{_TENSORRT[0]}` cannot be loaded"
 
 
+def openvino(device: str) -> str | None:
+    return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed (the extra `openvino`)"
+
+
 def _cuda_missing(device: str) -> str | None:
     return "there is no CUDA device" if device.startswith("cuda") and not cuda_devices() else None
 

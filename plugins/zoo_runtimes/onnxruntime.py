@@ -102,6 +102,8 @@ def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelPro
         ZooError: the file has no tensors of these names.
     """
     made = {name for node in model.graph.node for name in node.output}
+    if PIXELS in {value.name for value in model.graph.input}:  # exported without its preprocessing
+        made.add(PIXELS)
     if PIXELS not in made or LOGITS not in made:
         raise ZooError(
             f"the file has no tensors `{PIXELS}` and `{LOGITS}`, between which the network lies",

@@ -13,6 +13,7 @@ from torch import nn
 
 from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
+from zoo.process import keep_memory
 from zoo.runtime import PHOTOGRAPH, Input, Workload
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -55,6 +56,8 @@ class TorchSession:
     def __init__(self, model: nn.Module, preprocess: Preprocess, work: Workload, *, compiled: bool = False) -> None:
         torch.set_num_threads(work.threads)
         self._device = torch.device(work.device)
+        if self._device.type == "cpu":
+            keep_memory()  # as `zoo predict` does
         if self._device.type == "cuda":
             # What onnxruntime's CUDA provider does by default, so that both sides compute alike
             torch.set_float32_matmul_precision("high")

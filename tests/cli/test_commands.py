@@ -197,6 +197,24 @@ def test_verify_exits_1_on_a_flipped_byte(capsys: pytest.CaptureFixture[str], tr
     assert code == 1 and out == "" and "failed integrity" in err
 
 
+def test_inspect_and_the_program_that_verifies(
+    capsys: pytest.CaptureFixture[str], trained: Path, tmp_path: Path
+) -> None:
+    file, script = tmp_path / "model.onnx", tmp_path / "verify_model.py"
+    assert zoo(capsys, "export", trained, "--out", file)[0] == 0
+    code, out, err = zoo(capsys, "inspect", file)
+    assert code == 0 and out == "" and "photographs uint8" in err and "zoo.parity" in err
+    code, out, err = zoo(capsys, "inspect", file, "--json")
+    found = json.loads(out)
+    assert code == 0 and found["metadata"]["zoo.parity"]["images"] == found["metadata"]["zoo.parity"]["agreeing"]
+    assert {stage["name"] for stage in found["metadata"]["zoo.parity"]["stages"]} == {"decode", "resize", "network"}
+    assert zoo(capsys, "verify", file, "--script", script)[0] == 0 and "import onnxruntime" in script.read_text()
+    code, out, err = zoo(capsys, "verify", file, "--script", script)
+    assert code == 2 and "--force" in err
+    code, out, err = zoo(capsys, "inspect", script)
+    assert code == 2 and "is no exported file" in err
+
+
 def test_no_colour_and_no_markup(trained: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "zoo_cli.main", "compare", str(trained)],

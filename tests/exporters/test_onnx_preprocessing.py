@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from zoo.golden import golden_photographs
+from zoo.golden_inputs import golden_photographs
 from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 from zoo_onnx.preprocessing import PHOTOGRAPHS, build_preprocessing, photographs_value, pixels_value

@@ -17,7 +17,7 @@ from torch import nn
 
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
-from zoo.golden import golden_photographs
+from zoo.golden_inputs import golden_photographs
 from zoo.predictor import softmax
 from zoo_onnx import network
 from zoo_onnx.metadata import read
@@ -150,12 +150,6 @@ def test_torchscript_is_the_second_choice(tmp_path: Path, monkeypatch: pytest.Mo
     write(spec)
     assert json.loads(read(onnx.load(spec.file))["zoo.exporter"])["name"] == "torchscript"
     assert all(check.passed for check in verify(spec.file, "cpu"))
-
-
-def test_network_beyond_two_gigabytes_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(network, "MAX_BYTES", 1000)
-    with pytest.raises(ZooError, match="one ONNX file holds at most"):
-        write(small_spec(tmp_path / "large.onnx"))
 
 
 def test_folder_that_cannot_be_written(tmp_path: Path) -> None:

@@ -307,7 +307,8 @@ def test_why_a_runtime_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 
 
 def test_bench_of_a_file(tmp_path: Path) -> None:
-    report = bench([write_file(tmp_path / "a.onnx")], batch_sizes=(1, 3), seconds=0.05, device="cpu", threads=1)
+    file = write_file(tmp_path / "a.onnx")
+    report = bench([file], runtimes=["onnxruntime-cpu"], batch_sizes=(1, 3), seconds=0.05, device="cpu", threads=1)
     (outcome,) = report.outcomes
     assert (outcome.status, outcome.provider, outcome.input) == ("measured", CPU, "float32 (N, 3, 16, 16)")
     assert [found.batch_size for found in outcome.measurements] == [1, 3]

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from tests_support import make_photos
 
-import zoo.exporting
 from zoo import (
     Experiment,
     Exporter,
@@ -24,8 +23,9 @@ from zoo import (
     train,
     verify,
 )
-from zoo.exporting import compare
+from zoo.exporting import Candidate, fastest
 from zoo.files import read_json, write_json
+from zoo.parity import TOLERANCE, compare
 from zoo.predictions import Predictions
 
 
@@ -153,8 +153,72 @@ def test_compare_matches_images_by_name_and_lists_flips() -> None:
     assert compare(ours, theirs).passed
     parity = compare(ours, table([[2, 0], [2, 0]]))
     assert not parity.passed and (parity.agreeing, parity.images) == (1, 2)
-    assert parity.flipped[0].startswith("b: run y 0.8808, file x 0.8808")
+    assert str(parity.flips[0]) == "b: run y 0.8808, file x 0.8808" and parity.flips[0].label == "x"
     near = compare(ours, table([[2.2, 0], [0, 2]]))
-    assert near.agreeing == 2 and near.largest_difference > zoo.exporting.TOLERANCE and not near.passed
+    assert near.agreeing == 2 and near.largest_difference > TOLERANCE and not near.passed
     with pytest.raises(ZooError, match="`b` is not among the photographs"):
         compare(ours, table([[2, 0]], ("a",)))
+
+
+def test_what_may_be_lost_in_fewer_bits() -> None:
+    ours = table([[2, 0], [0, 2], [2, 0], [2, 0]], ("a", "b", "c", "d"))  # all show x: three of four are right
+    theirs = table([[2, 0], [2, 0], [0, 2], [0, 2]], ("a", "b", "c", "d"))  # two of four; three flips
+    parity = compare(ours, theirs, precision="int8", max_drop=0.25)
+    assert parity.passed and parity.drop == pytest.approx(0.25) and len(parity.flips) == 3
+    assert not compare(ours, theirs, precision="int8", max_drop=0.2).passed
+    assert parity.drop_per_class == {"x": pytest.approx(0.25)} and "int8 accuracy 0.5000" in str(parity)
+    low, high = parity.drop_interval
+    assert low < 0.25 < high and parity.flip_interval[0] < 0.75 < parity.flip_interval[1]
+    assert "flips" not in parity.summary() and len(parity.to_json()["flips"]) == 3
+
+
+def candidate(precision: str, middle: float, told_apart: bool = True) -> Candidate:
+    return Candidate(precision=precision, latency=(middle, middle * 0.9, middle * 1.1), told_apart=told_apart)
+
+
+def test_the_fastest_wins_where_it_is_told_apart() -> None:
+    plain, half, eight = candidate("fp32", 10), candidate("fp16", 20), candidate("int8", 5, told_apart=False)
+    assert fastest([plain, half, eight]) is eight
+    assert fastest([candidate("fp32", 10, told_apart=False), half, eight]).precision == "fp32"
+    assert fastest([half, eight]) is eight  # fp32 did not pass
+    assert fastest([Candidate(precision="fp32"), eight]).precision == "fp32"  # it could not be timed
+
+
+def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plugins: Plugins) -> None:
+    done = export(run, precision="int8", max_drop=0.3, calibration=8, plugins=plugins)
+    assert done.parity.precision == "int8" and done.parity.drop <= 0.3 and not done.candidates
+    checks = verify(done.path, data=str(data), plugins=plugins)
+    assert all(check.passed for check in checks) and "int8 accuracy" in checks[-1].detail
+
+
+def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins) -> None:
+    done = export(run, precision="auto", max_drop=0.3, calibration=8, plugins=plugins)
+    assert [one.precision for one in done.candidates] == ["fp32", "fp16", "int8"]
+    assert all(one.failure or (one.latency and one.size and one.parity) for one in done.candidates)
+    assert done.parity.precision in ("fp32", "fp16", "int8")
+    assert not [name for name in files(run) if name.startswith(".")]
+
+
+def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = files(run)
+    for settings, message in (
+        ({"precision": "int4"}, "unknown precision `int4`"),
+        ({"precision": "int8", "to": "pt2"}, "`pt2` has no int8"),
+        ({"preprocessing": "graph", "to": "pt2"}, "`pt2` has no preprocessing `graph`"),
+        ({"precision": "int8", "max_drop": 1.5}, "a drop of `1.5`"),
+        ({"precision": "int8", "calibration": 1}, "1 photographs tell no ranges"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            export(run, plugins=plugins, **settings)  # type: ignore[arg-type]
+    monkeypatch.setattr(Run, "fitted", lambda self: {"train/red/000.jpg"})
+    with pytest.raises(ZooError, match="int8 needs 16 of the photographs that the run was fitted on, and 1 are there"):
+        export(run, precision="int8", plugins=plugins)
+    assert files(run) == before
+
+
+def test_photographs_prepared_outside(run: Run, plugins: Plugins) -> None:
+    done = export(run, preprocessing="outside", plugins=plugins)
+    assert done.parity.passed
+    assert all(check.passed for check in verify(done.path, plugins=plugins))
+    ours, theirs = (evaluate(model, split="test", plugins=plugins) for model in (run, done.path))
+    assert ours.metrics["accuracy"] == theirs.metrics["accuracy"]

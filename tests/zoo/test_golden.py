@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from zoo.golden import SIZES, Golden, Logits, Pixels, check_golden, golden_photographs
+from zoo.golden import Golden, Logits, Pixels, check_golden
+from zoo.golden_inputs import SIZES, golden_photographs
 
 CLASSES = ("ants", "bees", "wasps")
 ANSWERS = np.array([[1.5, -2.0, 0.25], [0.0, 1.0, 2.0], [-1.0, 0.5, 0.0], [3.0, 0.1, 0.2]], dtype=np.float32)

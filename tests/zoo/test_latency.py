@@ -20,7 +20,8 @@ import pytest
 from zoo.contender import ContenderFailed, WorkerProcess
 from zoo.errors import UsageError, ZooError
 from zoo.latency import _device_for, bench, usable_cores
-from zoo.latency_report import LatencyReport, estimate
+from zoo.latency_plot import accuracy_of, check_plot, draw
+from zoo.latency_report import LEAST_FLOOR, LatencyReport, apart, estimate, floor_of
 from zoo.latency_worker import is_steady, make_batch
 from zoo.plugin import Candidate, Plugins
 from zoo.runtime import Input, Runtime, Workload
@@ -118,7 +119,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def measure(folder: Path, plugins: Plugins, *runtimes: str, **options: Any) -> LatencyReport:
-    options = {"batch_sizes": (1,), "seconds": 0.05, **options}
+    options = {"batch_sizes": (1,), "seconds": 0.05, "noise_floor": False, **options}
     return bench([folder], runtimes=runtimes or None, device="cpu", plugins=plugins, **options)
 
 
@@ -227,7 +228,7 @@ def test_a_worker_that_does_not_answer_is_given_up(folder: Path, plugins: Plugin
 def test_ratio_is_paired_by_turn() -> None:
     """A drift of the machine that hits both alike widens their intervals and leaves the ratio sharp."""
     drift = np.geomspace(1, 4, 10)[:, None] * np.ones((1, 5))
-    figures = estimate(2 * drift, drift, batch_size=4)
+    figures = estimate(2 * drift, drift, images=4)
     assert (figures.ratio.value, figures.ratio.low, figures.ratio.high) == pytest.approx((2, 2, 2))
     assert figures.p50.high > 1.3 * figures.p50.low
     assert figures.images_per_second.value == pytest.approx(4 / (2 * drift.mean()))
@@ -239,7 +240,7 @@ def test_intervals_cover_the_truth() -> None:
     hits = 0
     for _ in range(100):
         turns = np.exp(generator.normal(0, 0.1, (10, 1)) + generator.normal(0, 0.1, (10, 20)))
-        found = estimate(turns, turns, batch_size=1).p50
+        found = estimate(turns, turns, images=1).p50
         hits += found.low <= 1 <= found.high
     assert 85 <= hits <= 99  # ten turns make a percentile interval a little too narrow
 
@@ -382,3 +383,56 @@ def _is_gone(process: psutil.Process) -> bool:
         return process.status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
+
+
+def turns_of(scale: float, seed: int, rounds: int = 10) -> np.ndarray[Any, Any]:
+    """Calls of a contender that is `scale` times as slow; noise of a call, and of a turn."""
+    generator = np.random.default_rng(seed)
+    return scale * generator.lognormal(0, 0.05, (rounds, 20)) * generator.lognormal(0, 0.02, (rounds, 1))
+
+
+def test_what_is_told_apart() -> None:
+    found = {
+        scale: sum(apart(turns_of(scale, seed), turns_of(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
+        for scale in (1.0, 1.02, 1.1)
+    }
+    assert found[1.0] <= 0.01 and found[1.02] <= 0.05 and found[1.1] >= 0.95
+    assert not apart(turns_of(1.1, 0), turns_of(1, 1), 0.2)  # a noisier machine
+    assert floor_of(turns_of(1.25, 3), turns_of(1, 3)) == pytest.approx(0.25)
+    assert floor_of(turns_of(1, 3), turns_of(1.25, 3)) == pytest.approx(0.25)
+
+
+def test_the_fastest_has_a_twin(folder: Path, plugins: Plugins) -> None:
+    report = measure(folder, plugins, "quick", "slow", noise_floor=True, rounds=5)
+    assert [outcome.name for outcome in report.outcomes] == ["quick", "slow"]  # the twin is none of them
+    assert len({line[0] for line in logged(folder)}) == 3 and 0 <= report.noise_floor[1] < 0.5
+    quick, slow = (outcome.measurements[0] for outcome in report.outcomes)
+    assert slow.told_apart and not quick.told_apart and quick.fastest
+    assert report.to_json()["noise_floor"] == {"1": report.noise_floor[1]}
+    assert measure(folder, plugins, "quick", noise_floor=True).noise_floor == {}  # nobody to be told apart from
+
+
+def test_callers_call_at_once(folder: Path, plugins: Plugins) -> None:
+    report = measure(folder, plugins, "quick", callers=3, rounds=5)
+    spans = sorted((float(line[2]), float(line[3])) for line in logged(folder) if line[1] == "called")
+    together = sum(after[0] < before[1] for before, after in pairwise(spans))
+    assert together > len(spans) / 2
+    found = report.outcomes[0].measurements[0]
+    assert report.callers == 3 and found.calls % 3 == 0
+    assert found.images_per_second.value == pytest.approx(3 / found.turns.mean())
+    with pytest.raises(UsageError, match="callers of `0`"):
+        measure(folder, plugins, "quick", callers=0)
+
+
+def test_plots(folder: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "run.json").write_text(json.dumps({"schema": 1, "status": "finished", "metrics": {"accuracy": 0.9}}))
+    report = measure(folder, plugins, "quick", "slow", batch_sizes=(1, 2))
+    assert accuracy_of(folder, plugins) == 0.9 and accuracy_of(tmp_path / "nothing.onnx", plugins) is None
+    draw(report, tmp_path / "plot.svg", plugins)
+    text = (tmp_path / "plot.svg").read_text()
+    assert text.startswith("<?xml") and text.count('<g id="axes_') == 2
+    with pytest.raises(UsageError, match="no format that can be drawn"):
+        check_plot(tmp_path / "plot.txt")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(ZooError, match="matplotlib is not installed"):
+        check_plot(tmp_path / "plot.svg")

@@ -1,0 +1,53 @@
+"""`zoo inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from zoo_cli.options import console, json_option, print_json
+
+LONG = 300  # characters of a value that are shown; `--json` has all
+
+
+@click.command()
+@click.argument("file", metavar="FILE", type=click.Path(path_type=Path))
+@json_option
+@click.pass_context
+def inspect(ctx: click.Context, file: Path, as_json: bool) -> None:
+    """Show what an exported file says about itself, without torch.
+
+    Inputs, outputs, nodes, and the metadata: classes, preprocessing, precision, metrics, data, versions, licence.
+    `zoo verify` tells whether it is true.
+    """
+    from zoo.errors import UsageError
+    from zoo.exporter import find_exporter
+    from zoo.target import load_target
+    from zoo_cli.main import plugins
+
+    exporter = find_exporter(file, plugins(ctx))
+    if exporter.inspect is None:
+        raise UsageError(f"`{exporter.name}` files cannot be inspected", hint="`zoo verify` checks them")
+    found = load_target(exporter.inspect)(file)
+    if as_json:
+        print_json(found)
+        return
+    screen = console()
+    metadata = found.pop("metadata")
+    for name, value in found.items():
+        screen.print(f"[bold]{name}[/bold] {escape(_text(value))}")
+    for name, value in metadata.items():
+        screen.print(f"[bold]{escape(name)}[/bold] [dim]{escape(_text(value))}[/dim]")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        text = ", ".join(f"{name} {_text(one)}" for name, one in value.items())
+    elif isinstance(value, list):
+        text = ", ".join(_text(one) for one in value)
+    else:
+        text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= LONG else f"{text[:LONG]} ... ({len(text)} characters)"

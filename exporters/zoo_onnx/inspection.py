@@ -1,0 +1,55 @@
+"""Inspection: all that a file says about itself, of any maker. Never imports torch."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from zoo.errors import ZooError
+from zoo_onnx import metadata as meta
+
+
+def inspect(path: Path) -> dict[str, Any]:
+    """Inputs, outputs, opset, nodes, and the metadata, decoded; `zoo` is False for a file of other making.
+
+    Raises:
+        ZooError: it is no ONNX file.
+    """
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf's DecodeError, of which there are two by implementation; OSError
+        raise ZooError(f"`{path}` is no ONNX file, or was cut short", hint="copy it again") from error
+    if not model.graph.node:
+        raise ZooError(f"`{path}` is no ONNX file, or was cut short", hint="copy it again")
+    said = meta.read(model)
+    return {
+        "file": str(path),
+        "bytes": path.stat().st_size,
+        "zoo": meta.KEY_SCHEMA in said,
+        "producer": f"{model.producer_name} {model.producer_version}".strip(),
+        "opset": {entry.domain or "ai.onnx": entry.version for entry in model.opset_import},
+        "ir_version": model.ir_version,
+        "inputs": [_value(value) for value in model.graph.input],
+        "outputs": [_value(value) for value in model.graph.output],
+        "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "metadata": {key: _decoded(value) for key, value in said.items()},
+    }
+
+
+def _value(value: onnx.ValueInfoProto) -> str:
+    tensor = value.type.tensor_type
+    sides = ", ".join(side.dim_param or str(side.dim_value) for side in tensor.shape.dim)
+    return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} ({sides})"
+
+
+def _decoded(value: str) -> Any:
+    if not value.startswith(("[", "{")):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value

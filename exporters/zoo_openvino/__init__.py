@@ -1,0 +1,21 @@
+"""OpenVINO: the network as an IR (`.xml` and `.bin`), for Intel's processors. The extra `openvino`."""
+
+from __future__ import annotations
+
+from zoo.exporter import Exporter
+from zoo.hookspecs import Register, hookimpl
+
+
+@hookimpl
+def register_exporters(register: Register[Exporter]) -> None:
+    register(
+        Exporter(
+            name="openvino",
+            summary="OpenVINO IR, the network alone: normalised pixels in, logits out (extra `openvino`)",
+            suffix=".xml",
+            write="zoo_openvino.model:write",
+            open="zoo_openvino.model:open_file",
+            verify="zoo_openvino.model:verify",
+            preprocessing=("outside",),
+        )
+    )

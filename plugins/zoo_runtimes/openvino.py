@@ -1,0 +1,81 @@
+"""OpenVINO's runtime: the network of an exported file on the CPU. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from zoo.errors import ZooError
+from zoo.photograph import normalise, pixels
+from zoo.predictor import softmax
+from zoo.preprocess import Preprocess
+from zoo.runtime import PHOTOGRAPH, Input, Workload
+from zoo_openvino.model import compile_network, openvino, read_file
+from zoo_runtimes.onnxruntime import cut_network, preprocess_of, read_model
+
+
+def load_onnx(work: Workload) -> OpenvinoSession:
+    """Open the network of an ONNX file.
+
+    Raises:
+        ZooError: the file was not written by zoo, or OpenVINO cannot take it.
+    """
+    model = read_model(work.target)
+    preprocess = preprocess_of(model)
+    if preprocess is None:
+        raise ZooError("OpenVINO times the network of files written by zoo, and this is none")
+    network: onnx.ModelProto = cut_network(model, preprocess)
+    try:
+        found = openvino().Core().read_model(network.SerializeToString(), b"")
+    except RuntimeError as error:
+        raise ZooError(f"OpenVINO refuses the network: {' '.join(str(error).split())[:200]}") from error
+    return OpenvinoSession(found, preprocess, work)
+
+
+def load_ir(work: Workload) -> OpenvinoSession:
+    """Open a file that `zoo export --to openvino` wrote.
+
+    Raises:
+        ZooError: it is none, or damaged.
+    """
+    model, record = read_file(work.target)
+    return OpenvinoSession(model, Preprocess.from_json(record["preprocess"]), work)
+
+
+class OpenvinoSession:
+    """A network on the CPU in fp32, with as many threads as every other contender."""
+
+    def __init__(self, model: Any, preprocess: Preprocess, work: Workload) -> None:
+        self._work, self._preprocess = work, preprocess
+        self._network = compile_network(model, work.threads)
+
+    @property
+    def provider(self) -> str:
+        """Where it executes, as the compiled network says."""
+        version = openvino().__version__.partition("-")[0]
+        return f"OpenVINO {version} {', '.join(self._network.get_property('EXECUTION_DEVICES'))}"
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        return ()
+
+    @property
+    def input(self) -> Input:
+        if self._work.with_preprocess:
+            return Input(dtype="uint8", shape=(*PHOTOGRAPH, 3))
+        return Input(dtype="float32", shape=(3, self._preprocess.crop, self._preprocess.crop))
+
+    def prepare(self, batch: npt.NDArray[Any]) -> Callable[[], object]:
+        request = self._network.create_infer_request()  # one a caller: a request holds its own values
+        if not self._work.with_preprocess:
+            return lambda: request.infer({0: batch})
+
+        def photographs() -> npt.NDArray[Any]:
+            seen = np.stack([pixels(photograph, self._preprocess) for photograph in batch])
+            return softmax(request.infer({0: normalise(seen, self._preprocess)})[0])
+
+        return photographs

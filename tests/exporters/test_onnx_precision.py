@@ -1,0 +1,170 @@
+"""fp16 and int8: close to fp32, with layers left in fp32 where they would not be, or an error."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from small_export import PREPROCESS, small_spec
+from torch import nn
+
+from zoo.errors import ZooError
+from zoo.exporter import Calibration, ExportSpec
+from zoo.photograph import normalise
+from zoo_onnx import int8, precision, size
+from zoo_onnx.metadata import KEY_PRECISION, read
+from zoo_onnx.network import export_network
+from zoo_onnx.session import open_file
+from zoo_onnx.verify import verify
+from zoo_onnx.write import write
+
+
+class Convolutions(nn.Module):
+    """Depthwise and pointwise, with bounded activations; `spoilt`: one channel beside which all others vanish."""
+
+    def __init__(self, spoilt: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Sequential(nn.Conv2d(3, 16, 3, stride=2, padding=1), nn.ReLU6())
+        self.depthwise = nn.Sequential(nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU6())
+        self.pointwise = nn.Conv2d(16, 24, 1)
+        self.head = nn.Linear(24, 3)
+        if spoilt:
+            with torch.no_grad():
+                self.pointwise.weight[0] *= 0
+                assert self.pointwise.bias is not None
+                self.pointwise.bias[0] = 1e5
+                self.head.weight[:, 0] = 0
+        with torch.no_grad():  # every class is somebody's
+            self.head.bias -= self(torch.from_numpy(normalise(photographs(64, 9), PREPROCESS))).mean(0) / 8
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(self.pointwise(self.depthwise(self.stem(images))).mean((2, 3)))
+        return logits * 8
+
+
+def photographs(count: int, seed: int) -> np.ndarray:
+    """Blots of colour, which random weights tell apart better than noise."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 4, 4, 3), dtype=np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2)
+
+
+def spec_of(model: nn.Module, file: Path, kind: str, max_drop: float = 0.05) -> ExportSpec:
+    """A spec whose labels are what the network says itself."""
+    choices = photographs(64, 2)
+    with torch.inference_mode():
+        labels = model.eval()(torch.from_numpy(normalise(choices, PREPROCESS))).argmax(1).numpy()
+    calibration = Calibration(ranges=photographs(16, 1), choices=choices, labels=labels)
+    return replace(
+        small_spec(file, model=model),
+        precision=kind,
+        calibration=calibration,
+        max_drop=max_drop,  # type: ignore[arg-type]
+    )
+
+
+def record(file: Path) -> dict[str, object]:
+    found: dict[str, object] = json.loads(read(onnx.load(file))[KEY_PRECISION])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["fp16", "int8"])
+def test_a_file_of_fewer_bits_is_smaller_sound_and_close(kind: str, tmp_path: Path) -> None:
+    model = Convolutions()
+    plain, small = (spec_of(model, tmp_path / f"{name}.onnx", name) for name in ("fp32", kind))
+    for spec in (plain, small):
+        write(spec)
+        assert all(check.passed for check in verify(spec.file, "cpu"))
+    shown = list(photographs(40, 3))
+    ours, theirs = (open_file(spec.file, "cpu").logits(shown) for spec in (plain, small))
+    assert np.abs(theirs - ours).max() < 0.05 * np.abs(ours).max() and (theirs != ours).any()
+    assert record(small.file)["name"] == kind
+    for batch in (1, 2, 7):  # no batch was pinned
+        np.testing.assert_allclose(
+            open_file(small.file, "cpu").logits(shown[:batch]), theirs[:batch], rtol=1e-3, atol=1e-3
+        )
+
+
+def test_int8_is_static_and_by_channel(tmp_path: Path) -> None:
+    spec = spec_of(Convolutions(), tmp_path / "int8.onnx", "int8", max_drop=0.5)
+    write(spec)
+    model = onnx.load(spec.file)
+    kinds = {node.op_type for node in model.graph.node}
+    assert "QuantizeLinear" in kinds and not kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"}
+    weights = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT8]
+    scales = {tensor.name: tensor for tensor in model.graph.initializer if tensor.name.endswith("_scale")}
+    depthwise = next(tensor for tensor in weights if list(tensor.dims) == [16, 1, 3, 3])
+    assert list(scales[depthwise.name.replace("_quantized", "_scale")].dims) == [16]
+    found = record(spec.file)
+    assert found["kept_in_fp32"] == [] and found["calibration_images"] == 16
+    divergences = found["divergences"]
+    assert isinstance(divergences, dict) and set(divergences) == set(int8.METHODS)
+    assert divergences[found["method"]] == min(divergences.values())
+
+
+def test_layers_that_lose_too_much_stay_in_fp32(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notes: list[str] = []
+    # percentile and entropy would cut the spoilt channel off, which nothing reads
+    calibrate = int8._calibrate
+    monkeypatch.setattr(int8, "_calibrate", lambda *given: islice(calibrate(*given), 1))
+    spec = replace(spec_of(Convolutions(spoilt=True), tmp_path / "int8.onnx", "int8", 0.1), note=notes.append)
+    write(spec)
+    found = record(spec.file)
+    kept = found["kept_in_fp32"]
+    # the layer that makes the spoilt channel, and the one that reads it
+    assert isinstance(kept, list) and len(kept) == 2 and found["layers"] == 4
+    drop = found["drop_on_train"]
+    assert isinstance(drop, float) and drop <= 0.1
+    assert any("looking for the layers" in note for note in notes)
+    monkeypatch.setattr(int8, "_fewest", lambda *_: None)
+    with pytest.raises(ZooError, match=r"int8 loses 0\.\d+ of accuracy on training photographs, and .* 2 of 4 layers"):
+        write(spec)
+
+
+@pytest.mark.parametrize("needed", [1, 2, 3, 5, 8])
+def test_as_few_layers_as_do(needed: int) -> None:
+    asked: list[int] = []
+
+    def lost(count: int) -> float:
+        asked.append(count)
+        return 0.0 if count >= needed else 0.5
+
+    assert int8._fewest(lost, 0.01, 8) == needed and len(asked) <= 8
+    assert int8._fewest(lost, 0.01, needed - 1 or 1) == (1 if needed == 1 else None)
+
+
+def test_attention_is_left_between_its_products() -> None:
+    attends = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Softmax", ["x"], ["y"]), onnx.helper.make_node("Add", ["y", "y"], ["z"])],
+            "g",
+            [],
+            [],
+        )
+    )
+    assert int8._kinds(attends) == list(int8.WEIGHTED)
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lambda patch: patch.setattr(int8, "WEIGHTED", ("ConvTranspose",)),
+        lambda patch: patch.setattr(size, "MAX_BYTES", 1000),
+    ],
+)
+def test_what_cannot_be_quantised_says_so(
+    break_it: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(Convolutions(), tmp_path / "x.onnx", "int8")
+    network = export_network(spec.model, PREPROCESS.crop).model
+    break_it(monkeypatch)
+    with pytest.raises(ZooError, match=r"no layer that int8 knows|cannot be converted to int8"):
+        precision.convert(network, spec)

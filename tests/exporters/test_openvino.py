@@ -1,0 +1,75 @@
+"""OpenVINO files: they predict what the run does, a changed one is found out, and the library is asked for by name."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small_export import small_spec
+
+from zoo.errors import UsageError, ZooError
+from zoo.exporter import ExportSpec
+from zoo.golden_inputs import golden_photographs
+from zoo.runtime import Workload
+from zoo_onnx.write import torch_logits
+from zoo_onnx.write import write as write_onnx
+from zoo_openvino.model import open_file, verify, write
+from zoo_runtimes.openvino import load_ir, load_onnx
+
+
+@pytest.fixture(scope="module")
+def spec(tmp_path_factory: pytest.TempPathFactory) -> ExportSpec:
+    found = small_spec(tmp_path_factory.mktemp("openvino") / "small.xml")
+    write(found)
+    return found
+
+
+def test_a_file_predicts_what_torch_does(spec: ExportSpec) -> None:
+    shown = list(golden_photographs().values()) * 9  # more than one batch
+    found = open_file(spec.file, "cpu").logits(shown)
+    np.testing.assert_allclose(found, torch_logits(spec, shown), rtol=1e-4, atol=1e-4)
+    checks = verify(spec.file, "auto")
+    assert [check.name for check in checks] == ["integrity", "weights", "golden inputs"]
+    assert all(check.passed for check in checks)
+    assert sorted(file.name for file in spec.file.parent.iterdir()) == ["small.bin", "small.xml"]
+
+
+@pytest.mark.parametrize("part", ["integrity", "weights"])
+def test_a_changed_file_is_found_out(spec: ExportSpec, part: str, tmp_path: Path) -> None:
+    graph, weights = spec.file.read_text(), bytearray(spec.file.with_suffix(".bin").read_bytes())
+    if part == "integrity":
+        graph = graph.replace("Apache-2.0", "Apache-3.0")
+    else:
+        weights[40] ^= 1
+    (tmp_path / "x.xml").write_text(graph)
+    (tmp_path / "x.bin").write_bytes(weights)
+    assert part in [check.name for check in verify(tmp_path / "x.xml", "cpu") if not check.passed]
+
+
+def test_what_is_no_file_of_ours(spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "x.xml").write_text("<net/>")
+    with pytest.raises(ZooError, match="is no OpenVINO file"):
+        open_file(tmp_path / "x.xml", "cpu")
+    with pytest.raises(UsageError, match="run on the CPU, not on `cuda`"):
+        open_file(spec.file, "cuda")
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ZooError, match="OpenVINO is not installed") as error:
+        open_file(spec.file, "cpu")
+    assert error.value.hint is not None and "backbone-zoo[openvino]" in error.value.hint
+
+
+def test_the_runtime_times_both_kinds(spec: ExportSpec, tmp_path: Path) -> None:
+    plain = small_spec(tmp_path / "small.onnx")
+    write_onnx(plain)
+    batch = np.random.default_rng(0).standard_normal((2, 3, 32, 32), dtype=np.float32)
+    found = []
+    for load, file in ((load_ir, spec.file), (load_onnx, plain.file)):
+        session = load(Workload(target=file))
+        assert session.provider.startswith("OpenVINO") and "CPU" in session.provider
+        found.append(np.array(session.prepare(batch)()[0]))  # type: ignore[index]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4, atol=1e-5)
+    session = load_onnx(Workload(target=plain.file, with_preprocess=True))
+    shares = session.prepare(np.zeros((2, 375, 500, 3), np.uint8))()
+    np.testing.assert_allclose(np.asarray(shares).sum(axis=1), 1, rtol=1e-6)
