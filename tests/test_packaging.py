@@ -39,7 +39,7 @@ def test_every_entry_point_is_in_the_wheel(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     modules = re.findall(r"^\w+ = (zoo_\w+)$", archive.read(points).decode(), re.MULTILINE)
-    assert len(modules) == 11
+    assert len(modules) == 12
     assert all(f"{module}/__init__.py" in archive.namelist() for module in modules)
 
 

@@ -159,7 +159,7 @@ def _kinds(model: onnx.ModelProto) -> list[str]:
 
 
 def _calibrate(model: onnx.ModelProto, ranges: Values, folder: Path) -> Iterator[tuple[str, Any]]:
-    """Ranges of every tensor by each method; histograms are made once for both methods that read them.
+    """Ranges of every tensor by each method.
 
     Raises:
         ZooError: onnxruntime cannot run the network with its inner values as outputs.
@@ -167,25 +167,21 @@ def _calibrate(model: onnx.ModelProto, ranges: Values, folder: Path) -> Iterator
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
+    ways: dict[str, tuple[Any, dict[str, Any]]] = {
+        "min-max": (CalibrationMethod.MinMax, {}),
+        "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE}),
+        "entropy": (CalibrationMethod.Entropy, {}),
+    }
     file = folder / "calibrated.onnx"
     onnx.save(model, file)
-    kinds = _kinds(model)
     try:
-        for method, read in (
-            (CalibrationMethod.MinMax, ("min-max",)),
-            (CalibrationMethod.Percentile, ("percentile", "entropy")),
-        ):
-            options = {} if method is CalibrationMethod.MinMax else {"percentile": PERCENTILE}
+        for name in METHODS:
+            method, options = ways[name]
             calibrator = create_calibrator(
-                file, kinds, str(folder / "augmented.onnx"), calibrate_method=method, extra_options=options
+                file, _kinds(model), str(folder / "augmented.onnx"), calibrate_method=method, extra_options=options
             )
             calibrator.collect_data(_Reader(ranges))
-            for name in read:
-                if method is CalibrationMethod.Percentile:
-                    calibrator.collector.method = calibrator.method = name
-                yield name, calibrator.compute_data()
-    except ZooError:
-        raise
+            yield name, calibrator.compute_data()
     except Exception as error:  # onnxruntime's, and whatever a graph makes its tools raise
         raise ZooError(f"int8 cannot read the ranges of values: {str(error)[:200]}") from error
 
