@@ -109,6 +109,8 @@ class Exporter:
     inspect: str | Callable[[Path], dict[str, Any]] | None = field(repr=False, default=None)
     # A program that checks such files where there is no zoo
     script: str | Callable[[], str] | None = field(repr=False, default=None)
+    # (path, device, preprocess, classes or None): a predictor of a file of other making
+    foreign: str | Callable[..., Predictor] | None = field(repr=False, default=None)
     precisions: tuple[Precision, ...] = ("fp32",)
     preprocessing: tuple[str, ...] = (
         "graph",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ import numpy.typing as npt
 
 from zoo.dataset import Sample
 from zoo.errors import UsageError
+from zoo.exporter import find_exporter
 from zoo.photograph import SUFFIXES, BadImage
-from zoo.predictor import open_model, softmax
+from zoo.predictor import Predictor, open_model, softmax
+from zoo.preprocess import Preprocess
 from zoo.scan import BadFile, decode_all, default_workers
+from zoo.target import load_target
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
@@ -70,12 +74,27 @@ def predict(
     top: int = 1,
     device: str = "auto",
     workers: int | None = None,
+    preprocess: Preprocess | None = None,
+    classes: tuple[str, ...] | None = None,
     plugins: Plugins | None = None,
 ) -> tuple[list[Prediction], list[BadFile]]:
-    """The `top` most probable classes of each photograph, in order, and the files that could not be decoded."""
+    """The `top` most probable classes of each photograph, in order, and the files that could not be decoded.
+
+    `preprocess` and `classes` are of files that zoo did not write, which say neither.
+
+    Raises:
+        UsageError: the model is neither a run nor a file, or a run is told how to prepare photographs.
+        ZooError: it cannot be opened.
+    """
     from zoo.plugin import Plugins
 
-    predictor, _ = open_model(model, device, plugins or Plugins())
+    plugins = plugins or Plugins()
+    if preprocess is not None:
+        predictor = _foreign(model, device, preprocess, classes, plugins)
+    elif classes is not None:
+        raise UsageError("`--classes` is of files that zoo did not write", hint="pass `--preprocess` as well")
+    else:
+        predictor, _ = open_model(model, device, plugins)
     samples = [Sample(str(path), "", Path(path)) for path in photographs]
     found: list[Prediction] = []
     bad: list[BadFile] = []
@@ -98,3 +117,42 @@ def predict(
             flush()
     flush()
     return found, bad
+
+
+def _foreign(
+    model: Path | str | Run, device: str, preprocess: Preprocess, classes: tuple[str, ...] | None, plugins: Plugins
+) -> Predictor:
+    """A file of other making.
+
+    Raises:
+        UsageError: it is a run, or a format that cannot be told.
+    """
+    if not isinstance(model, (Path, str)) or Path(model).is_dir():
+        raise UsageError("a run knows how its photographs are prepared", hint="leave `--preprocess` out")
+    exporter = find_exporter(Path(model), plugins)
+    if exporter.foreign is None:
+        raise UsageError(f"`{exporter.name}` files of other making cannot be opened")
+    found: Predictor = load_target(exporter.foreign)(Path(model), device, preprocess, classes)
+    return found
+
+
+def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
+    """What `--preprocess` means: JSON such as `{"resize": 256, "crop": 224}`, or the name of a backbone.
+
+    Raises:
+        UsageError: neither.
+    """
+    if not text.strip().startswith("{"):
+        return plugins.backbones.find(text).value.preprocess
+    default = Preprocess().to_json()
+    try:
+        given = json.loads(text)
+        unknown = sorted(set(given) - set(default))
+        if not unknown:
+            return Preprocess.from_json({**default, **given})
+    except (ValueError, TypeError, KeyError, AssertionError) as error:
+        raise UsageError(f"`--preprocess` cannot be read: {error or text}", hint=_EXAMPLE) from error
+    raise UsageError(f"`--preprocess` knows no `{unknown[0]}`", hint=f"it knows {' '.join(default)}")
+
+
+_EXAMPLE = """pass '{"resize": 256, "crop": 224, "interpolation": "bicubic"}', or the name of a backbone"""

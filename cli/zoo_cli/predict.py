@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from zoo.errors import ZooError
@@ -12,6 +14,16 @@ from zoo_cli.options import console, device_option, json_option, print_json, wor
 @click.argument("model", metavar="RUN|FILE")
 @click.argument("photographs", nargs=-1, required=True, metavar="PHOTO...")
 @click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many classes of each.")
+@click.option(
+    "--preprocess",
+    metavar="BACKBONE|JSON",
+    help="Of a file that zoo did not write: a backbone that is prepared alike, or JSON with resize, crop, mean, std.",
+)
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False),
+    help="Of such a file: a text file with a class a line.  [default: numbers]",
+)
 @device_option
 @workers_option
 @json_option
@@ -21,6 +33,8 @@ def predict(
     model: str,
     photographs: tuple[str, ...],
     top: int,
+    preprocess: str | None,
+    classes: Path | None,
     device: str,
     workers: int | None,
     as_json: bool,
@@ -29,13 +43,22 @@ def predict(
 
     PHOTO is a file, a folder or a pattern. Prints path, label and probability, separated by tabs.
     """
-    from zoo.prediction import find_photographs
+    from zoo.prediction import find_photographs, read_preprocess
     from zoo.prediction import predict as classify
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 
     paths = find_photographs(photographs)
-    found, bad = classify(model, paths, top=top, device=device, workers=workers, plugins=plugins(ctx))
+    found, bad = classify(
+        model,
+        paths,
+        top=top,
+        device=device,
+        workers=workers,
+        preprocess=read_preprocess(preprocess, plugins(ctx)) if preprocess is not None else None,
+        classes=tuple(classes.read_text(encoding="utf-8").splitlines()) if classes is not None else None,
+        plugins=plugins(ctx),
+    )
     if as_json:
         print_json([prediction.to_json() for prediction in found])
     else:

@@ -19,6 +19,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             annotate="zoo_onnx.write:annotate",
             stages="zoo_onnx.stages:stages",
             inspect="zoo_onnx.inspection:inspect",
+            foreign="zoo_onnx.foreign:open_foreign",
             script="zoo_onnx.script:source",
             precisions=("fp32", "fp16", "int8"),
             preprocessing=("graph", "outside"),

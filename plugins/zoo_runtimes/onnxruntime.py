@@ -131,6 +131,10 @@ class OrtSession:
         if preprocess is None:
             self._notes.append("not written by zoo: timed whole, on its own first input, to all its outputs")
         elif work.with_preprocess:
+            if PIXELS in {value.name for value in model.graph.input}:
+                raise ZooError(
+                    "the file was exported with its preprocessing outside", hint="time it without `--with-preprocess`"
+                )
             self._outputs = ["probabilities"]
         else:
             model = cut_network(model, preprocess)

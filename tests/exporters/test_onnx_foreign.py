@@ -1,0 +1,87 @@
+"""Files of other making: predicted with what they do not say themselves, or refused by name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+from zoo import Plugins, UsageError, ZooError, predict
+from zoo.prediction import read_preprocess
+from zoo.preprocess import Preprocess
+
+FORM = Preprocess(resize=16, crop=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+
+
+def colours(file: Path, batch: int | str = "N", softmax: bool = False) -> Path:
+    """A classifier that says which of red, green and blue there is most of."""
+    nodes = [
+        helper.make_node("ReduceMean", ["image", "sides"], ["mean"], keepdims=0),
+        helper.make_node("Softmax" if softmax else "Identity", ["mean"], ["scores"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "colours",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])],
+        [numpy_helper.from_array(np.array([2, 3], np.int64), "sides")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
+    return file
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> list[Path]:
+    found = []
+    for number in range(5):
+        colour = [20, 20, 20]
+        colour[number % 3] = 220
+        found.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (30 + number, 20), tuple(colour)).save(found[-1])
+    return found
+
+
+@pytest.mark.parametrize("batch", ["N", 1, 2])
+@pytest.mark.parametrize("softmax", [False, True])
+def test_a_file_of_other_making_predicts(
+    batch: int | str, softmax: bool, photographs: list[Path], tmp_path: Path
+) -> None:
+    file = colours(tmp_path / "colours.onnx", batch, softmax)
+    found, bad = predict(file, photographs, preprocess=FORM, classes=("red", "green", "blue"))
+    assert not bad and [one.top[0][0] for one in found] == ["red", "green", "blue", "red", "green"]
+    scores = np.array([220, 20, 20]) / 255
+    shares = np.exp(scores) / np.exp(scores).sum()
+    assert found[0].top[0][1] == pytest.approx(shares[0], rel=1e-4)  # not softened twice
+    assert predict(file, photographs[:1], preprocess=FORM)[0][0].top[0][0] == "0"
+
+
+def test_what_it_cannot_be_asked(photographs: list[Path], tmp_path: Path) -> None:
+    file = colours(tmp_path / "colours.onnx")
+    with pytest.raises(ZooError, match="was not written by zoo") as error:
+        predict(file, photographs)
+    assert error.value.hint is not None and "--preprocess" in error.value.hint
+    with pytest.raises(ZooError, match="gives 3 values an image, and 2 classes"):
+        predict(file, photographs, preprocess=FORM, classes=("a", "b"))
+    with pytest.raises(ZooError, match="does not take images of 224 pixels"):
+        predict(file, photographs, preprocess=Preprocess())
+    with pytest.raises(UsageError, match="`--classes` is of files that zoo did not write"):
+        predict(file, photographs, classes=("a",))
+    with pytest.raises(UsageError, match="a run knows how"):
+        predict(tmp_path, photographs, preprocess=FORM)
+
+
+def test_how_photographs_are_prepared_is_told() -> None:
+    plugins = Plugins()
+    assert (
+        read_preprocess("torchvision/resnet18", plugins)
+        == plugins.backbones.find("torchvision/resnet18").value.preprocess
+    )
+    assert read_preprocess(json.dumps({"crop": 99}), plugins) == Preprocess(crop=99)
+    for text, message in (('{"crop"', "cannot be read"), ('{"size": 3}', "knows no `size`"), ("resnet19", "resnet19")):
+        with pytest.raises(UsageError, match=message):
+            read_preprocess(text, plugins)
