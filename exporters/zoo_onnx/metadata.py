@@ -73,8 +73,8 @@ def check_readable(metadata: Mapping[str, str], file: object) -> None:
     if schema is None:
         raise ZooError(
             f"`{file}` was not written by zoo: it has no `{KEY_SCHEMA}` in its metadata",
-            hint="`zoo predict FILE --preprocess BACKBONE` predicts with it, `zoo bench` times it; files of `zoo export` "
-            "carry their classes, preprocessing and checks",
+            hint="`zoo predict FILE --preprocess BACKBONE` predicts with it, `zoo bench` times it; "
+            "files of `zoo export` carry their classes, preprocessing and checks",
         )
     if not schema.isdecimal() or int(schema) > SCHEMA:
         raise ZooError(
