@@ -8,7 +8,7 @@ waiting     seconds in views and store over seconds in all, from the second epoc
 growth      seconds of the prefix and of the rest as images grow, and of runs as strategies do
 memory      anonymous memory of a run on 60,000 small images over that on 2,000; mapped pages do not count
 
-Each part writes what it measured to `benchmarks/results/frozen.json`.
+Each part writes what it measured to `benchmarks/results/frozen.json`, `growth` a plot beside it (extra `bench`).
 """
 
 from __future__ import annotations
@@ -182,6 +182,8 @@ def growth(data: Path, folder: Path) -> dict[str, Any]:
             for number, name in enumerate(names[:count])
         ]
         found["strategies"][count] = round(sum(walls), 1)
+    found["slopes"] = slopes(found)
+    plot(found, ROOT / "benchmarks" / "results" / "growth.svg")
     return found
 
 
@@ -197,6 +199,37 @@ def memory(data: Path, folder: Path) -> dict[str, Any]:
         found[str(count)] = {"anonymous_mib": round(made["anonymous"] / 2**20), "seconds": round(made["wall"], 1)}
     found["ratio"] = round(found["60000"]["anonymous_mib"] / found["2000"]["anonymous_mib"], 3)
     return found
+
+
+def plot(found: dict[str, Any], file: Path) -> None:
+    """Seconds against images and against strategies, both on axes that show proportional growth as slope one."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    counts = [int(count) for count in found["images"]]
+    for name in ("scan", "prefix", "rest", "total"):
+        left.plot(counts, [row[name] for row in found["images"].values()], marker="o", label=name)
+    left.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds", title="one run of `partial:2`")
+    strategies = [int(count) for count in found["strategies"]]
+    right.plot(strategies, list(found["strategies"].values()), marker="o", label="with one store")
+    first = found["strategies"][next(iter(found["strategies"]))]
+    right.plot(strategies, [first * count for count in strategies], linestyle=":", label="as often the first")
+    right.set(xscale="log", yscale="log", xlabel="strategies", ylabel="seconds in all", title="2,000 images")
+    for panel, ticks in ((left, counts), (right, strategies)):
+        panel.set_xticks(ticks, [str(tick) for tick in ticks])
+        panel.minorticks_off()
+        panel.legend()
+    figure.savefig(file)
+
+
+def slopes(found: dict[str, Any]) -> dict[str, float]:
+    """Exponents of the growth with images: 1 is proportional."""
+    counts = np.log([int(count) for count in found["images"]])
+    return {
+        name: round(float(np.polyfit(counts, np.log([row[name] for row in found["images"].values()]), 1)[0]), 2)
+        for name in ("scan", "prefix", "rest", "total")
+    }
 
 
 PARTS = {"prefix": prefix, "strategies": strategies, "waiting": waiting, "growth": growth, "memory": memory}

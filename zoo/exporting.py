@@ -110,6 +110,17 @@ def export(
     images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins, of_run=data is None)
     samples = _as_scored(run, ours, choose_split(images, ours.split)[1])
     network = run.load_network(plugins)
+    shown: Calibration | None = None
+    refused: list[Candidate] = []
+    if "int8" in wanted:
+        try:
+            shown = _calibration(run, images, calibration, progress)
+        except ZooError as error:
+            if precision != "auto":
+                raise
+            wanted = tuple(one for one in wanted if one != "int8")
+            refused.append(Candidate(precision="int8", failure=error.message))
+            progress.note(f"int8: {error.message}")
     spec = ExportSpec(
         model=network.model,
         preprocess=run.preprocess,
@@ -117,7 +128,7 @@ def export(
         metadata=_metadata(run),
         file=target,
         preprocessing=preprocessing,
-        calibration=_calibration(run, images, calibration, progress) if "int8" in wanted else None,
+        calibration=shown,
         max_drop=max_drop,
         note=progress.note,
     )
@@ -146,9 +157,8 @@ def export(
     finally:
         progress.stop()
     assert best.parity is not None and best.size is not None
-    return Exported(
-        path=target, size=best.size, parity=best.parity, candidates=tuple(candidates) if precision == "auto" else ()
-    )
+    told = (*candidates, *refused) if precision == "auto" else ()
+    return Exported(path=target, size=best.size, parity=best.parity, candidates=told)
 
 
 def fastest(candidates: Sequence[Candidate]) -> Candidate:

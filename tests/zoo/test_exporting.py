@@ -214,6 +214,8 @@ def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: 
     with pytest.raises(ZooError, match="int8 needs 16 of the photographs that the run was fitted on, and 1 are there"):
         export(run, precision="int8", plugins=plugins)
     assert files(run) == before
+    done = export(run, precision="auto", max_drop=0.3, plugins=plugins)  # the others are written all the same
+    assert [(one.precision, bool(one.failure)) for one in done.candidates][-1] == ("int8", True)
 
 
 def test_photographs_prepared_outside(run: Run, plugins: Plugins) -> None:
