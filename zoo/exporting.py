@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from zoo.latency_report import Measurement
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
+    from zoo.predictor import Predictor
 
 MAX_DROP = 0.01  # accuracy that fp16 and int8 may lose
 CALIBRATION = 32  # training photographs that int8 reads the ranges of values off
@@ -257,28 +258,47 @@ def _write(
     Raises:
         ZooError: it cannot be written, or predicts otherwise than it may.
     """
+    progress.note(f"writing {exporter.suffix} in {spec.precision}")
+    load_target(exporter.write)(spec)
+    first = load_target(exporter.open)(spec.file, device)
+    found = [_held(first, spec, exporter, ours, samples, device, progress)]
+    if "CUDA" in first.device and device == "auto":  # nobody said where it will run, so it must hold on both
+        other = load_target(exporter.open)(spec.file, "cpu")
+        found.append(_held(other, spec, exporter, ours, samples, "cpu", progress))
+        progress.note(f"on {other.device}: {found[-1]}")
+    if exporter.annotate is not None:
+        load_target(exporter.annotate)(spec.file, found[0].summary())
+    return Candidate(precision=spec.precision, parity=found[0], size=_size(spec.file))
+
+
+def _held(
+    predictor: Predictor,
+    spec: ExportSpec,
+    exporter: Exporter,
+    ours: Predictions,
+    samples: tuple[Sample, ...],
+    device: str,
+    progress: Progress,
+) -> Parity:
+    """The parity of a file on one device.
+
+    Raises:
+        ZooError: it predicts otherwise than it may.
+    """
     from zoo.evaluation import score
     from zoo.scan import default_workers
 
-    progress.note(f"writing {exporter.suffix} in {spec.precision}")
-    load_target(exporter.write)(spec)
-    predictor = load_target(exporter.open)(spec.file, device)
     progress.start(f"compare {spec.precision} with the run", len(samples))
     theirs, _ = score(predictor, samples, ours.split, workers=default_workers(), advance=progress.advance)
     progress.stop()
-    parity = compare(
-        ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=getattr(predictor, "device", "")
-    )
+    parity = compare(ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=predictor.device)
     if exporter.stages is not None and (spec.precision == "fp32" or not parity.passed):
-        stages = load_target(exporter.stages)(spec.file, device, ours, samples)
-        parity = replace(parity, stages=stages)
+        parity = replace(parity, stages=load_target(exporter.stages)(spec.file, device, ours, samples))
     if not parity.passed:
         raise ZooError(
             f"the file predicts otherwise than the run, so it was not kept: {_told(parity)}", hint=_hint(parity)
         )
-    if exporter.annotate is not None:
-        load_target(exporter.annotate)(spec.file, parity.summary())
-    return Candidate(precision=spec.precision, parity=parity, size=_size(spec.file))
+    return parity
 
 
 def _told(parity: Parity) -> str:

@@ -15,6 +15,7 @@ _ROWS = (
     ("inspect", "Show what an exported file says about itself"),
     ("bench", "Measure the latency of runs and exported files"),
     ("compare", "Print runs side by side"),
+    ("diff", "List the photographs that a second run fixes and breaks"),
     ("list", "List backbones, strategies and whatever else is registered"),
     ("cache", "Show what is kept of frozen prefixes, or remove it"),
     ("plugins", "Show installed plugins, what they provide and why they failed"),

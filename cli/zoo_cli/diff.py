@@ -1,0 +1,41 @@
+"""`zoo diff`."""
+
+from __future__ import annotations
+
+import click
+from rich.markup import escape
+
+from zoo_cli.options import console, json_option, print_json
+
+SHOWN = 20  # changes of a kind; `--json` has all
+
+
+@click.command()
+@click.argument("first", metavar="RUN")
+@click.argument("second", metavar="RUN")
+@click.option("--split", metavar="train|val|test", help="[default: the one that the first run reports]")
+@json_option
+def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
+    """List the photographs that a second run fixes, and those that it breaks.
+
+    Both must have been scored on the same photographs. The p-value is that of the exact McNemar test.
+    """
+    from zoo.difference import diff as compare
+
+    found = compare(first, second, split=split)
+    if as_json:
+        print_json(found.to_json())
+        return
+    screen = console()
+    screen.print(
+        f"{found.images} photographs of {found.split}: accuracy {found.before:.4f}, then {found.after:.4f}; "
+        f"{len(found.fixed)} fixed, {len(found.broken)} broken, p {found.p_value:.3g}"
+    )
+    for name, (fixed, broken) in found.per_class().items():
+        screen.print(f"[dim]{escape(name)}: {fixed} fixed, {broken} broken[/dim]")
+    for what, changes in (("fixed", found.fixed), ("broken", found.broken)):
+        for change in changes[:SHOWN]:
+            click.echo(f"{what}\t{change.id}\t{change.before[0]} {change.before[1]:.4f}\t"
+                       f"{change.after[0]} {change.after[1]:.4f}")  # fmt: skip
+        if len(changes) > SHOWN:
+            screen.print(f"[dim]and {len(changes) - SHOWN} more {what}; `--json` lists all[/dim]")
