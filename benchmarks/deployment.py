@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -87,39 +88,20 @@ print(json.dumps({"seconds": round(seconds, 1), "failed": failed, **said}))
 def backbones(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Each in a process of its own, two at once; one that is refused is a row with the reason."""
     rows: dict[str, Any] = {}
-    running: dict[str, subprocess.Popen[str]] = {}
-    waiting = list(BACKBONES)
 
-    def collect(block: bool) -> None:
-        for name, process in list(running.items()):
-            if not block and process.poll() is None:
-                continue
-            out, error = process.communicate()
-            lines = [line for line in error.strip().splitlines() if "Error" in line]
-            rows[name] = json.loads(out.splitlines()[-1]) if process.returncode == 0 else {"refused": lines[-1:]}
-            print(f"{len(rows):3d} {name} {json.dumps(rows[name])[:160]}", flush=True)
-            del running[name]
+    def one(name: str) -> None:
+        file = folder / f"{name.replace('/', '-')}.onnx"
+        command = [sys.executable, "-c", ONE, name, str(BACKBONES[name]), str(file)]
+        done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        lines = [line for line in done.stderr.strip().splitlines() if "Error" in line]
+        rows[name] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"refused": lines[-1:]}
+        file.unlink(missing_ok=True)
+        print(f"{len(rows):3d} {name} {json.dumps(rows[name])[:200]}", flush=True)
 
-    while waiting or running:
-        while waiting and len(running) < options.jobs:
-            name = waiting.pop(0)
-            file = folder / f"{name.replace('/', '-')}.onnx"
-            running[name] = subprocess.Popen(
-                [sys.executable, "-c", ONE, name, str(BACKBONES[name]), str(file)],
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env=one_thread(),
-            )
-        collect(False)
-        time.sleep(0.2)
+    with ThreadPoolExecutor(options.jobs) as pool:
+        list(pool.map(one, BACKBONES))
     good = [name for name, row in rows.items() if row.get("failed") == []]
     return {"networks": len(rows), "passed": len(good), "rows": {name: rows[name] for name in BACKBONES}}
-
-
-def one_thread() -> dict[str, str]:
-    """The environment of a process that computes on one thread."""
-    return {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 # A runtime that is onnxruntime's, and takes `LONGER` more than it needs

@@ -42,6 +42,7 @@ class _Seat:
     loaded: dict[str, Any]
     warmed: dict[int, dict[str, Any]] = field(default_factory=dict)
     turns: dict[int, list[list[float]]] = field(default_factory=dict)
+    timed: dict[int, list[float]] = field(default_factory=dict)  # seconds from the first call of a turn to the last
     device_memory: dict[int, int] = field(default_factory=dict)
     wall: float = 0.0  # seconds of its turns
     others: float = 0.0  # seconds that processors computed for other processes meanwhile
@@ -88,7 +89,7 @@ def run_contest(
             twin = _twin(stack, first, on_progress)
             if twin is not None:
                 _warm_up(twin, batch_sizes, seconds, callers, on_progress)
-                twins = [(first, twin)]
+                twins = [(first, twin)] if twin.failure is None else []
         _take_turns([*ready, *(twin for _, twin in twins)], batch_sizes, seconds, rounds, on_progress)
     floors = {
         size: floor_of(np.asarray(seat.turns[size]), np.asarray(twin.turns[size]))
@@ -96,7 +97,7 @@ def run_contest(
         for size in batch_sizes
         if seat.failure is None and twin.failure is None
     }
-    for number, outcome in zip(seats, _outcomes(list(seats.values()), batch_sizes, callers, floors)):
+    for number, outcome in zip(seats, _outcomes(list(seats.values()), batch_sizes, floors)):
         found[number] = outcome
     wall = sum(seat.wall for seat in seats.values())
     others = sum(seat.others for seat in seats.values()) / wall if wall else 0.0
@@ -160,6 +161,7 @@ def _take_turn(seat: _Seat, size: int, seconds: float) -> None:
         seat.out(failure)
         return
     seat.turns.setdefault(size, []).append(answer["seconds"])
+    seat.timed.setdefault(size, []).append(answer["timed"])
     seat.wall += answer["wall"]
     seat.others += answer["others"]
     _keep(seat, size, answer)
@@ -171,18 +173,14 @@ def _keep(seat: _Seat, size: int, answer: dict[str, Any]) -> None:
     seat.restless = seat.restless or not answer["quiet"]
 
 
-def _outcomes(
-    seats: Sequence[_Seat], batch_sizes: Sequence[int], callers: int, floors: dict[int, float]
-) -> list[Outcome]:
+def _outcomes(seats: Sequence[_Seat], batch_sizes: Sequence[int], floors: dict[int, float]) -> list[Outcome]:
     measured = [seat for seat in seats if seat.failure is None]
     measurements: dict[int, list[Measurement]] = {id(seat): [] for seat in measured}
     for size in batch_sizes if measured else ():
         turns = {id(seat): np.asarray(seat.turns[size], np.float64) for seat in measured}
         fastest = min(turns.values(), key=lambda taken: float(np.median(taken)))
         for seat in measured:
-            measurements[id(seat)].append(
-                _measurement(seat, size, callers, turns[id(seat)], fastest, floors.get(size, 0.0))
-            )
+            measurements[id(seat)].append(_measurement(seat, size, turns[id(seat)], fastest, floors.get(size, 0.0)))
     outcomes = []
     for seat in seats:
         described = _described(seat)
@@ -193,9 +191,9 @@ def _outcomes(
     return outcomes
 
 
-def _measurement(seat: _Seat, size: int, callers: int, turns: Turns, fastest: Turns, floor: float) -> Measurement:
+def _measurement(seat: _Seat, size: int, turns: Turns, fastest: Turns, floor: float) -> Measurement:
     warmed = seat.warmed[size]
-    figures = estimate(turns, fastest, size * callers)
+    figures = estimate(turns, fastest, np.asarray(seat.timed[size]), size)
     notes = []
     if not warmed["steady"]:
         notes.append(f"not steady after {warmed['calls']} calls of warm-up")

@@ -22,9 +22,6 @@ class Change:
     before: tuple[str, float]  # what the first run says, and how sure it is
     after: tuple[str, float]
 
-    def __str__(self) -> str:
-        return f"{self.id}: {self.before[0]} {self.before[1]:.4f}, now {self.after[0]} {self.after[1]:.4f}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
@@ -68,7 +65,20 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
     one, other = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
     ours = one.predictions(split)
     theirs = other.predictions(ours.split)
+    digests = [_digest(run, ours.split) for run in (one, other)]
+    if None not in digests and digests[0] != digests[1]:
+        raise UsageError(
+            "the runs were scored on different photographs: some changed in between, under the same names",
+            hint="train or evaluate both on the same data",
+        )
     return compare_tables(ours, theirs)
+
+
+def _digest(run: Run, split: str) -> str | None:
+    """Of the photographs that a run reports on; None of another split, which the run does not hold one of."""
+    data = run.record.get("data") or {}
+    found = data.get("reported") or data.get("choose") if split == run.record.get("reported_split") else None
+    return str(found["sha256"]) if found else None
 
 
 def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:

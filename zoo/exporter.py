@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,14 +103,17 @@ class Exporter:
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
     # Has a file say how far it lies from its run
     annotate: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
-    # (path, device, predictions, samples): where on the way from bytes to label a file parts from its run
+    # (path, device, predictions, samples, advance): where on the way from bytes to label a file parts from its run
     stages: str | Callable[..., tuple[StageDifference, ...]] | None = field(repr=False, default=None)
-    # All that a file says about itself
+    # All that a file says about itself; under `precision` and `parity` what `ExportSpec` and `annotate` told it
     inspect: str | Callable[[Path], dict[str, Any]] | None = field(repr=False, default=None)
     # A program that checks such files where there is no zoo
     script: str | Callable[[], str] | None = field(repr=False, default=None)
     # (path, device, preprocess, classes or None): a predictor of a file of other making
     foreign: str | Callable[..., Predictor] | None = field(repr=False, default=None)
+    beside: tuple[str, ...] = ()  # files that may lie beside a file, of its `{name}` and `{stem}`
+    runtimes: Mapping[str, str] = field(default_factory=dict)  # that files are meant for, by device: `cpu`, `cuda`
+    devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[Precision, ...] = ("fp32",)
     preprocessing: tuple[str, ...] = (
         "graph",

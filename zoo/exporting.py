@@ -10,8 +10,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-
+from zoo.calibration import RANGES, check_count, draw
+from zoo.candidate import Candidate, fastest, time_candidates
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision
 from zoo.machine import versions
@@ -22,39 +22,13 @@ from zoo.scan import digest_of
 from zoo.target import load_target
 
 if TYPE_CHECKING:
-    from zoo.dataset import Images, Sample
-    from zoo.latency_report import Measurement
+    from zoo.dataset import Sample
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
     from zoo.predictor import Predictor
 
 MAX_DROP = 0.01  # accuracy that fp16 and int8 may lose
-CALIBRATION = 32  # training photographs that int8 reads the ranges of values off
-FEWEST = 8
-CHOICES = 128  # others at most, that it is chosen on
 SHOWN = 10  # flipped labels in a message
-TIMED = 1.0  # seconds of each file, where the fastest is looked for
-
-
-@dataclass(frozen=True, kw_only=True)
-class Candidate:
-    """What became of one precision: its parity, its size in bytes, its latency (seconds, with the 95 % interval)."""
-
-    precision: str
-    parity: Parity | None = None
-    size: int | None = None
-    latency: tuple[float, float, float] | None = None
-    told_apart: bool = False  # slower than the fastest of all by more than chance
-    failure: str = ""
-
-    def to_json(self) -> dict[str, Any]:
-        return {
-            "precision": self.precision,
-            "parity": self.parity.to_json() if self.parity is not None else None,
-            "bytes": self.size,
-            "latency": list(self.latency) if self.latency is not None else None,
-            "failure": self.failure or None,
-        }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,8 +52,8 @@ def export(
     data: str | None = None,
     device: str = "auto",
     precision: Precision | Literal["auto"] = "fp32",
-    max_drop: float = MAX_DROP,
-    calibration: int = CALIBRATION,
+    max_drop: float | None = None,
+    calibration: int | None = None,
     preprocessing: str | None = None,
     force: bool = False,
     plugins: Plugins | None = None,
@@ -87,10 +61,11 @@ def export(
 ) -> Exported:
     """Write a run as a file beside its weights (or as `out`), checked on the reported split's own photographs.
 
-    In fp32 every label must be the run's. fp16 and int8 may lose `max_drop` of accuracy; int8 reads the ranges of
-    values off `calibration` training photographs, and what it must choose it chooses on others of them. `auto` writes
-    every precision, drops those that lose too much, times the others and keeps the fastest; fp32 where none is told
-    apart. `preprocessing` is `graph`, or `outside` for a file that takes normalised pixels; None is the format's own.
+    In fp32 every label must be the run's. fp16 and int8 may lose `max_drop` of accuracy (0.01); int8 reads the ranges
+    of values off `calibration` training photographs (32), and what it must choose it chooses on others of them. `auto`
+    writes every precision, drops those that lose too much, times the others and keeps the fastest; fp32 where none is
+    told apart. `preprocessing` is `graph`, or `outside` for a file that takes normalised pixels; None: as the format
+    has it.
 
     Raises:
         UsageError: no such format, precision or setting, or the file exists without `force`.
@@ -105,6 +80,9 @@ def export(
     run = run if isinstance(run, Run) else Run.open(run)
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
+    _check_device(exporter, device)
+    if data == "":
+        raise UsageError("`--data` is empty", hint="leave it out for the run's own")
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
     ours = run.predictions()
@@ -115,7 +93,9 @@ def export(
     refused: list[Candidate] = []
     if "int8" in wanted:
         try:
-            shown = _calibration(run, images, calibration, progress)
+            shown = draw(run, images, calibration or RANGES)
+            ranges, choices = len(shown.ranges), len(shown.choices)
+            progress.note(f"int8: ranges of {ranges} training photographs, choices on {choices} others")
         except ZooError as error:
             if precision != "auto":
                 raise
@@ -130,7 +110,7 @@ def export(
         file=target,
         preprocessing=preprocessing,
         calibration=shown,
-        max_drop=max_drop,
+        max_drop=MAX_DROP if max_drop is None else max_drop,
         note=progress.note,
     )
     candidates: list[Candidate] = []
@@ -150,9 +130,10 @@ def export(
                 raise ZooError(f"no precision passed; the first: {candidates[0].failure}")
             best = good[0]
             if len(good) > 1:
-                candidates = _timed(candidates, files, exporter.name, device, plugins, progress)
+                progress.note("timing what passed, by turns")
+                candidates = time_candidates(candidates, files, exporter, plugins)
                 best = fastest([one for one in candidates if not one.failure])
-            _move(files[best.precision], target)
+            _move(files[best.precision], target, exporter)
     except OSError as error:
         raise ZooError(f"`{target}` cannot be written: {error.strerror or error}") from error
     finally:
@@ -162,17 +143,12 @@ def export(
     return Exported(path=target, size=best.size, parity=best.parity, candidates=told)
 
 
-def fastest(candidates: Sequence[Candidate]) -> Candidate:
-    """The candidate with the least latency; but fp32, where it cannot be told apart from it or was not timed."""
-    plain = candidates[0]
-    if plain.precision == "fp32" and not plain.told_apart:
-        return plain
-    timed = [one for one in candidates if one.latency is not None]
-    return min(timed, key=lambda one: one.latency[0] if one.latency else 0.0, default=plain)
-
-
 def _precisions(
-    exporter: Exporter, precision: str, max_drop: float, calibration: int, preprocessing: str | None
+    exporter: Exporter,
+    precision: str,
+    max_drop: float | None,
+    calibration: int | None,
+    preprocessing: str | None,
 ) -> tuple[Precision, ...]:
     """The precisions to write, in order.
 
@@ -190,11 +166,20 @@ def _precisions(
             f"`{exporter.name}` has no preprocessing `{preprocessing}`",
             hint=f"it has {' '.join(exporter.preprocessing)}",
         )
-    if not 0 <= max_drop < 1:
+    if max_drop is not None and precision == "fp32":
+        raise UsageError("`--max-drop` is of fp16 and int8; in fp32 every label must be the run's")
+    if max_drop is not None and not 0 <= max_drop < 1:
         raise UsageError(f"a drop of `{max_drop}` is no share of the photographs", hint="pass `--max-drop 0.01`")
-    if calibration < FEWEST:
-        raise UsageError(f"{calibration} photographs tell no ranges", hint=f"pass {FEWEST} or more")
+    if calibration is not None:
+        if precision not in ("int8", "auto"):
+            raise UsageError("`--calibration` is of int8", hint="pass `--precision int8` as well")
+        check_count(calibration)
     return exporter.precisions if precision == "auto" else tuple(one for one in PRECISIONS if one == precision)
+
+
+def _check_device(exporter: Exporter, device: str) -> None:
+    if device.partition(":")[0] not in ("auto", *exporter.devices):
+        raise UsageError(f"`{exporter.name}` files run on {' '.join(exporter.devices)}, not on `{device}`")
 
 
 def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -> Path:
@@ -206,8 +191,9 @@ def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -
         )
     if target.is_dir():
         raise UsageError(f"`{target}` is a folder", hint="pass the name of a file by `--out`")
-    if target.exists() and not force:
-        raise UsageError(f"`{target}` exists", hint="pass another `--out`, or `--force` to replace it")
+    for file in (target, *_companions(target, exporter)):
+        if file.exists() and not force:
+            raise UsageError(f"`{file}` exists", hint="pass another `--out`, or `--force` to replace it")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
     return target
@@ -237,11 +223,19 @@ def _size(file: Path) -> int:
     return sum(one.stat().st_size for one in file.parent.iterdir())
 
 
-def _move(file: Path, target: Path) -> None:
-    """Put a file in its place, after what was written beside it."""
-    for other in sorted(file.parent.iterdir()):
-        if other != file:
-            other.replace(target.with_name(other.name))
+def _companions(target: Path, exporter: Exporter) -> list[Path]:
+    """What may lie beside a file of this format, and belongs to it."""
+    return [target.with_name(name.format(name=target.name, stem=target.stem)) for name in exporter.beside]
+
+
+def _move(file: Path, target: Path, exporter: Exporter) -> None:
+    """Put a file in its place, after what was written beside it; what an older one had beside it goes."""
+    written = {other.name for other in file.parent.iterdir()}
+    for companion in _companions(target, exporter):
+        if companion.name in written:
+            file.with_name(companion.name).replace(companion)
+        else:
+            companion.unlink(missing_ok=True)
     file.replace(target)
 
 
@@ -289,11 +283,19 @@ def _held(
     from zoo.scan import default_workers
 
     progress.start(f"compare {spec.precision} with the run", len(samples))
-    theirs, _ = score(predictor, samples, ours.split, workers=default_workers(), advance=progress.advance)
+    try:
+        theirs, _ = score(predictor, samples, ours.split, workers=default_workers(), advance=progress.advance)
+    except ZooError:
+        raise
+    except RuntimeError as error:  # of onnxruntime and others, on a graph that loads and does not run
+        raise ZooError(f"the file does not run: {' '.join(str(error).split())[:200]}") from error
     progress.stop()
     parity = compare(ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=predictor.device)
     if exporter.stages is not None and (spec.precision == "fp32" or not parity.passed):
-        parity = replace(parity, stages=load_target(exporter.stages)(spec.file, device, ours, samples))
+        progress.start("compare stage by stage", len(samples))
+        stages = load_target(exporter.stages)(spec.file, device, ours, samples, progress.advance)
+        progress.stop()
+        parity = replace(parity, stages=stages)
     if not parity.passed:
         raise ZooError(
             f"the file predicts otherwise than the run, so it was not kept: {_told(parity)}", hint=_hint(parity)
@@ -316,66 +318,8 @@ def _told(parity: Parity) -> str:
 
 def _hint(parity: Parity) -> str:
     if parity.precision == "fp32":
-        return f"differences up to {TOLERANCE} pass, other labels never; did the photographs change?"
+        return f"differences up to {TOLERANCE} pass, other labels never; the exporter errs on this network"
     return f"`--max-drop {parity.max_drop:g}` is what may be lost; allow more, or take another `--precision`"
-
-
-def _timed(
-    candidates: list[Candidate], files: dict[str, Path], kind: str, device: str, plugins: Plugins, progress: Progress
-) -> list[Candidate]:
-    """The candidates that passed with the latency of one photograph, by turns, each on its fastest runtime."""
-    from zoo.latency import bench
-
-    progress.note("timing what passed, by turns")
-    paths = [files[one.precision] for one in candidates if not one.failure]
-    report = bench(paths, device=device, batch_sizes=(1,), seconds=TIMED, plugins=plugins)
-    found: dict[str, Measurement] = {}
-    for outcome in report.measured:
-        measured = outcome.measurements[0]
-        if outcome.target not in found or measured.p50.value < found[outcome.target].p50.value:
-            found[outcome.target] = measured
-
-    def with_latency(one: Candidate) -> Candidate:
-        measured = found.get(str(files[one.precision]))
-        if measured is None:
-            return one
-        p50 = measured.p50
-        return replace(one, latency=(p50.value, p50.low, p50.high), told_apart=measured.told_apart)
-
-    return [with_latency(one) for one in candidates]
-
-
-def _calibration(run: Run, images: Images, count: int, progress: Progress) -> Calibration:
-    """Photographs that the run was fitted on, as many of each class as can be, drawn by the run's seed.
-
-    Raises:
-        ZooError: there are too few.
-    """
-    from zoo.photograph import pixels
-    from zoo.scan import decode_all, default_workers
-
-    fitted = run.fitted()
-    samples = [sample for part in images.splits.values() for sample in part if sample.id in fitted]
-    if len(samples) < 2 * FEWEST:
-        raise ZooError(
-            f"int8 needs {2 * FEWEST} of the photographs that the run was fitted on, and {len(samples)} are there",
-            hint="pass the run's own `--data`, or another `--precision`",
-        )
-    generator = np.random.default_rng(run.experiment.seed)
-    by_class: dict[str, list[Any]] = {}
-    for index in generator.permutation(len(samples)):
-        by_class.setdefault(samples[index].label, []).append(samples[index])
-    ranked = sorted((place, label) for label, some in by_class.items() for place in range(len(some)))
-    count = min(count, len(samples) // 2)
-    chosen = [by_class[label][place] for place, label in ranked[: count + CHOICES]]
-    shown, labels = [], []
-    for sample, result in decode_all(chosen, default_workers()):
-        if isinstance(result, np.ndarray):
-            shown.append(pixels(result, run.preprocess))
-            labels.append(run.classes.index(sample.label))
-    progress.note(f"int8: ranges of {count} training photographs, choices on {len(shown) - count} others")
-    batch = np.stack(shown)
-    return Calibration(ranges=batch[:count], choices=batch[count:], labels=np.array(labels[count:], np.int64))
 
 
 def _as_scored(run: Run, ours: Predictions, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:

@@ -75,7 +75,7 @@ def accuracy_of(target: Path, plugins: Plugins) -> float | None:
         exporter = find_exporter(target, plugins)
         if exporter.inspect is None:
             return None
-        return float(load_target(exporter.inspect)(target)["metadata"]["zoo.parity"]["accuracy"])
+        return float(load_target(exporter.inspect)(target)["parity"]["accuracy"])
     except (ZooError, KeyError, TypeError, ValueError):
         return None
 

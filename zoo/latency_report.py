@@ -150,12 +150,12 @@ def floor_of(turns: Turns, twin: Turns) -> float:
     return float(np.expm1(abs(np.log(np.median(turns) / np.median(twin)))))
 
 
-def estimate(turns: Turns, fastest: Turns, images: int) -> Figures:
+def estimate(turns: Turns, fastest: Turns, timed: npt.NDArray[np.float64], batch_size: int) -> Figures:
     """Percentiles, throughput and the ratio to `fastest`, with percentile bootstrap intervals.
 
     Whole turns are drawn again, not single calls: calls of one turn resemble each other (Efron and Tibshirani 1993,
     section 8.6, on blocks). The ratio draws the same turns on both sides, as they were taken side by side; both have
-    as many turns. `images` are computed at once: the batch size times the callers.
+    as many turns. `timed` are the seconds of each turn from its first call to its last, in which callers may overlap.
     """
     rounds = len(turns)
     assert rounds == len(fastest)
@@ -165,7 +165,8 @@ def estimate(turns: Turns, fastest: Turns, images: int) -> Figures:
     values = np.quantile(turns, levels)
     resampled = np.quantile(drawn, levels, axis=1)
     p50, p90, p99 = (_between(float(value), samples) for value, samples in zip(values, resampled))
-    rate = _between(images / float(turns.mean()), images / drawn.mean(axis=1))
+    images = batch_size * turns.shape[1]  # of a turn
+    rate = _between(images / float(timed.mean()), images / timed[draws].mean(axis=1))
     fastest_p50 = np.median(fastest[draws].reshape(RESAMPLES, -1), axis=1)
     ratio = _between(float(values[0] / np.median(fastest)), resampled[0] / fastest_p50)
     return Figures(p50, p90, p99, rate, ratio)

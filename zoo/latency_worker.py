@@ -89,7 +89,7 @@ class Worker:
 
     def __init__(self) -> None:
         self._session: Session | None = None
-        self._calls: dict[int, list[Callable[[], object]]] = {}  # by batch size, one a caller
+        self._calls: dict[int, Callers] = {}  # by batch size
         self._quiet = True
         self._device_memory: Callable[[], int | None] = lambda: None
 
@@ -121,11 +121,11 @@ class Worker:
         call = self._session.prepare(ready)
         call()  # compiles, tunes and allocates: told apart, never part of a figure
         first = time.perf_counter() - start
-        calls = self._calls[batch] = [call, *(self._session.prepare(ready) for _ in range(callers - 1))]
-        times = time_callers(calls, 1)  # at least one, so that there is a time to plan with
+        calls = self._calls[batch] = Callers([call, *(self._session.prepare(ready) for _ in range(callers - 1))])
+        times = calls.time(1)  # at least one, so that there is a time to plan with
         steady, begun = False, time.perf_counter()
         while not steady and (waited := time.perf_counter() - begun) < seconds:
-            times.extend(time_callers(calls, 1))
+            times.extend(calls.time(1))
             steady = waited >= min(WARM_SECONDS, seconds / 2) and is_steady(times)
         return {
             "first": first,
@@ -147,14 +147,17 @@ class Worker:
         wall, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
         try:
             if lead_in:
-                time_callers(callers, lead_in)
-            times = time_callers(callers, calls)
+                callers.time(lead_in)
+            began = time.perf_counter()
+            times = callers.time(calls)
+            timed = time.perf_counter() - began
         finally:
             gc.enable()
         others = max(busy_seconds() - busy - (time.process_time() - own), 0.0)
         wall = time.perf_counter() - wall
         return {
             "seconds": times,
+            "timed": timed,
             "wall": wall,
             "others": others,
             "device_memory": self._device_memory(),
@@ -188,18 +191,25 @@ def time_calls(call: Callable[[], object], count: int) -> list[float]:
     return times
 
 
-def time_callers(callers: list[Callable[[], object]], count: int) -> list[float]:
-    """Seconds of `count` calls of each caller, all of them at once where there are several."""
-    if len(callers) == 1:
-        return time_calls(callers[0], count)
-    with ThreadPoolExecutor(len(callers)) as pool:
-        begin = threading.Barrier(len(callers))
+class Callers:
+    """Calls that are made at once, each of them again when it has ended; a single one in the main thread."""
+
+    def __init__(self, calls: list[Callable[[], object]]) -> None:
+        self._calls = calls
+        # for as long as the process lives: threads that begin anew begin cold
+        self._pool = ThreadPoolExecutor(len(calls)) if len(calls) > 1 else None
+
+    def time(self, count: int) -> list[float]:
+        """Seconds of `count` calls of each."""
+        if self._pool is None:
+            return time_calls(self._calls[0], count)
+        begin = threading.Barrier(len(self._calls))
 
         def together(call: Callable[[], object]) -> list[float]:
             begin.wait()
             return time_calls(call, count)
 
-        return [seconds for times in pool.map(together, callers) for seconds in times]
+        return [seconds for times in self._pool.map(together, self._calls) for seconds in times]
 
 
 def is_steady(times: list[float]) -> bool:

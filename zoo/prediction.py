@@ -150,9 +150,21 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
         unknown = sorted(set(given) - set(default))
         if not unknown:
             return Preprocess.from_json({**default, **given})
-    except (ValueError, TypeError, KeyError, AssertionError) as error:
-        raise UsageError(f"`--preprocess` cannot be read: {error or text}", hint=_EXAMPLE) from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"`--preprocess` cannot be read: {error}", hint=_EXAMPLE) from error
     raise UsageError(f"`--preprocess` knows no `{unknown[0]}`", hint=f"it knows {' '.join(default)}")
+
+
+def read_classes(file: Path) -> tuple[str, ...]:
+    """Class names, one a line.
+
+    Raises:
+        UsageError: the file cannot be read as text.
+    """
+    try:
+        return tuple(file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"classes `{file}` cannot be read: {error}", hint="UTF-8, a class a line") from error
 
 
 _EXAMPLE = """pass '{"resize": 256, "crop": 224, "interpolation": "bicubic"}', or the name of a backbone"""

@@ -6,13 +6,16 @@ implementation is Pillow's, in `zoo/photograph.py`; every other one is held to i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 # A strip of 20,000 x 1 pixels would be resized to gigabytes. The middle of the long side is kept, up to this many
 # times the short side; the centre crop that follows sees nothing of what is cut. Photographs seldom exceed 3:1.
 MAX_ASPECT = 4
+
+LARGEST = 8192  # pixels of a resize and of a crop
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -54,8 +57,20 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
+        """What `to_json` gave.
+
+        Raises:
+            KeyError, TypeError, ValueError: a value is missing, or none that can be meant.
+        """
         mean, std = tuple(map(float, data["mean"])), tuple(map(float, data["std"]))
-        assert len(mean) == 3 and len(std) == 3
+        if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in mean):
+            raise ValueError("mean and std are three numbers each")
+        if not all(math.isfinite(value) and value > 0 for value in std):
+            raise ValueError("std is above 0")
+        if not (1 <= int(data["resize"]) <= LARGEST and 1 <= int(data["crop"]) <= LARGEST):
+            raise ValueError(f"resize and crop are 1 to {LARGEST} pixels")
+        if data["interpolation"] not in get_args(Interpolation) or data["fit"] not in get_args(Fit):
+            raise ValueError("interpolation is bilinear or bicubic, fit is shorter or squash")
         return cls(
             resize=int(data["resize"]),
             crop=int(data["crop"]),

@@ -325,12 +325,16 @@ def _save_weights(network: Network, folder: Path) -> str:
 
 def _temper(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
     """Fit a temperature on images that the weights were not fitted on, if there are any, and fold it in; a record."""
-    solved = run.history[-1].get("solved", {}) if run.history else {}
-    choose = job.scanned.get("choose")
-    if "temperature" in solved and len(job.scanned["fit"].samples) >= FEWEST:
-        value, on = float(solved["temperature"]), "folds of train"
-    elif choose is not None and len(choose.samples) >= FEWEST:
+    lines, choose = run.history, job.scanned.get("choose")
+    if choose is not None and len(choose.samples) >= FEWEST:
         value, on = fit_temperature(_logits(network, job, recipe, choose, "calibrate"), choose.labels), "choose"
+    elif (
+        # folds were held out of the head alone: what came before must not have seen them either
+        all("solved" in line for line in lines)
+        and "temperature" in lines[-1]["solved"]
+        and len(job.scanned["fit"].samples) >= FEWEST
+    ):
+        value, on = float(lines[-1]["solved"]["temperature"]), "folds of train"
     else:
         return {"value": 1.0, "fitted_on": None}
     return {"value": value, "fitted_on": on} if fold_temperature(network, value) else {"value": 1.0, "fitted_on": None}

@@ -62,10 +62,7 @@ def verify(
         plugins=plugins,
         advance=advance,
     )
-    said = (
-        load_target(exporter.inspect)(path)["metadata"].get("zoo.precision") if exporter.inspect is not None else None
-    )
-    made = said or {"name": "fp32"}
+    made = {"name": "fp32"} if exporter.inspect is None else load_target(exporter.inspect)(path)["precision"]
     parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
     detail = str(parity) + "".join(f"\n  {flip}" for flip in parity.flips[:10])
     return [*checks, Check(name="photographs", passed=parity.passed, detail=detail)]

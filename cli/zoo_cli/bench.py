@@ -81,7 +81,7 @@ def bench(
     """Measure the latency of runs and exported files.
 
     A run brings torch, eager and compiled, and its `model.onnx` where there is one; a file brings onnxruntime on the
-    CPU, CUDA and TensorRT where they are. Contenders take turns, each in a process of its own.
+    CPU, CUDA and TensorRT, and OpenVINO, where they are. Contenders take turns, each in a process of its own.
     """
     from zoo.errors import UsageError, ZooError
     from zoo.files import write_json

@@ -7,8 +7,6 @@ from rich.markup import escape
 
 from zoo_cli.options import console, json_option, print_json
 
-SHOWN = 20  # changes of a kind; `--json` has all
-
 
 @click.command()
 @click.argument("first", metavar="RUN")
@@ -18,7 +16,8 @@ SHOWN = 20  # changes of a kind; `--json` has all
 def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
     """List the photographs that a second run fixes, and those that it breaks.
 
-    Both must have been scored on the same photographs. The p-value is that of the exact McNemar test.
+    Both must have been scored on the same photographs. Prints, separated by tabs, what happened, the photograph, what
+    it shows, and what the first and the second run say. The p-value is that of the exact McNemar test.
     """
     from zoo.difference import diff as compare
 
@@ -34,8 +33,6 @@ def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
     for name, (fixed, broken) in found.per_class().items():
         screen.print(f"[dim]{escape(name)}: {fixed} fixed, {broken} broken[/dim]")
     for what, changes in (("fixed", found.fixed), ("broken", found.broken)):
-        for change in changes[:SHOWN]:
-            click.echo(f"{what}\t{change.id}\t{change.before[0]} {change.before[1]:.4f}\t"
-                       f"{change.after[0]} {change.after[1]:.4f}")  # fmt: skip
-        if len(changes) > SHOWN:
-            screen.print(f"[dim]and {len(changes) - SHOWN} more {what}; `--json` lists all[/dim]")
+        for change in changes:
+            said = [f"{label} {share:.4f}" for label, share in (change.before, change.after)]
+            click.echo("\t".join([what, change.id, change.label, *said]))

@@ -12,7 +12,7 @@ from zoo_cli.options import console, device_option, force_option, json_option, p
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from zoo.exporting import Candidate
+    from zoo.candidate import Candidate
 
 
 @click.command()
@@ -27,16 +27,12 @@ if TYPE_CHECKING:
     show_default=True,
     help="Of weights and values; `auto` times those that pass and keeps the fastest.",
 )
-@click.option(
-    "--max-drop", type=float, default=0.01, show_default=True, help="Accuracy that fp16 and int8 may lose, as a share."
-)
+@click.option("--max-drop", type=float, help="Accuracy that fp16 and int8 may lose, as a share.  [default: 0.01]")
 @click.option(
     "--calibration",
     type=int,
-    default=32,
-    show_default=True,
     metavar="COUNT",
-    help="Training photographs that int8 reads the ranges of values off.",
+    help="Training photographs that int8 reads the ranges of values off.  [default: 32]",
 )
 @click.option(
     "--preprocess",
@@ -55,8 +51,8 @@ def export(
     out: str | None,
     data: str | None,
     precision: str,
-    max_drop: float,
-    calibration: int,
+    max_drop: float | None,
+    calibration: int | None,
     preprocessing: str | None,
     device: str,
     force: bool,

@@ -37,6 +37,7 @@ def inspect(ctx: click.Context, file: Path, as_json: bool) -> None:
         return
     screen = console()
     metadata = found.pop("metadata")
+    del found["precision"], found["parity"]  # which stand there as well
     for name, value in found.items():
         screen.print(f"[bold]{name}[/bold] {escape(_text(value))}")
     for name, value in metadata.items():

@@ -43,7 +43,7 @@ def predict(
 
     PHOTO is a file, a folder or a pattern. Prints path, label and probability, separated by tabs.
     """
-    from zoo.prediction import find_photographs, read_preprocess
+    from zoo.prediction import find_photographs, read_classes, read_preprocess
     from zoo.prediction import predict as classify
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
@@ -56,7 +56,7 @@ def predict(
         device=device,
         workers=workers,
         preprocess=read_preprocess(preprocess, plugins(ctx)) if preprocess is not None else None,
-        classes=tuple(classes.read_text(encoding="utf-8").splitlines()) if classes is not None else None,
+        classes=read_classes(classes) if classes is not None else None,
         plugins=plugins(ctx),
     )
     if as_json:

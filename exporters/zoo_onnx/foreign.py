@@ -13,6 +13,7 @@ import onnxruntime as ort
 from zoo.errors import ZooError
 from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
+from zoo_onnx import metadata as meta
 from zoo_onnx.session import MAX_BATCH, open_session
 
 Pixels = npt.NDArray[np.uint8]
@@ -25,7 +26,7 @@ class ForeignPredictor:
     session: ort.InferenceSession
     classes: tuple[str, ...]
     preprocess: Preprocess
-    batch: int  # at once; what the file was made for, where it takes no other
+    fixed: int | None  # the only batch that the file takes, if it takes one alone
 
     @property
     def device(self) -> str:
@@ -34,10 +35,10 @@ class ForeignPredictor:
     def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
         seen = normalise(np.stack([pixels(one, self.preprocess) for one in photographs]), self.preprocess)
-        found = []
-        for start in range(0, len(seen), self.batch):
-            part = seen[start : start + self.batch]
-            lack = self.batch - len(part) if self.batch != MAX_BATCH else 0
+        found, size = [], self.fixed or MAX_BATCH
+        for start in range(0, len(seen), size):
+            part = seen[start : start + size]
+            lack = size - len(part) if self.fixed is not None else 0
             padded = np.concatenate([part, np.zeros((lack, *part.shape[1:]), np.float32)]) if lack else part
             found.append(run(self.session, padded)[: len(part)])
         values = np.concatenate(found)
@@ -54,13 +55,17 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
         ZooError: it is no ONNX file, takes something else than images, or has another number of classes.
     """
     session = open_session(str(path), device, path)
+    if meta.KEY_SCHEMA in session.get_modelmeta().custom_metadata_map:
+        raise ZooError(
+            f"`{path}` was written by zoo and knows how its photographs are prepared", hint="leave `--preprocess` out"
+        )
     inputs = session.get_inputs()
-    shape = inputs[0].shape
-    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(shape) != 4 or shape[1] not in (3, "C", None):
+    shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else ()
+    if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         said = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
         raise ZooError(f"`{path}` takes {said}; normalised pixels (N, 3, S, S) in fp32 is what can be given")
-    batch = shape[0] if isinstance(shape[0], int) else MAX_BATCH
-    blank = np.zeros((min(batch, 1) if batch == MAX_BATCH else batch, 3, preprocess.crop, preprocess.crop), np.float32)
+    fixed = shape[0] if isinstance(shape[0], int) else None
+    blank = np.zeros((fixed or 1, 3, preprocess.crop, preprocess.crop), np.float32)
     try:
         count = run(session, blank).shape[1]
     except Exception as error:  # onnxruntime's exceptions share no base class but this
@@ -71,7 +76,7 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
     names = classes if classes is not None else tuple(str(number) for number in range(count))
     if len(names) != count:
         raise ZooError(f"`{path}` gives {count} values an image, and {len(names)} classes were named")
-    return ForeignPredictor(session, names, preprocess, batch)
+    return ForeignPredictor(session, names, preprocess, fixed)
 
 
 def run(session: ort.InferenceSession, batch: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

@@ -36,13 +36,17 @@ def inspect(path: Path) -> dict[str, Any]:
         "inputs": [_value(value) for value in model.graph.input],
         "outputs": [_value(value) for value in model.graph.output],
         "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
+        "precision": _decoded(said.get(meta.KEY_PRECISION, '{"name": "fp32"}')),
+        "parity": _decoded(said.get(meta.KEY_PARITY, "{}")),
         "metadata": {key: _decoded(value) for key, value in said.items()},
     }
 
 
 def _value(value: onnx.ValueInfoProto) -> str:
     tensor = value.type.tensor_type
-    sides = ", ".join(side.dim_param or str(side.dim_value) for side in tensor.shape.dim)
+    sides = ", ".join(
+        side.dim_param or (str(side.dim_value) if side.HasField("dim_value") else "?") for side in tensor.shape.dim
+    )
     return f"{value.name} {onnx.TensorProto.DataType.Name(tensor.elem_type).lower()} ({sides})"
 
 

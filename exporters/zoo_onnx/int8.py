@@ -45,6 +45,7 @@ PRODUCTS_ONLY = ("LayerNormalization", "Softmax", "SimplifiedLayerNormalization"
 METHODS = ("min-max", "percentile", "entropy")
 PERCENTILE = 99.99
 BATCH = 8
+HELD = 4  # images whose inner values are held at once while ranges are read: hundreds of megabytes each
 RANKED_ON = 16  # images that the sensitivity of every layer is measured on
 
 Values = npt.NDArray[np.float32]
@@ -113,7 +114,6 @@ def quantise(
             count = _fewest(lost, max_drop, len(weighted) // 2)
             if count is None:
                 half = len(weighted) // 2
-                half = len(weighted) // 2
                 raise ZooError(
                     f"int8 loses {drop:.4f} of accuracy on training photographs, and {lost(half):.4f} with {half} of "
                     f"{len(weighted)} layers in fp32; {max_drop:g} is allowed",
@@ -180,7 +180,8 @@ def _calibrate(model: onnx.ModelProto, ranges: Values, folder: Path) -> Iterator
             calibrator = create_calibrator(
                 file, _kinds(model), str(folder / "augmented.onnx"), calibrate_method=method, extra_options=options
             )
-            calibrator.collect_data(_Reader(ranges))
+            for start in range(0, len(ranges), HELD):
+                calibrator.collect_data(_Reader(ranges[start : start + HELD]))
             yield name, calibrator.compute_data()
     except Exception as error:  # onnxruntime's, and whatever a graph makes its tools raise
         raise ZooError(f"int8 cannot read the ranges of values: {str(error)[:200]}") from error
@@ -254,10 +255,18 @@ def _fewest(lost: Callable[[int], float], max_drop: float, most: int) -> int | N
 
 
 def _logits(model: onnx.ModelProto, images: Values) -> Values:
+    """Logits by onnxruntime on the CPU.
+
+    Raises:
+        ZooError: it refuses the graph, or cannot run it.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    found = [session.run(None, {PIXELS: images[at : at + BATCH]})[0] for at in range(0, len(images), BATCH)]
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        found = [session.run(None, {PIXELS: images[at : at + BATCH]})[0] for at in range(0, len(images), BATCH)]
+    except Exception as error:  # onnxruntime's exceptions share no base class but this
+        raise ZooError(f"onnxruntime cannot run the network in int8: {' '.join(str(error).split())[:200]}") from error
     return np.concatenate(found)
 
 

@@ -38,7 +38,8 @@ def first_apart(
     def keep(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.is_floating_point():
-                seen.setdefault(path, output.float().numpy().copy())
+                seen.pop(path, None)  # a module that is called again ends where it ends last, here as there
+                seen[path] = output.float().numpy().copy()
 
         return hook
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +30,18 @@ PLAIN = ("RGB", "L", "YCbCr", "CMYK")
 BATCHES = (1, 2, 7, 32)
 
 
-def stages(path: Path, device: str, ours: Predictions, samples: Sequence[Sample]) -> tuple[StageDifference, ...]:
+def stages(
+    path: Path,
+    device: str,
+    ours: Predictions,
+    samples: Sequence[Sample],
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[StageDifference, ...]:
     """How far a file and its run lie apart after decoding, after preparing, and after the network, each by itself.
 
     `decode` compares `zoo.photograph.decode` with the lines that the documentation gives to a user without zoo;
     `resize` the graph with Pillow; `network` the file's network, given what the run's was given, with the run's logits.
+    A stage that nothing could be compared in is left out.
     """
     model = onnx.load(str(path))
     if is_large(model):
@@ -62,8 +69,9 @@ def stages(path: Path, device: str, ours: Predictions, samples: Sequence[Sample]
         except BadImage:
             continue
         plain = _as_documented(sample.source)
-        if plain is not None and plain.shape == photograph.shape:
-            decoded.add(plain.astype(np.int16) - photograph)
+        if plain is not None:
+            same = plain.shape == photograph.shape
+            decoded.add(plain.astype(np.int16) - photograph if same else np.array([np.inf]))
         seen = pixels(photograph, predictor.preprocess)
         if prepare is not None:
             found = prepare.run([PIXELS], {PHOTOGRAPHS: photograph[None]})[0][0]
@@ -72,13 +80,15 @@ def stages(path: Path, device: str, ours: Predictions, samples: Sequence[Sample]
         if len(pending) == BATCHES[turn % len(BATCHES)]:
             ask()
             turn += 1
+        advance(1)
     if pending:
         ask()
-    return (
-        decoded.as_stage("decode", 0.0, "grey levels"),
-        resized.as_stage("resize", RESIZE_BOUND, "grey levels"),
-        answered.as_stage("network", TOLERANCES[record["name"]], "of the largest logit"),
+    found = (
+        (decoded, decoded.as_stage("decode", 0.0, "grey levels")),
+        (resized, resized.as_stage("resize", RESIZE_BOUND, "grey levels")),
+        (answered, answered.as_stage("network", TOLERANCES[record["name"]], "of the largest logit")),
     )
+    return tuple(stage for difference, stage in found if difference.count)
 
 
 class _Difference:

@@ -94,22 +94,36 @@ def write(spec: ExportSpec) -> None:
             "preprocess": spec.preprocess.to_json(),
             "metadata": spec.metadata,
             "golden": golden.to_json(),
-            "sha256": BLANK,
         }
         # the weights' digest is known when they are written, and the record lies in the other file
         ov.save_model(model, spec.file, compress_to_fp16=False)
         record["weights_sha256"] = _digest(spec.file.with_suffix(".bin").read_bytes())
-        model.set_rt_info(json.dumps(record), PLACE)
-        ov.save_model(model, spec.file, compress_to_fp16=False)
-        content = spec.file.read_bytes()
-        assert content.count(BLANK.encode()) == 1
-        write_bytes(spec.file, content.replace(BLANK.encode(), _digest(content).encode()))
+        _save(model, record, spec.file)
     except OSError as error:
         raise ZooError(f"`{spec.file}` cannot be written: {error.strerror or error}") from error
     except RuntimeError as error:  # OpenVINO's own have this base
         raise ZooError(f"the network cannot be converted to OpenVINO: {' '.join(str(error).split())[:200]}") from error
     finally:
         plain.unlink(missing_ok=True)
+
+
+def _save(model: Any, record: dict[str, Any], file: Path) -> None:
+    """Write both files, the record in the first and sealed."""
+    model.set_rt_info(json.dumps({**record, "sha256": BLANK}), PLACE)
+    openvino().save_model(model, file, compress_to_fp16=False)
+    content = file.read_bytes()
+    assert content.count(BLANK.encode()) == 1
+    write_bytes(file, content.replace(BLANK.encode(), _digest(content).encode()))
+
+
+def annotate(file: Path, parity: dict[str, Any]) -> None:
+    """Have a file say how far it lies from its run, and seal it anew."""
+    model, record = read_file(file)
+    beside = file.with_suffix(".again.xml")  # the weights are mapped from the file that would be written to
+    _save(model, {**record, "parity": parity}, beside)
+    del model
+    beside.with_suffix(".bin").replace(file.with_suffix(".bin"))
+    beside.replace(file)
 
 
 def open_file(path: Path, device: str) -> OpenvinoPredictor:
@@ -122,9 +136,11 @@ def open_file(path: Path, device: str) -> OpenvinoPredictor:
     if device not in ("auto", "cpu"):
         raise UsageError(f"OpenVINO files run on the CPU, not on `{device}`", hint="pass `--device cpu`")
     model, record = read_file(path)
-    return OpenvinoPredictor(
-        compile_network(model), tuple(map(str, record["classes"])), Preprocess.from_json(record["preprocess"])
-    )
+    try:
+        classes, preprocess = tuple(map(str, record["classes"])), Preprocess.from_json(record["preprocess"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+    return OpenvinoPredictor(compile_network(model), classes, preprocess)
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, Any]]:
@@ -144,10 +160,15 @@ def read_file(path: Path) -> tuple[Any, dict[str, Any]]:
         raise ZooError(f"`{path}` was not written by zoo: it has no record")
     try:
         record: dict[str, Any] = json.loads(str(model.get_rt_info(PLACE).astype(str)))
-    except ValueError as error:
-        raise ZooError(f"`{path}` is damaged: its record cannot be read", hint="export the run again") from error
-    check_schema(record.get("schema", 0), path)
+        schema = record["schema"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path) from error
+    check_schema(schema, path)
     return model, record
+
+
+def _damaged(path: Path) -> ZooError:
+    return ZooError(f"`{path}` is damaged: its record cannot be read", hint="export the run again")
 
 
 def verify(path: Path, device: str) -> list[Check]:
@@ -158,7 +179,7 @@ def verify(path: Path, device: str) -> list[Check]:
     """
     _, record = read_file(path)
     content, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
-    sealed = str(record["sha256"])
+    sealed = str(record.get("sha256", BLANK))
     found = (
         ("integrity", _digest(content.replace(sealed.encode(), BLANK.encode())) == sealed, "graph and record"),
         ("weights", _digest(weights) == record.get("weights_sha256"), "weights"),
@@ -168,7 +189,11 @@ def verify(path: Path, device: str) -> list[Check]:
         for name, same, what in found
     ]
     predictor = open_file(path, device)
-    return [*checks, check_golden(Golden.from_json(record["golden"]), predictor.classes, predictor.logits)]
+    try:
+        golden = Golden.from_json(record["golden"])
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise _damaged(path) from error
+    return [*checks, check_golden(golden, predictor.classes, predictor.logits)]
 
 
 def _digest(content: bytes) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -72,7 +73,8 @@ class TorchSession:
         )
         self._compiled = compiled
         self._layout = torch.contiguous_format
-        self._layouts: list[str] = []
+        self._layouts: dict[int, tuple[torch.memory_format, str]] = {}  # by batch size, with what there is to say
+        self._changing = threading.Lock()
 
     @property
     def provider(self) -> str:
@@ -84,7 +86,7 @@ class TorchSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        notes = list(self._layouts)
+        notes = [note for _, note in self._layouts.values()]
         if self._device.type == "cuda":
             notes.append("TF32 allowed, as onnxruntime does; cuDNN chooses its algorithms by trying")
         if torch.get_num_threads() != self._work.threads:
@@ -100,9 +102,9 @@ class TorchSession:
     def prepare(self, batch: npt.NDArray[Any]) -> Run:
         if self._compiled:
             return self._call_for(batch, torch.contiguous_format)
-        layout, note = self._faster_layout(batch)
-        self._layouts.append(note)
-        return self._call_for(batch, layout)
+        if len(batch) not in self._layouts:  # once for all callers, who share the network
+            self._layouts[len(batch)] = self._faster_layout(batch)
+        return self._call_for(batch, self._layouts[len(batch)][0])
 
     def _call_for(self, batch: npt.NDArray[Any], layout: torch.memory_format) -> Run:
         """One call from the batch as it is given to the result as it is wanted, in one layout."""
@@ -116,8 +118,9 @@ class TorchSession:
     @torch.inference_mode()
     def _network(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
         if layout is not self._layout:  # at most once a turn, in its lead-in
-            self._model.to(memory_format=layout)
-            self._layout = layout
+            with self._changing:
+                self._model.to(memory_format=layout)
+                self._layout = layout
         return self._call(images.contiguous(memory_format=layout))
 
     def _resident(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from zoo import Plugins, UsageError, ZooError, predict
-from zoo.prediction import read_preprocess
+from zoo.exporter import ExportSpec
+from zoo.prediction import read_classes, read_preprocess
 from zoo.preprocess import Preprocess
 
 FORM = Preprocess(resize=16, crop=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
@@ -24,10 +25,11 @@ def colours(file: Path, batch: int | str = "N", softmax: bool = False) -> Path:
         helper.make_node("ReduceMean", ["image", "sides"], ["mean"], keepdims=0),
         helper.make_node("Softmax" if softmax else "Identity", ["mean"], ["scores"]),
     ]
+    channels = 3 if isinstance(batch, int) else "num_channels"
     graph = helper.make_graph(
         nodes,
         "colours",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, 3, 16, 16])],
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, channels, 16, 16])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])],
         [numpy_helper.from_array(np.array([2, 3], np.int64), "sides")],
     )
@@ -46,7 +48,7 @@ def photographs(tmp_path: Path) -> list[Path]:
     return found
 
 
-@pytest.mark.parametrize("batch", ["N", 1, 2])
+@pytest.mark.parametrize("batch", ["batch_size", 1, 2, 32])
 @pytest.mark.parametrize("softmax", [False, True])
 def test_a_file_of_other_making_predicts(
     batch: int | str, softmax: bool, photographs: list[Path], tmp_path: Path
@@ -82,6 +84,23 @@ def test_how_photographs_are_prepared_is_told() -> None:
         == plugins.backbones.find("torchvision/resnet18").value.preprocess
     )
     assert read_preprocess(json.dumps({"crop": 99}), plugins) == Preprocess(crop=99)
+    for flaw in ({"resize": 0}, {"std": [0, 1, 1]}, {"interpolation": "nearest"}, {"fit": "foo"}, {"mean": [0, 0]}):
+        with pytest.raises(UsageError, match="cannot be read"):
+            read_preprocess(json.dumps(flaw), plugins)
     for text, message in (('{"crop"', "cannot be read"), ('{"size": 3}', "knows no `size`"), ("resnet19", "resnet19")):
         with pytest.raises(UsageError, match=message):
             read_preprocess(text, plugins)
+
+
+def test_a_file_of_zoo_knows_itself(onnx_spec: ExportSpec, photographs: list[Path]) -> None:
+    with pytest.raises(ZooError, match="was written by zoo and knows"):
+        predict(onnx_spec.file, photographs, preprocess=FORM)
+
+
+def test_classes_are_text(tmp_path: Path) -> None:
+    file = tmp_path / "classes.txt"
+    file.write_text("ants\nbees\n")
+    assert read_classes(file) == ("ants", "bees")
+    file.write_bytes("fourmis\nabeilles\né".encode("latin-1"))
+    with pytest.raises(UsageError, match="cannot be read"):
+        read_classes(file)

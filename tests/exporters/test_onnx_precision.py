@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -154,17 +154,31 @@ def test_attention_is_left_between_its_products() -> None:
 
 
 @pytest.mark.parametrize(
-    "break_it",
+    ("module", "name", "value", "message"),
     [
-        lambda patch: patch.setattr(int8, "WEIGHTED", ("ConvTranspose",)),
-        lambda patch: patch.setattr(size, "MAX_BYTES", 1000),
+        (int8, "WEIGHTED", ("ConvTranspose",), "no layer that int8 knows"),
+        (size, "MAX_BYTES", 1000, "cannot be converted to int8"),
     ],
 )
 def test_what_cannot_be_quantised_says_so(
-    break_it: Callable[[pytest.MonkeyPatch], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, name: str, value: object, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = spec_of(Convolutions(), tmp_path / "x.onnx", "int8")
     network = export_network(spec.model, PREPROCESS.crop).model
-    break_it(monkeypatch)
-    with pytest.raises(ZooError, match=r"no layer that int8 knows|cannot be converted to int8"):
+    monkeypatch.setattr(module, name, value)
+    with pytest.raises(ZooError, match=message):
         precision.convert(network, spec)
+
+
+def test_a_graph_that_onnxruntime_refuses_is_an_error_in_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = spec_of(Convolutions(), tmp_path / "x.onnx", "int8")
+
+    def spoil(model: onnx.ModelProto, *given: object) -> onnx.ModelProto:
+        spoilt = onnx.ModelProto()
+        spoilt.CopyFrom(model)
+        spoilt.graph.node[0].op_type = "NoSuchOperator"
+        return spoilt
+
+    monkeypatch.setattr(int8, "_quantised", spoil)
+    with pytest.raises(ZooError, match="onnxruntime cannot run the network in int8"):
+        write(spec)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests_support import make_photos
 
+import zoo.exporting
 from zoo import (
     Experiment,
     Exporter,
@@ -23,9 +25,11 @@ from zoo import (
     train,
     verify,
 )
-from zoo.exporting import Candidate, fastest
+from zoo.calibration import _spread
+from zoo.candidate import Candidate, fastest
+from zoo.dataset import Sample
 from zoo.files import read_json, write_json
-from zoo.parity import TOLERANCE, compare
+from zoo.parity import TOLERANCE, compare, paired_interval
 from zoo.predictions import Predictions
 
 
@@ -168,6 +172,7 @@ def test_what_may_be_lost_in_fewer_bits() -> None:
     assert not compare(ours, theirs, precision="int8", max_drop=0.2).passed
     assert parity.drop_per_class == {"x": pytest.approx(0.25)} and "int8 accuracy 0.5000" in str(parity)
     low, high = parity.drop_interval
+    assert paired_interval(ours.correct, ours.correct)[1] > 0  # nothing differs, and four photographs prove little
     assert low < 0.25 < high and parity.flip_interval[0] < 0.75 < parity.flip_interval[1]
     assert "flips" not in parity.summary() and len(parity.to_json()["flips"]) == 3
 
@@ -195,7 +200,7 @@ def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins) -
     done = export(run, precision="auto", max_drop=0.3, calibration=8, plugins=plugins)
     assert [one.precision for one in done.candidates] == ["fp32", "fp16", "int8"]
     assert all(one.failure or (one.latency and one.size and one.parity) for one in done.candidates)
-    assert done.parity.precision in ("fp32", "fp16", "int8")
+    assert done.parity.precision == fastest([one for one in done.candidates if not one.failure]).precision
     assert not [name for name in files(run) if name.startswith(".")]
 
 
@@ -207,6 +212,9 @@ def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: 
         ({"preprocessing": "graph", "to": "pt2"}, "`pt2` has no preprocessing `graph`"),
         ({"precision": "int8", "max_drop": 1.5}, "a drop of `1.5`"),
         ({"precision": "int8", "calibration": 1}, "1 photographs tell no ranges"),
+        ({"max_drop": 0.1}, "`--max-drop` is of fp16 and int8"),
+        ({"precision": "fp16", "calibration": 9}, "`--calibration` is of int8"),
+        ({"data": ""}, "`--data` is empty"),
     ):
         with pytest.raises(UsageError, match=message):
             export(run, plugins=plugins, **settings)  # type: ignore[arg-type]
@@ -224,3 +232,53 @@ def test_photographs_prepared_outside(run: Run, plugins: Plugins) -> None:
     assert all(check.passed for check in verify(done.path, plugins=plugins))
     ours, theirs = (evaluate(model, split="test", plugins=plugins) for model in (run, done.path))
     assert ours.metrics["accuracy"] == theirs.metrics["accuracy"]
+
+
+def test_the_interval_of_a_drop_is_newcombe_s() -> None:
+    """Newcombe 1998, table III, example a to d: 36, 12, 2, 4 gives 0.0569 to 0.3404 by method 10."""
+    cells = [(True, True)] * 36 + [(True, False)] * 12 + [(False, True)] * 2 + [(False, False)] * 4
+    right, other = (np.array(side) for side in zip(*cells))
+    assert paired_interval(right, other) == pytest.approx((0.0569, 0.3404), abs=5e-4)
+    low, high = paired_interval(other, right)
+    assert (low, high) == pytest.approx((-0.3404, -0.0569), abs=5e-4)
+
+
+def test_the_interval_of_a_drop_covers_it() -> None:
+    generator = np.random.default_rng(0)
+    hits = 0
+    for _ in range(500):
+        right = generator.random(150) < 0.94
+        other = np.where(generator.random(150) < 0.03, ~right, right)
+        true = 0.94 - (0.94 * 0.97 + 0.06 * 0.03)
+        low, high = paired_interval(right, other)
+        hits += low <= true <= high
+    assert hits >= 465
+
+
+def test_calibration_photographs_are_spread_over_the_classes() -> None:
+    samples = [Sample(id=f"{name}{number}", label=name, source=Path("x")) for name in "abcdefgh" for number in range(6)]
+    chosen = _spread(samples, 0)
+    assert len({sample.id for sample in chosen}) == len(samples)
+    for count in (8, 12, 20):
+        found = Counter(sample.label for sample in chosen[:count])
+        assert max(found.values()) - min(found[name] for name in "abcdefgh") <= 1
+    assert {sample.label for sample in chosen[:4]} != {sample.label for sample in _spread(samples, 1)[:4]}
+
+
+def test_what_lies_beside_is_not_replaced_unasked(run: Run, plugins: Plugins, tmp_path: Path) -> None:
+    out = tmp_path / "elsewhere"
+    out.mkdir()
+    (out / "m.onnx.data").write_bytes(b"precious")
+    with pytest.raises(UsageError, match=r"m\.onnx\.data` exists"):
+        export(run, out=out / "m.onnx", plugins=plugins)
+    assert (out / "m.onnx.data").read_bytes() == b"precious"
+    export(run, out=out / "m.onnx", force=True, plugins=plugins)
+    assert [file.name for file in out.iterdir()] == ["m.onnx"]  # weights of an older one would be of nobody
+
+
+def test_openvino_of_a_run(run: Run, plugins: Plugins) -> None:
+    done = export(run, to="openvino", plugins=plugins)
+    assert done.parity.passed and {"model.xml", "model.bin"} <= files(run)
+    assert all(check.passed for check in verify(done.path, plugins=plugins))
+    with pytest.raises(UsageError, match="run on cpu, not on `cuda`"):
+        zoo.exporting._check_device(plugins.exporters.find("openvino").value, "cuda")

@@ -41,9 +41,11 @@ def test_without_smoothing_the_same_optimum_by_another_way() -> None:
     assert fit_temperature(logits, labels) == pytest.approx(other, rel=0.01)  # smoothing weighs little on so many
 
 
-def test_where_every_image_is_right_it_stays_within_bounds() -> None:
-    labels = np.arange(30) % 3
-    assert LOWEST < fit_temperature(np.eye(3)[labels] * 4, labels) < HIGHEST
+def test_where_every_image_is_right_certainty_has_an_end() -> None:
+    few, many = (np.arange(count) % 3 for count in (30, 3000))
+    temperatures = [fit_temperature(np.eye(3)[labels] * 8, labels) for labels in (few, many)]
+    # unsmoothed, both would lie at the lower bound
+    assert 2 * LOWEST < temperatures[1] < temperatures[0] < HIGHEST / 2
 
 
 @pytest.mark.parametrize(("name", "folded"), [("timm/test_resnet", True), ("torchvision/squeezenet1_1", False)])
@@ -67,6 +69,8 @@ def to_choose_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("to_choose_on", "partial:1", "choose"),
         ("three_splits", "partial:1", None),  # eight images to choose on
         ("two_splits", "linear", "folds of train"),
+        ("to_choose_on", "linear", "choose"),
+        ("two_splits", "partial:1,epochs=1+linear", None),  # its folds helped to train what lies below the head
         ("two_splits", "partial:1", None),
         ("three_splits", "knn", None),  # votes are no logits of a layer
     ],
