@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -13,6 +13,7 @@ from zoo_cli.options import console, fits, json_option, percent, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zoo.comparison import Comparison
     from zoo.run import Run
 
 
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 def compare(runs: tuple[str, ...], as_json: bool) -> None:
     """Print runs side by side: what was asked, what came out, how long it took.
 
-    Figures of different data or splits stand side by side but are not comparable; a line says so.
+    Runs that differ by their seed alone are one way to train; of several ways, those are named that cannot be told
+    apart from the best. Figures of different data or splits stand side by side but are not comparable; a line says so.
     """
     from zoo.run import Run
 
@@ -43,8 +45,10 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         }
         for run in opened
     ]
+    same = len({(row["data"], row["split"], _scored(run)) for row, run in zip(rows, opened)}) == 1
+    verdict = _verdict(opened) if same else None
     if as_json:
-        print_json(rows)
+        print_json({"runs": rows, "comparison": verdict.to_json() if verdict is not None else None})
         return
     cells = []
     for row in sorted(rows, key=lambda row: -row["metrics"].get("accuracy", -1.0)):
@@ -67,12 +71,15 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         )
     screen = console()
     _print_side_by_side(screen, cells)
-    if len({(row["data"], row["split"], _scored(run)) for row, run in zip(rows, opened)}) > 1:
+    if verdict is not None:
+        _print_verdict(screen, verdict)
+    if not same:
         screen.print(
             "[yellow]warning[/yellow]: these runs were not scored on the same images, so their figures do not compare"
         )
 
 
+MOST_NEEDED = 5  # lines
 NARROW = 20  # characters that a run's column gets at least: two runs in 80, and no figure is wider
 
 
@@ -98,6 +105,42 @@ def _columns(titles: list[str], cells: list[dict[str, str]]) -> Table:
     for title in titles:
         table.add_row(title, *(escape(run[title]) for run in cells), end_section=title == "split")
     return table
+
+
+def _verdict(runs: list[Run]) -> Comparison | None:
+    """Which ways to train cannot be told apart; None where there is one alone, or a run has no predictions."""
+    import json
+
+    import numpy as np
+
+    from zoo.comparison import compare
+
+    ways: dict[str, list[Run]] = {}
+    for run in {str(run.path): run for run in runs}.values():
+        asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
+        ways.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
+    if len(ways) < 2 or any(run.status != "finished" for run in runs):
+        return None
+    tables: dict[str, Any] = {}
+    for some in ways.values():
+        found = [run.predictions() for run in some]
+        order = [np.argsort(table.ids) for table in found]  # as a later evaluation may have left them
+        name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
+        name = name if name not in tables else f"{name} ({some[0].path})"
+        tables[name] = np.array([table.correct[rows] for table, rows in zip(found, order)])
+    return compare(tables)
+
+
+def _print_verdict(screen: Console, verdict: Comparison) -> None:
+    first, *others = verdict.winners
+    if others:
+        screen.print(f"cannot be told apart from the best, {escape(first)}: {escape(', '.join(others))}")
+    else:
+        screen.print(f"better than every other: {escape(first)}")
+    needed = [pair for pair in verdict.pairs if pair.better == first and pair.worse in others and pair.needed]
+    for pair in needed[:MOST_NEEDED]:
+        figures = f"{pair.difference:.3f} over {pair.worse} would take about {pair.needed:,} photographs to tell"
+        screen.print(f"[dim]{escape(figures)}[/dim]")
 
 
 def _scored(run: Run) -> str:

@@ -68,3 +68,7 @@ def test_of_runs(capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path:
     assert zoo(["diff", str(tmp_path / "one"), str(tmp_path / "one"), "--json"]) == 0
     assert '"fixed": []' in capsys.readouterr().out
     assert zoo(["diff", str(tmp_path / "one"), str(tmp_path / "none")]) == 2
+    capsys.readouterr()
+    assert zoo(["compare", str(tmp_path / "one"), str(tmp_path / "other")]) == 0
+    said = capsys.readouterr().err
+    assert "cannot be told apart from the best" in said or "better than every other" in said

@@ -1,0 +1,137 @@
+"""Comparison: which of several ways to train cannot be told apart from the best, over the same photographs.
+
+The answer is a set, not a winner. Every pair is tested, and a way is left out of the set only where one of its pairs
+is significant after Holm's correction over all of them: so the chance that any of equally good ways is left out stays
+below 5 per cent, however many there are.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+LEVEL = 0.05
+POWER = 0.9  # with which a difference as large as the one seen would be found by so many photographs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two ways to train: how much better the first is, and whether chance explains it."""
+
+    better: str
+    worse: str
+    difference: float  # of accuracy
+    p_value: float
+    adjusted: float  # by Holm, over all pairs
+    needed: int | None  # photographs that would tell so large a difference; None where there is none
+
+    @property
+    def told_apart(self) -> bool:
+        return self.adjusted <= LEVEL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Accuracies by name, every pair, and the set of those that nothing else is known to be better than."""
+
+    accuracies: dict[str, float]
+    pairs: tuple[Pair, ...]
+    winners: tuple[str, ...]  # best first
+
+    def to_json(self) -> dict[str, Any]:
+        pairs = [{**vars(pair), "told_apart": pair.told_apart} for pair in self.pairs]
+        return {"accuracies": self.accuracies, "winners": list(self.winners), "pairs": pairs}
+
+
+def compare(correct: Mapping[str, npt.NDArray[np.bool_]]) -> Comparison:
+    """Compare ways to train by which photographs they get right, `(seeds, photographs)` each, of the same ones."""
+    assert len({table.shape[1] for table in correct.values()}) == 1
+    accuracies = {name: float(table.mean()) for name, table in correct.items()}
+    ordered = sorted(correct, key=lambda name: -accuracies[name])
+    found = []
+    for better, worse in combinations(ordered, 2):
+        one, other = correct[better], correct[worse]
+        found.append((better, worse, p_value(one, other), _needed(one, other, math.comb(len(ordered), 2))))
+    adjusted = holm([entry[2] for entry in found])
+    pairs = tuple(
+        Pair(
+            better=better,
+            worse=worse,
+            difference=accuracies[better] - accuracies[worse],
+            p_value=value,
+            adjusted=corrected,
+            needed=needed,
+        )
+        for (better, worse, value, needed), corrected in zip(found, adjusted)
+    )
+    lost = {pair.worse for pair in pairs if pair.told_apart}
+    return Comparison(
+        accuracies={name: accuracies[name] for name in ordered},
+        pairs=pairs,
+        winners=tuple(name for name in ordered if name not in lost),
+    )
+
+
+def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+    """Two-sided: of so large a difference, were both equally good.
+
+    One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds, whose variance
+    is that over photographs and, where accuracies vary from seed to seed by more than photographs explain, that over seeds
+    (Welch and Satterthwaite for the degrees of freedom).
+    """
+    from scipy.stats import binomtest, t
+
+    if len(one) == len(other) == 1:
+        first, second = int((one & ~other).sum()), int((~one & other).sum())
+        return float(binomtest(first, first + second).pvalue) if first + second else 1.0
+    count = one.shape[1]
+    differences = one.mean(axis=0) - other.mean(axis=0)
+    parts = [(differences.var(ddof=1) / count, count - 1)]
+    for table in (one, other):
+        if len(table) > 1:
+            parts.append((_between_seeds(table) / len(table), len(table) - 1))
+    variance = sum(part for part, _ in parts)
+    if variance == 0:
+        return 1.0 if differences.mean() == 0 else 0.0
+    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+    return float(2 * t.sf(abs(differences.mean()) / math.sqrt(variance), freedom))
+
+
+def _between_seeds(table: npt.NDArray[np.bool_]) -> float:
+    """Variance of the accuracy from seed to seed, beyond that of single photographs that flip by chance."""
+    seeds, count = table.shape
+    share = table.mean(axis=0)
+    flips = float((share * (1 - share)).sum()) * seeds / (seeds - 1) / count**2
+    return max(float(table.mean(axis=1).var(ddof=1)) - flips, 0.0)
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P-values adjusted for how many there are: Holm 1979, "A simple sequentially rejective multiple test procedure"."""
+    order = sorted(range(len(values)), key=lambda index: values[index])
+    found, highest = [0.0] * len(values), 0.0
+    for rank, index in enumerate(order):
+        highest = max(highest, min(1.0, values[index] * (len(values) - rank)))
+        found[index] = highest
+    return found
+
+
+def _needed(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], pairs: int) -> int | None:
+    """Photographs with which such a difference is found in `POWER` of cases, at the level that all pairs leave to one.
+
+    Connor 1987, "Sample size for testing differences in proportions for the paired-sample design".
+    """
+    from scipy.stats import norm
+
+    difference = float(one.mean() - other.mean())
+    if difference <= 0:
+        return None
+    discordant = max(float(np.mean([(mine != its).mean() for mine in one for its in other])), difference)
+    level, power = norm.isf(LEVEL / pairs / 2), norm.ppf(POWER)
+    spread = math.sqrt(max(discordant - difference**2, 0.0))
+    return math.ceil(((level * math.sqrt(discordant) + power * spread) / difference) ** 2)
