@@ -82,8 +82,8 @@ def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
     """Two-sided: of so large a difference, were both equally good.
 
     One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds, whose variance
-    is that over photographs and, where accuracies vary from seed to seed by more than photographs explain, that over seeds
-    (Welch and Satterthwaite for the degrees of freedom).
+    is that over photographs and, where accuracies vary from seed to seed by more than photographs explain, that over
+    seeds (Welch and Satterthwaite for the degrees of freedom).
     """
     from scipy.stats import binomtest, t
 
@@ -112,7 +112,7 @@ def _between_seeds(table: npt.NDArray[np.bool_]) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P-values adjusted for how many there are: Holm 1979, "A simple sequentially rejective multiple test procedure"."""
+    """P-values adjusted for their number: Holm 1979, "A simple sequentially rejective multiple test procedure"."""
     order = sorted(range(len(values)), key=lambda index: values[index])
     found, highest = [0.0] * len(values), 0.0
     for rank, index in enumerate(order):
