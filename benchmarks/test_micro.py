@@ -28,7 +28,7 @@ from zoo.graph import noise
 from zoo.photograph import canvas, decode
 from zoo.prefix import BLOCKS, Cut, in_blocks
 from zoo.preprocess import Preprocess
-from zoo.process import prepare_process
+from zoo.process import keep_memory
 from zoo.solver import Task
 from zoo.store import Store
 from zoo_strategies import logistic
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    prepare_process()
+    keep_memory()
     network = build_network(Plugins().backbones.find("efficientnet_lite0").value, classes=2)
     network.model.to(memory_format=torch.channels_last)
     return network
