@@ -108,7 +108,8 @@ def _between_seeds(table: npt.NDArray[np.bool_]) -> float:
     seeds, count = table.shape
     share = table.mean(axis=0)
     flips = float((share * (1 - share)).sum()) * seeds / (seeds - 1) / count**2
-    return max(float(table.mean(axis=1).var(ddof=1)) - flips, 0.0)
+    beyond: float = float(table.mean(axis=1).var(ddof=1)) - flips
+    return max(beyond, 0.0)
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -134,4 +135,5 @@ def _needed(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], pairs: int
     discordant = max(float(np.mean([(mine != its).mean() for mine in one for its in other])), difference)
     level, power = norm.isf(LEVEL / pairs / 2), norm.ppf(POWER)
     spread = math.sqrt(max(discordant - difference**2, 0.0))
-    return math.ceil(((level * math.sqrt(discordant) + power * spread) / difference) ** 2)
+    needed: float = ((level * math.sqrt(discordant) + power * spread) / difference) ** 2
+    return math.ceil(needed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -180,7 +181,7 @@ def paired_interval(right: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) 
         correlation = corrected / spread**0.5
 
     def side(one: float, two: float) -> float:
-        return max(one**2 - 2 * correlation * one * two + two**2, 0.0) ** 0.5
+        return math.sqrt(max(one**2 - 2 * correlation * one * two + two**2, 0.0))
 
     low = side(first - wilson[0].low, wilson[1].high - second)
     high = side(second - wilson[1].low, wilson[0].high - first)

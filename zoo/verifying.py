@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError
 from zoo.exporter import Check, find_exporter
@@ -62,7 +62,8 @@ def verify(
         plugins=plugins,
         advance=advance,
     )
-    made = {"name": "fp32"} if exporter.inspect is None else load_target(exporter.inspect)(path)["precision"]
+    plain: dict[str, Any] = {"name": "fp32"}
+    made = plain if exporter.inspect is None else load_target(exporter.inspect)(path)["precision"]
     parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
     detail = str(parity) + "".join(f"\n  {flip}" for flip in parity.flips[:10])
     return [*checks, Check(name="photographs", passed=parity.passed, detail=detail)]

@@ -60,7 +60,8 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
             f"`{path}` was written by zoo and knows how its photographs are prepared", hint="leave `--preprocess` out"
         )
     inputs = session.get_inputs()
-    shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else ()
+    images = len(inputs) == 1 and inputs[0].type == "tensor(float)"
+    shape: list[int | str | None] = inputs[0].shape if images else []
     if len(shape) != 4 or (isinstance(shape[1], int) and shape[1] != 3):
         said = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
         raise ZooError(f"`{path}` takes {said}; normalised pixels (N, 3, S, S) in fp32 is what can be given")
