@@ -287,8 +287,9 @@ def _held(
         theirs, _ = score(predictor, samples, ours.split, workers=default_workers(), advance=progress.advance)
     except ZooError:
         raise
-    except RuntimeError as error:  # of onnxruntime and others, on a graph that loads and does not run
-        raise ZooError(f"the file does not run: {' '.join(str(error).split())[:200]}") from error
+    except Exception as error:  # a runtime's, on a graph that loads and does not run; they share no base class but this
+        said = " ".join(str(error).split())[:200]
+        raise ZooError(f"the file does not run: {type(error).__name__}: {said}") from error
     progress.stop()
     parity = compare(ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=predictor.device)
     if exporter.stages is not None and (spec.precision == "fp32" or not parity.passed):
