@@ -87,7 +87,7 @@ print(json.dumps({"seconds": round(seconds, 1), "failed": failed, **said}))
 
 def backbones(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Each in a process of its own, two at once; one that is refused is a row with the reason."""
-    rows: dict[str, Any] = {}
+    rows: dict[str, Any] = dict(options.known)
 
     def one(name: str) -> None:
         file = folder / f"{name.replace('/', '-')}.onnx"
@@ -99,7 +99,7 @@ def backbones(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(f"{len(rows):3d} {name} {json.dumps(rows[name])[:200]}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
-        list(pool.map(one, BACKBONES))
+        list(pool.map(one, [name for name in BACKBONES if name not in rows]))
     good = [name for name, row in rows.items() if row.get("failed") == []]
     return {"networks": len(rows), "passed": len(good), "rows": {name: rows[name] for name in BACKBONES}}
 
@@ -197,7 +197,8 @@ def precisions(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             files.append(file)
             rows[precision] = {**done.parity.summary(), "bytes": done.size}
             print(path.name, done.parity, flush=True)
-        together = bench([path, *files], batch_sizes=(1, 32), seconds=options.seconds, device="cpu")
+        names = ["torch-eager", "onnxruntime-cpu"]
+        together = bench([path, *files], runtimes=names, batch_sizes=(1, 32), seconds=options.seconds, device="cpu")
         for outcome in together.measured:
             key = f"{outcome.label} on {outcome.name}"
             alone = bench(
@@ -289,6 +290,7 @@ def main() -> None:
     if set(options.parts) - {"backbones"} and not options.runs:
         parser.error("--runs is needed")
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
+    options.known = found.get("backbones", {}).get("rows", {})  # which are not written again
     for name in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options, Path(folder))}

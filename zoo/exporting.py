@@ -254,6 +254,9 @@ def _write(
     """
     progress.note(f"writing {exporter.suffix} in {spec.precision}")
     load_target(exporter.write)(spec)
+    broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
+    if broken:
+        raise ZooError(f"the file does not hold what it says, so it was not kept: {broken[0].name}: {broken[0].detail}")
     first = load_target(exporter.open)(spec.file, device)
     found = [_held(first, spec, exporter, ours, samples, device, progress)]
     if "CUDA" in first.device and device == "auto":  # nobody said where it will run, so it must hold on both
@@ -292,7 +295,7 @@ def _held(
         raise ZooError(f"the file does not run: {type(error).__name__}: {said}") from error
     progress.stop()
     parity = compare(ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=predictor.device)
-    if exporter.stages is not None and (spec.precision == "fp32" or not parity.passed):
+    if exporter.stages is not None:
         progress.start("compare stage by stage", len(samples))
         try:
             stages = load_target(exporter.stages)(spec.file, device, ours, samples, progress.advance)
@@ -321,8 +324,11 @@ def _told(parity: Parity) -> str:
 
 
 def _hint(parity: Parity) -> str:
-    if parity.precision == "fp32":
+    parted = parity.parted()
+    if parity.precision == "fp32" or (parted is not None and parted.name != "network"):
         return f"differences up to {TOLERANCE} pass, other labels never; the exporter errs on this network"
+    if parity.drop <= parity.max_drop:
+        return "labels hold and probabilities do not; take another `--precision`"
     return f"`--max-drop {parity.max_drop:g}` is what may be lost; allow more, or take another `--precision`"
 
 

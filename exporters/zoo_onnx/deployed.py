@@ -70,7 +70,12 @@ def golden(session: ort.InferenceSession, said: dict[str, str]) -> list[tuple[bo
         if list(answer) != classes:
             found.append((False, f"golden input {name}: the classes are not those of its record"))
             continue
-        logits = session.run(["logits"], {"photographs": photographs[name][None]})[0][0]
+        logits, shares = (
+            value[0] for value in session.run(["logits", "probabilities"], {"photographs": photographs[name][None]})
+        )
+        exponents = np.exp(logits.astype(np.float64) - logits.max())
+        if not np.abs(shares - exponents / exponents.sum()).max() <= 1e-3:
+            found.append((False, f"golden input {name}: the probabilities are not the softmax of the logits"))
         apart = float(np.abs(logits - np.array(list(answer.values()))).max())
         figures = f"golden input {name}: logits differ by {apart:.2g}, may by {recorded['tolerance']:.2g}"
         found.append((apart <= recorded["tolerance"], figures))

@@ -59,8 +59,17 @@ def encode(value: Any) -> str:
 
 
 def read(model: onnx.ModelProto) -> dict[str, str]:
-    """The file's metadata."""
-    return {entry.key: entry.value for entry in model.metadata_props}
+    """The file's metadata.
+
+    Raises:
+        ZooError: a key stands twice, of which every reader would take another.
+    """
+    found: dict[str, str] = {}
+    for entry in model.metadata_props:
+        if entry.key in found:
+            raise ZooError(f"the file's metadata holds `{entry.key}` twice", hint="export the run again")
+        found[entry.key] = entry.value
+    return found
 
 
 def check_readable(metadata: Mapping[str, str], file: object) -> None:
@@ -136,20 +145,22 @@ def digest_text(text: str) -> str:
 
 
 def digest_tensor(tensor: onnx.TensorProto) -> str:
-    """Of type, shape and values; 16 hex digits, since there is one for every tensor and none is a signature."""
-    digest = hashlib.sha256(f"{tensor.data_type} {list(tensor.dims)} ".encode())
-    digest.update(tensor.raw_data if tensor.HasField("raw_data") else tensor.SerializeToString(deterministic=True))
-    return digest.hexdigest()[:16]
+    """Of all that stands in it; 16 hex digits, since there is one for every tensor and none is a signature."""
+    return hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
 def digest_parts(model: onnx.ModelProto, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Digests of the parts, so that a changed file can say which part changed."""
-    nodes = hashlib.sha256()
-    for message in (*model.opset_import, *model.graph.node, *model.graph.input, *model.graph.output, *model.functions):
-        nodes.update(message.SerializeToString(deterministic=True))
+    """Digests of the parts, so that a changed file can say which part changed. Together they cover the whole file."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.initializer[:]
+    del bare.metadata_props[:]
+    others = {key: value for key, value in metadata.items() if key not in (KEY_DIGESTS, KEY_SHA256)}
+    named = {KEY_CLASSES: "classes", KEY_PREPROCESS: "preprocess", KEY_GOLDEN: "golden"}
+    rest = {key: value for key, value in others.items() if key not in named}
     return {
-        "classes": digest_text(metadata[KEY_CLASSES]),
-        "preprocess": digest_text(metadata[KEY_PREPROCESS]),
-        "nodes": nodes.hexdigest(),
+        **{name: digest_text(metadata.get(key, "")) for key, name in named.items()},
+        "metadata": digest_text(json.dumps(rest, sort_keys=True)),
+        "nodes": hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest(),
         "initialisers": {tensor.name: digest_tensor(tensor) for tensor in model.graph.initializer},
     }

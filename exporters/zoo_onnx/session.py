@@ -17,12 +17,14 @@ import onnxruntime as ort
 from zoo.cuda import cuda_devices
 from zoo.errors import UsageError, ZooError
 from zoo.photograph import normalise, pixels
+from zoo.predictor import softmax
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-LOGITS = "logits"
+LOGITS, PROBABILITIES = "logits", "probabilities"
+APART = 1e-3  # of a probability from the softmax of the logits, which is computed in double precision
 
 # Photographs of one size are predicted together, up to this many, and up to this many pixels of input in all
 MAX_BATCH = 32
@@ -56,13 +58,26 @@ class OnnxPredictor:
         if not self.inside:
             for start in range(0, len(photographs), MAX_BATCH):
                 seen = np.stack([pixels(one, self.preprocess) for one in photographs[start : start + MAX_BATCH]])
-                feed = {PIXELS: normalise(seen, self.preprocess)}
-                found[start : start + len(seen)] = self.session.run([LOGITS], feed)[0]
+                found[start : start + len(seen)] = self._ask({PIXELS: normalise(seen, self.preprocess)})
             return found
         for places in _batches(photographs):
             batch = np.stack([photographs[place] for place in places])
-            found[places] = self.session.run([LOGITS], {PHOTOGRAPHS: batch})[0]
+            found[places] = self._ask({PHOTOGRAPHS: batch})
         return found
+
+    def _ask(self, feed: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
+        """Logits of a batch; `probabilities` is what most callers of the file read, so both are looked at.
+
+        Raises:
+            ZooError: the probabilities are not the softmax of the logits.
+        """
+        logits: npt.NDArray[np.float32]
+        logits, probabilities = self.session.run([LOGITS, PROBABILITIES], feed)
+        if np.isfinite(logits).all() and not np.allclose(probabilities, softmax(logits), atol=APART):
+            raise ZooError(
+                "the file's `probabilities` are not the softmax of its `logits`", hint="export the run again"
+            )
+        return logits
 
 
 def _batches(photographs: Sequence[Pixels]) -> Iterator[list[int]]:

@@ -59,7 +59,14 @@ def verify(path: Path, device: str) -> list[Check]:
                 "nodes",
                 recorded["nodes"] == actual["nodes"],
                 f"{len(model.graph.node)} nodes",
-                "nodes of the graph were changed, added or removed",
+                "nodes of the graph, its inputs, outputs, versions or texts were changed, added or removed",
+            ),
+            _check_precision(model, meta.decode(metadata, meta.KEY_PRECISION, path)["name"]),
+            _check(
+                "metadata",
+                recorded["metadata"] == actual["metadata"] and recorded["golden"] == actual["golden"],
+                f"{len(metadata)} entries",
+                "golden inputs, or another entry of the metadata, were changed after the file was written",
             ),
         ]
     except (KeyError, TypeError, ValueError, AttributeError, AssertionError) as error:
@@ -73,6 +80,8 @@ def verify(path: Path, device: str) -> list[Check]:
         return [*checks, failed]
     try:
         return [*checks, check_golden(golden, classes, predictor.logits)]
+    except ZooError as error:
+        return [*checks, Check(name="golden inputs", passed=False, detail=error.message)]
     except Exception as error:  # onnxruntime's, on a graph that loads and does not run
         said = " ".join(str(error).split())[:200]
         return [*checks, Check(name="golden inputs", passed=False, detail=f"the graph does not run: {said}")]
@@ -160,6 +169,18 @@ def _check_classes(classes: tuple[str, ...], untouched: bool) -> Check:
         + ", ".join(f"`{name}`" for name in classes[:5])
         + (", ..." if len(classes) > 5 else ""),
     )
+
+
+def _check_precision(model: onnx.ModelProto, name: str) -> Check:
+    """The graph computes in the precision that it says; int8 with constant scales, which depthwise layers need."""
+    kinds = {node.op_type for node in model.graph.node}
+    made_up = sorted(kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
+    if made_up:
+        detail = f"`{made_up[0]}` makes its scales up as it runs (dynamic), which zoo does not write"
+        return Check(name="precision", passed=False, detail=detail)
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    found = "int8" if "QuantizeLinear" in kinds else "fp16" if halves else "fp32"
+    return _check("precision", found == name, name, f"the graph is in {found}, its record says {name}")
 
 
 def _check_initialisers(recorded: Mapping[str, str], actual: Mapping[str, str]) -> Check:

@@ -30,10 +30,8 @@ from zoo_onnx.preprocessing import (
     photographs_value,
     pixels_value,
 )
-from zoo_onnx.session import open_file
+from zoo_onnx.session import PROBABILITIES, open_file
 from zoo_onnx.size import is_large, move_weights
-
-PROBABILITIES = "probabilities"
 
 
 def write(spec: ExportSpec) -> None:
@@ -91,7 +89,11 @@ def annotate(file: Path, parity: dict[str, Any]) -> None:
         ZooError: it cannot be written.
     """
     model = onnx.load(str(file), load_external_data=False)
+    kept = [entry for entry in model.metadata_props if entry.key not in (meta.KEY_DIGESTS, meta.KEY_PARITY)]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     _add(model, meta.KEY_PARITY, parity)
+    _add(model, meta.KEY_DIGESTS, meta.digest_parts(model, meta.read(model)))
     write_bytes(file, meta.seal(model))
 
 

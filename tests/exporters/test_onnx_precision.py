@@ -182,3 +182,14 @@ def test_a_graph_that_onnxruntime_refuses_is_an_error_in_words(tmp_path: Path, m
     monkeypatch.setattr(int8, "_quantised", spoil)
     with pytest.raises(ZooError, match="onnxruntime cannot run the network in int8"):
         write(spec)
+
+
+def test_dynamic_int8_is_named(onnx_spec: ExportSpec, tmp_path: Path) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    spec = small_spec(tmp_path / "dynamic.onnx", model=Convolutions())
+    write(spec)
+    plain = onnx.load(spec.file)
+    quantize_dynamic(plain, str(spec.file), op_types_to_quantize=["Conv", "Gemm"])
+    failed = {check.name: check.detail for check in verify(spec.file, "cpu") if not check.passed}
+    assert failed["precision"].startswith("`ConvInteger` makes its scales up as it runs (dynamic)")

@@ -22,7 +22,16 @@ from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import MEAN, STD, build_preprocessing
 from zoo_onnx.verify import verify
 
-CHECKS = ["integrity", "preprocessing", "classes", "weights", "nodes", "golden inputs"]
+CHECKS = [
+    "integrity",
+    "preprocessing",
+    "classes",
+    "weights",
+    "nodes",
+    "precision",
+    "metadata",
+    "golden inputs",
+]
 
 
 def set_metadata(model: ModelProto, key: str, value: str) -> None:
@@ -54,6 +63,30 @@ def change_filter(model: ModelProto) -> None:
 def change_mean_in_record(model: ModelProto) -> None:
     record = {**PREPROCESS.to_json(), "mean": [0.5, 0.5, 0.5]}
     set_metadata(model, meta.KEY_PREPROCESS, json.dumps(record))
+
+
+def widen_tolerance(model: ModelProto) -> None:
+    golden = json.loads(meta.read(model)[meta.KEY_GOLDEN])
+    set_metadata(model, meta.KEY_GOLDEN, json.dumps({**golden, "tolerance": 1e9}))
+
+
+def swap_probabilities(model: ModelProto) -> None:
+    """Logits stay as they were, which is all that a comparison of logits sees."""
+    softmax = next(node for node in model.graph.node if node.op_type == "Softmax" and "probabilities" in node.output)
+    softmax.output[0] = "unswapped"
+    order = np.arange(len(CLASSES))[::-1].copy()
+    model.graph.initializer.append(numpy_helper.from_array(order, "order"))
+    model.graph.node.append(helper.make_node("Gather", ["unswapped", "order"], ["probabilities"], axis=1))
+
+
+def second_value(model: ModelProto) -> None:
+    """Values beside the raw ones, of which a reader may take either."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "head.weight")
+    tensor.float_data.extend((-numpy_helper.to_array(tensor)).ravel().tolist())
+
+
+def lie_about_precision(model: ModelProto) -> None:
+    set_metadata(model, meta.KEY_PRECISION, json.dumps({"name": "int8", "max_drop": 0.5}))
 
 
 def change_mean_everywhere(model: ModelProto) -> None:
@@ -138,8 +171,12 @@ TAMPERINGS = [
     (change_class_name, "classes", "class names, or their order, were changed"),
     (change_weight, "weights", "initialiser `head.weight` was changed"),
     (change_one_bit, "weights", "initialiser `head.weight` was changed"),
-    (add_node, "nodes", "nodes of the graph were changed, added or removed"),
-    (change_license, "integrity", "the file was changed after it was written"),
+    (add_node, "nodes", "nodes of the graph, its inputs"),
+    (change_license, "metadata", "golden inputs, or another entry of the metadata"),
+    (widen_tolerance, "metadata", "golden inputs, or another entry of the metadata"),
+    (swap_probabilities, "nodes", "nodes of the graph"),
+    (second_value, "weights", "initialiser `head.weight` was changed"),
+    (lie_about_precision, "precision", "the graph is in fp32, its record says int8"),
 ]
 
 
@@ -172,6 +209,7 @@ def test_tampering_is_named_when_the_seal_was_renewed(
         (change_weight, "the logits of golden input"),
         (change_class_order, "the class order differs from the golden inputs': class 1 is `wasps`, was `bees`"),
         (change_class_name, "the class names are not those of the golden inputs: `hornets`"),
+        (swap_probabilities, "the file's `probabilities` are not the softmax of its `logits`"),
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
@@ -202,7 +240,8 @@ def test_second_seal_is_refused(onnx_spec: ExportSpec, tmp_path: Path) -> None:
     entry.key, entry.value = meta.KEY_SHA256, "1" * 64
     file = tmp_path / "two.onnx"
     file.write_bytes(model.SerializeToString())
-    assert "no single `zoo.sha256`" in verify(file, "cpu")[0].detail
+    with pytest.raises(ZooError, match=r"holds `zoo\.sha256` twice"):
+        verify(file, "cpu")
 
 
 def test_seal_is_the_digest_of_the_file_with_its_digest_zeroed(onnx_spec: ExportSpec) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from zoo import (
 from zoo.calibration import _spread
 from zoo.candidate import Candidate, fastest
 from zoo.dataset import Sample
+from zoo.exporter import StageDifference
 from zoo.files import read_json, write_json
 from zoo.parity import TOLERANCE, compare, paired_interval
 from zoo.predictions import Predictions
@@ -165,11 +167,21 @@ def test_compare_matches_images_by_name_and_lists_flips() -> None:
 
 
 def test_what_may_be_lost_in_fewer_bits() -> None:
-    ours = table([[2, 0], [0, 2], [2, 0], [2, 0]], ("a", "b", "c", "d"))  # all show x: three of four are right
-    theirs = table([[2, 0], [2, 0], [0, 2], [0, 2]], ("a", "b", "c", "d"))  # two of four; three flips
+    ours = table([[0.03, 0], [0, 0.03], [0.03, 0], [0.03, 0]], ("a", "b", "c", "d"))  # all show x: three are right
+    theirs = table([[0.02, 0], [0.02, 0], [0, 0.02], [0, 0.02]], ("a", "b", "c", "d"))  # two of four; three flips
     parity = compare(ours, theirs, precision="int8", max_drop=0.25)
     assert parity.passed and parity.drop == pytest.approx(0.25) and len(parity.flips) == 3
     assert not compare(ours, theirs, precision="int8", max_drop=0.2).passed
+    unsure = table([[3, 0], [0, 3], [3, 0], [3, 0]], ("a", "b", "c", "d"))
+    soft = compare(ours, unsure, precision="int8", max_drop=0.25)
+    assert soft.agreeing == 4 and soft.mean_difference > 0.3 and not soft.passed  # labels hold, probabilities do not
+    lost = replace(unsure, logits=np.full((4, 2), np.nan, np.float32))
+    assert not compare(ours, lost, precision="fp16", max_drop=1.0).passed
+    resize = StageDifference(name="resize", largest=9, mean=1, bound=2, unit="grey levels")
+    assert not compare(ours, ours, precision="int8", max_drop=1.0, stages=(resize,)).passed
+    network = replace(resize, name="network")
+    assert compare(ours, ours, precision="int8", max_drop=1.0, stages=(network,)).passed
+    assert not compare(ours, ours, stages=(network,)).passed
     assert parity.drop_per_class == {"x": pytest.approx(0.25)} and "int8 accuracy 0.5000" in str(parity)
     low, high = parity.drop_interval
     assert paired_interval(ours.correct, ours.correct)[1] > 0  # nothing differs, and four photographs prove little
