@@ -40,11 +40,12 @@ BACKBONES = {
         "mobilenet_v2", "mobilenet_v3_small", "mnasnet0_5", "shufflenet_v2_x0_5", "squeezenet1_1", "efficientnet_b0",
         "efficientnet_v2_s", "regnet_y_400mf", "convnext_tiny", "swin_t", "swin_v2_t",
     )},
-    "torchvision/alexnet": 0, "torchvision/inception_v3": 128, "torchvision/vit_b_16": 64, "torchvision/maxvit_t": 0,
+    "torchvision/alexnet": 0, "timm/inception_v4": 128,
+    "torchvision/inception_v3": 128, "torchvision/vit_b_16": 64, "torchvision/maxvit_t": 0,
     "lite/efficientnet_lite0": 64, "lite/efficientnet_lite2": 64,
     **{f"timm/{name}": 64 for name in (
         "resnet26d", "seresnet18", "ecaresnet26t", "skresnet18", "resnetv2_50", "res2net50_26w_4s", "dpn48b",
-        "dla34", "vovnet39a", "hrnet_w18_small", "cspresnet50", "darknet53", "xception41", "inception_v4",
+        "dla34", "vovnet39a", "hrnet_w18_small", "cspresnet50", "darknet53", "xception41",
         "regnetx_002", "regnetz_b16", "mixnet_s", "ghostnet_100", "lcnet_050", "tinynet_e", "hardcorenas_a",
         "fbnetc_100", "tf_efficientnetv2_b0", "rexnet_100", "repvgg_a0", "mobileone_s0", "edgenext_xx_small",
         "convnextv2_atto", "nf_resnet26", "poolformer_s12", "mobilenetv4_conv_small",
@@ -290,7 +291,8 @@ def main() -> None:
     if set(options.parts) - {"backbones"} and not options.runs:
         parser.error("--runs is needed")
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
-    options.known = found.get("backbones", {}).get("rows", {})  # which are not written again
+    rows = found.get("backbones", {}).get("rows", {})
+    options.known = {name: row for name, row in rows.items() if "refused" not in row}  # are not written again
     for name in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options, Path(folder))}

@@ -17,10 +17,11 @@ from onnx import numpy_helper
 from zoo.errors import ZooError
 from zoo.exporter import Check
 from zoo.golden import Golden, check_golden
+from zoo.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import MEAN, PREFIX, STD, Preprocessing, build_preprocessing
-from zoo_onnx.session import open_file
+from zoo_onnx.session import OnnxPredictor, open_file
 from zoo_onnx.size import digest_of_file
 
 
@@ -79,7 +80,8 @@ def verify(path: Path, device: str) -> list[Check]:
         failed = Check(name="golden inputs", passed=False, detail="onnxruntime refuses the changed file")
         return [*checks, failed]
     try:
-        return [*checks, check_golden(golden, classes, predictor.logits)]
+        checks.append(check_golden(golden, classes, predictor.logits))
+        return [*checks, _check_batches(predictor, golden.tolerance)]
     except ZooError as error:
         return [*checks, Check(name="golden inputs", passed=False, detail=error.message)]
     except Exception as error:  # onnxruntime's, on a graph that loads and does not run
@@ -169,6 +171,17 @@ def _check_classes(classes: tuple[str, ...], untouched: bool) -> Check:
         + ", ".join(f"`{name}`" for name in classes[:5])
         + (", ..." if len(classes) > 5 else ""),
     )
+
+
+def _check_batches(predictor: OnnxPredictor, tolerance: float) -> Check:
+    """A photograph's logits are the same alone and among seven: no batch was pinned, none of them sees another."""
+    small = golden_photographs()["small"]
+    turned = [np.ascontiguousarray(np.rot90(small, 2 * turn)[:, ::flip]) for turn in (0, 1) for flip in (1, -1)]
+    seven = [*turned, *turned[:3]]
+    alone = np.concatenate([predictor.logits([one]) for one in seven])
+    apart = float(np.nan_to_num(np.abs(predictor.logits(seven) - alone), nan=np.inf).max())
+    figures = f"logits alone and in a batch of 7 differ by {apart:.2g} (tolerance {tolerance:.2g})"
+    return _check("batches", apart <= tolerance, figures, figures)
 
 
 def _check_precision(model: onnx.ModelProto, name: str) -> Check:
