@@ -253,7 +253,13 @@ def _write(
         ZooError: it cannot be written, or predicts otherwise than it may.
     """
     progress.note(f"writing {exporter.suffix} in {spec.precision}")
-    load_target(exporter.write)(spec)
+    try:
+        load_target(exporter.write)(spec)
+    except (ZooError, OSError):
+        raise
+    except Exception as error:  # a runtime's, on the graph that was written; they share no base class but this
+        said = " ".join(str(error).split())[:200]
+        raise ZooError(f"the file cannot be written: {type(error).__name__}: {said}") from error
     broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
     if broken:
         raise ZooError(f"the file does not hold what it says, so it was not kept: {broken[0].name}: {broken[0].detail}")

@@ -54,7 +54,7 @@ def verify(path: Path, device: str) -> list[Check]:
             _check_seal(content),
             _check_preprocess(model, preprocess, metadata, recorded["preprocess"] == actual["preprocess"]),
             _check_classes(classes, recorded["classes"] == actual["classes"]),
-            _check_initialisers(recorded["initialisers"], actual["initialisers"]),
+            _check_initialisers(model, recorded["initialisers"], actual["initialisers"]),
             *(_check_external(Path(path), name, digest) for name, digest in external.items()),
             _check(
                 "nodes",
@@ -196,7 +196,9 @@ def _check_precision(model: onnx.ModelProto, name: str) -> Check:
     return _check("precision", found == name, name, f"the graph is in {found}, its record says {name}")
 
 
-def _check_initialisers(recorded: Mapping[str, str], actual: Mapping[str, str]) -> Check:
+def _check_initialisers(model: onnx.ModelProto, recorded: Mapping[str, str], actual: Mapping[str, str]) -> Check:
+    if len(model.graph.initializer) != len(actual):
+        return Check(name="weights", passed=False, detail="an initialiser stands twice under one name")
     changed = [name for name in recorded if name in actual and recorded[name] != actual[name]]
     gone, new = [name for name in recorded if name not in actual], [name for name in actual if name not in recorded]
     for what, names in (("was changed", changed), ("is missing", gone), ("was added", new)):

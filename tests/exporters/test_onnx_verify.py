@@ -86,6 +86,13 @@ def second_value(model: ModelProto) -> None:
     tensor.float_data.extend((-numpy_helper.to_array(tensor)).ravel().tolist())
 
 
+def twin_first(model: ModelProto) -> None:
+    """The wrong one first, the right one last, of which a table by name holds the last."""
+    right = next(tensor for tensor in model.graph.initializer if tensor.name == "head.weight")
+    wrong = numpy_helper.from_array(numpy_helper.to_array(right) * np.float32(1.002), "head.weight")
+    model.graph.initializer.insert(0, wrong)
+
+
 def lie_about_precision(model: ModelProto) -> None:
     set_metadata(model, meta.KEY_PRECISION, json.dumps({"name": "int8", "max_drop": 0.5}))
 
@@ -178,6 +185,7 @@ TAMPERINGS = [
     (widen_tolerance, "metadata", "golden inputs, or another entry of the metadata"),
     (swap_probabilities, "nodes", "nodes of the graph"),
     (second_value, "weights", "initialiser `head.weight` was changed"),
+    (twin_first, "weights", "an initialiser stands twice under one name"),
     (lie_about_precision, "precision", "the graph is in fp32, its record says int8"),
 ]
 
