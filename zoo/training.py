@@ -330,8 +330,9 @@ def _temper(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, A
         value, on = fit_temperature(_logits(network, job, recipe, choose, "calibrate"), choose.labels), "choose"
     elif (
         # folds were held out of the head alone: what came before must not have seen them either
-        all("solved" in line for line in lines)
-        and "temperature" in lines[-1]["solved"]
+        lines  # somebody may have deleted them in between
+        and all(phase.solver for phase in recipe.phases)
+        and "temperature" in lines[-1].get("solved", {})
         and len(job.scanned["fit"].samples) >= FEWEST
     ):
         value, on = float(lines[-1]["solved"]["temperature"]), "folds of train"

@@ -11,7 +11,7 @@ import torch
 from scipy.optimize import minimize_scalar
 from tests_support import TINY, make_photos
 
-from zoo import Plugins, train
+from zoo import Plugins, Run, evaluate, train
 from zoo.backbone import build_network
 from zoo.predictor import softmax
 from zoo.temperature import HIGHEST, LOWEST, fit_temperature, fold_temperature
@@ -80,5 +80,19 @@ def test_a_run_says_where_its_temperature_comes_from(
 ) -> None:
     photographs = str(request.getfixturevalue(data))
     settings = replace(TINY, data=photographs, strategy=strategy, epochs=None, augment="none")
-    found = train(settings, out=tmp_path / "run").record["temperature"]
+    run = train(settings, out=tmp_path / "run")
+    scored = run.predictions().logits
+    found = run.record["temperature"]
     assert found["fitted_on"] == on and (found["value"] == 1.0) is (on is None)
+    # the weights that were saved have it, and what was scored was scored with it
+    again = evaluate(run, split=run.record["reported_split"])
+    np.testing.assert_allclose(again.predictions.logits, scored, rtol=1e-4, atol=1e-5)
+
+
+def test_a_history_that_was_deleted_costs_the_temperature_alone(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that is taken up after its last phase finds out what was solved from its history."""
+    settings = replace(TINY, data=str(two_splits), strategy="linear", epochs=None, augment="none")
+    monkeypatch.setattr(Run, "history", property(lambda run: []))
+    assert train(settings, out=tmp_path / "run").record["temperature"] == {"value": 1.0, "fitted_on": None}
