@@ -7,14 +7,18 @@ below 5 per cent, however many there are.
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from zoo.run import Run
 
 LEVEL = 0.05
 POWER = 0.9  # with which a difference as large as the one seen would be found by so many photographs
@@ -76,6 +80,30 @@ def compare(correct: Mapping[str, npt.NDArray[np.bool_]]) -> Comparison:
         pairs=pairs,
         winners=tuple(name for name in ordered if name not in lost),
     )
+
+
+def compare_runs(runs: Sequence[Run]) -> Comparison | None:
+    """Compare runs that were scored on the same photographs.
+
+    Those that differ by their seed alone are one way to train; None where all are one way.
+
+    Raises:
+        ZooError: a run has no predictions.
+    """
+    ways: dict[str, list[Run]] = {}
+    for run in {run.path.resolve(): run for run in runs}.values():
+        asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
+        ways.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
+    if len(ways) < 2:
+        return None
+    tables: dict[str, npt.NDArray[np.bool_]] = {}
+    for some in ways.values():
+        found = [run.predictions() for run in some]
+        name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
+        name = name if name not in tables else f"{name} ({some[0].path})"
+        # by their ids: a later evaluation may have left them in another order
+        tables[name] = np.array([table.correct[np.argsort(table.ids)] for table in found])
+    return compare(tables)
 
 
 def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.markup import escape
@@ -26,6 +26,8 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     Runs that differ by their seed alone are one way to train; of several ways, those are named that cannot be told
     apart from the best. Figures of different data or splits stand side by side but are not comparable; a line says so.
     """
+    from zoo.comparison import compare_runs
+    from zoo.errors import ZooError
     from zoo.run import Run
 
     opened = [Run.open(path) for path in runs]
@@ -46,7 +48,13 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         for run in opened
     ]
     same = len({(row["data"], row["split"], _scored(run)) for row, run in zip(rows, opened)}) == 1
-    verdict = _verdict(opened) if same else None
+    screen = console()
+    verdict = None
+    if same and all(run.status == "finished" for run in opened):
+        try:
+            verdict = compare_runs(opened)
+        except ZooError as error:  # the figures stand without it
+            screen.print(f"[yellow]warning[/yellow]: which can be told apart is not known: {escape(error.message)}")
     if as_json:
         print_json({"runs": rows, "comparison": verdict.to_json() if verdict is not None else None})
         return
@@ -69,7 +77,6 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
                 "seconds": f"{row['seconds']:.0f}" if row["seconds"] else "-",
             }
         )
-    screen = console()
     _print_side_by_side(screen, cells)
     if verdict is not None:
         _print_verdict(screen, verdict)
@@ -107,36 +114,12 @@ def _columns(titles: list[str], cells: list[dict[str, str]]) -> Table:
     return table
 
 
-def _verdict(runs: list[Run]) -> Comparison | None:
-    """Which ways to train cannot be told apart; None where there is one alone, or a run has no predictions."""
-    import json
-
-    import numpy as np
-
-    from zoo.comparison import compare
-
-    ways: dict[str, list[Run]] = {}
-    for run in {str(run.path): run for run in runs}.values():
-        asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
-        ways.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
-    if len(ways) < 2 or any(run.status != "finished" for run in runs):
-        return None
-    tables: dict[str, Any] = {}
-    for some in ways.values():
-        found = [run.predictions() for run in some]
-        order = [np.argsort(table.ids) for table in found]  # as a later evaluation may have left them
-        name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
-        name = name if name not in tables else f"{name} ({some[0].path})"
-        tables[name] = np.array([table.correct[rows] for table, rows in zip(found, order)])
-    return compare(tables)
-
-
 def _print_verdict(screen: Console, verdict: Comparison) -> None:
     first, *others = verdict.winners
     if others:
         screen.print(f"cannot be told apart from the best, {escape(first)}: {escape(', '.join(others))}")
     else:
-        screen.print(f"better than every other: {escape(first)}")
+        screen.print(f"nothing is known to be as good as {escape(first)}")
     needed = [pair for pair in verdict.pairs if pair.better == first and pair.worse in others and pair.needed]
     for pair in needed[:MOST_NEEDED]:
         figures = f"{pair.difference:.3f} over {pair.worse} would take about {pair.needed:,} photographs to tell"

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy.stats import binomtest, norm
+from tests_support import TINY
 
-from zoo.comparison import compare, holm, p_value
+from zoo import ZooError, train
+from zoo.comparison import compare, compare_runs, holm, p_value
+from zoo_cli.main import run as zoo
 
 Table = npt.NDArray[np.bool_]
 
@@ -69,3 +75,19 @@ def test_so_many_photographs_would_tell() -> None:
         rows = generator.integers(0, one.shape[1], needed)
         again.append(compare({"a": one[:, rows], "b": other[:, rows]}).pairs[0].told_apart)
     assert 0.8 <= np.mean(again) <= 0.98
+
+
+def test_runs_that_differ_by_their_seed_are_one_way(two_splits: Path, tmp_path: Path) -> None:
+    runs = [
+        train(replace(TINY, data=str(two_splits), strategy=strategy, epochs=1, seed=seed), out=tmp_path / name)
+        for name, strategy, seed in (("a", "full", 0), ("b", "full", 1), ("c", "partial:1", 0))
+    ]
+    assert compare_runs(runs[:2]) is None
+    found = compare_runs([*runs, runs[0]])  # twice the same is once
+    assert found is not None and set(found.accuracies) == {f"timm/test_resnet {name}" for name in ("full", "partial:1")}
+    right = [run.predictions().correct.mean() for run in runs[:2]]
+    assert found.accuracies["timm/test_resnet full"] == pytest.approx(np.mean(right))
+    (runs[2].path / "predictions-val.safetensors").unlink()
+    with pytest.raises(ZooError, match="has no predictions"):
+        compare_runs(runs)
+    assert zoo(["compare", *(str(run.path) for run in runs)]) == 0  # the figures stand without it
