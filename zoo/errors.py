@@ -11,6 +11,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 
+LONGEST = 300  # characters of what another library said
+
 
 class ZooError(Exception):
     """What the user can mend: one line that says what is wrong, and a hint that says how to mend it.
@@ -33,6 +35,11 @@ class UsageError(ZooError):
     """The command line (or the call) is wrong, knowable before any work: exit 2."""
 
     exit_code = 2
+
+
+def quoted(error: BaseException) -> str:
+    """What another library said, on one line and cut: some of them answer with pages."""
+    return " ".join(str(error).split())[:LONGEST]
 
 
 def at_once(errors: Sequence[UsageError]) -> UsageError:

@@ -70,16 +70,16 @@ class StageDifference:
     name: str  # decode, resize, network
     largest: float
     mean: float
-    bound: float  # of `largest`
+    bound: float | None  # of `largest`; None: it may differ, and something else says by how much
     unit: str
 
     @property
     def passed(self) -> bool:
-        return self.largest <= self.bound
+        return self.bound is None or self.largest <= self.bound
 
     def __str__(self) -> str:
-        figures = f"up to {self.largest:.3g} {self.unit} (may {self.bound:g}), {self.mean:.2g} on average"
-        return f"{self.name} differs by {figures}"
+        may = "" if self.bound is None else f" (may {self.bound:g})"
+        return f"{self.name} differs by up to {self.largest:.3g} {self.unit}{may}, {self.mean:.2g} on average"
 
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "largest": self.largest, "mean": self.mean, "bound": self.bound, "unit": self.unit}

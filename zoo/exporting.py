@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.calibration import RANGES, check_count, draw
 from zoo.candidate import Candidate, fastest, time_candidates
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, quoted
 from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision
 from zoo.machine import versions
 from zoo.parity import TOLERANCE, Parity, compare
@@ -258,8 +258,7 @@ def _write(
     except (ZooError, OSError):
         raise
     except Exception as error:  # a runtime's, on the graph that was written; they share no base class but this
-        said = " ".join(str(error).split())[:200]
-        raise ZooError(f"the file cannot be written: {type(error).__name__}: {said}") from error
+        raise ZooError(f"the file cannot be written: {type(error).__name__}: {quoted(error)}") from error
     broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
     if broken:
         raise ZooError(f"the file does not hold what it says, so it was not kept: {broken[0].name}: {broken[0].detail}")
@@ -297,17 +296,18 @@ def _held(
     except ZooError:
         raise
     except Exception as error:  # a runtime's, on a graph that loads and does not run; they share no base class but this
-        said = " ".join(str(error).split())[:200]
-        raise ZooError(f"the file does not run: {type(error).__name__}: {said}") from error
+        raise ZooError(f"the file does not run: {type(error).__name__}: {quoted(error)}") from error
     progress.stop()
     parity = compare(ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=predictor.device)
     if exporter.stages is not None:
         progress.start("compare stage by stage", len(samples))
         try:
             stages = load_target(exporter.stages)(spec.file, device, ours, samples, progress.advance)
-            parity = replace(parity, stages=stages)
-        except Exception as error:  # of a graph that cannot be taken apart; whether it passes is known already
-            progress.warn(f"where the file may part from the run cannot be told: {str(error).splitlines()[0][:200]}")
+        except ZooError:
+            raise
+        except Exception as error:  # what its stages are held to counts, so that one that hides them does not pass
+            raise ZooError(f"the file cannot be compared stage by stage: {quoted(error)}") from error
+        parity = replace(parity, stages=stages)
         progress.stop()
     if not parity.passed:
         raise ZooError(
@@ -326,12 +326,13 @@ def _told(parity: Parity) -> str:
     parted = parity.parted()
     if parted is not None:
         lines.append(f"it parts from the run in this stage: {parted}")
+    elif parity.stages:
+        lines.append(f"photographs are prepared alike: {parity.stages[-1]}")
     return "\n  ".join(lines)
 
 
 def _hint(parity: Parity) -> str:
-    parted = parity.parted()
-    if parity.precision == "fp32" or (parted is not None and parted.name != "network"):
+    if parity.precision == "fp32" or parity.parted() is not None:
         return f"differences up to {TOLERANCE} pass, other labels never; the exporter errs on this network"
     if parity.drop <= parity.max_drop:
         return "labels hold and probabilities do not; take another `--precision`"

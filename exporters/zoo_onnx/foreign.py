@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, quoted
 from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
@@ -71,7 +71,7 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
         count = run(session, blank).shape[1]
     except Exception as error:  # onnxruntime's exceptions share no base class but this
         raise ZooError(
-            f"`{path}` does not take images of {preprocess.crop} pixels: {' '.join(str(error).split())[:200]}",
+            f"`{path}` does not take images of {preprocess.crop} pixels: {quoted(error)}",
             hint="pass the `crop` that it was made for in `--preprocess`",
         ) from error
     names = classes if classes is not None else tuple(str(number) for number in range(count))

@@ -20,8 +20,9 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 import onnxruntime as ort
+from scipy.special import log_softmax
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, quoted
 from zoo_onnx.preprocessing import PIXELS
 
 # Nodes with weights; what a search leaves in fp32 is one of these
@@ -145,7 +146,7 @@ def _prepare(network: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     try:
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
     except Exception as error:  # whatever a graph makes it raise
-        raise ZooError(f"the network cannot be prepared for int8: {str(error)[:200]}") from error
+        raise ZooError(f"the network cannot be prepared for int8: {quoted(error)}") from error
     model: onnx.ModelProto = onnx.load(prepared)
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
@@ -184,7 +185,7 @@ def _calibrate(model: onnx.ModelProto, ranges: Values, folder: Path) -> Iterator
                 calibrator.collect_data(_Reader(ranges[start : start + HELD]))
             yield name, calibrator.compute_data()
     except Exception as error:  # onnxruntime's, and whatever a graph makes its tools raise
-        raise ZooError(f"int8 cannot read the ranges of values: {str(error)[:200]}") from error
+        raise ZooError(f"int8 cannot read the ranges of values: {quoted(error)}") from error
 
 
 class _Reader:
@@ -229,7 +230,7 @@ def _quantised(
         )
         quantizer.quantize_model()
     except Exception as error:  # whatever a graph makes it raise
-        raise ZooError(f"the network cannot be quantised: {str(error)[:200]}") from error
+        raise ZooError(f"the network cannot be quantised: {quoted(error)}") from error
     made: onnx.ModelProto = quantizer.model.model
     return made
 
@@ -266,19 +267,13 @@ def _logits(model: onnx.ModelProto, images: Values) -> Values:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = [session.run(None, {PIXELS: images[at : at + BATCH]})[0] for at in range(0, len(images), BATCH)]
     except Exception as error:  # onnxruntime's exceptions share no base class but this
-        raise ZooError(f"onnxruntime cannot run the network in int8: {' '.join(str(error).split())[:200]}") from error
+        raise ZooError(f"onnxruntime cannot run the network in int8: {quoted(error)}") from error
     return np.concatenate(found)
-
-
-def _log_shares(logits: Values) -> npt.NDArray[np.float64]:
-    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
-    found: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return found
 
 
 def _divergence(plain: Values, other: Values) -> float:
     """Mean Kullback-Leibler divergence of `other`'s probabilities from `plain`'s."""
-    a, b = _log_shares(plain), _log_shares(other)
+    a, b = (log_softmax(logits.astype(np.float64), axis=1) for logits in (plain, other))
     return float((np.exp(a) * (a - b)).sum(axis=1).mean())
 
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import onnx
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, quoted
 from zoo.exporter import ExportSpec
+from zoo.golden import TOLERANCE
 from zoo.photograph import normalise
 from zoo_onnx.size import MAX_BYTES, is_large
 
 # Share of the largest logit by which a file's golden logits may differ from those that it gave where it was written.
 # In fp32 see `zoo.golden`. Kernels of fp16 and int8 round otherwise on other processors.
-TOLERANCES = {"fp32": 0.003, "fp16": 0.02, "int8": 0.05}
+TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.02, "int8": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +65,7 @@ def _half(network: onnx.ModelProto) -> onnx.ModelProto:
     try:
         model: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, disable_shape_infer=False)
     except Exception as error:  # whatever a graph makes it raise
-        raise ZooError(f"the network cannot be converted to fp16: {str(error)[:200]}") from error
+        raise ZooError(f"the network cannot be converted to fp16: {quoted(error)}") from error
     return model
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.cuda import cuda_devices
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, quoted
 from zoo.photograph import normalise, pixels
 from zoo.predictor import softmax
 from zoo.preprocess import Preprocess
@@ -190,12 +190,12 @@ def _require_minimum() -> None:
 
 def _refused(error: Exception, name: object) -> ZooError:
     """What onnxruntime said, in words."""
-    said = " ".join(str(error).split())
+    said = quoted(error)
     if any(sign in said for sign in ("INVALID_PROTOBUF", "No graph was found", "ModelProto does not have a graph")):
         return ZooError(f"`{name}` is no ONNX file, or was cut short", hint="copy it again, or export the run again")
     if "opset" in said.lower() or "IR version" in said:
         return ZooError(
-            f"`{name}` needs a newer onnxruntime than {ort.__version__}: {said[:200]}",
+            f"`{name}` needs a newer onnxruntime than {ort.__version__}: {said}",
             hint="`pip install --upgrade onnxruntime-gpu`, or `onnxruntime` where there is no CUDA",
         )
-    return ZooError(f"onnxruntime refuses `{name}`: {said[:300]}", hint="copy it again, or export the run again")
+    return ZooError(f"onnxruntime refuses `{name}`: {said}", hint="copy it again, or export the run again")

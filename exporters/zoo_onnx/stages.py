@@ -13,10 +13,10 @@ from PIL import Image, ImageOps
 
 from zoo.dataset import Sample
 from zoo.exporter import StageDifference
+from zoo.golden import TOLERANCE
 from zoo.photograph import BadImage, decode, normalise, pixels
 from zoo.predictions import Predictions
 from zoo_onnx import metadata as meta
-from zoo_onnx.precision import TOLERANCES
 from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
 from zoo_onnx.session import LOGITS, open_file, open_session
 from zoo_onnx.size import is_large
@@ -24,6 +24,8 @@ from zoo_onnx.size import is_large
 # Grey levels. Engines round between the horizontal and the vertical pass of a resize: one apart on photographs, two on
 # noise
 RESIZE_BOUND = 2.0
+# Share of the largest logit; in fewer bits the network may differ, and accuracy says by how much
+NETWORK_BOUND = {"fp32": TOLERANCE}
 # A photograph that PNG or TIFF holds with more than eight bits, or with transparency, is for zoo to decode
 PLAIN = ("RGB", "L", "YCbCr", "CMYK")
 # The network is asked in batches of these sizes, over and over: a batch that was pinned shows, and so does a large one
@@ -86,7 +88,7 @@ def stages(
     found = (
         (decoded, decoded.as_stage("decode", 0.0, "grey levels")),
         (resized, resized.as_stage("resize", RESIZE_BOUND, "grey levels")),
-        (answered, answered.as_stage("network", TOLERANCES[record["name"]], "of the largest logit")),
+        (answered, answered.as_stage("network", NETWORK_BOUND.get(record["name"]), "of the largest logit")),
     )
     return tuple(stage for difference, stage in found if difference.count)
 
@@ -103,7 +105,7 @@ class _Difference:
         self.total += float(size.sum())
         self.count += size.size
 
-    def as_stage(self, name: str, bound: float, unit: str) -> StageDifference:
+    def as_stage(self, name: str, bound: float | None, unit: str) -> StageDifference:
         # a level's thousandth is what normalising and back leaves of a whole number
         largest = self.largest if self.largest > 1e-3 or unit != "grey levels" else 0.0
         return StageDifference(name=name, largest=largest, mean=self.total / max(self.count, 1), bound=bound, unit=unit)

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, quoted
 from zoo.exporter import Check
 from zoo.golden import Golden, check_golden
 from zoo.golden_inputs import golden_photographs
@@ -85,7 +85,7 @@ def verify(path: Path, device: str) -> list[Check]:
     except ZooError as error:
         return [*checks, Check(name="golden inputs", passed=False, detail=error.message)]
     except Exception as error:  # onnxruntime's, on a graph that loads and does not run
-        said = " ".join(str(error).split())[:200]
+        said = quoted(error)
         return [*checks, Check(name="golden inputs", passed=False, detail=f"the graph does not run: {said}")]
 
 

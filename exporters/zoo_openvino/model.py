@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, quoted
 from zoo.exporter import Check, ExportSpec
 from zoo.files import SCHEMA, check_schema, write_bytes
 from zoo.golden import Golden, check_golden
@@ -102,7 +102,7 @@ def write(spec: ExportSpec) -> None:
     except OSError as error:
         raise ZooError(f"`{spec.file}` cannot be written: {error.strerror or error}") from error
     except RuntimeError as error:  # OpenVINO's own have this base
-        raise ZooError(f"the network cannot be converted to OpenVINO: {' '.join(str(error).split())[:200]}") from error
+        raise ZooError(f"the network cannot be converted to OpenVINO: {quoted(error)}") from error
     finally:
         plain.unlink(missing_ok=True)
 

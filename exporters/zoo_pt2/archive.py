@@ -26,7 +26,7 @@ import numpy.typing as npt
 import torch
 
 from zoo.device import choose_device
-from zoo.errors import ZooError
+from zoo.errors import ZooError, quoted
 from zoo.exporter import Check, ExportSpec
 from zoo.files import SCHEMA, check_schema, write_bytes
 from zoo.golden import Golden, check_golden
@@ -117,7 +117,7 @@ def _trace(model: torch.nn.Module, side: int) -> torch.export.ExportedProgram:
             example = torch.zeros(TRACED_BATCH, 3, side, side)
             return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     except Exception as error:  # torch.export raises whatever a network makes it raise
-        said = " ".join(str(error).split())[:200]
+        said = quoted(error)
         raise ZooError(f"the network cannot be traced by torch.export: {type(error).__name__}: {said}") from error
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
@@ -228,7 +228,7 @@ def _load(path: Path, content: bytes, record: dict[str, Any], device: str) -> Ar
     except ZooError:
         raise
     except Exception as error:  # of a damaged archive torch raises KeyError, RuntimeError, struct.error and more
-        said = " ".join(str(error).split())[:200]
+        said = quoted(error)
         raise ZooError(f"torch cannot open `{path}`: {said}", hint="was it written by a newer torch?") from error
 
 

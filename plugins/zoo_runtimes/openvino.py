@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, quoted
 from zoo.photograph import normalise, pixels
 from zoo.predictor import softmax
 from zoo.preprocess import Preprocess
@@ -32,7 +32,7 @@ def load_onnx(work: Workload) -> OpenvinoSession:
     try:
         found = openvino().Core().read_model(network.SerializeToString(), b"")
     except RuntimeError as error:
-        raise ZooError(f"OpenVINO refuses the network: {' '.join(str(error).split())[:200]}") from error
+        raise ZooError(f"OpenVINO refuses the network: {quoted(error)}") from error
     return OpenvinoSession(found, preprocess, work)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,10 +30,11 @@ from zoo import (
 from zoo.calibration import _spread
 from zoo.candidate import Candidate, fastest
 from zoo.dataset import Sample
-from zoo.exporter import StageDifference
+from zoo.exporter import Check, StageDifference
 from zoo.files import read_json, write_json
 from zoo.parity import TOLERANCE, compare, paired_interval
 from zoo.predictions import Predictions
+from zoo_onnx.session import open_file as open_onnx
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +128,66 @@ def test_a_writer_that_fails_leaves_nothing(run: Run, plugins: Plugins, monkeypa
     assert files(run) == before
 
 
+def standing_in(plugins: Plugins, patch: pytest.MonkeyPatch, **verbs: object) -> None:
+    """Have the ONNX exporter answer otherwise."""
+    entry = plugins.exporters.find("onnx")
+    changed = replace(entry.value, **verbs)  # type: ignore[arg-type]
+    patch.setattr(plugins.exporters, "find", lambda name: type(entry)("test", changed))
+
+
+def raising(*given: object) -> None:
+    raise ValueError("a graph of\nanother kind")
+
+
+@pytest.mark.parametrize(
+    ("verbs", "message"),
+    [
+        ({"stages": raising}, "cannot be compared stage by stage: a graph of another kind"),
+        ({"write": raising}, "the file cannot be written: ValueError: a graph of another kind"),
+        (
+            {"verify": lambda *given: [Check(name="weights", passed=False, detail="one was changed")]},
+            "does not hold what it says, so it was not kept: weights: one was changed",
+        ),
+    ],
+)
+def test_a_gate_that_cannot_look_lets_nothing_through(
+    verbs: dict[str, object], message: str, run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    standing_in(plugins, monkeypatch, **verbs)
+    before = files(run)
+    with pytest.raises(ZooError, match=message):
+        export(run, plugins=plugins)
+    assert files(run) == before
+
+
+def test_a_file_that_may_run_on_either_is_held_to_both(
+    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a CUDA provider is taken of itself, the CPU's is held to the run as well."""
+
+    class Other:
+        def __init__(self, device: str) -> None:
+            self.real = open_onnx(path_of[0], "cpu")
+            self.classes, self.preprocess = self.real.classes, self.real.preprocess
+            self.device = "CUDAExecutionProvider:0" if device == "auto" else "CPUExecutionProvider"
+            self.sign = 1 if device == "auto" else -1
+
+        def logits(self, photographs: Sequence[np.ndarray]) -> np.ndarray:
+            found: np.ndarray = self.real.logits(photographs) * self.sign
+            return found
+
+    path_of: list[Path] = []
+
+    def opened(path: Path, device: str) -> Other:
+        path_of[:] = [path]
+        return Other(device)
+
+    standing_in(plugins, monkeypatch, open=opened)
+    with pytest.raises(ZooError, match="predicts otherwise than the run"):
+        export(run, plugins=plugins)
+    assert export(run, device="auto", precision="fp32", plugins=Plugins(), force=True).parity.passed
+
+
 def test_an_existing_file_needs_force(run: Run, plugins: Plugins) -> None:
     (run.path / "model.onnx").write_bytes(b"precious")
     with pytest.raises(UsageError, match="exists"):
@@ -179,9 +241,9 @@ def test_what_may_be_lost_in_fewer_bits() -> None:
     assert not compare(ours, lost, precision="fp16", max_drop=1.0).passed
     resize = StageDifference(name="resize", largest=9, mean=1, bound=2, unit="grey levels")
     assert not compare(ours, ours, precision="int8", max_drop=1.0, stages=(resize,)).passed
-    network = replace(resize, name="network")
-    assert compare(ours, ours, precision="int8", max_drop=1.0, stages=(network,)).passed
-    assert not compare(ours, ours, stages=(network,)).passed
+    unbound = replace(resize, name="network", bound=None)  # as in fewer bits
+    assert compare(ours, ours, precision="int8", max_drop=1.0, stages=(unbound,)).passed and "(may" not in str(unbound)
+    assert not compare(ours, ours, stages=(replace(unbound, bound=0.003),)).passed
     assert parity.drop_per_class == {"x": pytest.approx(0.25)} and "int8 accuracy 0.5000" in str(parity)
     low, high = parity.drop_interval
     assert paired_interval(ours.correct, ours.correct)[1] > 0  # nothing differs, and four photographs prove little
@@ -204,6 +266,7 @@ def test_the_fastest_wins_where_it_is_told_apart() -> None:
 def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plugins: Plugins) -> None:
     done = export(run, precision="int8", max_drop=0.3, calibration=8, plugins=plugins)
     assert done.parity.precision == "int8" and done.parity.drop <= 0.3 and not done.candidates
+    assert {stage.name: stage.bound for stage in done.parity.stages} == {"decode": 0, "resize": 2, "network": None}
     checks = verify(done.path, data=str(data), plugins=plugins)
     assert all(check.passed for check in checks) and "int8 accuracy" in checks[-1].detail
 
