@@ -65,13 +65,14 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
     one, other = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
     ours = one.predictions(split)
     theirs = other.predictions(ours.split)
+    found = compare_tables(ours, theirs)
     digests = [_digest(run, ours.split) for run in (one, other)]
     if None not in digests and digests[0] != digests[1]:
         raise UsageError(
             "the runs were scored on different photographs: some changed in between, under the same names",
             hint="train or evaluate both on the same data",
         )
-    return compare_tables(ours, theirs)
+    return found
 
 
 def _digest(run: Run, split: str) -> str | None:
