@@ -9,7 +9,7 @@ pairs       `zoo bench` of a model against itself, and against one that takes a 
 precisions  of each run fp32, fp16 and int8: labels, accuracy lost, latency by turns and alone, beside torch
 whole       bytes to label through the file, beside decoding, Pillow's resize and the bare network, each timed alone
 
-Each part writes what it measured to `benchmarks/results/deployment.json`.
+Each part writes what it measured to `benchmarks/results/deployment.json`, and all of it as a page to `deployment.md`.
 """
 
 from __future__ import annotations
@@ -276,6 +276,93 @@ def bytes_to_label(path: Path, file: Path) -> dict[str, Any]:
     return row
 
 
+def page(found: dict[str, Any]) -> str:
+    """All that was measured, as Markdown; a part that was not run is left out."""
+    text = ["# Deployment", "", "Made by `benchmarks/deployment.py` from `deployment.json`."]
+    if "precisions" in found:
+        text += [
+            *title("Precisions", "precisions --runs RUN...", found["precisions"]),
+            "Labels of the file that are the run's, over the photographs that it was scored on, from their bytes; "
+            "accuracy lost with its 95 % interval (Newcombe, paired).",
+            "",
+            "| run | precision | labels | accuracy | lost | MB |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        runs = {name: rows for name, rows in found["precisions"].items() if name not in ("machine", "versions")}
+        for name, rows in runs.items():
+            for precision in ("fp32", "fp16", "int8"):
+                row = rows[precision]
+                low, high = row["drop_interval_95"]
+                text.append(
+                    f"| {name} | {precision} | {row['agreeing']} of {row['images']} | {row['accuracy']:.4f} "
+                    f"| {row['drop']:.4f} ({low:.3f} to {high:.3f}) | {row['bytes'] / 1e6:.1f} |"
+                )
+        text += [
+            "",
+            "Latency of the network alone, by turns, each contender in its own process: p50 in ms with its 95 % "
+            "interval (bootstrap), beside p50 of the same contender timed alone.",
+            "",
+            "| contender | batch | p50, ms | alone, ms | turns / alone | images/s |",
+            "| --- | --- | --- | --- | --- | --- |",
+        ]
+        for rows in runs.values():
+            for name, sizes in rows.items():
+                for size, row in sizes.items() if " on " in name else ():
+                    p50, low, high = row["p50_ms"]
+                    text.append(
+                        f"| {name} | {size} | {p50:.2f} ({low:.2f} to {high:.2f}) | {row['alone_ms']:.2f} "
+                        f"| {p50 / row['alone_ms']:.2f} | {row['images_per_second']:.0f} |"
+                    )
+    if "whole" in found:
+        text += [
+            *title("Bytes to label", "whole --runs RUN...", found["whole"]),
+            "Images per second, the median of five turns, batches of one.",
+            "",
+            "| what | images/s or share |",
+            "| --- | --- |",
+        ]
+        for name, rows in found["whole"].items():
+            if name not in ("machine", "versions"):
+                text += [f"| {what} | {value} |" for what, value in rows.items()]
+    if "pairs" in found:
+        text += [
+            *title("Pairs in `zoo bench`", "pairs --pairs 100 --seconds 0.3 --runs FILE", found["pairs"]),
+            "Second / first: ratio of p50, its 2.5 %, 50 % and 97.5 % over the pairs; noise floor: 50 %, 90 %, 97.5 %.",
+            "",
+            "| second of the pair | told apart | second / first | noise floor |",
+            "| --- | --- | --- | --- |",
+        ]
+        for kind in ("same", "a tenth longer"):
+            row = found["pairs"][kind]
+            ratio, floor = (", ".join(f"{value:.3f}" for value in row[key]) for key in ("ratio", "noise_floor"))
+            text.append(f"| {kind} | {row['told_apart']} of {row['pairs']} | {ratio} | {floor} |")
+    if "backbones" in found:
+        part = found["backbones"]
+        text += [
+            *title("Networks", "backbones", part),
+            f"{part['passed']} of {part['networks']} networks were written, verified and asked in batches of 1, 2 "
+            "and 7; no weights, three classes. The difference is the largest from torch, as a share of the largest logit.",
+            "",
+            "| network | by | difference | seconds | failed |",
+            "| --- | --- | --- | --- | --- |",
+        ]
+        for name, row in part["rows"].items():
+            if "refused" in row:
+                text.append(f"| {name} | - | - | - | refused: {' '.join(row['refused'])} |")
+            else:
+                failed = "; ".join(row["failed"]) or "-"
+                text.append(f"| {name} | {row['name']} | {row['difference']:.0e} | {row['seconds']:.0f} | {failed} |")
+    return "\n".join(text) + "\n"
+
+
+def title(name: str, command: str, part: dict[str, Any]) -> list[str]:
+    """A heading, the command, the machine and what was installed."""
+    what = part["machine"]
+    machine_ = f"{what['processor']}, {what['cores']} cores, {what['system']}"
+    installed = ", ".join(f"{name} {part['versions'][name]}" for name in ("torch", "onnxruntime-gpu", "onnx"))
+    return ["", f"## {name}", "", f"`python benchmarks/deployment.py {command}`", f"on {machine_}; {installed}.", ""]
+
+
 PARTS = {"backbones": backbones, "pairs": pairs, "precisions": precisions, "whole": whole}
 
 
@@ -297,6 +384,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options, Path(folder))}
         options.out.write_text(json.dumps(found, indent=2) + "\n")
+        options.out.with_suffix(".md").write_text(page(found))
 
 
 if __name__ == "__main__":
