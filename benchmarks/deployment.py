@@ -341,7 +341,7 @@ def page(found: dict[str, Any]) -> str:
         text += [
             *title("Networks", "backbones", part),
             f"{part['passed']} of {part['networks']} networks were written, verified and asked in batches of 1, 2 "
-            "and 7; no weights, three classes. The difference is the largest from torch, as a share of the largest logit.",
+            "and 7; no weights, three classes. Difference: the largest from torch, as a share of the largest logit.",
             "",
             "| network | by | difference | seconds | failed |",
             "| --- | --- | --- | --- | --- |",
