@@ -259,10 +259,15 @@ def _write(
         raise
     except Exception as error:  # a runtime's, on the graph that was written; they share no base class but this
         raise ZooError(f"the file cannot be written: {type(error).__name__}: {quoted(error)}") from error
-    broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
-    if broken:
-        raise ZooError(f"the file does not hold what it says, so it was not kept: {broken[0].name}: {broken[0].detail}")
+    _check_itself(spec, exporter)
     first = load_target(exporter.open)(spec.file, device)
+    # what it is held to below is read off the file, so that must be the run's
+    for what, said, meant in (
+        ("classes", first.classes, spec.classes),
+        ("preprocessing", first.preprocess, spec.preprocess),
+    ):
+        if said != meant:
+            raise ZooError(f"the file names other {what} than the run, so it was not kept: {said} for {meant}")
     found = [_held(first, spec, exporter, ours, samples, device, progress)]
     if "CUDA" in first.device and device == "auto":  # nobody said where it will run, so it must hold on both
         other = load_target(exporter.open)(spec.file, "cpu")
@@ -270,7 +275,19 @@ def _write(
         progress.note(f"on {other.device}: {found[-1]}")
     if exporter.annotate is not None:
         load_target(exporter.annotate)(spec.file, found[0].summary())
+        _check_itself(spec, exporter)  # the file that is kept is the one that was written last
     return Candidate(precision=spec.precision, parity=found[0], size=_size(spec.file))
+
+
+def _check_itself(spec: ExportSpec, exporter: Exporter) -> None:
+    """Verify a file that was written.
+
+    Raises:
+        ZooError: a check does not hold.
+    """
+    broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
+    if broken:
+        raise ZooError(f"the file does not hold what it says, so it was not kept: {broken[0].name}: {broken[0].detail}")
 
 
 def _held(

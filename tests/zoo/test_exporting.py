@@ -30,10 +30,11 @@ from zoo import (
 from zoo.calibration import _spread
 from zoo.candidate import Candidate, fastest
 from zoo.dataset import Sample
-from zoo.exporter import Check, StageDifference
+from zoo.exporter import Check, Precision, StageDifference
 from zoo.files import read_json, write_json
 from zoo.parity import TOLERANCE, compare, paired_interval
 from zoo.predictions import Predictions
+from zoo.target import load_target
 from zoo_onnx.session import open_file as open_onnx
 
 
@@ -158,6 +159,36 @@ def test_a_gate_that_cannot_look_lets_nothing_through(
     with pytest.raises(ZooError, match=message):
         export(run, plugins=plugins)
     assert files(run) == before
+
+
+def truncating(file: Path, summary: object) -> None:
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def test_the_file_that_is_kept_is_verified(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is written into it after it was compared may damage it."""
+    standing_in(plugins, monkeypatch, annotate=truncating)
+    before = files(run)
+    with pytest.raises(ZooError):
+        export(run, plugins=plugins)
+    assert files(run) == before
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_a_record_of_other_preprocessing_is_refused(
+    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, precision: Precision
+) -> None:
+    """Graph and record agree with one another, and not with the run; in fewer bits nothing else would tell."""
+    write = load_target(plugins.exporters.find("onnx").value.write)
+
+    def otherwise(spec: ExportSpec) -> None:
+        other = "bilinear" if spec.preprocess.interpolation == "bicubic" else "bicubic"
+        write(replace(spec, preprocess=replace(spec.preprocess, interpolation=other)))
+
+    standing_in(plugins, monkeypatch, write=otherwise)
+    with pytest.raises(ZooError, match="names other preprocessing than the run"):
+        export(run, precision=precision, plugins=plugins)
+    assert "model.onnx" not in files(run)
 
 
 def test_a_file_that_may_run_on_either_is_held_to_both(
