@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.prediction import predict
     from zoo.run import Run
+    from zoo.study import Study
+    from zoo.studying import study
     from zoo.training import resume, train
     from zoo.verifying import verify
 
@@ -62,6 +64,7 @@ __all__ = [
     "Session",
     "Stage",
     "Strategy",
+    "Study",
     "UsageError",
     "Weights",
     "ZooError",
@@ -71,6 +74,7 @@ __all__ = [
     "plan",
     "predict",
     "resume",
+    "study",
     "train",
     "verify",
 ]
@@ -81,9 +85,11 @@ _LAZY = {
     "Run": "zoo.run",
     "evaluate": "zoo.evaluation",
     "export": "zoo.exporting",
+    "Study": "zoo.study",
     "plan": "zoo.planning",
     "predict": "zoo.prediction",
     "resume": "zoo.training",
+    "study": "zoo.studying",
     "train": "zoo.training",
     "verify": "zoo.verifying",
 }

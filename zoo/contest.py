@@ -6,14 +6,17 @@ import contextlib
 import math
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-from zoo.contender import Contender, ContenderFailed, WorkerProcess
+from zoo.contender import Contender
 from zoo.latency_report import LEAST_FLOOR, P99_CALLS, Measurement, Outcome, Turns, apart, estimate, floor_of
 from zoo.runtime import Input
+from zoo.worker import WorkerFailed, WorkerProcess
+
+WORKER = "zoo.latency_worker:Worker"
 
 ROUNDS = 10  # turns of each contender per batch size; intervals rest on their number
 MIN_ROUNDS = 5  # for networks so slow that ten calls exceed the budget
@@ -47,9 +50,9 @@ class _Seat:
     wall: float = 0.0  # seconds of its turns
     others: float = 0.0  # seconds that processors computed for other processes meanwhile
     restless: bool = False
-    failure: ContenderFailed | None = None
+    failure: WorkerFailed | None = None
 
-    def out(self, failure: ContenderFailed) -> None:
+    def out(self, failure: WorkerFailed) -> None:
         self.failure = failure
         self.worker.close()
 
@@ -74,10 +77,10 @@ def run_contest(
     with contextlib.ExitStack() as stack:
         for number, contender in enumerate(contenders):
             on_progress(f"{contender.name}: loading")
-            worker = stack.enter_context(WorkerProcess(contender.workload.threads))
+            worker = stack.enter_context(WorkerProcess(WORKER, threads=contender.workload.threads))
             try:
-                seats[number] = _Seat(contender, worker, worker.load(contender.entry.value, contender.workload))
-            except ContenderFailed as failure:
+                seats[number] = _Seat(contender, worker, _load(worker, contender))
+            except WorkerFailed as failure:
                 worker.close()
                 found[number] = _failed(contender, failure)
         for seat in seats.values():
@@ -108,10 +111,10 @@ def _twin(stack: contextlib.ExitStack, seat: _Seat, on_progress: Progress) -> _S
     """The same contender in a second process; None where that cannot be had."""
     contender = seat.contender
     on_progress(f"{contender.name}: loading once more, for the noise floor")
-    worker = stack.enter_context(WorkerProcess(contender.workload.threads))
+    worker = stack.enter_context(WorkerProcess(WORKER, threads=contender.workload.threads))
     try:
-        return _Seat(contender, worker, worker.load(contender.entry.value, contender.workload))
-    except ContenderFailed:  # of memory, for instance; the contest goes on without
+        return _Seat(contender, worker, _load(worker, contender))
+    except WorkerFailed:  # of memory, for instance; the contest goes on without
         worker.close()
         return None
 
@@ -121,7 +124,7 @@ def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, callers: i
         on_progress(f"{seat.contender.name}: warming up, batch {size}")
         try:
             answer = seat.worker.ask("warm", batch=size, seconds=WARM_SHARE * seconds, callers=callers)
-        except ContenderFailed as failure:
+        except WorkerFailed as failure:
             seat.out(failure)
             return
         seat.warmed[size] = answer
@@ -157,7 +160,7 @@ def _take_turn(seat: _Seat, size: int, seconds: float) -> None:
     calls = min(max(math.ceil(seconds / seat.warmed[size]["median"]), 1), MAX_CALLS)
     try:
         answer = seat.worker.ask("turn", batch=size, calls=calls, lead_in=int(calls >= LEAD_IN_CALLS))
-    except ContenderFailed as failure:
+    except WorkerFailed as failure:
         seat.out(failure)
         return
     seat.turns.setdefault(size, []).append(answer["seconds"])
@@ -234,5 +237,11 @@ def _described(seat: _Seat) -> dict[str, Any]:
     }
 
 
-def _failed(contender: Contender, failure: ContenderFailed, **described: Any) -> Outcome:
+def _failed(contender: Contender, failure: WorkerFailed, **described: Any) -> Outcome:
     return contender.outcome("failed", reason=failure.reason, hint=failure.hint, log=failure.log, **described)
+
+
+def _load(worker: WorkerProcess, contender: Contender) -> dict[str, Any]:
+    """Open the session in the worker."""
+    workload = {**asdict(contender.workload), "target": str(contender.workload.target)}
+    return worker.ask("load", target=contender.entry.value.load, workload=workload)

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
 
+LOCKED = "locked"  # `locked:DATA`
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -67,6 +69,8 @@ class Dataset:
 def absolute(spec: str) -> str:
     """A folder by its absolute path, so that a run finds its photographs from anywhere; other names as they are."""
     name, colon, argument = spec.partition(":")
+    if name == LOCKED and colon:
+        return f"{LOCKED}:{absolute(argument)}"
     path = argument if name == "folder" and colon else spec
     folder = Path(path).expanduser() if path else Path()
     return f"{'folder:' if path != spec else ''}{folder.resolve()}" if path and folder.is_dir() else spec
@@ -74,6 +78,8 @@ def absolute(spec: str) -> str:
 
 def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
     """Open `NAME:ARGUMENT`, `NAME`, or the bare path of a folder; `of_run` if a run asks for what it was trained on.
+
+    `locked:DATA` are data whose last split nobody looks at by accident: see `zoo.split.lock`.
 
     Raises:
         UsageError: there is neither a dataset nor a folder of that name.
@@ -93,7 +99,11 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
     if not spec.strip() or spec.strip() == "folder:":
         raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
-    name, _, argument = spec.partition(":")
+    name, colon, argument = spec.partition(":")
+    if name == LOCKED and colon:
+        from zoo.split import lock
+
+        return lock(_open_images(argument, split_seed, plugins), split_seed)
     datasets = plugins.datasets
     if name not in datasets:
         if not Path(spec).expanduser().exists() and "/" not in spec and "\\" not in spec and "." not in spec:

@@ -51,6 +51,7 @@ class Experiment:
     class_balance: Balance = "none"
     clip: float = 1.0  # largest norm of all gradients together; 0: no clipping
     norm: Norm | None = None  # None: what each phase asks for
+    fraction: float = 1.0  # of the training images of every class; a smaller one lies within a larger one
     early_stopping: int | None = None  # epochs without a better choice loss; None: never
     keep: Keep = "last"
     image_size: int | None = None  # pixels; None: the backbone's own
@@ -179,6 +180,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("drop_path", 0, 0.99),
     ("label_smoothing", 0, 0.99),
     ("clip", 0, math.inf),
+    ("fraction", 1e-6, 1),
     ("early_stopping", 1, 1_000_000),
     ("image_size", 8, 4096),
     ("workers", 1, 256),

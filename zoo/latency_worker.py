@@ -1,7 +1,6 @@
-"""The worker's side of a latency measurement: one process, one session, told what to do line by line.
+"""The worker's side of a latency measurement: one session, told what to do by `zoo.worker`.
 
-A request is one line of JSON on stdin, its answer one line on what was stdout; between requests the process is
-blocked on its pipe. What libraries print goes to stderr. The process imports what its runtime needs and no more.
+The process imports what its runtime needs and no more.
 
     {"do": "load", ...}     -> {"provider": ..., "input": ..., "seconds": ...}
     {"do": "warm", ...}     -> {"first": ..., "median": ..., "calls": ..., "steady": ..., "memory": ...}
@@ -10,22 +9,15 @@ blocked on its pipe. What libraries print goes to stderr. The process imports wh
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import dataclasses
 import gc
-import json
-import os
-import signal
 import statistics
-import sys
 import threading
 import time
-import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,47 +33,6 @@ STEADY = 0.05  # two windows in a row whose medians differ by less are steady; f
 WARM_SECONDS = 0.2  # a processor takes a moment to raise its clock, however steady the first calls look
 QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that has not by then will not
 GLANCE_SECONDS = 0.01
-
-
-def main() -> None:
-    """Answer requests until the pipe closes."""
-    die_with_parent()
-    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # a library that prints must not reach the parent's parser
-    sys.stdout = sys.stderr
-    worker = Worker()
-    for line in sys.stdin:
-        request = json.loads(line)
-        try:
-            answer = getattr(worker, request.pop("do"))(**request)
-        except ZooError as error:
-            answer = {"error": error.message, "hint": error.hint}
-        except Exception as error:
-            traceback.print_exc()
-            text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            answer = {"error": f"{type(error).__name__}: {text}".rstrip(": "), "hint": None}
-        _send(answers, answer)
-
-
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
-
-
-def die_with_parent() -> None:
-    """Have Linux kill this process when its parent dies; elsewhere it ends at the next request that does not come.
-
-    A parent that is killed cannot kill its workers, and one in the middle of a call would compute on for minutes.
-    """
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-def _send(answers: TextIO, answer: dict[str, Any]) -> None:
-    try:
-        answers.write(json.dumps(answer) + "\n")
-        answers.flush()
-    except BrokenPipeError:
-        sys.exit(0)  # the parent has gone
 
 
 class Worker:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from zoo.dataset import Images, Role, Sample
 from zoo.experiment import Experiment
-from zoo.split import carve
+from zoo.split import carve, part_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +23,15 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     """Honest roles: `val` chooses only where `test` remains; else what must be chosen is carved from train."""
     fit, choose = images.splits["train"], tuple[Sample, ...]()
     notes: tuple[str, ...] = ()
+    if experiment.fraction < 1:
+        fit = part_of(fit, experiment.fraction, experiment.split_seed)
+        notes = (f"`--fraction {experiment.fraction:g}`: {len(fit)} of {len(images.splits['train'])} training images",)
     if images.may_choose:
         choose = images.splits["val"]
     elif experiment.chooses:
         fit, choose = carve(fit, experiment.split_seed)
         notes = (
+            *notes,
             f"`{images.reported}` is what is reported, so {len(choose)} of {len(fit) + len(choose)} training images "
             "are set aside to choose on",
         )

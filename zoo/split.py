@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from zoo.dataset import Role, Sample
+from zoo.dataset import LOCKED, Images, Role, Sample
 from zoo.errors import ZooError
 
 # Shares of val and of test where a dataset comes without a split. 15 % each leaves most for training and still
@@ -68,3 +69,34 @@ def carve(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tup
         fit += order[count:]
     key = lambda sample: sample.id
     return tuple(sorted(fit, key=key)), tuple(sorted(choose, key=key))
+
+
+def lock(images: Images, seed: int) -> Images:
+    """Data whose last split is `test`, so that only a look that is asked for scores it; `val` is carved from train.
+
+    Data that bring train, val and test stay as they are.
+
+    Raises:
+        ZooError: a class has a single training image.
+    """
+    if images.may_choose:
+        return images
+    fit, choose = carve(images.splits["train"], seed)
+    note = (
+        f"`{images.reported}` is locked away as `test`; {len(choose)} of {len(fit) + len(choose)} training images are "
+        "`val`"
+    )
+    return replace(
+        images,
+        name=f"{LOCKED}:{images.name}",
+        splits={"train": fit, "val": choose, "test": images.splits[images.reported]},
+        notes=(*images.notes, note),
+    )
+
+
+def part_of(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
+    """A share of the samples of every class, two at least where there are; a smaller share lies within a larger one."""
+    kept: list[Sample] = []
+    for label, group in _by_class(samples).items():
+        kept += _shuffled(group, label, seed)[: max(2, round(share * len(group)))]
+    return tuple(sorted(kept, key=lambda sample: sample.id))

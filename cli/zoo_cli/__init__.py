@@ -14,6 +14,7 @@ _ROWS = (
     ("verify", "Check an exported file, without torch"),
     ("inspect", "Show what an exported file says about itself"),
     ("bench", "Measure the latency of runs and exported files"),
+    ("study", "Compare backbones and strategies, and say which cannot be told apart"),
     ("compare", "Print runs side by side"),
     ("diff", "List the photographs that a second run fixes and breaks"),
     ("list", "List backbones, strategies and whatever else is registered"),

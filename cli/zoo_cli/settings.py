@@ -125,6 +125,13 @@ _OPTIONS: tuple[Callable[[Any], Any], ...] = (
         help="Running statistics of batch norms.  [default: the strategy's]",
     ),
     click.option(
+        "--fraction",
+        type=float,
+        default=DEFAULTS["fraction"],
+        show_default=True,
+        help="Share of the training images of each class.",
+    ),
+    click.option(
         "--early-stopping",
         type=int,
         metavar="EPOCHS",

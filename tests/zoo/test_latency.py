@@ -16,13 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
-from zoo.contender import ContenderFailed, WorkerProcess
+from zoo.contest import WORKER
 from zoo.errors import UsageError, ZooError
 from zoo.latency import _device_for, bench, usable_cores
 from zoo.latency_plot import accuracy_of, check_plot, draw
 from zoo.latency_report import LEAST_FLOOR, LatencyReport, apart
 from zoo.plugin import Candidate, Plugins
-from zoo.runtime import Runtime, Workload
+from zoo.runtime import Runtime
+from zoo.worker import WorkerFailed, WorkerProcess
 
 # A plugin: sessions that sleep and write down when; each row misbehaves in another way
 PRETEND = """
@@ -225,9 +226,9 @@ def test_no_worker_outlives_its_contest(folder: Path, plugins: Plugins) -> None:
 
 def test_a_worker_that_does_not_answer_is_given_up(folder: Path, plugins: Plugins) -> None:
     runtime = plugins.runtimes.find("slow").value
-    with WorkerProcess(threads=1) as worker:
-        worker.load(runtime, Workload(target=folder))
-        with pytest.raises(ContenderFailed, match="no answer within 0 seconds"):
+    with WorkerProcess(WORKER, threads=1) as worker:
+        worker.ask("load", target=runtime.load, workload={"target": str(folder)})
+        with pytest.raises(WorkerFailed, match="no answer within 0 seconds"):
             worker.ask("warm", timeout=0.01, batch=1000, seconds=0.1)
     assert gone({int(line[0]) for line in logged(folder)})
 
@@ -318,10 +319,11 @@ def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:
 PARENT = """
 import sys
 from pathlib import Path
-from zoo.contender import WorkerProcess
+from zoo.contest import WORKER
+from zoo.worker import WorkerProcess
 from zoo.runtime import Runtime, Workload
 sys.path.insert(0, sys.argv[1])
-with WorkerProcess(1) as worker:
+with WorkerProcess(WORKER, threads=1) as worker:
     worker.ask("load", target="stuck:load", workload={"target": sys.argv[1], "device": "cpu", "threads": 1})
 """
 STUCK = """

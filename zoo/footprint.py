@@ -1,0 +1,127 @@
+"""Footprint: what a network costs where it runs. Its weights do not change that, so it is known before training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError
+from zoo.experiment import Experiment
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+    from zoo.study import Study
+
+FORMAT = "onnx"
+SECONDS = 1.0  # of timed calls of each network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Latency of one image (seconds, p50 with its 95 % interval), size (bytes), parameters and licence of a network.
+
+    What could not be found out is None, and `failure` says why.
+    """
+
+    shape: str = ""  # digest of the network's structure: those with the same one cost the same
+    latency: tuple[float, float, float] | None = None
+    size: int | None = None
+    parameters: int | None = None
+    license: str = "unknown"
+    failure: str = ""
+
+    def refused(self, study: Study) -> str:
+        """Why a study does not train it; empty where it does."""
+        if study.licenses and not any(fnmatch(self.license.lower(), one.lower()) for one in study.licenses):
+            return f"licence {self.license}"
+        for what, bound, value, unit in (
+            ("latency", study.max_latency, self.latency[0] if self.latency else None, 1e3),
+            ("size", study.max_size, self.size, 1e-6),
+        ):
+            if bound is None:
+                continue
+            name = "ms" if what == "latency" else "MB"
+            if value is None:
+                return f"its {what} is not known: {self.failure}"
+            if value > bound:
+                return f"{what} {value * unit:.1f} {name}, over {bound * unit:g} {name}"
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "latency": list(self.latency) if self.latency else None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Footprint:
+        return cls(**{**data, "latency": tuple(data["latency"]) if data["latency"] else None})
+
+
+def license_of(experiment: Experiment, plugins: Plugins) -> str:
+    """The licence of the weights that an experiment starts from, or of the code where it starts from none."""
+    from zoo.names import look_up
+
+    names = look_up(experiment, plugins)
+    return names.weights.license if names.weights is not None else names.backbone.value.license
+
+
+def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugins: Plugins) -> dict[str, Any]:
+    """Build an experiment's network with random weights and write it as `SHAPE.onnx` below `folder`, if none is there.
+
+    Returns its `shape`, `parameters` and `size`.
+
+    Raises:
+        ZooError: the strategy does not fit the network, or it cannot be exported.
+    """
+    from zoo.exporter import ExportSpec
+    from zoo.network import count_parameters
+    from zoo.setup import build, resolve
+    from zoo.target import load_target
+
+    setup = resolve(experiment, plugins)
+    network = setup.plan.merge(build(setup, experiment, len(classes), pretrained=False))
+    model = network.model.eval()
+    shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
+    words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
+    shape = hashlib.sha256(words.encode()).hexdigest()[:16]
+    file = folder / f"{shape}.{FORMAT}"
+    if not file.is_file():
+        beside = file.with_name(f".{file.name}")
+        spec = ExportSpec(
+            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=beside
+        )
+        load_target(plugins.exporters.find(FORMAT).value.write)(spec)
+        beside.replace(file)
+    return {"shape": shape, "parameters": count_parameters(model), "size": file.stat().st_size}
+
+
+def time_networks(files: Sequence[Path], device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
+    """P50 of one image with its interval, by file name without its suffix; by turns, each in a process of its own."""
+    from zoo.latency import bench
+
+    if not files:
+        return {}
+    exporter = plugins.exporters.find(FORMAT).value
+    kind = device.partition(":")[0]
+    runtimes = [exporter.runtimes[kind]] if kind in exporter.runtimes else None
+    report = bench(files, runtimes=runtimes, device=device, batch_sizes=(1,), seconds=SECONDS, plugins=plugins)
+    found = {}
+    for outcome in report.measured:
+        p50 = outcome.measurements[0].p50
+        found[Path(outcome.target).stem] = (p50.value, p50.low, p50.high)
+    return found
+
+
+def with_latency(one: Footprint, latencies: dict[str, tuple[float, float, float]]) -> Footprint:
+    """The footprint with the latency that its shape was found to have."""
+    found = latencies.get(one.shape)
+    return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))
+
+
+def failed(license: str, error: Exception) -> Footprint:
+    """The footprint of a network that cannot be built or exported."""
+    reason = error.message if isinstance(error, ZooError) else str(error)
+    return Footprint(license=license, failure=reason)

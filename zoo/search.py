@@ -1,0 +1,127 @@
+"""Search: better settings for one way to train, by Optuna, on what may be chosen on and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import ZooError
+from zoo.experiment import Experiment
+from zoo.progress import Silent
+
+if TYPE_CHECKING:
+    from optuna import Trial
+
+    from zoo.plugin import Plugins
+
+DATABASE = "search.db"
+STARTUP = 4  # trials before the median prunes, and before what was seen guides
+
+# Bounds of rates, around the experiment's own: a network that is trained further than a tenth or ten times off it
+# either does not move or comes apart
+RATE_FACTOR = 10.0
+DECAYS = (1e-4, 0.3)
+AUGMENTS = ("none", "light", "trivial")
+EPOCHS = (2, 12)
+
+
+class _Watched(Silent):
+    """Tells Optuna the loss on val after each epoch, and stops what is worse than the median."""
+
+    def __init__(self, trial: Trial) -> None:
+        self.trial, self.count = trial, 0
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        from optuna import TrialPruned
+
+        loss = record.get("choice_loss")
+        if loss is not None:
+            self.count += 1
+            self.trial.report(loss, self.count)
+            if self.trial.should_prune():
+                raise TrialPruned
+
+
+def search(experiment: Experiment, count: int, folder: Path, seconds: float | None, plugins: Plugins) -> dict[str, Any]:
+    """Try `count` settings of an experiment: rate, weight decay, augmentation, epochs; by the loss on `val`.
+
+    What was tried stands in `search.db` and is not tried again. Returns the best `settings` (None: the experiment's
+    own are the best, or nothing can be searched), and how many were tried and pruned.
+
+    Raises:
+        ZooError: Optuna is not installed, or its database is locked or damaged.
+    """
+    try:
+        import optuna
+    except ImportError as error:
+        raise ZooError("the search needs Optuna", hint="pip install 'backbone-zoo[study]'") from error
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from zoo.grammar import parse
+    from zoo.setup import build, plan_course, resolve
+    from zoo.training import train
+
+    setup = resolve(experiment, plugins)
+    network = build(setup, experiment, classes=2, pretrained=False)
+    phases = plan_course(setup, network, experiment).phases
+    if all(phase.solver for phase in phases):
+        return {"settings": None, "note": "its head is solved, so it has no settings to search"}
+    counted = any(
+        phase.epochs is not None for phase in parse(experiment.strategy, plugins.strategies).phases(network.anatomy)
+    )
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    name = f"{setup.backbone.qualified} {setup.plan}"
+    tries = folder / "search" / hashlib.sha256(name.encode()).hexdigest()[:16]
+
+    def objective(trial: Trial) -> float:
+        rate = experiment.lr if isinstance(experiment.lr, float) else 5e-3
+        settings: dict[str, Any] = {
+            "lr": trial.suggest_float("lr", rate / RATE_FACTOR, rate * RATE_FACTOR, log=True),
+            "weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
+            "augment": trial.suggest_categorical("augment", AUGMENTS),
+        }
+        if not counted:
+            settings["epochs"] = trial.suggest_int("epochs", *EPOCHS)
+        out = tries / str(trial.number)
+        try:
+            run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=_Watched(trial))
+            return float(run.metrics["loss"])
+        except ZooError as error:
+            trial.set_user_attr("failure", error.message)
+            raise optuna.TrialPruned from error  # it diverged: as bad as what is worse than the median
+        finally:
+            shutil.rmtree(out, ignore_errors=True)
+
+    try:
+        found = optuna.create_study(
+            storage=f"sqlite:///{folder / DATABASE}",
+            study_name=name,
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=experiment.seed, n_startup_trials=STARTUP),
+            pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
+        )
+        if not found.trials:
+            start: dict[str, Any] = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "augment": "light"}
+            found.enqueue_trial(start if counted else {**start, "epochs": 5})  # the defaults are one of those tried
+        ended = [one for one in found.trials if one.state.is_finished()]
+        if len(ended) < count:
+            found.optimize(objective, n_trials=count - len(ended), timeout=seconds)
+        whole = [one for one in found.trials if one.state is optuna.trial.TrialState.COMPLETE]
+        pruned = sum(one.state is optuna.trial.TrialState.PRUNED for one in found.trials)
+    except SQLAlchemyError as error:
+        raise ZooError(
+            f"`{folder / DATABASE}` cannot be used: {str(error).splitlines()[0]}",
+            hint="another program holds it, or it is damaged: close that program, or delete it to search anew",
+        ) from error
+    finally:
+        shutil.rmtree(tries, ignore_errors=True)
+    best = found.best_trial if whole else None
+    return {
+        "settings": dict(best.params) if best is not None else None,
+        "loss": best.value if best is not None else None,
+        "tried": len(whole) + pruned,
+        "pruned": pruned,
+    }

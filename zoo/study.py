@@ -1,0 +1,209 @@
+"""Study: which backbones, strategies, seeds and shares of the data are compared, and under which settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.dataset import LOCKED, absolute
+from zoo.errors import UsageError, at_once, did_you_mean
+from zoo.experiment import Experiment
+from zoo.names import look_up
+from zoo.plugin import Plugins
+
+# Of an experiment, what a study sets itself
+OWN_SETTINGS = ("data", "backbone", "strategy", "seed", "fraction")
+
+# Of a study, what may differ when it goes on: none of it changes what a trial is
+OF_A_SESSION = ("time_budget",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a study."""
+
+    backbone: str  # qualified
+    strategy: str  # canonical
+    seed: int
+    fraction: float
+
+    @property
+    def way(self) -> str:
+        """The way to train that it is one seed of."""
+        return f"{self.backbone} {self.strategy}"
+
+    @property
+    def name(self) -> str:
+        """A folder's name, without what a shell or a file system minds; no two trials of a study share it."""
+        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
+        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study was asked to compare: every backbone with every strategy, and the pairs in `also`.
+
+    `settings` are those of every trial, by the names of `Experiment`. `max_latency` is in seconds (p50 of one image
+    through the exported network on this machine), `max_size` in bytes of the exported file, `licenses` are patterns.
+    """
+
+    data: str
+    backbones: tuple[str, ...] = ()
+    strategies: tuple[str, ...] = ()
+    also: tuple[tuple[str, str], ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
+    fractions: tuple[float, ...] = (1.0,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    max_latency: float | None = None
+    max_size: int | None = None
+    licenses: tuple[str, ...] = ()
+    search: int = 0  # settings tried for each pair, by the loss on val
+    time_budget: float | None = None  # seconds after which no further trial begins
+    test: bool = True  # whether the winners are scored on the locked split, at the end and once
+
+    def __post_init__(self) -> None:
+        """Refuse what no study could honour, all at once.
+
+        Raises:
+            UsageError: naming each value.
+        """
+        for name in ("backbones", "strategies", "seeds", "fractions", "licenses"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, (value,) if isinstance(value, (str, int, float)) else tuple(value))
+        object.__setattr__(self, "also", tuple((str(one), str(other)) for one, other in self.also))
+        object.__setattr__(self, "settings", dict(self.settings))
+        problems = []
+        if not self.data or not isinstance(self.data, str):
+            problems.append("`data` is missing")
+        if not self.also and not (self.backbones and self.strategies):
+            problems.append("a study needs a backbone and a strategy")
+        elif bool(self.backbones) != bool(self.strategies):
+            problems.append("a backbone needs a strategy, and a strategy a backbone")
+        for name in ("backbones", "strategies", "also", "seeds", "fractions"):
+            values = getattr(self, name)
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                problems.append(f"`{twice[0]}` stands twice in `{name}`")
+        if not self.seeds or not self.fractions:
+            problems.append("a study needs a seed and a fraction")
+        for fraction in self.fractions:
+            if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+                problems.append(f"a fraction of `{fraction}` is no share of the training images, such as 0.1")
+        for name, value in (("max_latency", self.max_latency), ("max_size", self.max_size)):
+            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
+                problems.append(f"`{name} {value}` is no bound")
+        if isinstance(self.search, bool) or not isinstance(self.search, int) or not 0 <= self.search <= 10_000:
+            problems.append(f"`search {self.search}` is no count of trials")
+        if self.time_budget is not None and not self.time_budget > 0:
+            problems.append(f"`time_budget {self.time_budget}` is no time")
+        taken = [name for name in self.settings if name in OWN_SETTINGS]
+        if taken:
+            problems.append(f"setting `{taken[0]}` is the study's own")
+        if problems:
+            raise UsageError("; ".join(problems), hint="see `zoo study --help`")
+
+    def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
+        """The experiment of a trial; `tuned` settings were found by the search."""
+        return Experiment.from_json(
+            {
+                **self.settings,
+                **(tuned or {}),
+                "data": f"{LOCKED}:{absolute(self.data)}" if not self.data.startswith(f"{LOCKED}:") else self.data,
+                "backbone": trial.backbone,
+                "strategy": trial.strategy,
+                "seed": trial.seed,
+                "fraction": trial.fraction,
+            }
+        )
+
+    def trials(self, plugins: Plugins) -> tuple[Trial, ...]:
+        """Every trial, in the order that they are carried out: all pairs with the first seed, then with the next.
+
+        So a study that ends early has compared all that it was asked to; and trials of one backbone follow each other,
+        which share what they freeze.
+
+        Raises:
+            UsageError: unknown names or settings, all at once; two names for one backbone or one strategy.
+        """
+        pairs = [*((one, other) for one in self.backbones for other in self.strategies), *self.also]
+        known: dict[str, Any] = {"backbone": {}, "strategy": {}}
+        problems: list[UsageError] = []
+        found: list[tuple[str, str]] = []
+        for one, other in pairs:
+            trial = Trial(backbone=one, strategy=other, seed=self.seeds[0], fraction=self.fractions[0])
+            try:
+                names = look_up(self.experiment(trial), plugins)
+            except UsageError as error:
+                problems.append(error)
+                continue
+            for kind, asked, canonical in (
+                ("backbone", one, names.backbone.qualified),
+                ("strategy", other, str(names.plan)),
+            ):
+                before = known[kind].setdefault(canonical, asked)
+                if before != asked:
+                    problems.append(UsageError(f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"))
+            found.append((names.backbone.qualified, str(names.plan)))
+        if problems:
+            raise at_once(list({error.message: error for error in problems}.values()))
+        return tuple(
+            Trial(backbone=one, strategy=other, seed=seed, fraction=float(fraction))
+            for fraction in sorted(self.fractions, reverse=True)
+            for seed in self.seeds
+            for one, other in dict.fromkeys(found)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Study:
+        """Read what `to_json` wrote, or the tables of a study file.
+
+        Raises:
+            UsageError: a key that is none of a study's.
+        """
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        for key in data:
+            if key not in names:
+                raise UsageError(f"unknown key `{key}` of a study", hint=did_you_mean(key, names, "see `zoo study -h`"))
+        if "data" not in data:
+            raise UsageError("a study needs `data`", hint='data = "photos"')
+        try:
+            return cls(**data)
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"a study cannot be read: {error}", hint="see docs/study.md") from error
+
+    @classmethod
+    def from_file(cls, file: Path) -> Study:
+        """Read a study file: TOML, whose keys are the fields; its paths are from the folder that it lies in.
+
+        Raises:
+            UsageError: it is no TOML, or holds an unknown key.
+        """
+        try:
+            data = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/study.md"
+            ) from error
+        where = data.get("data")
+        if isinstance(where, str) and (file.parent / where).exists():
+            data["data"] = str(file.parent / where)
+        return cls.from_json(data)
+
+
+def same_study(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:
+    """Names of the fields in which two studies differ, but for what may differ from session to session."""
+    names = {*one, *other} - set(OF_A_SESSION)
+    return sorted(name for name in names if _plain(one.get(name)) != _plain(other.get(name)))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as JSON has them."""
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

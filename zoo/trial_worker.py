@@ -1,0 +1,52 @@
+"""The worker of a study: trains, weighs, scores and searches in a process whose end is an outcome like another."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from pathlib import Path
+from typing import Any
+
+from zoo.experiment import Experiment
+from zoo.run import RUN_FILE, Run
+
+
+class Worker:
+    """Answers the requests of `zoo.studying`; see `zoo.worker`. Its process imports torch once for all trials."""
+
+    def __init__(self) -> None:
+        from zoo.plugin import Plugins
+
+        self.plugins = Plugins()
+
+    def train(self, experiment: dict[str, Any], folder: str) -> dict[str, Any]:
+        """Train into `folder`, or go on there with what was stopped; a finished run is returned as it is."""
+        from zoo.training import resume, train
+
+        path, began = Path(folder), time.process_time()
+        if (path / RUN_FILE).is_file() and Run.open(path).status != "failed":
+            run = resume(path, force=True, plugins=self.plugins)
+        else:
+            run = train(Experiment.from_json(experiment), out=path, force=True, plugins=self.plugins)
+        spent = round(time.process_time() - began, 2)
+        return {"seconds": run.record["seconds"]["total"], "core_seconds": spent, "metrics": run.metrics}
+
+    def weigh(self, experiment: dict[str, Any], classes: list[str], folder: str) -> dict[str, Any]:
+        """Write the untrained network of an experiment as a file below `folder`, unless one of its shape lies there."""
+        from zoo.footprint import weigh
+
+        return weigh(Experiment.from_json(experiment), tuple(classes), Path(folder), self.plugins)
+
+    def score(self, run: str, split: str) -> dict[str, Any]:
+        """Score a finished run on a split; the look is in the run's ledger, its predictions in its folder."""
+        from zoo.evaluation import evaluate
+
+        found = evaluate(Run.open(run), split=split, plugins=self.plugins)
+        digest = hashlib.sha256("\n".join(found.predictions.ids).encode()).hexdigest()
+        return {"metrics": found.metrics, "images": len(found.predictions), "ids_sha256": digest}
+
+    def search(self, experiment: dict[str, Any], count: int, folder: str, seconds: float | None) -> dict[str, Any]:
+        """Look for better settings of one way to train; see `zoo.search`."""
+        from zoo.search import search
+
+        return search(Experiment.from_json(experiment), count, Path(folder), seconds, self.plugins)
