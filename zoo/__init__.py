@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from zoo.planning import plan
     from zoo.plugin import Plugins
     from zoo.prediction import predict
+    from zoo.reporting import report
     from zoo.run import Run
     from zoo.study import Study
     from zoo.studying import study
@@ -73,6 +74,7 @@ __all__ = [
     "hookimpl",
     "plan",
     "predict",
+    "report",
     "resume",
     "study",
     "train",
@@ -88,6 +90,7 @@ _LAZY = {
     "Study": "zoo.study",
     "plan": "zoo.planning",
     "predict": "zoo.prediction",
+    "report": "zoo.reporting",
     "resume": "zoo.training",
     "study": "zoo.studying",
     "train": "zoo.training",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.dataset import Sample
-from zoo.errors import UsageError
+from zoo.errors import UsageError, ZooError
 from zoo.exporter import find_exporter
 from zoo.photograph import SUFFIXES, BadImage
 from zoo.predictor import Predictor, open_model, softmax
@@ -47,12 +48,15 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
 
     Raises:
         UsageError: a path that matches nothing.
+        ZooError: a folder that may not be read.
     """
     found: dict[Path, None] = {}
     for text in paths:
         path = Path(text).expanduser()
         if not text.strip():
             raise UsageError("a photograph's path is empty", hint="`.` is the current folder")
+        if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
+            raise ZooError(f"folder `{text}` may not be read", hint="`chmod u+rx` it, or copy the photographs")
         if path.is_dir():
             matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
         elif path.exists():
@@ -92,7 +96,10 @@ def predict(
     if preprocess is not None:
         predictor = _foreign(model, device, preprocess, classes, plugins)
     elif classes is not None:
-        raise UsageError("`--classes` is of files that zoo did not write", hint="pass `--preprocess` as well")
+        raise UsageError(
+            "`--classes` is of files that zoo did not write, together with `--preprocess`",
+            hint="leave it out for a run or a file of zoo's: it names its classes itself",
+        )
     else:
         predictor, _ = open_model(model, device, plugins)
     samples = [Sample(str(path), "", Path(path)) for path in photographs]

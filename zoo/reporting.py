@@ -162,7 +162,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
     profiles = {_short(name): one["stages"] for name, one in advice["backbones"].items()} if advice else {}
     by_images = _by_images(board, finished, results)
     page = {
-        "title": f"study of {Path(str(results.record['data_name']).partition(':')[2] or results.record['data_name']).name}",
+        "title": f"study of {Path(str(results.record['data_name']).rpartition(':')[2]).name}",
         "kind": "study",
         "verdict": _verdict(board, chosen),
         "notes": [*results.record.get("notes", []), *board["notes"], *_paying(by_images)],
@@ -175,7 +175,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
             "latency": accuracy_against_latency(rows),
             "curves": learning_curves(curves),
             "fractions": fraction_curves(
-                {_short(way): [tuple(p[:4]) for p in points] for way, points in by_images.items()}
+                {_short(way): [point[:4] for point in points] for way, points in by_images.items()}
             ),
             "depth": depth_profile(profiles, "accuracy", "accuracy of a linear probe"),
             "similar": depth_profile(profiles, "distance", "distance from the source data"),
@@ -281,8 +281,8 @@ def _verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
         text = f"Nothing is known to be as good as {chosen['way']}, by {images} photographs of {board['split']}."
     else:
         text = (
-            f"{count} of {len(board['rows'])} ways to train cannot be told apart from the best, by {images} photographs of "
-            f"{board['split']}. The cheapest of them is {chosen['way']}."
+            f"{count} of {len(board['rows'])} ways to train cannot be told apart from the best, by {images} "
+            f"photographs of {board['split']}. The cheapest of them is {chosen['way']}."
         )
     if chosen["test"]:
         low, high = chosen["test"]["interval"]
@@ -323,10 +323,10 @@ def _paying(curves: Mapping[str, Sequence[tuple[float, ...]]]) -> list[str]:
     carried = {way: points for way, points in curves.items() if way not in bare}
     if not bare or not carried or max(len(points) for points in curves.values()) < 2:
         return []
-    ahead, behind = [], []
+    ahead: list[int] = []
+    behind: list[int] = []
     for images in sorted({point[0] for points in curves.values() for point in points}):
-        at = lambda group: [point for points in group.values() for point in points if point[0] == images]  # noqa: B023
-        one, other = (max(at(group), key=lambda point: point[1], default=None) for group in (carried, bare))
+        one, other = (_best_at(images, group) for group in (carried, bare))
         if one is None or other is None:
             continue
         (ahead if one[2] > other[3] else behind).append(int(images))
@@ -337,6 +337,12 @@ def _paying(curves: Mapping[str, Sequence[tuple[float, ...]]]) -> list[str]:
     later = [images for images in behind if images > max(ahead)]
     tail = f"; with {min(later):,} that is not known any more" if later else ""
     return [f"transfer is ahead of training from nothing with up to {max(ahead):,} training images{tail}"]
+
+
+def _best_at(images: float, curves: Mapping[str, Sequence[tuple[float, ...]]]) -> tuple[float, ...] | None:
+    """The most accurate point with so many training images."""
+    found = [point for points in curves.values() for point in points if point[0] == images]
+    return max(found, key=lambda point: point[1], default=None)
 
 
 def _command_of(run: Run) -> str:

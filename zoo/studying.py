@@ -16,7 +16,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -106,7 +106,7 @@ class Results:
         """Ways to train that cannot be told apart from the best, best first."""
         return [str(way) for way in self.leaderboard["winners"]]
 
-    def run(self, outcome: dict[str, Any]) -> Run:
+    def run(self, outcome: Mapping[str, Any]) -> Run:
         """The run of a finished trial."""
         return Run.open(self.path / "trials" / outcome["name"])
 

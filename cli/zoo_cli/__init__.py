@@ -16,6 +16,7 @@ _ROWS = (
     ("bench", "Measure the latency of runs and exported files"),
     ("study", "Compare backbones and strategies, and say which cannot be told apart"),
     ("compare", "Print runs side by side"),
+    ("report", "Write what a run or a study found as one HTML file"),
     ("diff", "List the photographs that a second run fixes and breaks"),
     ("list", "List backbones, strategies and whatever else is registered"),
     ("cache", "Show what is kept of frozen prefixes, or remove it"),

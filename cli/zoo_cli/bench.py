@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ BUSY = 0.2  # cores: an idle system keeps less than this busy; spinning threads 
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also draw latency against batch, and accuracy against latency (.svg or .png; extra `plot`).",
+    help="Also draw latency against batch, and accuracy against latency (.svg, .png or .pdf; extra `plot`).",
 )
 @force_option
 @json_option
@@ -95,7 +96,11 @@ def bench(
         if file.exists() and not force:
             raise UsageError(f"`{file}` exists", hint="pass `--force` to replace it")
         if not file.parent.is_dir():
-            raise UsageError(f"there is no folder `{file.parent}`")
+            raise UsageError(f"there is no folder `{file.parent}`", hint="make it first, or pass another")
+        if not os.access(file.parent, os.W_OK):
+            raise ZooError(f"`{file.parent}` may not be written to", hint="pass another folder")
+    if out is not None and out.suffix != ".json":
+        raise UsageError(f"`{out}` does not end in `.json`", hint="pass `--out latency.json`")
     if plot is not None:
         check_plot(plot)
     screen = console()

@@ -35,8 +35,8 @@ def evaluate(
     """
     from zoo.evaluation import evaluate as score
     from zoo_cli.display import Display
+    from zoo_cli.figures import print_evaluation
     from zoo_cli.main import plugins
-    from zoo_cli.report import print_evaluation
 
     screen = console()
     display = Display(screen)

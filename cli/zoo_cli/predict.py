@@ -68,6 +68,6 @@ def predict(
     for file in bad:
         Display(console()).warn(file.reason)
     if bad and not found:
-        raise ZooError("none of the photographs could be decoded")
+        raise ZooError("none of the photographs could be decoded", hint="the reasons stand above")
     if bad:
         ctx.exit(1)

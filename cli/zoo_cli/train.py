@@ -86,8 +86,8 @@ def _train(
     from zoo.training import resume as resume_training
     from zoo.training import train as run_training
     from zoo_cli.display import Display
+    from zoo_cli.figures import print_run
     from zoo_cli.main import plugins
-    from zoo_cli.report import print_run
 
     # what a scheduler sends before it kills: the run is then `interrupted`, and its folder is left in good order
     signal.signal(signal.SIGTERM, signal.default_int_handler)

@@ -42,14 +42,16 @@ def verify(
     Integrity and golden inputs anywhere; with `--data`, every photograph against the run whose folder it lies in.
     Exit 0 if all holds, 1 if not.
     """
+    from zoo.files import write_bytes
     from zoo.verifying import verify as check
     from zoo_cli.main import plugins
 
     screen = console()
-    if script is not None:
-        _write(script, Path(file), force, plugins(ctx))
-        screen.print(f"wrote {escape(str(script))}")
+    program = _program(script, Path(file), force, plugins(ctx)) if script is not None else None
     checks = check(file, data=data, split=split, device=device, plugins=plugins(ctx))
+    if script is not None and program is not None:
+        write_bytes(script, program)
+        screen.print(f"wrote {escape(str(script))}")
     for one in checks:
         mark = "[green]ok[/green]    " if one.passed else "[bold red]failed[/bold red]"
         screen.print(f"{mark} {one.name}: {escape(one.detail)}")
@@ -61,20 +63,24 @@ def verify(
         ctx.exit(1)
 
 
-def _write(script: Path, file: Path, force: bool, plugins: Plugins) -> None:
-    """Write the program that checks files of this format.
+def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
+    """The program that checks files of this format, which may be written as `script`.
 
     Raises:
         UsageError: there is none, or something is there already.
     """
     from zoo.errors import UsageError
     from zoo.exporter import find_exporter
-    from zoo.files import write_bytes
     from zoo.target import load_target
 
     exporter = find_exporter(file, plugins)
     if exporter.script is None:
-        raise UsageError(f"`{exporter.name}` files have no such program")
+        raise UsageError(f"`{exporter.name}` files have no such program", hint="`zoo verify FILE` checks them")
+    if script.suffix != ".py":
+        raise UsageError(f"`{script}` does not end in `.py`", hint="pass `--script verify_model.py`")
+    if not script.parent.is_dir():
+        raise UsageError(f"there is no folder `{script.parent}`", hint="make it first, or pass another `--script`")
     if script.exists() and not force:
         raise UsageError(f"`{script}` exists", hint="pass `--force` to replace it")
-    write_bytes(script, load_target(exporter.script)().encode())
+    text: str = load_target(exporter.script)()
+    return text.encode()

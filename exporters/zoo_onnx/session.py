@@ -69,10 +69,15 @@ class OnnxPredictor:
         """Logits of a batch; `probabilities` is what most callers of the file read, so both are looked at.
 
         Raises:
-            ZooError: the probabilities are not the softmax of the logits.
+            ZooError: the probabilities are not the softmax of the logits, or not of as many classes as it names.
         """
         logits: npt.NDArray[np.float32]
         logits, probabilities = self.session.run([LOGITS, PROBABILITIES], feed)
+        if logits.shape[1] != len(self.classes):
+            raise ZooError(
+                f"the file is damaged: it names {len(self.classes)} classes and answers {logits.shape[1]}",
+                hint="export the run again",
+            )
         if np.isfinite(logits).all() and not np.allclose(probabilities, softmax(logits), atol=APART):
             raise ZooError(
                 "the file's `probabilities` are not the softmax of its `logits`", hint="export the run again"
@@ -102,7 +107,7 @@ def open_file(path: Path, device: str) -> OnnxPredictor:
         with Path(path).open("rb"):
             pass
     except OSError as error:
-        raise ZooError(f"`{path}` cannot be read: {error.strerror}") from error
+        raise ZooError(f"`{path}` cannot be read: {error.strerror}", hint="is it yours to read?") from error
     # by its name, so that onnxruntime finds weights that lie beside it
     session = open_session(str(path), device, path)
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map

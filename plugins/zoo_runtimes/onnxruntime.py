@@ -128,6 +128,10 @@ class OrtSession:
         model = read_model(work.target)
         preprocess = preprocess_of(model)
         self._outputs: list[str] | None = None
+        if preprocess is None and work.with_preprocess:
+            raise ZooError(
+                "zoo did not write the file, so it prepares no photographs", hint="leave `--with-preprocess` out"
+            )
         if preprocess is None:
             self._notes.append("not written by zoo: timed whole, on its own first input, to all its outputs")
         elif work.with_preprocess:

@@ -61,7 +61,7 @@ class OpenvinoSession:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ()
+        return ("photographs are prepared by Pillow, not in the graph",) if self._work.with_preprocess else ()
 
     @property
     def input(self) -> Input:

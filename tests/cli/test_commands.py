@@ -214,6 +214,11 @@ def test_inspect_and_the_program_that_verifies(
     assert code == 2 and "--force" in err
     code, out, err = zoo(capsys, "inspect", script)
     assert code == 2 and "is no exported file" in err
+    before = file.read_bytes()
+    code, out, err = zoo(capsys, "verify", file, "--script", file, "--force")
+    assert code == 2 and "does not end in `.py`" in err and file.read_bytes() == before
+    code, out, err = zoo(capsys, "bench", file, "--out", file, "--force")
+    assert code == 2 and "does not end in `.json`" in err and file.read_bytes() == before
 
 
 def test_no_colour_and_no_markup(trained: Path) -> None:

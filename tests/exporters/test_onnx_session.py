@@ -26,6 +26,16 @@ def test_unknown_device(onnx_spec: ExportSpec) -> None:
         open_file(onnx_spec.file, "tpu")
 
 
+def test_classes_that_are_not_those_of_the_logits(onnx_spec: ExportSpec, tmp_path: Path) -> None:
+    model, file = onnx.load(onnx_spec.file), tmp_path / "fewer.onnx"
+    for entry in model.metadata_props:
+        if entry.key == "zoo.classes":
+            entry.value = '["one"]'
+    onnx.save(model, file)
+    with pytest.raises(ZooError, match=f"it names 1 classes and answers {len(CLASSES)}"):
+        open_file(file, "cpu").logits([np.zeros((40, 40, 3), np.uint8)])
+
+
 @without_cuda
 def test_auto_without_cuda_is_the_cpu(onnx_spec: ExportSpec) -> None:
     assert open_file(onnx_spec.file, "auto").device == "CPUExecutionProvider"

@@ -1,0 +1,58 @@
+"""Tables of figures, for a terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from zoo.evaluation import Evaluation
+    from zoo.run import Run
+
+# A confusion matrix wider than this is in the JSON only
+MOST_CLASSES = 15
+
+
+def print_run(run: Run, console: Console) -> None:
+    """What came out of a training run, in a few lines."""
+    record = run.record
+    low, high = record["accuracy_interval_95"]
+    split = record["reported_split"]
+    images = len(run.predictions())
+    console.print(
+        f"[bold]{split} accuracy {run.metrics['accuracy']:.4f}[/bold] (95 % interval {low:.3f} to {high:.3f}, "
+        f"{images} images)  macro-F1 {run.metrics['f1_macro']:.4f}  loss {run.metrics['loss']:.4f}  "
+        f"[dim]{record['seconds']['total']:.0f} s[/dim]"
+    )
+    if record["chosen_on"] == split and run.experiment.chooses:
+        console.print(
+            f"[dim]`{split}` was also chosen on, so it flatters; `zoo evaluate {run.path} --split test`[/dim]"
+        )
+
+
+def print_evaluation(evaluation: Evaluation, console: Console) -> None:
+    """Metrics, the table per class and, where it fits, the confusion matrix."""
+    table = Table(
+        "metric",
+        "value",
+        title=f"{escape(evaluation.model)} on {escape(evaluation.data)} {evaluation.predictions.split}",
+    )
+    low, high = evaluation.interval()
+    for name, value in evaluation.metrics.items():
+        extra = f" (95 % {low:.3f} to {high:.3f})" if name == "accuracy" else ""
+        table.add_row(name, f"{value:.4f}{extra}")
+    console.print(table)
+    classes = Table("class", "precision", "recall", "f1", "images")
+    for row in evaluation.per_class():
+        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        classes.add_row(escape(row["class"]), *figures, str(row["images"]))
+    console.print(classes)
+    names = evaluation.predictions.classes
+    if len(names) <= MOST_CLASSES:
+        matrix = Table("shown \\ predicted", *(escape(name) for name in names))
+        for name, counts in zip(names, evaluation.confusion().tolist()):
+            matrix.add_row(escape(name), *(str(count) for count in counts))
+        console.print(matrix)
