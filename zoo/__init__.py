@@ -27,6 +27,7 @@ from zoo.stage import Anatomy, Stage
 from zoo.strategy import Group, Phase, Strategy
 
 if TYPE_CHECKING:
+    from zoo.advising import advise
     from zoo.evaluation import evaluate
     from zoo.experiment import Experiment
     from zoo.exporting import export
@@ -69,6 +70,7 @@ __all__ = [
     "UsageError",
     "Weights",
     "ZooError",
+    "advise",
     "evaluate",
     "export",
     "hookimpl",
@@ -85,6 +87,7 @@ _LAZY = {
     "Experiment": "zoo.experiment",
     "Plugins": "zoo.plugin",
     "Run": "zoo.run",
+    "advise": "zoo.advising",
     "evaluate": "zoo.evaluation",
     "export": "zoo.exporting",
     "Study": "zoo.study",

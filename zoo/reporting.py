@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from zoo.advising import ADVICE_FILE
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation
 from zoo.files import read_json, write_bytes, write_json
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from zoo.dataset import Sample
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-ADVICE_FILE = "advice.json"
 
 GALLERY = 12  # photographs
 THUMBNAIL = 220  # pixels, the longer side

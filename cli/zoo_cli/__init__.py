@@ -14,6 +14,7 @@ _ROWS = (
     ("verify", "Check an exported file, without torch"),
     ("inspect", "Show what an exported file says about itself"),
     ("bench", "Measure the latency of runs and exported files"),
+    ("advise", "Rank backbones for photographs and name a strategy, without training"),
     ("study", "Compare backbones and strategies, and say which cannot be told apart"),
     ("compare", "Print runs side by side"),
     ("report", "Write what a run or a study found as one HTML file"),

@@ -1,0 +1,106 @@
+"""`zoo advise`."""
+
+from __future__ import annotations
+
+import click
+from rich.markup import escape
+from rich.table import Table
+
+from zoo.errors import UsageError
+from zoo_cli.options import console, device_option, json_option, percent, print_json
+
+
+@click.command()
+@click.option("--data", metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT.")
+@click.option("--backbone", "backbones", multiple=True, metavar="NAME", help="See `zoo list backbones`.")
+@click.option("--study", metavar="DIR", help="Take data and backbones of this study, and keep the advice there.")
+@click.option(
+    "--studies", default="runs", show_default=True, metavar="DIR", help="Past studies, for the advice's track record."
+)
+@click.option("--split-seed", type=int, default=0, show_default=True, help="Of the split, where the data bring none.")
+@device_option
+@json_option
+@click.pass_context
+def advise(
+    ctx: click.Context,
+    data: str | None,
+    backbones: tuple[str, ...],
+    study: str | None,
+    studies: str,
+    split_seed: int,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Look at training photographs through backbones, once and without training: which to try, and how to train them.
+
+    \b
+    zoo advise --data photos --backbone efficientnet_lite0 --backbone resnet50
+    zoo advise --study runs/first-study
+
+    Ranks by the published accuracy, LogME, H-score and nearest neighbours: a shortlist, no winner. For each backbone,
+    what a linear probe knows after every stage, how far the photographs lie from those that it learnt from, and the
+    strategy that follows.
+    """
+    from zoo.advising import advise as look
+    from zoo.studying import Results
+    from zoo_cli.display import Display
+    from zoo_cli.main import plugins
+
+    if study is not None:
+        if data is not None:
+            raise UsageError("`--data` is the study's own", hint="leave it out, or leave `--study` out")
+        asked = Results.open(study).study
+        data = asked.experiment(asked.trials(plugins(ctx))[0]).data
+        split_seed = int(asked.settings.get("split_seed", 0))
+        backbones = backbones or tuple(dict.fromkeys([*asked.backbones, *(one for one, _ in asked.also)]))
+    if data is None:
+        raise UsageError("missing option `--data`", hint="see `zoo advise --help`")
+    screen = console()
+    found = look(
+        data,
+        backbones,
+        study=study,
+        studies=studies,
+        split_seed=split_seed,
+        device=device,
+        plugins=plugins(ctx),
+        progress=Display(screen),
+    )
+    if as_json:
+        print_json(found.to_json())
+        return
+    table = Table("backbone", "mean rank", "top-1", "LogME", "H-score", "kNN", "distance", "seconds")
+    for one in found.backbones:
+        table.add_row(
+            escape(one.backbone),
+            f"{one.rank:.2f}",
+            percent(one.top1),
+            f"{one.logme:.4f}",
+            f"{one.h_score:.4f}",
+            percent(one.knn),
+            "-" if one.distance is None else f"{one.distance:.2f}",
+            f"{one.seconds:.0f}",
+        )
+    screen.print(table)
+    for one in found.backbones:
+        depths = Table("stage", "probe", "95 %", "distance", title=escape(one.backbone))
+        for stage in one.stages:
+            depths.add_row(
+                escape(stage.name),
+                percent(stage.accuracy),
+                f"{stage.interval[0]:.3f}-{stage.interval[1]:.3f}",
+                "-" if stage.distance is None else f"{stage.distance:.2f}",
+            )
+        screen.print(depths)
+        screen.print(f"[bold]{escape(one.strategy)}[/bold]: {escape(one.reason)}")
+    if found.record:
+        tau = "-" if found.record["tau"] is None else f"{found.record['tau']:.2f}"
+        screen.print(
+            f"[dim]in {len(found.record['studies'])} past studies: Kendall's tau {tau}, "
+            f"regret of the first {found.record['regret_top_1']:.3f}, of the best of three "
+            f"{found.record['regret_top_3']:.3f}[/dim]"
+        )
+    else:
+        screen.print("[dim]no past study tells how good this advice is; `zoo advise --study DIR` keeps it there[/dim]")
+    for name in found.shortlist:
+        click.echo(name)

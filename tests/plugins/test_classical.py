@@ -1,0 +1,55 @@
+"""The classical baseline: histograms and a support vector machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.svm import LinearSVC
+from torch import nn
+
+from zoo import Experiment, Plugins, ZooError, train
+from zoo.backbone import build_network
+from zoo.solver import Task
+from zoo_classical.features import build
+from zoo_classical.svm import solve
+
+
+def test_histograms_are_of_each_image_alone() -> None:
+    network = build_network(Plugins().backbones.find("hog_color").value, classes=3)
+    images = torch.rand(4, 3, 128, 128)
+    found = network.model(images)
+    assert found.shape == (4, 3) and torch.allclose(found[2:3], network.model(images[2:3]))
+    features = network.model.histograms(images)  # type: ignore[operator]
+    assert features.shape == (4, 7 * 7 * 4 * 9 + 4 * 3 * 16)
+    colours = features[:, -4 * 3 * 16 :].reshape(4, 4, 3, 16)
+    assert torch.allclose(colours.sum(-1), torch.ones(4, 4, 3))  # shares
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_head_is_scikit_learn_s(classes: int) -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(120) % classes
+    features = (generator.normal(size=(classes, 9)) * 2)[labels] + generator.normal(size=(120, 9)) * [1] * 9 + 3
+    head = nn.Linear(9, classes)
+    found = solve(Task(head=head, features=features.astype(np.float32), labels=labels, classes=classes, seed=0))
+    standard = (features - features.mean(0)) / features.std(0)
+    model = LinearSVC(C=found["strength"], random_state=0, dual="auto").fit(standard, labels)
+    said = head(torch.from_numpy(features.astype(np.float32))).argmax(1).numpy()
+    assert (said == model.predict(standard)).mean() > 0.99
+    assert 0 < found["temperature"] < 100 and found["cross_validated_accuracy"] > 0.5
+
+
+def test_it_trains_and_predicts(two_splits: Path, tmp_path: Path) -> None:
+    run = train(Experiment(data=str(two_splits), backbone="hog_color", strategy="svm"), out=tmp_path / "run")
+    assert run.metrics["accuracy"] == 1.0  # red and blue
+    assert run.load_network().model(torch.rand(1, 3, 128, 128)).shape == (1, 2)
+
+
+def test_images_too_small_for_a_block() -> None:
+    from zoo.backbone import BuildSpec
+
+    with pytest.raises(ZooError, match="needs 32 pixels"):
+        build(BuildSpec(backbone="hog_color", classes=2, image_size=24))

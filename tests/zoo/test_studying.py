@@ -1,0 +1,299 @@
+"""A study carried out: trials in a worker, outcomes, going on after a kill, the locked split."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoo import Plugins, Run, Study, UsageError, ZooError, study
+from zoo.footprint import Footprint
+from zoo.studying import FOOTPRINTS_FILE, Results
+from zoo_cli.main import run as zoo
+
+SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1}
+
+
+def asked(data: Path, **changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "data": str(data),
+        "backbones": ("timm/test_resnet",),
+        "strategies": ("full", "partial:1"),
+        "seeds": (0, 1),
+        "settings": SETTINGS,
+    }
+    return Study(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+def weighed(folder: Path, ways: list[str], latency: float = 0.01) -> Path:
+    """A study's folder whose networks are weighed already, which takes seconds each."""
+    folder.mkdir()
+    one = Footprint(latency=(latency, latency, latency), size=10, license="unknown", shape="x").to_json()
+    (folder / FOOTPRINTS_FILE).write_text(json.dumps(dict.fromkeys(ways, one)))
+    return folder
+
+
+WAYS = ["timm/test_resnet full", "timm/test_resnet partial:1", "timm/test_resnet partial:40"]
+
+
+@pytest.fixture(scope="module")
+def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Results:
+    """A study with a strategy that does not fit, from the first step on."""
+    return study(
+        asked(two_splits, strategies=("full", "partial:1", "partial:40")),
+        out=tmp_path_factory.mktemp("study") / "s",
+        plugins=plugins,
+    )
+
+
+def test_a_study_from_beginning_to_end(done: Results) -> None:
+    states = [one["status"] for one in done.outcomes]
+    assert states.count("finished") == 4 and states.count("failed") == 2 and done.status == "finished"
+    failed = next(one for one in done.outcomes if one["status"] == "failed")
+    assert "asks for 40 stages" in failed["failure"]
+    board = done.leaderboard
+    assert {row["way"] for row in board["rows"]} == set(WAYS[:2]) and board["split"] == "val"
+    assert all(row["images"] == 4 and row["seeds"] == [0, 1] and row["latency"][0] > 0 for row in board["rows"])
+    first = done.run(done.outcomes[0])
+    assert first.record["reported_split"] == "val" and first.experiment.data.startswith("locked:")
+
+
+def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
+    weighed_at = (done.path / FOOTPRINTS_FILE).stat().st_mtime
+    runs = [path.stat().st_mtime for path in (done.path / "trials").glob("*/run.json")]
+    assert len(runs) == 4 and weighed_at < min(runs) and not (done.path / "networks").exists()
+    found = json.loads((done.path / FOOTPRINTS_FILE).read_text())
+    assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["failure"]
+
+
+def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Results) -> None:
+    board = done.leaderboard
+    looks = done.looks()
+    assert len(looks) == 2 * len(board["winners"]) == board["looks"]
+    assert len({look["name"] for look in looks}) == len(looks)
+    for one in done.outcomes:
+        if one["status"] == "finished":
+            run = done.run(one)
+            assert run.looks("test") == sum(look["name"] == one["name"] for look in looks)
+            assert run.looks("val") == 1
+    for row in board["rows"]:
+        if row["winner"]:
+            assert row["test"]["images"] == 12
+
+
+def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins) -> None:
+    before = {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
+    again = study(done.path, plugins=plugins)
+    assert again.leaderboard == done.leaderboard and again.outcomes == done.outcomes
+    assert before == {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
+    assert again.looks() == done.looks()
+
+
+def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds another study, which differs in `seeds`, `strategies`"):
+        study(asked(two_splits, seeds=(7,)), out=done.path, plugins=plugins)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and is no study"):
+        study(asked(two_splits), out=tmp_path, plugins=plugins)
+
+
+def test_what_is_too_slow_is_never_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    footprints = json.loads((folder / FOOTPRINTS_FILE).read_text())
+    footprints[WAYS[0]]["latency"] = [0.5, 0.5, 0.5]
+    (folder / FOOTPRINTS_FILE).write_text(json.dumps(footprints))
+    shutil.copy(folder / FOOTPRINTS_FILE, tmp_path / "kept")
+    begin(folder, asked(two_splits, max_latency=0.1, seeds=(0,)))
+    found = study(folder, plugins=plugins)
+    states = {one["strategy"]: one["status"] for one in found.outcomes}
+    assert states == {"full": "refused", "partial:1": "finished"}
+    assert [path.name.split("-")[1] for path in (folder / "trials").iterdir()] == ["partial_1"]
+    assert any("one seed" in note for note in found.leaderboard["notes"])
+
+
+def begin(folder: Path, spec: Study) -> None:
+    """`study.json` as the first session leaves it."""
+    record = {"schema": 1, "study": json.loads(json.dumps(spec.to_json())), "status": "running", "trials": 0}
+    (folder / "study.json").write_text(json.dumps(record))
+
+
+def test_a_worker_that_dies_is_an_outcome(
+    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed as for want of memory; the next trial gets a new one."""
+    from zoo.studying import Session
+
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits, seeds=(0,), test=False))
+    train = Session._train
+
+    def killing(self: Session, trial: Any, tuned: Any) -> dict[str, Any]:
+        if trial.strategy == "full":
+            with pytest.raises(Exception):  # noqa: B017 - only to have a worker
+                self._ask("score", run="nowhere", split="val")
+            assert self._worker is not None
+            os.kill(self._worker._process.pid, signal.SIGKILL)
+        return train(self, trial, tuned)
+
+    monkeypatch.setattr(Session, "_train", killing)
+    found = study(folder, plugins=plugins)
+    assert [(one["strategy"], one["status"]) for one in found.outcomes] == [
+        ("full", "failed"),
+        ("partial:1", "finished"),
+    ]
+    assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0]["failure"]
+    monkeypatch.setattr(Session, "_train", train)
+    assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
+    again = study(folder, retry=True, plugins=plugins)
+    assert [one["status"] for one in again.outcomes] == ["failed", "finished", "finished"]
+    assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
+
+
+def test_killed_at_random_it_ends_the_same(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    spec = asked(two_splits, strategies=("partial:1",), settings={**SETTINGS, "epochs": 3})
+    calm = weighed(tmp_path / "calm", WAYS[1:2])
+    begin(calm, spec)
+    expected = study(calm, plugins=plugins)
+    folder = weighed(tmp_path / "killed", WAYS[1:2])
+    begin(folder, spec)
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "zoo_cli.main", "study", str(folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(float(generator.uniform(3, 7)))
+        process.kill()
+        process.wait()
+    found = study(folder, plugins=plugins)
+    names = [one["name"] for one in found.outcomes]
+    assert len(names) == len(set(names)) == 2  # no trial ran twice
+    assert table(found) == table(expected)
+    for one in expected.outcomes:
+        ours, theirs = (Run.open(base / "trials" / one["name"]).predictions() for base in (folder, calm))
+        assert (ours.logits == theirs.logits).all()
+
+
+def table(results: Results) -> list[dict[str, Any]]:
+    """The leaderboard but for seconds, which differ from time to time."""
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "core_seconds")}
+        for row in results.leaderboard["rows"]
+    ]
+
+
+def test_a_budget_ends_in_good_order(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits, seeds=(0,)))
+    found = study(folder, time_budget=1e-6, plugins=plugins)
+    assert found.status == "out of time" and found.outcomes == ()
+    with pytest.raises(ZooError, match="no trial is finished"):
+        _ = found.leaderboard
+
+
+def test_photographs_that_are_in_two_splits(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(two_splits, data)
+    shutil.copy(data / "train/red/003.jpg", data / "val/red/other.jpg")
+    with pytest.raises(
+        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test is `train/red/003.jpg`"
+    ):
+        study(asked(data), out=tmp_path / "s", plugins=plugins)
+    assert not (tmp_path / "s").exists()
+
+
+def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    begin(folder, asked(two_splits, strategies=("full",), fractions=(0.4, 1.0), seeds=(0,), test=False))
+    found = study(folder, plugins=plugins)
+    assert set(found.leaderboard["fractions"]) == {"0.4", "1"}
+    sizes = {one["fraction"]: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
+    assert sizes == {1.0: 20, 0.4: 8}
+
+
+def test_two_at_once(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits))
+    with FileLock(folder / ".lock"), pytest.raises(ZooError, match="another process is carrying out"):
+        study(folder, plugins=plugins)
+
+
+def test_a_full_disk_stops_the_study_and_is_no_outcome(
+    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.worker import WorkerFailed, WorkerProcess
+
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), test=False))
+    ask = WorkerProcess.ask
+
+    def full(self: WorkerProcess, do: str, *args: Any, **request: Any) -> dict[str, Any]:
+        raise WorkerFailed("`model.safetensors` cannot be written: No space left on device")
+
+    monkeypatch.setattr(WorkerProcess, "ask", full)
+    with pytest.raises(ZooError, match="No space left") as error:
+        study(folder, plugins=plugins)
+    assert "goes on where it was" in str(error.value.hint)
+    monkeypatch.setattr(WorkerProcess, "ask", ask)
+    assert [one["status"] for one in study(folder, plugins=plugins).outcomes] == ["finished"]
+
+
+def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    import optuna
+
+    from zoo.search import search
+
+    spec = asked(two_splits, strategies=("full",))
+    experiment = spec.experiment(spec.trials(plugins)[0])
+    found = search(replace(experiment, epochs=None), 2, tmp_path, None, plugins)
+    assert found["tried"] == 2 and set(found["settings"]) == {"lr", "weight_decay", "augment", "epochs"}
+    assert not list((tmp_path / "search").iterdir())
+    again = search(replace(experiment, epochs=None), 2, tmp_path, None, plugins)
+    assert again["settings"] == found["settings"]  # nothing is tried twice
+    names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'search.db'}")
+    kept = optuna.load_study(study_name=names[0], storage=f"sqlite:///{tmp_path / 'search.db'}")
+    assert len(kept.trials) == 2 and kept.trials[0].params["lr"] == pytest.approx(5e-3)  # the defaults come first
+    solved = search(replace(experiment, strategy="linear", epochs=None), 2, tmp_path, None, plugins)
+    assert solved["settings"] is None and "solved" in solved["note"]
+    (tmp_path / "search.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(ZooError, match=r"search\.db` cannot be used"):
+        search(replace(experiment, epochs=None), 3, tmp_path, None, plugins)
+
+
+def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:
+    assert zoo(["study", str(done.path), "--status"]) == 0
+    captured = capsys.readouterr()
+    assert "4 finished" in captured.err and "2 failed" in captured.err and captured.out.strip() == str(done.path)
+    assert zoo(["study", str(done.path), "--status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
+    for arguments, message in (
+        (["--status"], "of which study"),
+        ([str(tmp_path)], "is no study"),
+        ([str(tmp_path / "none.toml")], "there is no study"),
+        (["--backbone", "resnet18"], "missing option `--data`"),
+        (["--data", str(two_splits), "--backbone", "resnet18"], "needs a strategy"),
+        (
+            ["--data", str(two_splits), "--backbone", "resnet18", "--strategy", "full", "--max-latency", "5"],
+            "no latency",
+        ),
+    ):
+        assert zoo(["study", *arguments]) == 2
+        assert message in capsys.readouterr().err

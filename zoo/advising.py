@@ -1,0 +1,379 @@
+"""Advising: what one forward pass of the photographs says of backbones and strategies, before anything is trained.
+
+It names a shortlist, never a winner: estimates of transferability are right more often than not, and no more. Their
+track record in studies that were carried out stands beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.comparison import p_value
+from zoo.dataset import LOCKED
+from zoo.errors import UsageError, ZooError, at_once
+from zoo.experiment import Experiment
+from zoo.files import SCHEMA, read_json, write_json
+from zoo.leaderboard import interval
+from zoo.names import look_up
+from zoo.plugin import Plugins
+from zoo.progress import Progress, Silent
+from zoo.run import now
+from zoo.studying import STUDY_FILE, Results
+
+ADVICE_FILE = "advice.json"
+SHORTLIST = 3
+MOST_IMAGES = 2000  # that are looked at: a probe's interval is then 2 points wide, and the pass takes a minute
+BATCH = 32
+LEVEL = 0.05
+ROOM = 0.97  # a probe beyond it leaves a strategy nothing to win that could be told apart
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageAdvice:
+    """What a network knows after a stage: the accuracy of a linear probe, and how far the source data are."""
+
+    name: str
+    depth: float  # share of the stages up to here
+    width: int
+    accuracy: float
+    interval: tuple[float, float]
+    distance: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BackboneAdvice:
+    """Estimates of one backbone, and the strategy that follows from its profile."""
+
+    backbone: str
+    top1: float | None  # published
+    logme: float
+    h_score: float
+    knn: float
+    stages: tuple[StageAdvice, ...]
+    distance: float | None  # the mean over stages
+    strategy: str
+    reason: str
+    rank: float  # the mean of its ranks by each estimate
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Advice:
+    """Backbones from the best mean rank to the worst; the first few are the shortlist."""
+
+    data: str
+    images: int
+    classes: tuple[str, ...]
+    backbones: tuple[BackboneAdvice, ...]
+    failures: Mapping[str, str]
+    record: Mapping[str, Any] | None  # how advice came out in past studies
+
+    @property
+    def shortlist(self) -> tuple[str, ...]:
+        return tuple(one.backbone for one in self.backbones[:SHORTLIST])
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "time": now(),
+            "data": self.data,
+            "images": self.images,
+            "classes": list(self.classes),
+            "shortlist": list(self.shortlist),
+            "backbones": {one.backbone: asdict(one) for one in self.backbones},
+            "failures": dict(self.failures),
+            "record": self.record,
+        }
+
+
+def advise(
+    data: str,
+    backbones: Sequence[str],
+    *,
+    study: Path | str | None = None,
+    studies: Path | str = "runs",
+    split_seed: int = 0,
+    device: str = "auto",
+    plugins: Plugins | None = None,
+    progress: Progress | None = None,
+) -> Advice:
+    """Rank backbones for photographs, profile them by depth, and name the strategy that follows.
+
+    Only training images are looked at, at most `MOST_IMAGES`. With `study` the advice is kept in that study's folder,
+    for its report and for the track record, which is read off the studies below `studies`.
+
+    Raises:
+        UsageError: unknown names, all at once.
+        ZooError: no backbone could be looked at.
+    """
+    plugins, progress = plugins or Plugins(), progress or Silent()
+    if not backbones:
+        raise UsageError("no backbone to look at", hint="pass `--backbone`, several times for several")
+    spec = data if data.startswith(f"{LOCKED}:") else f"{LOCKED}:{data}"
+    asked = [
+        Experiment(data=spec, backbone=name, strategy="linear", split_seed=split_seed, device=device)
+        for name in dict.fromkeys(backbones)
+    ]
+    problems: list[UsageError] = []
+    for experiment in asked:
+        try:
+            look_up(experiment, plugins)
+        except UsageError as error:
+            problems.append(error)
+    if problems:
+        raise at_once(problems)
+    looks: list[_Look] = []
+    failures: dict[str, str] = {}
+    for experiment in asked:
+        try:
+            looks.append(_look(experiment, plugins, progress))
+        except ZooError as error:
+            failures[experiment.backbone] = error.message
+            progress.warn(f"{experiment.backbone}: {error.message}")
+    if not looks:
+        raise ZooError(f"no backbone could be looked at; the first: {next(iter(failures.values()))}")
+    ranks = mean_ranks({name: [getattr(look, name) for look in looks] for name in ("top1", "logme", "h_score", "knn")})
+    found = [
+        BackboneAdvice(**{key: value for key, value in vars(look).items() if key not in _OF_A_LOOK}, rank=rank)
+        for look, rank in zip(looks, ranks)
+    ]
+    advice = Advice(
+        data=data,
+        images=looks[0].images,
+        classes=looks[0].classes,
+        backbones=tuple(sorted(found, key=lambda one: one.rank)),
+        failures=failures,
+        record=track_record(Path(studies)),
+    )
+    if study is not None:
+        write_json(Results.open(study).path / ADVICE_FILE, advice.to_json())
+    return advice
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    backbone: str
+    top1: float | None
+    logme: float
+    h_score: float
+    knn: float
+    stages: tuple[StageAdvice, ...]
+    distance: float | None
+    strategy: str
+    reason: str
+    seconds: float
+    images: int
+    classes: tuple[str, ...]
+
+
+_OF_A_LOOK = ("images", "classes")
+
+
+def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look:
+    """One forward pass of the training images through one backbone."""
+    import torch
+
+    from zoo.depth import Watch, probe
+    from zoo.feed import Crops
+    from zoo.job import Clock, prepare
+    from zoo.setup import resolve
+    from zoo.similarity import NormWatch, by_stage
+    from zoo.transferability import h_score, knn_accuracy, logme
+
+    began = perf_counter()
+    setup = resolve(experiment, plugins)
+    job = prepare(experiment, setup, plugins, Silent(), Clock())
+    part, place = job.scanned["fit"], setup.device.place
+    chosen = _spread(part.labels, MOST_IMAGES)
+    model = job.network.model.to(place).eval()
+    source = Crops(part, setup.preprocess, place)
+    progress.start(f"look through {setup.backbone.name}", len(chosen))
+    head: list[npt.NDArray[np.float32]] = []
+    with (
+        Watch(job.network) as watch,
+        NormWatch(job.network) as norms,
+        _entering_head(job.network, head),
+        torch.no_grad(),
+    ):
+        for start in range(0, len(chosen), BATCH):
+            places = chosen[start : start + BATCH]
+            watch.see(source.inputs(places, [0] * len(places)))
+            progress.advance(len(places))
+    progress.stop()
+    labels = np.asarray(part.labels)[chosen]
+    features = watch.features()
+    last = np.concatenate(head).astype(np.float64) if head else list(features.values())[-1]
+    distances = by_stage(job.network, norms.distances())
+    right = {name: probe(values, labels) for name, values in features.items()}
+    right["features"] = probe(last, labels)  # what the head gets: the last stage, and what pooling makes of it
+    count = len(features)
+    stages = tuple(
+        StageAdvice(
+            name=name,
+            depth=(number + 1) / count,
+            width=features[name].shape[1],
+            accuracy=float(right[name].mean()),
+            interval=interval(right[name][None]),
+            distance=distances.get(name),
+        )
+        for number, name in enumerate(features)
+    )
+    known = [one.distance for one in stages if one.distance is not None]
+    del model
+    strategy, reason = follows(stages, right)
+    return _Look(
+        backbone=setup.backbone.qualified,
+        top1=setup.weights.top1 if setup.weights is not None else None,
+        logme=logme(last, labels),
+        h_score=h_score(last, labels),
+        knn=knn_accuracy(last, labels),
+        stages=stages,
+        distance=float(np.mean(known)) if known else None,
+        strategy=strategy,
+        reason=reason,
+        seconds=round(perf_counter() - began, 2),
+        images=len(chosen),
+        classes=job.images.classes,
+    )
+
+
+class _entering_head:
+    """Keeps what enters the head, where that is one vector an image."""
+
+    def __init__(self, network: Any, kept: list[npt.NDArray[np.float32]]) -> None:
+        from zoo.head import find_head
+
+        try:
+            self._head: Any = find_head(network)
+        except UsageError:
+            self._head = None
+        self._kept = kept
+
+    def __enter__(self) -> None:
+        if self._head is not None:
+            self._handle = self._head.register_forward_pre_hook(self._keep)
+
+    def _keep(self, module: Any, inputs: Any) -> None:
+        if inputs[0].ndim == 2:
+            self._kept.append(inputs[0].float().cpu().numpy())
+
+    def __exit__(self, *details: object) -> None:
+        if self._head is not None:
+            self._handle.remove()
+
+
+def _spread(labels: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
+    """Places of at most so many images, of every class its share."""
+    places = np.arange(len(labels))
+    if len(labels) <= most:
+        return places
+    generator = np.random.default_rng(0)
+    kept = [
+        generator.permutation(places[labels == label])[: max(2, round(most * (labels == label).mean()))]
+        for label in np.unique(labels)
+    ]
+    found: npt.NDArray[np.int64] = np.sort(np.concatenate(kept))
+    return found
+
+
+def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bool_]]) -> tuple[str, str]:
+    """The strategy that a depth profile and the distance of the data suggest, and why, in one sentence.
+
+    `right` holds which images the probe of each stage got right, and under `features` that of what the head gets.
+    """
+    from zoo.similarity import FAR, NEAR
+
+    best = max(stages, key=lambda one: one.accuracy)
+    last = stages[-1]
+    final = right["features"]
+    accuracy = max(float(final.mean()), last.accuracy)
+    known = [one.distance for one in stages if one.distance is not None]
+    distance = float(np.mean(known)) if known else None
+    after = len(stages) - 1 - stages.index(best)
+    apart = p_value(right[best.name][None], final[None]) <= LEVEL
+    near = f"the photographs are like those that it learnt from ({distance:.2f})" if distance is not None else ""
+    if after and apart and best.accuracy > accuracy:
+        return (
+            f"truncate:{after}",
+            f"a probe after `{best.name}` gets {best.accuracy:.3f} right, after the last stage {accuracy:.3f}: the "
+            f"{after} stages in between lose what these photographs need",
+        )
+    if accuracy >= ROOM or (distance is not None and distance <= NEAR):
+        why = near if distance is not None and distance <= NEAR else "there is little left to win"
+        return "linear", f"a probe of its features gets {accuracy:.3f} right, and {why}"
+    flat = next(
+        number for number, one in enumerate(stages) if p_value(right[one.name][None], right[last.name][None]) > LEVEL
+    )
+    trained = len(stages) - 1 - flat
+    words = f"a probe of its features gets {accuracy:.3f} right"
+    if distance is not None and distance >= FAR:
+        return "full", f"{words}, and the photographs are unlike those that it learnt from ({distance:.2f})"
+    if trained >= 1:
+        return (
+            f"partial:{trained}",
+            f"{words}, no more than after `{stages[flat].name}`: the {trained} stages after it add nothing yet",
+        )
+    return "full", f"{words}, and every stage adds to it, so that all are worth to be trained"
+
+
+def mean_ranks(estimates: Mapping[str, Sequence[float | None]]) -> list[float]:
+    """Mean of the ranks by each estimate, 1 the best; an estimate that is not known of all has no vote."""
+    from scipy.stats import rankdata
+
+    votes = [
+        rankdata([-value for value in values if value is not None])
+        for values in estimates.values()
+        if all(value is not None for value in values)
+    ]
+    found = np.mean(votes, axis=0)
+    return [float(value) for value in found]
+
+
+def track_record(folder: Path) -> dict[str, Any] | None:
+    """How advice that is kept in finished studies came out: Kendall's tau, and what following it would have cost.
+
+    Regret is the best accuracy of any backbone less that of the first one, or of the best of the first three, of the
+    advice, each with its best strategy. None where there is no such study.
+    """
+    from scipy.stats import kendalltau
+
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob(f"*/{ADVICE_FILE}")) if folder.is_dir() else []:
+        try:
+            if not (file.parent / STUDY_FILE).is_file():
+                continue
+            advice, board = read_json(file), Results.open(file.parent).leaderboard
+            best: dict[str, float] = {}
+            for row in board["rows"]:
+                best[row["backbone"]] = max(best.get(row["backbone"], 0.0), row["accuracy"])
+            ranked = [name for name in advice["backbones"] if name in best]
+        except (ZooError, KeyError, TypeError):
+            continue
+        if len(ranked) < 2:
+            continue
+        accuracies = [best[name] for name in ranked]
+        tau = kendalltau([-advice["backbones"][name]["rank"] for name in ranked], accuracies).statistic
+        rows.append(
+            {
+                "study": file.parent.name,
+                "backbones": len(ranked),
+                "tau": None if np.isnan(tau) else float(tau),
+                "regret_top_1": max(accuracies) - accuracies[0],
+                "regret_top_3": max(accuracies) - max(accuracies[:SHORTLIST]),
+            }
+        )
+    if not rows:
+        return None
+    taus = [row["tau"] for row in rows if row["tau"] is not None]
+    return {
+        "studies": rows,
+        "tau": sum(taus) / len(taus) if taus else None,
+        **{name: sum(row[name] for row in rows) / len(rows) for name in ("regret_top_1", "regret_top_3")},
+    }
