@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: install demo test test-slow lint clean
+.PHONY: install demo test test-slow browser clean
 
 install: $(INSTALLED)
 
@@ -35,6 +35,9 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --numprocesses auto
+
+browser: # for the tests of reports, which skip without one
+	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"

@@ -2,8 +2,8 @@
 
     python benchmarks/simulated_studies.py
 
-1,000 studies of five equally good ways on 400 photographs for each number of seeds and each luck of a seed, and 1,000 in
-which one is five points better at accuracy 0.90 on 2,000 photographs. Writes `benchmarks/results/simulated_studies.md`.
+1,000 studies of five equally good ways on 400 photographs, for each number of seeds and each luck of a seed; and 1,000
+in which one is five points better, at accuracy 0.90 on 2,000 photographs. Writes `results/simulated_studies.md`.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def main() -> None:
     text = [
         "# Simulated studies",
         "",
-        f"`python benchmarks/simulated_studies.py --studies {options.studies} --seed {options.seed}`; five ways to train; "
-        f"scipy as installed, numpy {versions()['numpy']}.",
-        "`luck` is the standard deviation of a seed's own accuracy around its way's. The bound is the upper end of the 95 % "
-        "interval (Clopper and Pearson).",
+        f"`python benchmarks/simulated_studies.py --studies {options.studies} --seed {options.seed}`; five ways to "
+        f"train; numpy {versions()['numpy']}.",
+        "`luck` is the standard deviation of a seed's own accuracy around its way's. The bound is the upper end of the "
+        "95 % interval (Clopper and Pearson).",
     ]
     tail = (options.studies, options.seed)
     with ProcessPoolExecutor() as pool:

@@ -181,7 +181,7 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     import torch
 
     from zoo.depth import Watch, probe
-    from zoo.feed import Crops
+    from zoo.feed import Views
     from zoo.job import Clock, prepare
     from zoo.setup import resolve
     from zoo.similarity import NormWatch, by_stage
@@ -193,7 +193,7 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     part, place = job.scanned["fit"], setup.device.place
     chosen = _spread(part.labels, MOST_IMAGES)
     model = job.network.model.to(place).eval()
-    source = Crops(part, setup.preprocess, place)
+    source = Views(part, "none", 0, setup.preprocess, place)
     progress.start(f"look through {setup.backbone.name}", len(chosen))
     head: list[npt.NDArray[np.float32]] = []
     with (

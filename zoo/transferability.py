@@ -30,7 +30,7 @@ def logme(features: Features, labels: Labels) -> float:
         along = (left.T @ target) ** 2  # squared length of the target along each left singular vector
         rest = max(float(target @ target - along.sum()), 0.0)  # what no feature explains
         alpha = beta = 1.0
-        before = np.inf
+        before = 0.0
         for _ in range(MOST_ITERATIONS):
             ratio = alpha / beta
             shrunk = squares / (squares + ratio)
@@ -38,7 +38,7 @@ def logme(features: Features, labels: Labels) -> float:
             length = float((squares * along / (squares + ratio) ** 2).sum())  # of the mean weights, squared
             error = float((along * (ratio / (squares + ratio)) ** 2).sum()) + rest
             alpha, beta = gamma / (length + 1e-12), max(count - gamma, 1e-12) / (error + 1e-12)
-            if abs(alpha / beta - before) <= TOLERANCE * before:
+            if abs(alpha / beta - before) <= TOLERANCE * alpha / beta:
                 break
             before = alpha / beta
         ratio = alpha / beta

@@ -22,12 +22,17 @@ GRID = 2  # parts of an image along each side, each with its colours
 
 
 class Histograms(nn.Module):
-    """Images `(N, 3, H, W)` in 0..1 to features `(N, D)`."""
+    """Images `(N, 3, H, W)` in 0..1 to features `(N, D)`; colours by their roots, as Hellinger's distance has them."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         array = images.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        rows = [np.concatenate([_gradients(image), _colours(image)]) for image in array]
+        # each kind with length one, so that the many gradients do not drown the few colours
+        rows = [np.concatenate([_unit(_gradients(image)), _unit(np.sqrt(_colours(image)))]) for image in array]
         return torch.from_numpy(np.stack(rows).astype(np.float32)).to(images.device)
+
+
+def _unit(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    return values / max(float(np.linalg.norm(values)), 1e-12)
 
 
 def _gradients(image: npt.NDArray[Any]) -> npt.NDArray[Any]:

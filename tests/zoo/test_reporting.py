@@ -22,8 +22,6 @@ from zoo_cli.main import run as zoo
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
 in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
@@ -50,8 +48,8 @@ def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Results:
     way = {"backbone": run.record["backbone"], "strategy": "full"}
     asked = {"data": run.experiment.data, "backbones": ["timm/test_resnet"], "strategies": ["full"], "seeds": [0]}
     record = {
-        "schema": 1, "study": asked, "status": "finished", "trials": 2, "data_name": "locked:photos", "notes": ["a note"],
-        "created": "2026", "machine": {"cores": 2}, "versions": {},
+        "schema": 1, "study": asked, "status": "finished", "trials": 2, "data_name": "locked:photos",
+        "notes": ["a note"], "created": "2026", "machine": {"cores": 2}, "versions": {},
     }  # fmt: skip
     (folder / "study.json").write_text(json.dumps(record))
     lines = [

@@ -61,14 +61,13 @@ def test_h_score_is_its_definition() -> None:
 
 
 def test_nearest_neighbours_are_scikit_learn_s() -> None:
-    features, labels = drawn(80, 6, 3, apart=0.6)
+    features, labels = drawn(80, 6, 2, apart=0.4)  # two classes and an odd number: nothing ties
     right = 0
     for place in range(len(labels)):
         rest = np.arange(len(labels)) != place
         model = KNeighborsClassifier(9, metric="cosine", algorithm="brute").fit(features[rest], labels[rest])
         right += model.predict(features[place][None])[0] == labels[place]
-    # an odd number of neighbours of three classes may still tie; then nearness decides here, and order there
-    assert knn_accuracy(features, labels, 9) == pytest.approx(right / len(labels), abs=2.5 / len(labels))
+    assert 0.5 < right / len(labels) < 1 and knn_accuracy(features, labels, 9) == right / len(labels)
 
 
 @pytest.mark.parametrize("estimate", [logme, h_score, knn_accuracy])
