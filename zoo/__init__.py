@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from zoo.prediction import predict
     from zoo.reporting import report
     from zoo.run import Run
-    from zoo.study import Study
     from zoo.studying import study
     from zoo.training import resume, train
+    from zoo.trials import Study
     from zoo.verifying import verify
 
 __version__ = "0.1.0"
@@ -90,7 +90,7 @@ _LAZY = {
     "advise": "zoo.advising",
     "evaluate": "zoo.evaluation",
     "export": "zoo.exporting",
-    "Study": "zoo.study",
+    "Study": "zoo.trials",
     "plan": "zoo.planning",
     "predict": "zoo.prediction",
     "report": "zoo.reporting",

@@ -15,7 +15,7 @@ from zoo.experiment import Experiment
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
-    from zoo.study import Study
+    from zoo.trials import Study
 
 FORMAT = "onnx"
 SECONDS = 1.0  # of timed calls of each network
@@ -78,11 +78,13 @@ def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugin
     """
     from zoo.exporter import ExportSpec
     from zoo.network import count_parameters
-    from zoo.setup import build, resolve
+    from zoo.setup import build, plan_course, resolve
     from zoo.target import load_target
 
     setup = resolve(experiment, plugins)
-    network = setup.plan.merge(build(setup, experiment, len(classes), pretrained=False))
+    network = build(setup, experiment, len(classes), pretrained=False)
+    plan_course(setup, network, experiment)
+    network = setup.plan.merge(network)
     model = network.model.eval()
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])

@@ -36,7 +36,7 @@ from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.progress import Progress, Silent
 from zoo.run import Run, make_folder, now
-from zoo.study import Study, Trial, same_study
+from zoo.trials import Study, Trial, same_study
 from zoo.worker import WorkerFailed, WorkerProcess
 
 STUDY_FILE = "study.json"

@@ -142,7 +142,7 @@ def _out(ctx: click.Context, study: str | None, out: str | None) -> str | None:
 
 def _asked(ctx: click.Context, file: str | None, time_budget: float | None, asked: dict[str, Any]) -> Any:
     """The study that the options, or a file, describe."""
-    from zoo.study import Study
+    from zoo.trials import Study
 
     given = _given(ctx, asked)
     if file is not None:

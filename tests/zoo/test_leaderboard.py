@@ -11,7 +11,7 @@ import pytest
 from zoo.footprint import Footprint
 from zoo.leaderboard import Entry, correct, ensemble, interval, rank
 from zoo.predictions import Predictions
-from zoo.study import Study
+from zoo.trials import Study
 
 
 def table(right: np.ndarray, sure: float = 2.0, order: np.ndarray | None = None) -> Predictions:

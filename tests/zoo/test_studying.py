@@ -289,7 +289,7 @@ def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_spli
         ([str(tmp_path)], "is no study"),
         ([str(tmp_path / "none.toml")], "there is no study"),
         (["--backbone", "resnet18"], "missing option `--data`"),
-        (["--data", str(two_splits), "--backbone", "resnet18"], "needs a strategy"),
+        (["--data", str(two_splits), "--backbone", "resnet18"], "needs a backbone and a strategy"),
         (
             ["--data", str(two_splits), "--backbone", "resnet18", "--strategy", "full", "--max-latency", "5"],
             "no latency",

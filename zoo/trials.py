@@ -1,4 +1,4 @@
-"""Study: which backbones, strategies, seeds and shares of the data are compared, and under which settings."""
+"""Trials: what a study is made of. Which backbones, strategies, seeds and shares of the data, under which settings."""
 
 from __future__ import annotations
 

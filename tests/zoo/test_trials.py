@@ -9,7 +9,7 @@ import pytest
 from zoo import Plugins, Study, UsageError
 from zoo.dataset import Images, Sample, open_images
 from zoo.split import lock, part_of
-from zoo.study import same_study
+from zoo.trials import same_study
 
 
 @pytest.fixture(scope="module")
