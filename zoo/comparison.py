@@ -58,10 +58,11 @@ def compare(correct: Mapping[str, npt.NDArray[np.bool_]]) -> Comparison:
     assert len({table.shape[1] for table in correct.values()}) == 1
     accuracies = {name: float(table.mean()) for name, table in correct.items()}
     ordered = sorted(correct, key=lambda name: -accuracies[name])
+    of_all = _pooled(list(correct.values()))
     found = []
     for better, worse in combinations(ordered, 2):
         one, other = correct[better], correct[worse]
-        found.append((better, worse, p_value(one, other), _needed(one, other, math.comb(len(ordered), 2))))
+        found.append((better, worse, p_value(one, other, of_all), _needed(one, other, math.comb(len(ordered), 2))))
     adjusted = holm([entry[2] for entry in found])
     pairs = tuple(
         Pair(
@@ -106,12 +107,15 @@ def compare_runs(runs: Sequence[Run]) -> Comparison | None:
     return compare(tables)
 
 
-def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
+def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], of_all: tuple[float, int] | None = None) -> float:
     """Two-sided: of so large a difference, were both equally good.
 
     One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds, whose variance
     is that over photographs and, where accuracies vary from seed to seed by more than photographs explain, that over
     seeds (Welch and Satterthwaite for the degrees of freedom).
+
+    Two or three seeds say little of how seeds vary, so that `of_all` brings what all ways that are compared say
+    together: variance and degrees of freedom. Then a way's own variance counts where it is the larger one.
     """
     from scipy.stats import binomtest, t
 
@@ -121,23 +125,33 @@ def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> float:
     count = one.shape[1]
     differences = one.mean(axis=0) - other.mean(axis=0)
     parts = [(differences.var(ddof=1) / count, count - 1)]
-    for table in (one, other):
-        if len(table) > 1:
-            parts.append((_between_seeds(table) / len(table), len(table) - 1))
+    varied = [table for table in (one, other) if len(table) > 1]
+    if of_all is None:
+        parts += [(max(_between_seeds(table), 0.0) / len(table), len(table) - 1) for table in varied]
+    elif varied:
+        pooled, freedom = of_all
+        parts.append((sum(max(_between_seeds(table), pooled, 0.0) / len(table) for table in varied), freedom))
     variance = sum(part for part, _ in parts)
     if variance == 0:
         return 1.0 if differences.mean() == 0 else 0.0
-    freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
-    return float(2 * t.sf(abs(differences.mean()) / math.sqrt(variance), freedom))
+    degrees = variance**2 / sum(part**2 / its for part, its in parts)
+    return float(2 * t.sf(abs(differences.mean()) / math.sqrt(variance), degrees))
 
 
 def _between_seeds(table: npt.NDArray[np.bool_]) -> float:
-    """Variance of the accuracy from seed to seed, beyond that of single photographs that flip by chance."""
+    """Variance of the accuracy from seed to seed, less that of photographs that flip by chance; may be below 0."""
     seeds, count = table.shape
     share = table.mean(axis=0)
     flips = float((share * (1 - share)).sum()) * seeds / (seeds - 1) / count**2
-    beyond: float = float(table.mean(axis=1).var(ddof=1)) - flips
-    return max(beyond, 0.0)
+    return float(table.mean(axis=1).var(ddof=1)) - flips
+
+
+def _pooled(tables: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, int] | None:
+    """The mean of the variances between seeds, and their degrees of freedom; None where all have one seed."""
+    varied = [table for table in tables if len(table) > 1]
+    if not varied:
+        return None
+    return float(np.mean([_between_seeds(table) for table in varied])), sum(len(table) - 1 for table in varied)
 
 
 def holm(values: Sequence[float]) -> list[float]:
