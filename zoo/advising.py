@@ -179,6 +179,7 @@ _OF_A_LOOK = ("images", "classes")
 def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look:
     """One forward pass of the training images through one backbone."""
     import torch
+    from threadpoolctl import threadpool_limits
 
     from zoo.depth import Watch, probe
     from zoo.feed import Views
@@ -211,8 +212,11 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     features = watch.features()
     last = np.concatenate(head).astype(np.float64) if head else list(features.values())[-1]
     distances = by_stage(job.network, norms.distances())
-    right = {name: probe(values, labels) for name, values in features.items()}
-    right["features"] = probe(last, labels)  # what the head gets: the last stage, and what pooling makes of it
+    # one thread: on matrices of this size threads that wait for one another cost more than they bring
+    with threadpool_limits(1, user_api="blas"):
+        right = {name: probe(values, labels) for name, values in features.items()}
+        right["features"] = probe(last, labels)  # what the head gets: the last stage, and what pooling makes of it
+        estimates = {"logme": logme(last, labels), "h_score": h_score(last, labels), "knn": knn_accuracy(last, labels)}
     count = len(features)
     stages = tuple(
         StageAdvice(
@@ -231,9 +235,7 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     return _Look(
         backbone=setup.backbone.qualified,
         top1=setup.weights.top1 if setup.weights is not None else None,
-        logme=logme(last, labels),
-        h_score=h_score(last, labels),
-        knn=knn_accuracy(last, labels),
+        **estimates,
         stages=stages,
         distance=float(np.mean(known)) if known else None,
         strategy=strategy,
@@ -302,8 +304,8 @@ def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bo
     if after and apart and best.accuracy > accuracy:
         return (
             f"truncate:{after}",
-            f"a probe after `{best.name}` gets {best.accuracy:.3f} right, after the last stage {accuracy:.3f}: the "
-            f"{after} stages in between lose what these photographs need",
+            f"a probe after `{best.name}` gets {best.accuracy:.3f} right, after the last stage {accuracy:.3f}: what "
+            "comes between loses what these photographs need",
         )
     if accuracy >= ROOM or (distance is not None and distance <= NEAR):
         why = near if distance is not None and distance <= NEAR else "there is little left to win"
@@ -312,13 +314,15 @@ def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bo
         number for number, one in enumerate(stages) if p_value(right[one.name][None], right[last.name][None]) > LEVEL
     )
     trained = len(stages) - 1 - flat
+    if len(stages) == 1:
+        return "linear", f"a probe of its features gets {accuracy:.3f} right, and it has no stages to be trained"
     words = f"a probe of its features gets {accuracy:.3f} right"
     if distance is not None and distance >= FAR:
         return "full", f"{words}, and the photographs are unlike those that it learnt from ({distance:.2f})"
     if trained >= 1:
         return (
             f"partial:{trained}",
-            f"{words}, no more than after `{stages[flat].name}`: the {trained} stages after it add nothing yet",
+            f"{words}, no more than after `{stages[flat].name}`: what comes after that adds nothing yet",
         )
     return "full", f"{words}, and every stage adds to it, so that all are worth to be trained"
 

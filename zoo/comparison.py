@@ -143,7 +143,8 @@ def _between_seeds(table: npt.NDArray[np.bool_]) -> float:
     seeds, count = table.shape
     share = table.mean(axis=0)
     flips = float((share * (1 - share)).sum()) * seeds / (seeds - 1) / count**2
-    return float(table.mean(axis=1).var(ddof=1)) - flips
+    beyond: float = float(table.mean(axis=1).var(ddof=1)) - flips
+    return beyond
 
 
 def _pooled(tables: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, int] | None:
