@@ -32,6 +32,7 @@ SHORTLIST = 3
 MOST_IMAGES = 2000  # that are looked at: a probe's interval is then 2 points wide, and the pass takes a minute
 BATCH = 32
 LEVEL = 0.05
+OF_A_STUDY = ("split_seed", "device", "image_size", "weights", "workers")  # settings that change what is seen
 ROOM = 0.97  # a probe beyond it leaves a strategy nothing to win that could be told apart
 
 
@@ -94,8 +95,8 @@ class Advice:
 
 
 def advise(
-    data: str,
-    backbones: Sequence[str],
+    data: str | None = None,
+    backbones: Sequence[str] = (),
     *,
     study: Path | str | None = None,
     studies: Path | str = "runs",
@@ -106,21 +107,29 @@ def advise(
 ) -> Advice:
     """Rank backbones for photographs, profile them by depth, and name the strategy that follows.
 
-    Only training images are looked at, at most `MOST_IMAGES`. With `study` the advice is kept in that study's folder,
-    for its report and for the track record, which is read off the studies below `studies`.
+    Only training images are looked at, at most `MOST_IMAGES`. A `study` brings its own data, backbones and settings;
+    the advice is then kept in its folder, for its report and for the track record, which is read off the studies below
+    `studies`.
 
     Raises:
         UsageError: unknown names, all at once.
         ZooError: no backbone could be looked at.
     """
     plugins, progress = plugins or Plugins(), progress or Silent()
+    settings: dict[str, Any] = {"split_seed": split_seed, "device": device}
+    if study is not None:
+        if data is not None:
+            raise UsageError("a study has its own data", hint="leave out one of the two")
+        of = Results.open(study).study
+        data = of.data
+        backbones = backbones or [*of.backbones, *(one for one, _ in of.also)]
+        settings |= {name: of.settings[name] for name in OF_A_STUDY if name in of.settings}
+    if data is None:
+        raise UsageError("no photographs to look at", hint="pass `--data`, or `--study`")
     if not backbones:
         raise UsageError("no backbone to look at", hint="pass `--backbone`, several times for several")
     spec = data if data.startswith(f"{LOCKED}:") else f"{LOCKED}:{data}"
-    asked = [
-        Experiment(data=spec, backbone=name, strategy="linear", split_seed=split_seed, device=device)
-        for name in dict.fromkeys(backbones)
-    ]
+    asked = [Experiment(data=spec, backbone=name, strategy="linear", **settings) for name in dict.fromkeys(backbones)]
     problems: list[UsageError] = []
     for experiment in asked:
         try:

@@ -10,7 +10,6 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
 from zoo.experiment import Experiment
 
 if TYPE_CHECKING:
@@ -121,9 +120,3 @@ def with_latency(one: Footprint, latencies: dict[str, tuple[float, float, float]
     """The footprint with the latency that its shape was found to have."""
     found = latencies.get(one.shape)
     return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))
-
-
-def failed(license: str, error: Exception) -> Footprint:
-    """The footprint of a network that cannot be built or exported."""
-    reason = error.message if isinstance(error, ZooError) else str(error)
-    return Footprint(license=license, failure=reason)

@@ -16,6 +16,7 @@ INK = "#010203"  # stands for the page's colour until the SVG is written
 SERIES = ("#4c78a8", "#e4803a", "#4f9e5b", "#d1545a", "#8d6bb3", "#3f9fa6", "#b58b2f", "#9c7a62")
 MARKERS = "osD^vPX*"
 BINS = 10  # of confidence
+LINE = 0.19  # inches of a legend's line
 
 STYLE = {
     "svg.fonttype": "none",  # text stays text: it scales, is found and is read aloud
@@ -76,6 +77,10 @@ def _drawn(draw: Any, title: str, height: float = 3.1) -> str:
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         figure, axes = _figure(height)
         draw(axes)
+        handles, labels = axes.get_legend_handles_labels()
+        if labels:  # below, where it hides nothing
+            figure.set_figheight(height + LINE * len(labels))
+            figure.legend(handles, labels, loc="outside lower left")
         return _svg(figure, title)
 
 
@@ -112,7 +117,6 @@ def accuracy_against_latency(rows: Sequence[Mapping[str, Any]]) -> str | None:
         for number, name in enumerate(backbones):
             axes.plot([], [], MARKERS[number % len(MARKERS)], color=SERIES[number % len(SERIES)], label=name)
         axes.set(xlabel="latency of one image, ms", ylabel="accuracy")
-        axes.legend(loc="best")
 
     return _drawn(draw, "accuracy against latency")
 
@@ -131,9 +135,8 @@ def learning_curves(curves: Mapping[str, Sequence[float]]) -> str | None:
             )  # fmt: skip
         axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.legend(loc="upper right")
 
-    return _drawn(draw, "learning curves", 3.1 + 0.12 * max(0, len(shown) - 4))
+    return _drawn(draw, "learning curves")
 
 
 def fraction_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> str | None:
@@ -149,7 +152,6 @@ def fraction_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float
             axes.plot(images, accuracy, marker=".", color=colour, label=name)
             axes.fill_between(images, low, high, color=colour, alpha=0.12, lw=0)
         axes.set(xlabel="training images", ylabel="accuracy", xscale="log")
-        axes.legend(loc="lower right")
 
     return _drawn(draw, "accuracy against training images")
 
@@ -192,6 +194,5 @@ def depth_profile(profiles: Mapping[str, Sequence[Mapping[str, Any]]], key: str,
                 low, high = zip(*(stage["interval"] for stage in known))
                 axes.fill_between(depth, low, high, color=colour, alpha=0.12, lw=0)
         axes.set(xlabel="depth, share of the stages", ylabel=label)
-        axes.legend(loc="best")
 
     return _drawn(draw, label)

@@ -58,10 +58,12 @@ def report(
     of: Path | str | Run | Results,
     *,
     out: Path | str | None = None,
-    force: bool = True,
+    photographs: bool = True,
     plugins: Plugins | None = None,
 ) -> Report:
     """Write the report of a run or of a study; by default into its own folder, in the place of an older one.
+
+    The worst mistakes are in it as small photographs, unless `photographs` is false: then their names alone.
 
     Raises:
         UsageError: it is neither a run nor a study, or `out` is no HTML file.
@@ -80,11 +82,11 @@ def report(
     target = Path(out) if out is not None else of.path / "report.html"
     if target.suffix != ".html":
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
-    if target.exists() and not force:
-        raise UsageError(f"`{target}` exists", hint="pass another `--out`, or `--force` to replace it")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
     page, table = _of_study(of, plugins) if isinstance(of, Results) else _of_run(of, plugins)
+    if not photographs:
+        page["gallery"] = [{**one, "photograph": None} for one in page["gallery"]]
     found = Report(html=target, json=target.with_suffix(".json"), csv=target.with_suffix(".csv"))
     write_bytes(found.html, render(page).encode())
     write_json(found.json, {"schema": 1, **{key: value for key, value in page.items() if key not in _DRAWN}})

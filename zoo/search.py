@@ -111,7 +111,7 @@ def search(experiment: Experiment, count: int, folder: Path, seconds: float | No
             found.optimize(objective, n_trials=count - len(ended), timeout=seconds)
         whole = [one for one in found.trials if one.state is optuna.trial.TrialState.COMPLETE]
         pruned = sum(one.state is optuna.trial.TrialState.PRUNED for one in found.trials)
-    except SQLAlchemyError as error:
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise ZooError(
             f"`{folder / DATABASE}` cannot be used: {str(error).splitlines()[0]}",
             hint="another program holds it, or it is damaged: close that program, or delete it to search anew",

@@ -29,7 +29,7 @@ from zoo.dataset import Images, Sample, open_images
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import compute_metrics
 from zoo.files import SCHEMA, append_json, check_schema, read_json, write_bytes, write_json
-from zoo.footprint import Footprint, failed, license_of, time_networks, with_latency
+from zoo.footprint import Footprint, license_of, time_networks, with_latency
 from zoo.leaderboard import ENSEMBLE, Entry, Leaderboard, correct, ensemble, interval, rank
 from zoo.machine import machine, versions
 from zoo.plugin import Plugins
@@ -151,8 +151,12 @@ def study(
     with _alone_in(folder):
         session = Session(folder, asked, trials, images, plugins, progress)
         session.begin()
-        ended = session.carry_out(retry, None if budget is None else began + budget)
-        return session.end(ended)
+        ended = "interrupted"
+        try:
+            ended = session.carry_out(retry, None if budget is None else began + budget)
+        finally:
+            session.stand(ended)
+        return session.end()
 
 
 class Session:
@@ -211,8 +215,12 @@ class Session:
                 self._worker.close()
         return "finished"
 
-    def end(self, status: str) -> Results:
+    def stand(self, status: str) -> None:
+        """Write how the study stands."""
         write_json(self.folder / STUDY_FILE, {**self.record, "status": status, "ended": now()})
+
+    def end(self) -> Results:
+        """Compare what is finished."""
         boards = self._leaderboards()
         if boards:
             first = boards[max(boards)]
@@ -289,7 +297,7 @@ class Session:
                 asked = {"experiment": experiment.to_json(), "classes": list(self.images.classes)}
                 found[way] = Footprint(license=license, **self._ask("weigh", **asked, folder=str(networks)))
             except WorkerFailed as failure:
-                found[way] = failed(license, ZooError(failure.reason))
+                found[way] = Footprint(license=license, failure=failure.reason)
             self.progress.advance(1)
         self.progress.stop()
         if self._worker is not None:

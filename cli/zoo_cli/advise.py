@@ -6,7 +6,6 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.errors import UsageError
 from zoo_cli.options import console, device_option, json_option, percent, print_json
 
 
@@ -42,19 +41,9 @@ def advise(
     strategy that follows.
     """
     from zoo.advising import advise as look
-    from zoo.studying import Results
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 
-    if study is not None:
-        if data is not None:
-            raise UsageError("`--data` is the study's own", hint="leave it out, or leave `--study` out")
-        asked = Results.open(study).study
-        data = asked.experiment(asked.trials(plugins(ctx))[0]).data
-        split_seed = int(asked.settings.get("split_seed", 0))
-        backbones = backbones or tuple(dict.fromkeys([*asked.backbones, *(one for one, _ in asked.also)]))
-    if data is None:
-        raise UsageError("missing option `--data`", hint="see `zoo advise --help`")
     screen = console()
     found = look(
         data,

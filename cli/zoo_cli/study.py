@@ -114,6 +114,12 @@ def study(
         results = Results.open(study)
     else:
         folder = Path(study) if study is not None and Path(study).is_dir() else None
+        given = _given(ctx, asked) if folder is not None else []
+        if given:
+            raise UsageError(
+                f"`--{given[0].replace('_', '-')}` is of a new study, and `{folder}` goes on as it is",
+                hint="leave it out, or begin another study by `--out`",
+            )
         results = carry_out(
             folder if folder is not None else _asked(ctx, study, time_budget, asked),
             out=_out(ctx, study, out),

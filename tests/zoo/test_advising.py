@@ -152,6 +152,10 @@ def test_advice_from_photographs(
         advise(photos, ["resnet8"], plugins=plugins)
     with pytest.raises(UsageError, match="no backbone"):
         advise(photos, [], plugins=plugins)
+    with pytest.raises(UsageError, match="no photographs"):
+        advise(backbones=["resnet18"], plugins=plugins)
+    with pytest.raises(UsageError, match="is no study"):
+        advise(study=tmp_path, plugins=plugins)
     code = zoo(["advise", "--data", photos, "--backbone", "hog_color", "--studies", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)
     assert code == 0 and found["shortlist"] == ["classical/hog_color"] and found["images"] == 20

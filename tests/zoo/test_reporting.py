@@ -112,6 +112,8 @@ def test_a_study_as_one_page(study: Results) -> None:
     assert "cheapest" in page.text and "a note" in page.text and "because" in page.text
     assert page.tags.count("svg") == 4  # latency, depth, distance, calibration
     assert "zoo study --data" in page.text and found.csv.read_text().startswith("backbone,")
+    bare = report(study.path, out=study.path / "bare.html", photographs=False).html.read_text()
+    assert "data:image" in html and "data:image" not in bare and "Worst mistakes" in bare
     ids = re.findall(r' id="([^"]+)"', html)
     assert len(ids) == len(set(ids))
     for name in re.findall(r'(?:url\(|href=")#([^)"]+)', html):

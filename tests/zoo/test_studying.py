@@ -286,6 +286,8 @@ def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_spli
     assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
     for arguments, message in (
         (["--status"], "of which study"),
+        ([str(done.path), "--epochs", "3"], "is of a new study"),
+        ([str(done.path), "--out", "elsewhere"], "`--out` is of a new study"),
         ([str(tmp_path)], "is no study"),
         ([str(tmp_path / "none.toml")], "there is no study"),
         (["--backbone", "resnet18"], "missing option `--data`"),

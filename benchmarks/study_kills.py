@@ -1,0 +1,102 @@
+"""A study killed again and again: its leaderboard must be that of an undisturbed one, and no trial may run twice.
+
+    python benchmarks/study_kills.py PHOTOS --kills 10
+
+Kills by SIGKILL at random moments, workers included, and goes on each time by `zoo study FOLDER`. Writes
+`benchmarks/results/study_kills.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.machine import machine, versions
+from zoo.run import Run
+from zoo.studying import FOOTPRINTS_FILE, Results
+
+OUT = Path(__file__).parent / "results" / "study_kills.json"
+STRATEGIES = ("linear", "knn:10", "partial:2", "partial:1")
+OF_TIME = ("seconds", "core_seconds")
+
+
+def zoo(*arguments: str) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-m", "zoo_cli.main", "study", *arguments]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def rows(results: Results) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in OF_TIME} for row in results.leaderboard["rows"]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data")
+    parser.add_argument("--kills", type=int, default=10)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args()
+    generator = np.random.default_rng(options.seed)
+    with tempfile.TemporaryDirectory() as name:
+        calm, killed = Path(name) / "calm", Path(name) / "killed"
+        asked = ["--data", options.data, "--backbone", "efficientnet_lite0"]
+        asked += [word for strategy in STRATEGIES for word in ("--strategy", strategy)]
+        began = time.monotonic()
+        assert zoo(*asked, "--out", str(calm)).wait() == 0
+        whole = time.monotonic() - began
+        print(f"undisturbed: {whole:.0f} s", flush=True)
+        killed.mkdir()
+        for file in ("study.json", FOOTPRINTS_FILE):  # latencies differ from measurement to measurement
+            shutil.copy(calm / file, killed / file)
+        moments = []
+        while len(moments) < options.kills:
+            process = zoo(str(killed))
+            moment = float(generator.uniform(2, whole / 4))
+            try:
+                process.wait(moment)
+                print("it ended before it could be killed", flush=True)
+                break
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                moments.append(round(moment, 2))
+                done = len(Results.open(killed).outcomes)
+                print(f"kill {len(moments)} after {moment:.1f} s, {done} trials have an outcome", flush=True)
+        assert zoo(str(killed)).wait() == 0
+        one, other = Results.open(calm), Results.open(killed)
+        names = [outcome["name"] for outcome in other.outcomes]
+        bits = [
+            bool(
+                (
+                    Run.open(calm / "trials" / name).predictions().logits
+                    == other.run({"name": name}).predictions().logits
+                ).all()
+            )
+            for name in names
+        ]
+        found = {
+            "kills": len(moments),
+            "seconds_before_each": moments,
+            "trials": len(one.outcomes),
+            "outcomes": len(names),
+            "outcomes_twice": len(names) - len(set(names)),
+            "same_leaderboard": rows(one) == rows(other),
+            "logits_equal_bit_for_bit": f"{sum(bits)} of {len(bits)}",
+            "looks": [len(one.looks()), len(other.looks())],
+            "machine": machine(),
+            "versions": versions(),
+        }
+    OUT.write_text(json.dumps(found, indent=2) + "\n")
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
