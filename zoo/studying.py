@@ -25,7 +25,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from zoo.dataset import Images, Sample, open_images
+from zoo.dataset import Images, Sample, absolute, open_images
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import compute_metrics
 from zoo.files import SCHEMA, append_json, check_schema, read_json, write_bytes, write_json
@@ -138,6 +138,7 @@ def study(
         folder = Path(asked)
         asked = Results.open(folder).study
     else:
+        asked = replace(asked, data=absolute(asked.data))  # so that it goes on from anywhere
         folder = Path(out).expanduser() if out is not None else _default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()

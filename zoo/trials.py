@@ -113,7 +113,7 @@ class Study:
             {
                 **self.settings,
                 **(tuned or {}),
-                "data": f"{LOCKED}:{absolute(self.data)}" if not self.data.startswith(f"{LOCKED}:") else self.data,
+                "data": absolute(self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}"),
                 "backbone": trial.backbone,
                 "strategy": trial.strategy,
                 "seed": trial.seed,

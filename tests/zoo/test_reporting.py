@@ -16,7 +16,8 @@ import pytest
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, report, train
-from zoo.reporting import _of_study, render
+from zoo.report_plot import fraction_curves
+from zoo.reporting import _of_study, _paying, render
 from zoo.studying import Results
 from zoo_cli.main import run as zoo
 
@@ -118,6 +119,24 @@ def test_a_study_as_one_page(study: Results) -> None:
     assert len(ids) == len(set(ids))
     for name in re.findall(r'(?:url\(|href=")#([^)"]+)', html):
         assert name in ids
+
+
+@pytest.mark.parametrize(
+    ("bare", "said"),
+    [
+        (
+            [(10, 0.5, 0.4, 0.6), (100, 0.95, 0.93, 0.97)],
+            "with up to 10 training images; with 100 that is not known any",
+        ),
+        ([(10, 0.5, 0.4, 0.6), (100, 0.6, 0.5, 0.7)], "at every number of images, up to 100"),
+        ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of images known to be ahead"),
+    ],
+)
+def test_up_to_where_transfer_is_ahead(bare: list[tuple[float, ...]], said: str) -> None:
+    carried = [(10, 0.9, 0.85, 0.95), (100, 0.95, 0.93, 0.97)]
+    assert said in _paying({"a linear": carried, "a scratch": bare})[0]
+    assert _paying({"a linear": carried}) == [] and _paying({"a scratch": bare}) == []
+    assert fraction_curves({"a linear": [point[:4] for point in carried]}) is not None  # type: ignore[misc]
 
 
 def test_photographs_that_are_gone_leave_the_page_whole(run: Run, tmp_path: Path) -> None:
