@@ -422,6 +422,7 @@ class Session:
             "metrics": metrics,
             "interval": list(interval(correct([table]))),
             "latency": sum(one[0] for one in latencies if one) if all(latencies) else None,
+            "test": None,
         }
         if len(scored) == len(trials):
             right = correct([ensemble(scored)])
