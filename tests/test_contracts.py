@@ -29,6 +29,7 @@ STRATEGIES = (
     "linear,solver=sgd",
     "linear,head=mlp:8",
     "knn:3",
+    "svm",
     "partial:1",
     "partial:2,ema=0.5,mixup=0.2,cutmix=1.0",
     "full,norm=recalibrate",
@@ -49,6 +50,8 @@ STRATEGIES = (
 REFUSED = {
     ("torchvision/squeezenet1_1", "linear,head=mlp:8"): "not one linear layer",
     ("torchvision/squeezenet1_1", "knn:3"): "not one linear layer",
+    ("torchvision/squeezenet1_1", "svm"): "not one linear layer",
+    ("timm/deit_tiny_distilled_patch16_224", "svm"): "not one linear layer",
     ("torchvision/squeezenet1_1", "norm"): "no normalisation parameters",
     ("timm/deit_tiny_distilled_patch16_224", "linear,head=mlp:8"): "not one linear layer",
     ("timm/deit_tiny_distilled_patch16_224", "knn:3"): "not one linear layer",

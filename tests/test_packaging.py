@@ -32,14 +32,14 @@ def test_the_wheel_holds_only_zoo(wheel: Path) -> None:
     assert {top for top in tops if not top.startswith("zoo")} == {"backbone_zoo-0.1.0.dist-info"}
     for package in ("zoo", "zoo_torchvision", "zoo_timm", "zoo_lite", "zoo_onnx", "zoo_pt2", "zoo_cli"):
         assert f"{package}/__init__.py" in names
-    assert "zoo_timm/top1.json" in names and "zoo/py.typed" in names
+    assert "zoo_timm/top1.json" in names and "zoo/py.typed" in names and "zoo/report.html.j2" in names
 
 
 def test_every_entry_point_is_in_the_wheel(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
     modules = re.findall(r"^\w+ = (zoo_\w+)$", archive.read(points).decode(), re.MULTILINE)
-    assert len(modules) == 12
+    assert len(modules) == 13
     assert all(f"{module}/__init__.py" in archive.namelist() for module in modules)
 
 
