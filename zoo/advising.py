@@ -147,7 +147,10 @@ def advise(
             failures[experiment.backbone] = error.message
             progress.warn(f"{experiment.backbone}: {error.message}")
     if not looks:
-        raise ZooError(f"no backbone could be looked at; the first: {next(iter(failures.values()))}")
+        first = next(iter(failures.values()))
+        raise ZooError(
+            f"no backbone could be looked at; the first: {first}", hint="mend that, or take another backbone"
+        )
     ranks = mean_ranks({name: [getattr(look, name) for look in looks] for name in ("top1", "logme", "h_score", "knn")})
     found = [
         BackboneAdvice(**{key: value for key, value in vars(look).items() if key not in _OF_A_LOOK}, rank=rank)

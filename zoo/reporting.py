@@ -161,7 +161,12 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
             curves[_short(row["way"])] = losses
     advice_file = results.path / ADVICE_FILE
     advice = read_json(advice_file) if advice_file.is_file() else None
-    profiles = {_short(name): one["stages"] for name, one in advice["backbones"].items()} if advice else {}
+    try:
+        profiles = {_short(name): one["stages"] for name, one in advice["backbones"].items()} if advice else {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ZooError(
+            f"`{advice_file}` is damaged", hint=f"`zoo advise --study {results.path}` makes it anew"
+        ) from error
     by_images = _by_images(board, finished, results)
     page = {
         "title": f"study of {Path(str(results.record['data_name']).rpartition(':')[2]).name}",

@@ -48,6 +48,10 @@ LEADERBOARD_FILE = "leaderboard.json"
 LOCK_FILE = ".lock"
 WORKER = "zoo.trial_worker:Worker"
 
+# What is read of these files; a line or a file without is damaged
+OF_AN_OUTCOME = {"name", "backbone", "strategy", "seed", "fraction", "status"}
+OF_A_ROW = {"way", "backbone", "strategy", "accuracy", "interval", "winner", "cheapest", "latency", "seconds", "test"}
+
 MOST_AVERAGED = 5  # networks in an ensemble: more seldom help, and each costs its latency
 FULL_DISK = "No space left on device"
 
@@ -76,7 +80,7 @@ class Results:
         if not isinstance(record, dict) or not isinstance(record.get("study"), dict):
             raise ZooError(f"`{file}` is no record of a study", hint="restore it from a copy")
         check_schema(record.get("schema"), file)
-        return cls(folder, record, tuple(_lines(folder / OUTCOMES_FILE)))
+        return cls(folder, record, tuple(_outcomes(folder)))
 
     @property
     def study(self) -> Study:
@@ -99,6 +103,9 @@ class Results:
                 f"study `{self.path}` has no leaderboard: no trial is finished", hint=f"`zoo study {self.path}` goes on"
             )
         found: dict[str, Any] = read_json(file)
+        rows = found.get("rows") if isinstance(found, dict) else None
+        if not isinstance(rows, list) or not all(isinstance(row, dict) and set(row) >= OF_A_ROW for row in rows):
+            raise ZooError(f"`{file}` is damaged", hint=f"`zoo study {self.path}` writes it anew")
         return found
 
     @property
@@ -174,7 +181,7 @@ class Session:
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = plugins, progress
-        self.outcomes = {line["name"]: line for line in _lines(folder / OUTCOMES_FILE)}
+        self.outcomes = {line["name"]: line for line in _outcomes(folder)}
         self._worker: WorkerProcess | None = None
 
     def begin(self) -> None:
@@ -283,10 +290,11 @@ class Session:
 
     def _footprints(self) -> dict[str, Footprint]:
         """Of every way to train: written as a file with random weights, and timed, before anything is trained."""
-        file = self.folder / FOOTPRINTS_FILE
-        if file.is_file():
-            return {way: Footprint.from_json(found) for way, found in read_json(file).items()}
         ways = {trial.way: trial for trial in self.trials}
+        known = _read_footprints(self.folder)
+        if set(ways) <= set(known):
+            return known
+        file = self.folder / FOOTPRINTS_FILE
         networks = self.folder / "networks"
         networks.mkdir(exist_ok=True)
         found: dict[str, Footprint] = {}
@@ -352,8 +360,7 @@ class Session:
 
     def _leaderboards(self) -> dict[float, Leaderboard]:
         """By fraction, those of which a trial is finished."""
-        file = self.folder / FOOTPRINTS_FILE
-        footprints = {way: Footprint.from_json(one) for way, one in read_json(file).items()} if file.is_file() else {}
+        footprints = _read_footprints(self.folder)
         boards = {}
         for fraction in self.study.fractions:
             entries = [
@@ -389,7 +396,7 @@ class Session:
         if not boards or "test" not in self.images.splits:
             return
         fraction = max(boards)
-        seen = {look["name"] for look in _lines(self.folder / LEDGER_FILE)}
+        seen = {look.get("name") for look in _lines(self.folder / LEDGER_FILE)}
         for way in boards[fraction].winners:
             for trial, _ in self._finished(fraction)[way]:
                 if trial.name in seen:
@@ -428,6 +435,14 @@ class Session:
             right = correct([ensemble(scored)])
             found["test"] = {"accuracy": float(right.mean()), "interval": list(interval(right))}
         return found
+
+
+def _read_footprints(folder: Path) -> dict[str, Footprint]:
+    """Those that are known already; none of a file that is damaged, so that networks are weighed anew."""
+    try:
+        return {way: Footprint.from_json(one) for way, one in read_json(folder / FOOTPRINTS_FILE).items()}
+    except (ZooError, AttributeError, KeyError, TypeError):
+        return {}
 
 
 def _of_split(run: Run, split: str) -> Predictions | None:
@@ -506,6 +521,11 @@ def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
         except OSError:
             continue  # the scan names it
         yield sample, hashlib.sha256(data).hexdigest()
+
+
+def _outcomes(folder: Path) -> list[dict[str, Any]]:
+    """Outcomes that say of which trial they are and how it ended; a trial without is carried out, or found finished."""
+    return [line for line in _lines(folder / OUTCOMES_FILE) if set(line) >= OF_AN_OUTCOME]
 
 
 def _lines(file: Path) -> list[dict[str, Any]]:

@@ -133,6 +133,8 @@ def study(
         print_json(_as_json(results))
     else:
         click.echo(str(results.path))
+    if not status and results.outcomes and not any(one["status"] == "finished" for one in results.outcomes):
+        ctx.exit(1)  # nothing was learnt
 
 
 def _given(ctx: click.Context, names: Any) -> list[str]:
@@ -172,7 +174,9 @@ def _as_json(results: Results) -> dict[str, Any]:
 
     try:
         board = results.leaderboard
-    except ZooError:
+    except ZooError as error:
+        if results.outcomes and "damaged" in error.message:
+            raise
         board = None
     return {
         "study": str(results.path),

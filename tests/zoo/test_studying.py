@@ -227,6 +227,27 @@ def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plu
     assert sizes == {1.0: 20, 0.4: 8}
 
 
+def test_damaged_files_are_named_or_made_anew(
+    done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    (folder / "leaderboard.json").write_text("[]")
+    for command in (["study", str(folder), "--status"], ["report", str(folder)]):
+        assert zoo(command) == 1
+        assert "leaderboard.json` is damaged" in capsys.readouterr().err
+    (folder / "leaderboard.json").write_text(json.dumps(done.leaderboard))
+    (folder / "advice.json").write_text("[1]")
+    assert zoo(["report", str(folder)]) == 1 and "advice.json` is damaged" in capsys.readouterr().err
+    with (folder / "outcomes.jsonl").open("a") as file:
+        file.write('junk\n{"a": 1}\n')
+    assert Results.open(folder).outcomes == done.outcomes
+    (folder / "leaderboard.json").unlink()
+    assert table(study(folder, plugins=plugins)) == table(done)
+    (folder / "study.json").write_text("{")
+    assert zoo(["study", str(folder)]) == 1 and "cannot be read as JSON" in capsys.readouterr().err
+
+
 def test_two_at_once(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     from filelock import FileLock
 
