@@ -15,6 +15,7 @@ from zoo.advising import StageAdvice, follows, mean_ranks, track_record
 from zoo.backbone import build_network
 from zoo.depth import Watch, pooled, probe
 from zoo.similarity import NormWatch, by_stage, divergence
+from zoo.studying import OF_A_ROW
 from zoo_cli.main import run as zoo
 
 
@@ -131,7 +132,8 @@ def test_the_track_record(tmp_path: Path) -> None:
     folder.mkdir()
     board = {
         "rows": [
-            {"backbone": name, "accuracy": value} for name, value in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("a", 0.5))
+            {**dict.fromkeys(OF_A_ROW), "backbone": name, "accuracy": value}
+            for name, value in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("a", 0.5))
         ]
     }
     (folder / "study.json").write_text(json.dumps({"schema": 1, "study": {"data": "x"}, "status": "finished"}))
