@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from zoo.machine import machine, versions
+from zoo.results import FOOTPRINTS_FILE, Results
 from zoo.run import Run
-from zoo.studying import FOOTPRINTS_FILE, Results
 
 OUT = Path(__file__).parent / "results" / "study_kills.json"
 STRATEGIES = ("linear", "knn:10", "partial:2", "partial:1")

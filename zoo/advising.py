@@ -6,11 +6,12 @@ track record in studies that were carried out stands beside them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,8 +25,11 @@ from zoo.leaderboard import interval
 from zoo.names import look_up
 from zoo.plugin import Plugins
 from zoo.progress import Progress, Silent
+from zoo.results import STUDY_FILE, Results
 from zoo.run import now
-from zoo.studying import STUDY_FILE, Results
+
+if TYPE_CHECKING:
+    from zoo.backbone import Network
 
 ADVICE_FILE = "advice.json"
 SHORTLIST = 3
@@ -100,6 +104,7 @@ def advise(
     *,
     study: Path | str | None = None,
     studies: Path | str = "runs",
+    weights: str = "default",
     split_seed: int = 0,
     device: str = "auto",
     plugins: Plugins | None = None,
@@ -116,7 +121,7 @@ def advise(
         ZooError: no backbone could be looked at.
     """
     plugins, progress = plugins or Plugins(), progress or Silent()
-    settings: dict[str, Any] = {"split_seed": split_seed, "device": device}
+    settings: dict[str, Any] = {"weights": weights, "split_seed": split_seed, "device": device}
     if study is not None:
         if data is not None:
             raise UsageError("a study has its own data", hint="leave out one of the two")
@@ -149,7 +154,8 @@ def advise(
     if not looks:
         first = next(iter(failures.values()))
         raise ZooError(
-            f"no backbone could be looked at; the first: {first}", hint="mend that, or take another backbone"
+            f"no backbone could be looked at; the first: {first}",
+            hint="`--weights FILE` takes weights that are at hand",
         )
     ranks = mean_ranks({name: [getattr(look, name) for look in looks] for name in ("top1", "logme", "h_score", "knn")})
     found = [
@@ -206,6 +212,8 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     part, place = job.scanned["fit"], setup.device.place
     chosen = _spread(part.labels, MOST_IMAGES)
     model = job.network.model.to(place).eval()
+    if not (setup.weights or setup.weights_file):
+        progress.warn(f"{setup.backbone.name} starts at random: what is told of it is of no learnt feature")
     source = Views(part, "none", 0, setup.preprocess, place)
     progress.start(f"look through {setup.backbone.name}", len(chosen))
     head: list[npt.NDArray[np.float32]] = []
@@ -223,7 +231,9 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     labels = np.asarray(part.labels)[chosen]
     features = watch.features()
     last = np.concatenate(head).astype(np.float64) if head else list(features.values())[-1]
-    distances = by_stage(job.network, norms.distances())
+    # statistics of a network that starts at random are those of no data
+    source_data = setup.weights is not None or setup.weights_file is not None
+    distances = by_stage(job.network, norms.distances()) if source_data else {}
     # one thread: on matrices of this size threads that wait for one another cost more than they bring
     with threadpool_limits(1, user_api="blas"):
         right = {name: probe(values, labels) for name, values in features.items()}
@@ -258,29 +268,24 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     )
 
 
-class _entering_head:
-    """Keeps what enters the head, where that is one vector an image."""
+@contextmanager
+def _entering_head(network: Network, kept: list[npt.NDArray[np.float32]]) -> Iterator[None]:
+    """Keep what enters the head, where that is one vector an image."""
+    from zoo.head import find_head
 
-    def __init__(self, network: Any, kept: list[npt.NDArray[np.float32]]) -> None:
-        from zoo.head import find_head
-
-        try:
-            self._head: Any = find_head(network)
-        except UsageError:
-            self._head = None
-        self._kept = kept
-
-    def __enter__(self) -> None:
-        if self._head is not None:
-            self._handle = self._head.register_forward_pre_hook(self._keep)
-
-    def _keep(self, module: Any, inputs: Any) -> None:
+    def keep(module: Any, inputs: Any) -> None:
         if inputs[0].ndim == 2:
-            self._kept.append(inputs[0].float().cpu().numpy())
+            kept.append(inputs[0].float().cpu().numpy())
 
-    def __exit__(self, *details: object) -> None:
-        if self._head is not None:
-            self._handle.remove()
+    try:
+        handle = find_head(network).register_forward_pre_hook(keep)
+    except UsageError:  # it is several layers
+        yield
+        return
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _spread(labels: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
@@ -380,6 +385,7 @@ def track_record(folder: Path) -> dict[str, Any] | None:
             {
                 "study": file.parent.name,
                 "backbones": len(ranked),
+                "images": board["rows"][0]["images"],
                 "tau": None if np.isnan(tau) else float(tau),
                 "regret_top_1": max(accuracies) - accuracies[0],
                 "regret_top_3": max(accuracies) - max(accuracies[:SHORTLIST]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
@@ -12,6 +13,9 @@ from zoo.errors import ZooError
 
 # Of every file that zoo writes; a file with a higher one comes from a newer zoo and is refused
 SCHEMA = 1
+
+# What the system says of a disk that is full, in the message of whatever could not be written
+FULL_DISK = os.strerror(errno.ENOSPC)
 
 
 def check_schema(schema: object, file: Path) -> None:
@@ -89,3 +93,19 @@ def read_json(file: Path) -> Any:
         raise ZooError(
             f"`{file}` cannot be read as JSON: {error}", hint="restore it from a copy, or make it anew"
         ) from error
+
+
+def read_lines(file: Path, count: int | None = None) -> list[dict[str, Any]]:
+    """Objects of the first `count` lines of a file of JSON lines, of all for None; none where there is no file.
+
+    What a kill cut short or a disk damaged is left out.
+    """
+    found = []
+    for line in file.read_bytes().split(b"\n")[:count] if file.is_file() else []:
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(record, dict):
+            found.append(record)
+    return found

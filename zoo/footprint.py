@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+import shutil
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from zoo.trials import Study
 
 FORMAT = "onnx"
+FILE = f"network.{FORMAT}"
 SECONDS = 1.0  # of timed calls of each network
 
 
@@ -24,7 +25,7 @@ SECONDS = 1.0  # of timed calls of each network
 class Footprint:
     """Latency of one image (seconds, p50 with its 95 % interval), size (bytes), parameters and licence of a network.
 
-    What could not be found out is None, and `failure` says why.
+    What could not be found out is None, and `failure` says why. `unfit` says why no such network can be trained so.
     """
 
     shape: str = ""  # digest of the network's structure: those with the same one cost the same
@@ -33,11 +34,14 @@ class Footprint:
     parameters: int | None = None
     license: str = "unknown"
     failure: str = ""
+    unfit: str = ""
 
     def refused(self, study: Study) -> str:
         """Why a study does not train it; empty where it does."""
+        if self.unfit:
+            return self.unfit
         if study.licenses and not any(fnmatch(self.license.lower(), one.lower()) for one in study.licenses):
-            return f"licence {self.license}"
+            return f"licence {self.license}, not {' or '.join(study.licenses)}"
         for what, bound, value, unit in (
             ("latency", study.max_latency, self.latency[0] if self.latency else None, 1e3),
             ("size", study.max_size, self.size, 1e-6),
@@ -60,7 +64,7 @@ class Footprint:
 
 
 def license_of(experiment: Experiment, plugins: Plugins) -> str:
-    """The licence of the weights that an experiment starts from, or of the code where it starts from none."""
+    """The licence of the weights that an experiment starts from, or of the code where it starts at random."""
     from zoo.names import look_up
 
     names = look_up(experiment, plugins)
@@ -68,12 +72,13 @@ def license_of(experiment: Experiment, plugins: Plugins) -> str:
 
 
 def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugins: Plugins) -> dict[str, Any]:
-    """Build an experiment's network with random weights and write it as `SHAPE.onnx` below `folder`, if none is there.
+    """Build an experiment's network with random weights and write it into `folder / SHAPE`, if none is there.
 
     Returns its `shape`, `parameters` and `size`.
 
     Raises:
-        ZooError: the strategy does not fit the network, or it cannot be exported.
+        UsageError: the strategy or a setting does not fit the network.
+        ZooError: it cannot be exported.
     """
     from zoo.exporter import ExportSpec
     from zoo.network import count_parameters
@@ -88,21 +93,25 @@ def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugin
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
     shape = hashlib.sha256(words.encode()).hexdigest()[:16]
-    file = folder / f"{shape}.{FORMAT}"
-    if not file.is_file():
-        beside = file.with_name(f".{file.name}")
+    place = folder / shape  # of its own: a large network keeps its weights beside the file
+    if not place.is_dir():
+        beside = folder / f".{shape}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
         spec = ExportSpec(
-            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=beside
+            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=beside / FILE
         )
         load_target(plugins.exporters.find(FORMAT).value.write)(spec)
-        beside.replace(file)
-    return {"shape": shape, "parameters": count_parameters(model), "size": file.stat().st_size}
+        beside.replace(place)
+    size = sum(file.stat().st_size for file in place.iterdir())
+    return {"shape": shape, "parameters": count_parameters(model), "size": size}
 
 
-def time_networks(files: Sequence[Path], device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
-    """P50 of one image with its interval, by file name without its suffix; by turns, each in a process of its own."""
+def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
+    """P50 of one image with its interval, by shape, of what `weigh` wrote; by turns, each in a process of its own."""
     from zoo.latency import bench
 
+    files = sorted(folder.glob(f"[!.]*/{FILE}"))
     if not files:
         return {}
     exporter = plugins.exporters.find(FORMAT).value
@@ -112,7 +121,7 @@ def time_networks(files: Sequence[Path], device: str, plugins: Plugins) -> dict[
     found = {}
     for outcome in report.measured:
         p50 = outcome.measurements[0].p50
-        found[Path(outcome.target).stem] = (p50.value, p50.low, p50.high)
+        found[Path(outcome.target).parent.name] = (p50.value, p50.low, p50.high)
     return found
 
 

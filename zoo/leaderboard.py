@@ -116,6 +116,7 @@ class Entry:
     metrics: tuple[Mapping[str, float | None], ...]
     seconds: tuple[float, ...]
     core_seconds: tuple[float, ...]
+    trained: int  # parameters that train, at most at once
     footprint: Footprint
 
     @property
@@ -132,7 +133,8 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     """Compare ways to train that were scored on the same photographs.
 
     The winners are those that cannot be told apart from the best; the cheapest of them is the one with the least
-    latency, and among those of one network, the one that trains fastest.
+    latency, and among those of one network, the one that trains the fewest parameters: seconds of training differ from
+    time to time.
     """
     tables = {entry.way: correct(entry.tables) for entry in entries}
     comparison = compare(tables)
@@ -168,9 +170,9 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     return Leaderboard(split=split, rows=tuple(rows), comparison=comparison, notes=_notes(entries, rows, split))
 
 
-def _price(entry: Entry) -> tuple[float, float, float]:
+def _price(entry: Entry) -> tuple[float, int, str]:
     latency = entry.footprint.latency
-    return (latency[0] if latency else np.inf, float(np.mean(entry.seconds)), entry.footprint.size or np.inf)
+    return (latency[0] if latency else np.inf, entry.trained, entry.strategy)
 
 
 def _mean(metrics: Sequence[Mapping[str, float | None]], name: str) -> float | None:

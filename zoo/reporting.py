@@ -27,8 +27,8 @@ from zoo.report_plot import (
     fraction_curves,
     learning_curves,
 )
+from zoo.results import STUDY_FILE, Results
 from zoo.run import RUN_FILE, Run
-from zoo.studying import STUDY_FILE, Results
 
 if TYPE_CHECKING:
     from zoo.dataset import Sample
@@ -147,10 +147,11 @@ def _of_run(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
 
 
 def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
-    board = results.leaderboard
+    board, table = results.compare(plugins)
     rows = board["rows"]
-    latest = {one["name"]: one for one in results.outcomes}
-    finished = [one for one in latest.values() if one["status"] == "finished"]
+    finished = [one for one in results.outcomes if one["status"] == "finished"]
+    left = int(results.record.get("trials", 0)) - len(results.outcomes)
+    unfinished = [f"{left} of {results.record['trials']} trials have no outcome yet"] if left > 0 else []
     chosen = next(row for row in rows if row["cheapest"])
     best = next(one for one in finished if f"{one['backbone']} {one['strategy']}" == chosen["way"])
     curves: dict[str, list[float]] = {}
@@ -172,12 +173,12 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         "title": f"study of {Path(str(results.record['data_name']).rpartition(':')[2]).name}",
         "kind": "study",
         "verdict": _verdict(board, chosen),
-        "notes": [*results.record.get("notes", []), *board["notes"], *_paying(by_images)],
+        "notes": [*unfinished, *results.record.get("notes", []), *board["notes"], *_paying(by_images)],
         "board": board,
         "fractions": by_images if len(results.study.fractions) > 1 else None,
         "mixed": board.get("ensemble"),
         "advice": advice,
-        "failures": [one for one in latest.values() if one["status"] != "finished"],
+        "failures": [one for one in results.outcomes if one["status"] != "finished"],
         "plots": {
             "latency": accuracy_against_latency(rows),
             "curves": learning_curves(curves),
@@ -197,8 +198,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         },
         **_model_part(results.run(best), plugins),
     }
-    csv_file = results.path / "leaderboard.csv"
-    return page, csv_file.read_text(encoding="utf-8")
+    return page, table.to_csv()
 
 
 def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
@@ -284,7 +284,9 @@ def _said(run: Run) -> str:
 
 def _verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     count, images = len(board["winners"]), board["rows"][0]["images"]
-    if count == 1:
+    if len(board["rows"]) == 1:
+        text = f"One way to train was compared: {chosen['way']}, by {images} photographs of {board['split']}."
+    elif count == 1:
         text = f"Nothing is known to be as good as {chosen['way']}, by {images} photographs of {board['split']}."
     else:
         text = (

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
-from zoo.files import SCHEMA, append_json, check_schema, read_json, write_bytes, write_json
+from zoo.files import SCHEMA, append_json, check_schema, read_json, read_lines, write_bytes, write_json
+from zoo.lock import LOCK_FILE
 from zoo.predictions import Predictions
 from zoo.preprocess import Preprocess
 from zoo.shape import flaw_of_record, flaw_of_splits
@@ -39,7 +40,6 @@ HISTORY_FILE = "history.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
 RATES_FILE = "rates.json"
-LOCK_FILE = ".lock"
 
 # What `--force` may replace; photographs, notes and whatever else a user keeps beside a run stay
 OWN_FILES = (
@@ -122,7 +122,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, Any]]:
         """A record per epoch."""
-        return self._lines(HISTORY_FILE)
+        return read_lines(self.path / HISTORY_FILE)
 
     def predictions(self, split: str | None = None) -> Predictions:
         """The stored predictions of a split, of the reported one for None."""
@@ -226,7 +226,7 @@ class Run:
 
     def looks(self, split: str) -> int:
         """How often a split of the run was scored, by the ledger."""
-        return sum(1 for look in self._lines(LEDGER_FILE) if look.get("split") == split)
+        return sum(1 for look in read_lines(self.path / LEDGER_FILE) if look.get("split") == split)
 
     def fitted(self) -> set[str]:
         """Ids of the images that the run was fitted on; empty without `splits.json`.
@@ -256,25 +256,12 @@ class Run:
 
     def cut_history(self, count: int) -> None:
         """Keep what is whole of the first `count` lines of the history; a run that goes on writes the others again."""
-        lines = [json.dumps(line, ensure_ascii=False) for line in self._lines(HISTORY_FILE, count)]
+        lines = [json.dumps(line, ensure_ascii=False) for line in read_lines(self.path / HISTORY_FILE, count)]
         write_bytes(self.path / HISTORY_FILE, "".join(f"{line}\n" for line in lines).encode())
 
     def lost_history(self, count: int) -> int:
         """How many of the first `count` lines of the history are missing or damaged."""
-        return count - len(self._lines(HISTORY_FILE, count))
-
-    def _lines(self, name: str, count: int | None = None) -> list[dict[str, Any]]:
-        """Records of the first `count` lines of a file; what a kill cut short or a disk damaged is left out."""
-        found = []
-        file = self.path / name
-        for line in file.read_bytes().split(b"\n")[:count] if file.is_file() else []:
-            try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            if isinstance(record, dict):
-                found.append(record)
-        return found
+        return count - len(read_lines(self.path / HISTORY_FILE, count))
 
 
 def now() -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
-from zoo.experiment import Experiment
+from zoo.experiment import DEFAULT_EPOCHS, Experiment
+from zoo.files import FULL_DISK
 from zoo.progress import Silent
 
 if TYPE_CHECKING:
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 DATABASE = "search.db"
 STARTUP = 4  # trials before the median prunes, and before what was seen guides
 
-# Bounds of rates, around the experiment's own: a network that is trained further than a tenth or ten times off it
+# Bounds of rates, around the default: a network that is trained further than a tenth or ten times off it
 # either does not move or comes apart
 RATE_FACTOR = 10.0
 DECAYS = (1e-4, 0.3)
@@ -45,8 +47,12 @@ class _Watched(Silent):
                 raise TrialPruned
 
 
-def search(experiment: Experiment, count: int, folder: Path, seconds: float | None, plugins: Plugins) -> dict[str, Any]:
+def search(
+    experiment: Experiment, given: Collection[str], count: int, folder: Path, seconds: float | None, plugins: Plugins
+) -> dict[str, Any]:
     """Try `count` settings of an experiment: rate, weight decay, augmentation, epochs; by the loss on `val`.
+
+    Those of them that were `given` stay as they are.
 
     What was tried stands in `search.db` and is not tried again. Returns the best `settings` (None: the experiment's
     own are the best, or nothing can be searched), and how many were tried and pruned.
@@ -72,24 +78,32 @@ def search(experiment: Experiment, count: int, folder: Path, seconds: float | No
     counted = any(
         phase.epochs is not None for phase in parse(experiment.strategy, plugins.strategies).phases(network.anatomy)
     )
+    rate = Experiment.lr
+    assert isinstance(rate, float)
+    start = {"lr": rate, "weight_decay": experiment.weight_decay, "augment": experiment.augment}
+    start |= {} if counted else {"epochs": DEFAULT_EPOCHS}
+    start = {key: value for key, value in start.items() if key not in given}
+    if not start:
+        return {"settings": None, "note": "all that it would search was given"}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     name = f"{setup.backbone.qualified} {setup.plan}"
     tries = folder / "search" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
     def objective(trial: Trial) -> float:
-        rate = experiment.lr if isinstance(experiment.lr, float) else 5e-3
-        settings: dict[str, Any] = {
-            "lr": trial.suggest_float("lr", rate / RATE_FACTOR, rate * RATE_FACTOR, log=True),
-            "weight_decay": trial.suggest_float("weight_decay", *DECAYS, log=True),
-            "augment": trial.suggest_categorical("augment", AUGMENTS),
+        asked: dict[str, Callable[[], Any]] = {
+            "lr": lambda: trial.suggest_float("lr", rate / RATE_FACTOR, rate * RATE_FACTOR, log=True),
+            "weight_decay": lambda: trial.suggest_float("weight_decay", *DECAYS, log=True),
+            "augment": lambda: trial.suggest_categorical("augment", AUGMENTS),
+            "epochs": lambda: trial.suggest_int("epochs", *EPOCHS),
         }
-        if not counted:
-            settings["epochs"] = trial.suggest_int("epochs", *EPOCHS)
+        settings = {key: draw() for key, draw in asked.items() if key in start}
         out = tries / str(trial.number)
         try:
             run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=_Watched(trial))
             return float(run.metrics["loss"])
         except ZooError as error:
+            if FULL_DISK in error.message:
+                raise
             trial.set_user_attr("failure", error.message)
             raise optuna.TrialPruned from error  # it diverged: as bad as what is worse than the median
         finally:
@@ -104,8 +118,7 @@ def search(experiment: Experiment, count: int, folder: Path, seconds: float | No
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
         )
         if not found.trials:
-            start: dict[str, Any] = {"lr": experiment.lr, "weight_decay": experiment.weight_decay, "augment": "light"}
-            found.enqueue_trial(start if counted else {**start, "epochs": 5})  # the defaults are one of those tried
+            found.enqueue_trial(start)  # the defaults are one of those tried
         ended = [one for one in found.trials if one.state.is_finished()]
         if len(ended) < count:
             found.optimize(objective, n_trials=count - len(ended), timeout=seconds)

@@ -1,125 +1,44 @@
 """Studying: carries a study out, trial by trial, in a folder that it goes on from after whatever stopped it.
 
-study.json          what was asked, how it stands
-outcomes.jsonl      a line per trial: finished, failed, or refused before it was trained, and why
-footprints.json     latency, size and licence of every way to train, known before the first trial
-trials/NAME/        the runs
-search.db           what the search tried (Optuna)
-ledger.jsonl        a line per look at the locked split
-leaderboard.json, leaderboard.csv
+What the folder holds stands in `zoo.results`.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from zoo.dataset import Images, Sample, absolute, open_images
 from zoo.errors import UsageError, ZooError
-from zoo.evaluation import compute_metrics
-from zoo.files import SCHEMA, append_json, check_schema, read_json, write_bytes, write_json
+from zoo.files import FULL_DISK, SCHEMA, append_json, read_json, write_json
 from zoo.footprint import Footprint, license_of, time_networks, with_latency
-from zoo.leaderboard import ENSEMBLE, Entry, Leaderboard, correct, ensemble, interval, rank
+from zoo.lock import alone_in
 from zoo.machine import machine, versions
 from zoo.plugin import Plugins
-from zoo.predictions import Predictions
 from zoo.progress import Progress, Silent
-from zoo.run import Run, make_folder, now
+from zoo.results import (
+    CSV_FILE,
+    FOOTPRINTS_FILE,
+    LEADERBOARD_FILE,
+    LEDGER_FILE,
+    OUTCOMES_FILE,
+    STUDY_FILE,
+    TRIALS,
+    TUNED_FILE,
+    Results,
+)
+from zoo.run import make_folder, now
 from zoo.trials import Study, Trial, same_study
 from zoo.worker import WorkerFailed, WorkerProcess
 
-STUDY_FILE = "study.json"
-OUTCOMES_FILE = "outcomes.jsonl"
-FOOTPRINTS_FILE = "footprints.json"
-LEDGER_FILE = "ledger.jsonl"
-TUNED_FILE = "tuned.json"
-LEADERBOARD_FILE = "leaderboard.json"
-LOCK_FILE = ".lock"
 WORKER = "zoo.trial_worker:Worker"
-
-# What is read of these files; a line or a file without is damaged
-OF_AN_OUTCOME = {"name", "backbone", "strategy", "seed", "fraction", "status"}
-OF_A_ROW = {"way", "backbone", "strategy", "accuracy", "interval", "winner", "cheapest", "latency", "seconds", "test"}
-
-MOST_AVERAGED = 5  # networks in an ensemble: more seldom help, and each costs its latency
-FULL_DISK = "No space left on device"
-
-
-@dataclass(frozen=True)
-class Results:
-    """An opened study: its folder, what was asked, and what came out so far."""
-
-    path: Path
-    record: dict[str, Any]
-    outcomes: tuple[dict[str, Any], ...]
-
-    @classmethod
-    def open(cls, path: Path | str) -> Results:
-        """Open a study's folder.
-
-        Raises:
-            UsageError: it is no study.
-            ZooError: its record is damaged or of a newer schema.
-        """
-        folder = Path(path)
-        file = folder / STUDY_FILE
-        if not file.is_file():
-            raise UsageError(f"`{folder}` is no study: it has no `{STUDY_FILE}`", hint="`zoo study --out` makes one")
-        record = read_json(file)
-        if not isinstance(record, dict) or not isinstance(record.get("study"), dict):
-            raise ZooError(f"`{file}` is no record of a study", hint="restore it from a copy")
-        check_schema(record.get("schema"), file)
-        return cls(folder, record, tuple(_outcomes(folder)))
-
-    @property
-    def study(self) -> Study:
-        return Study.from_json(self.record["study"])
-
-    @property
-    def status(self) -> str:
-        return str(self.record["status"])
-
-    @property
-    def leaderboard(self) -> dict[str, Any]:
-        """The content of `leaderboard.json`.
-
-        Raises:
-            ZooError: there is none yet.
-        """
-        file = self.path / LEADERBOARD_FILE
-        if not file.is_file():
-            raise ZooError(
-                f"study `{self.path}` has no leaderboard: no trial is finished", hint=f"`zoo study {self.path}` goes on"
-            )
-        found: dict[str, Any] = read_json(file)
-        rows = found.get("rows") if isinstance(found, dict) else None
-        if not isinstance(rows, list) or not all(isinstance(row, dict) and set(row) >= OF_A_ROW for row in rows):
-            raise ZooError(f"`{file}` is damaged", hint=f"`zoo study {self.path}` writes it anew")
-        return found
-
-    @property
-    def winners(self) -> list[str]:
-        """Ways to train that cannot be told apart from the best, best first."""
-        return [str(way) for way in self.leaderboard["winners"]]
-
-    def run(self, outcome: Mapping[str, Any]) -> Run:
-        """The run of a finished trial."""
-        return Run.open(self.path / "trials" / outcome["name"])
-
-    def looks(self) -> list[dict[str, Any]]:
-        """Every look at the locked split."""
-        return _lines(self.path / LEDGER_FILE)
 
 
 def study(
@@ -156,7 +75,7 @@ def study(
         progress.note(line)
     _check_apart(images, progress)
     make_folder(folder)
-    with _alone_in(folder):
+    with alone_in(folder, "carrying out the study in", "wait for it"):
         session = Session(folder, asked, trials, images, plugins, progress)
         session.begin()
         ended = "interrupted"
@@ -164,7 +83,9 @@ def study(
             ended = session.carry_out(retry, None if budget is None else began + budget)
         finally:
             session.stand(ended)
-        return session.end()
+        results = Results.open(folder)
+        results.write_leaderboard(plugins)
+        return results
 
 
 class Session:
@@ -181,7 +102,7 @@ class Session:
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = plugins, progress
-        self.outcomes = {line["name"]: line for line in _outcomes(folder)}
+        self.outcomes: dict[str, dict[str, Any]] = {}
         self._worker: WorkerProcess | None = None
 
     def begin(self) -> None:
@@ -201,7 +122,22 @@ class Session:
             "versions": versions(),
         }
         write_json(file, self.record)
-        (self.folder / "trials").mkdir(exist_ok=True)
+        (self.folder / TRIALS).mkdir(exist_ok=True)
+        for name in (LEADERBOARD_FILE, CSV_FILE):  # of the session before; while this one goes on they would be old
+            (self.folder / name).unlink(missing_ok=True)
+        self._read_outcomes()
+
+    def _read_outcomes(self) -> None:
+        """Outcomes so far; a finished trial whose run is missing or damaged counts as not begun."""
+        results = Results.open(self.folder)
+        for outcome in results.outcomes:
+            if outcome["status"] == "finished":
+                try:
+                    results.run(outcome).predictions()
+                except ZooError as error:
+                    self.progress.warn(f"{outcome['name']} is trained again: {error.message}")
+                    continue
+            self.outcomes[outcome["name"]] = outcome
 
     def carry_out(self, retry: bool, until: float | None) -> str:
         """Every trial that has no outcome yet; returns how it ended."""
@@ -226,19 +162,6 @@ class Session:
     def stand(self, status: str) -> None:
         """Write how the study stands."""
         write_json(self.folder / STUDY_FILE, {**self.record, "status": status, "ended": now()})
-
-    def end(self) -> Results:
-        """Compare what is finished."""
-        boards = self._leaderboards()
-        if boards:
-            first = boards[max(boards)]
-            full = first.to_json()
-            full["fractions"] = {f"{fraction:g}": board.to_json() for fraction, board in sorted(boards.items())}
-            full["ensemble"] = self._ensemble(first)
-            full["looks"] = len(_lines(self.folder / LEDGER_FILE))
-            write_json(self.folder / LEADERBOARD_FILE, full)
-            write_bytes(self.folder / "leaderboard.csv", first.to_csv().encode())
-        return Results.open(self.folder)
 
     # trials
 
@@ -265,7 +188,7 @@ class Session:
 
     def _train(self, trial: Trial, tuned: dict[str, Any]) -> dict[str, Any]:
         settings = tuned.get(trial.way, {}).get("settings")
-        folder = self.folder / "trials" / trial.name
+        folder = self.folder / TRIALS / trial.name
         try:
             done = self._ask("train", experiment=self.study.experiment(trial, settings).to_json(), folder=str(folder))
         except WorkerFailed as failure:
@@ -291,7 +214,7 @@ class Session:
     def _footprints(self) -> dict[str, Footprint]:
         """Of every way to train: written as a file with random weights, and timed, before anything is trained."""
         ways = {trial.way: trial for trial in self.trials}
-        known = _read_footprints(self.folder)
+        known = Results.open(self.folder).footprints
         if set(ways) <= set(known):
             return known
         file = self.folder / FOOTPRINTS_FILE
@@ -305,6 +228,8 @@ class Session:
             try:
                 asked = {"experiment": experiment.to_json(), "classes": list(self.images.classes)}
                 found[way] = Footprint(license=license, **self._ask("weigh", **asked, folder=str(networks)))
+                if found[way].unfit:
+                    self.progress.warn(f"{way} will not be trained: {found[way].unfit}")
             except WorkerFailed as failure:
                 found[way] = Footprint(license=license, failure=failure.reason)
             self.progress.advance(1)
@@ -313,7 +238,7 @@ class Session:
             self._worker.close()  # it would take processor time from what is timed
             self._worker = None
         device = self.study.experiment(self.trials[0]).device
-        latencies = time_networks(sorted(networks.glob("*.onnx")), device, self.plugins)
+        latencies = time_networks(networks, device, self.plugins)
         found = {way: with_latency(one, latencies) for way, one in found.items()}
         write_json(file, {way: one.to_json() for way, one in found.items()})
         shutil.rmtree(networks, ignore_errors=True)
@@ -334,6 +259,7 @@ class Session:
                 found[way] = self._ask(
                     "search",
                     experiment=experiment.to_json(),
+                    given=list(self.study.settings),
                     count=self.study.search,
                     folder=str(self.folder),
                     seconds=left,
@@ -347,106 +273,27 @@ class Session:
 
     # after the trials
 
-    def _finished(self, fraction: float) -> dict[str, list[tuple[Trial, dict[str, Any]]]]:
-        ways: dict[str, list[tuple[Trial, dict[str, Any]]]] = {}
-        for trial in self.trials:
-            outcome = self.outcomes.get(trial.name)
-            if trial.fraction == fraction and outcome is not None and outcome["status"] == "finished":
-                ways.setdefault(trial.way, []).append((trial, outcome))
-        return ways
-
-    def _run(self, trial: Trial) -> Run:
-        return Run.open(self.folder / "trials" / trial.name)
-
-    def _leaderboards(self) -> dict[float, Leaderboard]:
-        """By fraction, those of which a trial is finished."""
-        footprints = _read_footprints(self.folder)
-        boards = {}
-        for fraction in self.study.fractions:
-            entries = [
-                Entry(
-                    backbone=some[0][0].backbone,
-                    strategy=some[0][0].strategy,
-                    seeds=tuple(trial.seed for trial, _ in some),
-                    tables=tuple(self._run(trial).predictions() for trial, _ in some),
-                    metrics=tuple(outcome["metrics"] for _, outcome in some),
-                    seconds=tuple(outcome["seconds"] for _, outcome in some),
-                    core_seconds=tuple(outcome["core_seconds"] for _, outcome in some),
-                    footprint=footprints.get(way, Footprint()),
-                )
-                for way, some in self._finished(fraction).items()
-            ]
-            if entries:
-                board = rank(entries)
-                rows = tuple(replace(row, test=self._of_test(row.way, fraction)) for row in board.rows)
-                boards[float(fraction)] = replace(board, rows=rows)
-        return boards
-
-    def _of_test(self, way: str, fraction: float) -> dict[str, Any] | None:
-        """Accuracy on the locked split of a way that was scored there, the mean of its seeds."""
-        tables = [table for trial, _ in self._finished(fraction)[way] if (table := _of_split(self._run(trial), "test"))]
-        if not tables:
-            return None
-        right = correct(tables)
-        return {"accuracy": float(right.mean()), "interval": list(interval(right)), "images": right.shape[1]}
-
     def _open_lockbox(self) -> None:
-        """Score the winners on the locked split, once: a run that was scored there is not scored again."""
-        boards = self._leaderboards()
+        """Score the winners on the locked split: each of their runs once, for as long as it is that run."""
+        results = Results.open(self.folder)
+        boards = results.boards()
         if not boards or "test" not in self.images.splits:
             return
-        fraction = max(boards)
-        seen = {look.get("name") for look in _lines(self.folder / LEDGER_FILE)}
-        for way in boards[fraction].winners:
-            for trial, _ in self._finished(fraction)[way]:
-                if trial.name in seen:
+        largest = max(boards)
+        seen = {look.get("run") for look in results.looks()}
+        for way in boards[largest].winners:
+            for outcome in results.finished(largest)[way]:
+                run = results.run(outcome)
+                if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
                     continue
                 try:
-                    found = self._ask("score", run=str(self.folder / "trials" / trial.name), split="test")
+                    found = self._ask("score", run=str(run.path), split="test")
                 except WorkerFailed as failure:
-                    self.progress.warn(f"{way} seed {trial.seed} could not be scored on `test`: {failure.reason}")
+                    self.progress.warn(f"{way} seed {outcome['seed']} could not be scored on `test`: {failure.reason}")
                     continue
-                append_json(
-                    self.folder / LEDGER_FILE,
-                    {"schema": SCHEMA, "time": now(), "split": "test", "name": trial.name, **vars(trial), **found},
-                )
-
-    def _ensemble(self, board: Leaderboard) -> dict[str, Any] | None:
-        """The mean of one network of each winner, where it is better on what is chosen on than the best of them."""
-        fraction, members = max(self.study.fractions), list(board.winners)[:MOST_AVERAGED]
-        trials = [self._finished(fraction)[way][0][0] for way in members if way in self._finished(fraction)]
-        if len(trials) < 2:
-            return None
-        table = ensemble([self._run(trial).predictions() for trial in trials])
-        metrics = compute_metrics(table, self.plugins)
-        latencies = [row.latency for row in board.rows if row.way in members]
-        test = [_of_split(self._run(trial), "test") for trial in trials]
-        scored = [one for one in test if one is not None]
-        found: dict[str, Any] = {
-            "name": ENSEMBLE,
-            "members": members,
-            "helps": (metrics["accuracy"] or 0.0) > board.rows[0].accuracy,
-            "metrics": metrics,
-            "interval": list(interval(correct([table]))),
-            "latency": sum(one[0] for one in latencies if one) if all(latencies) else None,
-            "test": None,
-        }
-        if len(scored) == len(trials):
-            right = correct([ensemble(scored)])
-            found["test"] = {"accuracy": float(right.mean()), "interval": list(interval(right))}
-        return found
-
-
-def _read_footprints(folder: Path) -> dict[str, Footprint]:
-    """Those that are known already; none of a file that is damaged, so that networks are weighed anew."""
-    try:
-        return {way: Footprint.from_json(one) for way, one in read_json(folder / FOOTPRINTS_FILE).items()}
-    except (ZooError, AttributeError, KeyError, TypeError):
-        return {}
-
-
-def _of_split(run: Run, split: str) -> Predictions | None:
-    return run.predictions(split) if (run.path / f"predictions-{split}.safetensors").is_file() else None
+                kept = {name: outcome[name] for name in ("name", "backbone", "strategy", "seed", "fraction")}
+                look = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), **kept, **found}
+                append_json(self.folder / LEDGER_FILE, look)
 
 
 def _default_folder() -> Path:
@@ -470,28 +317,6 @@ def _check_folder(folder: Path, asked: Study) -> None:
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"`{folder}` exists and is no study", hint="pass another `--out`")
-
-
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold the study's folder; a killed process lets go of it.
-
-    Raises:
-        ZooError: another process holds it, or it cannot be written.
-    """
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ZooError(f"another process is carrying out the study in `{folder}`", hint="wait for it") from error
-    except OSError as error:
-        raise ZooError(f"`{folder}` cannot be written: {error.strerror}", hint="pass another `--out`") from error
-    try:
-        yield
-    finally:
-        lock.release()
-        with contextlib.suppress(OSError):
-            (folder / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _check_apart(images: Images, progress: Progress) -> None:
@@ -521,21 +346,3 @@ def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
         except OSError:
             continue  # the scan names it
         yield sample, hashlib.sha256(data).hexdigest()
-
-
-def _outcomes(folder: Path) -> list[dict[str, Any]]:
-    """Outcomes that say of which trial they are and how it ended; a trial without is carried out, or found finished."""
-    return [line for line in _lines(folder / OUTCOMES_FILE) if set(line) >= OF_AN_OUTCOME]
-
-
-def _lines(file: Path) -> list[dict[str, Any]]:
-    """Whole lines of a file; what a kill cut short is left out."""
-    found = []
-    for line in file.read_bytes().split(b"\n") if file.is_file() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict):
-            found.append(record)
-    return found

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from filelock import FileLock, Timeout
 from safetensors.torch import save as save_tensors
 
 from zoo.ahead import Ahead
@@ -26,6 +24,7 @@ from zoo.experiment import Experiment
 from zoo.files import append_json, write_bytes, write_json
 from zoo.job import Clock, Job, prepare
 from zoo.judge import Judge
+from zoo.lock import alone_in
 from zoo.optimizer import changed_by
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
@@ -38,7 +37,6 @@ from zoo.record import record_of, splits_of
 from zoo.resumption import check_data, check_session, check_start, restore_splits
 from zoo.run import (
     HISTORY_FILE,
-    LOCK_FILE,
     RATES_FILE,
     SPLITS_FILE,
     WEIGHTS_FILE,
@@ -142,31 +140,9 @@ def _already(run: Run, progress: Progress) -> Run:
     return run
 
 
-@contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Hold a run's folder, so that no second process trains into it; a killed process lets go of it.
-
-    Raises:
-        ZooError: another process holds it, or it cannot be written.
-    """
-    lock = FileLock(folder / LOCK_FILE)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise ZooError(
-            f"another process is training into `{folder}`", hint="wait for it, or pass another `--out`"
-        ) from error
-    except OSError as error:
-        words, file = (error.strerror or str(error)).lower(), folder / LOCK_FILE
-        hint = f"a run's folder must be writable: `chmod u+w {folder}`, or copy the run to where you may write"
-        if file.is_dir():
-            hint = f"move `{file}` away"
-        raise ZooError(f"`{file}` cannot be written: {words}", hint=hint) from error
-    try:
-        yield
-    finally:
-        lock.release()
-        (folder / LOCK_FILE).unlink(missing_ok=True)
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    """Hold a run's folder, so that no second process trains into it."""
+    return alone_in(folder, "training into", "wait for it, or pass another `--out`")
 
 
 def _carry_out(job: Job, run: Run, clock: Clock, *, again: bool = False) -> Run:

@@ -72,14 +72,11 @@ class Study:
         Raises:
             UsageError: naming each value.
         """
-        for name in ("backbones", "strategies", "seeds", "fractions", "licenses"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, (value,) if isinstance(value, (str, int, float)) else tuple(value))
-        object.__setattr__(self, "also", tuple((str(one), str(other)) for one, other in self.also))
-        object.__setattr__(self, "settings", dict(self.settings))
-        problems = []
-        if not self.data or not isinstance(self.data, str):
-            problems.append("`data` is missing")
+        problems = self._take()
+        if problems:
+            raise UsageError("; ".join(problems), hint="see docs/study.md for a study file")
+        if not self.data:
+            problems.append("`data` is empty")
         if not self.also and not (self.backbones and self.strategies):
             problems.append("a study needs a backbone and a strategy")
         elif bool(self.backbones) != bool(self.strategies):
@@ -92,20 +89,50 @@ class Study:
         if not self.seeds or not self.fractions:
             problems.append("a study needs a seed and a fraction")
         for fraction in self.fractions:
-            if not isinstance(fraction, (int, float)) or not 0 < fraction <= 1:
+            if not 0 < fraction <= 1:
                 problems.append(f"a fraction of `{fraction}` is no share of the training images, such as 0.1")
-        for name, value in (("max_latency", self.max_latency), ("max_size", self.max_size)):
-            if value is not None and not (isinstance(value, (int, float)) and 0 < value < math.inf):
-                problems.append(f"`{name} {value}` is no bound")
-        if isinstance(self.search, bool) or not isinstance(self.search, int) or not 0 <= self.search <= 10_000:
+        for name, value, form in (
+            ("max_latency", self.max_latency, "in seconds, such as 0.02"),
+            ("max_size", self.max_size, "in bytes, such as 20000000"),
+            ("time_budget", self.time_budget, "in seconds, such as 1800"),
+        ):
+            if value is not None and not (_is(value, int, float) and 0 < value < math.inf):
+                problems.append(f"`{name} {value}` is no bound {form}")
+        if not _is(self.search, int) or not 0 <= self.search <= 10_000:
             problems.append(f"`search {self.search}` is no count of trials")
-        if self.time_budget is not None and not self.time_budget > 0:
-            problems.append(f"`time_budget {self.time_budget}` is no time")
         taken = [name for name in self.settings if name in OWN_SETTINGS]
         if taken:
             problems.append(f"setting `{taken[0]}` is the study's own")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
+
+    def _take(self) -> list[str]:
+        """Lists as tuples, one value as a list of one; returns what is of another kind."""
+        problems = []
+        if not isinstance(self.data, str):
+            problems.append(f"`data` is {self.data!r}, not the path of a folder")
+        for name, kinds, what in (
+            ("backbones", (str,), "names"),
+            ("strategies", (str,), "strategies"),
+            ("seeds", (int,), "whole numbers"),
+            ("fractions", (int, float), "numbers"),
+            ("licenses", (str,), "patterns"),
+        ):
+            value = getattr(self, name)
+            values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            if not all(_is(one, *kinds) for one in values):
+                problems.append(f"`{name}` is {value!r}, not a list of {what}")
+            object.__setattr__(self, name, values)
+        pairs = self.also if isinstance(self.also, (list, tuple)) else (self.also,)
+        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_text(*pair) for pair in pairs):
+            problems.append(f"`also` is {self.also!r}, not a list of pairs of a backbone and a strategy")
+        else:
+            object.__setattr__(self, "also", tuple((one, other) for one, other in pairs))
+        if not isinstance(self.settings, Mapping):
+            problems.append(f"`settings` is {self.settings!r}, not a table")
+        else:
+            object.__setattr__(self, "settings", dict(self.settings))
+        return problems
 
     def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
         """The experiment of a trial; `tuned` settings were found by the search."""
@@ -147,7 +174,8 @@ class Study:
             ):
                 before = known[kind].setdefault(canonical, asked)
                 if before != asked:
-                    problems.append(UsageError(f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"))
+                    text = f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"
+                    problems.append(UsageError(text, hint="say it once"))
             found.append((names.backbone.qualified, str(names.plan)))
         if problems:
             raise at_once(list({error.message: error for error in problems}.values()))
@@ -174,10 +202,7 @@ class Study:
                 raise UsageError(f"unknown key `{key}` of a study", hint=did_you_mean(key, names, "see `zoo study -h`"))
         if "data" not in data:
             raise UsageError("a study needs `data`", hint='data = "photos"')
-        try:
-            return cls(**data)
-        except (TypeError, ValueError) as error:
-            raise UsageError(f"a study cannot be read: {error}", hint="see docs/study.md") from error
+        return cls(**data)
 
     @classmethod
     def from_file(cls, file: Path) -> Study:
@@ -196,6 +221,15 @@ class Study:
         if isinstance(where, str) and (file.parent / where).exists():
             data["data"] = str(file.parent / where)
         return cls.from_json(data)
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    """Whether a value is of these kinds; True and False are no numbers."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_text(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
 
 
 def same_study(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:

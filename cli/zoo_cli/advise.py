@@ -16,6 +16,9 @@ from zoo_cli.options import console, device_option, json_option, percent, print_
 @click.option(
     "--studies", default="runs", show_default=True, metavar="DIR", help="Past studies, for the advice's track record."
 )
+@click.option(
+    "--weights", default="default", show_default=True, metavar="default|none|TAG|FILE", help="Of the backbones."
+)
 @click.option("--split-seed", type=int, default=0, show_default=True, help="Of the split, where the data bring none.")
 @device_option
 @json_option
@@ -26,6 +29,7 @@ def advise(
     backbones: tuple[str, ...],
     study: str | None,
     studies: str,
+    weights: str,
     split_seed: int,
     device: str,
     as_json: bool,
@@ -50,6 +54,7 @@ def advise(
         backbones,
         study=study,
         studies=studies,
+        weights=weights,
         split_seed=split_seed,
         device=device,
         plugins=plugins(ctx),
@@ -84,10 +89,10 @@ def advise(
         screen.print(f"[bold]{escape(one.strategy)}[/bold]: {escape(one.reason)}")
     if found.record:
         tau = "-" if found.record["tau"] is None else f"{found.record['tau']:.2f}"
+        of = "; ".join(f"{one['study']}: {one['backbones']} backbones" for one in found.record["studies"])
         screen.print(
-            f"[dim]in {len(found.record['studies'])} past studies: Kendall's tau {tau}, "
-            f"regret of the first {found.record['regret_top_1']:.3f}, of the best of three "
-            f"{found.record['regret_top_3']:.3f}[/dim]"
+            f"[dim]in past studies ({escape(of)}): Kendall's tau {tau}, regret of the first "
+            f"{found.record['regret_top_1']:.3f}, of the best of three {found.record['regret_top_3']:.3f}[/dim]"
         )
     else:
         screen.print("[dim]no past study tells how good this advice is; `zoo advise --study DIR` keeps it there[/dim]")

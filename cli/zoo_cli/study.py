@@ -11,14 +11,14 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, ZooError
 from zoo_cli.options import console, json_option, percent, print_json
 from zoo_cli.settings import SECONDS, settings_options
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo.studying import Results
+    from zoo.results import Results
 
 # Of `zoo train`, what is a study's own, or what it says several times
 OWN = ("data", "backbone", "strategy", "seed", "fraction", "time_budget")
@@ -102,7 +102,7 @@ def study(
     are trained. Ways to train are compared on `val`; the winners are scored on `test`, at the end and once. Data with
     two splits have the second locked away as `test`, and `val` carved from train.
     """
-    from zoo.studying import Results
+    from zoo.results import Results
     from zoo.studying import study as carry_out
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
@@ -117,7 +117,7 @@ def study(
         given = _given(ctx, asked) if folder is not None else []
         if given:
             raise UsageError(
-                f"`--{given[0].replace('_', '-')}` is of a new study, and `{folder}` goes on as it is",
+                f"`{_option(ctx, given[0])}` is of a new study, and `{folder}` goes on as it is",
                 hint="leave it out, or begin another study by `--out`",
             )
         results = carry_out(
@@ -128,18 +128,28 @@ def study(
             plugins=plugins(ctx),
             progress=Display(screen),
         )
-    _print(results, screen)
+    board, why = _board(results)
+    _print(results, board, why, screen)
     if as_json:
-        print_json(_as_json(results))
+        whole = {"study": str(results.path), **results.record, "outcomes": list(results.outcomes)}
+        print_json({**whole, "leaderboard": board})
     else:
         click.echo(str(results.path))
     if not status and results.outcomes and not any(one["status"] == "finished" for one in results.outcomes):
-        ctx.exit(1)  # nothing was learnt
+        raise ZooError(
+            f"no trial of `{results.path}` is finished; the reasons stand above",
+            hint="loosen a bound, or mend what failed and pass `--retry`",
+        )
 
 
 def _given(ctx: click.Context, names: Any) -> list[str]:
     source = click.core.ParameterSource.COMMANDLINE
     return [name for name in names if ctx.get_parameter_source(name) is source]
+
+
+def _option(ctx: click.Context, name: str) -> str:
+    """How an option is said."""
+    return next(option.opts[0] for option in ctx.command.params if option.name == name)
 
 
 def _out(ctx: click.Context, study: str | None, out: str | None) -> str | None:
@@ -155,9 +165,7 @@ def _asked(ctx: click.Context, file: str | None, time_budget: float | None, aske
     given = _given(ctx, asked)
     if file is not None:
         if given:
-            raise UsageError(
-                f"`--{given[0].replace('_', '-')}` is of a study without a file", hint=f"write it into `{file}`"
-            )
+            raise UsageError(f"`{_option(ctx, given[0])}` is of a study without a file", hint=f"write it into `{file}`")
         if not Path(file).is_file():
             raise UsageError(f"there is no study `{file}`", hint="pass a study file, or the folder of a study")
         return Study.from_file(Path(file))
@@ -169,41 +177,33 @@ def _asked(ctx: click.Context, file: str | None, time_budget: float | None, aske
     return Study(**kept, settings=settings, time_budget=time_budget)
 
 
-def _as_json(results: Results) -> dict[str, Any]:
-    from zoo.errors import ZooError
-
+def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
+    """The leaderboard, or why there is none; nothing is wrong where no trial is finished yet."""
+    if not any(one["status"] == "finished" for one in results.outcomes):
+        return None, ""
     try:
-        board = results.leaderboard
+        return results.leaderboard, ""
     except ZooError as error:
-        if results.outcomes and "damaged" in error.message:
-            raise
-        board = None
-    return {
-        "study": str(results.path),
-        **results.record,
-        "outcomes": list(results.outcomes),
-        "leaderboard": board,
-    }
+        return None, str(error)
 
 
-def _print(results: Results, screen: Console) -> None:
-    latest = {one["name"]: one for one in results.outcomes}
-    counts = {
-        state: sum(one["status"] == state for one in latest.values()) for state in ("finished", "refused", "failed")
-    }
-    left = results.record["trials"] - len(latest)
+def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
+    states = [one["status"] for one in results.outcomes]
     screen.print(
-        f"study {results.status}: {results.record['trials']} trials, {counts['finished']} finished, "
-        f"{counts['refused']} not trained, {counts['failed']} failed, {left} left"
+        f"study {results.status}: {results.record['trials']} trials, {states.count('finished')} finished, "
+        f"{states.count('refused')} not trained, {states.count('failed')} failed, "
+        f"{results.record['trials'] - len(states)} left"
     )
-    for one in latest.values():
+    for one in results.outcomes:
         if one["status"] != "finished":
-            screen.print(f"[dim]{escape(one['name'])}: {one['status']}: {escape(str(one['failure']))}[/dim]")
-    data = _as_json(results)["leaderboard"]
-    if data is None:
+            hint = f" ({one['hint']})" if one.get("hint") else ""
+            screen.print(f"[dim]{escape(one['name'])}: {one['status']}: {escape(str(one['failure']) + hint)}[/dim]")
+    if why:
+        screen.print(f"[yellow]warning[/yellow]: {escape(why)}")
+    if board is None:
         return
-    table = Table("backbone", "strategy", f"accuracy on {data['split']}", "95 %", "F1", "ms", "seconds", "on test", "")
-    for row in data["rows"]:
+    table = Table("backbone", "strategy", f"accuracy on {board['split']}", "95 %", "F1", "ms", "seconds", "on test", "")
+    for row in board["rows"]:
         latency, test = row["latency"], row["test"]
         table.add_row(
             escape(row["backbone"]),
@@ -217,17 +217,17 @@ def _print(results: Results, screen: Console) -> None:
             "cheapest winner" if row["cheapest"] else "winner" if row["winner"] else "",
         )
     screen.print(table)
-    count = len(data["winners"])
-    if count > 1:
-        screen.print(
-            f"{count} ways to train cannot be told apart on {data['rows'][0]['images']} photographs; the cheapest is "
-            f"[bold]{escape(data['cheapest'])}[/bold]"
-        )
+    count, cheapest = len(board["winners"]), f"[bold]{escape(board['cheapest'])}[/bold]"
+    if len(board["rows"]) == 1:
+        screen.print(f"one way to train was compared, with nothing: {cheapest}")
+    elif count > 1:
+        images = board["rows"][0]["images"]
+        screen.print(f"{count} ways to train cannot be told apart on {images} photographs; the cheapest is {cheapest}")
     else:
-        screen.print(f"nothing is known to be as good as [bold]{escape(data['cheapest'])}[/bold]")
-    mixed = data.get("ensemble")
+        screen.print(f"nothing is known to be as good as {cheapest}")
+    mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
         screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")
-    for note in data["notes"]:
+    for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
-    screen.print(f"[dim]looks at the locked split: {data['looks']}[/dim]")
+    screen.print(f"[dim]looks at the locked split: {board['looks']}[/dim]")

@@ -14,8 +14,8 @@ from zoo import Plugins, UsageError, advise
 from zoo.advising import StageAdvice, follows, mean_ranks, track_record
 from zoo.backbone import build_network
 from zoo.depth import Watch, pooled, probe
+from zoo.results import Results
 from zoo.similarity import NormWatch, by_stage, divergence
-from zoo.studying import OF_A_ROW
 from zoo_cli.main import run as zoo
 
 
@@ -126,18 +126,14 @@ def test_ranks_are_means_and_unknown_estimates_have_no_vote() -> None:
     assert mean_ranks({"a": [3.0, 1.0, 2.0], "b": [3.0, 2.0, 1.0], "c": [None, 5.0, 9.0]}) == [1.0, 2.5, 2.5]
 
 
-def test_the_track_record(tmp_path: Path) -> None:
+def test_the_track_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert track_record(tmp_path / "none") is None
     folder = tmp_path / "one"
     folder.mkdir()
-    board = {
-        "rows": [
-            {**dict.fromkeys(OF_A_ROW), "backbone": name, "accuracy": value}
-            for name, value in (("a", 0.9), ("b", 0.8), ("c", 0.7), ("a", 0.5))
-        ]
-    }
+    found_there = (("a", 0.9), ("b", 0.8), ("c", 0.7), ("a", 0.5))
+    rows = [{"backbone": name, "accuracy": value, "images": 9} for name, value in found_there]
+    monkeypatch.setattr(Results, "leaderboard", property(lambda self: {"rows": rows}))
     (folder / "study.json").write_text(json.dumps({"schema": 1, "study": {"data": "x"}, "status": "finished"}))
-    (folder / "leaderboard.json").write_text(json.dumps(board))
     ranks = {"b": {"rank": 1.0}, "a": {"rank": 2.0}, "c": {"rank": 3.0}}
     (folder / "advice.json").write_text(json.dumps({"backbones": ranks}))
     found = track_record(tmp_path)

@@ -16,9 +16,10 @@ import pytest
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, report, train
+from zoo.footprint import Footprint
 from zoo.report_plot import fraction_curves
 from zoo.reporting import _of_study, _paying, render
-from zoo.studying import Results
+from zoo.results import Results
 from zoo_cli.main import run as zoo
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
@@ -41,9 +42,6 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Results:
     """A study of which that run is the one trial that is finished."""
-    from zoo.footprint import Footprint
-    from zoo.leaderboard import Entry, rank
-
     folder = tmp_path_factory.mktemp("study")
     shutil.copytree(run.path, folder / "trials/one")
     way = {"backbone": run.record["backbone"], "strategy": "full"}
@@ -58,14 +56,8 @@ def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Results:
         {"name": "two", **way, "seed": 1, "fraction": 1.0, "status": "failed", "failure": "<script>alert(1)</script>"},
     ]
     (folder / "outcomes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    entry = Entry(
-        **way, seeds=(0,), tables=(run.predictions(),), metrics=(run.metrics,), seconds=(2.0,), core_seconds=(3.0,),
-        footprint=Footprint(latency=(0.002, 0.001, 0.003), size=10**6),
-    )  # fmt: skip
-    board = rank([entry])
-    full = {**board.to_json(), "fractions": {"1": board.to_json()}, "ensemble": None, "looks": 0}
-    (folder / "leaderboard.json").write_text(json.dumps(full))
-    (folder / "leaderboard.csv").write_text(board.to_csv())
+    footprint = Footprint(latency=(0.002, 0.001, 0.003), size=10**6).to_json()
+    (folder / "footprints.json").write_text(json.dumps({"timm/test_resnet full": footprint}))
     stage = {"name": "stem", "depth": 0.5, "accuracy": 0.6, "interval": [0.5, 0.7], "distance": 0.4}
     advice = {"backbones": {"timm/test_resnet": {"reason": "because", "stages": [stage, {**stage, "depth": 1.0}]}}}
     (folder / "advice.json").write_text(json.dumps(advice))

@@ -18,8 +18,8 @@ import pytest
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, study
 from zoo.footprint import Footprint
-from zoo.studying import FOOTPRINTS_FILE, Results
-from zoo_cli.main import run as zoo
+from zoo.results import FOOTPRINTS_FILE, Results
+from zoo_cli.main import run as run_zoo
 
 SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1}
 
@@ -63,9 +63,10 @@ def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Pl
 
 def test_a_study_from_beginning_to_end(done: Results) -> None:
     states = [one["status"] for one in done.outcomes]
-    assert states.count("finished") == 4 and states.count("failed") == 2 and done.status == "finished"
-    failed = next(one for one in done.outcomes if one["status"] == "failed")
-    assert "asks for 40 stages" in failed["failure"]
+    assert states.count("finished") == 4 and states.count("refused") == 2 and done.status == "finished"
+    refused = [one for one in done.outcomes if one["status"] == "refused"]
+    assert all("asks for 40 stages" in one["failure"] for one in refused)
+    assert not list((done.path / "trials").glob("*partial_40*"))  # it was known before
     board = done.leaderboard
     assert {row["way"] for row in board["rows"]} == set(WAYS[:2]) and board["split"] == "val"
     assert all(row["images"] == 4 and row["seeds"] == [0, 1] and row["latency"][0] > 0 for row in board["rows"])
@@ -78,7 +79,7 @@ def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
     runs = [path.stat().st_mtime for path in (done.path / "trials").glob("*/run.json")]
     assert len(runs) == 4 and weighed_at < min(runs) and not (done.path / "networks").exists()
     found = json.loads((done.path / FOOTPRINTS_FILE).read_text())
-    assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["failure"]
+    assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["unfit"]
 
 
 def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Results) -> None:
@@ -100,6 +101,7 @@ def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugi
     before = {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
     again = study(done.path, plugins=plugins)
     assert again.leaderboard == done.leaderboard and again.outcomes == done.outcomes
+    assert json.loads((done.path / "leaderboard.json").read_text()) == done.leaderboard
     assert before == {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
     assert again.looks() == done.looks()
 
@@ -160,7 +162,8 @@ def test_a_worker_that_dies_is_an_outcome(
     monkeypatch.setattr(Session, "_train", train)
     assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
     again = study(folder, retry=True, plugins=plugins)
-    assert [one["status"] for one in again.outcomes] == ["failed", "finished", "finished"]
+    assert [one["status"] for one in again.outcomes] == ["finished", "finished"]
+    assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
     assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
 
 
@@ -198,6 +201,29 @@ def table(results: Results) -> list[dict[str, Any]]:
     ]
 
 
+def test_what_a_killed_study_has_so_far(
+    done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its leaderboard is of the trials that are finished, without another session."""
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    (folder / "leaderboard.json").unlink()
+    lines = (folder / "outcomes.jsonl").read_text().splitlines(keepends=True)
+    (folder / "outcomes.jsonl").write_text("".join(line for line in lines if "refused" not in line))
+    assert {row["way"] for row in Results.open(folder).leaderboard["rows"]} == set(WAYS[:2])
+    assert run_zoo(["report", str(folder)]) == 0
+    assert "2 of 6 trials have no outcome yet" in (folder / "report.html").read_text()
+
+
+def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits, max_latency=1e-6))
+    assert run_zoo(["study", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert "Error: no trial of" in captured.err and "hint: loosen a bound" in captured.err
+    assert "latency 10.0 ms, over 0.001 ms" in captured.err
+
+
 def test_a_budget_ends_in_good_order(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
     begin(folder, asked(two_splits, seeds=(0,)))
@@ -232,20 +258,24 @@ def test_damaged_files_are_named_or_made_anew(
 ) -> None:
     folder = tmp_path / "s"
     shutil.copytree(done.path, folder)
-    (folder / "leaderboard.json").write_text("[]")
-    for command in (["study", str(folder), "--status"], ["report", str(folder)]):
-        assert zoo(command) == 1
-        assert "leaderboard.json` is damaged" in capsys.readouterr().err
-    (folder / "leaderboard.json").write_text(json.dumps(done.leaderboard))
+    (folder / "leaderboard.json").write_text("[]")  # it is written, and read by nobody
+    assert run_zoo(["study", str(folder), "--status"]) == 0 and run_zoo(["report", str(folder)]) == 0
+    capsys.readouterr()
     (folder / "advice.json").write_text("[1]")
-    assert zoo(["report", str(folder)]) == 1 and "advice.json` is damaged" in capsys.readouterr().err
+    assert run_zoo(["report", str(folder)]) == 1 and "advice.json` is damaged" in capsys.readouterr().err
     with (folder / "outcomes.jsonl").open("a") as file:
         file.write('junk\n{"a": 1}\n')
     assert Results.open(folder).outcomes == done.outcomes
-    (folder / "leaderboard.json").unlink()
-    assert table(study(folder, plugins=plugins)) == table(done)
+    finished = [one for one in done.outcomes if one["status"] == "finished"]
+    (folder / "trials" / finished[0]["name"] / "run.json").write_text("{")
+    shutil.rmtree(folder / "trials" / finished[1]["name"])
+    assert run_zoo(["study", str(folder), "--status"]) == 0
+    assert f"`zoo study {folder}` trains it again" in capsys.readouterr().err
+    again = study(folder, plugins=plugins)
+    assert table(again) == table(done)
+    assert len(again.looks()) == len(done.looks()) + 2  # the two are other runs, and were looked at
     (folder / "study.json").write_text("{")
-    assert zoo(["study", str(folder)]) == 1 and "cannot be read as JSON" in capsys.readouterr().err
+    assert run_zoo(["study", str(folder)]) == 1 and "cannot be read as JSON" in capsys.readouterr().err
 
 
 def test_two_at_once(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
@@ -284,30 +314,74 @@ def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plug
 
     spec = asked(two_splits, strategies=("full",))
     experiment = spec.experiment(spec.trials(plugins)[0])
-    found = search(replace(experiment, epochs=None), 2, tmp_path, None, plugins)
+    found = search(replace(experiment, epochs=None), [], 2, tmp_path, None, plugins)
     assert found["tried"] == 2 and set(found["settings"]) == {"lr", "weight_decay", "augment", "epochs"}
     assert not list((tmp_path / "search").iterdir())
-    again = search(replace(experiment, epochs=None), 2, tmp_path, None, plugins)
+    again = search(replace(experiment, epochs=None), [], 2, tmp_path, None, plugins)
     assert again["settings"] == found["settings"]  # nothing is tried twice
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'search.db'}")
     kept = optuna.load_study(study_name=names[0], storage=f"sqlite:///{tmp_path / 'search.db'}")
     assert len(kept.trials) == 2 and kept.trials[0].params["lr"] == pytest.approx(5e-3)  # the defaults come first
-    solved = search(replace(experiment, strategy="linear", epochs=None), 2, tmp_path, None, plugins)
+    solved = search(replace(experiment, strategy="linear", epochs=None), [], 2, tmp_path, None, plugins)
     assert solved["settings"] is None and "solved" in solved["note"]
+    (tmp_path / "fixed").mkdir()
+    fixed = search(experiment, ["epochs", "lr"], 1, tmp_path / "fixed", None, plugins)
+    assert set(fixed["settings"]) == {"weight_decay", "augment"}  # what was given stays
+    all_given = ["epochs", "lr", "augment", "weight_decay"]
+    assert search(experiment, all_given, 1, tmp_path, None, plugins)["settings"] is None
     (tmp_path / "search.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ZooError, match=r"search\.db` cannot be used"):
-        search(replace(experiment, epochs=None), 3, tmp_path, None, plugins)
+        search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)
+
+
+def test_options_are_the_study(monkeypatch: pytest.MonkeyPatch, done: Results) -> None:
+    import zoo.studying
+
+    asked: list[Any] = []
+
+    def catch(spec: Any, **more: Any) -> Results:
+        asked.append((spec, more["out"], more["retry"], more["time_budget"]))
+        return done
+
+    monkeypatch.setattr(zoo.studying, "study", catch)
+    arguments = [
+        "study",
+        "--data",
+        "photos",
+        "--backbone",
+        "a",
+        "--backbone",
+        "b",
+        "--strategy",
+        "full",
+        "--also",
+        "c",
+        "knn",
+    ]
+    arguments += ["--seed", "3", "--fraction", "0.1", "--fraction", "1", "--max-latency", "20ms", "--max-size", "1.5M"]
+    arguments += ["--license", "apache*", "--search", "4", "--time-budget", "30m", "--no-test", "--epochs", "3"]
+    arguments += ["--image-size", "64", "--device", "cpu", "--out", "there"]
+    assert run_zoo(arguments) == 0
+    spec = Study(
+        data="photos", backbones=("a", "b"), strategies=("full",), also=(("c", "knn"),), seeds=(3,),
+        fractions=(0.1, 1.0), max_latency=0.02, max_size=1_500_000, licenses=("apache*",), search=4,
+        time_budget=1800.0, test=False, settings={"epochs": 3, "image_size": 64, "device": "cpu"},
+    )  # fmt: skip
+    assert asked == [(spec, "there", False, 1800.0)]
+    assert run_zoo(["study", "--data", "photos", "--backbone", "a", "--strategy", "full"]) == 0
+    assert asked[1][0] == Study(data="photos", backbones=("a",), strategies=("full",))  # no default is a setting
 
 
 def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:
-    assert zoo(["study", str(done.path), "--status"]) == 0
+    assert run_zoo(["study", str(done.path), "--status"]) == 0
     captured = capsys.readouterr()
-    assert "4 finished" in captured.err and "2 failed" in captured.err and captured.out.strip() == str(done.path)
-    assert zoo(["study", str(done.path), "--status", "--json"]) == 0
+    assert "4 finished" in captured.err and "2 not trained" in captured.err and captured.out.strip() == str(done.path)
+    assert run_zoo(["study", str(done.path), "--status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
     for arguments, message in (
         (["--status"], "of which study"),
-        ([str(done.path), "--epochs", "3"], "is of a new study"),
+        ([str(done.path), "--epochs", "3"], "`--epochs` is of a new study"),
+        ([str(done.path), "--backbone", "resnet18"], "`--backbone` is of a new study"),
         ([str(done.path), "--out", "elsewhere"], "`--out` is of a new study"),
         ([str(tmp_path)], "is no study"),
         ([str(tmp_path / "none.toml")], "there is no study"),
@@ -318,5 +392,5 @@ def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_spli
             "no latency",
         ),
     ):
-        assert zoo(["study", *arguments]) == 2
+        assert run_zoo(["study", *arguments]) == 2
         assert message in capsys.readouterr().err

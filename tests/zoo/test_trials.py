@@ -44,7 +44,15 @@ def test_every_pair_with_every_seed_the_first_seed_first(plugins: Plugins) -> No
         ({"max_latency": -1.0}, "`max_latency -1.0` is no bound"),
         ({"search": -1}, "is no count of trials"),
         ({"settings": {"seed": 1}}, "setting `seed` is the study's own"),
-        ({"time_budget": 0}, "is no time"),
+        ({"time_budget": 0}, "`time_budget 0` is no bound in seconds"),
+        ({"max_latency": "20ms"}, "`max_latency 20ms` is no bound in seconds, such as 0.02"),
+        ({"data": 3}, "`data` is 3, not the path of a folder"),
+        ({"backbones": [1]}, r"`backbones` is \[1\], not a list of names"),
+        ({"seeds": ["a"]}, r"`seeds` is \['a'\], not a list of whole numbers"),
+        ({"seeds": True}, "`seeds` is True"),
+        ({"also": ["hog_color", "svm"]}, "not a list of pairs"),
+        ({"also": [["hog_color"]]}, "not a list of pairs"),
+        ({"settings": 3}, "`settings` is 3, not a table"),
     ],
 )
 def test_what_no_study_could_honour(changes: dict[str, object], message: str) -> None:
