@@ -13,6 +13,10 @@ CONFIDENCE = 0.95
 # Two processes of one model differ by some per cent from first to last, by where their memory lies; no number of turns
 # averages that away. A difference within the larger of this and the noise floor is none.
 LEAST_FLOOR = 0.03
+# Share of the rounds that is left out at either end when contenders are told apart. Of 50 pairs of which one took a
+# tenth longer, with other work about, 45 were told, and 34 without; of 50 equal ones none, either way
+TRIMMED = 0.2
+
 RESAMPLES = 2000  # the ends of a 95 per cent interval then vary by about a tenth of its width
 P99_CALLS = 100  # fewer hold no call beyond the 99th percentile
 
@@ -136,13 +140,16 @@ class Figures:
 def apart(turns: Turns, fastest: Turns, floor: float) -> bool:
     """Whether `turns` are slower than `fastest` by more than `floor`, a share, with 97.5 per cent confidence.
 
-    By the mean over rounds of the logarithm of the ratio of their medians, and Student's t.
+    By the trimmed mean over rounds of the logarithm of the ratio of their medians: Tukey and McLaughlin 1963. Another
+    program disturbs one turn or two of ten by a factor, and a plain mean then tells nothing of the others.
     """
-    from scipy.stats import t
+    from scipy.stats.mstats import trimmed_mean_ci
 
     ratios = np.log(np.median(turns, axis=1) / np.median(fastest, axis=1))
-    error = ratios.std(ddof=1) / np.sqrt(len(ratios))
-    return bool(ratios.mean() - t.ppf((1 + CONFIDENCE) / 2, len(ratios) - 1) * error > np.log1p(floor))
+    if len(ratios) < 2:
+        return False  # nothing is known of chance
+    low, _ = trimmed_mean_ci(ratios, limits=(TRIMMED, TRIMMED), alpha=1 - CONFIDENCE)
+    return bool(low > np.log1p(floor))
 
 
 def floor_of(turns: Turns, twin: Turns) -> float:

@@ -61,6 +61,21 @@ def turns_of(scale: float, seed: int, rounds: int = 10) -> np.ndarray[Any, Any]:
     return scale * generator.lognormal(0, 0.05, (rounds, 20)) * generator.lognormal(0, 0.02, (rounds, 1))
 
 
+def test_turns_that_another_program_disturbed() -> None:
+    """One turn of each contender takes twice as long: a tenth is told all the same, and nothing is where nothing is."""
+
+    def disturbed(scale: float, seed: int) -> np.ndarray[Any, Any]:
+        turns = turns_of(scale, seed)
+        turns[np.random.default_rng(seed).integers(len(turns))] *= 2
+        return turns
+
+    found = {
+        scale: sum(apart(disturbed(scale, seed), disturbed(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
+        for scale in (1.0, 1.1)
+    }
+    assert found[1.0] <= 0.01 and found[1.1] >= 0.9
+
+
 def test_what_is_told_apart() -> None:
     found = {
         scale: sum(apart(turns_of(scale, seed), turns_of(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
@@ -68,5 +83,6 @@ def test_what_is_told_apart() -> None:
     }
     assert found[1.0] <= 0.01 and found[1.02] <= 0.05 and found[1.1] >= 0.95
     assert not apart(turns_of(1.1, 0), turns_of(1, 1), 0.2)  # a noisier machine
+    assert not apart(turns_of(2.0, 0, rounds=1), turns_of(1, 1, rounds=1), LEAST_FLOOR)  # one round tells nothing
     assert floor_of(turns_of(1.25, 3), turns_of(1, 3)) == pytest.approx(0.25)
     assert floor_of(turns_of(1, 3), turns_of(1.25, 3)) == pytest.approx(0.25)
