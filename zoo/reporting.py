@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from zoo.advising import ADVICE_FILE
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation
 from zoo.files import read_json, write_bytes, write_json
@@ -29,6 +28,7 @@ from zoo.report_plot import (
 )
 from zoo.results import STUDY_FILE, Results
 from zoo.run import RUN_FILE, Run
+from zoo.track_record import ADVICE_FILE
 
 if TYPE_CHECKING:
     from zoo.dataset import Sample

@@ -11,11 +11,12 @@ import torch
 from torch import nn
 
 from zoo import Plugins, UsageError, advise
-from zoo.advising import StageAdvice, follows, mean_ranks, track_record
+from zoo.advising import StageAdvice, follows, mean_ranks
 from zoo.backbone import build_network
 from zoo.depth import Watch, pooled, probe
 from zoo.results import Results
 from zoo.similarity import NormWatch, by_stage, divergence
+from zoo.track_record import track_record
 from zoo_cli.main import run as zoo
 
 
