@@ -2,16 +2,16 @@
 
     python benchmarks/simulated_studies.py
 
-1,000 studies of five equally good ways on 400 photographs, for each number of seeds and each luck of a seed; and 1,000
-in which one is five points better, at accuracy 0.90 on 2,000 photographs. Writes `results/simulated_studies.md`.
+1,000 studies of equally good ways on 400 photographs, for each number of seeds and each luck of a seed; and 1,000 in
+which one of five is five points better, at accuracy 0.90 on 2,000 photographs. Writes `results/simulated_studies.md`.
 """
 
 from __future__ import annotations
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,37 +22,44 @@ from zoo.machine import versions
 
 OUT = Path(__file__).parent / "results" / "simulated_studies.md"
 HARD, OWN, CHANCE = 1.0, 0.7, 0.5  # spread of what is hard for all, for one way, and for one run
-
-EQUAL = [(0.9, seeds, wander) for seeds in (1, 2, 3, 5) for wander in ((0.0,) if seeds == 1 else (0.0, 0.01, 0.02))]
-BETTER = [(0.95, seeds, wander) for seeds in (1, 2, 3, 5) for wander in ((0.0,) if seeds == 1 else (0.0, 0.01))]
-
-
-def drawn(generator: np.random.Generator, accuracies: list[float], photographs: int, seeds: int, wander: float) -> Any:
-    """Which photographs each way gets right, `(seeds, photographs)`; `wander` is the spread of a seed's own luck."""
-    hard = generator.normal(0, HARD, photographs)
-    total = np.sqrt(HARD**2 + OWN**2 + CHANCE**2)
-    found: dict[str, npt.NDArray[np.bool_]] = {}
-    for number, accuracy in enumerate(accuracies):
-        own = generator.normal(0, OWN, photographs)
-        luck = np.clip(accuracy + generator.normal(0, wander, (seeds, 1)), 0.01, 0.99)
-        scores = hard + own + generator.normal(0, CHANCE, (seeds, photographs))
-        found[f"way {number}"] = scores > norm.isf(luck) * total
-    return found
+ACCURACY, BETTER = 0.90, 0.95
+UNEQUAL = (0.0, 0.0, 0.01, 0.01, 0.03)
 
 
-def left_out(case: tuple[float, int, float, int, int]) -> int:
-    """Studies of equally good ways in which any of them is left out of the set of winners."""
-    accuracy, seeds, wander, studies, seed = case
-    generator = np.random.default_rng([seed, seeds, round(wander * 1000)])
-    return sum(len(compare(drawn(generator, [accuracy] * 5, 400, seeds, wander)).winners) < 5 for _ in range(studies))
+@dataclass(frozen=True)
+class Case:
+    """Studies of one kind: how many seeds, and the standard deviation of a seed's own accuracy, for each way."""
+
+    seeds: int
+    luck: tuple[float, ...]
+    studies: int
+    seed: int
+    better: bool = False  # whether the second way is
+
+    @property
+    def words(self) -> str:
+        return f"{self.luck[0]:g}" if len(set(self.luck)) == 1 else " ".join(f"{one:g}" for one in self.luck)
+
+    def drawn(self, generator: np.random.Generator) -> dict[str, npt.NDArray[np.bool_]]:
+        """Which photographs each way gets right, `(seeds, photographs)`."""
+        photographs = 2000 if self.better else 400
+        hard = generator.normal(0, HARD, photographs)
+        total = np.sqrt(HARD**2 + OWN**2 + CHANCE**2)
+        found: dict[str, npt.NDArray[np.bool_]] = {}
+        for number, wander in enumerate(self.luck):
+            accuracy = BETTER if self.better and number == 1 else ACCURACY
+            own = generator.normal(0, OWN, photographs)
+            mean = np.clip(accuracy + generator.normal(0, wander, (self.seeds, 1)), 0.01, 0.99)
+            scores = hard + own + generator.normal(0, CHANCE, (self.seeds, photographs))
+            found[f"way {number}"] = scores > norm.isf(mean) * total
+        return found
 
 
-def found(case: tuple[float, int, float, int, int]) -> int:
-    """Studies in which the better one is the only winner."""
-    accuracy, seeds, wander, studies, seed = case
-    generator = np.random.default_rng([seed, seeds, round(wander * 1000), 1])
-    accuracies = [0.9, accuracy, 0.9, 0.9, 0.9]
-    return sum(compare(drawn(generator, accuracies, 2000, seeds, wander)).winners == ("way 1",) for _ in range(studies))
+def count(case: Case) -> int:
+    """Studies in which the better one is the only winner; or, of equally good ones, in which any is left out."""
+    generator = np.random.default_rng([case.seed, case.seeds, len(case.luck), *(round(1e4 * one) for one in case.luck)])
+    winners = [compare(case.drawn(generator)).winners for _ in range(case.studies)]
+    return sum(one == ("way 1",) if case.better else len(one) < len(case.luck) for one in winners)
 
 
 def main() -> None:
@@ -60,27 +67,34 @@ def main() -> None:
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    tail = (options.studies, options.seed)
+    lucks = [(one,) * 5 for one in (0.0, 0.005, 0.01, 0.02)]
+    equal = [Case(1, lucks[0], *tail)]
+    equal += [Case(seeds, luck, *tail) for seeds in (2, 3, 5) for luck in (*lucks, UNEQUAL)]
+    equal += [Case(seeds, (0.01,) * 18, *tail) for seeds in (2, 3)]
+    better = [Case(1, lucks[0], *tail, better=True)]
+    better += [Case(seeds, luck, *tail, better=True) for seeds in (2, 3, 5) for luck in lucks[:3]]
     text = [
         "# Simulated studies",
         "",
-        f"`python benchmarks/simulated_studies.py --studies {options.studies} --seed {options.seed}`; five ways to "
-        f"train; numpy {versions()['numpy']}.",
-        "`luck` is the standard deviation of a seed's own accuracy around its way's. The bound is the upper end of the "
-        "95 % interval (Clopper and Pearson).",
+        f"`python benchmarks/simulated_studies.py --studies {options.studies} --seed {options.seed}`; "
+        f"numpy {versions()['numpy']}.",
+        "`luck` is the standard deviation of a seed's own accuracy around its way's, or that of each way. The bound is "
+        "the upper end of the 95 % interval (Clopper and Pearson).",
     ]
-    tail = (options.studies, options.seed)
     with ProcessPoolExecutor() as pool:
         text += ["", "## Equally good, 0.90 on 400 photographs: any of them left out (asked: at most 5 %)", ""]
-        text += ["| seeds | luck | left out | share | bound |", "| --- | --- | --- | --- | --- |"]
-        for (_, seeds, wander), count in zip(EQUAL, pool.map(left_out, [(*case, *tail) for case in EQUAL])):
-            bound = binomtest(count, options.studies).proportion_ci().high
+        text += ["| ways | seeds | luck | left out | share | bound |", "| --- | --- | --- | --- | --- | --- |"]
+        for case, number in zip(equal, pool.map(count, equal)):
+            bound = binomtest(number, case.studies).proportion_ci().high
             text.append(
-                f"| {seeds} | {wander} | {count} of {options.studies} | {count / options.studies:.3f} | {bound:.3f} |"
+                f"| {len(case.luck)} | {case.seeds} | {case.words} | {number} of {case.studies} "
+                f"| {number / case.studies:.3f} | {bound:.3f} |"
             )
         text += ["", "## One at 0.95, four at 0.90, on 2,000 photographs: found alone (asked: at least 90 %)", ""]
         text += ["| seeds | luck | found | share |", "| --- | --- | --- | --- |"]
-        for (_, seeds, wander), count in zip(BETTER, pool.map(found, [(*case, *tail) for case in BETTER])):
-            text.append(f"| {seeds} | {wander} | {count} of {options.studies} | {count / options.studies:.3f} |")
+        for case, number in zip(better, pool.map(count, better)):
+            text.append(f"| {case.seeds} | {case.words} | {number} of {case.studies} | {number / case.studies:.3f} |")
     OUT.write_text("\n".join(text) + "\n", encoding="utf-8")
     print("\n".join(text))
 

@@ -14,6 +14,7 @@ time zoo study --data "$hymenoptera" "${lites[@]}" --strategy linear --strategy 
   --strategy lora:8 --strategy lpft --strategy full --out "$out/hymenoptera"
 zoo study --data "$digits" --backbone efficientnet_lite0 --strategy linear --strategy partial:2 --strategy full \
   --also efficientnet_lite0 scratch --also hog_color svm --fraction 0.1 --fraction 0.3 --fraction 1 --seed 0 \
+  --image-size 128 \
   --out "$out/digits"
 for study in hymenoptera digits; do
   zoo advise --study "$out/$study" --studies "$out"

@@ -107,15 +107,15 @@ def compare_runs(runs: Sequence[Run]) -> Comparison | None:
     return compare(tables)
 
 
-def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], of_all: tuple[float, int] | None = None) -> float:
+def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], of_all: Luck | None = None) -> float:
     """Two-sided: of so large a difference, were both equally good.
 
     One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds, whose variance
     is that over photographs and, where accuracies vary from seed to seed by more than photographs explain, that over
-    seeds (Welch and Satterthwaite for the degrees of freedom).
+    seeds. Degrees of freedom by Satterthwaite 1946, from all of the variance that each part was found as.
 
     Two or three seeds say little of how seeds vary, so that `of_all` brings what all ways that are compared say
-    together: variance and degrees of freedom. Then a way's own variance counts where it is the larger one.
+    together; a way's own counts as the mean of both, where it is the larger one.
     """
     from scipy.stats import binomtest, t
 
@@ -124,35 +124,64 @@ def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], of_all: tu
         return float(binomtest(first, first + second).pvalue) if first + second else 1.0
     count = one.shape[1]
     differences = one.mean(axis=0) - other.mean(axis=0)
-    parts = [(differences.var(ddof=1) / count, count - 1)]
-    varied = [table for table in (one, other) if len(table) > 1]
-    if of_all is None:
-        parts += [(max(_between_seeds(table), 0.0) / len(table), len(table) - 1) for table in varied]
-    elif varied:
-        pooled, freedom = of_all
-        parts.append((sum(max(_between_seeds(table), pooled, 0.0) / len(table) for table in varied), freedom))
-    variance = sum(part for part, _ in parts)
+    of_photographs = differences.var(ddof=1) / count
+    parts = [(of_photographs, count - 1)]
+    between = 0.0
+    varied = [(luck.widened(of_all), len(table)) for table in (one, other) if (luck := _luck(table)) is not None]
+    for luck, seeds in varied:
+        between += max(luck.beyond, 0.0) / seeds
+    if between > 0 and of_all is not None:  # both rest on the same
+        parts.append((sum(luck.whole / seeds for luck, seeds in varied), of_all.degrees))
+    elif between > 0:
+        parts += [(luck.whole / seeds, luck.degrees) for luck, seeds in varied]
+    variance = of_photographs + between
     if variance == 0:
         return 1.0 if differences.mean() == 0 else 0.0
     degrees = variance**2 / sum(part**2 / its for part, its in parts)
     return float(2 * t.sf(abs(differences.mean()) / math.sqrt(variance), degrees))
 
 
-def _between_seeds(table: npt.NDArray[np.bool_]) -> float:
-    """Variance of the accuracy from seed to seed, less that of photographs that flip by chance; may be below 0."""
+@dataclass(frozen=True, kw_only=True)
+class Luck:
+    """The variance of an accuracy from seed to seed."""
+
+    whole: float
+    beyond: float  # less that of photographs that flip by chance; may be below 0
+    degrees: int  # of freedom
+
+    def widened(self, of_all: Luck | None) -> Luck:
+        """Half of the way from `of_all` to this one, where it is larger; else `of_all`."""
+        if of_all is None:
+            return self
+        return Luck(
+            whole=max((self.whole + of_all.whole) / 2, of_all.whole),
+            beyond=max((self.beyond + of_all.beyond) / 2, of_all.beyond),
+            degrees=of_all.degrees,
+        )
+
+
+def _luck(table: npt.NDArray[np.bool_]) -> Luck | None:
+    """Of one way to train; None of one seed."""
     seeds, count = table.shape
+    if seeds == 1:
+        return None
     share = table.mean(axis=0)
     flips = float((share * (1 - share)).sum()) * seeds / (seeds - 1) / count**2
-    beyond: float = float(table.mean(axis=1).var(ddof=1)) - flips
-    return beyond
+    whole = float(table.mean(axis=1).var(ddof=1))
+    return Luck(whole=whole, beyond=whole - flips, degrees=seeds - 1)
 
 
-def _pooled(tables: Sequence[npt.NDArray[np.bool_]]) -> tuple[float, int] | None:
-    """The mean of the variances between seeds, and their degrees of freedom; None where all have one seed."""
-    varied = [table for table in tables if len(table) > 1]
-    if not varied:
+def _pooled(tables: Sequence[npt.NDArray[np.bool_]]) -> Luck | None:
+    """Of all ways together; None where all have one seed."""
+    found = [luck for table in tables if (luck := _luck(table)) is not None]
+    degrees = sum(luck.degrees for luck in found)
+    if not degrees:
         return None
-    return float(np.mean([_between_seeds(table) for table in varied])), sum(len(table) - 1 for table in varied)
+    return Luck(
+        whole=sum(luck.whole * luck.degrees for luck in found) / degrees,
+        beyond=sum(luck.beyond * luck.degrees for luck in found) / degrees,
+        degrees=degrees,
+    )
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -10,10 +10,14 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from zoo.experiment import Experiment
 
 if TYPE_CHECKING:
+    from zoo.backbone import Network
     from zoo.plugin import Plugins
+    from zoo.solver import Task
     from zoo.trials import Study
 
 FORMAT = "onnx"
@@ -71,10 +75,13 @@ def license_of(experiment: Experiment, plugins: Plugins) -> str:
     return names.weights.license if names.weights is not None else names.backbone.value.license
 
 
-def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugins: Plugins) -> dict[str, Any]:
+def weigh(
+    experiment: Experiment, classes: tuple[str, ...], images: int, folder: Path, plugins: Plugins
+) -> dict[str, Any]:
     """Build an experiment's network with random weights and write it into `folder / SHAPE`, if none is there.
 
-    Returns its `shape`, `parameters` and `size`.
+    A head that remembers its training images, as `knn`'s, remembers so many random ones. Returns the network's
+    `shape`, `parameters` and `size`.
 
     Raises:
         UsageError: the strategy or a setting does not fit the network.
@@ -87,8 +94,11 @@ def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugin
 
     setup = resolve(experiment, plugins)
     network = build(setup, experiment, len(classes), pretrained=False)
-    plan_course(setup, network, experiment)
+    course = plan_course(setup, network, experiment)
     network = setup.plan.merge(network)
+    for phase in course.phases:
+        if phase.solver is not None and not phase.trains:
+            load_target(phase.solver)(_random_task(network, setup.preprocess.crop, len(classes), images))
     model = network.model.eval()
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
@@ -105,6 +115,18 @@ def weigh(experiment: Experiment, classes: tuple[str, ...], folder: Path, plugin
         beside.replace(place)
     size = sum(file.stat().st_size for file in place.iterdir())
     return {"shape": shape, "parameters": count_parameters(model), "size": size}
+
+
+def _random_task(network: Network, size: int, classes: int, images: int) -> Task:
+    """Random features of so many images, as wide as those that enter the head."""
+    import torch
+
+    from zoo.head import find_head
+    from zoo.solver import Task, features
+
+    width = features(network, [torch.zeros(1, 3, size, size)]).shape[1]
+    drawn = np.random.default_rng(0).standard_normal((images, width), np.float32)
+    return Task(head=find_head(network), features=drawn, labels=np.arange(images) % classes, classes=classes, seed=0)
 
 
 def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:

@@ -206,9 +206,9 @@ def parse(text: str, strategies: Catalogue[Any]) -> Plan:
             parts.append(replace(part, provider=None if short else entry.provider))
     if problems:
         known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
-        raise UsageError(
-            f"strategy `{text}`: {'; '.join(dict.fromkeys(problems))}", hint=hints[0] if hints else f"write {known}"
-        )
+        said = "; ".join(dict.fromkeys(problems))
+        where = "" if said == f"unknown strategy `{text}`" else f"strategy `{text}`: "
+        raise UsageError(where + said, hint=hints[0] if hints else f"write {known}")
     return Plan(tuple(parts))
 
 

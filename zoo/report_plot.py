@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import ZooError
+from zoo.fractions import Point
 from zoo.predictions import Predictions
 
 INK = "#010203"  # stands for the page's colour until the SVG is written
@@ -139,15 +140,15 @@ def learning_curves(curves: Mapping[str, Sequence[float]]) -> str | None:
     return _drawn(draw, "learning curves")
 
 
-def fraction_curves(curves: Mapping[str, Sequence[tuple[int, float, float, float]]]) -> str | None:
-    """Accuracy with its interval against the number of training images: `(images, accuracy, low, high)`."""
+def fraction_curves(curves: Mapping[str, Sequence[Point]]) -> str | None:
+    """Accuracy with its interval against the number of training images."""
     shown = {name: points for name, points in curves.items() if len(points) > 1}
     if not shown:
         return None
 
     def draw(axes: Any) -> None:
         for number, (name, points) in enumerate(shown.items()):
-            images, accuracy, low, high = (np.array(values) for values in zip(*sorted(points)))
+            images, accuracy, low, high, *_ = (np.array(values) for values in zip(*sorted(points)))
             colour = SERIES[number % len(SERIES)]
             axes.plot(images, accuracy, marker=".", color=colour, label=name)
             axes.fill_between(images, low, high, color=colour, alpha=0.12, lw=0)

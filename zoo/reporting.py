@@ -6,7 +6,7 @@ import base64
 import csv
 import io
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation
 from zoo.files import read_json, write_bytes, write_json
+from zoo.fractions import points_by_images, where_transfer_pays
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.report_plot import (
@@ -26,7 +27,7 @@ from zoo.report_plot import (
     fraction_curves,
     learning_curves,
 )
-from zoo.results import STUDY_FILE, Results
+from zoo.results import STUDY_FILE, TRIALS, Results
 from zoo.run import RUN_FILE, Run
 from zoo.track_record import ADVICE_FILE
 
@@ -109,7 +110,7 @@ def render(page: Mapping[str, Any]) -> str:
 
 def _of_run(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
     if run.status != "finished":
-        raise ZooError(f"run `{run.path}` is {run.status}, not finished", hint=f"`zoo train --resume {run.path}`")
+        raise ZooError(f"run `{run.path}` is {run.status}, not finished", hint=f"`{_goes_on_by(run.path)}` goes on")
     history = run.history
     curves = {
         "train": [line["train_loss"] for line in history],
@@ -146,18 +147,22 @@ def _of_run(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
     return page, _predictions_csv(run.predictions())
 
 
+def _goes_on_by(run: Path) -> str:
+    """The command by which an unfinished run goes on: a trial, by its study."""
+    of_study = run.resolve().parent.name == TRIALS and (run.resolve().parent.parent / STUDY_FILE).is_file()
+    return f"zoo study {run.parent.parent}" if of_study else f"zoo train --resume {run}"
+
+
 def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
     board, table = results.compare(plugins)
     rows = board["rows"]
-    finished = [one for one in results.outcomes if one["status"] == "finished"]
     left = int(results.record.get("trials", 0)) - len(results.outcomes)
     unfinished = [f"{left} of {results.record['trials']} trials have no outcome yet"] if left > 0 else []
     chosen = next(row for row in rows if row["cheapest"])
-    best = next(one for one in finished if f"{one['backbone']} {one['strategy']}" == chosen["way"])
     curves: dict[str, list[float]] = {}
     for row in rows:
-        one = next(one for one in finished if f"{one['backbone']} {one['strategy']}" == row["way"])
-        losses = [line["choice_loss"] for line in results.run(one).history if "choice_loss" in line]
+        history = results.run(results.first(row["way"])).history
+        losses = [line["choice_loss"] for line in history if "choice_loss" in line]
         if len(losses) > 1 and len(curves) < CURVES:
             curves[_short(row["way"])] = losses
     advice_file = results.path / ADVICE_FILE
@@ -168,12 +173,17 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         raise ZooError(
             f"`{advice_file}` is damaged", hint=f"`zoo advise --study {results.path}` makes it anew"
         ) from error
-    by_images = _by_images(board, finished, results)
+    by_images, bare = points_by_images(results, board)
     page = {
         "title": f"study of {Path(str(results.record['data_name']).rpartition(':')[2]).name}",
         "kind": "study",
         "verdict": _verdict(board, chosen),
-        "notes": [*unfinished, *results.record.get("notes", []), *board["notes"], *_paying(by_images)],
+        "notes": [
+            *unfinished,
+            *results.record.get("notes", []),
+            *board["notes"],
+            *where_transfer_pays(by_images, bare),
+        ],
         "board": board,
         "fractions": by_images if len(results.study.fractions) > 1 else None,
         "mixed": board.get("ensemble"),
@@ -182,9 +192,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         "plots": {
             "latency": accuracy_against_latency(rows),
             "curves": learning_curves(curves),
-            "fractions": fraction_curves(
-                {_short(way): [point[:4] for point in points] for way, points in by_images.items()}
-            ),
+            "fractions": fraction_curves({_short(way): points for way, points in by_images.items()}),
             "depth": depth_profile(profiles, "accuracy", "accuracy of a linear probe"),
             "similar": depth_profile(profiles, "distance", "distance from the source data"),
         },
@@ -196,7 +204,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
             "versions": results.record.get("versions"),
             "settings": results.record["study"],
         },
-        **_model_part(results.run(best), plugins),
+        **_model_part(results.run(results.first(chosen["way"])), plugins),
     }
     return page, table.to_csv()
 
@@ -302,56 +310,6 @@ def _verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
 def _short(way: str) -> str:
     """A way to train without its provider."""
     return way.partition("/")[2] or way
-
-
-def _by_images(
-    board: Mapping[str, Any], finished: Sequence[Mapping[str, Any]], results: Results
-) -> dict[str, list[tuple[int, float, float, float, float, float]]]:
-    """By way to train: training images, accuracy, low, high, seconds, core-seconds, for each fraction."""
-    found: dict[str, list[tuple[int, float, float, float, float, float]]] = {}
-    for fraction, part in board["fractions"].items():
-        for row in part["rows"]:
-            one = next(
-                one
-                for one in finished
-                if f"{one['backbone']} {one['strategy']}" == row["way"] and one["fraction"] == float(fraction)
-            )
-            images = len(results.run(one).splits()["roles"]["fit"])
-            point = (images, row["accuracy"], *row["interval"], row["seconds"], row["core_seconds"])
-            found.setdefault(row["way"], []).append(point)
-    return found
-
-
-# Ways to train that bring nothing from elsewhere
-FROM_NOTHING = ("scratch", "hog_color")
-
-
-def _paying(curves: Mapping[str, Sequence[tuple[float, ...]]]) -> list[str]:
-    """Up to how many training images transfer is ahead of training from nothing, beyond the intervals of both."""
-    bare = {way: points for way, points in curves.items() if any(word in way for word in FROM_NOTHING)}
-    carried = {way: points for way, points in curves.items() if way not in bare}
-    if not bare or not carried or max(len(points) for points in curves.values()) < 2:
-        return []
-    ahead: list[int] = []
-    behind: list[int] = []
-    for images in sorted({point[0] for points in curves.values() for point in points}):
-        one, other = (_best_at(images, group) for group in (carried, bare))
-        if one is None or other is None:
-            continue
-        (ahead if one[2] > other[3] else behind).append(int(images))
-    if not behind:
-        return [f"transfer is ahead of training from nothing at every number of images, up to {max(ahead):,}"]
-    if not ahead:
-        return ["transfer is at no number of images known to be ahead of training from nothing"]
-    later = [images for images in behind if images > max(ahead)]
-    tail = f"; with {min(later):,} that is not known any more" if later else ""
-    return [f"transfer is ahead of training from nothing with up to {max(ahead):,} training images{tail}"]
-
-
-def _best_at(images: float, curves: Mapping[str, Sequence[tuple[float, ...]]]) -> tuple[float, ...] | None:
-    """The most accurate point with so many training images."""
-    found = [point for points in curves.values() for point in points if point[0] == images]
-    return max(found, key=lambda point: point[1], default=None)
 
 
 def _command_of(run: Run) -> str:

@@ -125,6 +125,11 @@ class Results:
                 ways.setdefault(f"{outcome['backbone']} {outcome['strategy']}", []).append(outcome)
         return ways
 
+    def first(self, way: str) -> dict[str, Any]:
+        """The outcome of a way's first seed, at the largest fraction of which a trial is finished."""
+        largest = max(one["fraction"] for one in self.outcomes if one["status"] == "finished")
+        return self.finished(largest)[way][0]
+
     def boards(self) -> dict[float, Leaderboard]:
         """By fraction of the training images, those of which a trial is finished."""
         fractions = {float(one["fraction"]) for one in self.outcomes if one["status"] == "finished"}

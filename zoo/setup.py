@@ -13,6 +13,7 @@ from zoo.grammar import share_epochs
 from zoo.head import takes_vectors
 from zoo.names import Names, look_up
 from zoo.plugin import Plugins
+from zoo.stage import HEAD
 from zoo.strategy import Phase
 
 
@@ -108,6 +109,9 @@ def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Cours
                 f"{LR_BOUNDS[1]:g}",
                 hint=f"its `lr=` is a factor of `--lr`, which is {experiment.lr:g}",
             )
+    below = {stage for phase in phases for stage in phase.trains if stage != HEAD}
+    if below and not network.anatomy.parameters_of(below):
+        notes.append(f"`{network.anatomy.backbone}` has nothing to train but its head, so `{plan}` trains that alone")
     notes += _of_steps(stepped, experiment) if stepped else _of_solved(phases, experiment, str(plan))
     return Course(phases=phases, epochs=epochs, notes=tuple(notes))
 

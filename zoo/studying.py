@@ -221,13 +221,20 @@ class Session:
         networks = self.folder / "networks"
         networks.mkdir(exist_ok=True)
         found: dict[str, Footprint] = {}
+        images = round(len(self.images.splits["train"]) * max(self.study.fractions))
         self.progress.start("weigh networks", len(ways))
         for way, trial in ways.items():
             experiment = self.study.experiment(trial)
             license = license_of(experiment, self.plugins)
             try:
-                asked = {"experiment": experiment.to_json(), "classes": list(self.images.classes)}
-                found[way] = Footprint(license=license, **self._ask("weigh", **asked, folder=str(networks)))
+                weighed = self._ask(
+                    "weigh",
+                    experiment=experiment.to_json(),
+                    classes=list(self.images.classes),
+                    images=images,
+                    folder=str(networks),
+                )
+                found[way] = Footprint(license=license, **weighed)
                 if found[way].unfit:
                     self.progress.warn(f"{way} will not be trained: {found[way].unfit}")
             except WorkerFailed as failure:

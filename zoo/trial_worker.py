@@ -37,7 +37,7 @@ class Worker:
         spent = round(time.process_time() - began, 2)
         return {"seconds": run.record["seconds"]["total"], "core_seconds": spent, "metrics": run.metrics}
 
-    def weigh(self, experiment: dict[str, Any], classes: list[str], folder: str) -> dict[str, Any]:
+    def weigh(self, experiment: dict[str, Any], classes: list[str], images: int, folder: str) -> dict[str, Any]:
         """Write the untrained network of an experiment as a file below `folder`, unless one of its shape lies there.
 
         An experiment that no network of this kind can carry out is `unfit`, for that reason.
@@ -45,7 +45,7 @@ class Worker:
         from zoo.footprint import weigh
 
         try:
-            return weigh(Experiment.from_json(experiment), tuple(classes), Path(folder), self.plugins)
+            return weigh(Experiment.from_json(experiment), tuple(classes), images, Path(folder), self.plugins)
         except UsageError as error:
             return {"unfit": error.message}
 

@@ -188,6 +188,8 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
+    from zoo.results import TRIALS
+
     states = [one["status"] for one in results.outcomes]
     screen.print(
         f"study {results.status}: {results.record['trials']} trials, {states.count('finished')} finished, "
@@ -231,3 +233,5 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
     screen.print(f"[dim]looks at the locked split: {board['looks']}[/dim]")
+    trial = results.path / TRIALS / results.first(board["cheapest"])["name"]
+    screen.print(f"[dim]next: zoo report {escape(str(results.path))}; zoo export {escape(str(trial))}[/dim]")

@@ -67,7 +67,7 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
         (["--save-every", "often"], "no time"),
         (["--accumulate", "0"], "`--accumulate 0` is outside 1 to 1,000,000"),
         (["--epochs", "0", "--lr", "nan"], "`--epochs 0` is outside 1 to 1,000,000; `--lr nan` is not a number"),
-        (["--backbone", "nett", "--strategy", "fulll"], "unknown backbone `nett`; strategy `fulll`: unknown strategy"),
+        (["--backbone", "nett", "--strategy", "fulll"], "unknown backbone `nett`; unknown strategy `fulll`"),
         (["--strategy", "full,lr=1e6"], "`full` would train at a rate of 5000, outside 1e-12 to 1000"),
         (["--lr", "found"], "is not a number"),
         (["--lr", "nan"], "is not a number"),

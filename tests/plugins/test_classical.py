@@ -48,6 +48,13 @@ def test_it_trains_and_predicts(two_splits: Path, tmp_path: Path) -> None:
     run = train(Experiment(data=str(two_splits), backbone="hog_color", strategy="svm"), out=tmp_path / "run")
     assert run.metrics["accuracy"] >= 0.9  # red and blue
     assert run.load_network().model(torch.rand(1, 3, 128, 128)).shape == (1, 2)
+    assert not any("nothing to train" in note for note in run.record["notes"])
+
+
+def test_a_strategy_that_finds_nothing_below_the_head_says_so(two_splits: Path, tmp_path: Path) -> None:
+    asked = Experiment(data=str(two_splits), backbone="hog_color", strategy="full", epochs=1)
+    notes = train(asked, out=tmp_path / "run").record["notes"]
+    assert "`hog_color` has nothing to train but its head, so `full` trains that alone" in notes
 
 
 def test_images_too_small_for_a_block() -> None:

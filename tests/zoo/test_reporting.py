@@ -17,8 +17,9 @@ from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, report, train
 from zoo.footprint import Footprint
+from zoo.fractions import where_transfer_pays
 from zoo.report_plot import fraction_curves
-from zoo.reporting import _of_study, _paying, render
+from zoo.reporting import _of_study, render
 from zoo.results import Results
 from zoo_cli.main import run as zoo
 
@@ -126,9 +127,10 @@ def test_a_study_as_one_page(study: Results) -> None:
 )
 def test_up_to_where_transfer_is_ahead(bare: list[tuple[float, ...]], said: str) -> None:
     carried = [(10, 0.9, 0.85, 0.95), (100, 0.95, 0.93, 0.97)]
-    assert said in _paying({"a linear": carried, "a scratch": bare})[0]
-    assert _paying({"a linear": carried}) == [] and _paying({"a scratch": bare}) == []
-    assert fraction_curves({"a linear": [point[:4] for point in carried]}) is not None  # type: ignore[misc]
+    assert said in where_transfer_pays({"a linear": carried, "a scratch": bare}, ["a scratch"])[0]
+    assert where_transfer_pays({"a linear": carried}, []) == []
+    assert where_transfer_pays({"a scratch": bare}, ["a scratch"]) == []
+    assert fraction_curves({"a linear": carried}) is not None
 
 
 def test_photographs_that_are_gone_leave_the_page_whole(run: Run, tmp_path: Path) -> None:
@@ -148,8 +150,16 @@ def test_what_has_no_report(run: Run, tmp_path: Path) -> None:
         report(run, out=tmp_path / "report.pdf")
     with pytest.raises(UsageError, match="there is no folder"):
         report(run, out=tmp_path / "none/report.html")
-    with pytest.raises(ZooError, match="is failed, not finished"):
-        report(Run(run.path, {**run.record, "status": "failed"}), out=tmp_path / "x.html")
+    failed = {**run.record, "status": "failed"}
+    with pytest.raises(ZooError, match="is failed, not finished") as error:
+        report(Run(run.path, failed), out=tmp_path / "x.html")
+    assert error.value.hint == f"`zoo train --resume {run.path}` goes on"
+    trial = tmp_path / "s/trials/one"
+    trial.mkdir(parents=True)
+    (tmp_path / "s/study.json").write_text("{}")
+    with pytest.raises(ZooError) as error:
+        report(Run(trial, failed), out=tmp_path / "x.html")
+    assert error.value.hint == f"`zoo study {tmp_path / 's'}` goes on"
 
 
 def test_the_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
