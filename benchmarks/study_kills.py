@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
+from zoo.files import read_lines
 from zoo.machine import machine, versions
-from zoo.results import FOOTPRINTS_FILE, Results
+from zoo.results import FOOTPRINTS_FILE, OUTCOMES_FILE, Results
 from zoo.run import Run
 
 OUT = Path(__file__).parent / "results" / "study_kills.json"
@@ -73,6 +74,7 @@ def main() -> None:
         assert zoo(str(killed)).wait() == 0
         one, other = Results.open(calm), Results.open(killed)
         names = [outcome["name"] for outcome in other.outcomes]
+        written = [line["name"] for line in read_lines(killed / OUTCOMES_FILE)]
         bits = [
             bool(
                 (
@@ -87,7 +89,7 @@ def main() -> None:
             "seconds_before_each": moments,
             "trials": len(one.outcomes),
             "outcomes": len(names),
-            "outcomes_twice": len(names) - len(set(names)),
+            "outcomes_twice": len(written) - len(set(written)),
             "same_leaderboard": rows(one) == rows(other),
             "logits_equal_bit_for_bit": f"{sum(bits)} of {len(bits)}",
             "looks": [len(one.looks()), len(other.looks())],

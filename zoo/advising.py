@@ -60,6 +60,8 @@ class BackboneAdvice:
     logme: float
     h_score: float
     knn: float
+    probe: float  # accuracy of a linear probe on what the head gets
+    interval: tuple[float, float]  # of it, 95 %
     stages: tuple[StageAdvice, ...]
     distance: float | None  # the mean over stages
     strategy: str
@@ -181,6 +183,8 @@ class _Look:
     logme: float
     h_score: float
     knn: float
+    probe: float
+    interval: tuple[float, float]
     stages: tuple[StageAdvice, ...]
     distance: float | None
     strategy: str
@@ -257,6 +261,8 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
         backbone=setup.backbone.qualified,
         top1=setup.weights.top1 if setup.weights is not None else None,
         **estimates,
+        probe=float(right["features"].mean()),
+        interval=interval(right["features"][None]),
         stages=stages,
         distance=float(np.mean(known)) if known else None,
         strategy=strategy,
@@ -311,7 +317,7 @@ def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bo
     best = max(stages, key=lambda one: one.accuracy)
     last = stages[-1]
     final = right["features"]
-    accuracy = max(float(final.mean()), last.accuracy)
+    accuracy = float(final.mean())
     known = [one.distance for one in stages if one.distance is not None]
     distance = float(np.mean(known)) if known else None
     after = len(stages) - 1 - stages.index(best)
@@ -320,7 +326,7 @@ def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bo
     if after and apart and best.accuracy > accuracy:
         return (
             f"truncate:{after}",
-            f"a probe after `{best.name}` gets {best.accuracy:.3f} right, after the last stage {accuracy:.3f}: what "
+            f"a probe after `{best.name}` gets {best.accuracy:.3f} right, before the head {accuracy:.3f}: what "
             "comes between loses what these photographs need",
         )
     if accuracy >= ROOM or (distance is not None and distance <= NEAR):

@@ -14,11 +14,11 @@ class Progress(Protocol):
     def warn(self, text: str) -> None:
         """Something that the user may want to mend, in one line."""
 
-    def start(self, task: str, total: int) -> None:
-        """A task of `total` images begins; it replaces the task before."""
+    def start(self, task: str, total: int, unit: str = "images") -> None:
+        """A task of `total` images, or of another unit, begins; it replaces the task before."""
 
     def advance(self, count: int) -> None:
-        """`count` more images of the current task are done."""
+        """`count` more of the current task are done."""
 
     def epoch(self, record: dict[str, Any]) -> None:
         """An epoch ended; `record` is its line of the history."""
@@ -32,7 +32,7 @@ class Silent:
 
     def note(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
-    def start(self, task: str, total: int) -> None: ...
+    def start(self, task: str, total: int, unit: str = "images") -> None: ...
     def advance(self, count: int) -> None: ...
     def epoch(self, record: dict[str, Any]) -> None: ...
     def stop(self) -> None: ...

@@ -144,7 +144,9 @@ class Session:
         try:
             footprints = self._footprints()
             tuned = self._tuned(footprints, until)
+            self.progress.start("trials", len(self.trials), "trials")
             for number, trial in enumerate(self.trials, start=1):
+                self.progress.advance(int(number > 1))  # the one before is done
                 before = self.outcomes.get(trial.name)
                 if before is not None and not (retry and before["status"] == "failed"):
                     continue
@@ -155,6 +157,7 @@ class Session:
             if self.study.test:
                 self._open_lockbox()
         finally:
+            self.progress.stop()
             if self._worker is not None:
                 self._worker.close()
         return "finished"
@@ -222,7 +225,7 @@ class Session:
         networks.mkdir(exist_ok=True)
         found: dict[str, Footprint] = {}
         images = round(len(self.images.splits["train"]) * max(self.study.fractions))
-        self.progress.start("weigh networks", len(ways))
+        self.progress.start("weigh networks", len(ways), "networks")
         for way, trial in ways.items():
             experiment = self.study.experiment(trial)
             license = license_of(experiment, self.plugins)

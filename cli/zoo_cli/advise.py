@@ -85,11 +85,17 @@ def advise(
                 f"{stage.interval[0]:.3f}-{stage.interval[1]:.3f}",
                 "-" if stage.distance is None else f"{stage.distance:.2f}",
             )
+        low, high = one.interval
+        depths.add_section()
+        depths.add_row("before the head", percent(one.probe), f"{low:.3f}-{high:.3f}", "")
         screen.print(depths)
         screen.print(f"[bold]{escape(one.strategy)}[/bold]: {escape(one.reason)}")
     if found.record:
         tau = "-" if found.record["tau"] is None else f"{found.record['tau']:.2f}"
-        of = "; ".join(f"{one['study']}: {one['backbones']} backbones" for one in found.record["studies"])
+        of = "; ".join(
+            f"{one['study']}: {one['backbones']} backbones by {one['images']} photographs"
+            for one in found.record["studies"]
+        )
         screen.print(
             f"[dim]in past studies ({escape(of)}): Kendall's tau {tau}, regret of the first "
             f"{found.record['regret_top_1']:.3f}, of the best of three {found.record['regret_top_3']:.3f}[/dim]"

@@ -8,6 +8,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from zoo_cli.figures import print_needed
 from zoo_cli.options import console, fits, json_option, percent, print_json
 
 if TYPE_CHECKING:
@@ -86,7 +87,6 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         )
 
 
-MOST_NEEDED = 5  # lines
 NARROW = 20  # characters that a run's column gets at least: two runs in 80, and no figure is wider
 
 
@@ -120,10 +120,7 @@ def _print_verdict(screen: Console, verdict: Comparison) -> None:
         screen.print(f"cannot be told apart from the best, {escape(first)}: {escape(', '.join(others))}")
     else:
         screen.print(f"nothing is known to be as good as {escape(first)}")
-    needed = [pair for pair in verdict.pairs if pair.better == first and pair.worse in others and pair.needed]
-    for pair in needed[:MOST_NEEDED]:
-        figures = f"{pair.difference:.3f} over {pair.worse} would take about {pair.needed:,} photographs to tell"
-        screen.print(f"[dim]{escape(figures)}[/dim]")
+    print_needed(verdict.to_json(), screen)
 
 
 def _scored(run: Run) -> str:

@@ -18,6 +18,7 @@ class Display:
         self._bar: Progress | None = None
         self._task: Any = None
         self._started = 0.0
+        self._unit = ""
         self.done = 0
 
     def note(self, text: str) -> None:
@@ -26,9 +27,9 @@ class Display:
     def warn(self, text: str) -> None:
         self._console.print(f"[bold yellow]warning[/bold yellow]: {escape(text)}")
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, unit: str = "images") -> None:
         self.stop()
-        self._started, self.done = perf_counter(), 0
+        self._started, self.done, self._unit = perf_counter(), 0, unit
         if not self._console.is_terminal:
             return
         self._bar = Progress(
@@ -47,7 +48,8 @@ class Display:
         self.done += count
         if self._bar is not None:
             speed = self.done / max(perf_counter() - self._started, 1e-9)
-            self._bar.update(self._task, advance=count, speed=f"{speed:.0f} images/s")
+            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # a few trials have no speed to tell
+            self._bar.update(self._task, advance=count, speed=words)
 
     def epoch(self, record: dict[str, Any]) -> None:
         self.stop()

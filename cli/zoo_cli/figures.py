@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -12,6 +13,7 @@ if TYPE_CHECKING:
     from zoo.evaluation import Evaluation
     from zoo.run import Run
 
+MOST_NEEDED = 5  # lines
 # A confusion matrix wider than this is in the JSON only
 MOST_CLASSES = 15
 
@@ -31,6 +33,17 @@ def print_run(run: Run, console: Console) -> None:
         console.print(
             f"[dim]`{split}` was also chosen on, so it flatters; `zoo evaluate {run.path} --split test`[/dim]"
         )
+
+
+def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
+    """How many photographs it would take to tell the best from the other winners."""
+    winners = comparison["winners"]
+    pairs = [one for one in comparison["pairs"] if one["better"] == winners[0] and one["worse"] in winners]
+    for pair in [one for one in pairs if one["needed"]][:MOST_NEEDED]:
+        figures = (
+            f"{pair['difference']:.3f} over {pair['worse']} would take about {pair['needed']:,} photographs to tell"
+        )
+        console.print(f"[dim]{escape(figures)}[/dim]")
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.errors import UsageError, ZooError
+from zoo_cli.figures import print_needed
 from zoo_cli.options import console, json_option, percent, print_json
 from zoo_cli.settings import SECONDS, settings_options
 
@@ -227,6 +228,7 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         screen.print(f"{count} ways to train cannot be told apart on {images} photographs; the cheapest is {cheapest}")
     else:
         screen.print(f"nothing is known to be as good as {cheapest}")
+    print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
         screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")

@@ -185,8 +185,7 @@ def test_killed_at_random_it_ends_the_same(two_splits: Path, tmp_path: Path, plu
         process.kill()
         process.wait()
     found = study(folder, plugins=plugins)
-    names = [one["name"] for one in found.outcomes]
-    assert len(names) == len(set(names)) == 2  # no trial ran twice
+    assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2  # no trial ran twice
     assert table(found) == table(expected)
     for one in expected.outcomes:
         ours, theirs = (Run.open(base / "trials" / one["name"]).predictions() for base in (folder, calm))
