@@ -60,7 +60,7 @@ def main() -> None:
         moments = []
         while len(moments) < options.kills:
             process = zoo(str(killed))
-            moment = float(generator.uniform(2, whole / 4))
+            moment = float(generator.uniform(2, whole / 8))
             try:
                 process.wait(moment)
                 print("it ended before it could be killed", flush=True)

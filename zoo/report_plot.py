@@ -153,6 +153,9 @@ def fraction_curves(curves: Mapping[str, Sequence[Point]]) -> str | None:
             axes.plot(images, accuracy, marker=".", color=colour, label=name)
             axes.fill_between(images, low, high, color=colour, alpha=0.12, lw=0)
         axes.set(xlabel="training images", ylabel="accuracy", xscale="log")
+        counts = sorted({int(point[0]) for points in shown.values() for point in points})
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
 
     return _drawn(draw, "accuracy against training images")
 
