@@ -158,6 +158,9 @@ class Results:
                 found = {"accuracy": float(right.mean()), "interval": list(interval(right)), "images": right.shape[1]}
                 tests[way] = found
         board = rank(entries)
+        if any(outcome.get("tuned") for outcomes in self.finished(fraction).values() for outcome in outcomes):
+            note = f"settings were searched by the loss on `{board.split}`, which flatters what is told of it"
+            board = replace(board, notes=(*board.notes, note))
         return replace(board, rows=tuple(replace(row, test=tests.get(row.way)) for row in board.rows))
 
     def compare(self, plugins: Plugins) -> tuple[dict[str, Any], Leaderboard]:

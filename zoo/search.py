@@ -62,6 +62,7 @@ def search(
     """
     try:
         import optuna
+        from optuna.trial import TrialState
     except ImportError as error:
         raise ZooError("the search needs Optuna", hint="pip install 'backbone-zoo[study]'") from error
     from sqlalchemy.exc import SQLAlchemyError
@@ -119,11 +120,14 @@ def search(
         )
         if not found.trials:
             found.enqueue_trial(start)  # the defaults are one of those tried
-        ended = [one for one in found.trials if one.state.is_finished()]
+        for one in found.get_trials(states=[TrialState.RUNNING]):  # when a session was killed: tried again
+            found.tell(one.number, state=TrialState.FAIL)
+            found.enqueue_trial(one.params or start)
+        ended = found.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
         if len(ended) < count:
             found.optimize(objective, n_trials=count - len(ended), timeout=seconds)
-        whole = [one for one in found.trials if one.state is optuna.trial.TrialState.COMPLETE]
-        pruned = sum(one.state is optuna.trial.TrialState.PRUNED for one in found.trials)
+        whole = found.get_trials(states=[TrialState.COMPLETE])
+        pruned = len(found.get_trials(states=[TrialState.PRUNED]))
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise ZooError(
             f"`{folder / DATABASE}` cannot be used: {str(error).splitlines()[0]}",

@@ -321,6 +321,10 @@ def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plug
     names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'search.db'}")
     kept = optuna.load_study(study_name=names[0], storage=f"sqlite:///{tmp_path / 'search.db'}")
     assert len(kept.trials) == 2 and kept.trials[0].params["lr"] == pytest.approx(5e-3)  # the defaults come first
+    stale = kept.ask()  # as a session leaves it that is killed in the middle
+    wanted = stale.suggest_float("lr", 5e-4, 5e-2, log=True)
+    assert search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)["tried"] == 3
+    assert kept.trials[-1].params["lr"] == wanted and kept.trials[2].state is optuna.trial.TrialState.FAIL
     solved = search(replace(experiment, strategy="linear", epochs=None), [], 2, tmp_path, None, plugins)
     assert solved["settings"] is None and "solved" in solved["note"]
     (tmp_path / "fixed").mkdir()
@@ -331,6 +335,17 @@ def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plug
     (tmp_path / "search.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ZooError, match=r"search\.db` cannot be used"):
         search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)
+
+
+def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
+    found = study(folder, plugins=plugins)
+    (outcome,) = found.outcomes
+    assert set(outcome["tuned"]) == {"lr", "weight_decay", "augment"}  # epochs were given
+    experiment = found.run(outcome).experiment
+    assert {name: getattr(experiment, name) for name in outcome["tuned"]} == outcome["tuned"] and experiment.epochs == 1
+    assert any("searched by the loss on `val`" in note for note in found.leaderboard["notes"])
 
 
 def test_options_are_the_study(monkeypatch: pytest.MonkeyPatch, done: Results) -> None:
