@@ -146,17 +146,19 @@ def advise(
         raise at_once(problems)
     looks: list[_Look] = []
     failures: dict[str, str] = {}
+    hints: list[str | None] = []
     for experiment in asked:
         try:
             looks.append(_look(experiment, plugins, progress))
         except ZooError as error:
             failures[experiment.backbone] = error.message
+            hints.append(error.hint)
             progress.warn(f"{experiment.backbone}: {error.message}")
     if not looks:
         first = next(iter(failures.values()))
         raise ZooError(
             f"no backbone could be looked at; the first: {first}",
-            hint="`--weights FILE` takes weights that are at hand",
+            hint=hints[0] or "`--weights FILE` takes weights that are at hand",
         )
     ranks = mean_ranks({name: [getattr(look, name) for look in looks] for name in ("top1", "logme", "h_score", "knn")})
     found = [
@@ -213,6 +215,12 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     setup = resolve(experiment, plugins)
     job = prepare(experiment, setup, plugins, Silent(), Clock())
     part, place = job.scanned["fit"], setup.device.place
+    counts = np.bincount(part.labels, minlength=len(job.images.classes))
+    if counts.min() < 2:
+        raise ZooError(
+            f"class `{job.images.classes[int(counts.argmin())]}` has one training image, and a probe holds some out",
+            hint="add images of it, or leave the class out",
+        )
     chosen = _spread(part.labels, MOST_IMAGES)
     model = job.network.model.to(place).eval()
     if not (setup.weights or setup.weights_file):

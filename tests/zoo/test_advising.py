@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests_support import make_photos
 from torch import nn
 
-from zoo import Plugins, UsageError, advise
+from zoo import Plugins, UsageError, ZooError, advise
 from zoo.advising import StageAdvice, follows, mean_ranks
 from zoo.backbone import build_network
 from zoo.depth import Watch, pooled, probe
@@ -161,3 +162,12 @@ def test_advice_from_photographs(
     one = found["backbones"]["classical/hog_color"]
     assert one["distance"] is None and one["stages"][0]["name"] == "histograms" and one["strategy"]
     assert one["knn"] > 0.8  # red and blue
+
+
+def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins) -> None:
+    make_photos(tmp_path, {"train": 3, "val": 1, "test": 1})
+    for file in sorted((tmp_path / "train/red").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(ZooError, match="class `red` has one training image") as error:
+        advise(str(tmp_path), ["timm/test_resnet"], weights="none", device="cpu", plugins=plugins)
+    assert error.value.hint == "add images of it, or leave the class out"
