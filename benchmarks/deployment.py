@@ -60,7 +60,7 @@ ONE = """
 import json, sys, time, dataclasses
 import torch
 from pathlib import Path
-from zoo.backbone import build_network
+from zoo.network import build_network
 from zoo.exporter import ExportSpec
 from zoo.plugin import Plugins
 from zoo_onnx.inspection import inspect
@@ -239,7 +239,7 @@ def bytes_to_label(path: Path, file: Path) -> dict[str, Any]:
     import onnx
 
     from zoo import Plugins, Run, export
-    from zoo.dataset import choose_split, open_images
+    from zoo.data_opening import choose_split, open_images
     from zoo.evaluation import score
     from zoo.photograph import decode, normalise, pixels
     from zoo.scan import default_workers

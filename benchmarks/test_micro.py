@@ -21,10 +21,10 @@ from torch import nn
 
 from zoo import Network, Plugins
 from zoo.ahead import SPARE
-from zoo.backbone import build_network
 from zoo.files import write_bytes
 from zoo.freeze import apply_phase
 from zoo.graph import noise
+from zoo.network import build_network
 from zoo.photograph import canvas, decode
 from zoo.prefix import BLOCKS, Cut, in_blocks
 from zoo.preprocess import Preprocess

@@ -21,7 +21,7 @@ from zoo.dataset import LOCKED
 from zoo.errors import UsageError, ZooError, at_once
 from zoo.experiment import Experiment
 from zoo.files import SCHEMA, write_json
-from zoo.leaderboard import interval
+from zoo.intervals import interval
 from zoo.names import look_up
 from zoo.plugin import Plugins
 from zoo.progress import Progress, Silent

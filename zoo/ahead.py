@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from zoo.dataset import Images, open_images
+from zoo.data_opening import open_images
+from zoo.dataset import Images
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.names import look_up

@@ -1,16 +1,15 @@
-"""Backbone: a network to fine-tune, as a row of data. Nothing here imports torch until `build_network` is called."""
+"""Backbone: a network to fine-tune, as a row of data. Nothing here imports torch."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, did_you_mean
 from zoo.preprocess import Preprocess
 from zoo.stage import Anatomy
-from zoo.target import load_target
+from zoo.target import lazy_attributes, load_target
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -118,41 +117,12 @@ class Backbone:
         )
 
 
-def build_network(
-    backbone: Backbone,
-    *,
-    classes: int,
-    weights: Weights | None = None,
-    weights_file: Path | None = None,
-    dropout: float | None = None,
-    drop_path: float | None = None,
-    image_size: int | None = None,
-) -> Network:
-    """Build a backbone with a fresh head for `classes`, and check that its stages cover it.
-
-    Raises:
-        ZooError: weights cannot be had, or a file does not fit.
-        ValueError: the plugin's stages do not cover its parameters exactly once.
-    """
-    from zoo.network import assemble  # imports torch
-    from zoo.startup import without_compiler
-
-    with without_compiler():
-        build = load_target(backbone.build)
-    spec = BuildSpec(
-        backbone=backbone.name,
-        classes=classes,
-        weights=weights,
-        dropout=dropout,
-        drop_path=drop_path,
-        image_size=image_size,
-    )
-    return assemble(backbone, build, spec, weights_file)
-
-
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
     """Whether the weights can be used without a network: shipped by pip, or in the download cache."""
     if weights.at_hand is None:
         return False
     answer: Any = load_target(weights.at_hand)(backbone, weights)
     return bool(answer)
+
+
+__getattr__ = lazy_attributes(__name__, {"build_network": "zoo.network:build_network"})

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.dataset import Sample, choose_split, open_images
+from zoo.data_opening import choose_split, open_images
+from zoo.dataset import Sample
 from zoo.errors import PluginWarning, UsageError, ZooError
 from zoo.files import SCHEMA
+from zoo.opening import open_model
 from zoo.photograph import BadImage
 from zoo.predictions import Predictions
-from zoo.predictor import Predictor, open_model
+from zoo.predictor import Predictor
 from zoo.scan import BadFile, decode_all, default_workers
 from zoo.target import load_target
 
@@ -224,7 +226,13 @@ def evaluate(
     )
     if run is not None:
         try:
-            run.note_look(evaluation)
+            run.note_look(
+                evaluation.predictions,
+                model=evaluation.model,
+                data=evaluation.data,
+                split_seed=evaluation.split_seed,
+                accuracy=evaluation.metrics.get("accuracy"),
+            )
         except ZooError as error:
             warnings.warn(f"the look is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation

@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from zoo.errors import UsageError
 from zoo.preprocess import Preprocess
+from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
     from torch import nn
 
-    from zoo.plugin import Plugins
     from zoo.predictor import Predictor
 
 
@@ -120,16 +119,4 @@ class Exporter:
     )  # where photographs are prepared: `graph`, `outside`; by default the first
 
 
-def find_exporter(file: Path, plugins: Plugins) -> Exporter:
-    """The exporter that reads a file, by its suffix.
-
-    Raises:
-        UsageError: none does, or there is no such file.
-    """
-    if not file.exists():
-        raise UsageError(f"there is no file `{file}`", hint="`zoo export RUN` makes one")
-    for entry in plugins.exporters:
-        if entry.value.suffix == file.suffix.lower():
-            return entry.value
-    suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
-    raise UsageError(f"`{file}` is no exported file", hint=f"known suffixes are {suffixes}")
+__getattr__ = lazy_attributes(__name__, {"find_exporter": "zoo.opening:find_exporter"})

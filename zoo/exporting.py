@@ -71,7 +71,7 @@ def export(
         UsageError: no such format, precision or setting, or the file exists without `force`.
         ZooError: the network cannot be exported, or the file predicts otherwise; then no file is left.
     """
-    from zoo.dataset import choose_split, open_images
+    from zoo.data_opening import choose_split, open_images
     from zoo.device import choose_device
     from zoo.plugin import Plugins
 

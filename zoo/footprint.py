@@ -121,8 +121,9 @@ def _random_task(network: Network, size: int, classes: int, images: int) -> Task
     """Random features of so many images, as wide as those that enter the head."""
     import torch
 
+    from zoo.features import features
     from zoo.head import find_head
-    from zoo.solver import Task, features
+    from zoo.solver import Task
 
     width = features(network, [torch.zeros(1, 3, size, size)]).shape[1]
     drawn = np.random.default_rng(0).standard_normal((images, width), np.float32)

@@ -9,7 +9,8 @@ import torch
 
 from zoo.ahead import Ahead, keys_of, parts_of
 from zoo.backbone import Network
-from zoo.dataset import Images, open_images
+from zoo.data_opening import open_images
+from zoo.dataset import Images
 from zoo.experiment import Experiment
 from zoo.freeze import digest_of_state
 from zoo.plugin import Plugins

@@ -11,8 +11,8 @@ from torch import nn
 
 from zoo.feed import PrefixRows
 from zoo.graph import eval_mode
-from zoo.predictor import TorchPredictor, full_precision
 from zoo.scan import Scanned
+from zoo.torch_predictor import TorchPredictor, full_precision
 
 
 class Judge:

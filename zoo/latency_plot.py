@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UsageError, ZooError
-from zoo.exporter import find_exporter
 from zoo.files import read_json
 from zoo.latency_report import LatencyReport, Outcome
+from zoo.opening import find_exporter
 from zoo.plugin import Plugins
 from zoo.run import RUN_FILE
 from zoo.target import load_target

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +11,60 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
-from zoo.backbone import Backbone, BuildSpec, Network
+from zoo.backbone import Backbone, BuildSpec, Network, Weights
 from zoo.errors import UsageError, ZooError
+from zoo.experiment import Experiment
 from zoo.head import start_head
 from zoo.stage import check_anatomy
+from zoo.startup import without_compiler
+from zoo.target import load_target
 
 
-def assemble(
+def build_network(
     backbone: Backbone,
-    build: Callable[[BuildSpec], Network],
-    spec: BuildSpec,
-    weights_file: Path | None,
+    *,
+    classes: int,
+    weights: Weights | None = None,
+    weights_file: Path | None = None,
+    dropout: float | None = None,
+    drop_path: float | None = None,
+    image_size: int | None = None,
 ) -> Network:
-    """Build from a row; see `zoo.backbone.build_network`."""
-    network = build(spec)
+    """Build a backbone with a fresh head for `classes`, and check that its stages cover it.
+
+    Raises:
+        ZooError: weights cannot be had, or a file does not fit.
+        ValueError: the plugin's stages do not cover its parameters exactly once.
+    """
+    with without_compiler():
+        build = load_target(backbone.build)
+    spec = BuildSpec(
+        backbone=backbone.name,
+        classes=classes,
+        weights=weights,
+        dropout=dropout,
+        drop_path=drop_path,
+        image_size=image_size,
+    )
+    network: Network = build(spec)
     check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
     start_head(network)
     if weights_file is not None:
         load_weights_file(network, weights_file)
-    if spec.image_size is not None:
-        try_image_size(network, spec.image_size)
+    if image_size is not None:
+        try_image_size(network, image_size)
     return network
+
+
+def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: int) -> BuildSpec:
+    """What a strategy that changes the network is told."""
+    return BuildSpec(
+        backbone=backbone.name,
+        classes=classes,
+        dropout=experiment.dropout,
+        drop_path=experiment.drop_path,
+        image_size=image_size,
+    )
 
 
 def try_image_size(network: Network, size: int) -> None:

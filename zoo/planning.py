@@ -15,7 +15,7 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.cost import judge_prefix
 from zoo.cutter import Cutter
-from zoo.dataset import open_images
+from zoo.data_opening import open_images
 from zoo.device import training_precision
 from zoo.experiment import Experiment
 from zoo.feed import default_views

@@ -15,9 +15,10 @@ import numpy.typing as npt
 
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
-from zoo.exporter import find_exporter
+from zoo.opening import find_exporter, open_model
 from zoo.photograph import SUFFIXES, BadImage
-from zoo.predictor import Predictor, open_model, softmax
+from zoo.predictions import softmax
+from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.scan import BadFile, decode_all, default_workers
 from zoo.target import load_target

@@ -14,7 +14,6 @@ from safetensors.numpy import save
 
 from zoo.errors import ZooError
 from zoo.files import SCHEMA, check_schema, write_bytes
-from zoo.predictor import softmax
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,3 +81,11 @@ class Predictions:
             raise ZooError(
                 f"predictions `{file}` cannot be read: {error}", hint="`zoo evaluate RUN` makes them anew"
             ) from error
+
+
+def softmax(logits: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    """Probabilities `(N, classes)` of logits, in double precision."""
+    shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
+    exponents = np.exp(shifted)
+    probabilities: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)
+    return probabilities

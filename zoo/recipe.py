@@ -24,6 +24,7 @@ from zoo.checkpoint import Checkpoints
 from zoo.cutter import Cutter
 from zoo.device import Device
 from zoo.experiment import Experiment
+from zoo.features import features, kept_features
 from zoo.feed import PrefixRows, Spent, Views, default_views
 from zoo.files import SCHEMA
 from zoo.fold import FoldedSteps
@@ -33,17 +34,17 @@ from zoo.head import find_head
 from zoo.judge import Judge
 from zoo.optimizer import changed_by, make_optimizer, plan_groups, pulled_by, trained_by
 from zoo.place import Place, Sums
-from zoo.predictor import TorchPredictor
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.sampler import REPEAT, batches, class_weights, epoch_order, showings
 from zoo.scan import Scanned
 from zoo.schedule import factor
 from zoo.snapshot import load_tensors, tensors_of
-from zoo.solver import Task, features, kept_features
+from zoo.solver import Task
 from zoo.step import Stepper
 from zoo.strategy import Phase
 from zoo.target import load_target
+from zoo.torch_predictor import TorchPredictor
 
 # `plateau` divides the rate by ten after two epochs without a better choice loss
 PLATEAU_PATIENCE = 2

@@ -243,7 +243,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
 
 def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
     """The mistakes that the network was surest of, as small photographs; without those that cannot be read any more."""
-    from zoo.dataset import open_images
+    from zoo.data_opening import open_images
 
     wrong = np.flatnonzero(~table.correct)
     if not len(wrong):

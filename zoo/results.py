@@ -22,7 +22,8 @@ from zoo.errors import UsageError, ZooError
 from zoo.evaluation import compute_metrics
 from zoo.files import check_schema, read_json, read_lines, write_bytes, write_json
 from zoo.footprint import Footprint
-from zoo.leaderboard import ENSEMBLE, Entry, Leaderboard, correct, ensemble, interval, rank
+from zoo.intervals import correct, interval
+from zoo.leaderboard import ENSEMBLE, Entry, Leaderboard, ensemble, rank
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.run import Run

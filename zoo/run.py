@@ -30,7 +30,6 @@ from zoo.shape import flaw_of_record, flaw_of_splits
 
 if TYPE_CHECKING:
     from zoo.backbone import Network
-    from zoo.evaluation import Evaluation
     from zoo.plugin import Plugins
     from zoo.predictor import Predictor
 
@@ -143,16 +142,13 @@ class Run:
         Raises:
             ZooError: the run has no weights, or its backbone's plugin is gone.
         """
-        from zoo.backbone import build_network
         from zoo.grammar import parse
-        from zoo.network import read_state
+        from zoo.network import build_network, read_state, spec_of
         from zoo.plugin import Plugins
 
         file = self.path / WEIGHTS_FILE
         if not file.is_file():
             raise self._weightless()
-        from zoo.setup import spec_of
-
         experiment, plugins = self.experiment, plugins or Plugins()
         backbone = plugins.backbones.find(str(self.record["backbone"])).value
         network = build_network(
@@ -188,7 +184,7 @@ class Run:
     def predictor(self, device: str = "auto", plugins: Plugins | None = None) -> Predictor:
         """The run as a predictor, through torch in fp32."""
         from zoo.device import choose_device
-        from zoo.predictor import TorchPredictor
+        from zoo.torch_predictor import TorchPredictor
 
         chosen = choose_device(device, "fp32")
         model = self.load_network(plugins).model.to(chosen.place)
@@ -200,7 +196,9 @@ class Run:
         write_json(self.path / RUN_FILE, record)
         return Run(self.path, record)
 
-    def note_look(self, evaluation: Evaluation) -> None:
+    def note_look(
+        self, predictions: Predictions, *, model: str, data: str, split_seed: int, accuracy: float | None
+    ) -> None:
         """Write a look at a split to the ledger, and store its predictions where they are of the run's own data.
 
         Raises:
@@ -211,18 +209,17 @@ class Run:
             {
                 "schema": SCHEMA,
                 "time": now(),
-                "split": evaluation.predictions.split,
-                "data": evaluation.data,
-                "split_seed": evaluation.split_seed,
-                "model": evaluation.model,
-                "images": len(evaluation.predictions),
-                "accuracy": evaluation.metrics.get("accuracy"),
+                "split": predictions.split,
+                "data": data,
+                "split_seed": split_seed,
+                "model": model,
+                "images": len(predictions),
+                "accuracy": accuracy,
             },
         )
-        name = evaluation.predictions.split
-        own = evaluation.data == self.record.get("data_name") and evaluation.split_seed == self.experiment.split_seed
-        if own and Path(evaluation.model) == self.path:
-            evaluation.predictions.save(self.path / f"predictions-{name}.safetensors")
+        own = data == self.record.get("data_name") and split_seed == self.experiment.split_seed
+        if own and Path(model) == self.path:
+            predictions.save(self.path / f"predictions-{predictions.split}.safetensors")
 
     def looks(self, split: str) -> int:
         """How often a split of the run was scored, by the ledger."""

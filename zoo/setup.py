@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from zoo.backbone import Backbone, BuildSpec, Network, build_network
+from zoo.backbone import Network
 from zoo.device import Device, choose_device
 from zoo.errors import UsageError
 from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment
 from zoo.grammar import share_epochs
 from zoo.head import takes_vectors
 from zoo.names import Names, look_up
+from zoo.network import build_network, spec_of
 from zoo.plugin import Plugins
 from zoo.stage import HEAD
 from zoo.strategy import Phase
@@ -64,17 +65,6 @@ def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: boo
     )
     spec = spec_of(setup.backbone.value, experiment, classes, setup.preprocess.crop)
     return setup.plan.attach(setup.plan.adapt(network, spec), spec)
-
-
-def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: int) -> BuildSpec:
-    """What a strategy that changes the network is told."""
-    return BuildSpec(
-        backbone=backbone.name,
-        classes=classes,
-        dropout=experiment.dropout,
-        drop_path=experiment.drop_path,
-        image_size=image_size,
-    )
 
 
 def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Course:

@@ -15,7 +15,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from zoo.dataset import Images, Sample, absolute, open_images
+from zoo.data_opening import absolute, open_images
+from zoo.dataset import Images, Sample
 from zoo.errors import UsageError, ZooError
 from zoo.files import FULL_DISK, SCHEMA, append_json, read_json, write_json
 from zoo.footprint import Footprint, license_of, time_networks, with_latency

@@ -16,7 +16,7 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.errors import UsageError
 from zoo.head import find_head
-from zoo.predictor import softmax
+from zoo.predictions import softmax
 
 LOWEST, HIGHEST = 0.1, 10.0
 FEWEST = 20  # images; on fewer, chance decides

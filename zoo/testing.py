@@ -20,20 +20,21 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from zoo.backbone import Network, build_network
+from zoo.backbone import Network
 from zoo.dataset import Sample
 from zoo.experiment import Experiment
 from zoo.exporter import ExportSpec
 from zoo.freeze import keeps_statistics
 from zoo.grammar import canonical, parse
 from zoo.job import Clock
+from zoo.network import build_network, spec_of
 from zoo.optimizer import trained_by
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.progress import Silent
 from zoo.recipe import Recipe
 from zoo.scan import Scanned
-from zoo.setup import build, plan_course, resolve, spec_of
+from zoo.setup import build, plan_course, resolve
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
@@ -146,7 +147,7 @@ def check_export(network: Network, *, to: str = "onnx", image_size: int, plugins
     classes = tuple("abc"[:CLASSES])
     network.model.eval()
     photographs = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), dtype=np.uint8)
-    from zoo.predictor import TorchPredictor
+    from zoo.torch_predictor import TorchPredictor
 
     ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(list(photographs))
     with tempfile.TemporaryDirectory() as folder:

@@ -17,7 +17,7 @@ from zoo.ahead import Ahead
 from zoo.backbone import Network
 from zoo.checkpoint import Checkpoints
 from zoo.cutter import Cutter
-from zoo.dataset import absolute
+from zoo.data_opening import absolute
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation import Evaluation, compute_metrics
 from zoo.experiment import Experiment
@@ -28,7 +28,6 @@ from zoo.lock import alone_in
 from zoo.optimizer import changed_by
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
-from zoo.predictor import TorchPredictor
 from zoo.process import tiny_is_zero
 from zoo.progress import Progress, Silent
 from zoo.rate_finder import find_rate
@@ -51,6 +50,7 @@ from zoo.sampler import own_generators
 from zoo.scan import Scanned
 from zoo.setup import resolve
 from zoo.temperature import FEWEST, fit_temperature, fold_temperature
+from zoo.torch_predictor import TorchPredictor
 
 
 @tiny_is_zero()
@@ -185,7 +185,13 @@ def _carry_out(job: Job, run: Run, clock: Clock, *, again: bool = False) -> Run:
             metrics=compute_metrics(predictions, job.plugins),
             split_seed=job.experiment.split_seed,
         )
-        run.note_look(evaluation)
+        run.note_look(
+            evaluation.predictions,
+            model=evaluation.model,
+            data=evaluation.data,
+            split_seed=evaluation.split_seed,
+            accuracy=evaluation.metrics.get("accuracy"),
+        )
         run = run.update(
             status="finished",
             finished=now(),

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.dataset import LOCKED, absolute
+from zoo.data_opening import absolute
+from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
 from zoo.names import look_up

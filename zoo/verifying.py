@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError
-from zoo.exporter import Check, find_exporter
+from zoo.exporter import Check
+from zoo.opening import find_exporter
 from zoo.parity import compare
 from zoo.run import Run
 from zoo.target import load_target

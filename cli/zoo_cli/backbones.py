@@ -8,7 +8,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.backbone import Backbone, build_network, is_at_hand
+from zoo.backbone import Backbone, is_at_hand
 from zoo.catalogue import Entry
 from zoo.facts import MOST, Facts, all_facts
 from zoo.plugin import Plugins
@@ -101,6 +101,8 @@ def _row(entry: Entry[Backbone], facts: Facts, plugins: Plugins) -> dict[str, An
 def print_stages(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
     """The stages of each network, input to output, with their parameters: what `partial:N` counts from the end."""
     import torch
+
+    from zoo.network import build_network
 
     found: list[dict[str, Any]] = []
     for entry in entries:

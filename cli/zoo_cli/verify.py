@@ -70,7 +70,7 @@ def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
         UsageError: there is none, or something is there already.
     """
     from zoo.errors import UsageError
-    from zoo.exporter import find_exporter
+    from zoo.opening import find_exporter
     from zoo.target import load_target
 
     exporter = find_exporter(file, plugins)

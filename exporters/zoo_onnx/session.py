@@ -17,7 +17,7 @@ import onnxruntime as ort
 from zoo.cuda import cuda_devices
 from zoo.errors import UsageError, ZooError, quoted
 from zoo.photograph import normalise, pixels
-from zoo.predictor import softmax
+from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS

@@ -11,7 +11,7 @@ import onnx
 
 from zoo.errors import ZooError, quoted
 from zoo.photograph import normalise, pixels
-from zoo.predictor import softmax
+from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
 from zoo_openvino.model import compile_network, openvino, read_file

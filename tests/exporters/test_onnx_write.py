@@ -18,7 +18,7 @@ from torch import nn
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
 from zoo.golden_inputs import golden_photographs
-from zoo.predictor import softmax
+from zoo.predictions import softmax
 from zoo_onnx import network
 from zoo_onnx.metadata import read
 from zoo_onnx.session import open_file

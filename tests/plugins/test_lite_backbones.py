@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import save_file
 
 import zoo_lite
-from zoo.backbone import Backbone, build_network, is_at_hand
+from zoo.backbone import Backbone, is_at_hand
 from zoo.errors import ZooError
 from zoo.facts import measure
+from zoo.network import build_network
 from zoo_lite import package
 
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 
 from zoo import BuildSpec, Experiment, Network, Plugins, UsageError, train
-from zoo.backbone import build_network
 from zoo.grammar import parse
-from zoo.network import read_state
+from zoo.network import build_network, read_state
 from zoo.stage import check_anatomy
 from zoo_lora.adapters import attach, merge
 

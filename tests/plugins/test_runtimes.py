@@ -23,7 +23,7 @@ from zoo.cuda import cuda_devices
 from zoo.errors import ZooError
 from zoo.latency import bench
 from zoo.photograph import normalise, pixels
-from zoo.predictor import softmax
+from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
 from zoo_cli.main import run

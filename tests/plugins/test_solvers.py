@@ -12,10 +12,11 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
-from zoo.backbone import build_network
+from zoo.features import features
 from zoo.head import head_path, replace_head, takes_vectors
-from zoo.predictor import softmax
-from zoo.solver import Task, features
+from zoo.network import build_network
+from zoo.predictions import softmax
+from zoo.solver import Task
 from zoo_strategies import logistic, neighbours
 
 

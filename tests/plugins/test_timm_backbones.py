@@ -17,8 +17,9 @@ from timm.data import create_transform
 from timm.layers import DropPath
 from torch import nn
 
-from zoo.backbone import Backbone, BuildSpec, Network, build_network, is_at_hand
+from zoo.backbone import Backbone, BuildSpec, Network, is_at_hand
 from zoo.errors import UsageError, ZooError
+from zoo.network import build_network
 from zoo.stage import check_anatomy
 from zoo_timm import catalogue_rows
 from zoo_timm.build import build

@@ -15,8 +15,9 @@ from torch import nn
 from torchvision.models import get_model_weights, list_models
 from torchvision.ops import StochasticDepth
 
-from zoo.backbone import Backbone, BuildSpec, Network, Weights, build_network, is_at_hand
+from zoo.backbone import Backbone, BuildSpec, Network, Weights, is_at_hand
 from zoo.errors import UsageError, ZooError
+from zoo.network import build_network
 from zoo.preprocess import Preprocess
 from zoo.stage import check_anatomy
 from zoo_torchvision import catalogue_rows

@@ -13,8 +13,8 @@ from torch import nn
 
 from zoo import Plugins, UsageError, ZooError, advise
 from zoo.advising import StageAdvice, follows, mean_ranks
-from zoo.backbone import build_network
 from zoo.depth import Watch, pooled, probe
+from zoo.network import build_network
 from zoo.results import Results
 from zoo.similarity import NormWatch, by_stage, divergence
 from zoo.track_record import track_record

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from zoo import Plugins
-from zoo.backbone import build_network
 from zoo.fold import FoldedSteps, fold
 from zoo.freeze import apply_phase
 from zoo.graph import noise
+from zoo.network import build_network
 from zoo.prefix import Cut
 
 CPU = torch.device("cpu")

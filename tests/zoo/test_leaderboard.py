@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from zoo.footprint import Footprint
-from zoo.leaderboard import Entry, correct, ensemble, interval, rank
+from zoo.intervals import correct, interval
+from zoo.leaderboard import Entry, ensemble, rank
 from zoo.predictions import Predictions
 from zoo.trials import Study
 

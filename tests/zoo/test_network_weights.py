@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from zoo.backbone import Backbone, BuildSpec, Network, build_network
+from zoo.backbone import Backbone, BuildSpec, Network
 from zoo.errors import UsageError, ZooError
+from zoo.network import build_network
 from zoo.stage import cut
 
 

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, train
-from zoo.backbone import build_network
 from zoo.feed import default_views
 from zoo.freeze import apply_phase
+from zoo.network import build_network
 from zoo.prefix import Cut, block_size, in_blocks
 from zoo.progress import Silent
 from zoo.store import SUFFIX

@@ -12,8 +12,8 @@ from scipy.optimize import minimize_scalar
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, evaluate, train
-from zoo.backbone import build_network
-from zoo.predictor import softmax
+from zoo.network import build_network
+from zoo.predictions import softmax
 from zoo.temperature import HIGHEST, LOWEST, fit_temperature, fold_temperature
 
 

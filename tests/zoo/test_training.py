@@ -14,11 +14,10 @@ from tests_support import TINY, make_photos
 
 import zoo.setup
 from zoo import Metric, Plugins, Run, UsageError, ZooError, evaluate, predict, train
-from zoo.backbone import build_network
 from zoo.catalogue import Catalogue
 from zoo.errors import PluginWarning
 from zoo.files import read_json, write_json
-from zoo.network import read_state
+from zoo.network import build_network, read_state
 from zoo.progress import Silent
 from zoo.setup import resolve
 

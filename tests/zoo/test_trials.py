@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from zoo import Plugins, Study, UsageError
-from zoo.dataset import Images, Sample, open_images
+from zoo.data_opening import open_images
+from zoo.dataset import Images, Sample
 from zoo.split import lock, part_of
 from zoo.trials import same_study
 
