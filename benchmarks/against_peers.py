@@ -27,7 +27,7 @@ from typing import Any
 
 from peers.report import SECOND, ZOO, Record, fastest, write
 
-from zoo.machine import machine, versions
+from zoo.system.environment import machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 PEERS = ROOT / "benchmarks" / "peers"
@@ -36,7 +36,7 @@ PYTHON = VENV / "bin" / "python"
 BACKBONE = "efficientnet_lite0"
 
 # No option of a peer: its process is started with glibc's malloc told to keep what is freed, as zoo tells its own
-# (`zoo/process.py`). PyTorch's tuning guide advises another allocator; a user who knows that gets this.
+# (`zoo/system/cpu_memory.py`). PyTorch's tuning guide advises another allocator; a user who knows that gets this.
 KEPT = ", memory kept"
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_ARENA_MAX": "1"}
 SCRIPTS = {

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.machine import machine, versions
+from zoo.system.environment import machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -60,7 +60,7 @@ ONE = """
 import json, sys, time, dataclasses
 import torch
 from pathlib import Path
-from zoo.network import build_network
+from zoo.networks.building import build_network
 from zoo.exporter import ExportSpec
 from zoo.plugin import Plugins
 from zoo_onnx.inspection import inspect
@@ -141,7 +141,7 @@ def pairs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """How often a difference is told that is none, and one that is a tenth."""
     import importlib.metadata
 
-    from zoo.latency import bench
+    from zoo.latency.measurement import bench
     from zoo.plugin import Candidate, Plugins
 
     (folder / "slowed.py").write_text(SLOWED.replace("LONGER", "1.1"))
@@ -185,7 +185,7 @@ def pairs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def precisions(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """A run in every precision, timed with torch by turns, then each alone."""
     from zoo import Run, export
-    from zoo.latency import bench
+    from zoo.latency.measurement import bench
 
     found: dict[str, Any] = {}
     for path in options.runs:
@@ -239,10 +239,10 @@ def bytes_to_label(path: Path, file: Path) -> dict[str, Any]:
     import onnx
 
     from zoo import Plugins, Run, export
-    from zoo.data_opening import choose_split, open_images
-    from zoo.evaluation import score
-    from zoo.photograph import decode, normalise, pixels
-    from zoo.scan import default_workers
+    from zoo.data.decoding import default_workers
+    from zoo.data.image import decode, normalise, pixels
+    from zoo.data.opening import choose_split, open_images
+    from zoo.evaluation.scoring import score
     from zoo_onnx.session import open_file, open_session
 
     run = Run.open(path)

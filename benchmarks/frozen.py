@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.machine import machine, versions
+from zoo.system.environment import machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKBONE = "efficientnet_lite0"
@@ -76,15 +76,15 @@ def prefix(data: Path, folder: Path) -> dict[str, Any]:
     import torch
 
     from zoo import Experiment, Plugins
-    from zoo.cutter import Cutter
-    from zoo.feed import PrefixRows, Views
-    from zoo.freeze import apply_phase
-    from zoo.job import Clock, prepare
-    from zoo.optimizer import trained_by
-    from zoo.prefix import in_blocks
+    from zoo.feature_cache.loader import PrefixRows, Views
+    from zoo.feature_cache.manager import Cutter
+    from zoo.feature_cache.split_network import in_blocks
+    from zoo.networks.freezing import apply_phase
     from zoo.progress import Silent
-    from zoo.setup import resolve
-    from zoo.store import Store
+    from zoo.storage.tensor_store import Store
+    from zoo.training.optimizer import trained_by
+    from zoo.training.preparation import Clock, prepare
+    from zoo.training.setup import resolve
 
     plugins, found = Plugins(), {}
     for precision in ("fp32", "bf16"):

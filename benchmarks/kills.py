@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from zoo.machine import machine, versions
+from zoo.system.environment import machine, versions
 
 STRATEGY = "linear,solver=sgd,epochs=3+partial:2,epochs=3,ema=0.9,mixup=0.2+full,epochs=2,norm=recalibrate"
 SETTINGS = ["--data", "digits", "--backbone", "timm/test_efficientnet", "--weights", "none", "--image-size", "64"]

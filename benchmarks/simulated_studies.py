@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
-from zoo.comparison import compare
-from zoo.machine import versions
+from zoo.evaluation.significance import compare
+from zoo.system.environment import versions
 
 OUT = Path(__file__).parent / "results" / "simulated_studies.md"
 HARD, OWN, CHANCE = 1.0, 0.7, 0.5  # spread of what is hard for all, for one way, and for one run

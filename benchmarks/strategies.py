@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from zoo.machine import machine, versions
-from zoo.run import Run
+from zoo.runs.run import Run
+from zoo.system.environment import machine, versions
 
 STRATEGIES = (
     "linear",

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.files import read_lines
-from zoo.machine import machine, versions
-from zoo.results import FOOTPRINTS_FILE, OUTCOMES_FILE, Results
-from zoo.run import Run
+from zoo.runs.run import Run
+from zoo.storage.files import read_lines
+from zoo.studies.results import FOOTPRINTS_FILE, OUTCOMES_FILE, Results
+from zoo.system.environment import machine, versions
 
 OUT = Path(__file__).parent / "results" / "study_kills.json"
 STRATEGIES = ("linear", "knn:10", "partial:2", "partial:1")

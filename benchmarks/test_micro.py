@@ -20,17 +20,17 @@ from safetensors.torch import save
 from torch import nn
 
 from zoo import Network, Plugins
-from zoo.ahead import SPARE
-from zoo.files import write_bytes
-from zoo.freeze import apply_phase
-from zoo.graph import noise
-from zoo.network import build_network
-from zoo.photograph import canvas, decode
-from zoo.prefix import BLOCKS, Cut, in_blocks
+from zoo.data.image import canvas, decode
+from zoo.data.prefetch import SPARE
+from zoo.feature_cache.split_network import BLOCKS, Cut, in_blocks
+from zoo.networks.building import build_network
+from zoo.networks.freezing import apply_phase
+from zoo.networks.tracing import noise
 from zoo.preprocess import Preprocess
-from zoo.process import keep_memory
 from zoo.solver import Task
-from zoo.store import Store
+from zoo.storage.files import write_bytes
+from zoo.storage.tensor_store import Store
+from zoo.system.cpu_memory import keep_memory
 from zoo_strategies import logistic
 
 PREPROCESS = Preprocess(resize=256, crop=224, interpolation="bicubic")
@@ -47,7 +47,12 @@ def network() -> Network:
 
 @pytest.mark.parametrize(
     "code",
-    ["pass", "from zoo_cli.main import run; run(['list', 'strategies'])", "import torch", "import zoo.training"],
+    [
+        "pass",
+        "from zoo_cli.main import run; run(['list', 'strategies'])",
+        "import torch",
+        "import zoo.training.session",
+    ],
 )
 def test_startup(benchmark: BenchmarkFixture, code: str) -> None:
     benchmark.pedantic(

@@ -32,7 +32,7 @@ def test_the_wheel_holds_only_zoo(wheel: Path) -> None:
     assert {top for top in tops if not top.startswith("zoo")} == {"backbone_zoo-0.1.0.dist-info"}
     for package in ("zoo", "zoo_torchvision", "zoo_timm", "zoo_lite", "zoo_onnx", "zoo_pt2", "zoo_cli"):
         assert f"{package}/__init__.py" in names
-    assert "zoo_timm/top1.json" in names and "zoo/py.typed" in names and "zoo/report.html.j2" in names
+    assert "zoo_timm/top1.json" in names and "zoo/py.typed" in names and "zoo/reports/report.html.j2" in names
 
 
 def test_every_entry_point_is_in_the_wheel(wheel: Path) -> None:

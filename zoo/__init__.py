@@ -27,19 +27,19 @@ from zoo.stage import Anatomy, Stage
 from zoo.strategy import Group, Phase, Strategy
 
 if TYPE_CHECKING:
-    from zoo.advising import advise
-    from zoo.evaluation import evaluate
+    from zoo.advice.recommendation import advise
+    from zoo.evaluation.scoring import evaluate
     from zoo.experiment import Experiment
-    from zoo.exporting import export
-    from zoo.planning import plan
+    from zoo.exporting.verification import verify
+    from zoo.exporting.writing import export
+    from zoo.inference.prediction import predict
     from zoo.plugin import Plugins
-    from zoo.prediction import predict
-    from zoo.reporting import report
-    from zoo.run import Run
-    from zoo.studying import study
-    from zoo.training import resume, train
-    from zoo.trials import Study
-    from zoo.verifying import verify
+    from zoo.reports.html import report
+    from zoo.runs.run import Run
+    from zoo.studies.runner import study
+    from zoo.studies.study import Study
+    from zoo.training.dry_run import plan
+    from zoo.training.session import resume, train
 
 __version__ = "0.1.0"
 
@@ -86,18 +86,18 @@ __all__ = [
 _LAZY = {
     "Experiment": "zoo.experiment",
     "Plugins": "zoo.plugin",
-    "Run": "zoo.run",
-    "advise": "zoo.advising",
-    "evaluate": "zoo.evaluation",
-    "export": "zoo.exporting",
-    "Study": "zoo.trials",
-    "plan": "zoo.planning",
-    "predict": "zoo.prediction",
-    "report": "zoo.reporting",
-    "resume": "zoo.training",
-    "study": "zoo.studying",
-    "train": "zoo.training",
-    "verify": "zoo.verifying",
+    "Run": "zoo.runs.run",
+    "advise": "zoo.advice.recommendation",
+    "evaluate": "zoo.evaluation.scoring",
+    "export": "zoo.exporting.writing",
+    "Study": "zoo.studies.study",
+    "plan": "zoo.training.dry_run",
+    "predict": "zoo.inference.prediction",
+    "report": "zoo.reports.html",
+    "resume": "zoo.training.session",
+    "study": "zoo.studies.runner",
+    "train": "zoo.training.session",
+    "verify": "zoo.exporting.verification",
 }
 
 

@@ -125,4 +125,4 @@ def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
     return bool(answer)
 
 
-__getattr__ = lazy_attributes(__name__, {"build_network": "zoo.network:build_network"})
+__getattr__ = lazy_attributes(__name__, {"build_network": "zoo.networks.building:build_network"})

@@ -65,5 +65,5 @@ class Dataset:
 
 __getattr__ = lazy_attributes(
     __name__,
-    {name: f"zoo.data_opening:{name}" for name in ("absolute", "choose_split", "open_images")},
+    {name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images")},
 )

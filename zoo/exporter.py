@@ -119,4 +119,4 @@ class Exporter:
     )  # where photographs are prepared: `graph`, `outside`; by default the first
 
 
-__getattr__ = lazy_attributes(__name__, {"find_exporter": "zoo.opening:find_exporter"})
+__getattr__ = lazy_attributes(__name__, {"find_exporter": "zoo.inference.opening:find_exporter"})

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from zoo.errors import ZooError
-from zoo.files import SCHEMA, check_schema, write_bytes
+from zoo.storage.files import SCHEMA, check_schema, write_bytes
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,9 +35,9 @@ class Predictor(Protocol):
 __getattr__ = lazy_attributes(
     __name__,
     {
-        "TorchPredictor": "zoo.torch_predictor:TorchPredictor",
-        "full_precision": "zoo.torch_predictor:full_precision",
-        "open_model": "zoo.opening:open_model",
+        "TorchPredictor": "zoo.networks.predictor:TorchPredictor",
+        "full_precision": "zoo.networks.predictor:full_precision",
+        "open_model": "zoo.inference.opening:open_model",
         "softmax": "zoo.predictions:softmax",
     },
 )

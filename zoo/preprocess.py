@@ -1,7 +1,7 @@
 """Preprocess: from a photograph's pixels to a network's input, as data.
 
 The same values drive training, evaluation, the ONNX graph and the metadata of the exported file. The reference
-implementation is Pillow's, in `zoo/photograph.py`; every other one is held to it.
+implementation is Pillow's, in `zoo/data/image.py`; every other one is held to it.
 """
 
 from __future__ import annotations

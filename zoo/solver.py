@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Task:
     """What a solver gets: it changes `head` in place and returns what it chose, for the history.
 
-    Among that, a `note` is a line for the user; a `temperature` was fitted on images held out, see `zoo.temperature`.
+    Among that, a `note` is a line for the user; a `temperature` was fitted on images held out.
     """
 
     head: nn.Module  # (N, D) features to (N, classes) logits
@@ -27,4 +27,6 @@ class Task:
     seed: int
 
 
-__getattr__ = lazy_attributes(__name__, {name: f"zoo.features:{name}" for name in ("features", "kept_features")})
+__getattr__ = lazy_attributes(
+    __name__, {name: f"zoo.training.features:{name}" for name in ("features", "kept_features")}
+)

@@ -21,23 +21,23 @@ import numpy as np
 import torch
 
 from zoo.backbone import Network
+from zoo.config.grammar import canonical, parse
+from zoo.data.decoding import Scanned
 from zoo.dataset import Sample
 from zoo.experiment import Experiment
 from zoo.exporter import ExportSpec
-from zoo.freeze import keeps_statistics
-from zoo.grammar import canonical, parse
-from zoo.job import Clock
-from zoo.network import build_network, spec_of
-from zoo.optimizer import trained_by
+from zoo.networks.building import build_network, spec_of
+from zoo.networks.freezing import keeps_statistics
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.progress import Silent
-from zoo.recipe import Recipe
-from zoo.scan import Scanned
-from zoo.setup import build, plan_course, resolve
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
+from zoo.training.optimizer import trained_by
+from zoo.training.preparation import Clock
+from zoo.training.recipe import Recipe
+from zoo.training.setup import build, plan_course, resolve
 
 CLASSES = 3
 IMAGES = 9  # in batches of four: the last image, alone, joins the batch before
@@ -147,7 +147,7 @@ def check_export(network: Network, *, to: str = "onnx", image_size: int, plugins
     classes = tuple("abc"[:CLASSES])
     network.model.eval()
     photographs = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), dtype=np.uint8)
-    from zoo.torch_predictor import TorchPredictor
+    from zoo.networks.predictor import TorchPredictor
 
     ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(list(photographs))
     with tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def advise(
     what a linear probe knows after every stage, how far the photographs lie from those that it learnt from, and the
     strategy that follows.
     """
-    from zoo.advising import advise as look
+    from zoo.advice.recommendation import advise as look
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 

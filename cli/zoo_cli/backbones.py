@@ -10,7 +10,7 @@ from rich.table import Table
 
 from zoo.backbone import Backbone, is_at_hand
 from zoo.catalogue import Entry
-from zoo.facts import MOST, Facts, all_facts
+from zoo.networks.profile import MOST, Facts, all_facts
 from zoo.plugin import Plugins
 from zoo_cli.options import console, fits, print_json
 
@@ -102,7 +102,7 @@ def print_stages(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool
     """The stages of each network, input to output, with their parameters: what `partial:N` counts from the end."""
     import torch
 
-    from zoo.network import build_network
+    from zoo.networks.building import build_network
 
     found: list[dict[str, Any]] = []
     for entry in entries:

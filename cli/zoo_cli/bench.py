@@ -13,7 +13,7 @@ from zoo_cli.options import console, device_option, force_option, json_option, p
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo.latency_report import Estimate, LatencyReport, Outcome
+    from zoo.latency.report import Estimate, LatencyReport, Outcome
 
 BUSY = 0.2  # cores: an idle system keeps less than this busy; spinning threads suffer from any more
 
@@ -85,9 +85,9 @@ def bench(
     CPU, CUDA and TensorRT, and OpenVINO, where they are. Contenders take turns, each in a process of its own.
     """
     from zoo.errors import UsageError, ZooError
-    from zoo.files import write_json
-    from zoo.latency import bench as measure
-    from zoo.latency_plot import check_plot, draw
+    from zoo.latency.measurement import bench as measure
+    from zoo.latency.plot import check_plot, draw
+    from zoo.storage.files import write_json
     from zoo_cli.main import plugins
 
     for file in (out, plot):

@@ -18,7 +18,7 @@ def cache(clear: bool, as_json: bool) -> None:
     """
     from rich.markup import escape
 
-    from zoo.store import Store, size_text
+    from zoo.storage.tensor_store import Store, size_text
 
     store = Store()
     usage = store.clear() if clear else store.usage()

@@ -14,8 +14,8 @@ from zoo_cli.options import console, fits, json_option, percent, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo.comparison import Comparison
-    from zoo.run import Run
+    from zoo.evaluation.significance import Comparison
+    from zoo.runs.run import Run
 
 
 @click.command()
@@ -27,9 +27,9 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     Runs that differ by their seed alone are one way to train; of several ways, those are named that cannot be told
     apart from the best. Figures of different data or splits stand side by side but are not comparable; a line says so.
     """
-    from zoo.comparison import compare_runs
     from zoo.errors import ZooError
-    from zoo.run import Run
+    from zoo.evaluation.significance import compare_runs
+    from zoo.runs.run import Run
 
     opened = [Run.open(path) for path in runs]
     rows = [

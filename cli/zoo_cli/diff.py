@@ -19,7 +19,7 @@ def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
     Both must have been scored on the same photographs. Prints, separated by tabs, what happened, the photograph, what
     it shows, and what the first and the second run say. The p-value is that of the exact McNemar test.
     """
-    from zoo.difference import diff as compare
+    from zoo.evaluation.paired_diff import diff as compare
 
     found = compare(first, second, split=split)
     if as_json:

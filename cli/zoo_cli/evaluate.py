@@ -33,7 +33,7 @@ def evaluate(
     Accuracy, precision, recall, F1, top-5, loss, calibration error, a table per class and the confusion matrix. Each
     look is written to the run's ledger; `test` is scored by this command only.
     """
-    from zoo.evaluation import evaluate as score
+    from zoo.evaluation.scoring import evaluate as score
     from zoo_cli.display import Display
     from zoo_cli.figures import print_evaluation
     from zoo_cli.main import plugins

@@ -12,7 +12,7 @@ from zoo_cli.options import console, device_option, force_option, json_option, p
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from zoo.candidate import Candidate
+    from zoo.exporting.precision_search import Candidate
 
 
 @click.command()
@@ -63,7 +63,7 @@ def export(
     The file holds the network and its preprocessing. It is kept only if it predicts, from the bytes of the reported
     split's photographs to their labels, what the run predicted; fp16 and int8 may lose `--max-drop` of accuracy.
     """
-    from zoo.exporting import export as write
+    from zoo.exporting.writing import export as write
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 

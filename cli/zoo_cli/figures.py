@@ -10,8 +10,8 @@ from rich.markup import escape
 from rich.table import Table
 
 if TYPE_CHECKING:
-    from zoo.evaluation import Evaluation
-    from zoo.run import Run
+    from zoo.evaluation.scoring import Evaluation
+    from zoo.runs.run import Run
 
 MOST_NEEDED = 5  # lines
 # A confusion matrix wider than this is in the JSON only

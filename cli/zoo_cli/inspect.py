@@ -24,7 +24,7 @@ def inspect(ctx: click.Context, file: Path, as_json: bool) -> None:
     `zoo verify` tells whether it is true.
     """
     from zoo.errors import UsageError
-    from zoo.opening import find_exporter
+    from zoo.inference.opening import find_exporter
     from zoo.target import load_target
     from zoo_cli.main import plugins
 

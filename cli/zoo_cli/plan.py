@@ -14,7 +14,7 @@ from zoo_cli.settings import settings_options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo.planning import PhasePlan, Plan
+    from zoo.training.dry_run import PhasePlan, Plan
 
 
 @click.command()
@@ -35,7 +35,7 @@ def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
         raise UsageError(f"missing option {' '.join(f'`--{name}`' for name in missing)}", hint="see `zoo plan --help`")
     with_data = settings["data"] is not None
     experiment = Experiment(**{**settings, "data": settings["data"] or "none"})
-    from zoo.planning import plan as make_plan
+    from zoo.training.dry_run import plan as make_plan
     from zoo_cli.main import plugins
 
     made = make_plan(experiment, with_data=with_data, plugins=plugins(ctx))

@@ -43,8 +43,8 @@ def predict(
 
     PHOTO is a file, a folder or a pattern. Prints path, label and probability, separated by tabs.
     """
-    from zoo.prediction import find_photographs, read_classes, read_preprocess
-    from zoo.prediction import predict as classify
+    from zoo.inference.prediction import find_photographs, read_classes, read_preprocess
+    from zoo.inference.prediction import predict as classify
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 

@@ -20,7 +20,7 @@ def report(ctx: click.Context, of: str, out: str | None, photographs: bool, as_j
     zoo report runs/first
     zoo report runs/study --out study.html
     """
-    from zoo.reporting import report as write
+    from zoo.reports.html import report as write
     from zoo_cli.main import plugins
 
     found = write(of, out=out, photographs=photographs, plugins=plugins(ctx))

@@ -19,7 +19,7 @@ from zoo_cli.settings import SECONDS, settings_options
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo.results import Results
+    from zoo.studies.results import Results
 
 # Of `zoo train`, what is a study's own, or what it says several times
 OWN = ("data", "backbone", "strategy", "seed", "fraction", "time_budget")
@@ -103,8 +103,8 @@ def study(
     are trained. Ways to train are compared on `val`; the winners are scored on `test`, at the end and once. Data with
     two splits have the second locked away as `test`, and `val` carved from train.
     """
-    from zoo.results import Results
-    from zoo.studying import study as carry_out
+    from zoo.studies.results import Results
+    from zoo.studies.runner import study as carry_out
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 
@@ -161,7 +161,7 @@ def _out(ctx: click.Context, study: str | None, out: str | None) -> str | None:
 
 def _asked(ctx: click.Context, file: str | None, time_budget: float | None, asked: dict[str, Any]) -> Any:
     """The study that the options, or a file, describe."""
-    from zoo.trials import Study
+    from zoo.studies.study import Study
 
     given = _given(ctx, asked)
     if file is not None:
@@ -189,7 +189,7 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
-    from zoo.results import TRIALS
+    from zoo.studies.results import TRIALS
 
     states = [one["status"] for one in results.outcomes]
     screen.print(

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.ahead import Ahead, decode_ahead
+from zoo.data.prefetch import Ahead, decode_ahead
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo_cli.options import console, force_option, json_option, print_json
@@ -83,8 +83,8 @@ def _train(
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
-    from zoo.training import resume as resume_training
-    from zoo.training import train as run_training
+    from zoo.training.session import resume as resume_training
+    from zoo.training.session import train as run_training
     from zoo_cli.display import Display
     from zoo_cli.figures import print_run
     from zoo_cli.main import plugins

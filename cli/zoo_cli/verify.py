@@ -42,8 +42,8 @@ def verify(
     Integrity and golden inputs anywhere; with `--data`, every photograph against the run whose folder it lies in.
     Exit 0 if all holds, 1 if not.
     """
-    from zoo.files import write_bytes
-    from zoo.verifying import verify as check
+    from zoo.exporting.verification import verify as check
+    from zoo.storage.files import write_bytes
     from zoo_cli.main import plugins
 
     screen = console()
@@ -70,7 +70,7 @@ def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
         UsageError: there is none, or something is there already.
     """
     from zoo.errors import UsageError
-    from zoo.opening import find_exporter
+    from zoo.inference.opening import find_exporter
     from zoo.target import load_target
 
     exporter = find_exporter(file, plugins)

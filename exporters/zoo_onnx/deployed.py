@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnxruntime as ort
 
-from zoo.golden_inputs import golden_photographs
+from zoo.exporting.golden_inputs import golden_photographs
 
 
 def checks(file: Path, provider: str) -> list[tuple[bool, str]]:

@@ -10,8 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
+from zoo.data.image import normalise, pixels
 from zoo.errors import ZooError, quoted
-from zoo.photograph import normalise, pixels
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.session import MAX_BATCH, open_session

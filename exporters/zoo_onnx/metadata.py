@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from zoo.errors import ZooError
-from zoo.files import SCHEMA
+from zoo.storage.files import SCHEMA
 
 PREFIX = "zoo."
 KEY_SCHEMA = "zoo.schema"

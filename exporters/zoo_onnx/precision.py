@@ -7,14 +7,14 @@ from typing import Any
 
 import onnx
 
+from zoo.data.image import normalise
 from zoo.errors import ZooError, quoted
 from zoo.exporter import ExportSpec
-from zoo.golden import TOLERANCE
-from zoo.photograph import normalise
+from zoo.exporting.golden import TOLERANCE
 from zoo_onnx.size import MAX_BYTES, is_large
 
 # Share of the largest logit by which a file's golden logits may differ from those that it gave where it was written.
-# In fp32 see `zoo.golden`. Kernels of fp16 and int8 round otherwise on other processors.
+# In fp32 see `zoo.exporting.golden`. Kernels of fp16 and int8 round otherwise on other processors.
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.02, "int8": 0.05}
 
 

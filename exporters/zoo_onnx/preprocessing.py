@@ -1,6 +1,6 @@
 """The preprocessing as ONNX nodes: `photographs` (N, H, W, 3) uint8 of any size to `pixels` (N, 3, crop, crop) float.
 
-The same integer arithmetic as `zoo.preprocess` and `zoo.photograph`, whose Pillow path is the reference. The resize
+The same integer arithmetic as `zoo.preprocess` and `zoo.data.image`, whose Pillow path is the reference. The resize
 is made on uint8: there onnxruntime rounds between the horizontal and the vertical pass as Pillow does, on floats it
 does not, and differs by up to 13 grey levels.
 """
@@ -105,7 +105,7 @@ def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
         pads = part.node("Concat", [outer, before, outer, after], "pads", axis=0)
         values = part.node("Pad", [values, pads], "padded")
 
-    # Normalise: the same three steps in the same order as `zoo.photograph.normalise`, so the same bits
+    # Normalise: the same three steps in the same order as `zoo.data.image.normalise`, so the same bits
     unit = part.node("Div", [values, part.constant("levels", [255], np.float32)], "unit")
     mean = part.constant("mean", preprocess.mean, np.float32, (1, 3, 1, 1))
     std = part.constant("std", preprocess.std, np.float32, (1, 3, 1, 1))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
-IMPORTED = "from zoo.golden_inputs import golden_photographs\n"
+IMPORTED = "from zoo.exporting.golden_inputs import golden_photographs\n"
 HEAD = ("from __future__ import annotations\n", "import numpy as np\n", "import numpy.typing as npt\n")
 
 
 def source() -> str:
     """The text of the script; needs onnxruntime and numpy."""
-    text, generator = _text("zoo_onnx.deployed"), _text("zoo.golden_inputs")
+    text, generator = _text("zoo_onnx.deployed"), _text("zoo.exporting.golden_inputs")
     body = generator[generator.index(HEAD[-1]) + len(HEAD[-1]) :]  # below its imports
     assert IMPORTED in text and "import" not in body
     return (

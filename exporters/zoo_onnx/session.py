@@ -14,11 +14,11 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
-from zoo.cuda import cuda_devices
+from zoo.data.image import normalise, pixels
 from zoo.errors import UsageError, ZooError, quoted
-from zoo.photograph import normalise, pixels
 from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
+from zoo.system.cuda import cuda_devices
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
 

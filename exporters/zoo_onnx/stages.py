@@ -11,10 +11,10 @@ import numpy.typing as npt
 import onnx
 from PIL import Image, ImageOps
 
+from zoo.data.image import BadImage, decode, normalise, pixels
 from zoo.dataset import Sample
 from zoo.exporter import StageDifference
-from zoo.golden import TOLERANCE
-from zoo.photograph import BadImage, decode, normalise, pixels
+from zoo.exporting.golden import TOLERANCE
 from zoo.predictions import Predictions
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
@@ -41,7 +41,7 @@ def stages(
 ) -> tuple[StageDifference, ...]:
     """How far a file and its run lie apart after decoding, after preparing, and after the network, each by itself.
 
-    `decode` compares `zoo.photograph.decode` with the lines that the documentation gives to a user without zoo;
+    `decode` compares `zoo.data.image.decode` with the lines that the documentation gives to a user without zoo;
     `resize` the graph with Pillow; `network` the file's network, given what the run's was given, with the run's logits.
     A stage that nothing could be compared in is left out.
     """

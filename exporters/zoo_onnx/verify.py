@@ -16,8 +16,8 @@ from onnx import numpy_helper
 
 from zoo.errors import ZooError, quoted
 from zoo.exporter import Check
-from zoo.golden import Golden, check_golden
-from zoo.golden_inputs import golden_photographs
+from zoo.exporting.golden import Golden, check_golden
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import MEAN, PREFIX, STD, Preprocessing, build_preprocessing

@@ -13,12 +13,12 @@ import onnx
 import torch
 from onnx import TensorProto, helper
 
+from zoo.data.image import normalise, pixels
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
-from zoo.files import SCHEMA, write_bytes
-from zoo.golden import Golden, check_golden
-from zoo.golden_inputs import golden_photographs
-from zoo.photograph import normalise, pixels
+from zoo.exporting.golden import Golden, check_golden
+from zoo.exporting.golden_inputs import golden_photographs
+from zoo.storage.files import SCHEMA, write_bytes
 from zoo_onnx import metadata as meta
 from zoo_onnx.network import LOGITS, OPSET, export_network
 from zoo_onnx.precision import TOLERANCES, convert

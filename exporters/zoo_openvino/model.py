@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data.image import normalise, pixels
 from zoo.errors import UsageError, ZooError, quoted
 from zoo.exporter import Check, ExportSpec
-from zoo.files import SCHEMA, check_schema, write_bytes
-from zoo.golden import Golden, check_golden
-from zoo.golden_inputs import golden_photographs
-from zoo.photograph import normalise, pixels
+from zoo.exporting.golden import Golden, check_golden
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
+from zoo.storage.files import SCHEMA, check_schema, write_bytes
 
 PLACE = ["zoo", "record"]  # in the model's runtime information
 BLANK = "0" * 64

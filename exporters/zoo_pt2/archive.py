@@ -25,14 +25,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zoo.device import choose_device
+from zoo.data.image import normalise, pixels
 from zoo.errors import ZooError, quoted
 from zoo.exporter import Check, ExportSpec
-from zoo.files import SCHEMA, check_schema, write_bytes
-from zoo.golden import Golden, check_golden
-from zoo.golden_inputs import golden_photographs
-from zoo.photograph import normalise, pixels
+from zoo.exporting.golden import Golden, check_golden
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
+from zoo.storage.files import SCHEMA, check_schema, write_bytes
+from zoo.system.device import choose_device
 
 RECORD = "extra/zoo.json"  # below the archive's own top folder
 

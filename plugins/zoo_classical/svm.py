@@ -13,7 +13,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from zoo.solver import Task
-from zoo.temperature import fit_temperature
+from zoo.training.temperature_scaling import fit_temperature
 
 STRENGTHS = (1e-2, 1e-1, 1.0, 1e1, 1e2)
 FOLDS = 5

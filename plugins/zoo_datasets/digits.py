@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.datasets import load_digits
 
 from zoo import Images, Sample, UsageError
-from zoo.split import split_stratified
+from zoo.data.splitting import split_stratified
 
 
 def open_digits(argument: str, split_seed: int) -> Images:

@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from zoo import Images, Sample, UsageError, ZooError
+from zoo.data.image import SUFFIXES
+from zoo.data.splitting import split_stratified
 from zoo.dataset import Role
-from zoo.photograph import SUFFIXES
-from zoo.split import split_stratified
 
 # Names of split folders as they are met in the wild, by role
 SPLIT_FOLDERS: dict[str, Role] = {

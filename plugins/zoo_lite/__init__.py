@@ -14,7 +14,7 @@ HALVES = (0.5, 0.5, 0.5)
 
 # Variant: pixels, resize (timm's crop_pct: 0.875, 0.882, 0.890), file in the package, published top-1, parameters,
 # multiply-adds / 1e9. Top-1 is from the README behind SOURCE, of the float models; the rest is counted
-# (`zoo.facts.measure`), so that it compares with the other networks' figures.
+# (`zoo.networks.profile.measure`), so that it compares with the other networks' figures.
 VARIANTS = (
     ("0", 224, 256, "efficientnet-lite0-57934424.pth", 0.751, 4_652_008, 0.385),
     ("1", 240, 272, "efficientnet-lite1-77cc7160.pth", 0.767, 5_416_680, 0.600),

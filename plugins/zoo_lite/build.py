@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import Tensor, nn
 
 from zoo.backbone import BuildSpec, Network
-from zoo.network import load_state, read_state
+from zoo.networks.building import load_state, read_state
 from zoo_lite.package import checked_file
 from zoo_timm.build import create
 from zoo_timm.stages import cut_network

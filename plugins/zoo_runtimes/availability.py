@@ -9,7 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
-from zoo.cuda import cuda_devices
+from zoo.system.cuda import cuda_devices
 
 # TensorRT's own library, by the names that onnxruntime 1.22 and later look for
 _TENSORRT = ("nvinfer_10.dll",) if sys.platform == "win32" else ("libnvinfer.so.10",)

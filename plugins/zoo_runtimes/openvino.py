@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from zoo.data.image import normalise, pixels
 from zoo.errors import ZooError, quoted
-from zoo.photograph import normalise, pixels
 from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload

@@ -12,10 +12,10 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from zoo.photograph import normalise, pixels
+from zoo.data.image import normalise, pixels
 from zoo.preprocess import Preprocess
-from zoo.process import keep_memory
 from zoo.runtime import PHOTOGRAPH, Input, Workload
+from zoo.system.cpu_memory import keep_memory
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 LAYOUT_NAMES = {torch.contiguous_format: "contiguous", torch.channels_last: "channels-last"}
@@ -45,7 +45,7 @@ def load_compiled(work: Workload) -> TorchSession:
 
 def open_run(work: Workload) -> tuple[nn.Module, Preprocess]:
     """A run's network, on the CPU and in eval mode, and how its input is made."""
-    from zoo.run import Run as TrainingRun
+    from zoo.runs.run import Run as TrainingRun
 
     run = TrainingRun.open(work.target)
     return run.load_network().model, run.preprocess

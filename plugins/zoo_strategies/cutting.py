@@ -8,8 +8,8 @@ from torchvision.ops import Permute
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
-from zoo.graph import MORE, early_graph, eval_mode, find_prefix
-from zoo.head import start_layer
+from zoo.networks.head import start_layer
+from zoo.networks.tracing import MORE, early_graph, eval_mode, find_prefix
 from zoo.stage import HEAD, Anatomy, Stage
 
 NEW_HEAD = "new_head"

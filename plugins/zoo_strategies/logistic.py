@@ -15,9 +15,9 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 
 from zoo.backbone import Network
-from zoo.head import features_width, replace_head, start_layer
+from zoo.networks.head import features_width, replace_head, start_layer
 from zoo.solver import Task
-from zoo.temperature import fit_temperature
+from zoo.training.temperature_scaling import fit_temperature
 
 # Inverse strengths of the L2 penalty on standardised features, as scikit-learn counts them: the best one lay between
 # 1e-3 and 1e-1 on every set of photographs that was tried

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
-from zoo.head import features_width, replace_head
+from zoo.networks.head import features_width, replace_head
 from zoo.solver import Task
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError, ZooError
-from zoo.network import first_line
+from zoo.networks.building import first_line
 from zoo_timm.download import check_reachable, local_file, unavailable
 from zoo_timm.rows import UNTAGGED
 from zoo_timm.stages import cut_network, head_parameters

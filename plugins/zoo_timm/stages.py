@@ -7,7 +7,7 @@ from typing import Any
 from timm.models._manipulate import flatten_modules, group_with_matcher
 from torch import nn
 
-from zoo.network import norm_parameters
+from zoo.networks.building import norm_parameters
 from zoo.stage import Anatomy, cut
 
 # Joins the names that are grouped, to learn which group holds what the matcher does not know

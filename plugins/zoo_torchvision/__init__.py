@@ -10,8 +10,8 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
-from zoo.memo import recall, source_key
-from zoo.startup import without_compiler
+from zoo.storage.cache import recall, source_key
+from zoo.system.lazy_compiler import without_compiler
 
 
 @hookimpl

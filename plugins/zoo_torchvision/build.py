@@ -14,7 +14,7 @@ from torchvision.ops import StochasticDepth
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
-from zoo.network import load_state
+from zoo.networks.building import load_state
 from zoo_torchvision.download import fetch_state
 from zoo_torchvision.stages import cut_network, head_path
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from zoo.network import norm_parameters
+from zoo.networks.building import norm_parameters
 from zoo.stage import Anatomy, cut, group_parameters
 
 Patterns = tuple[str, ...]

@@ -70,7 +70,7 @@ def test_the_cache_is_shown_and_cleared(
 ) -> None:
     import torch
 
-    from zoo.store import Store
+    from zoo.storage.tensor_store import Store
 
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     assert Store().write({"a": 1}, {"0": torch.zeros(1000)}) is not None

@@ -16,7 +16,7 @@ from small_export import CLASSES, small_spec
 
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
-from zoo.golden_inputs import golden_photographs
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo_onnx import size
 from zoo_onnx.inspection import inspect
 from zoo_onnx.script import source

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zoo.exporter import ExportSpec
-from zoo.network import build_network
+from zoo.networks.building import build_network
 from zoo.plugin import Plugins
 from zoo_onnx.verify import verify
 from zoo_onnx.write import write

@@ -13,7 +13,7 @@ from PIL import Image
 
 from zoo import Plugins, UsageError, ZooError, predict
 from zoo.exporter import ExportSpec
-from zoo.prediction import read_classes, read_preprocess
+from zoo.inference.prediction import read_classes, read_preprocess
 from zoo.preprocess import Preprocess
 
 FORM = Preprocess(resize=16, crop=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))

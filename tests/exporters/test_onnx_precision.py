@@ -15,9 +15,9 @@ import torch
 from small_export import PREPROCESS, small_spec
 from torch import nn
 
+from zoo.data.image import normalise
 from zoo.errors import ZooError
 from zoo.exporter import Calibration, ExportSpec
-from zoo.photograph import normalise
 from zoo_onnx import int8, precision, size
 from zoo_onnx.metadata import KEY_PRECISION, read
 from zoo_onnx.network import export_network

@@ -13,8 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
 
-from zoo.golden_inputs import golden_photographs
-from zoo.photograph import normalise, pixels
+from zoo.data.image import normalise, pixels
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
 from zoo_onnx.preprocessing import PHOTOGRAPHS, build_preprocessing, photographs_value, pixels_value
 

@@ -12,9 +12,9 @@ import onnxruntime as ort
 import pytest
 from small_export import CLASSES
 
-from zoo.cuda import cuda_devices
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import ExportSpec
+from zoo.system.cuda import cuda_devices
 from zoo_onnx import session as module
 from zoo_onnx.session import open_file
 

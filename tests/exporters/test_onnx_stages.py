@@ -14,9 +14,9 @@ from PIL import Image
 from small_export import CLASSES, SmallNet, small_spec
 from torch import nn
 
+from zoo.data.image import decode
 from zoo.dataset import Sample
 from zoo.exporter import ExportSpec, StageDifference
-from zoo.photograph import decode
 from zoo.predictions import Predictions
 from zoo_onnx import metadata as meta
 from zoo_onnx import network

@@ -17,7 +17,7 @@ from torch import nn
 
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
-from zoo.golden_inputs import golden_photographs
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo.predictions import softmax
 from zoo_onnx import network
 from zoo_onnx.metadata import read

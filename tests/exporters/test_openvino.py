@@ -11,7 +11,7 @@ from small_export import small_spec
 
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import ExportSpec
-from zoo.golden_inputs import golden_photographs
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo.runtime import Workload
 from zoo_onnx.write import torch_logits
 from zoo_onnx.write import write as write_onnx

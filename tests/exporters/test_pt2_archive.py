@@ -16,7 +16,7 @@ from torch import nn
 
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
-from zoo.golden_inputs import golden_photographs
+from zoo.exporting.golden_inputs import golden_photographs
 from zoo_pt2.archive import open_file, verify, write
 
 Change = Callable[[str, bytes], bytes | None]

@@ -11,7 +11,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from zoo import Experiment, Plugins, ZooError, train
-from zoo.network import build_network
+from zoo.networks.building import build_network
 from zoo.solver import Task
 from zoo_classical.features import build
 from zoo_classical.svm import solve

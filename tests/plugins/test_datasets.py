@@ -9,7 +9,7 @@ import pytest
 from tests_support import make_photos
 
 from zoo import UsageError, ZooError
-from zoo.data_opening import choose_split, open_images
+from zoo.data.opening import choose_split, open_images
 from zoo.plugin import Plugins
 from zoo_datasets.folder import open_folder
 

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 import zoo_lite
 from zoo.backbone import Backbone, is_at_hand
 from zoo.errors import ZooError
-from zoo.facts import measure
-from zoo.network import build_network
+from zoo.networks.building import build_network
+from zoo.networks.profile import measure
 from zoo_lite import package
 
 

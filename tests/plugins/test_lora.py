@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from zoo import BuildSpec, Experiment, Network, Plugins, UsageError, train
-from zoo.grammar import parse
-from zoo.network import build_network, read_state
+from zoo.config.grammar import parse
+from zoo.networks.building import build_network, read_state
 from zoo.stage import check_anatomy
 from zoo_lora.adapters import attach, merge
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from zoo.evaluation import Evaluation, compute_metrics
+from zoo.evaluation.scoring import Evaluation, compute_metrics
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 

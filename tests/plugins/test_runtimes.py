@@ -19,13 +19,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 import zoo_runtimes.onnxruntime as ort_runtime
-from zoo.cuda import cuda_devices
+from zoo.data.image import normalise, pixels
 from zoo.errors import ZooError
-from zoo.latency import bench
-from zoo.photograph import normalise, pixels
+from zoo.latency.measurement import bench
 from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
+from zoo.system.cuda import cuda_devices
 from zoo_cli.main import run
 from zoo_runtimes import availability
 from zoo_runtimes.torch import TorchSession
@@ -125,9 +125,9 @@ def test_catalogue_and_availability_import_no_framework() -> None:
 def test_an_onnxruntime_worker_never_imports_torch(tmp_path: Path) -> None:
     file = write_file(tmp_path / "a.onnx")
     code = (
-        "import sys, pathlib, zoo.latency_worker\n"
+        "import sys, pathlib, zoo.latency.worker\n"
         "work = dict(target=sys.argv[1], device='cpu', threads=1, with_preprocess=False, allow_fallback=False)\n"
-        "worker = zoo.latency_worker.Worker()\n"
+        "worker = zoo.latency.worker.Worker()\n"
         "worker.load('zoo_runtimes.onnxruntime:load_cpu', work); worker.warm(1, 0.01); worker.turn(1, 1, 0)\n"
         "print(*({'torch', 'timm', 'torchvision', 'PIL'} & set(sys.modules)))"
     )

@@ -12,11 +12,11 @@ from sklearn.metrics import log_loss
 from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
-from zoo.features import features
-from zoo.head import head_path, replace_head, takes_vectors
-from zoo.network import build_network
+from zoo.networks.building import build_network
+from zoo.networks.head import head_path, replace_head, takes_vectors
 from zoo.predictions import softmax
 from zoo.solver import Task
+from zoo.training.features import features
 from zoo_strategies import logistic, neighbours
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from zoo import Anatomy, Phase, Stage, UsageError
-from zoo.grammar import canonical, parse
+from zoo.config.grammar import canonical, parse
 from zoo.plugin import Plugins
 from zoo.strategy import RESERVED, Strategy, option_help
 

@@ -19,7 +19,7 @@ from torch import nn
 
 from zoo.backbone import Backbone, BuildSpec, Network, is_at_hand
 from zoo.errors import UsageError, ZooError
-from zoo.network import build_network
+from zoo.networks.building import build_network
 from zoo.stage import check_anatomy
 from zoo_timm import catalogue_rows
 from zoo_timm.build import build

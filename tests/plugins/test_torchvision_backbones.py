@@ -17,7 +17,7 @@ from torchvision.ops import StochasticDepth
 
 from zoo.backbone import Backbone, BuildSpec, Network, Weights, is_at_hand
 from zoo.errors import UsageError, ZooError
-from zoo.network import build_network
+from zoo.networks.building import build_network
 from zoo.preprocess import Preprocess
 from zoo.stage import check_anatomy
 from zoo_torchvision import catalogue_rows

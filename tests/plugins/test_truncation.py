@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from zoo import BuildSpec, Network, Plugins, UsageError
-from zoo.graph import find_prefix
-from zoo.head import takes_vectors
-from zoo.network import build_network
+from zoo.networks.building import build_network
+from zoo.networks.head import takes_vectors
+from zoo.networks.tracing import find_prefix
 from zoo.stage import check_anatomy
 from zoo_strategies.cutting import truncate
 

@@ -1,0 +1,173 @@
+"""What one forward pass tells: stages, probes, distances, and the strategy that follows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests_support import make_photos
+from torch import nn
+
+from zoo import Plugins, UsageError, ZooError, advise
+from zoo.advice.domain_distance import NormWatch, by_stage, divergence
+from zoo.advice.probing import Watch, pooled, probe
+from zoo.advice.recommendation import StageAdvice, follows, mean_ranks
+from zoo.advice.track_record import track_record
+from zoo.networks.building import build_network
+from zoo.studies.results import Results
+from zoo_cli.main import run as zoo
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext", "torchvision/swin_t"])
+def test_every_stage_gives_a_vector_an_image(name: str, plugins: Plugins) -> None:
+    backbone = plugins.backbones.find(name).value
+    network = build_network(backbone, classes=2, image_size=None if "swin" in name else 64)
+    network.model.eval()
+    side = 64 if "swin" not in name else 224
+    with Watch(network) as watch:
+        for seed in (0, 1):
+            watch.see(torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(seed)))
+    found = watch.features()
+    assert list(found) == list(network.anatomy.names)
+    assert all(value.shape[0] == 6 and value.shape[1] > 1 and np.isfinite(value).all() for value in found.values())
+    alone = {}
+    with Watch(network) as watch:
+        watch.see(torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))[:1])
+        alone = watch.features()
+    for stage, value in found.items():  # a row is its image's own
+        assert np.allclose(alone[stage][0], value[3], atol=1e-4)
+
+
+def test_what_is_averaged() -> None:
+    maps = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4)
+    assert torch.equal(pooled(maps, 2), maps.float().mean((2, 3)))
+    assert torch.equal(pooled(maps.permute(0, 2, 3, 1), 2), maps.float().mean((2, 3)))
+    assert pooled(torch.randn(2, 7, 5), 2).shape == (2, 5)
+    assert pooled(torch.randn(8, 7, 5), 2).shape == (2, 5)  # four windows an image
+    assert pooled(torch.randn(2, 9000), 2).shape == (2, 2048)
+
+
+def test_a_probe_is_held_out() -> None:
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    noise = generator.normal(size=(200, 300))
+    assert abs(probe(noise, labels).mean() - 0.5) < 0.12  # wide enough to fit anything that it is shown
+    assert probe(noise + 2 * labels[:, None] * (np.arange(300) < 5), labels).mean() > 0.85
+
+
+def test_a_divergence_is_that_of_gaussians() -> None:
+    """Against the closed form of torch.distributions, both ways round."""
+    mean, mean_ = torch.randn(7, dtype=torch.double), torch.randn(7, dtype=torch.double)
+    variance, variance_ = torch.rand(7, dtype=torch.double) + 0.1, torch.rand(7, dtype=torch.double) + 0.1
+    one, other = (torch.distributions.Normal(m, v.sqrt()) for m, v in ((mean, variance), (mean_, variance_)))
+    kl = torch.distributions.kl_divergence
+    assert divergence(mean, variance, mean_, variance_) == pytest.approx(
+        float((kl(one, other) + kl(other, one)).mean() / 2)
+    )
+    assert divergence(mean, variance, mean, variance) == 0
+
+
+def test_source_data_lie_at_no_distance(plugins: Plugins) -> None:
+    """Statistics that were learnt from a batch are those of that batch; of another they are not."""
+    network = build_network(plugins.backbones.find("timm/test_resnet").value, classes=2)
+    batch = torch.rand(32, 3, 64, 64)
+    for module in network.model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean of what was seen
+            module.reset_running_stats()
+    network.model.train()
+    with torch.no_grad():
+        network.model(batch)
+    network.model.eval()
+    found = []
+    for seen in (batch, batch**4):
+        with NormWatch(network) as watch, torch.no_grad():
+            network.model(seen)
+        found.append(by_stage(network, watch.distances()))
+    same, other = ([value for value in stage.values() if value is not None] for stage in found)
+    assert max(same) < 0.01 and min(other) > 10 * max(same)
+
+
+def profile(accuracies: list[float], distance: float | None) -> tuple[list[StageAdvice], dict[str, np.ndarray]]:
+    count = 1000
+    right = {f"s{n}": np.arange(count) < accuracy * count for n, accuracy in enumerate(accuracies)}
+    stages = [
+        StageAdvice(name=name, depth=1.0, width=4, accuracy=float(rows.mean()), interval=(0, 1), distance=distance)
+        for name, rows in right.items()
+    ]
+    return stages, {**right, "features": right[f"s{len(accuracies) - 1}"]}
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "distance", "strategy"),
+    [
+        ([0.6, 0.8, 0.93], 0.1, "linear"),  # like the source
+        ([0.6, 0.8, 0.98], 2.0, "linear"),  # nothing left to win
+        ([0.6, 0.9, 0.8], 0.1, "truncate:1"),  # what follows loses
+        ([0.6, 0.8, 0.85], 2.0, "full"),  # unlike the source
+        ([0.6, 0.85, 0.852, 0.853], 0.3, "partial:2"),  # the last two add nothing
+        ([0.6, 0.7, 0.85], 0.3, "full"),  # every stage adds
+        ([0.7], None, "linear"),  # there is nothing else
+        ([0.6, 0.85, 0.852], None, "partial:1"),  # no batch norms: the profile alone
+    ],
+)
+def test_the_strategy_that_follows(accuracies: list[float], distance: float | None, strategy: str) -> None:
+    found, reason = follows(*profile(accuracies, distance))
+    assert found == strategy and "a probe" in reason
+
+
+def test_ranks_are_means_and_unknown_estimates_have_no_vote() -> None:
+    assert mean_ranks({"a": [3.0, 1.0, 2.0], "b": [3.0, 2.0, 1.0], "c": [None, 5.0, 9.0]}) == [1.0, 2.5, 2.5]
+
+
+def test_the_track_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert track_record(tmp_path / "none") is None
+    folder = tmp_path / "one"
+    folder.mkdir()
+    found_there = (("a", 0.9), ("b", 0.8), ("c", 0.7), ("a", 0.5))
+    rows = [{"backbone": name, "accuracy": value, "images": 9} for name, value in found_there]
+    monkeypatch.setattr(Results, "leaderboard", property(lambda self: {"rows": rows}))
+    (folder / "study.json").write_text(json.dumps({"schema": 1, "study": {"data": "x"}, "status": "finished"}))
+    ranks = {"b": {"rank": 1.0}, "a": {"rank": 2.0}, "c": {"rank": 3.0}}
+    (folder / "advice.json").write_text(json.dumps({"backbones": ranks}))
+    found = track_record(tmp_path)
+    assert found is not None and found["tau"] == pytest.approx(1 / 3)
+    assert found["regret_top_1"] == pytest.approx(0.1) and found["regret_top_3"] == 0
+
+
+def test_advice_from_photographs(
+    two_splits: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Random networks of a test: what is told is whole, not what it says."""
+    photos = str(two_splits)
+    with pytest.raises(UsageError, match="unknown backbone"):
+        advise(photos, ["resnet8"], plugins=plugins)
+    with pytest.raises(UsageError, match="no backbone"):
+        advise(photos, [], plugins=plugins)
+    with pytest.raises(UsageError, match="no photographs"):
+        advise(backbones=["resnet18"], plugins=plugins)
+    with pytest.raises(UsageError, match="is no study"):
+        advise(study=tmp_path, plugins=plugins)
+    code = zoo(["advise", "--data", photos, "--backbone", "hog_color", "--studies", str(tmp_path), "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert code == 0 and found["shortlist"] == ["classical/hog_color"] and found["images"] == 20
+    one = found["backbones"]["classical/hog_color"]
+    assert one["distance"] is None and one["stages"][0]["name"] == "histograms" and one["strategy"]
+    assert one["knn"] > 0.8  # red and blue
+
+
+def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins) -> None:
+    make_photos(tmp_path, {"train": 3, "val": 1, "test": 1})
+    for file in sorted((tmp_path / "train/red").iterdir())[1:]:
+        file.unlink()
+    with pytest.raises(ZooError, match="class `red` has one training image") as error:
+        advise(str(tmp_path), ["timm/test_resnet"], weights="none", device="cpu", plugins=plugins)
+    assert error.value.hint == "add images of it, or leave the class out"

@@ -1,0 +1,199 @@
+"""The strategy grammar: reading and writing are inverse, and all mistakes are told at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo import Anatomy, Group, Phase, Stage, Strategy, UsageError
+from zoo.catalogue import Catalogue, Entry
+from zoo.config.grammar import canonical, parse, share_epochs
+from zoo.plugin import Plugins
+
+
+@dataclass(frozen=True)
+class Rich(Strategy):
+    """Every type of option."""
+
+    name: ClassVar[str] = "rich"
+    summary: ClassVar[str] = "every type of option"
+
+    depth: int = 3
+    rate: float = 0.5
+    deep: bool = False
+    mode: Literal["a", "b"] = "a"
+    label: str = "x"
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        return (Phase(name="rich", groups=(Group(stages=("head",)),)),)
+
+
+BUILT_IN = [Entry("strategies", entry.value) for entry in Plugins().strategies]
+CATALOGUE: Catalogue[Any] = Catalogue("strategy", "strategies", [*BUILT_IN, Entry("acme", Rich)])
+
+ANATOMY = Anatomy(
+    backbone="net",
+    stages=tuple(Stage(name=name, parameters=(f"{name}.weight",)) for name in ("stem", "layer1", "layer2")),
+    head=Stage(name="head", parameters=("fc.weight",)),
+)
+
+factors = st.floats(min_value=1e-12, max_value=1e6, allow_nan=False, allow_infinity=False)
+finite = st.floats(min_value=1e-12, max_value=1e30, allow_nan=False, allow_infinity=False)
+words = st.text("abcdefghijklmnopqrstuvwxyz0123456789._-/", min_size=1, max_size=8)
+
+
+@st.composite
+def texts(draw: st.DrawFn) -> str:
+    parts = []
+    for _ in range(draw(st.integers(1, 3))):
+        name = draw(st.sampled_from(["linear", "full", "partial", "rich", "acme/rich"]))
+        options: dict[str, Any] = {}
+        if name == "partial":
+            options["stages"] = draw(st.integers(1, 9))
+        if "rich" in name:
+            if draw(st.booleans()):
+                options["depth"] = draw(st.integers(-5, 99))
+            if draw(st.booleans()):
+                options["rate"] = repr(draw(finite)).replace("e+", "e")
+            if draw(st.booleans()):
+                options["deep"] = draw(st.sampled_from(["true", "false"]))
+            if draw(st.booleans()):
+                options["label"] = draw(words)
+        if draw(st.booleans()):
+            options["epochs"] = draw(st.integers(1, 50))
+        if draw(st.booleans()):
+            options["lr"] = repr(draw(factors)).replace("e+", "e")
+        if draw(st.booleans()):
+            options["norm"] = draw(st.sampled_from(["frozen", "train", "recalibrate"]))
+        pairs = [f"{key}={value}" for key, value in options.items()]
+        pairs = draw(st.permutations(pairs))
+        parts.append(",".join([name, *pairs]))
+    return "+".join(parts)
+
+
+@given(texts())
+def test_canonical_form_reads_back_as_the_same_plan(text: str) -> None:
+    plan = parse(text, CATALOGUE)
+    assert parse(canonical(plan), CATALOGUE) == plan
+    assert canonical(parse(canonical(plan), CATALOGUE)) == canonical(plan)
+
+
+@pytest.mark.parametrize(
+    ("text", "form"),
+    [
+        ("partial:2", "partial:2"),
+        ("partial,stages=2", "partial:2"),
+        ("strategies/partial:2", "partial:2"),
+        ("rich:3,rate=0.5", "rich"),
+        ("rich,rate=1e16", "rich,rate=1e16"),
+        ("linear,epochs=2+full,lr=0.1", "linear,epochs=2+full,lr=0.1"),
+    ],
+)
+def test_canonical_form(text: str, form: str) -> None:
+    assert canonical(parse(text, CATALOGUE)) == form
+
+
+@pytest.mark.parametrize(
+    ("text", "complaints"),
+    [
+        ("partial:two", ["`stages=two` is not a whole number"]),
+        ("partial", ["`partial` needs a value, as in `partial:2`"]),
+        ("partial:0", ["trains no stage"]),
+        ("full:3", ["takes no value"]),
+        ("linear,lr=nan", ["`lr=nan` is not a positive number"]),
+        ("linear,lr=0", ["`lr=0.0` is not a positive number"]),
+        ("linear,epochs=0", ["no epoch at all"]),
+        ("rich,deep=maybe,rate=fast,color=1", ["not true or false", "not a number", "no option `color`"]),
+        ("linear,epochs=2,epochs=3", ["given twice"]),
+        ("linear+", ["a name is missing"]),
+        ("linear,epochs", ["not written KEY=VALUE"]),
+        ("full+scratch", ["nothing can come before `scratch`"]),
+        ("linear,norm=melted", ["known are frozen train recalibrate"]),
+        ("full,lr=0+partial:0+linear,solver=x", ["`lr=0.0` is not", "`partial:0` trains", "`solver=x`: known are"]),
+        ("partial:0,lr=0", ["`partial:0` trains no stage", "`lr=0.0` is not a positive number"]),
+        ("ful+partial+knn:0", ["unknown strategy `ful`", "`partial` needs a value", "`knn:0` asks", "joined to `knn`"]),
+        ("rich,rate=x,deep=1,epochs=0", ["`rate=x`", "`deep=1`", "`epochs=0`"]),
+    ],
+)
+def test_every_mistake_is_told(text: str, complaints: list[str]) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(text, CATALOGUE)
+    for complaint in complaints:
+        assert complaint in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("partial:", "a value is missing after `partial:`"),
+        ("partial:x", "`stages=x` is not a whole number"),
+        ("partial:٣", "`stages=٣` is not a whole number"),
+        ("linear,epochs=99999999999", "`epochs=99999999999` is too large"),
+        ("linear,lr=٣", "`lr=٣` is not a number"),
+        ("linear,epochs=999999999", "`epochs=999999999` is more than 1000000"),
+        ("linear,mixup=2e6", "`mixup=2e+06` is more than 1000000"),
+        ("linear,cutmix=-1", "`cutmix=-1.0` is not a positive number"),
+        ("linear,lr=1e-300", "`lr=1e-300` is less than 1e-12; it is a factor of the learning rate"),
+        ("linear,lr=1e300", "`lr=1e+300` is more than 1000000; it is a factor of the learning rate"),
+    ],
+)
+def test_one_mistake_is_one_problem(text: str, message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(text, CATALOGUE)
+    assert error.value.message == f"strategy `{text}`: {message}"
+
+
+def test_epochs_of_a_part_are_hinted_at_as_they_are_written() -> None:
+    with pytest.raises(UsageError) as error:
+        parse("gradual,epochs=3", CATALOGUE).phases(ANATOMY)
+    assert error.value.hint == "pass `epochs=4` or more"
+
+
+def test_what_takes_no_steps_is_named_with_its_option() -> None:
+    with pytest.raises(UsageError, match="`linear,solver=lbfgs` takes no steps, so `ema=` means nothing to it"):
+        parse("linear,solver=lbfgs,ema=0.9", CATALOGUE).phases(ANATOMY)
+
+
+def test_an_unknown_strategy_offers_the_nearest() -> None:
+    with pytest.raises(UsageError) as error:
+        parse("partail:2", CATALOGUE)
+    assert error.value.hint is not None and "`partial`" in error.value.hint
+
+
+def test_too_many_stages_are_listed() -> None:
+    with pytest.raises(UsageError, match="asks for 9 stages but `net` has 3: stem layer1 layer2"):
+        parse("partial:9", CATALOGUE).phases(ANATOMY)
+
+
+def test_words_override_every_phase() -> None:
+    first, second = parse("linear,norm=train+full,lr=0.1,epochs=4", CATALOGUE).phases(ANATOMY)
+    assert (first.norm, first.trains, first.epochs) == ("train", ("head",), None)
+    assert (second.lr, second.epochs, second.trains) == (0.1, 4, ("stem", "layer1", "layer2", "head"))
+
+
+@pytest.mark.parametrize(
+    ("text", "epochs", "shares"),
+    [
+        ("full", None, (10,)),
+        ("full", 3, (3,)),
+        ("linear", None, (0,)),
+        ("linear+full", 5, (0, 5)),
+        ("partial:1+full", 5, (2, 3)),
+        ("lpft,epochs=4", None, (0, 4)),
+        ("linear,epochs=2+full", None, (2, 8)),
+        ("linear,epochs=2+full,epochs=4", None, (2, 4)),
+        ("linear,epochs=12+full", None, (12, 1)),
+    ],
+)
+def test_epochs_are_shared(text: str, epochs: int | None, shares: tuple[int, ...]) -> None:
+    assert share_epochs(parse(text, CATALOGUE).phases(ANATOMY), epochs, 10, text) == shares
+
+
+@pytest.mark.parametrize(("text", "epochs"), [("linear,epochs=2+full,epochs=4", 10), ("linear,epochs=2+full", 2)])
+def test_epochs_that_do_not_fit_are_refused(text: str, epochs: int) -> None:
+    with pytest.raises(UsageError, match="epochs"):
+        share_epochs(parse(text, CATALOGUE).phases(ANATOMY), epochs, 10, text)

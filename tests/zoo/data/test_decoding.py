@@ -1,0 +1,115 @@
+"""The scan: every bad file is found before the first step, and named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tests_support import make_photos
+
+import zoo.data.decoding
+from zoo import Images, Preprocess, ZooError
+from zoo.data.decoding import Part, allocate, scan
+from zoo.data.image import pixel_key, pixels
+from zoo.storage.tensor_store import Store
+from zoo_datasets.folder import open_folder
+
+PREPROCESS = Preprocess(resize=32, crop=24)
+
+
+def run_scan(
+    images: Images, on_bad_image: str = "skip", workers: int = 2
+) -> tuple[dict[str, zoo.data.decoding.Scanned], list[zoo.data.decoding.BadFile]]:
+    parts = {"fit": Part(images.splits["train"], 24, lambda photograph: pixels(photograph, PREPROCESS))}
+    return scan(images, parts, on_bad_image=on_bad_image, workers=workers)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def spoilt(tmp_path: Path) -> Path:
+    root = make_photos(tmp_path, {"train": 5, "val": 2})
+    whole = (root / "train/red/000.jpg").read_bytes()
+    (root / "train/red/000.jpg").write_bytes(whole[: len(whole) // 2])
+    (root / "train/red/001.jpg").write_text("not a photograph")
+    (root / "train/blue/notes.txt").write_text("notes")
+    return root
+
+
+def test_bad_files_are_left_out_and_reported(spoilt: Path) -> None:
+    images = open_folder(str(spoilt), 0)
+    found, bad = run_scan(images)
+    assert {file.id for file in bad} == {"train/red/000.jpg", "train/red/001.jpg", "train/blue/notes.txt"}
+    assert all(str(spoilt) not in file.reason for file in bad)
+    part = found["fit"]
+    assert len(part.samples) == 8 and part.pixels.shape == (8, 24, 24, 3)
+    assert [images.classes[label] for label in part.labels] == [sample.label for sample in part.samples]
+
+
+def test_workers_change_nothing(spoilt: Path) -> None:
+    images = open_folder(str(spoilt), 0)
+    one, many = run_scan(images, workers=1)[0]["fit"], run_scan(images, workers=4)[0]["fit"]
+    assert np.array_equal(one.pixels, many.pixels) and one.samples == many.samples and one.digest == many.digest
+
+
+def test_fail_lists_every_bad_file(spoilt: Path) -> None:
+    with pytest.raises(ZooError) as error:
+        run_scan(open_folder(str(spoilt), 0), "fail")
+    for name in ("train/red/000.jpg", "train/red/001.jpg", "train/blue/notes.txt"):
+        assert name in error.value.message
+
+
+def test_a_class_of_bad_files_is_an_error_that_names_it(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    for file in (root / "train/red").iterdir():
+        file.write_bytes(b"\xff\xd8\xff")
+    with pytest.raises(ZooError, match="class `red` has no usable photograph left to train on") as error:
+        run_scan(open_folder(str(root), 0))
+    assert error.value.hint is not None and "train/red/000.jpg" in error.value.hint
+
+
+def test_the_digest_follows_the_content(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 3, "val": 2})
+    before = run_scan(open_folder(str(root), 0))[0]["fit"].digest
+    assert run_scan(open_folder(str(root), 0))[0]["fit"].digest == before
+    (root / "train/red/000.jpg").write_bytes((root / "train/red/001.jpg").read_bytes())
+    assert run_scan(open_folder(str(root), 0))[0]["fit"].digest != before
+
+
+def test_beyond_the_budget_pixels_are_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo.data.decoding, "MEMORY_BUDGET", 100)
+    array = allocate((10, 4, 4, 3))
+    assert isinstance(array, np.memmap)
+    array[:] = 7
+    assert (array == 7).all()
+    assert not isinstance(allocate((1, 4, 4, 3)), np.memmap)
+
+
+def test_what_was_decoded_is_found_again_until_a_file_changes(
+    spoilt: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("store")
+    decoded: list[int] = []
+
+    def convert(photograph: np.ndarray) -> np.ndarray:
+        decoded.append(1)
+        return pixels(photograph, PREPROCESS)
+
+    def again() -> tuple[zoo.data.decoding.Scanned, set[tuple[str, str]]]:
+        images = open_folder(str(spoilt), 0)
+        store = Store(folder)
+        parts = {"fit": Part(images.splits["train"], 24, convert)}
+        found, bad = scan(
+            images, parts, on_bad_image="skip", workers=1, store=store, keys={"fit": pixel_key(PREPROCESS)}
+        )
+        return found["fit"], {(file.id, file.reason) for file in bad}
+
+    first, bad = again()
+    assert len(decoded) == 8
+    second, told = again()
+    assert len(decoded) == 8 and told == bad and len(bad) == 3
+    assert second.samples == first.samples and second.digest == first.digest and second.contents == first.contents
+    assert np.array_equal(second.pixels, first.pixels) and np.array_equal(second.labels, first.labels)
+    assert first.digest == run_scan(open_folder(str(spoilt), 0))[0]["fit"].digest
+    (spoilt / "train/red/000.jpg").write_bytes((spoilt / "train/blue/000.jpg").read_bytes())  # mended
+    third, told = again()
+    assert len(third.samples) == 9 and len(told) == 2

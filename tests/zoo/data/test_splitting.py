@@ -1,0 +1,62 @@
+"""Splits: stratified, disjoint, repeatable."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo import Sample, ZooError
+from zoo.data.splitting import carve, split_stratified
+
+
+def samples(counts: dict[str, int]) -> list[Sample]:
+    return [Sample(f"{label}/{i:04d}", label, Path("x")) for label, count in counts.items() for i in range(count)]
+
+
+@given(
+    st.dictionaries(st.text("abcé", min_size=1, max_size=4), st.integers(3, 60), min_size=2, max_size=5),
+    st.integers(0, 1000),
+)
+def test_a_split_is_a_partition_with_every_class_in_every_role(counts: dict[str, int], seed: int) -> None:
+    everything = samples(counts)
+    roles = split_stratified(everything, seed)
+    ids = [sample.id for part in roles.values() for sample in part]
+    assert sorted(ids) == sorted(sample.id for sample in everything)
+    for role in ("train", "val", "test"):
+        assert {sample.label for sample in roles[role]} == set(counts)
+    assert split_stratified(everything[::-1], seed) == roles
+
+
+def test_shares_are_70_15_15() -> None:
+    roles = split_stratified(samples({"a": 100, "b": 200}), 0)
+    assert {role: Counter(s.label for s in part) for role, part in roles.items()} == {
+        "train": {"a": 70, "b": 140},
+        "val": {"a": 15, "b": 30},
+        "test": {"a": 15, "b": 30},
+    }
+    assert split_stratified(samples({"a": 100, "b": 200}), 1) != roles
+
+
+def test_other_classes_do_not_move_a_class() -> None:
+    alone = split_stratified(samples({"a": 40, "b": 5}), 3)
+    beside = split_stratified(samples({"a": 40, "c": 9}), 3)
+    only = lambda roles: {role: [s.id for s in part if s.label == "a"] for role, part in roles.items()}
+    assert only(alone) == only(beside)
+
+
+def test_too_few_images_are_refused() -> None:
+    with pytest.raises(ZooError, match="class `b` has 2 images"):
+        split_stratified(samples({"a": 10, "b": 2}), 0)
+    with pytest.raises(ZooError, match="class `b` has one training image"):
+        carve(samples({"a": 10, "b": 1}), 0)
+
+
+def test_carve_sets_aside_some_of_each_class() -> None:
+    fit, choose = carve(samples({"a": 20, "b": 40}), 0)
+    assert Counter(s.label for s in choose) == {"a": 3, "b": 6}
+    assert not {s.id for s in fit} & {s.id for s in choose}
+    assert len(fit) + len(choose) == 60

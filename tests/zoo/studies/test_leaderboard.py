@@ -1,0 +1,116 @@
+"""Rows, intervals, winners, and the cheapest of them."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+
+from zoo.evaluation.intervals import correct, interval
+from zoo.predictions import Predictions
+from zoo.studies.deployment_cost import Footprint
+from zoo.studies.leaderboard import Entry, ensemble, rank
+from zoo.studies.study import Study
+
+
+def table(right: np.ndarray, sure: float = 2.0, order: np.ndarray | None = None) -> Predictions:
+    """Two classes; `right` says which photographs are."""
+    count = len(right)
+    order = np.arange(count) if order is None else order
+    labels = np.arange(count) % 2
+    predicted = np.where(right, labels, 1 - labels)
+    logits = np.zeros((count, 2), np.float32)
+    logits[np.arange(count), predicted] = sure
+    return Predictions(
+        split="val",
+        classes=("a", "b"),
+        ids=tuple(f"{n:04d}" for n in order),
+        labels=labels[order],
+        logits=logits[order],
+    )
+
+
+def entry(name: str, rows: np.ndarray, *, latency: float = 0.01, trained: int = 5) -> Entry:
+    tables = tuple(table(row) for row in rows)
+    return Entry(
+        backbone=name, strategy="linear", seeds=tuple(range(len(rows))), tables=tables,
+        metrics=tuple({"accuracy": float(row.mean()), "f1_macro": 0.5} for row in rows), seconds=(1.0,) * len(rows),
+        core_seconds=(2.0,) * len(rows), trained=trained,
+        footprint=Footprint(latency=(latency, latency, latency), size=100, license="MIT"),
+    )  # fmt: skip
+
+
+def test_the_cheapest_of_the_winners_is_named() -> None:
+    generator = np.random.default_rng(0)
+    good = generator.random((2, 400)) < 0.9
+    same = good.copy()
+    same[:, :4] ^= True
+    bad = generator.random((2, 400)) < 0.6
+    board = rank([entry("slow", good), entry("quick", same, latency=0.002), entry("bad", bad, latency=0.001)])
+    assert set(board.winners) == {"slow linear", "quick linear"} and board.cheapest == "quick linear"
+    assert [row.accuracy for row in board.rows] == sorted((row.accuracy for row in board.rows), reverse=True)
+    rows = list(csv.DictReader(io.StringIO(board.to_csv())))
+    assert [row["backbone"] for row in rows][-1] == "bad" and rows[-1]["winner"] == "False"
+    assert float(rows[0]["accuracy"]) == board.rows[0].accuracy
+    assert board.to_json()["cheapest"] == "quick linear"
+
+
+def test_of_one_network_the_one_that_trains_least() -> None:
+    right = np.random.default_rng(0).random((1, 100)) < 0.9
+    board = rank([entry("a", right, trained=9), entry("b", right, trained=3)])
+    assert board.cheapest == "b linear"
+    assert any("one seed" in note for note in board.notes) and any("100 photographs" in note for note in board.notes)
+
+
+def test_photographs_are_matched_by_their_ids() -> None:
+    right = np.random.default_rng(1).random(50) < 0.7
+    shuffled = table(right, order=np.random.default_rng(2).permutation(50))
+    assert (correct([table(right)]) == correct([shuffled])).all()
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
+    generator, held, trials = np.random.default_rng(3), 0, 300
+    for number in range(trials):
+        luck = 0.85 + generator.normal(0, 0.02, (seeds, 1)) * (seeds > 1)
+        low, high = interval(generator.random((seeds, 200)) < luck, seed=number)
+        held += low <= 0.85 <= high
+    # three seeds say little of how seeds vary: a bootstrap over them is narrow, and no one hides it
+    assert held / trials >= 0.9
+
+
+def test_an_interval_has_a_width_where_all_are_right() -> None:
+    low, high = interval(np.ones((2, 30), bool))
+    assert low < 0.9 and high == pytest.approx(1.0)
+
+
+def test_an_ensemble_is_the_mean_of_probabilities() -> None:
+    one, other = table(np.array([True, True, False]), sure=3.0), table(np.array([True, False, True]), sure=1.0)
+    found = ensemble([one, other])
+    assert found.probabilities == pytest.approx((one.probabilities + other.probabilities) / 2, abs=1e-6)
+    assert list(found.correct) == [True, True, False]
+
+
+@pytest.mark.parametrize(
+    ("bounds", "reason"),
+    [
+        ({"max_latency": 0.005}, "latency 10.0 ms, over 5 ms"),
+        ({"max_latency": 0.02}, ""),
+        ({"max_size": 50}, "size 0.0 MB, over 5e-05 MB"),
+        ({"licenses": ("apache*",)}, "licence MIT, not apache*"),
+        ({"licenses": ("apache*", "mit")}, ""),
+    ],
+)
+def test_what_a_study_does_not_train(bounds: dict[str, object], reason: str) -> None:
+    footprint = Footprint(latency=(0.01, 0.01, 0.01), size=100, license="MIT")
+    study = Study(data="x", backbones=("a",), strategies=("b",), **bounds)  # type: ignore[arg-type]
+    assert footprint.refused(study) == reason
+
+
+def test_what_could_not_be_timed_meets_no_bound() -> None:
+    study = Study(data="x", backbones=("a",), strategies=("b",), max_latency=1.0)
+    assert "its latency is not known: no exporter" in Footprint(failure="no exporter").refused(study)
+    assert Footprint(unfit="too few stages", latency=(1, 1, 1)).refused(study) == "too few stages"
+    assert Footprint.from_json(Footprint(latency=(1, 2, 3)).to_json()) == Footprint(latency=(1, 2, 3))

@@ -1,0 +1,410 @@
+"""A study carried out: trials in a worker, outcomes, going on after a kill, the locked split."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from zoo import Plugins, Run, Study, UsageError, ZooError, study
+from zoo.studies.deployment_cost import Footprint
+from zoo.studies.results import FOOTPRINTS_FILE, Results
+from zoo_cli.main import run as run_zoo
+
+SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1}
+
+
+def asked(data: Path, **changes: Any) -> Study:
+    values: dict[str, Any] = {
+        "data": str(data),
+        "backbones": ("timm/test_resnet",),
+        "strategies": ("full", "partial:1"),
+        "seeds": (0, 1),
+        "settings": SETTINGS,
+    }
+    return Study(**{**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+def weighed(folder: Path, ways: list[str], latency: float = 0.01) -> Path:
+    """A study's folder whose networks are weighed already, which takes seconds each."""
+    folder.mkdir()
+    one = Footprint(latency=(latency, latency, latency), size=10, license="unknown", shape="x").to_json()
+    (folder / FOOTPRINTS_FILE).write_text(json.dumps(dict.fromkeys(ways, one)))
+    return folder
+
+
+WAYS = ["timm/test_resnet full", "timm/test_resnet partial:1", "timm/test_resnet partial:40"]
+
+
+@pytest.fixture(scope="module")
+def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Results:
+    """A study with a strategy that does not fit, from the first step on."""
+    return study(
+        asked(two_splits, strategies=("full", "partial:1", "partial:40")),
+        out=tmp_path_factory.mktemp("study") / "s",
+        plugins=plugins,
+    )
+
+
+def test_a_study_from_beginning_to_end(done: Results) -> None:
+    states = [one["status"] for one in done.outcomes]
+    assert states.count("finished") == 4 and states.count("refused") == 2 and done.status == "finished"
+    refused = [one for one in done.outcomes if one["status"] == "refused"]
+    assert all("asks for 40 stages" in one["failure"] for one in refused)
+    assert not list((done.path / "trials").glob("*partial_40*"))  # it was known before
+    board = done.leaderboard
+    assert {row["way"] for row in board["rows"]} == set(WAYS[:2]) and board["split"] == "val"
+    assert all(row["images"] == 4 and row["seeds"] == [0, 1] and row["latency"][0] > 0 for row in board["rows"])
+    first = done.run(done.outcomes[0])
+    assert first.record["reported_split"] == "val" and first.experiment.data.startswith("locked:")
+
+
+def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
+    weighed_at = (done.path / FOOTPRINTS_FILE).stat().st_mtime
+    runs = [path.stat().st_mtime for path in (done.path / "trials").glob("*/run.json")]
+    assert len(runs) == 4 and weighed_at < min(runs) and not (done.path / "networks").exists()
+    found = json.loads((done.path / FOOTPRINTS_FILE).read_text())
+    assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["unfit"]
+
+
+def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Results) -> None:
+    board = done.leaderboard
+    looks = done.looks()
+    assert len(looks) == 2 * len(board["winners"]) == board["looks"]
+    assert len({look["name"] for look in looks}) == len(looks)
+    for one in done.outcomes:
+        if one["status"] == "finished":
+            run = done.run(one)
+            assert run.looks("test") == sum(look["name"] == one["name"] for look in looks)
+            assert run.looks("val") == 1
+    for row in board["rows"]:
+        if row["winner"]:
+            assert row["test"]["images"] == 12
+
+
+def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins) -> None:
+    before = {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
+    again = study(done.path, plugins=plugins)
+    assert again.leaderboard == done.leaderboard and again.outcomes == done.outcomes
+    assert json.loads((done.path / "leaderboard.json").read_text()) == done.leaderboard
+    assert before == {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
+    assert again.looks() == done.looks()
+
+
+def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="holds another study, which differs in `seeds`, `strategies`"):
+        study(asked(two_splits, seeds=(7,)), out=done.path, plugins=plugins)
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match="exists and is no study"):
+        study(asked(two_splits), out=tmp_path, plugins=plugins)
+
+
+def test_what_is_too_slow_is_never_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    footprints = json.loads((folder / FOOTPRINTS_FILE).read_text())
+    footprints[WAYS[0]]["latency"] = [0.5, 0.5, 0.5]
+    (folder / FOOTPRINTS_FILE).write_text(json.dumps(footprints))
+    shutil.copy(folder / FOOTPRINTS_FILE, tmp_path / "kept")
+    begin(folder, asked(two_splits, max_latency=0.1, seeds=(0,)))
+    found = study(folder, plugins=plugins)
+    states = {one["strategy"]: one["status"] for one in found.outcomes}
+    assert states == {"full": "refused", "partial:1": "finished"}
+    assert [path.name.split("-")[1] for path in (folder / "trials").iterdir()] == ["partial_1"]
+    assert any("one seed" in note for note in found.leaderboard["notes"])
+
+
+def begin(folder: Path, spec: Study) -> None:
+    """`study.json` as the first session leaves it."""
+    record = {"schema": 1, "study": json.loads(json.dumps(spec.to_json())), "status": "running", "trials": 0}
+    (folder / "study.json").write_text(json.dumps(record))
+
+
+def test_a_worker_that_dies_is_an_outcome(
+    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed as for want of memory; the next trial gets a new one."""
+    from zoo.studies.runner import Session
+
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits, seeds=(0,), test=False))
+    train = Session._train
+
+    def killing(self: Session, trial: Any, tuned: Any) -> dict[str, Any]:
+        if trial.strategy == "full":
+            with pytest.raises(Exception):  # noqa: B017 - only to have a worker
+                self._ask("score", run="nowhere", split="val")
+            assert self._worker is not None
+            os.kill(self._worker._process.pid, signal.SIGKILL)
+        return train(self, trial, tuned)
+
+    monkeypatch.setattr(Session, "_train", killing)
+    found = study(folder, plugins=plugins)
+    assert [(one["strategy"], one["status"]) for one in found.outcomes] == [
+        ("full", "failed"),
+        ("partial:1", "finished"),
+    ]
+    assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0]["failure"]
+    monkeypatch.setattr(Session, "_train", train)
+    assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
+    again = study(folder, retry=True, plugins=plugins)
+    assert [one["status"] for one in again.outcomes] == ["finished", "finished"]
+    assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
+    assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
+
+
+def test_killed_at_random_it_ends_the_same(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    spec = asked(two_splits, strategies=("partial:1",), settings={**SETTINGS, "epochs": 3})
+    calm = weighed(tmp_path / "calm", WAYS[1:2])
+    begin(calm, spec)
+    expected = study(calm, plugins=plugins)
+    folder = weighed(tmp_path / "killed", WAYS[1:2])
+    begin(folder, spec)
+    generator = np.random.default_rng(0)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "zoo_cli.main", "study", str(folder)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(float(generator.uniform(3, 7)))
+        process.kill()
+        process.wait()
+    found = study(folder, plugins=plugins)
+    assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2  # no trial ran twice
+    assert table(found) == table(expected)
+    for one in expected.outcomes:
+        ours, theirs = (Run.open(base / "trials" / one["name"]).predictions() for base in (folder, calm))
+        assert (ours.logits == theirs.logits).all()
+
+
+def table(results: Results) -> list[dict[str, Any]]:
+    """The leaderboard but for seconds, which differ from time to time."""
+    return [
+        {key: value for key, value in row.items() if key not in ("seconds", "core_seconds")}
+        for row in results.leaderboard["rows"]
+    ]
+
+
+def test_what_a_killed_study_has_so_far(
+    done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its leaderboard is of the trials that are finished, without another session."""
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    (folder / "leaderboard.json").unlink()
+    lines = (folder / "outcomes.jsonl").read_text().splitlines(keepends=True)
+    (folder / "outcomes.jsonl").write_text("".join(line for line in lines if "refused" not in line))
+    assert {row["way"] for row in Results.open(folder).leaderboard["rows"]} == set(WAYS[:2])
+    assert run_zoo(["report", str(folder)]) == 0
+    assert "2 of 6 trials have no outcome yet" in (folder / "report.html").read_text()
+
+
+def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits, max_latency=1e-6))
+    assert run_zoo(["study", str(folder)]) == 1
+    captured = capsys.readouterr()
+    assert "Error: no trial of" in captured.err and "hint: loosen a bound" in captured.err
+    assert "latency 10.0 ms, over 0.001 ms" in captured.err
+
+
+def test_a_budget_ends_in_good_order(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits, seeds=(0,)))
+    found = study(folder, time_budget=1e-6, plugins=plugins)
+    assert found.status == "out of time" and found.outcomes == ()
+    with pytest.raises(ZooError, match="no trial is finished"):
+        _ = found.leaderboard
+
+
+def test_photographs_that_are_in_two_splits(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(two_splits, data)
+    shutil.copy(data / "train/red/003.jpg", data / "val/red/other.jpg")
+    with pytest.raises(
+        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test is `train/red/003.jpg`"
+    ):
+        study(asked(data), out=tmp_path / "s", plugins=plugins)
+    assert not (tmp_path / "s").exists()
+
+
+def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    begin(folder, asked(two_splits, strategies=("full",), fractions=(0.4, 1.0), seeds=(0,), test=False))
+    found = study(folder, plugins=plugins)
+    assert set(found.leaderboard["fractions"]) == {"0.4", "1"}
+    sizes = {one["fraction"]: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
+    assert sizes == {1.0: 20, 0.4: 8}
+
+
+def test_damaged_files_are_named_or_made_anew(
+    done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    (folder / "leaderboard.json").write_text("[]")  # it is written, and read by nobody
+    assert run_zoo(["study", str(folder), "--status"]) == 0 and run_zoo(["report", str(folder)]) == 0
+    capsys.readouterr()
+    (folder / "advice.json").write_text("[1]")
+    assert run_zoo(["report", str(folder)]) == 1 and "advice.json` is damaged" in capsys.readouterr().err
+    with (folder / "outcomes.jsonl").open("a") as file:
+        file.write('junk\n{"a": 1}\n')
+    assert Results.open(folder).outcomes == done.outcomes
+    finished = [one for one in done.outcomes if one["status"] == "finished"]
+    (folder / "trials" / finished[0]["name"] / "run.json").write_text("{")
+    shutil.rmtree(folder / "trials" / finished[1]["name"])
+    assert run_zoo(["study", str(folder), "--status"]) == 0
+    assert f"`zoo study {folder}` trains it again" in capsys.readouterr().err
+    again = study(folder, plugins=plugins)
+    assert table(again) == table(done)
+    assert len(again.looks()) == len(done.looks()) + 2  # the two are other runs, and were looked at
+    (folder / "study.json").write_text("{")
+    assert run_zoo(["study", str(folder)]) == 1 and "cannot be read as JSON" in capsys.readouterr().err
+
+
+def test_two_at_once(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    from filelock import FileLock
+
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits))
+    with FileLock(folder / ".lock"), pytest.raises(ZooError, match="another process is carrying out"):
+        study(folder, plugins=plugins)
+
+
+def test_a_full_disk_stops_the_study_and_is_no_outcome(
+    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.system.worker_process import WorkerFailed, WorkerProcess
+
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), test=False))
+    ask = WorkerProcess.ask
+
+    def full(self: WorkerProcess, do: str, *args: Any, **request: Any) -> dict[str, Any]:
+        raise WorkerFailed("`model.safetensors` cannot be written: No space left on device")
+
+    monkeypatch.setattr(WorkerProcess, "ask", full)
+    with pytest.raises(ZooError, match="No space left") as error:
+        study(folder, plugins=plugins)
+    assert "goes on where it was" in str(error.value.hint)
+    monkeypatch.setattr(WorkerProcess, "ask", ask)
+    assert [one["status"] for one in study(folder, plugins=plugins).outcomes] == ["finished"]
+
+
+def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    import optuna
+
+    from zoo.studies.hyperparameter_search import search
+
+    spec = asked(two_splits, strategies=("full",))
+    experiment = spec.experiment(spec.trials(plugins)[0])
+    found = search(replace(experiment, epochs=None), [], 2, tmp_path, None, plugins)
+    assert found["tried"] == 2 and set(found["settings"]) == {"lr", "weight_decay", "augment", "epochs"}
+    assert not list((tmp_path / "search").iterdir())
+    again = search(replace(experiment, epochs=None), [], 2, tmp_path, None, plugins)
+    assert again["settings"] == found["settings"]  # nothing is tried twice
+    names = optuna.get_all_study_names(f"sqlite:///{tmp_path / 'search.db'}")
+    kept = optuna.load_study(study_name=names[0], storage=f"sqlite:///{tmp_path / 'search.db'}")
+    assert len(kept.trials) == 2 and kept.trials[0].params["lr"] == pytest.approx(5e-3)  # the defaults come first
+    stale = kept.ask()  # as a session leaves it that is killed in the middle
+    wanted = stale.suggest_float("lr", 5e-4, 5e-2, log=True)
+    assert search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)["tried"] == 3
+    assert kept.trials[-1].params["lr"] == wanted and kept.trials[2].state is optuna.trial.TrialState.FAIL
+    solved = search(replace(experiment, strategy="linear", epochs=None), [], 2, tmp_path, None, plugins)
+    assert solved["settings"] is None and "solved" in solved["note"]
+    (tmp_path / "fixed").mkdir()
+    fixed = search(experiment, ["epochs", "lr"], 1, tmp_path / "fixed", None, plugins)
+    assert set(fixed["settings"]) == {"weight_decay", "augment"}  # what was given stays
+    all_given = ["epochs", "lr", "augment", "weight_decay"]
+    assert search(experiment, all_given, 1, tmp_path, None, plugins)["settings"] is None
+    (tmp_path / "search.db").write_bytes(b"not a database" * 100)
+    with pytest.raises(ZooError, match=r"search\.db` cannot be used"):
+        search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)
+
+
+def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
+    found = study(folder, plugins=plugins)
+    (outcome,) = found.outcomes
+    assert set(outcome["tuned"]) == {"lr", "weight_decay", "augment"}  # epochs were given
+    experiment = found.run(outcome).experiment
+    assert {name: getattr(experiment, name) for name in outcome["tuned"]} == outcome["tuned"] and experiment.epochs == 1
+    assert any("searched by the loss on `val`" in note for note in found.leaderboard["notes"])
+
+
+def test_options_are_the_study(monkeypatch: pytest.MonkeyPatch, done: Results) -> None:
+    import zoo.studies.runner
+
+    asked: list[Any] = []
+
+    def catch(spec: Any, **more: Any) -> Results:
+        asked.append((spec, more["out"], more["retry"], more["time_budget"]))
+        return done
+
+    monkeypatch.setattr(zoo.studies.runner, "study", catch)
+    arguments = [
+        "study",
+        "--data",
+        "photos",
+        "--backbone",
+        "a",
+        "--backbone",
+        "b",
+        "--strategy",
+        "full",
+        "--also",
+        "c",
+        "knn",
+    ]
+    arguments += ["--seed", "3", "--fraction", "0.1", "--fraction", "1", "--max-latency", "20ms", "--max-size", "1.5M"]
+    arguments += ["--license", "apache*", "--search", "4", "--time-budget", "30m", "--no-test", "--epochs", "3"]
+    arguments += ["--image-size", "64", "--device", "cpu", "--out", "there"]
+    assert run_zoo(arguments) == 0
+    spec = Study(
+        data="photos", backbones=("a", "b"), strategies=("full",), also=(("c", "knn"),), seeds=(3,),
+        fractions=(0.1, 1.0), max_latency=0.02, max_size=1_500_000, licenses=("apache*",), search=4,
+        time_budget=1800.0, test=False, settings={"epochs": 3, "image_size": 64, "device": "cpu"},
+    )  # fmt: skip
+    assert asked == [(spec, "there", False, 1800.0)]
+    assert run_zoo(["study", "--data", "photos", "--backbone", "a", "--strategy", "full"]) == 0
+    assert asked[1][0] == Study(data="photos", backbones=("a",), strategies=("full",))  # no default is a setting
+
+
+def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:
+    assert run_zoo(["study", str(done.path), "--status"]) == 0
+    captured = capsys.readouterr()
+    assert "4 finished" in captured.err and "2 not trained" in captured.err and captured.out.strip() == str(done.path)
+    assert run_zoo(["study", str(done.path), "--status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
+    for arguments, message in (
+        (["--status"], "of which study"),
+        ([str(done.path), "--epochs", "3"], "`--epochs` is of a new study"),
+        ([str(done.path), "--backbone", "resnet18"], "`--backbone` is of a new study"),
+        ([str(done.path), "--out", "elsewhere"], "`--out` is of a new study"),
+        ([str(tmp_path)], "is no study"),
+        ([str(tmp_path / "none.toml")], "there is no study"),
+        (["--backbone", "resnet18"], "missing option `--data`"),
+        (["--data", str(two_splits), "--backbone", "resnet18"], "needs a backbone and a strategy"),
+        (
+            ["--data", str(two_splits), "--backbone", "resnet18", "--strategy", "full", "--max-latency", "5"],
+            "no latency",
+        ),
+    ):
+        assert run_zoo(["study", *arguments]) == 2
+        assert message in capsys.readouterr().err

@@ -1,0 +1,150 @@
+"""A study's description: what it is made of, what it refuses, and the trials that follow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from zoo import Plugins, Study, UsageError
+from zoo.data.opening import open_images
+from zoo.data.splitting import lock, part_of
+from zoo.dataset import Images, Sample
+from zoo.studies.study import same_study
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+def asked(**changes: object) -> Study:
+    values = {"data": "photos", "backbones": ("resnet18",), "strategies": ("linear", "partial:2"), **changes}
+    return Study(**values)  # type: ignore[arg-type]
+
+
+def test_every_pair_with_every_seed_the_first_seed_first(plugins: Plugins) -> None:
+    trials = asked(
+        backbones=("resnet18", "resnet34"), seeds=(3, 5), fractions=(0.5, 1.0), also=(("vgg11", "full"),)
+    ).trials(plugins)
+    assert len(trials) == len({trial.name for trial in trials}) == (2 * 2 + 1) * 2 * 2
+    assert [(trial.fraction, trial.seed) for trial in trials] == [
+        (f, s) for f in (1.0, 0.5) for s in (3, 5) for _ in range(5)
+    ]
+    assert {trial.backbone for trial in trials} == {f"torchvision/{name}" for name in ("resnet18", "resnet34", "vgg11")}
+    assert "torchvision/vgg11 linear" not in {trial.way for trial in trials}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbones": ()}, "a strategy"),
+        ({"backbones": (), "strategies": ()}, "needs a backbone and a strategy"),
+        ({"seeds": (1, 1)}, "`1` stands twice in `seeds`"),
+        ({"fractions": (0.0,)}, "a fraction of `0.0`"),
+        ({"max_latency": -1.0}, "`max_latency -1.0` is no bound"),
+        ({"search": -1}, "is no count of trials"),
+        ({"settings": {"seed": 1}}, "setting `seed` is the study's own"),
+        ({"time_budget": 0}, "`time_budget 0` is no bound in seconds"),
+        ({"max_latency": "20ms"}, "`max_latency 20ms` is no bound in seconds, such as 0.02"),
+        ({"data": 3}, "`data` is 3, not the path of a folder"),
+        ({"backbones": [1]}, r"`backbones` is \[1\], not a list of names"),
+        ({"seeds": ["a"]}, r"`seeds` is \['a'\], not a list of whole numbers"),
+        ({"seeds": True}, "`seeds` is True"),
+        ({"also": ["hog_color", "svm"]}, "not a list of pairs"),
+        ({"also": [["hog_color"]]}, "not a list of pairs"),
+        ({"settings": 3}, "`settings` is 3, not a table"),
+    ],
+)
+def test_what_no_study_could_honour(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        asked(**changes)
+
+
+def test_names_are_looked_up_at_once(plugins: Plugins) -> None:
+    with pytest.raises(UsageError) as error:
+        asked(backbones=("resnet18", "resnet"), strategies=("linear", "linaer")).trials(plugins)
+    assert "unknown backbone `resnet`" in error.value.message and "unknown strategy `linaer`" in error.value.message
+
+
+@pytest.mark.parametrize(
+    "changes", [{"backbones": ("resnet18", "torchvision/resnet18")}, {"strategies": ("partial:2", "partial:02")}]
+)
+def test_two_names_of_one_thing(changes: dict[str, object], plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match="are two names of one"):
+        asked(**changes).trials(plugins)
+
+
+def test_unknown_settings(plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match="unknown setting `epoch`"):
+        asked(settings={"epoch": 3}).trials(plugins)
+
+
+def test_a_file_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    file = tmp_path / "study.toml"
+    file.write_text(
+        'data = "photos"\nbackbones = ["resnet18"]\nstrategies = ["linear"]\nalso = [["vgg11", "full"]]\n'
+        "seeds = [1]\nmax_latency = 0.02\n[settings]\nepochs = 3\n"
+    )
+    found = Study.from_file(file)
+    assert found == Study(
+        data=str(tmp_path / "photos"), backbones=("resnet18",), strategies=("linear",), also=(("vgg11", "full"),),
+        seeds=(1,), max_latency=0.02, settings={"epochs": 3},
+    )  # fmt: skip
+    assert Study.from_json(found.to_json()) == found
+    file.write_text('data = "photos"\nbackbone = ["resnet18"]\n')
+    with pytest.raises(UsageError, match="unknown key `backbone`") as error:
+        Study.from_file(file)
+    assert error.value.hint is not None and "`backbones`" in error.value.hint
+    file.write_text("data = ")
+    with pytest.raises(UsageError, match="cannot be read"):
+        Study.from_file(file)
+    file.write_text("seeds = [1]")
+    with pytest.raises(UsageError, match="a study needs `data`"):
+        Study.from_file(file)
+
+
+def test_a_budget_makes_no_other_study() -> None:
+    one = asked().to_json()
+    assert same_study(one, asked(time_budget=3.0).to_json()) == []
+    assert same_study(one, asked(seeds=(1,)).to_json()) == ["seeds"]
+
+
+def images(**counts: int) -> Images:
+    splits = {
+        role: tuple(Sample(f"{role}/{label}/{n:03d}", label, Path("x")) for label in "ab" for n in range(count))
+        for role, count in counts.items()
+    }
+    return Images(name="data", classes=("a", "b"), splits=splits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("last", ["val", "test"])
+def test_the_last_of_two_splits_is_locked(last: str) -> None:
+    whole = images(train=20, **{last: 5})
+    found = lock(whole, 0)
+    assert found.may_choose and found.reported == "val" and found.name == "locked:data"
+    assert found.splits["test"] == whole.splits[last]  # type: ignore[index]
+    assert set(found.splits["train"]) | set(found.splits["val"]) == set(whole.splits["train"])
+    assert not set(found.splits["train"]) & set(found.splits["val"]) and len(found.splits["val"]) == 6
+    assert lock(found, 0) is found
+
+
+def test_three_splits_are_as_they_are() -> None:
+    whole = images(train=4, val=3, test=3)
+    assert lock(whole, 0) is whole
+
+
+def test_locked_data_are_opened_by_name(two_splits: Path, plugins: Plugins) -> None:
+    found = open_images(f"locked:{two_splits}", 0, plugins)
+    assert {role: len(samples) for role, samples in found.splits.items()} == {"train": 20, "val": 4, "test": 12}
+
+
+def test_a_smaller_share_lies_within_a_larger_one() -> None:
+    samples = images(train=30, val=2).splits["train"]
+    before: set[Sample] = set()
+    for share in (0.01, 0.1, 0.5, 1.0):
+        kept = set(part_of(samples, share, 0))
+        assert before <= kept and len(kept) == 2 * max(2, round(30 * share))
+        before = kept
+    assert part_of(samples, 0.5, 0) != part_of(samples, 0.5, 1)

@@ -1,0 +1,57 @@
+"""The process: memory that is freed stays at hand, and numbers too small to matter are zero while training."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from zoo.errors import ZooError
+from zoo.experiment import Experiment
+from zoo.system.cpu_memory import tiny_is_zero
+from zoo.training.session import train
+
+FAULTS = """
+import resource, torch
+from zoo.system.cpu_memory import keep_memory
+if {keep}:
+    keep_memory()
+    keep_memory()
+def touch():
+    torch.empty(16 * 2**20).fill_(1.0)  # 64 MiB: 16,384 pages
+for _ in range(3):
+    touch()  # the heap grows to its size
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(4):
+    touch()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is what is set")
+def test_pages_are_made_once() -> None:
+    usual, kept = (
+        int(subprocess.run([sys.executable, "-c", FAULTS.format(keep=keep)], capture_output=True, text=True).stdout)
+        for keep in (False, True)
+    )
+    assert kept * 4 < usual
+
+
+def test_tiny_numbers_are_zero_within_and_only_there() -> None:
+    tiny = torch.tensor([1e-40])
+    for _ in range(2):
+        with tiny_is_zero():
+            assert float(tiny * 1.0) == 0
+            with tiny_is_zero():
+                pass
+            assert float(tiny * 1.0) == 0  # as the outer one has it
+        assert float(tiny * 1.0) > 0
+
+
+def test_training_leaves_tiny_numbers_as_they_were(tmp_path: Path) -> None:
+    with pytest.raises(ZooError):
+        train(Experiment(data=str(tmp_path / "nowhere"), backbone="resnet18", strategy="linear"))
+    assert sys.float_info.min / 2 > 0

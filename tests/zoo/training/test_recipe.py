@@ -1,0 +1,317 @@
+"""The recipe's settings, each by what it does to a step."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import zoo.feature_cache.loader
+from zoo import Anatomy, Experiment, Group, Phase, Preprocess, Sample, Stage, ZooError
+from zoo.backbone import Network
+from zoo.data.decoding import Scanned
+from zoo.data.image import normalise
+from zoo.progress import Silent
+from zoo.system.device import choose_device
+from zoo.training.lr_schedule import factor
+from zoo.training.optimizer import make_optimizer, plan_groups, trained_by
+from zoo.training.recipe import Recipe
+from zoo.training.sampler import epoch_order
+
+E = Experiment(data="x", backbone="x", strategy="x", device="cpu", batch_size=4, lr=0.1, augment="none", dropout=None)
+PREPROCESS = Preprocess(resize=8, crop=8, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+        self.body = nn.Sequential(nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4))
+        self.fc = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.body(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def network() -> Network:
+    torch.manual_seed(0)
+    model = Net()
+    of = lambda prefix: tuple(name for name, _ in model.named_parameters() if name.startswith(prefix))
+    stages = tuple(Stage(name=name, parameters=of(name)) for name in ("stem", "body"))
+    return Network(model, Anatomy(backbone="net", stages=stages, head=Stage(name="head", parameters=of("fc"))), None)
+
+
+def phase(lr: float = 1.0, **settings: Any) -> Phase:
+    groups = (Group(stages=("body",), lr=0.1), Group(stages=("head",)))
+    return Phase(name="p", groups=groups, lr=lr, **settings)
+
+
+def scanned(labels: list[int]) -> Scanned:
+    pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
+    names = tuple(Sample(str(i), "ab"[label], pixels[i]) for i, label in enumerate(labels))
+    return Scanned(names, np.array(labels), pixels, "")
+
+
+def recipe(
+    phases: tuple[Phase, ...],
+    epochs: tuple[int, ...],
+    labels: list[int] | None = None,
+    choose: Scanned | None = None,
+    **settings: Any,
+) -> Recipe:
+    experiment = replace(E, **settings)
+    device = choose_device("cpu", experiment.precision if experiment.precision != "auto" else "fp32")
+    return Recipe(
+        network(),
+        phases,
+        epochs,
+        experiment=experiment,
+        preprocess=PREPROCESS,
+        device=device,
+        train=scanned(labels or [0, 1] * 6),
+        choose=choose,
+        progress=Silent(),
+    )
+
+
+@pytest.fixture
+def rates(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
+    """The rate of each group at each step, as the optimiser sees it."""
+    seen: list[list[float]] = []
+    step = torch.optim.AdamW.step
+
+    def spy(self: torch.optim.Optimizer, *arguments: Any) -> Any:
+        seen.append([group["lr"] for group in self.param_groups])
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    return seen
+
+
+def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
+    net = network()
+    groups = plan_groups(net, phase(lr=0.5), replace(E, weight_decay=0.3), 0.1)
+    found = {name: (group.lr, group.weight_decay) for group in groups for name in group.names}
+    assert found == {
+        "body.0.weight": (pytest.approx(0.005), 0.3), "body.0.bias": (pytest.approx(0.005), 0.0),
+        "body.1.weight": (pytest.approx(0.005), 0.0), "body.1.bias": (pytest.approx(0.005), 0.0),
+        "fc.weight": (pytest.approx(0.05), 0.3), "fc.bias": (pytest.approx(0.05), 0.0),
+    }  # fmt: skip
+    optimizer = make_optimizer(net.model, groups, E)
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3, 0.0]
+    sgd = make_optimizer(net.model, groups, replace(E, optimizer="sgd"))
+    assert all(group["momentum"] == 0.9 and group["nesterov"] for group in sgd.param_groups)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+@pytest.mark.parametrize(
+    "asked", [phase(), phase(pull=0.5), Phase(name="norms", groups=(Group(stages=("body",), only="norms"),))]
+)
+def test_every_trained_parameter_has_one_owner_and_no_group_is_empty(asked: Phase, decay: float) -> None:
+    net = network()
+    groups = plan_groups(net, asked, replace(E, weight_decay=decay), 0.1)
+    held = [name for group in groups for name in group.names]
+    assert len(held) == len(set(held)) and set(held) == set(trained_by(net, asked))
+    assert all(group.names for group in groups)
+    make_optimizer(net.model, groups, E)
+
+
+@pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "constant"])
+def test_each_phase_has_a_schedule_of_its_own(rates: list[list[float]], schedule: Any) -> None:
+    list(recipe((phase(), phase(lr=0.5)), (2, 1), schedule=schedule, warmup=0.4).fit())
+    expected = [0.1 * factor(schedule, step, 6, 0.4) for step in range(6)]
+    expected += [0.05 * factor(schedule, step, 3, 0.4) for step in range(3)]
+    assert [row[-1] for row in rates] == pytest.approx(expected)
+    assert [row[0] for row in rates] == pytest.approx([0.1 * rate for rate in expected])
+
+
+def test_plateau_divides_the_rate_by_ten_after_two_epochs_without_progress(
+    rates: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = recipe((phase(),), (6,), choose=scanned([0, 1]), schedule="plateau", warmup=0.0)
+    monkeypatch.setattr(it, "_evaluate", lambda split: {"choice_loss": 1.0, "choice_accuracy": 0.5})
+    list(it.fit())
+    assert [row[-1] for row in rates[::3]] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+def test_early_stopping_waits_as_long_as_asked_and_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = recipe((phase(),), (9,), choose=scanned([0, 1]), early_stopping=2)
+    losses = iter([3.0, 1.0, 2.0, 2.0, 0.0])
+    states = []
+
+    def evaluate(split: Scanned) -> dict[str, float]:
+        states.append({k: v.clone() for k, v in it.model.state_dict().items()})
+        return {"choice_loss": next(losses), "choice_accuracy": 0.5}
+
+    monkeypatch.setattr(it, "_evaluate", evaluate)
+    assert len(list(it.fit())) == 4
+    assert all(torch.equal(value, states[1][name]) for name, value in it.model.state_dict().items())
+
+
+def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
+    it = recipe((phase(),), (1,))
+    views = it.views.canvases[:3]
+    assert torch.allclose(
+        it.views.normalised(views), torch.from_numpy(normalise(it.train.pixels[:3], PREPROCESS)), atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3, 6])
+@pytest.mark.parametrize("balance", ["loss", "none"])
+def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: Any) -> None:
+    labels = [0] * 4 + [1] * 2
+    it = recipe((phase(),), (1,), labels=labels, label_smoothing=0.2, class_balance=balance, accumulate=parts, lr=1e-9)
+    inputs, targets = torch.randn(6, 3, 8, 8), torch.tensor(labels)
+    it.model.eval()
+    weight = torch.tensor([6 / 8, 6 / 4]) if balance == "loss" else None
+    expected = nn.functional.cross_entropy(it.model(inputs), targets, weight, label_smoothing=0.2)
+    (wanted,) = torch.autograd.grad(expected, [it.network.model.get_parameter("fc.weight")])
+    optimizer = make_optimizer(it.model, it.groups[0], it.experiment)
+    loss, right = it.stepper._gradients((inputs,), targets, optimizer, parts, 0)
+    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
+    assert torch.allclose(it.network.model.get_parameter("fc.weight").grad, wanted, atol=1e-7)
+    assert right == int((it.model(inputs).argmax(1) == targets).sum())
+
+
+def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
+    norms = []
+    step = torch.optim.SGD.step
+
+    def spy(self: torch.optim.Optimizer, *arguments: Any) -> Any:
+        grads = [p.grad for group in self.param_groups for p in group["params"]]
+        norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
+        return step(self, *arguments)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    list(recipe((phase(),), (1,), optimizer="sgd", clip=1e-3).fit())
+    assert max(norms) == pytest.approx(1e-3, rel=1e-3)
+    norms.clear()
+    list(recipe((phase(),), (1,), optimizer="sgd", clip=0.0).fit())
+    assert min(norms) > 2e-3
+
+
+def test_views_are_drawn_by_image_epoch_and_showing(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[int, int]] = []
+
+    def spy(canvases: torch.Tensor, wanted: Any, make: Any, seed: int) -> torch.Tensor:
+        assert seed == 5
+        for canvas, (key, _) in zip(canvases, wanted):
+            assert torch.equal(canvas, it.views.canvases[it.views.keys.index(key)])
+        asked.extend(wanted)
+        return canvases
+
+    monkeypatch.setattr(zoo.feature_cache.loader, "draw_views", spy)
+    it = recipe((phase(), phase()), (1, 1), seed=5, views=10)
+    list(it.fit())
+    assert sorted(asked) == sorted((key, epoch) for epoch in (0, 1) for key in it.views.keys)
+    assert [key for key, _ in asked[:12]] != [key for key, _ in asked[12:]]
+    asked.clear()
+    it = recipe((phase(),), (1,), labels=[0] * 11 + [1], seed=5, class_balance="sample")
+    list(it.fit())
+    assert {view for _, view in asked} == {0}  # a cut phase of one epoch shows one view
+    asked.clear()
+    whole = replace(phase(), groups=(Group(stages=("stem", "body", "head")),))
+    it = recipe((whole,), (1,), labels=[0] * 11 + [1], seed=5, class_balance="sample")
+    list(it.fit())
+    assert len(set(asked)) == len(asked) == 12 and len({key for key, _ in asked}) < 12
+
+
+def test_the_best_of_the_run_is_kept_over_phases(monkeypatch: pytest.MonkeyPatch) -> None:
+    it = recipe((phase(), phase()), (1, 2), choose=scanned([0, 1]), keep="best")
+    losses, states = iter([0.1, 0.5, 9.0]), []
+
+    def evaluate(split: Scanned) -> dict[str, float]:
+        states.append({k: v.clone() for k, v in it.model.state_dict().items()})
+        return {"choice_loss": next(losses), "choice_accuracy": 0.5}
+
+    monkeypatch.setattr(it, "_evaluate", evaluate)
+    list(it.fit())
+    assert all(torch.equal(value, states[0][name]) for name, value in it.model.state_dict().items())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_order_is_drawn_by_the_seed(seed: int) -> None:
+    labels = np.zeros(50, int)
+    order = epoch_order(labels, replace(E, seed=seed), 0)
+    assert not np.array_equal(order, epoch_order(labels, replace(E, seed=seed + 1), 0))
+
+
+def test_the_recipe_stops_when_something_frozen_moves() -> None:
+    it = recipe((phase(),), (2,))
+
+    def spoil(*_: Any) -> None:
+        it.model.stem[0].weight.data.add_(1e-6)
+
+    it.model.fc.register_forward_hook(spoil)
+    with pytest.raises(ZooError, match=r"frozen tensor `stem.0.weight` moved in epoch 1"):
+        list(it.fit())
+
+
+def test_recalibration_happens_at_the_start_of_its_phase() -> None:
+    it = recipe((phase(norm="recalibrate"),), (1,), batch_size=12)
+    inputs = it.views.normalised(it.views.canvases)
+    with torch.no_grad():
+        expected = it.model.stem[0](inputs).mean((0, 2, 3))
+    list(it.fit())
+    assert torch.allclose(it.model.stem[1].running_mean, expected, atol=1e-4)
+
+
+def test_choosing_is_done_in_eval_mode_over_images_not_batches() -> None:
+    choose = scanned([0, 1, 1, 0, 1])
+    it = recipe((phase(),), (1,), choose=choose)
+    (record,) = it.fit()
+    it.model.eval()
+    logits = torch.from_numpy(it.predictor.logits_of_pixels(choose.pixels))
+    loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(choose.labels)))
+    assert record["choice_loss"] == pytest.approx(loss, abs=1e-5)
+
+
+def test_precision_is_what_the_forward_computes_in() -> None:
+    seen = []
+    it = recipe((phase(),), (1,), precision="bf16")
+    it.model.stem[0].register_forward_hook(
+        lambda module, given, out: seen.append((module.training, out.dtype)) and None
+    )
+    list(it.fit())
+    assert {kind for _, kind in seen} == {torch.bfloat16}
+
+
+def test_an_average_over_more_steps_than_there_are_is_told() -> None:
+    class Warned(Silent):
+        def __init__(self) -> None:
+            self.warnings: list[str] = []
+
+        def warn(self, text: str) -> None:
+            self.warnings.append(text)
+
+    for decay, told in ((0.5, 0), (0.999, 1)):
+        it = recipe((phase(ema=decay),), (2,))
+        it.progress = progress = Warned()
+        list(it.fit())
+        assert len(progress.warnings) == told
+    assert "`ema=0.999` averages over some 1,000 steps and `p` has 6" in progress.warnings[0]
+
+
+def test_a_phase_ends_with_its_average() -> None:
+    plain, averaged = recipe((phase(),), (3,)), recipe((phase(ema=0.9),), (3,))
+    seen: list[torch.Tensor] = []
+    step = averaged.stepper.step
+
+    def spy(*arguments: Any, **words: Any) -> Any:
+        answer = step(*arguments, **words)
+        seen.append(averaged.model.get_parameter("fc.weight").detach().clone())
+        return answer
+
+    averaged.stepper.step = spy  # type: ignore[method-assign]
+    list(plain.fit())
+    list(averaged.fit())
+    expected = seen[0]
+    for value in seen[1:]:
+        expected = 0.9 * expected + 0.1 * value
+    assert torch.equal(seen[-1], plain.model.get_parameter("fc.weight"))  # averaging changes no step
+    assert torch.allclose(averaged.model.get_parameter("fc.weight"), expected, atol=1e-6)
+    assert not torch.allclose(expected, seen[-1], atol=1e-4)

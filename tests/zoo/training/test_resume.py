@@ -1,0 +1,351 @@
+"""A run that was stopped goes on as if nothing had happened, or says what differs."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from filelock import FileLock
+from tests_support import TINY, Killed, make_photos
+
+from zoo import Plugins, Run, UsageError, ZooError, resume, train
+from zoo.progress import Silent
+from zoo.storage.files import read_json, write_json
+from zoo.training.checkpoint import Checkpoints
+from zoo.training.recipe import Recipe
+
+# Every kind of state: two optimisers' moments, an average, mixup's draws, dropout, moving statistics, a recalibration,
+# what was best so far in a phase and in the run, a lowered rate
+SETTINGS: dict[str, Any] = {
+    "steps": {"strategy": "linear,solver=sgd,epochs=2+partial:1,epochs=2,ema=0.8,mixup=0.4+full,epochs=1,norm=train"},
+    "best": {
+        "strategy": "partial:1,epochs=3+full,epochs=2,norm=recalibrate",
+        "early_stopping": 1,
+        "keep": "best",
+        "schedule": "plateau",
+        "dropout": 0.3,
+        "backbone": "timm/test_efficientnet",
+    },
+    "sgd": {"strategy": "l2sp:0.5,epochs=2+full,epochs=1,cutmix=1.0", "optimizer": "sgd", "accumulate": 2},
+    "solved": {"strategy": "lpft", "epochs": 2},
+    "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit", "image_size": 160},
+    "truncated": {"strategy": "truncate:1+full", "epochs": 2},
+    "found": {"strategy": "partial:1", "epochs": 2, "lr": "find"},
+    "best of a solved head": {"strategy": "linear+full", "epochs": 2, "keep": "best"},
+}
+
+BASE = replace(TINY, save_every=0.0)
+
+
+@pytest.fixture(scope="module")
+def plugins() -> Plugins:
+    return Plugins()
+
+
+@pytest.fixture
+def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Die after that many checkpoints more."""
+
+    def arrange(count: int) -> None:
+        write = Checkpoints.write
+        left = [count]
+
+        def dying(self: Checkpoints, *arguments: Any) -> None:
+            if left[0] == 0:
+                left[0] = -1  # once
+                raise Killed
+            left[0] -= 1
+            write(self, *arguments)
+
+        monkeypatch.setattr(Checkpoints, "write", dying)
+
+    return arrange
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def same(one: Run, other: Run) -> None:
+    assert one.record["weights_sha256"] == other.record["weights_sha256"]
+    figures = [[(line["phase"], line["epoch"], line["train_loss"]) for line in run.history] for run in (one, other)]
+    assert figures[0] == figures[1]
+    choices = [[line.get("choice_loss") for line in run.history] for run in (one, other)]
+    rates = [[line.get("lr") for line in run.history] for run in (one, other)]
+    assert rates[0] == rates[1]
+    assert choices[0] == choices[1]
+
+
+def test_a_lowered_rate_stays_lowered(
+    three_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Recipe, "_evaluate", lambda self, split: {"choice_loss": 1.0, "choice_accuracy": 0.5})
+    experiment = replace(BASE, data=str(three_splits), strategy="full", epochs=8, schedule="plateau")
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    dies(whole.record["steps"] * 5 // 8 + 1)  # in the sixth epoch, after the rate was lowered
+    with pytest.raises(Killed):
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    again = resume(tmp_path / "killed", plugins=plugins)
+    same(whole, again)
+    rates = [[line["lr"] for line in run.history] for run in (whole, again)]
+    assert rates[0] == rates[1] and rates[0][5] < rates[0][0]
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_a_run_killed_three_times_ends_with_the_same_weights(
+    settings: dict[str, Any], three_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None]
+) -> None:
+    experiment = replace(BASE, data=str(three_splits), **settings)
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    steps = whole.record["steps"]
+    assert steps >= 6
+    dies(steps // 3)
+    with pytest.raises(Killed):
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    for _ in range(2):
+        dies(steps // 4)
+        with pytest.raises(Killed):
+            resume(tmp_path / "killed", plugins=plugins)
+    said = Said()
+    torch.manual_seed(99)  # what the process did before is of no matter
+    again = resume(tmp_path / "killed", plugins=plugins, progress=said)
+    same(whole, again)
+    at = [session["step"] for session in again.record["resumed"]]
+    assert at == [steps // 3 + count * (steps // 4) for count in range(3)]
+    assert any(f"resumed at step {at[-1]} " in note for note in said.notes)
+    assert again.status == "finished" and not list(again.path.glob("*checkpoint*"))
+    assert again.record["steps"] == steps
+
+
+def test_without_a_checkpoint_it_begins_anew(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None]
+) -> None:
+    experiment = replace(BASE, data=str(two_splits), epochs=2)
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    dies(0)
+    with pytest.raises(Killed):
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    same(whole, resume(tmp_path / "killed", plugins=plugins))
+
+
+@pytest.fixture
+def killed(two_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None]) -> Run:
+    """A run on photographs of its own, killed at its fifth step of six."""
+    shutil.copytree(two_splits, tmp_path / "photos")
+    dies(5)
+    with pytest.raises(Killed):
+        train(replace(BASE, data=str(tmp_path / "photos"), epochs=2), out=tmp_path / "killed", plugins=plugins)
+    return Run.open(tmp_path / "killed")
+
+
+def test_a_kill_after_the_last_step_of_an_epoch_keeps_its_rate(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    experiment = replace(BASE, data=str(two_splits), epochs=2)
+    whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
+    write = Checkpoints.write
+
+    def dying(self: Checkpoints, tensors: Any, state: Any) -> None:
+        write(self, tensors, state)
+        if state["place"]["step"] == 3:
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "write", dying)
+        train(experiment, out=tmp_path / "killed", plugins=plugins)
+    same(whole, resume(tmp_path / "killed", plugins=plugins))
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(
+    killed: Run, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    file = killed.path / "checkpoint.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1  # one bit of the last tensor
+    file.write_bytes(data)
+    said = Said()
+    again = resume(killed, plugins=plugins, progress=said)
+    assert any("checkpoint.safetensors` is damaged: its content does not match" in text for text in said.warnings)
+    assert again.record["resumed"][0]["step"] == 4
+    same(train(replace(BASE, data=str(two_splits), epochs=2), out=tmp_path / "whole", plugins=plugins), again)
+
+
+@pytest.mark.parametrize("damage", [b"", b"not safetensors at all"])
+def test_when_all_checkpoints_are_damaged_each_is_named(killed: Run, plugins: Plugins, damage: bytes) -> None:
+    for file in killed.path.glob("checkpoint*"):
+        file.write_bytes(damage)
+    with pytest.raises(ZooError, match=r"checkpoint\.safetensors` is damaged.*checkpoint-previous") as error:
+        resume(killed, plugins=plugins)
+    assert "--force" in str(error.value.hint)
+
+
+def test_half_a_save_is_no_checkpoint(killed: Run, plugins: Plugins) -> None:
+    whole = (killed.path / "checkpoint.safetensors").read_bytes()
+    (killed.path / ".checkpoint-next.safetensors.x1").write_bytes(whole[: len(whole) // 2])
+    again = resume(killed, plugins=plugins)
+    assert again.record["resumed"][0]["step"] == 5 and not list(again.path.glob(".checkpoint*"))
+
+
+def test_a_kill_between_two_renames_loses_nothing(killed: Run, plugins: Plugins) -> None:
+    (killed.path / "checkpoint.safetensors").rename(killed.path / "checkpoint-next.safetensors")
+    assert resume(killed, plugins=plugins).record["resumed"][0]["step"] == 5
+
+
+def photograph(root: Path) -> Path:
+    return next((root / "train").rglob("*.jpg"))
+
+
+def change(photos: Path) -> str:
+    shutil.copy(max((photos / "train").rglob("*.jpg")), min((photos / "train").rglob("*.jpg")))
+    return "is changed"
+
+
+def remove(photos: Path) -> str:
+    photograph(photos).unlink()
+    return "is gone"
+
+
+def add(photos: Path) -> str:
+    shutil.copy(photograph(photos), photograph(photos).with_name("new.jpg"))
+    return r"new\.jpg` is new"
+
+
+def add_class(photos: Path) -> str:
+    for split in ("train", "val"):
+        shutil.copytree(photos / split / "red", photos / split / "violet")
+    return "3 classes, the run began with 2: new is `violet`"
+
+
+@pytest.mark.parametrize("meddle", [change, remove, add, add_class])
+def test_other_data_are_named(killed: Run, tmp_path: Path, plugins: Plugins, meddle: Callable[[Path], str]) -> None:
+    words = meddle(tmp_path / "photos")
+    with pytest.raises(ZooError, match=words) as error:
+        resume(killed, force=True, plugins=plugins)  # which does not help
+    assert error.value.hint is not None
+    assert (killed.path / "checkpoint.safetensors").is_file()  # nothing is lost
+
+
+def test_other_versions_and_devices_are_named_and_can_be_forced(killed: Run, plugins: Plugins) -> None:
+    record = dict(killed.record)
+    record["versions"] = {**record["versions"], "torch": "1.0"}
+    record["device"] = {**record["device"], "name": "cuda:0"}
+    write_json(killed.path / "run.json", record)
+    with pytest.raises(ZooError, match=r"device is cpu, was cuda:0; torch is .*, was 1\.0") as error:
+        resume(killed.path, plugins=plugins)
+    assert "--force" in str(error.value.hint)
+    said = Said()
+    assert resume(killed.path, force=True, plugins=plugins, progress=said).status == "finished"
+    assert any("torch is" in text and "will differ" in text for text in said.warnings)
+
+
+def test_other_starting_weights_are_named(killed: Run, plugins: Plugins) -> None:
+    killed.update(start_sha256="0" * 64)
+    with pytest.raises(ZooError, match="starts from other weights than the run did"):
+        resume(killed.path, plugins=plugins)
+
+
+def test_a_frozen_tensor_that_changed_between_sessions_is_caught(killed: Run, plugins: Plugins) -> None:
+    checkpoints = Checkpoints(killed.path, 0.0, killed.record["id"])
+    found = checkpoints.read()
+    assert found is not None
+    tensors, state, _ = found
+    name = next(name for name in tensors if name.startswith("model/") and name.endswith("running_mean"))
+    checkpoints.write({**tensors, name: tensors[name] + 1}, state)
+    with pytest.raises(ZooError, match="what is frozen is not what it was"):
+        resume(killed.path, plugins=plugins)
+
+
+def test_a_finished_run_says_so(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    run = train(replace(BASE, data=str(two_splits), epochs=1), out=tmp_path / "run", plugins=plugins)
+    said = Said()
+    assert resume(run.path, plugins=plugins, progress=said).record == run.record
+    assert said.notes == [f"run `{run.path}` is finished, there is nothing to resume"]
+
+
+def test_what_is_no_run_is_refused(tmp_path: Path, plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match="is no run"):
+        resume(tmp_path, plugins=plugins)
+
+
+def test_two_processes_do_not_train_into_one_folder(killed: Run, plugins: Plugins) -> None:
+    with FileLock(killed.path / ".lock"), pytest.raises(ZooError, match="another process is training into"):
+        resume(killed.path, plugins=plugins)
+
+
+def test_the_history_is_cut_to_what_the_checkpoint_saw(killed: Run, plugins: Plugins) -> None:
+    with (killed.path / "history.jsonl").open("a") as stream:
+        stream.write('{"phase": "later", "epoch": 2, "train')  # as a kill leaves it
+    again = resume(killed.path, plugins=plugins)
+    assert [line["epoch"] for line in again.history] == [1, 2]
+
+
+def test_saves_are_spaced_by_time_and_by_their_cost(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("zoo.training.checkpoint.perf_counter", lambda: clock[0])
+    tensors = {"a": torch.zeros(3)}
+
+    def due_after(checkpoints: Checkpoints, seconds: float) -> bool:
+        clock[0] += seconds
+        return checkpoints.due()
+
+    fixed = Checkpoints(tmp_path, 5.0, "run")
+    assert not due_after(fixed, 4.9) and due_after(fixed, 0.2)
+    own = Checkpoints(tmp_path, None, "run")
+    assert not due_after(own, 29.9) and due_after(own, 0.2)
+    slow = iter([clock[0], clock[0] + 2.0, clock[0] + 2.0])  # a save of two seconds
+    monkeypatch.setattr("zoo.training.checkpoint.perf_counter", lambda: next(slow))
+    own.write(tensors, {})
+    monkeypatch.setattr("zoo.training.checkpoint.perf_counter", lambda: clock[0])
+    clock[0] += 2.0
+    assert not due_after(own, 99.0) and due_after(own, 1.1)  # two per cent
+
+
+def test_a_real_kill_and_the_command_line(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", {"train": 24, "val": 4})
+    zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
+    settings = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "full", "--epochs", "12"]
+    settings += ["--image-size", "32", "--batch-size", "8", "--save-every", "0s", "--data", str(photos)]
+    folder = tmp_path / "killed"
+    process = subprocess.Popen([*zoo, *settings, "--out", str(folder)], stderr=subprocess.DEVNULL)
+    while not (folder / "checkpoint.safetensors").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert read_json(folder / "run.json")["status"] == "running"
+    wrong = subprocess.run([*zoo, "--resume", str(folder), "--lr", "1"], capture_output=True, text=True)
+    assert wrong.returncode == 2 and "`--lr` is the run's own" in wrong.stderr
+    done = subprocess.run([*zoo, "--resume", str(folder), "--json"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "resumed at step" in done.stderr and json.loads(done.stdout)["status"] == "finished"
+    subprocess.run([*zoo, *settings, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    same(Run.open(tmp_path / "whole"), Run.open(folder))
+
+
+def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugins) -> None:
+    (killed.path / "history.jsonl").unlink()
+    splits = (killed.path / "splits.json").read_bytes()
+    (killed.path / "splits.json").unlink()
+    said = Said()
+    again = resume(killed.path, plugins=plugins, progress=said)
+    assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights have not"
+    assert any("there is no file" in note and "it is made again" in note for note in said.notes)
+    assert (again.path / "splits.json").read_bytes() == splits

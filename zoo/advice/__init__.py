@@ -1,0 +1,1 @@
+"""Advice: backbones and strategies recommended before training."""

@@ -1,0 +1,59 @@
+"""Track record: how advice that was kept in studies came out, once they were carried out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.errors import ZooError
+from zoo.storage.files import read_json
+from zoo.studies.results import STUDY_FILE, Results
+
+ADVICE_FILE = "advice.json"  # in a study's folder
+SHORTLIST = 3  # backbones that advice names
+
+
+def track_record(folder: Path) -> dict[str, Any] | None:
+    """How advice that is kept in finished studies came out: Kendall's tau, and what following it would have cost.
+
+    Regret is the best accuracy of any backbone less that of the first one, or of the best of the first three, of the
+    advice, each with its best strategy. None where there is no such study.
+    """
+    from scipy.stats import kendalltau
+
+    rows: list[dict[str, Any]] = []
+    for file in sorted(folder.glob(f"*/{ADVICE_FILE}")) if folder.is_dir() else []:
+        try:
+            if not (file.parent / STUDY_FILE).is_file():
+                continue
+            advice, board = read_json(file), Results.open(file.parent).leaderboard
+            best: dict[str, float] = {}
+            for row in board["rows"]:
+                best[row["backbone"]] = max(best.get(row["backbone"], 0.0), row["accuracy"])
+            ranked = [name for name in advice["backbones"] if name in best]
+        except (ZooError, KeyError, TypeError):
+            continue
+        if len(ranked) < 2:
+            continue
+        accuracies = [best[name] for name in ranked]
+        tau = kendalltau([-advice["backbones"][name]["rank"] for name in ranked], accuracies).statistic
+        rows.append(
+            {
+                "study": file.parent.name,
+                "backbones": len(ranked),
+                "images": board["rows"][0]["images"],
+                "tau": None if np.isnan(tau) else float(tau),
+                "regret_top_1": max(accuracies) - accuracies[0],
+                "regret_top_3": max(accuracies) - max(accuracies[:SHORTLIST]),
+            }
+        )
+    if not rows:
+        return None
+    taus = [row["tau"] for row in rows if row["tau"] is not None]
+    return {
+        "studies": rows,
+        "tau": sum(taus) / len(taus) if taus else None,
+        **{name: sum(row[name] for row in rows) / len(rows) for name in ("regret_top_1", "regret_top_3")},
+    }

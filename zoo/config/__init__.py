@@ -1,0 +1,1 @@
+"""Configuration: a strategy's text and an experiment's names, resolved."""

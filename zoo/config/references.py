@@ -1,0 +1,77 @@
+"""Names: what an experiment names, looked up. Without torch, so that it can be had before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from zoo.backbone import Backbone, Weights
+from zoo.catalogue import Entry
+from zoo.config.grammar import Plan, parse
+from zoo.errors import UsageError, at_once
+from zoo.experiment import Experiment
+from zoo.plugin import Plugins
+from zoo.preprocess import Preprocess
+
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Names:
+    """What an experiment names."""
+
+    backbone: Entry[Backbone]
+    plan: Plan
+    weights: Weights | None
+    weights_file: Path | None
+    preprocess: Preprocess
+
+
+def look_up(experiment: Experiment, plugins: Plugins) -> Names:
+    """Look up everything that an experiment names, before any work.
+
+    Raises:
+        UsageError: unknown names, all at once; or settings that exclude each other.
+    """
+    problems: list[UsageError] = []
+    try:
+        backbone = plugins.backbones.find(experiment.backbone)
+    except UsageError as error:
+        problems.append(error)
+    try:
+        plan = parse(experiment.strategy, plugins.strategies)
+    except UsageError as error:
+        problems.append(error)
+    if problems:
+        raise at_once(problems)
+    weights: Weights | None = None
+    file: Path | None = None
+    asked = experiment.weights
+    if _is_file(asked):
+        file = Path(asked).expanduser()
+        if file.is_dir():
+            raise UsageError(f"`{asked}` is a folder, not a file of weights", hint="pass the file in it")
+        if not file.is_file():
+            raise UsageError(
+                f"there is no file of weights `{asked}`", hint="`--weights` takes default, none, a tag or a file"
+            )
+    elif asked != "default" or plan.pretrained:
+        weights = backbone.value.find_weights(asked)
+    if not plan.pretrained and (weights is not None or file is not None):
+        raise UsageError(
+            f"strategy `{plan}` starts from random weights, `--weights {asked}` would be ignored",
+            hint="leave `--weights` out, or use `full`",
+        )
+    known = weights or (backbone.value.weights[0] if backbone.value.weights else None)
+    base = known.preprocess if known is not None else backbone.value.preprocess
+    return Names(
+        backbone=backbone,
+        plan=plan,
+        weights=weights,
+        weights_file=file,
+        preprocess=base.at(experiment.image_size),
+    )
+
+
+def _is_file(text: str) -> bool:
+    return Path(text).suffix.lower() in WEIGHTS_SUFFIXES or "/" in text or "\\" in text

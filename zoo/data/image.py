@@ -1,0 +1,158 @@
+"""Photographs: from a file's bytes to the pixels that a network sees. The one path that evaluation takes.
+
+Full decode, EXIF orientation applied, transparency over white, RGB, Pillow's antialiased resize, centre crop.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import PIL
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from zoo.errors import ZooError
+from zoo.preprocess import Preprocess
+from zoo.storage.cache import source_key
+
+# What counts as a photograph; a GIF is more often a placeholder ("image not found") than a photograph
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+# Pillow warns of a decompression bomb from 89 megapixels on and refuses twice that. Cameras reach 200; the bound is
+# ours to state, and beyond it a file is reported, not decoded.
+MAX_PIXELS = 300_000_000
+
+# Pillow's own bound is global and lower (179 megapixels); ours is looked at before anything is decoded
+Image.MAX_IMAGE_PIXELS = None
+
+_PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class BadImage(ZooError):
+    """A file that cannot be used as a photograph."""
+
+
+def decode(source: Path | Pixels, at_least: int | None = None) -> Pixels:
+    """A photograph's pixels, `(H, W, 3)` uint8 RGB, upright. Arrays are returned as they are.
+
+    With `at_least`, which is for training only, a JPEG comes at a half, a quarter or an eighth of its size, as long as
+    its shorter side keeps that many pixels; the decoder then does not compute what a resize would throw away.
+
+    Raises:
+        BadImage: the file is missing, truncated, no photograph, or larger than `MAX_PIXELS`.
+    """
+    if isinstance(source, np.ndarray):
+        return source
+    try:
+        with Image.open(source) as image:
+            if image.format not in FORMATS:
+                raise BadImage(f"`{source}` is a {image.format} file, not a photograph")
+            if image.width * image.height > MAX_PIXELS:
+                raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
+            if at_least is not None:
+                image.draft(None, (at_least, at_least))
+            return to_rgb(image)
+    except BadImage:
+        raise
+    except FileNotFoundError as error:
+        raise BadImage(f"there is no file `{source}`") from error
+    except UnidentifiedImageError as error:
+        raise BadImage(f"`{source}` cannot be read as an image") from error
+    except Exception as error:
+        # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise BadImage(f"`{source}` cannot be decoded: {reason}") from error
+
+
+def to_rgb(image: Image.Image) -> Pixels:
+    """An opened image as upright RGB: `(H, W, 3)` uint8. 16-bit greys are scaled; transparency lies over white."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
+        return _grey16(image)
+    if image.mode in ("P", "PA") and ("transparency" in image.info or image.mode == "PA"):
+        image = image.convert("RGBA")
+    if image.mode in ("LA", "La", "RGBa") or (image.mode in ("L", "RGB") and "transparency" in image.info):
+        image = image.convert("RGBA")
+    if image.mode == "RGBA":
+        white = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        image = Image.alpha_composite(white, image)
+    return np.asarray(image.convert("RGB"))
+
+
+def _grey16(image: Image.Image) -> Pixels:
+    """16-bit (and 32-bit) grey levels to 8 bits by their full range; Pillow's own conversion clips at 255."""
+    values = np.asarray(image).astype(np.float64)
+    if image.mode == "F" and values.max(initial=0.0) <= 1.0:
+        values = values * 255.0
+    elif image.mode.startswith("I;16") or values.max(initial=0.0) > 255:
+        values = values / 257.0  # 65535 / 255
+    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    return np.repeat(grey[:, :, None], 3, axis=2)
+
+
+def bound_aspect(photograph: Pixels, preprocess: Preprocess) -> Pixels:
+    """The middle part of a very long photograph; see `zoo.preprocess.MAX_ASPECT`."""
+    height, width = photograph.shape[:2]
+    kept_height, kept_width = preprocess.bounded_size(height, width)
+    top, left = (height - kept_height) // 2, (width - kept_width) // 2
+    return photograph[top : top + kept_height, left : left + kept_width]
+
+
+def resize(photograph: Pixels, preprocess: Preprocess) -> Pixels:
+    """Bound the aspect ratio and resize: `(H, W, 3)` to `(h, w, 3)`, uint8, by Pillow with antialiasing.
+
+    The horizontal pass is made first, as Pillow did up to 12 and onnxruntime does; Pillow 13 chooses by the sizes, and
+    as levels are rounded and clipped between the passes, that moves the pixels of noise by up to 30 levels.
+    """
+    photograph = bound_aspect(photograph, preprocess)
+    height, width = preprocess.resized_size(*photograph.shape[:2])
+    if (height, width) == photograph.shape[:2]:
+        return photograph
+    image = Image.fromarray(np.ascontiguousarray(photograph))
+    filter = _PILLOW[preprocess.interpolation]
+    return np.asarray(image.resize((width, image.height), filter).resize((width, height), filter))
+
+
+def centre_crop(image: Pixels, side: int) -> Pixels:
+    """The middle `(side, side, 3)`; where the image is smaller it is padded with black, as torchvision does."""
+    height, width = image.shape[:2]
+    if height < side or width < side:
+        above, left = max(side - height, 0) // 2, max(side - width, 0) // 2
+        below, right = max(side - height, 0) - above, max(side - width, 0) - left
+        image = np.pad(image, ((above, below), (left, right), (0, 0)))
+        height, width = image.shape[:2]
+    top, left = (height - side) // 2, (width - side) // 2
+    return np.ascontiguousarray(image[top : top + side, left : left + side])
+
+
+def pixels(photograph: Pixels, preprocess: Preprocess) -> Pixels:
+    """What the network sees, before normalisation: `(H, W, 3)` to `(crop, crop, 3)`, uint8."""
+    return centre_crop(resize(photograph, preprocess), preprocess.crop)
+
+
+def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
+    """JSON of all that pixels depend on beside a file: the sizes and filter, this code, and Pillow's version."""
+    return {
+        "resize": preprocess.resize,
+        "fit": preprocess.fit,
+        "interpolation": preprocess.interpolation,
+        "code": source_key(Path(__file__)),
+        "pillow": PIL.__version__,
+    }
+
+
+def canvas(photograph: Pixels, preprocess: Preprocess) -> Pixels:
+    """The square that augmented crops are drawn from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8."""
+    return centre_crop(resize(photograph, preprocess), preprocess.canvas)
+
+
+def normalise(batch: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
+    """`(N, H, W, 3)` uint8 to `(N, 3, H, W)` float32: `(x / 255 - mean) / std`."""
+    scaled = batch.astype(np.float32) / np.float32(255)
+    normalised = (scaled - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
+    return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))

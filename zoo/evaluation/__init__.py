@@ -1,0 +1,1 @@
+"""Evaluation: scores, intervals and significance tests."""

@@ -1,0 +1,238 @@
+"""Evaluation: one path from photographs to figures, for a run and for its exported file alike."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.data.decoding import BadFile, decode_all, default_workers
+from zoo.data.image import BadImage
+from zoo.data.opening import choose_split, open_images
+from zoo.dataset import Sample
+from zoo.errors import PluginWarning, UsageError, ZooError
+from zoo.inference.opening import open_model
+from zoo.predictions import Predictions
+from zoo.predictor import Predictor
+from zoo.storage.files import SCHEMA
+from zoo.target import load_target
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+    from zoo.runs.run import Run
+
+# Photographs in memory at once while scoring; 12 megapixels are 36 MB
+BATCH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Figures of one model on one split, with the predictions that they were computed from."""
+
+    model: str
+    data: str
+    device: str
+    predictions: Predictions
+    metrics: dict[str, float | None]  # None: not a number, or the metric failed
+    split_seed: int = 0
+    fitted: int = 0  # of the images, how many the model was fitted on
+    bad: tuple[BadFile, ...] = ()
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Precision, recall, F1 and number of images of every class."""
+        from sklearn.metrics import precision_recall_fscore_support
+
+        table = self.predictions
+        found: Any = precision_recall_fscore_support(
+            table.labels, table.predicted, labels=range(len(table.classes)), average=None, zero_division=0.0
+        )
+        return [
+            {
+                "class": name,
+                "precision": float(found[0][index]),
+                "recall": float(found[1][index]),
+                "f1": float(found[2][index]),
+                "images": int(found[3][index]),
+            }
+            for index, name in enumerate(table.classes)
+        ]
+
+    def confusion(self) -> npt.NDArray[np.int64]:
+        """Counts `(C, C)`: rows are what the photographs show, columns what was predicted."""
+        size = len(self.predictions.classes)
+        counts: npt.NDArray[np.int64] = np.zeros((size, size), np.int64)
+        np.add.at(counts, (self.predictions.labels, self.predictions.predicted), 1)
+        return counts
+
+    def interval(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the accuracy."""
+        from scipy.stats import binomtest
+
+        found = binomtest(int(self.predictions.correct.sum()), len(self.predictions)).proportion_ci(method="wilson")
+        return float(found.low), float(found.high)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "schema": SCHEMA,
+            "model": self.model,
+            "data": self.data,
+            "split": self.predictions.split,
+            "split_seed": self.split_seed,
+            "fitted_on": self.fitted,
+            "device": self.device,
+            "images": len(self.predictions),
+            "metrics": self.metrics,
+            "accuracy_interval_95": list(self.interval()),
+            "per_class": self.per_class(),
+            "classes": list(self.predictions.classes),
+            "confusion": self.confusion().tolist(),
+            "bad_images": [{"path": file.id, "reason": file.reason} for file in self.bad],
+        }
+
+
+def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, float | None]:
+    """Every registered metric by name; a short name that is taken stands under `provider/name`.
+
+    A metric that raises or gives no finite number is None and a warning: it costs nobody a training run.
+    """
+    catalogue = plugins.metrics
+    found: dict[str, float | None] = {}
+    for entry in catalogue:
+        name = entry.name if catalogue.find(entry.name) is entry else entry.qualified
+        try:
+            value = float(load_target(entry.value.compute)(predictions))
+            reason = "" if math.isfinite(value) else f"it gave {value}"
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            warnings.warn(f"plugin `{entry.provider}`: metric `{name}` failed: {reason}", PluginWarning, stacklevel=2)
+        found[name] = None if reason else value
+    return found
+
+
+def score(
+    predictor: Predictor,
+    samples: Sequence[Sample],
+    split: str,
+    *,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> tuple[Predictions, list[BadFile]]:
+    """Decode and predict every sample, from bytes to logits.
+
+    Raises:
+        ZooError: the samples show a class that the model does not know, or none can be decoded.
+    """
+    index = {name: position for position, name in enumerate(predictor.classes)}
+    unknown = sorted({sample.label for sample in samples} - set(index))
+    if unknown:
+        raise ZooError(
+            f"class `{unknown[0]}` of the data is unknown to the model ({len(unknown)} such)",
+            hint=f"the model knows {' '.join(predictor.classes[:20])}; classes are matched by name",
+        )
+    ids: list[str] = []
+    labels: list[int] = []
+    rows: list[npt.NDArray[np.float32]] = []
+    bad: list[BadFile] = []
+    pending: list[npt.NDArray[np.uint8]] = []
+
+    def flush() -> None:
+        if pending:
+            rows.append(predictor.logits(pending))
+            advance(len(pending))
+            pending.clear()
+
+    for sample, result in decode_all(samples, workers):
+        if isinstance(result, BadImage):
+            bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
+            continue
+        ids.append(sample.id)
+        labels.append(index[sample.label])
+        pending.append(result)
+        if len(pending) == BATCH:
+            flush()
+    flush()
+    if not ids:
+        raise ZooError(
+            f"no photograph of split `{split}` can be decoded", hint=f"the first: {bad[0].reason}" if bad else None
+        )
+    table = Predictions(
+        split=split,
+        classes=predictor.classes,
+        ids=tuple(ids),
+        labels=np.array(labels, np.int64),
+        logits=np.concatenate(rows),
+    )
+    return table, bad
+
+
+def evaluate(
+    model: Path | str | Run,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    split_seed: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    plugins: Plugins | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """Score a run or an exported file; every look is written to the run's ledger.
+
+    `data` and `split_seed` default to what the run was trained on, `split` to the split that it reports.
+
+    Raises:
+        UsageError: a file without `data`, or a split that is not there.
+        ZooError: classes that do not match, or no usable photograph.
+    """
+    from zoo.plugin import Plugins
+
+    plugins = plugins or Plugins()
+    predictor, run = open_model(model, device, plugins)
+    if data is None:
+        if run is None:
+            raise UsageError("a file alone does not know its photographs", hint="pass `--data`")
+        data = run.experiment.data
+        if split == "":
+            raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
+    if split_seed is None:
+        split_seed = run.experiment.split_seed if run is not None else 0
+    images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
+    name, samples = choose_split(images, split)
+    fitted: set[str] = run.fitted() if run is not None and images.name == run.data_name else set()
+    done = 0
+
+    def step(count: int) -> None:
+        nonlocal done
+        done += count
+        advance(done, len(samples))
+
+    predictions, bad = score(predictor, samples, name, workers=workers or default_workers(), advance=step)
+    evaluation = Evaluation(
+        model=str(run.path if run is not None and model is run else model),
+        data=images.name,
+        device=predictor.device,
+        predictions=predictions,
+        metrics=compute_metrics(predictions, plugins),
+        split_seed=split_seed,
+        fitted=len(fitted & set(predictions.ids)),
+        bad=tuple(bad),
+    )
+    if run is not None:
+        try:
+            run.note_look(
+                evaluation.predictions,
+                model=evaluation.model,
+                data=evaluation.data,
+                split_seed=evaluation.split_seed,
+                accuracy=evaluation.metrics.get("accuracy"),
+            )
+        except ZooError as error:
+            warnings.warn(f"the look is not in the run's ledger: {error.message}", stacklevel=2)
+    return evaluation

@@ -1,0 +1,1 @@
+"""Export: files written, compared with their run, verified."""

@@ -1,0 +1,75 @@
+"""Candidates: a run exported in several precisions, of which one is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.exporter import Exporter
+from zoo.exporting.parity import Parity
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+
+TIMED = 1.0  # seconds of each file
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """What became of one precision: its parity, its size in bytes, its latency (seconds, with the 95 % interval)."""
+
+    precision: str
+    parity: Parity | None = None
+    size: int | None = None
+    latency: tuple[float, float, float] | None = None
+    told_apart: bool = False  # slower than the fastest of all by more than chance
+    failure: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "precision": self.precision,
+            "parity": self.parity.to_json() if self.parity is not None else None,
+            "bytes": self.size,
+            "latency": list(self.latency) if self.latency is not None else None,
+            "failure": self.failure or None,
+        }
+
+
+def fastest(candidates: Sequence[Candidate]) -> Candidate:
+    """The candidate with the least latency; but fp32, where it cannot be told apart from it or was not timed."""
+    plain = candidates[0]
+    if plain.precision == "fp32" and not plain.told_apart:
+        return plain
+    timed = [one for one in candidates if one.latency is not None]
+    return min(timed, key=lambda one: one.latency[0] if one.latency else 0.0, default=plain)
+
+
+def time_candidates(
+    candidates: Sequence[Candidate], files: Mapping[str, Path], exporter: Exporter, plugins: Plugins
+) -> list[Candidate]:
+    """The candidates that passed with the latency of one photograph, by turns, on the device that they were held to."""
+    from zoo.latency.measurement import bench
+
+    first = next(one.parity for one in candidates if one.parity is not None)
+    device = "cuda" if "CUDA" in first.provider else "cpu"
+    paths = [files[one.precision] for one in candidates if not one.failure]
+    report = bench(
+        paths,
+        runtimes=[exporter.runtimes[device]] if device in exporter.runtimes else None,
+        device=device,
+        batch_sizes=(1,),
+        seconds=TIMED,
+        plugins=plugins,
+    )
+    found = {outcome.target: outcome.measurements[0] for outcome in report.measured}
+
+    def with_latency(one: Candidate) -> Candidate:
+        measured = found.get(str(files[one.precision]))
+        if measured is None:
+            return one
+        p50 = measured.p50
+        return replace(one, latency=(p50.value, p50.low, p50.high), told_apart=measured.told_apart)
+
+    return [with_latency(one) for one in candidates]

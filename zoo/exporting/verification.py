@@ -1,0 +1,70 @@
+"""Verifying: an exported file by itself, and against the run whose folder it lies in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from zoo.errors import UsageError
+from zoo.exporter import Check
+from zoo.exporting.parity import compare
+from zoo.inference.opening import find_exporter
+from zoo.runs.run import Run
+from zoo.target import load_target
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
+
+
+def verify(
+    file: Path | str,
+    *,
+    data: str | None = None,
+    split: str | None = None,
+    device: str = "auto",
+    plugins: Plugins | None = None,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Check]:
+    """Check a file by itself: integrity and golden inputs. With `data`, repeat the full check against its run.
+
+    The run is the folder that the file lies in.
+
+    Raises:
+        UsageError: the file or its format is unknown, or with `data` it does not lie in its run's folder.
+        ZooError: the file cannot be read at all.
+    """
+    from zoo.evaluation.scoring import evaluate
+    from zoo.plugin import Plugins
+
+    plugins = plugins or Plugins()
+    path = Path(file)
+    exporter = find_exporter(path, plugins)
+    checks: list[Check] = list(load_target(exporter.verify)(path, device))
+    if data is None:
+        if split is not None:
+            raise UsageError("`--split` is of `--data`, which is not given", hint="pass both, or neither")
+        return checks
+    if not all(check.passed for check in checks):
+        return [*checks, Check(name="photographs", passed=False, detail="not compared, since the file is not sound")]
+    run = Run.open(path.parent) if (path.parent / "run.json").is_file() else None
+    if run is None:
+        raise UsageError(
+            f"`{path}` does not lie in its run's folder, so there is nothing to compare its predictions with",
+            hint=f"`zoo evaluate {path} --data {data}` gives its figures",
+        )
+    ours = run.predictions(split)
+    theirs = evaluate(
+        path,
+        data=data,
+        split=ours.split,
+        split_seed=run.experiment.split_seed,
+        device=device,
+        plugins=plugins,
+        advance=advance,
+    )
+    plain: dict[str, Any] = {"name": "fp32"}
+    made = plain if exporter.inspect is None else load_target(exporter.inspect)(path)["precision"]
+    parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
+    detail = str(parity) + "".join(f"\n  {flip}" for flip in parity.flips[:10])
+    return [*checks, Check(name="photographs", passed=parity.passed, detail=detail)]

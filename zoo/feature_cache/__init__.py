@@ -1,0 +1,1 @@
+"""The feature cache: outputs of frozen layers, computed once."""

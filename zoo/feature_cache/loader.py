@@ -1,0 +1,240 @@
+"""The feed: what the part of a network that trains is given, for any images and views.
+
+Either views of the images as the network's input, or, where the network is cut, the rows of its frozen prefix: from the
+store, or computed when they are asked for. Both ways give the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zoo.data.augmentation import draw_views, image_key, make_view
+from zoo.data.decoding import Scanned
+from zoo.data.image import normalise
+from zoo.experiment import Augment
+from zoo.feature_cache.split_network import BLOCKS, Cut, Rows, block_size, in_blocks
+from zoo.preprocess import Preprocess
+from zoo.progress import Progress
+from zoo.storage.tensor_store import Store, digest_of_texts
+
+# Bytes of a shard of the store, and its most images: large enough to write at once, small enough to lose
+SHARD, SHARD_IMAGES = 32 * 2**20, 1024
+
+Indices = npt.NDArray[np.int64]
+
+
+class Source(Protocol):
+    """Images of one part of the data, as a network's input."""
+
+    part: Scanned
+
+    def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
+        """Normalised float32 `(N, 3, H, W)`, channels last, on the device."""
+        ...
+
+    def key(self, indices: Indices, view: int) -> dict[str, Any]:
+        """JSON that tells these inputs from all others."""
+        ...
+
+
+class Views:
+    """Random views of the training images, by a seed of (image, view); `plain` ones are centre crops."""
+
+    def __init__(self, part: Scanned, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device) -> None:
+        self.part = part
+        self.augment = augment
+        self.seed = seed
+        self.preprocess = preprocess
+        self.place = place
+        self.drawing = 0.0  # seconds
+        self._view = make_view(augment, preprocess.crop)
+        self.keys = [image_key(sample.id) for sample in part.samples]
+        self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
+        shape = (1, 3, 1, 1)
+        self._mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(place)
+        self._scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(place)
+
+    def plain(self) -> Views:
+        """The same images without augmentation."""
+        return Views(self.part, "none", self.seed, self.preprocess, self.place)
+
+    def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
+        started = perf_counter()
+        asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
+        chosen = self.canvases[indices]
+        if self.place.type == "cuda":  # chance is drawn on the CPU, pixels are moved about by the GPU
+            chosen = chosen.pin_memory().to(self.place, non_blocking=True)
+        drawn = draw_views(chosen, asked, self._view, self.seed)
+        self.drawing += perf_counter() - started
+        return self.normalised(drawn)
+
+    def normalised(self, views: torch.Tensor) -> torch.Tensor:
+        """Views `(N, 3, H, W)` uint8 to normalised float32 on the device, channels last."""
+        moved = views.to(self.place, torch.float32)
+        return moved.sub_(self._mean).mul_(self._scale).contiguous(memory_format=torch.channels_last)
+
+    def key(self, indices: Indices, view: int) -> dict[str, Any]:
+        found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
+        if self.augment != "none":
+            names = [self.keys[index] for index in indices.tolist()]  # a view is drawn by an image's name
+            found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
+        return found
+
+
+class Crops:
+    """Images as evaluation sees them."""
+
+    def __init__(self, part: Scanned, preprocess: Preprocess, place: torch.device) -> None:
+        self.part = part
+        self.preprocess = preprocess
+        self.place = place
+
+    def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
+        ready = torch.from_numpy(normalise(self.part.pixels[indices], self.preprocess)).to(self.place)
+        return ready.contiguous(memory_format=torch.channels_last)
+
+    def key(self, indices: Indices, view: int) -> dict[str, Any]:
+        return {"preprocess": self.preprocess.to_json(), "augment": "evaluation"}
+
+
+@dataclass
+class Spent:
+    """Seconds, by what they went into."""
+
+    prefix: float = 0.0
+    store: float = 0.0  # reading and writing
+
+
+class PrefixRows:
+    """Rows of a cut's prefix for the images of a source, `block` at a time whoever asks.
+
+    With a store, a view's rows are computed for all images when it is first prepared, and kept; without one, or once it
+    fails, for the images that are asked for.
+    """
+
+    def __init__(
+        self,
+        cut: Cut,
+        source: Source,
+        *,
+        store: Store | None,
+        key: Mapping[str, Any],
+        batch_size: int,
+        progress: Progress,
+        title: str,
+    ) -> None:
+        self.cut = cut
+        self.source = source
+        self.store = store
+        self.block = block_size(batch_size, BLOCKS.get(cut.place.type, 64))
+        self.progress = progress
+        self.title = title
+        self.spent = Spent()
+        self.read = self.computed = 0  # images whose rows came from the store, and that were computed
+        self._shards: dict[int, list[Rows]] = {}  # view -> shards
+        per = min(SHARD_IMAGES, max(SHARD // max(cut.bytes, 1), 1))
+        self.per_shard = max(per // self.block, 1) * self.block
+        self._key = {**key, "block": self.block, "prefix": cut.digest()} if store is not None else {}
+
+    def prepare(self, view: int) -> None:
+        """See to it that a view's rows are stored, of all images, where there is a store."""
+        if self.store is None or view in self._shards:
+            return
+        count = len(self.source.part.labels)
+        shards: list[Rows] = []
+        shown = False
+        for start in range(0, count, self.per_shard):
+            indices = np.arange(start, min(start + self.per_shard, count))
+            key = self._key | {
+                "images": digest_of_texts(self.source.part.contents[index] for index in indices),
+                "pixels": self.source.key(indices, view),
+            }
+            rows = self._stored(key, len(indices))
+            if rows is None:
+                if not shown:
+                    self.progress.start(self.title, count)
+                    self.progress.advance(start)
+                    shown = True
+                rows = self._kept(key, self._compute(indices, [view] * len(indices), self.progress.advance))
+                if rows is None:
+                    assert self.store is not None
+                    self.progress.warn(
+                        f"{self.store.failure}: the frozen prefix is computed again in every epoch; "
+                        "the result is the same"
+                    )
+                    self.store = None
+                    return
+            elif shown:
+                self.progress.advance(len(indices))
+            shards.append(rows)
+        self._shards[view] = shards
+
+    def take(self, indices: Indices, views: Sequence[int]) -> Rows:
+        """Rows of images, each at its view, on the device."""
+        if any(view not in self._shards for view in views):
+            return self._compute(indices, views)
+        started = perf_counter()
+        rows = tuple(torch.empty((len(indices), *end.shape), dtype=end.dtype) for end in self.cut.ends)
+        wanted = np.asarray(views)
+        for view in dict.fromkeys(views):
+            for number, shard in enumerate(self._shards[view]):
+                mine = np.flatnonzero((wanted == view) & (indices // self.per_shard == number))
+                if len(mine):
+                    here = torch.from_numpy(indices[mine] % self.per_shard)
+                    for row, kept in zip(rows, shard):
+                        row[torch.from_numpy(mine)] = kept[here]
+        rows = tuple(row.to(self.cut.place) for row in rows)
+        self.spent.store += perf_counter() - started
+        return rows
+
+    def _compute(
+        self, indices: Indices, views: Sequence[int], advance: Callable[[int], None] = lambda count: None
+    ) -> Rows:
+        parts = []
+        for start in range(0, len(indices), self.block):
+            part = slice(start, start + self.block)
+            inputs = self.source.inputs(indices[part], views[part])
+            started = perf_counter()
+            parts.append(in_blocks(self.cut, inputs, self.block))
+            self.spent.prefix += perf_counter() - started
+            advance(len(inputs))
+        self.computed += len(indices)
+        return tuple(torch.cat(rows) for rows in zip(*parts)) if len(parts) > 1 else parts[0]
+
+    def _stored(self, key: Mapping[str, Any], count: int) -> Rows | None:
+        assert self.store is not None
+        started = perf_counter()
+        found = self.store.read(key)
+        self.spent.store += perf_counter() - started
+        if found is None:
+            return None
+        rows = tuple(found.get(str(number), torch.empty(0)) for number in range(len(self.cut.ends)))
+        if any(row.shape != (count, *end.shape) or row.dtype != end.dtype for row, end in zip(rows, self.cut.ends)):
+            return None
+        self.read += count
+        return rows
+
+    def _kept(self, key: Mapping[str, Any], rows: Rows) -> Rows | None:
+        assert self.store is not None
+        started = perf_counter()
+        kept = self.store.write(key, {str(number): row.cpu().contiguous() for number, row in enumerate(rows)})
+        self.spent.store += perf_counter() - started
+        if kept is None:  # another process may have made room for its own at once: these stay in memory
+            return rows if self.store.failure is None else None
+        return tuple(kept[str(number)] for number in range(len(rows)))
+
+
+def default_views(epochs: int) -> int:
+    """Views of an image that a cut phase trains on where `--views` does not say: the root of its epochs, rounded.
+
+    So that the prefix is computed ever more seldom than the rest as epochs grow: 2 for 5, 4 for 20, 10 for 100.
+    """
+    return max(1, round(math.sqrt(epochs)))

@@ -1,0 +1,1 @@
+"""Inference: models opened, images classified."""

@@ -1,0 +1,1 @@
+"""Latency: interleaved measurements of runs and exported files."""

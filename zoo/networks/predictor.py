@@ -1,0 +1,52 @@
+"""A torch network as a predictor: the reference that every exported file is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from zoo.data.image import normalise, pixels
+from zoo.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class TorchPredictor:
+    """A torch network that predicts photographs by the one way to evaluate: Pillow, fp32, its own crop."""
+
+    model: Any
+    classes: tuple[str, ...]
+    preprocess: Preprocess
+    torch_device: Any
+
+    @property
+    def device(self) -> str:
+        return str(self.torch_device)
+
+    def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        return self.logits_of_pixels(np.stack([pixels(photograph, self.preprocess) for photograph in photographs]))
+
+    def logits_of_pixels(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
+        with torch.inference_mode(), full_precision():
+            inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
+            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
+        return found
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """cuDNN and cuBLAS would round to TF32 on recent GPUs; evaluation is fp32 everywhere."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        with torch.backends.cudnn.flags(allow_tf32=False):
+            yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before

@@ -1,0 +1,1 @@
+"""Reports: a run or a study as one HTML file."""

@@ -1,0 +1,358 @@
+"""Reporting: a study or a run as one HTML file that needs no network, with its figures as JSON and CSV beside it."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.advice.track_record import ADVICE_FILE
+from zoo.errors import UsageError, ZooError
+from zoo.evaluation.scoring import Evaluation
+from zoo.plugin import Plugins
+from zoo.predictions import Predictions
+from zoo.reports.plots import (
+    accuracy_against_latency,
+    calibration,
+    check_plots,
+    depth_profile,
+    fraction_curves,
+    learning_curves,
+)
+from zoo.runs.run import RUN_FILE, Run
+from zoo.storage.files import read_json, write_bytes, write_json
+from zoo.studies.learning_curve import points_by_images, where_transfer_pays
+from zoo.studies.results import STUDY_FILE, TRIALS, Results
+
+if TYPE_CHECKING:
+    from zoo.dataset import Sample
+
+TEMPLATE = Path(__file__).with_name("report.html.j2")
+
+GALLERY = 12  # photographs
+THUMBNAIL = 220  # pixels, the longer side
+CURVES = 8  # ways to train in one plot
+PAIRS = 8  # confused pairs
+CELLS = 30  # classes up to which a confusion matrix is shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The files of a report."""
+
+    html: Path
+    json: Path
+    csv: Path
+
+    def __fspath__(self) -> str:
+        return str(self.html)
+
+
+def report(
+    of: Path | str | Run | Results,
+    *,
+    out: Path | str | None = None,
+    photographs: bool = True,
+    plugins: Plugins | None = None,
+) -> Report:
+    """Write the report of a run or of a study; by default into its own folder, in the place of an older one.
+
+    The worst mistakes are in it as small photographs, unless `photographs` is false: then their names alone.
+
+    Raises:
+        UsageError: it is neither a run nor a study, or `out` is no HTML file.
+        ZooError: nothing of it is finished, or a file cannot be written.
+    """
+    check_plots()
+    plugins = plugins or Plugins()
+    if isinstance(of, (str, Path)):
+        folder = Path(of)
+        if (folder / STUDY_FILE).is_file():
+            of = Results.open(folder)
+        elif (folder / RUN_FILE).is_file():
+            of = Run.open(folder)
+        else:
+            raise UsageError(f"`{folder}` is neither a run nor a study", hint="pass the folder that zoo made")
+    target = Path(out) if out is not None else of.path / "report.html"
+    if target.suffix != ".html":
+        raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
+    if not target.parent.is_dir():
+        raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
+    page, table = _of_study(of, plugins) if isinstance(of, Results) else _of_run(of, plugins)
+    if not photographs:
+        page["gallery"] = [{**one, "photograph": None} for one in page["gallery"]]
+    found = Report(html=target, json=target.with_suffix(".json"), csv=target.with_suffix(".csv"))
+    write_bytes(found.html, render(page).encode())
+    write_json(found.json, {"schema": 1, **{key: value for key, value in page.items() if key not in _DRAWN}})
+    write_bytes(found.csv, table.encode())
+    return found
+
+
+# What of a page is of the page alone
+_DRAWN = ("plots", "gallery")
+
+
+def render(page: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["share"] = lambda value: "-" if value is None else f"{value:.3f}"
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**page)
+
+
+def _of_run(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
+    if run.status != "finished":
+        raise ZooError(f"run `{run.path}` is {run.status}, not finished", hint=f"`{_goes_on_by(run.path)}` goes on")
+    history = run.history
+    curves = {
+        "train": [line["train_loss"] for line in history],
+        "chosen on": [line["choice_loss"] for line in history if "choice_loss" in line],
+    }
+    record = run.record
+    page = {
+        "title": f"{record['backbone']} {record['strategy']}",
+        "kind": "run",
+        "verdict": _said(run),
+        "notes": [],
+        "board": None,
+        "fractions": None,
+        "mixed": None,
+        "advice": None,
+        "failures": [],
+        "plots": {
+            "latency": None,
+            "fractions": None,
+            "curves": learning_curves(curves),
+            "depth": None,
+            "similar": None,
+        },
+        "made": {
+            "command": _command_of(run),
+            "folder": run.path.name,
+            "created": record.get("created"),
+            "machine": record.get("machine") or record.get("device"),
+            "versions": record.get("versions"),
+            "settings": record["experiment"],
+        },
+        **_model_part(run, plugins),
+    }
+    return page, _predictions_csv(run.predictions())
+
+
+def _goes_on_by(run: Path) -> str:
+    """The command by which an unfinished run goes on: a trial, by its study."""
+    of_study = run.resolve().parent.name == TRIALS and (run.resolve().parent.parent / STUDY_FILE).is_file()
+    return f"zoo study {run.parent.parent}" if of_study else f"zoo train --resume {run}"
+
+
+def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
+    board, table = results.compare(plugins)
+    rows = board["rows"]
+    left = int(results.record.get("trials", 0)) - len(results.outcomes)
+    unfinished = [f"{left} of {results.record['trials']} trials have no outcome yet"] if left > 0 else []
+    chosen = next(row for row in rows if row["cheapest"])
+    curves: dict[str, list[float]] = {}
+    for row in rows:
+        history = results.run(results.first(row["way"])).history
+        losses = [line["choice_loss"] for line in history if "choice_loss" in line]
+        if len(losses) > 1 and len(curves) < CURVES:
+            curves[_short(row["way"])] = losses
+    advice_file = results.path / ADVICE_FILE
+    advice = read_json(advice_file) if advice_file.is_file() else None
+    try:
+        profiles = {_short(name): one["stages"] for name, one in advice["backbones"].items()} if advice else {}
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ZooError(
+            f"`{advice_file}` is damaged", hint=f"`zoo advise --study {results.path}` makes it anew"
+        ) from error
+    by_images, bare = points_by_images(results, board)
+    page = {
+        "title": f"study of {Path(str(results.record['data_name']).rpartition(':')[2]).name}",
+        "kind": "study",
+        "verdict": _verdict(board, chosen),
+        "notes": [
+            *unfinished,
+            *results.record.get("notes", []),
+            *board["notes"],
+            *where_transfer_pays(by_images, bare),
+        ],
+        "board": board,
+        "fractions": by_images if len(results.study.fractions) > 1 else None,
+        "mixed": board.get("ensemble"),
+        "advice": advice,
+        "failures": [one for one in results.outcomes if one["status"] != "finished"],
+        "plots": {
+            "latency": accuracy_against_latency(rows),
+            "curves": learning_curves(curves),
+            "fractions": fraction_curves({_short(way): points for way, points in by_images.items()}),
+            "depth": depth_profile(profiles, "accuracy", "accuracy of a linear probe"),
+            "similar": depth_profile(profiles, "distance", "distance from the source data"),
+        },
+        "made": {
+            "command": _command_of_study(results),
+            "folder": results.path.name,
+            "created": results.record.get("created"),
+            "machine": results.record.get("machine"),
+            "versions": results.record.get("versions"),
+            "settings": results.record["study"],
+        },
+        **_model_part(results.run(results.first(chosen["way"])), plugins),
+    }
+    return page, table.to_csv()
+
+
+def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
+    """What one network does: on the locked split where it was looked at, else on the one that the run reports."""
+    test = run.path / "predictions-test.safetensors"
+    table = run.predictions("test") if test.is_file() else run.predictions()
+    shown = Evaluation(model=str(run.path), data=run.data_name, device="", predictions=table, metrics={})
+    confusion = shown.confusion()
+    pairs = [
+        {"shows": table.classes[row], "taken_for": table.classes[column], "count": int(confusion[row, column])}
+        for row, column in zip(*np.nonzero(confusion))
+        if row != column
+    ]
+    from zoo.evaluation.scoring import compute_metrics
+
+    metrics = compute_metrics(table, plugins)
+    return {
+        "model": {
+            "name": f"{run.record['backbone']} {run.record['strategy']}, seed {run.experiment.seed}",
+            "split": table.split,
+            "images": len(table),
+            "metrics": metrics,
+            "interval": list(shown.interval()),
+            "per_class": shown.per_class(),
+            "classes": list(table.classes),
+            "confusion": confusion.tolist() if len(table.classes) <= CELLS else None,
+            "pairs": sorted(pairs, key=lambda pair: -pair["count"])[:PAIRS],
+            "looks": run.looks(table.split),
+        },
+        "gallery": _gallery(run, table, plugins),
+        "calibration": calibration(table),
+    }
+
+
+def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
+    """The mistakes that the network was surest of, as small photographs; without those that cannot be read any more."""
+    from zoo.data.opening import open_images
+
+    wrong = np.flatnonzero(~table.correct)
+    if not len(wrong):
+        return []
+    confidence = table.probabilities.max(axis=1)
+    order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
+    try:
+        images = open_images(run.experiment.data, run.experiment.split_seed, plugins, of_run=True)
+        samples = {sample.id: sample for samples in images.splits.values() for sample in samples}
+    except ZooError:
+        samples = {}
+    return [
+        {
+            "id": table.ids[place],
+            "shows": table.classes[table.labels[place]],
+            "taken_for": table.classes[table.predicted[place]],
+            "confidence": float(confidence[place]),
+            "photograph": _thumbnail(samples.get(table.ids[place])),
+        }
+        for place in order
+    ]
+
+
+def _thumbnail(sample: Sample | None) -> str | None:
+    from PIL import Image
+
+    from zoo.data.image import BadImage, decode
+
+    if sample is None:
+        return None
+    try:
+        image = Image.fromarray(decode(sample.source))
+    except (BadImage, OSError):
+        return None
+    image.thumbnail((THUMBNAIL, THUMBNAIL))
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+
+
+def _said(run: Run) -> str:
+    interval = run.record.get("accuracy_interval_95") or [None, None]
+    accuracy = run.metrics.get("accuracy")
+    return f"accuracy {accuracy:.3f} on `{run.record['reported_split']}` (95 % {interval[0]:.3f} to {interval[1]:.3f})"
+
+
+def _verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    count, images = len(board["winners"]), board["rows"][0]["images"]
+    if len(board["rows"]) == 1:
+        text = f"One way to train was compared: {chosen['way']}, by {images} photographs of {board['split']}."
+    elif count == 1:
+        text = f"Nothing is known to be as good as {chosen['way']}, by {images} photographs of {board['split']}."
+    else:
+        text = (
+            f"{count} of {len(board['rows'])} ways to train cannot be told apart from the best, by {images} "
+            f"photographs of {board['split']}. The cheapest of them is {chosen['way']}."
+        )
+    if chosen["test"]:
+        low, high = chosen["test"]["interval"]
+        text += f" On the locked split it has {chosen['test']['accuracy']:.3f} (95 % {low:.3f} to {high:.3f})."
+    return text
+
+
+def _short(way: str) -> str:
+    """A way to train without its provider."""
+    return way.partition("/")[2] or way
+
+
+def _command_of(run: Run) -> str:
+    from zoo.experiment import Experiment
+
+    words = ["zoo", "train"]
+    for name, field in Experiment.__dataclass_fields__.items():
+        value = getattr(run.experiment, name)
+        if value != field.default and value is not None:
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
+
+
+def _command_of_study(results: Results) -> str:
+    asked = results.study
+    words = ["zoo", "study", "--data", asked.data]
+    for option, values in (
+        ("backbone", asked.backbones),
+        ("strategy", asked.strategies),
+        ("seed", asked.seeds),
+        ("fraction", asked.fractions if asked.fractions != (1.0,) else ()),
+        ("license", asked.licenses),
+    ):
+        words += [word for value in values for word in (f"--{option}", str(value))]
+    for backbone, strategy in asked.also:
+        words += ["--also", backbone, strategy]
+    if asked.max_latency is not None:
+        words += ["--max-latency", f"{asked.max_latency * 1000:g}ms"]
+    if asked.max_size is not None:
+        words += ["--max-size", str(asked.max_size)]
+    if asked.search:
+        words += ["--search", str(asked.search)]
+    words += [] if asked.test else ["--no-test"]
+    for name, value in asked.settings.items():
+        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+    return shlex.join(words)
+
+
+def _predictions_csv(table: Predictions) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["photograph", "shows", "predicted", *table.classes])
+    for place, name in enumerate(table.ids):
+        shares = [f"{value:.6f}" for value in table.probabilities[place]]
+        writer.writerow([name, table.classes[table.labels[place]], table.classes[table.predicted[place]], *shares])
+    return text.getvalue()

@@ -1,0 +1,154 @@
+"""Footprint: what a network costs where it runs. Its weights do not change that, so it is known before training."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import dataclass, replace
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from zoo.experiment import Experiment
+
+if TYPE_CHECKING:
+    from zoo.backbone import Network
+    from zoo.plugin import Plugins
+    from zoo.solver import Task
+    from zoo.studies.study import Study
+
+FORMAT = "onnx"
+FILE = f"network.{FORMAT}"
+SECONDS = 1.0  # of timed calls of each network
+
+
+@dataclass(frozen=True, kw_only=True)
+class Footprint:
+    """Latency of one image (seconds, p50 with its 95 % interval), size (bytes), parameters and licence of a network.
+
+    What could not be found out is None, and `failure` says why. `unfit` says why no such network can be trained so.
+    """
+
+    shape: str = ""  # digest of the network's structure: those with the same one cost the same
+    latency: tuple[float, float, float] | None = None
+    size: int | None = None
+    parameters: int | None = None
+    license: str = "unknown"
+    failure: str = ""
+    unfit: str = ""
+
+    def refused(self, study: Study) -> str:
+        """Why a study does not train it; empty where it does."""
+        if self.unfit:
+            return self.unfit
+        if study.licenses and not any(fnmatch(self.license.lower(), one.lower()) for one in study.licenses):
+            return f"licence {self.license}, not {' or '.join(study.licenses)}"
+        for what, bound, value, unit in (
+            ("latency", study.max_latency, self.latency[0] if self.latency else None, 1e3),
+            ("size", study.max_size, self.size, 1e-6),
+        ):
+            if bound is None:
+                continue
+            name = "ms" if what == "latency" else "MB"
+            if value is None:
+                return f"its {what} is not known: {self.failure}"
+            if value > bound:
+                return f"{what} {value * unit:.1f} {name}, over {bound * unit:g} {name}"
+        return ""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**vars(self), "latency": list(self.latency) if self.latency else None}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Footprint:
+        return cls(**{**data, "latency": tuple(data["latency"]) if data["latency"] else None})
+
+
+def license_of(experiment: Experiment, plugins: Plugins) -> str:
+    """The licence of the weights that an experiment starts from, or of the code where it starts at random."""
+    from zoo.config.references import look_up
+
+    names = look_up(experiment, plugins)
+    return names.weights.license if names.weights is not None else names.backbone.value.license
+
+
+def weigh(
+    experiment: Experiment, classes: tuple[str, ...], images: int, folder: Path, plugins: Plugins
+) -> dict[str, Any]:
+    """Build an experiment's network with random weights and write it into `folder / SHAPE`, if none is there.
+
+    A head that remembers its training images, as `knn`'s, remembers so many random ones. Returns the network's
+    `shape`, `parameters` and `size`.
+
+    Raises:
+        UsageError: the strategy or a setting does not fit the network.
+        ZooError: it cannot be exported.
+    """
+    from zoo.exporter import ExportSpec
+    from zoo.networks.building import count_parameters
+    from zoo.target import load_target
+    from zoo.training.setup import build, plan_course, resolve
+
+    setup = resolve(experiment, plugins)
+    network = build(setup, experiment, len(classes), pretrained=False)
+    course = plan_course(setup, network, experiment)
+    network = setup.plan.merge(network)
+    for phase in course.phases:
+        if phase.solver is not None and not phase.trains:
+            load_target(phase.solver)(_random_task(network, setup.preprocess.crop, len(classes), images))
+    model = network.model.eval()
+    shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
+    words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
+    shape = hashlib.sha256(words.encode()).hexdigest()[:16]
+    place = folder / shape  # of its own: a large network keeps its weights beside the file
+    if not place.is_dir():
+        beside = folder / f".{shape}"
+        shutil.rmtree(beside, ignore_errors=True)
+        beside.mkdir()
+        spec = ExportSpec(
+            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=beside / FILE
+        )
+        load_target(plugins.exporters.find(FORMAT).value.write)(spec)
+        beside.replace(place)
+    size = sum(file.stat().st_size for file in place.iterdir())
+    return {"shape": shape, "parameters": count_parameters(model), "size": size}
+
+
+def _random_task(network: Network, size: int, classes: int, images: int) -> Task:
+    """Random features of so many images, as wide as those that enter the head."""
+    import torch
+
+    from zoo.networks.head import find_head
+    from zoo.solver import Task
+    from zoo.training.features import features
+
+    width = features(network, [torch.zeros(1, 3, size, size)]).shape[1]
+    drawn = np.random.default_rng(0).standard_normal((images, width), np.float32)
+    return Task(head=find_head(network), features=drawn, labels=np.arange(images) % classes, classes=classes, seed=0)
+
+
+def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
+    """P50 of one image with its interval, by shape, of what `weigh` wrote; by turns, each in a process of its own."""
+    from zoo.latency.measurement import bench
+
+    files = sorted(folder.glob(f"[!.]*/{FILE}"))
+    if not files:
+        return {}
+    exporter = plugins.exporters.find(FORMAT).value
+    kind = device.partition(":")[0]
+    runtimes = [exporter.runtimes[kind]] if kind in exporter.runtimes else None
+    report = bench(files, runtimes=runtimes, device=device, batch_sizes=(1,), seconds=SECONDS, plugins=plugins)
+    found = {}
+    for outcome in report.measured:
+        p50 = outcome.measurements[0].p50
+        found[Path(outcome.target).parent.name] = (p50.value, p50.low, p50.high)
+    return found
+
+
+def with_latency(one: Footprint, latencies: dict[str, tuple[float, float, float]]) -> Footprint:
+    """The footprint with the latency that its shape was found to have."""
+    found = latencies.get(one.shape)
+    return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))

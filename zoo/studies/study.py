@@ -1,0 +1,244 @@
+"""Trials: what a study is made of. Which backbones, strategies, seeds and shares of the data, under which settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from zoo.config.references import look_up
+from zoo.data.opening import absolute
+from zoo.dataset import LOCKED
+from zoo.errors import UsageError, at_once, did_you_mean
+from zoo.experiment import Experiment
+from zoo.plugin import Plugins
+
+# Of an experiment, what a study sets itself
+OWN_SETTINGS = ("data", "backbone", "strategy", "seed", "fraction")
+
+# Of a study, what may differ when it goes on: none of it changes what a trial is
+OF_A_SESSION = ("time_budget",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One run of a study."""
+
+    backbone: str  # qualified
+    strategy: str  # canonical
+    seed: int
+    fraction: float
+
+    @property
+    def way(self) -> str:
+        """The way to train that it is one seed of."""
+        return f"{self.backbone} {self.strategy}"
+
+    @property
+    def name(self) -> str:
+        """A folder's name, without what a shell or a file system minds; no two trials of a study share it."""
+        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
+        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """What a study was asked to compare: every backbone with every strategy, and the pairs in `also`.
+
+    `settings` are those of every trial, by the names of `Experiment`. `max_latency` is in seconds (p50 of one image
+    through the exported network on this machine), `max_size` in bytes of the exported file, `licenses` are patterns.
+    """
+
+    data: str
+    backbones: tuple[str, ...] = ()
+    strategies: tuple[str, ...] = ()
+    also: tuple[tuple[str, str], ...] = ()
+    seeds: tuple[int, ...] = (0, 1)
+    fractions: tuple[float, ...] = (1.0,)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    max_latency: float | None = None
+    max_size: int | None = None
+    licenses: tuple[str, ...] = ()
+    search: int = 0  # settings tried for each pair, by the loss on val
+    time_budget: float | None = None  # seconds after which no further trial begins
+    test: bool = True  # whether the winners are scored on the locked split, at the end and once
+
+    def __post_init__(self) -> None:
+        """Refuse what no study could honour, all at once.
+
+        Raises:
+            UsageError: naming each value.
+        """
+        problems = self._take()
+        if problems:
+            raise UsageError("; ".join(problems), hint="see docs/study.md for a study file")
+        if not self.data:
+            problems.append("`data` is empty")
+        if not self.also and not (self.backbones and self.strategies):
+            problems.append("a study needs a backbone and a strategy")
+        elif bool(self.backbones) != bool(self.strategies):
+            problems.append("a backbone needs a strategy, and a strategy a backbone")
+        for name in ("backbones", "strategies", "also", "seeds", "fractions"):
+            values = getattr(self, name)
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                problems.append(f"`{twice[0]}` stands twice in `{name}`")
+        if not self.seeds or not self.fractions:
+            problems.append("a study needs a seed and a fraction")
+        for fraction in self.fractions:
+            if not 0 < fraction <= 1:
+                problems.append(f"a fraction of `{fraction}` is no share of the training images, such as 0.1")
+        for name, value, form in (
+            ("max_latency", self.max_latency, "in seconds, such as 0.02"),
+            ("max_size", self.max_size, "in bytes, such as 20000000"),
+            ("time_budget", self.time_budget, "in seconds, such as 1800"),
+        ):
+            if value is not None and not (_is(value, int, float) and 0 < value < math.inf):
+                problems.append(f"`{name} {value}` is no bound {form}")
+        if not _is(self.search, int) or not 0 <= self.search <= 10_000:
+            problems.append(f"`search {self.search}` is no count of trials")
+        taken = [name for name in self.settings if name in OWN_SETTINGS]
+        if taken:
+            problems.append(f"setting `{taken[0]}` is the study's own")
+        if problems:
+            raise UsageError("; ".join(problems), hint="see `zoo study --help`")
+
+    def _take(self) -> list[str]:
+        """Lists as tuples, one value as a list of one; returns what is of another kind."""
+        problems = []
+        if not isinstance(self.data, str):
+            problems.append(f"`data` is {self.data!r}, not the path of a folder")
+        for name, kinds, what in (
+            ("backbones", (str,), "names"),
+            ("strategies", (str,), "strategies"),
+            ("seeds", (int,), "whole numbers"),
+            ("fractions", (int, float), "numbers"),
+            ("licenses", (str,), "patterns"),
+        ):
+            value = getattr(self, name)
+            values = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+            if not all(_is(one, *kinds) for one in values):
+                problems.append(f"`{name}` is {value!r}, not a list of {what}")
+            object.__setattr__(self, name, values)
+        pairs = self.also if isinstance(self.also, (list, tuple)) else (self.also,)
+        if not all(isinstance(pair, (list, tuple)) and len(pair) == 2 and _is_text(*pair) for pair in pairs):
+            problems.append(f"`also` is {self.also!r}, not a list of pairs of a backbone and a strategy")
+        else:
+            object.__setattr__(self, "also", tuple((one, other) for one, other in pairs))
+        if not isinstance(self.settings, Mapping):
+            problems.append(f"`settings` is {self.settings!r}, not a table")
+        else:
+            object.__setattr__(self, "settings", dict(self.settings))
+        return problems
+
+    def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
+        """The experiment of a trial; `tuned` settings were found by the search."""
+        return Experiment.from_json(
+            {
+                **self.settings,
+                **(tuned or {}),
+                "data": absolute(self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}"),
+                "backbone": trial.backbone,
+                "strategy": trial.strategy,
+                "seed": trial.seed,
+                "fraction": trial.fraction,
+            }
+        )
+
+    def trials(self, plugins: Plugins) -> tuple[Trial, ...]:
+        """Every trial, in the order that they are carried out: all pairs with the first seed, then with the next.
+
+        So a study that ends early has compared all that it was asked to; and trials of one backbone follow each other,
+        which share what they freeze.
+
+        Raises:
+            UsageError: unknown names or settings, all at once; two names for one backbone or one strategy.
+        """
+        pairs = [*((one, other) for one in self.backbones for other in self.strategies), *self.also]
+        known: dict[str, Any] = {"backbone": {}, "strategy": {}}
+        problems: list[UsageError] = []
+        found: list[tuple[str, str]] = []
+        for one, other in pairs:
+            trial = Trial(backbone=one, strategy=other, seed=self.seeds[0], fraction=self.fractions[0])
+            try:
+                names = look_up(self.experiment(trial), plugins)
+            except UsageError as error:
+                problems.append(error)
+                continue
+            for kind, asked, canonical in (
+                ("backbone", one, names.backbone.qualified),
+                ("strategy", other, str(names.plan)),
+            ):
+                before = known[kind].setdefault(canonical, asked)
+                if before != asked:
+                    text = f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"
+                    problems.append(UsageError(text, hint="say it once"))
+            found.append((names.backbone.qualified, str(names.plan)))
+        if problems:
+            raise at_once(list({error.message: error for error in problems}.values()))
+        return tuple(
+            Trial(backbone=one, strategy=other, seed=seed, fraction=float(fraction))
+            for fraction in sorted(self.fractions, reverse=True)
+            for seed in self.seeds
+            for one, other in dict.fromkeys(found)
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Study:
+        """Read what `to_json` wrote, or the tables of a study file.
+
+        Raises:
+            UsageError: a key that is none of a study's.
+        """
+        names = {entry.name for entry in dataclasses.fields(cls)}
+        for key in data:
+            if key not in names:
+                raise UsageError(f"unknown key `{key}` of a study", hint=did_you_mean(key, names, "see `zoo study -h`"))
+        if "data" not in data:
+            raise UsageError("a study needs `data`", hint='data = "photos"')
+        return cls(**data)
+
+    @classmethod
+    def from_file(cls, file: Path) -> Study:
+        """Read a study file: TOML, whose keys are the fields; its paths are from the folder that it lies in.
+
+        Raises:
+            UsageError: it is no TOML, or holds an unknown key.
+        """
+        try:
+            data = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise UsageError(
+                f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/study.md"
+            ) from error
+        where = data.get("data")
+        if isinstance(where, str) and (file.parent / where).exists():
+            data["data"] = str(file.parent / where)
+        return cls.from_json(data)
+
+
+def _is(value: Any, *kinds: type) -> bool:
+    """Whether a value is of these kinds; True and False are no numbers."""
+    return isinstance(value, kinds) and not isinstance(value, bool)
+
+
+def _is_text(*values: Any) -> bool:
+    return all(isinstance(value, str) for value in values)
+
+
+def same_study(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:
+    """Names of the fields in which two studies differ, but for what may differ from session to session."""
+    names = {*one, *other} - set(OF_A_SESSION)
+    return sorted(name for name in names if _plain(one.get(name)) != _plain(other.get(name)))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as JSON has them."""
+    return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,0 +1,87 @@
+"""The record of a run, `run.json`, as it stands before the first step."""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from zoo.networks.building import count_parameters
+from zoo.runs.run import now
+from zoo.storage.files import SCHEMA
+from zoo.system.environment import machine, versions
+from zoo.training.optimizer import trained_by
+from zoo.training.preparation import Job
+
+
+def record_of(job: Job) -> dict[str, Any]:
+    """What `run.json` says before the first step."""
+    experiment, setup, network = job.experiment, job.setup, job.network
+    sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
+    weights = setup.weights
+    return {
+        "schema": SCHEMA,
+        "id": uuid.uuid4().hex,  # its checkpoints bear it too
+        "status": "running",
+        "lr": None if experiment.lr == "find" else experiment.lr,
+        "created": now(),
+        "command": ["zoo", *sys.argv[1:]] if Path(sys.argv[0]).stem == "zoo" else None,
+        "experiment": experiment.to_json(),
+        "backbone": setup.backbone.qualified,
+        "strategy": str(setup.plan),
+        "weights": {
+            "tag": weights.tag if weights else "file" if setup.weights_file else "none",
+            "source": weights.source if weights else str(setup.weights_file or ""),
+            "sha256": hashlib.sha256(setup.weights_file.read_bytes()).hexdigest() if setup.weights_file else None,
+            "license": weights.license if weights else "unknown" if setup.weights_file else "none",
+        },
+        "license": setup.backbone.value.license,
+        "classes": list(job.images.classes),
+        "preprocess": setup.preprocess.to_json(),
+        "stages": [*network.anatomy.names, network.anatomy.head.name],
+        "phases": [
+            {
+                "name": phase.name,
+                "epochs": count,
+                "norm": phase.norm,
+                "trains": list(phase.trains),
+                "solver": phase.solver,
+                "lr": [phase.lr * group.lr for group in phase.groups],  # times the run's
+                "ema": phase.ema,
+                "mixup": phase.mixup,
+                "cutmix": phase.cutmix,
+                "pull": phase.pull,
+                "trainable_parameters": sum(sizes[name] for name in trained_by(network, phase)),
+            }
+            for phase, count in zip(job.course.phases, job.course.epochs)
+        ],
+        "parameters": count_parameters(network.model),
+        "start_sha256": job.start_digest,
+        "data_name": job.images.name,
+        "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.scanned.items()},
+        "reported_split": job.roles.reported,
+        "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
+        "notes": [*job.images.notes, *job.roles.notes, *job.course.notes],
+        "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
+        "device": {
+            "name": str(setup.device.place),
+            "precision": setup.device.precision,
+            "reason": setup.device.reason,
+            "threads": torch.get_num_threads(),
+        },
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def splits_of(job: Job) -> dict[str, Any]:
+    """What `splits.json` says: the images of each role, and the SHA-256 of their contents."""
+    return {
+        "schema": SCHEMA,
+        "roles": {name: [sample.id for sample in part.samples] for name, part in job.scanned.items()},
+        "sha256": {name: list(part.contents) for name, part in job.scanned.items()},
+    }

@@ -1,0 +1,198 @@
+"""One optimiser step: a batch, in as many parts as memory needs, and everything that bears on its gradient."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import nn
+
+from zoo.errors import ZooError
+from zoo.experiment import Experiment
+from zoo.networks.freezing import keeps_statistics
+from zoo.progress import Progress
+from zoo.strategy import Phase
+from zoo.system.device import Device, training_precision
+from zoo.system.lazy_compiler import without_compiler
+from zoo.training.sampler import seed_step
+
+
+class Stepper:
+    """Steps of one run. `parts` is how many parts a batch is computed in; it doubles where memory runs out.
+
+    The gradient of a batch in parts is that of the batch in one piece; batch norms that follow the batches
+    (`norm=train`) see the parts.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        forward: Callable[..., torch.Tensor],
+        *,
+        experiment: Experiment,
+        device: Device,
+        classes: int,
+        class_weights: torch.Tensor | None,
+        progress: Progress,
+    ) -> None:
+        self.model = model
+        self.forward = forward
+        self.experiment = experiment
+        self.device = device
+        self.classes = classes
+        self.class_weights = None if class_weights is None else class_weights.to(device.place)
+        self.progress = progress
+        self.folded: Callable[[], AbstractContextManager[None]] = nullcontext  # of a phase whose statistics stay
+        self.parts = min(experiment.accumulate, experiment.batch_size)
+
+    def step(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        labels: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        phase: Phase,
+        *,
+        epoch: int,
+        batch: int,
+        start: Mapping[str, torch.Tensor],
+    ) -> tuple[float, int]:
+        """One step on labels `(N,)` and what `forward` takes, each with N rows: images `(N, 3, H, W)`, or more.
+
+        Returns the mean loss and how many images were right. `start` holds what the phase pulls towards, by name.
+
+        Raises:
+            ZooError: the loss is not finite, or one image alone does not fit into memory.
+        """
+        seed_step(self.experiment.seed, epoch, batch)
+        targets = labels
+        if phase.mixup is not None or phase.cutmix is not None:
+            mixed, targets = self._mix(inputs[0], labels, phase)
+            inputs = (mixed,)
+        least = 2 if phase.norm == "train" else 1  # a batch norm over a 1 x 1 map cannot train on one image
+        asked = self.parts
+        while True:
+            parts = min(self.parts, max(len(labels) // least, 1))
+            kept = self._statistics(phase)
+            try:
+                loss, right = self._gradients(inputs, targets, optimizer, parts, epoch)
+                break
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                if parts * least * 2 > len(labels):
+                    raise ZooError(
+                        f"{'two images' if least == 2 else 'one image'} at a time "
+                        f"{'do' if least == 2 else 'does'} not fit into the memory of `{self.device.place}`",
+                        hint="pass a smaller `--image-size`, a smaller backbone, or a strategy that trains less",
+                    ) from error
+            self.parts = 2 * parts
+            for buffer, value in kept:  # the failed pass may have moved them
+                buffer.copy_(value)
+            seed_step(self.experiment.seed, epoch, batch)
+            if self.device.place.type == "cuda":
+                torch.cuda.empty_cache()
+        if self.parts != asked:
+            self.progress.warn(
+                f"out of memory: a batch of {len(labels)} is now computed in {self.parts} parts; the step is the same"
+            )
+        self._pull(phase, start)
+        if self.experiment.clip:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(trained, self.experiment.clip)
+        with without_compiler():
+            optimizer.step()
+        return loss, right
+
+    def _mix(self, inputs: torch.Tensor, labels: torch.Tensor, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
+        from torchvision.transforms import v2
+
+        kinds: list[nn.Module] = []
+        if phase.mixup is not None:
+            kinds.append(v2.MixUp(alpha=phase.mixup, num_classes=self.classes))
+        if phase.cutmix is not None:
+            kinds.append(v2.CutMix(alpha=phase.cutmix, num_classes=self.classes))
+        if len(labels) < 2:
+            return inputs, labels
+        mixed, targets = (v2.RandomChoice(kinds) if len(kinds) > 1 else kinds[0])(inputs, labels)
+        return mixed.contiguous(memory_format=torch.channels_last), targets
+
+    def _gradients(
+        self,
+        inputs: tuple[torch.Tensor, ...],
+        targets: torch.Tensor,
+        optimizer: torch.optim.Optimizer,
+        parts: int,
+        epoch: int,
+    ) -> tuple[float, int]:
+        """Gradients of the mean loss over the batch, from scratch; the loss, and how many images were right."""
+        with without_compiler():
+            optimizer.zero_grad(set_to_none=True)
+        whole = self._weight(targets)
+        value, right = 0.0, 0
+        split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
+        for *some, wanted in zip(*split):
+            logits = self._logits(*some)
+            loss = (
+                nn.functional.cross_entropy(
+                    logits,
+                    wanted,
+                    weight=self.class_weights,
+                    reduction="sum",
+                    label_smoothing=self.experiment.label_smoothing,
+                )
+                / whole
+            )
+            loss.backward()  # type: ignore[no-untyped-call]
+            value += float(loss.detach())
+            answers = wanted if wanted.ndim == 1 else wanted.argmax(1)
+            right += int((logits.detach().argmax(1) == answers).sum())
+        if not math.isfinite(value):
+            raise ZooError(
+                f"the loss is {value} in epoch {epoch + 1}: training diverged",
+                hint=f"pass a lower `--lr` than {self.experiment.lr}, or clip with `--clip 1.0`",
+            )
+        return value, right
+
+    def _weight(self, targets: torch.Tensor) -> float:
+        """What the sum of losses is divided by, as torch's mean does: images, or their classes' weights."""
+        if self.class_weights is None or targets.ndim == 2:
+            return float(len(targets))
+        return float(self.class_weights[targets].sum())
+
+    def _logits(self, *inputs: torch.Tensor) -> torch.Tensor:
+        try:
+            with training_precision(self.device, self.experiment.compile), self.folded():
+                return self.forward(*inputs).float()
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise ZooError(
+                "a batch norm over a 1 x 1 map cannot train on a batch of one image",
+                hint="pass `--batch-size 2` or more, a larger `--image-size`, or `--norm frozen`",
+            ) from error
+
+    def _statistics(self, phase: Phase) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+        if phase.norm != "train":
+            return ()
+        layers = [module for module in self.model.modules() if module.training and keeps_statistics(module)]
+        return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
+
+    def _pull(self, phase: Phase, start: Mapping[str, torch.Tensor]) -> None:
+        """Add the gradient of `pull / 2 * |w - start|^2`: Li et al. 2018, eq. 3."""
+        if not start:
+            return
+        pairs = [
+            (parameter.grad, parameter.detach() - start[name])
+            for name, parameter in self.model.named_parameters()
+            if name in start and parameter.grad is not None
+        ]
+        torch._foreach_add_([gradient for gradient, _ in pairs], [away for _, away in pairs], alpha=phase.pull)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the GPU or of the machine."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
