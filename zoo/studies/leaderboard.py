@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.evaluation.intervals import correct, interval
-from zoo.evaluation.significance import Comparison, compare
+from zoo.evaluation.significance import Comparison, compare_configurations
+from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.predictions import Predictions
-from zoo.studies.deployment_cost import Footprint
+from zoo.studies.deployment_cost import DeploymentCost
 
 ENSEMBLE = "ensemble of the winners"
 
@@ -105,7 +105,7 @@ class Leaderboard:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ConfigurationResults:
     """A way to train before it is compared: a table of predictions, metrics and times for each seed."""
 
     backbone: str
@@ -116,14 +116,14 @@ class Entry:
     seconds: tuple[float, ...]
     core_seconds: tuple[float, ...]
     trained: int  # parameters that train, at most at once
-    footprint: Footprint
+    cost: DeploymentCost
 
     @property
     def way(self) -> str:
         return f"{self.backbone} {self.strategy}"
 
 
-def rank(entries: Sequence[Entry]) -> Leaderboard:
+def rank(entries: Sequence[ConfigurationResults]) -> Leaderboard:
     """Compare ways to train that were scored on the same photographs.
 
     The winners are those that cannot be told apart from the best; the cheapest of them is the one with the least
@@ -131,14 +131,14 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     time to time.
     """
     tables = {entry.way: correct(entry.tables) for entry in entries}
-    comparison = compare(tables)
+    comparison = compare_configurations(tables)
     by_way = {entry.way: entry for entry in entries}
     winners = [by_way[way] for way in comparison.winners]
     cheapest = min(winners, key=_price).way if winners else None
     rows = []
     for way, accuracy in comparison.accuracies.items():
         entry = by_way[way]
-        low, high = interval(tables[way])
+        low, high = bootstrap_interval(tables[way])
         rows.append(
             Row(
                 way=way,
@@ -153,9 +153,9 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
                 f1=_mean(entry.metrics, "f1_macro"),
                 winner=way in comparison.winners,
                 cheapest=way == cheapest,
-                latency=entry.footprint.latency,
-                size=entry.footprint.size,
-                license=entry.footprint.license,
+                latency=entry.cost.latency,
+                size=entry.cost.size,
+                license=entry.cost.license,
                 seconds=round(float(np.mean(entry.seconds)), 2),
                 core_seconds=round(float(np.mean(entry.core_seconds)), 2),
             )
@@ -164,8 +164,8 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     return Leaderboard(split=split, rows=tuple(rows), comparison=comparison, notes=_notes(entries, rows, split))
 
 
-def _price(entry: Entry) -> tuple[float, int, str]:
-    latency = entry.footprint.latency
+def _price(entry: ConfigurationResults) -> tuple[float, int, str]:
+    latency = entry.cost.latency
     return (latency[0] if latency else np.inf, entry.trained, entry.strategy)
 
 
@@ -175,7 +175,7 @@ def _mean(metrics: Sequence[Mapping[str, float | None]], name: str) -> float | N
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _notes(entries: Sequence[Entry], rows: Sequence[Row], split: str) -> tuple[str, ...]:
+def _notes(entries: Sequence[ConfigurationResults], rows: Sequence[Row], split: str) -> tuple[str, ...]:
     notes = []
     fewest = min(len(entry.seeds) for entry in entries)
     if fewest == 1:

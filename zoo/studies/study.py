@@ -11,38 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.references import look_up
-from zoo.data.opening import absolute
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.studies.trial import Trial
 
 # Of an experiment, what a study sets itself
 OWN_SETTINGS = ("data", "backbone", "strategy", "seed", "fraction")
 
 # Of a study, what may differ when it goes on: none of it changes what a trial is
 OF_A_SESSION = ("time_budget",)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run of a study."""
-
-    backbone: str  # qualified
-    strategy: str  # canonical
-    seed: int
-    fraction: float
-
-    @property
-    def way(self) -> str:
-        """The way to train that it is one seed of."""
-        return f"{self.backbone} {self.strategy}"
-
-    @property
-    def name(self) -> str:
-        """A folder's name, without what a shell or a file system minds; no two trials of a study share it."""
-        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
-        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +120,7 @@ class Study:
             {
                 **self.settings,
                 **(tuned or {}),
-                "data": absolute(self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}"),
+                "data": self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}",
                 "backbone": trial.backbone,
                 "strategy": trial.strategy,
                 "seed": trial.seed,
