@@ -148,7 +148,7 @@ def test_a_head_is_solved_unless_steps_are_asked_for(text: str, solved: bool, pl
         ("full,epochs=0", "no epoch at all"),
         ("knn+full", "nothing can be joined to `knn`: it trains nothing"),
         ("full+knn", "nothing can be joined to `knn`"),
-        ("full+scratch", "nothing can come before `scratch`: it starts anew"),
+        ("full+scratch", "nothing can come before `scratch`"),
         ("full+truncate:1", "nothing can come before `truncate`: it drops stages"),
         ("full+linear,head=mlp:8", "nothing can come before `linear`: it puts another head"),
     ],
