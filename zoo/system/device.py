@@ -13,7 +13,7 @@ import torch
 from zoo.errors import ZooError
 from zoo.experiment import Precision
 from zoo.runtime import DeviceName
-from zoo.storage.cache import recall, source_key
+from zoo.storage.cache import memoise, source_key
 from zoo.system.cpu_memory import keep_freed_memory
 from zoo.system.depthwise import FastDepthwise
 from zoo.system.environment import machine
@@ -95,7 +95,7 @@ def has_fast_bf16(device: torch.device) -> bool:
     if not any(getattr(torch.cpu, name, lambda: False)() for name in probes):
         return False
     key = f"{machine()['processor']} torch {torch.__version__} {source_key(Path(__file__))}"
-    return recall("bf16", key, _bf16_pays, encode=bool, decode=bool)
+    return memoise("bf16", key, _bf16_pays, encode=bool, decode=bool)
 
 
 def _bf16_pays() -> bool:
