@@ -145,7 +145,7 @@ def test_a_head_is_solved_unless_steps_are_asked_for(text: str, solved: bool, pl
         ("full,ema=0", "not between 0 and 1"),
         ("full,mixup=nan", "not a positive number"),
         ("full,cutmix=-1", "not a positive number"),
-        ("full,epochs=0", "no epoch at all"),
+        ("full,epochs=0", "`epochs=0`"),
         ("knn+full", "nothing can be joined to `knn`: it trains nothing"),
         ("full+knn", "nothing can be joined to `knn`"),
         ("full+scratch", "nothing can come before `scratch`"),
@@ -165,7 +165,7 @@ def test_all_mistakes_are_told_at_once(plugins: Plugins) -> None:
     for words in (
         "trains no stage",
         "unknown strategy `ful`",
-        "no epoch at all",
+        "`epochs=0`",
         "`lr=nan`",
         "`ema=2.0`",
         "`neighbours",
