@@ -11,8 +11,8 @@ import numpy as np
 from zoo.dataset import LOCKED, Images, Role, Sample
 from zoo.errors import ZooError
 
-# Shares of val and test where a dataset comes without a split. With 15 % each, most images remain for training. With 300
-# test images or more, the standard error of a test accuracy is below 2 points
+# Shares of val and test where a dataset comes without a split. With 15 % each, most images remain for training. With at
+# least 300 test images, the standard error of a test accuracy is below 2 points
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
 
