@@ -21,8 +21,8 @@ from zoo.experiment import attribute_docs
 from zoo.progress import LogProgress, epoch_line
 
 VERBS = (
-    "train", "resume", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study", "advise", "compare",
-    "diff", "report",
+    "train", "resume", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study", "advise",
+    "compare", "diff", "report",
 )  # fmt: skip
 
 
