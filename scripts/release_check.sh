@@ -32,9 +32,10 @@ for project in packaging/serve .; do
   name=$("$ROOM/tools/bin/python" -c \
     "import sys, tomllib; print(tomllib.load(open(sys.argv[1], 'rb'))['project']['name'])" "$ROOT/$project/pyproject.toml")
   rm -rf "${DIST:?}/$name"
-  "$ROOM/tools/bin/python" -m build --outdir "$DIST/$name" "$ROOT/$project" | tail -1
+  "$ROOM/tools/bin/python" -m build --outdir "$DIST/$name" "$ROOT/$project" >"$ROOM/build.log" 2>&1 ||
+    { cat "$ROOM/build.log"; exit 1; }
 done
-"$ROOM/tools/bin/twine" check --strict "$DIST"/*/*
+"$ROOM/tools/bin/twine" --no-color check --strict "$DIST"/*/*
 
 say "backbone-zoo in an environment of its own"
 cd "$ROOM/work"

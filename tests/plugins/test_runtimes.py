@@ -127,7 +127,7 @@ def test_an_onnxruntime_worker_never_imports_torch(tmp_path: Path) -> None:
     code = (
         "import sys, pathlib, zoo.latency.worker\n"
         "work = dict(target=sys.argv[1], device='cpu', threads=1, with_preprocess=False, allow_fallback=False)\n"
-        "worker = zoo.latency.worker.Worker()\n"
+        "worker = zoo.latency.worker.LatencyWorker()\n"
         "worker.load('zoo_runtimes.onnxruntime:load_cpu', work); worker.warm(1, 0.01); worker.turn(1, 1, 0)\n"
         "print(*({'torch', 'timm', 'torchvision', 'PIL'} & set(sys.modules)))"
     )
