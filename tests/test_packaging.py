@@ -59,6 +59,8 @@ def test_an_import_package_belongs_to_one_distribution(wheel: Path, serve_wheel:
     packages = [{name.split("/")[0] for name in files_of(one)} for one in (wheel, serve_wheel)]
     assert not packages[0] & packages[1]
     assert packages[1] == {"zoo", "zoo_cli", "zoo_onnx", "zoo_runtimes"}
+    measured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source_pkgs"]
+    assert set(measured) == packages[0] | packages[1]
 
 
 def test_every_entry_point_is_in_its_wheel(wheel: Path, serve_wheel: Path) -> None:
