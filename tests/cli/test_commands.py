@@ -161,7 +161,7 @@ def test_bad_images_are_listed_and_can_be_an_error(capsys: pytest.CaptureFixture
     root = make_photos(tmp_path / "data", {"train": 4, "val": 2})
     (root / "train/red/000.jpg").write_text("a text")
     (root / "train/red/notfound.gif").write_bytes(b"GIF89a")
-    arguments = ["train", "--data", root, *TINY, "--strategy", "linear", "--out", tmp_path / "run"]
+    arguments: list[str | Path] = ["train", "--data", root, *TINY, "--strategy", "linear", "--out", tmp_path / "run"]
     code, _, err = zoo(capsys, *arguments, "--on-bad-image", "fail")
     assert code == 1 and "train/red/000.jpg" in err and "train/red/notfound.gif" in err
     assert not (tmp_path / "run").exists()

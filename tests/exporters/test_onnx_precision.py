@@ -17,7 +17,7 @@ from torch import nn
 
 from zoo.data.image import normalise
 from zoo.errors import ZooError
-from zoo.exporter import Calibration, ExportSpec
+from zoo.exporter import Calibration, ExportSpec, Precision
 from zoo_onnx import int8, precision, size
 from zoo_onnx.metadata import KEY_PRECISION, read
 from zoo_onnx.network import export_network
@@ -63,7 +63,7 @@ class Convolutions(nn.Module):
                 self.pointwise.bias[0] = 1e5
                 self.head.weight[:, 0] = 0
         with torch.no_grad():  # every class is somebody's
-            self.head.bias -= self(torch.from_numpy(normalise(photographs(64, 9), PREPROCESS))).mean(0) / 8
+            self.head.bias.sub_(self(torch.from_numpy(normalise(photographs(64, 9), PREPROCESS))).mean(0) / 8)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(self.pointwise(self.depthwise(self.stem(images))).mean((2, 3)))
@@ -77,18 +77,13 @@ def photographs(count: int, seed: int) -> np.ndarray:
     return coarse.repeat(8, axis=1).repeat(8, axis=2)
 
 
-def spec_of(model: nn.Module, file: Path, kind: str, max_drop: float = 0.05) -> ExportSpec:
+def spec_of(model: nn.Module, file: Path, kind: Precision, max_drop: float = 0.05) -> ExportSpec:
     """A spec whose labels are what the network says itself."""
     choices = photographs(64, 2)
     with torch.inference_mode():
         labels = model.eval()(torch.from_numpy(normalise(choices, PREPROCESS))).argmax(1).numpy()
     calibration = Calibration(ranges=photographs(128, 1), choices=choices, labels=labels)
-    return replace(
-        small_spec(file, model=model),
-        precision=kind,
-        calibration=calibration,
-        max_drop=max_drop,  # type: ignore[arg-type]
-    )
+    return replace(small_spec(file, model=model), precision=kind, calibration=calibration, max_drop=max_drop)
 
 
 def record(file: Path) -> dict[str, object]:
@@ -97,9 +92,10 @@ def record(file: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8"])
-def test_a_file_of_fewer_bits_is_smaller_sound_and_close(kind: str, tmp_path: Path) -> None:
+def test_a_file_of_fewer_bits_is_smaller_sound_and_close(kind: Precision, tmp_path: Path) -> None:
     model = Convolutions()
-    plain, small = (spec_of(model, tmp_path / f"{name}.onnx", name) for name in ("fp32", kind))
+    kinds: tuple[Precision, ...] = ("fp32", kind)
+    plain, small = (spec_of(model, tmp_path / f"{name}.onnx", name) for name in kinds)
     for spec in (plain, small):
         write(spec)
         assert all(check.passed for check in verify(spec.file, "cpu"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -179,9 +180,9 @@ def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[float] = []
     fit = logistic._fit
 
-    def noted(inputs: object, targets: object, strength: float, start: object = None) -> LogisticRegression:
+    def noted(inputs: Any, targets: Any, strength: float, start: Any = None) -> LogisticRegression:
         asked.append(strength)
-        return fit(inputs, targets, strength, start)  # type: ignore[arg-type]
+        return fit(inputs, targets, strength, start)
 
     monkeypatch.setattr(logistic, "_fit", noted)
     full, logits = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))

@@ -28,7 +28,7 @@ VERBS = (
 
 def test_dir_and_help_show_the_verbs() -> None:
     assert set(VERBS) <= set(dir(zoo)) and set(zoo.__all__) <= set(dir(zoo))
-    text = pydoc.render_doc(zoo, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(zoo, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     for verb in VERBS:
         assert re.search(rf"^    {verb}\(", text, re.MULTILINE), verb
     assert "Experiment(" in text

@@ -16,7 +16,7 @@ from zoo.catalogue import Catalogue, Entry
 from zoo.data.decoding import content_digest
 from zoo.data.image import BadImage, decode
 from zoo.data.opening import absolute
-from zoo.dataset import ArraySource, BytesSource, Dataset, FileSource, Role, as_source
+from zoo.dataset import ArraySource, BytesSource, Dataset, FileSource, ImageSource, Role, as_source
 from zoo.exporting.verification import verify
 from zoo.exporting.writing import export
 
@@ -66,7 +66,8 @@ def plugins() -> Plugins:
 
 def test_the_same_bytes_are_the_same_image_wherever_they_lie(archive: Path) -> None:
     file = archive.parent / "photos/train/red/000.jpg"
-    sources = [FileSource(file), member(archive, "train/red/000.jpg"), BytesSource("cell", file.read_bytes), file]
+    cell = BytesSource("cell", file.read_bytes)
+    sources: list[ImageSource | Path] = [FileSource(file), member(archive, "train/red/000.jpg"), cell, file]
     assert len({content_digest(source) for source in sources}) == 1
     first, *others = (decode(source) for source in sources)
     assert all(np.array_equal(first, other) for other in others)

@@ -34,6 +34,7 @@ from zoo.exporter import Check, Precision, StageDifference
 from zoo.exporting.parity import TOLERANCE, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest
 from zoo.predictions import Predictions
+from zoo.preprocess import Interpolation
 from zoo.storage.files import read_json, write_json
 from zoo.target import load_target
 from zoo_onnx.session import open_file as open_onnx
@@ -183,7 +184,7 @@ def test_a_record_of_other_preprocessing_is_refused(
     write = load_target(plugins.exporters.find("onnx").value.write)
 
     def otherwise(spec: ExportSpec) -> None:
-        other = "bilinear" if spec.preprocess.interpolation == "bicubic" else "bicubic"
+        other: Interpolation = "bilinear" if spec.preprocess.interpolation == "bicubic" else "bicubic"
         write(replace(spec, preprocess=replace(spec.preprocess, interpolation=other)))
 
     standing_in(plugins, monkeypatch, write=otherwise)
@@ -326,7 +327,7 @@ def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: 
         ({"data": ""}, "`--data` is empty"),
     ):
         with pytest.raises(UsageError, match=message):
-            export(run, plugins=plugins, **settings)  # type: ignore[arg-type]
+            export(run, plugins=plugins, **settings)
     monkeypatch.setattr(Run, "fitted", lambda self: {"train/red/000.jpg"})
     with pytest.raises(ZooError, match="int8 needs 16 of the photographs that the run was fitted on, and 1 are there"):
         export(run, precision="int8", plugins=plugins)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -253,9 +253,10 @@ def test_stored_and_unstored_training_are_equal_bit_for_bit(
 ) -> None:
     for stages in (1, 2, 3) if precision == "fp32" else (2,):
         asked = experiment(two_splits, name, size, stages, precision=precision)
+        caches: tuple[Literal["on", "off"], ...] = ("on", "on", "off")
         runs = [
             train(replace(asked, cache=cache), out=tmp_path / f"{stages}-{number}", plugins=plugins)
-            for number, cache in enumerate(("on", "on", "off"))
+            for number, cache in enumerate(caches)
         ]
         computed, stored, unstored = map(outcome, runs)
         assert computed == stored == unstored

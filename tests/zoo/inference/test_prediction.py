@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -25,7 +27,7 @@ class Brightness:
     def __init__(self) -> None:
         self.batches: list[int] = []
 
-    def logits(self, photographs: list[np.ndarray]) -> np.ndarray:  # type: ignore[type-arg]
+    def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         self.batches.append(len(photographs))
         return np.array([photograph[0, 0] for photograph in photographs], np.float32)
 
@@ -38,7 +40,7 @@ def sample(number: int, good: bool) -> Sample:
 @pytest.mark.parametrize("workers", [1, 3])
 @given(flags=st.lists(st.booleans(), max_size=3 * BATCH))
 def test_every_sample_comes_back_in_order(workers: int, flags: list[bool]) -> None:
-    predictor, advanced = Brightness(), []
+    predictor, advanced = Brightness(), list[int]()
     samples = [sample(number, good) for number, good in enumerate(flags)]
     found = list(predict_all(predictor, iter(samples), workers=workers, advance=advanced.append))
     assert [one for one, _ in found] == samples

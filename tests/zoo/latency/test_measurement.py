@@ -353,7 +353,7 @@ def test_a_worker_in_a_call_dies_with_its_parent(tmp_path: Path) -> None:
 
 def _is_gone(process: psutil.Process) -> bool:
     try:
-        return process.status() == psutil.STATUS_ZOMBIE
+        return bool(process.status() == psutil.STATUS_ZOMBIE)
     except psutil.NoSuchProcess:
         return True
 

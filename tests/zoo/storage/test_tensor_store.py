@@ -131,6 +131,7 @@ def test_a_folder_that_cannot_be_written_is_a_reason_not_an_error(
 ) -> None:
     store = Store(tmp_path / "store")
     monkeypatch.setattr(target, refuse(error))
+    kept: Any
     if way == "write":
         kept = store.write(KEY, tensors())
     elif (draft := store.draft(KEY, (4, 2))) is None:

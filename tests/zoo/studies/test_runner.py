@@ -64,7 +64,7 @@ def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Pl
 
 
 def test_a_study_from_beginning_to_end(done: Results) -> None:
-    states = [one.state for one in done.outcomes]
+    states = [str(one.state) for one in done.outcomes]
     assert states.count("finished") == 4 and states.count("refused") == 2 and done.status == "finished"
     refused = [one for one in done.outcomes if one.state == "refused"]
     assert all("asks for 40 stages" in one.failure for one in refused)
@@ -344,7 +344,7 @@ def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: P
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
     found = study(folder, plugins=plugins)
     (outcome,) = found.outcomes
-    assert set(outcome.tuned) == {"lr", "weight_decay", "augment"}  # epochs were given
+    assert outcome.tuned is not None and set(outcome.tuned) == {"lr", "weight_decay", "augment"}  # epochs were given
     experiment = found.run(outcome).experiment
     assert {name: getattr(experiment, name) for name in outcome.tuned} == outcome.tuned and experiment.epochs == 1
     assert any("searched by the loss on `val`" in note for note in found.leaderboard["notes"])
