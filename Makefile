@@ -14,16 +14,14 @@ DEMO := runs/demo
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml packaging/serve/pyproject.toml
+$(INSTALLED): pyproject.toml
 	@python="$(PYTHON)"; \
 	"$$python" -c "$(FITS)" 2>/dev/null || { \
 		echo "no Python from 3.11 on with venv and pip (tried: $${python:-$(CANDIDATES)}); name one: make PYTHON=..."; \
 		exit 1; }; \
 	echo "installing into $(VENV) with $$python, once; torch is large, so this takes some minutes"; \
 	"$$python" -m venv $(VENV)
-# `zoo` belongs to backbone-zoo-serve; an environment in which it is still backbone-zoo's would lose it on the way
-	@$(BIN)/python -m pip uninstall --quiet --yes backbone-zoo 2>/dev/null
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable packaging/serve --editable ".[offline,dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[offline,dev]"
 	@touch $@
 
 demo: $(INSTALLED)

@@ -1,6 +1,6 @@
 """Micro-benchmarks: start-up, decoding, prefix, head, store, save. Not tests: nothing is asserted of a time.
 
-pip install -e packaging/serve -e '.[offline,bench]'
+pip install -e '.[offline,bench]'
 pytest benchmarks/test_micro.py --benchmark-json benchmarks/results/micro.json
 """
 

@@ -28,7 +28,7 @@ environment() { "$PYTHON" -m venv "$ROOM/$1" && "$ROOM/$1/bin/python" -m pip ins
 
 say "build and check"
 environment tools build twine
-for project in packaging/serve .; do
+for project in packaging/backbone-zoo-serve packaging/backbone-zoo; do
   name=$("$ROOM/tools/bin/python" -c \
     "import sys, tomllib; print(tomllib.load(open(sys.argv[1], 'rb'))['project']['name'])" "$ROOT/$project/pyproject.toml")
   rm -rf "${DIST:?}/$name"

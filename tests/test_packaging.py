@@ -1,4 +1,4 @@
-"""What the wheel holds, and what the tree may not do."""
+"""What the wheels hold, that of a checkout and the two that are released, and what the tree may not do."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-from wheels import ROOT, SERVE, build_wheel, install, run_installed, third_parties
+from wheels import ROOT, SERVE, WHOLE, build_wheel, install, run_installed, third_parties
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_wheel(ROOT, tmp_path_factory.mktemp("wheel"))
+    return build_wheel(WHOLE, tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture(scope="module")
@@ -88,21 +89,50 @@ def test_the_program_runs_from_the_wheels(path: tuple[Path, ...], tmp_path: Path
     assert len(places) == 14 and all(Path(place).is_relative_to(path[0]) for place in places)
 
 
-def test_the_version_stands_in_one_way() -> None:
+def project(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    return found
+
+
+def test_what_is_released_is_what_a_checkout_installs() -> None:
+    """The root's `pyproject.toml` says everything in one; the two that are released share it between them."""
     import zoo
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    serve = tomllib.loads((SERVE / "pyproject.toml").read_text())["project"]
-    assert project["version"] == serve["version"] == zoo.__version__
-    assert f"backbone-zoo-serve=={zoo.__version__}" in project["dependencies"]
-    assert project["requires-python"] == serve["requires-python"]
+    root, whole, serve = project(ROOT), project(WHOLE), project(SERVE)
+    assert root["version"] == whole["version"] == serve["version"] == zoo.__version__
+    assert root["requires-python"] == whole["requires-python"] == serve["requires-python"]
+    pin = f"backbone-zoo-serve=={zoo.__version__}"
+    assert pin in whole["dependencies"]
+    assert sorted(root["dependencies"]) == sorted({*whole["dependencies"], *serve["dependencies"]} - {pin})
+    assert not set(whole["dependencies"]) & set(serve["dependencies"])
+    points = [one["entry-points"]["zoo.plugins"] for one in (root, whole, serve)]
+    assert points[0] == points[1] | points[2] and not set(points[1]) & set(points[2])
+    assert root["scripts"] == serve["scripts"] and "scripts" not in whole
+    extras = {name: needed for name, needed in root["optional-dependencies"].items() if name != "dev"}
+    assert whole["optional-dependencies"] == extras and "optional-dependencies" not in serve
+    for said in ("name", "description", "license", "keywords", "classifiers", "authors"):
+        assert root[said] == whole[said]
+    assert (WHOLE / "hatch_build.py").read_bytes() == (SERVE / "hatch_build.py").read_bytes()
+
+
+def test_a_checkout_installs_by_itself(tmp_path: Path, wheel: Path, serve_wheel: Path) -> None:
+    """`pip install .` asks no index for a part of this tree."""
+    checkout = build_wheel(ROOT, tmp_path)
+    assert files_of(checkout) == files_of(wheel) | files_of(serve_wheel)
+    for one in (checkout, wheel, serve_wheel):
+        archive = zipfile.ZipFile(one)
+        assert [name for name in archive.namelist() if name.endswith("/LICENSE")]
+        (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        text = archive.read(metadata).decode()
+        assert ("backbone-zoo-serve==" in text) is (one == wheel)
+        assert text.partition("\n\n")[2].startswith("# ")  # its page on the index
 
 
 def test_training_adds_no_second_onnxruntime() -> None:
     # `onnxruntime` and `onnxruntime-gpu` own the same files: one rule, in one place
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    extras = project["optional-dependencies"].values()
-    named = [*project["dependencies"], *(one for extra in extras for one in extra)]
+    whole = project(WHOLE)
+    extras = whole["optional-dependencies"].values()
+    named = [*whole["dependencies"], *(one for extra in extras for one in extra)]
     assert not [one for one in named if one.startswith("onnxruntime")]
 
 

@@ -8,7 +8,9 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SERVE = ROOT / "packaging" / "serve"
+# What is released: together they hold what the tree holds
+WHOLE = ROOT / "packaging" / "backbone-zoo"
+SERVE = ROOT / "packaging" / "backbone-zoo-serve"
 PIP = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet")
 
 
