@@ -58,11 +58,6 @@ REFUSED = {
 }
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 @pytest.mark.parametrize("backbone", FAMILIES)
 def test_backbones_keep_the_laws(backbone: str, plugins: Plugins) -> None:
     check_backbone(backbone, image_size=FAMILIES[backbone], plugins=plugins)

@@ -87,11 +87,6 @@ def test_what_is_remembered_is_loaded_whatever_its_length() -> None:
     assert torch.equal(head(query), other(query))
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def small(plugins: Plugins, name: str = "timm/test_resnet") -> Network:
     torch.manual_seed(0)
     return build_network(plugins.backbones.find(name).value, classes=3, image_size=32)

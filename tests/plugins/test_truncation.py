@@ -27,11 +27,6 @@ CUTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def build(name: str, size: int, plugins: Plugins) -> tuple[Network, BuildSpec]:
     torch.manual_seed(0)
     network = build_network(plugins.backbones.find(name).value, classes=3, image_size=size)

@@ -39,11 +39,6 @@ from zoo_onnx.session import open_file as open_onnx
 
 
 @pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
-@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("data"), {"train": 10, "val": 5, "test": 4})
 

@@ -35,11 +35,6 @@ def asked(data: Path, **changes: Any) -> Study:
     return Study(**{**values, **changes})
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def weighed(folder: Path, ways: list[str], latency: float = 0.01) -> Path:
     """A study's folder whose networks are weighed already, which takes seconds each."""
     folder.mkdir()

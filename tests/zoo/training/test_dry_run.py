@@ -40,11 +40,6 @@ STRATEGIES = (
 )
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 @pytest.mark.parametrize("backbone", ["timm/test_efficientnet", "timm/test_vit"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_table_is_what_the_optimiser_holds(

@@ -24,11 +24,6 @@ from zoo.training.setup import resolve
 BASE = replace(TINY, strategy="full")
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def recipe(data: Path, plugins: Plugins, strategy: str = "full") -> Recipe:
     experiment = replace(BASE, data=str(data), strategy=strategy, lr=1.0)
     job = prepare(experiment, resolve(experiment, plugins), plugins, Silent(), Clock())

@@ -47,11 +47,6 @@ SETTINGS: dict[str, Any] = {
 BASE = replace(TINY, save_every=0.0)
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 @pytest.fixture
 def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Die after that many checkpoints more."""
