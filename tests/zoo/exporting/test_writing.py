@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import digest
 from tests_support import make_photos
 
+import zoo.exporting.precision_search
 import zoo.exporting.writing
 from zoo import (
     Experiment,
@@ -43,13 +45,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("data"), {"train": 10, "val": 5, "test": 4})
 
 
-@pytest.fixture
-def run(data: Path, tmp_path: Path, plugins: Plugins) -> Run:
+@pytest.fixture(scope="module")
+def plugins(small_plugins: Plugins) -> Plugins:
+    return small_plugins
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Run]:
+    """A run of a network that is exported in a second: what the gate does is the same for all."""
     experiment = Experiment(
-        data=str(data), backbone="timm/test_resnet", strategy="full", weights="none", image_size=32, epochs=2, lr=0.02,
+        data=str(data), backbone="small/plain", strategy="full", weights="none", image_size=32, epochs=2, lr=0.02,
         batch_size=8, device="cpu",
     )  # fmt: skip
-    return train(experiment, out=tmp_path / "run", plugins=plugins)
+    run = train(experiment, out=tmp_path_factory.mktemp("trained") / "run", plugins=plugins)
+    before = digest(run.path)
+    yield run
+    assert digest(run.path) == before
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    return Run.open(shutil.copytree(trained.path, tmp_path / "run"))
 
 
 def files(run: Run) -> set[str]:
@@ -186,9 +202,7 @@ def test_a_record_of_other_preprocessing_is_refused(
     assert "model.onnx" not in files(run)
 
 
-def test_a_file_that_may_run_on_either_is_held_to_both(
-    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_run_on_either_is_held_to_both(run: Run, plugins: Plugins) -> None:
     """Where a CUDA provider is taken of itself, the CPU's is held to the run as well."""
 
     class Other:
@@ -208,10 +222,11 @@ def test_a_file_that_may_run_on_either_is_held_to_both(
         path_of[:] = [path]
         return Other(device)
 
-    standing_in(plugins, monkeypatch, open=opened)
-    with pytest.raises(ZooError, match="predicts otherwise than the run"):
-        export(run, plugins=plugins)
-    assert export(run, device="auto", precision="fp32", plugins=Plugins(), force=True).parity.passed
+    with pytest.MonkeyPatch.context() as patch:
+        standing_in(plugins, patch, open=opened)
+        with pytest.raises(ZooError, match="predicts otherwise than the run"):
+            export(run, plugins=plugins)
+    assert export(run, device="auto", precision="fp32", plugins=plugins, force=True).parity.passed
 
 
 def test_an_existing_file_needs_force(run: Run, plugins: Plugins) -> None:
@@ -297,7 +312,10 @@ def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plu
     assert all(check.passed for check in checks) and "int8 accuracy" in checks[-1].detail
 
 
-def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins) -> None:
+def test_auto_tells_what_became_of_every_precision(
+    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo.exporting.precision_search, "TIMED", 0.05)
     done = export(run, precision="auto", max_drop=0.3, calibration=8, plugins=plugins)
     assert [one.precision for one in done.candidates] == ["fp32", "fp16", "int8"]
     assert all(one.failure or (one.latency and one.size and one.parity) for one in done.candidates)
@@ -323,6 +341,7 @@ def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: 
     with pytest.raises(ZooError, match="int8 needs 16 of the photographs that the run was fitted on, and 1 are there"):
         export(run, precision="int8", plugins=plugins)
     assert files(run) == before
+    monkeypatch.setattr(zoo.exporting.writing, "time_candidates", lambda candidates, *rest: list(candidates))
     done = export(run, precision="auto", max_drop=0.3, plugins=plugins)  # the others are written all the same
     assert [(one.precision, bool(one.failure)) for one in done.candidates][-1] == ("int8", True)
 
