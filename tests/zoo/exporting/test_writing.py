@@ -312,9 +312,7 @@ def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plu
     assert all(check.passed for check in checks) and "int8 accuracy" in checks[-1].detail
 
 
-def test_auto_tells_what_became_of_every_precision(
-    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo.exporting.precision_search, "TIMED", 0.05)
     done = export(run, precision="auto", max_drop=0.3, calibration=8, plugins=plugins)
     assert [one.precision for one in done.candidates] == ["fp32", "fp16", "int8"]

@@ -54,9 +54,13 @@ WAYS = ["timm/test_resnet full", "timm/test_resnet partial:1", "timm/test_resnet
 def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Results]:
     """A study with a strategy that does not fit, from the first step on."""
     spec = asked(two_splits, strategies=("full", "partial:1", "partial:40"))
-    for folder in made_once(
-        tmp_path_factory.getbasetemp(), "study", lambda folder: study(spec, out=folder / "s", plugins=plugins)
-    ):
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("zoo.studies.deployment_cost.SECONDS", 0.05)
+            study(spec, out=folder / "s", plugins=plugins)
+
+    for folder in made_once(tmp_path_factory.getbasetemp(), "study", make):
         yield Results.open(folder / "s")
 
 
