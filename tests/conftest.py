@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from shared import made_once
-from tests_support import make_photos
+from tests_support import TINY, make_photos
 
 from zoo.plugin import KINDS, Plugins
 
@@ -52,6 +53,19 @@ def small_plugins() -> Iterator[Plugins]:
     from small_backbones import small_plugins
 
     yield from _unchanged(small_plugins())
+
+
+@pytest.fixture(scope="session")
+def exported_run(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Path]:
+    """The folder of a finished run of four epochs, with its `model.onnx`. Scoring it is a change: its ledger grows."""
+    from zoo import export, train
+
+    def make(folder: Path) -> None:
+        experiment = replace(TINY, data=str(two_splits), strategy="full", epochs=4)
+        export(train(experiment, out=folder / "run", plugins=plugins), plugins=plugins)
+
+    for folder in made_once(tmp_path_factory.getbasetemp(), "exported-run", make):
+        yield folder / "run"
 
 
 def _unchanged(plugins: Plugins) -> Iterator[Plugins]:

@@ -318,18 +318,18 @@ def test_bench_of_a_file(tmp_path: Path) -> None:
 def test_bench_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = write_file(tmp_path / "a.onnx")
     quick = ["--seconds", "0.05", "--batch-size", "1", "--threads", "1", "--device", "cpu"]
-    assert run(["bench", str(file), *quick]) == 0
+    out = tmp_path / "latency.json"
+    assert run(["bench", str(file), *quick, "--out", str(out)]) == 0
     told = capsys.readouterr()
     assert told.out == "" and "p99 ms" in told.err and "onnxruntime-cpu" in told.err and "fastest" in told.err
-    out = tmp_path / "latency.json"
+    before = out.read_bytes()
     arguments = ["bench", str(file), *quick, "--with-preprocess", "--json", "--out", str(out)]
-    assert run(arguments) == 0
+    assert run(arguments) == 2 and "exists" in capsys.readouterr().err and out.read_bytes() == before
+    assert run([*arguments, "--force"]) == 0
     told = capsys.readouterr()
     data = json.loads(told.out)
     assert data == json.loads(out.read_text()) and data["with_preprocess"]
     assert data["contenders"][0]["input"] == "uint8 (N, 375, 500, 3)" and "probabilities out" in told.err
-    assert run(arguments) == 2 and "exists" in capsys.readouterr().err
-    assert run([*arguments, "--force"]) == 0
 
 
 def test_bench_command_fails_where_nothing_could_be_measured(
@@ -343,14 +343,9 @@ def test_bench_command_fails_where_nothing_could_be_measured(
     assert "takes run, and none was given" in capsys.readouterr().err
 
 
-def test_bench_of_a_run_and_its_export(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    tiny = ["--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32", "--epochs", "1"]
-    folder = tmp_path / "run"
-    assert run(["train", "--data", str(two_splits), *tiny, "--strategy", "linear", "--out", str(folder)]) == 0
-    write_file(folder / "model.onnx")
-    capsys.readouterr()
+def test_bench_of_a_run_and_its_export(exported_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     only = ["--runtime", "torch-eager", "--runtime", "onnxruntime-cpu", "--batch-size", "1", "--seconds", "0.05"]
-    assert run(["bench", str(folder), *only, "--device", "cpu", "--threads", "1", "--json"]) == 0
+    assert run(["bench", str(exported_run), *only, "--device", "cpu", "--threads", "1", "--json"]) == 0
     eager, exported = json.loads(capsys.readouterr().out)["contenders"]
     assert (eager["status"], exported["status"]) == ("measured", "measured")
     assert (eager["label"], exported["label"]) == ("run", "model.onnx")
