@@ -101,9 +101,10 @@ def test_an_annotated_file_is_sound(onnx_spec: ExportSpec, tmp_path: Path) -> No
     assert inspect(file)["metadata"]["zoo.parity"] == {"agreeing": 3}
 
 
-def test_a_large_network_keeps_its_weights_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = small_spec(tmp_path / "plain.onnx")
-    write(plain)
+def test_a_large_network_keeps_its_weights_beside(
+    onnx_spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = onnx_spec
     monkeypatch.setattr(size, "MAX_BYTES", 1000)
     spec = small_spec(tmp_path / "large.onnx")
     write(spec)

@@ -152,6 +152,6 @@ def test_torchscript_is_the_second_choice(tmp_path: Path, monkeypatch: pytest.Mo
     assert all(check.passed for check in verify(spec.file, "cpu"))
 
 
-def test_folder_that_cannot_be_written(tmp_path: Path) -> None:
+def test_folder_that_cannot_be_written(onnx_spec: ExportSpec, tmp_path: Path) -> None:
     with pytest.raises(ZooError, match="cannot be written"):
-        write(small_spec(tmp_path / "missing" / "small.onnx"))
+        write(replace(onnx_spec, file=tmp_path / "missing" / "small.onnx"))

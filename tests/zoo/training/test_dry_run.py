@@ -45,8 +45,7 @@ STRATEGIES = (
 def test_the_table_is_what_the_optimiser_holds(
     strategy: str, backbone: str, two_splits: Path, plugins: Plugins
 ) -> None:
-    size = 160 if backbone.endswith("vit") else 32
-    asked = replace(BASE, data=str(two_splits), strategy=strategy, backbone=backbone, image_size=size, batch_size=8)
+    asked = replace(BASE, data=str(two_splits), strategy=strategy, backbone=backbone, batch_size=8)
     made = zoo.plan(asked, plugins=plugins)
     job = prepare(asked, resolve(asked, plugins), plugins, Silent(), Clock())
     recipe = _recipe(job, Silent(), None, Clock())
