@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from messages import refused
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
@@ -234,16 +235,16 @@ def test_files_that_cannot_be_timed(tmp_path: Path) -> None:
     damaged.write_bytes(damaged.read_bytes()[:-200])
     other = write_file(tmp_path / "other.onnx", names=("begin", "end"))
     cases = [
-        (tmp_path / "text.onnx", "cannot be read as ONNX"),
-        (tmp_path / "empty.onnx", "is no ONNX file"),
-        (damaged, "cannot be read as ONNX|onnxruntime refuses|is no ONNX file"),
-        (other, "no tensors `pixels` and `logits`"),
-        (write_foreign(tmp_path / "two.onnx", ["N", 3], inputs=2), "has 2 inputs"),
-        (write_foreign(tmp_path / "words.onnx", ["N"], TensorProto.STRING), "neither numbers nor grey levels"),
-        (write_foreign(tmp_path / "scalar.onnx", []), "has no shape"),
+        (tmp_path / "text.onnx", ("text.onnx`", "ONNX")),
+        (tmp_path / "empty.onnx", ("empty.onnx`", "ONNX")),
+        (damaged, ("damaged.onnx`", "ONNX")),
+        (other, ("`pixels`", "`logits`", "`zoo export`")),
+        (write_foreign(tmp_path / "two.onnx", ["N", 3], inputs=2), ("file", "2 inputs")),
+        (write_foreign(tmp_path / "words.onnx", ["N"], TensorProto.STRING), ("`a0`", "numbers")),
+        (write_foreign(tmp_path / "scalar.onnx", []), ("`a0`", "shape")),
     ]
-    for file, message in cases:
-        with pytest.raises(ZooError, match=message):
+    for file, words in cases:
+        with refused(ZooError, *words):
             ort_runtime.load_cpu(work(file))
 
 
@@ -251,7 +252,7 @@ def test_a_fall_back_to_the_cpu_is_an_error(tmp_path: Path) -> None:
     if cuda_devices():
         pytest.skip("there is a CUDA device, nothing falls back")
     for load in (ort_runtime.load_cuda, ort_runtime.load_tensorrt):
-        with pytest.raises(ZooError, match="fell back to CPUExecutionProvider"):
+        with refused(ZooError, "CPUExecutionProvider", "loaded"):
             load(work(write_file(tmp_path / "a.onnx"), device="cuda"))
 
 
@@ -273,7 +274,7 @@ def test_compute_nodes_that_left_the_provider(tmp_path: Path, monkeypatch: pytes
     listed = f"3 nodes on {CPU}: Gather, Shape x 2"  # arithmetic on shapes belongs on the CPU
     assert ort_runtime.load_cuda(work(file, device="cuda")).notes == (listed,)
     assigned[CPU]["Conv"] = 2
-    with pytest.raises(ZooError, match=r"2 compute nodes of the network left .* for the CPU: Conv x 2"):
+    with refused(ZooError, "2 compute nodes", "CUDAExecutionProvider", "CPU", "Conv x 2"):
         ort_runtime.load_cuda(work(file, device="cuda"))
     allowed = ort_runtime.load_cuda(work(file, device="cuda", allow_fallback=True))
     assert allowed.notes == (f"5 nodes on {CPU}: Conv x 2, Gather, Shape x 2",)
