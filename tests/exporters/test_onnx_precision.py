@@ -19,7 +19,7 @@ from torch import nn
 
 from zoo.data.image import normalise
 from zoo.errors import ZooError
-from zoo.exporter import Calibration, ExportSpec
+from zoo.exporter import Calibration, ExportSpec, Precision
 from zoo_onnx import int8, precision, size
 from zoo_onnx.metadata import KEY_PRECISION, read
 from zoo_onnx.network import Exported, export_network
@@ -86,7 +86,7 @@ def exported(spoilt: bool) -> tuple[Convolutions, Exported]:
     return model, export_network(model, PREPROCESS.crop)
 
 
-def spec_of(file: Path, kind: str, max_drop: float = 0.05, spoilt: bool = False) -> ExportSpec:
+def spec_of(file: Path, kind: Precision, max_drop: float = 0.05, spoilt: bool = False) -> ExportSpec:
     """A spec whose labels are what the network says itself."""
     model, network = exported(spoilt)
     choices = photographs(64, 2)
@@ -98,7 +98,7 @@ def spec_of(file: Path, kind: str, max_drop: float = 0.05, spoilt: bool = False)
         kept={"network": network},
         precision=kind,
         calibration=calibration,
-        max_drop=max_drop,  # type: ignore[arg-type]
+        max_drop=max_drop,
     )
 
 
@@ -108,7 +108,7 @@ def record(file: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8"])
-def test_a_file_of_fewer_bits_is_smaller_sound_and_close(kind: str, tmp_path: Path) -> None:
+def test_a_file_of_fewer_bits_is_smaller_sound_and_close(kind: Precision, tmp_path: Path) -> None:
     plain, small = (spec_of(tmp_path / f"{name}.onnx", name) for name in ("fp32", kind))
     for spec in (plain, small):
         write(spec)

@@ -92,7 +92,8 @@ def test_a_file_without_preprocessing_has_its_network_compared(
 @pytest.fixture(scope="module")
 def traced() -> bytes:
     """The small network's graph, with the names that the exporter gives."""
-    return network._by_torch_export(SmallNet().eval(), 32).SerializeToString()
+    content: bytes = network._by_torch_export(SmallNet().eval(), 32).SerializeToString()
+    return content
 
 
 # a convolution is folded into the batch norm behind it, which is what is left to compare
