@@ -147,7 +147,7 @@ def test_a_third_party_s_tests_pass_and_its_network_is_trained_exported_and_veri
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [0, 0, 0, 0], (done.stdout, done.stderr)
     assert "2 passed" in done.stdout and "warning: plugin `missing`" in done.stderr
-    assert "ok" in done.stderr.rpartition("command verify")[2]
+    assert str(run / "model.onnx") in done.stdout.splitlines() and "ok" in done.stderr.rpartition("command verify")[2]
     record = json.loads((run / "run.json").read_text())
     assert record["backbone"] == "acme/acmenet" and record["strategy"] == "edges:2+full,epochs=3"
     assert record["phases"][0]["trains"] == ["low", "middle", "head"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from shared import digest
 from tests_support import make_photos
+from torch import nn
 
 import zoo.exporting.precision_search
 import zoo.exporting.writing
@@ -34,9 +36,11 @@ from zoo.exporter import Check, Precision, StageDifference
 from zoo.exporting.calibration_set import _spread
 from zoo.exporting.parity import TOLERANCE, compare, paired_interval
 from zoo.exporting.precision_search import Candidate, fastest
+from zoo.networks.freezing import digest_of_state
 from zoo.predictions import Predictions
 from zoo.storage.files import read_json, write_json
 from zoo.target import load_target
+from zoo_onnx.network import Exported, export_network
 from zoo_onnx.session import open_file as open_onnx
 
 
@@ -61,6 +65,23 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugi
     before = digest(run.path)
     yield run
     assert digest(run.path) == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """The run's network is made a graph once for all tests, which are about what becomes of it."""
+    made: dict[tuple[str, int], bytes] = {}
+
+    def once(model: nn.Module, side: int) -> Exported:
+        key = digest_of_state(model), side
+        if key not in made:
+            made[key] = pickle.dumps(export_network(model, side))
+        found: Exported = pickle.loads(made[key])  # noqa: S301 (it was made here)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo_onnx.write.export_network", once)
+        yield
 
 
 @pytest.fixture

@@ -100,8 +100,16 @@ for program in json.loads(sys.argv[1]):
 """
 
 
-def test_who_asks_for_the_compiler_gets_it_and_who_does_not_is_spared_it() -> None:
-    programs = {name: f"with without_compiler():\n    {code}" for name, code in ASKED.items()}
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("a module of it", "a module that has a stand-in", "a function"),
+        # the same two ways into the stand-ins, taken by torch itself
+        pytest.param(("a function of torch", "to compile"), marks=pytest.mark.slow),
+    ],
+)
+def test_who_asks_for_the_compiler_gets_it_and_who_does_not_is_spared_it(asked: tuple[str, ...]) -> None:
+    programs = {name: f"with without_compiler():\n    {ASKED[name]}" for name in asked}
     programs |= {"libraries": LIBRARIES, "marked": MARKED}
     answers = run(RUN_ALL, json.dumps([*programs.values(), "assert False"])).split()
     assert dict(zip(programs, answers)) == dict.fromkeys(programs, "0")

@@ -317,7 +317,7 @@ def test_saves_are_spaced_by_time_and_by_their_cost(tmp_path: Path, monkeypatch:
 def test_a_real_kill_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_photos(tmp_path / "photos", {"train": 24, "val": 4})
     settings = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "full", "--epochs", "12"]
-    settings += ["--image-size", "32", "--batch-size", "8", "--save-every", "0s", "--data", str(photos)]
+    settings += ["--image-size", "32", "--batch-size", "12", "--save-every", "0s", "--data", str(photos)]
     folder = tmp_path / "killed"
     zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
     process = subprocess.Popen([*zoo, *settings, "--out", str(folder)], stderr=subprocess.DEVNULL)
