@@ -35,13 +35,13 @@ test: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 browser: # for the tests of reports, which skip without one
 	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

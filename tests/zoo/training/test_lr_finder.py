@@ -62,7 +62,10 @@ def test_it_stops_where_the_loss_diverges(two_splits: Path, plugins: Plugins, mo
 
 
 @pytest.mark.parametrize("strategy", ["full,norm=train", "lpft", "l2sp:0.1"])
-def test_the_network_is_left_as_it_was(two_splits: Path, plugins: Plugins, strategy: str) -> None:
+def test_the_network_is_left_as_it_was(
+    two_splits: Path, plugins: Plugins, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo.training.lr_finder, "STEPS", 20)
     it = recipe(two_splits, plugins, strategy)
     before = digest_of_state(it.model)
     found = find_rate(it, Silent())
