@@ -50,7 +50,7 @@ lint: $(INSTALLED)
 	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed; the schemas were checked"; fi
 
 test: lint
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
 
 coverage: $(INSTALLED) # lines and branches of the product, subprocesses included; fails below the floor in pyproject.toml
 	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term:skip-covered
@@ -65,7 +65,7 @@ browser: # for the tests of reports, which skip without one
 	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

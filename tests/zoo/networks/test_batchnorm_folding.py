@@ -18,11 +18,6 @@ from zoo.networks.tracing import noise
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def build(name: str, plugins: Plugins) -> nn.Module:
     """A network whose batch norms have something to fold."""
     torch.manual_seed(0)

@@ -276,7 +276,10 @@ def _hammer(folder: Path, seed: int) -> bool:
 
 
 def test_processes_share_a_store(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # processes of a server that has imported what they need: each would take seconds for it
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "torch", "zoo.storage.tensor_store"])
+    with ProcessPoolExecutor(3, mp_context=context) as pool:
         assert all(pool.map(_hammer, [tmp_path / "store"] * 3, range(3)))
 
 

@@ -59,11 +59,6 @@ class Threads:
         self._pool.shutdown()
 
 
-@pytest.fixture
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def folder_of(tmp_path: Path, spec: Study, configurations: list[str]) -> Path:
     folder = tmp_path / "s"
     folder.mkdir()

@@ -25,11 +25,6 @@ BASE = replace(TINY, epochs=2)
 
 
 @pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
-@pytest.fixture(scope="module")
 def finished(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Run:
     out = tmp_path_factory.mktemp("runs") / "finished"
     return train(replace(BASE, data=str(two_splits), epochs=6, lr=0.02), out=out, plugins=plugins)
