@@ -30,7 +30,8 @@ from zoo.runtime import Runtime
 from zoo.strategy import Strategy
 
 GROUP = "zoo.plugins"
-DISTRIBUTION = "backbone-zoo"
+# Distributions of the built-in plugins. `backbone-zoo` requires the other one, which runs exported files without torch
+DISTRIBUTIONS = ("backbone-zoo", "backbone-zoo-serve")
 
 # Where two plugins have a network of the same name, the short name means that of the first plugin in this order. `lite`
 # is before timm because its weights are installed by pip. Third parties follow by name, so they displace no built-in
@@ -200,7 +201,7 @@ class Plugins:
                 entries.extend(mine.values())
         catalogue = Catalogue(noun, plural, entries)
         for plugin in self.plugins:
-            if plugin.distribution == DISTRIBUTION:
+            if plugin.distribution in DISTRIBUTIONS:
                 continue
             for name in plugin.provides.get(plural, []):
                 first = catalogue.shadowed(catalogue.find(f"{plugin.name}/{name}"))
@@ -252,7 +253,7 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 
 def _order(candidate: PluginCandidate) -> tuple[int, int, str, str]:
     """Sort key: built-in plugins first, in `BUILT_IN_ORDER`, then third parties by name."""
-    built_in = candidate.distribution == DISTRIBUTION
+    built_in = candidate.distribution in DISTRIBUTIONS
     rank = BUILT_IN_ORDER.index(candidate.name) if candidate.name in BUILT_IN_ORDER else len(BUILT_IN_ORDER)
     return (0 if built_in else 1, rank if built_in else 0, candidate.name, candidate.distribution)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.errors import ZooError
 from zoo.evaluation.significance import Comparison, compare_configurations
 from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.predictions import Predictions
@@ -70,6 +71,7 @@ class Leaderboard:
         }
 
     def to_csv(self) -> str:
+        """The rows as CSV, with a header."""
         text = io.StringIO()
         names = [
             "backbone", "strategy", "seeds", "images", "accuracy", "low_95", "high_95", "precision_macro",
@@ -102,6 +104,30 @@ class Leaderboard:
                 }
             )
         return text.getvalue()
+
+
+class LeaderboardContent(dict[str, Any]):
+    """The content of `leaderboard.json`, which can be had as a table."""
+
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame, best configuration first; intervals in two columns, times in seconds.
+
+        Raises:
+            ZooError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ZooError("`to_frame` needs pandas", hint="`pip install pandas`") from error
+        rows = []
+        for row in self["rows"]:
+            low, high = row["interval"]
+            flat = {name: value for name, value in row.items() if name not in ("way", "interval", "latency", "test")}
+            flat |= {"accuracy_low_95": low, "accuracy_high_95": high}
+            flat["latency"] = row["latency"][0] if row["latency"] else None
+            flat["test_accuracy"] = row["test"]["accuracy"] if row["test"] else None
+            rows.append(flat)
+        return pandas.DataFrame(rows)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,7 @@ from zoo.predictions import Predictions
 from zoo.runs.run import Run
 from zoo.storage.files import check_schema, read_json, read_lines, write_bytes, write_json
 from zoo.studies.deployment_cost import DeploymentCost
-from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, ensemble, rank
+from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
 from zoo.studies.trial import TrialResult
 
@@ -91,7 +91,7 @@ class Results:
             return {}
 
     @property
-    def leaderboard(self) -> dict[str, Any]:
+    def leaderboard(self) -> LeaderboardContent:
         """The leaderboard of the finished trials, computed now, with the content of `leaderboard.json`.
 
         Raises:
@@ -171,7 +171,7 @@ class Results:
             board = replace(board, notes=(*board.notes, note))
         return replace(board, rows=tuple(replace(row, test=tests.get(row.way)) for row in board.rows))
 
-    def compare(self, plugins: Plugins) -> tuple[dict[str, Any], Leaderboard]:
+    def compare(self, plugins: Plugins) -> tuple[LeaderboardContent, Leaderboard]:
         """The leaderboard of the largest fraction: as JSON, with those of the other fractions, and as an object.
 
         Raises:
@@ -188,7 +188,9 @@ class Results:
         full["fractions"] = {f"{fraction:g}": board.to_json() for fraction, board in boards.items()}
         full["ensemble"] = self._ensemble(largest, boards[largest], plugins)
         full["looks"] = len(self.looks())
-        return json.loads(json.dumps(full)), boards[largest]  # tuples as lists, as a reader of the file has them
+        return LeaderboardContent(json.loads(json.dumps(full))), boards[
+            largest
+        ]  # tuples as lists, as a reader of the file has them
 
     def write_leaderboard(self, plugins: Plugins) -> None:
         """Write `leaderboard.json` and `leaderboard.csv`, if a trial is finished."""

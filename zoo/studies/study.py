@@ -26,10 +26,22 @@ OF_A_SESSION = ("time_budget",)
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study was asked to compare: every backbone with every strategy, and the pairs in `also`.
+    """What a study compares: every backbone with every strategy, and the pairs in `also`.
 
-    `settings` are those of every trial, by the names of `Experiment`. `max_latency` is in seconds (p50 of one image
-    through the exported network on this machine), `max_size` in bytes of the exported file, `licenses` are patterns.
+    Attributes:
+        data: Images: a folder, or `NAME:ARGUMENT` of a dataset.
+        backbones: Names of the networks to fine-tune.
+        strategies: What trains, such as `linear` or `partial:2`.
+        also: More pairs of a backbone and a strategy.
+        seeds: Seeds that every configuration is trained with.
+        fractions: Shares of the training images that every configuration is trained on.
+        settings: Settings of every trial, by the names of `Experiment`.
+        max_latency: Seconds that one image may take through the exported network on this machine (p50). None: no bound.
+        max_size: Largest exported file in bytes. None: no bound.
+        licenses: Patterns of licences of weights that may be used; empty: all.
+        search: Settings tried for each pair, by the validation loss; 0: none.
+        time_budget: Seconds after which no further trial begins. None: no limit.
+        test: Whether the winners are evaluated on the locked split, once, at the end.
     """
 
     data: str
@@ -42,9 +54,9 @@ class Study:
     max_latency: float | None = None
     max_size: int | None = None
     licenses: tuple[str, ...] = ()
-    search: int = 0  # settings tried for each pair, by the loss on val
-    time_budget: float | None = None  # seconds after which no further trial begins
-    test: bool = True  # whether the winners are scored on the locked split, at the end and once
+    search: int = 0
+    time_budget: float | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no study could honour, all at once.

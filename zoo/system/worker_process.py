@@ -67,12 +67,20 @@ class WorkerProcess:
         # The worker gets the path of this process, as in multiprocessing, and does not add its working directory (-P)
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-            "import zoo.system.worker_process as w; w.serve(sys.argv[2])"
+            "import zoo.system.worker_process as w; w.serve(sys.argv[2], parent=int(sys.argv[3]))"
         )
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code, json.dumps([path for path in sys.path if path]), target],
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                code,
+                json.dumps([path for path in sys.path if path]),
+                target,
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -158,9 +166,14 @@ def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:
     answers.put("")
 
 
-def serve(target: str) -> None:
-    """Answer requests until the pipe closes. This is what the worker process runs."""
-    die_with_parent()
+def serve(target: str, parent: int) -> None:
+    """Answer requests until the pipe closes. This is what the worker process runs.
+
+    Args:
+        target: See `WorkerProcess`.
+        parent: Process id of the parent.
+    """
+    die_with_parent(parent)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not be read as an answer
     sys.stdout = sys.stderr
@@ -182,15 +195,21 @@ def serve(target: str) -> None:
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def die_with_parent() -> None:
-    """Ask Linux to kill this process when its parent dies.
+def die_with_parent(parent: int) -> None:
+    """End this process when its parent dies (on Linux only).
 
     A parent that is killed cannot kill its workers, and a worker would otherwise finish its current request, which may
-    take minutes. On other systems it does so: it ends when it waits for the next request and finds its pipe closed.
+    take minutes. If the parent died while the worker was starting, a request may be waiting in the pipe; it is not
+    carried out. On other systems, a worker ends when it waits for the next request and finds its pipe closed.
+
+    Args:
+        parent: Process id of the parent.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
 
 
 def _send(answers: TextIO, answer: dict[str, Any]) -> None:
