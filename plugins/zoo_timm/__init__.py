@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
-from zoo.storage.cache import recall, source_key
+from zoo.storage.cache import memoise, source_key
 from zoo.system.lazy_compiler import without_compiler
 
 
@@ -23,7 +23,7 @@ def register_backbones(register: Register[Backbone]) -> None:
 def catalogue_rows() -> list[Backbone]:
     """The catalogue, from the cache folder or, the first time, from timm itself."""
     here = Path(__file__).parent
-    return recall(
+    return memoise(
         "timm",
         f"timm {version('timm')} {source_key(here / 'rows.py', here / 'top1.json')}",
         _generate,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
-from zoo.storage.cache import recall, source_key
+from zoo.storage.cache import memoise, source_key
 from zoo.system.lazy_compiler import without_compiler
 
 
@@ -22,7 +22,7 @@ def register_backbones(register: Register[Backbone]) -> None:
 
 def catalogue_rows() -> list[Backbone]:
     """The catalogue, from the cache folder or, the first time, from torchvision itself."""
-    return recall(
+    return memoise(
         "torchvision",
         f"torchvision {version('torchvision')} {source_key(Path(__file__).with_name('rows.py'))}",
         _generate,

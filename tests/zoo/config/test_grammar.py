@@ -106,7 +106,7 @@ def test_canonical_form(text: str, form: str) -> None:
         ("full:3", ["takes no value"]),
         ("linear,lr=nan", ["`lr=nan` is not a positive number"]),
         ("linear,lr=0", ["`lr=0.0` is not a positive number"]),
-        ("linear,epochs=0", ["no epoch at all"]),
+        ("linear,epochs=0", ["`epochs=0`"]),
         ("rich,deep=maybe,rate=fast,color=1", ["not true or false", "not a number", "no option `color`"]),
         ("linear,epochs=2,epochs=3", ["given twice"]),
         ("linear+", ["a name is missing"]),
