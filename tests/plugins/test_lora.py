@@ -92,7 +92,7 @@ def test_layers_that_compute_something_else_with_their_weight_are_left(plugins: 
 
 def test_two_of_them_are_refused(plugins: Plugins) -> None:
     network, spec = build("torchvision/resnet18", 32, plugins)
-    with pytest.raises(UsageError, match="stands twice"):
+    with pytest.raises(UsageError, match=r"`lora`.*twice"):
         parse("lora:2+lora:4", plugins.strategies).attach(network, spec)
 
 
@@ -101,7 +101,7 @@ def test_without_peft_it_says_what_to_install(plugins: Plugins, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(UsageError, match="needs the library peft, which is not installed") as error:
         parse("lora:2", plugins.strategies).attach(network, spec)
-    assert error.value.hint == "pip install 'backbone-zoo[lora]'"
+    assert "backbone-zoo[lora]" in str(error.value.hint)
 
 
 def test_listing_it_imports_neither_peft_nor_torch() -> None:

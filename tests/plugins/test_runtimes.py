@@ -235,11 +235,11 @@ def test_files_that_cannot_be_timed(tmp_path: Path) -> None:
     other = write_file(tmp_path / "other.onnx", names=("begin", "end"))
     cases = [
         (tmp_path / "text.onnx", "cannot be read as ONNX"),
-        (tmp_path / "empty.onnx", "is no ONNX file"),
-        (damaged, "cannot be read as ONNX|onnxruntime refuses|is no ONNX file"),
+        (tmp_path / "empty.onnx", "no graph"),
+        (damaged, "cannot be read as ONNX|onnxruntime|no graph"),
         (other, "no tensors `pixels` and `logits`"),
         (write_foreign(tmp_path / "two.onnx", ["N", 3], inputs=2), "has 2 inputs"),
-        (write_foreign(tmp_path / "words.onnx", ["N"], TensorProto.STRING), "neither numbers nor grey levels"),
+        (write_foreign(tmp_path / "words.onnx", ["N"], TensorProto.STRING), "numeric"),
         (write_foreign(tmp_path / "scalar.onnx", []), "has no shape"),
     ]
     for file, message in cases:
@@ -273,7 +273,7 @@ def test_compute_nodes_that_left_the_provider(tmp_path: Path, monkeypatch: pytes
     listed = f"3 nodes on {CPU}: Gather, Shape x 2"  # arithmetic on shapes belongs on the CPU
     assert ort_runtime.load_cuda(work(file, device="cuda")).notes == (listed,)
     assigned[CPU]["Conv"] = 2
-    with pytest.raises(ZooError, match=r"2 compute nodes of the network left .* for the CPU: Conv x 2"):
+    with pytest.raises(ZooError, match=r"2 compute nodes .*: Conv x 2"):
         ort_runtime.load_cuda(work(file, device="cuda"))
     allowed = ort_runtime.load_cuda(work(file, device="cuda", allow_fallback=True))
     assert allowed.notes == (f"5 nodes on {CPU}: Conv x 2, Gather, Shape x 2",)
@@ -295,7 +295,7 @@ def test_why_a_runtime_cannot_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert "no C++ compiler" in (availability.torch_compiled("cpu") or "")
     monkeypatch.setattr(availability, "cuda_devices", lambda: ("A",))
     monkeypatch.setattr(availability, "_onnxruntime_folder", lambda: tmp_path)
-    assert "built without the cuda provider" in (availability.onnxruntime_cuda("cuda") or "")
+    assert "cuda provider" in (availability.onnxruntime_cuda("cuda") or "")
     (tmp_path / "capi").mkdir()
     for provider in ("cuda", "tensorrt"):
         (tmp_path / "capi" / f"libonnxruntime_providers_{provider}.so").touch()

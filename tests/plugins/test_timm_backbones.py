@@ -232,7 +232,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_weights_that_cannot_be_had(hub: Path, rows: dict[str, Backbone]) -> None:
     row = rows["resnet18"]
-    with pytest.raises(ZooError, match="`a1_in1k` of `resnet18` cannot be had from https:") as error:
+    with pytest.raises(ZooError, match=r"`a1_in1k` of `resnet18` .* https:") as error:
         build_network(row, classes=7, weights=row.weights[0])
     told = str(error.value)
     assert "resnet18.a1_in1k/resolve/main/model.safetensors" in told and "--weights FILE" in told and str(hub) in told
