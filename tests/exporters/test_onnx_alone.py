@@ -90,7 +90,7 @@ def test_a_file_says_all_about_itself(onnx_spec: ExportSpec, tmp_path: Path) -> 
     onnx.save(helper.make_model(graph), other)
     assert not inspect(other)["zoo"] and inspect(other)["inputs"] == ["x float (1, 3)"]
     other.write_bytes(b"no onnx")
-    with pytest.raises(ZooError, match="is no ONNX file"):
+    with pytest.raises(ZooError, match="ONNX"):
         inspect(other)
 
 

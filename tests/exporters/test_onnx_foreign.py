@@ -67,9 +67,9 @@ def test_what_it_cannot_be_asked(photographs: list[Path], tmp_path: Path) -> Non
     with pytest.raises(ZooError, match="was not written by zoo") as error:
         predict(file, photographs)
     assert error.value.hint is not None and "--preprocess" in error.value.hint
-    with pytest.raises(ZooError, match="gives 3 values an image, and 2 classes"):
+    with pytest.raises(ZooError, match=r"3 outputs .* 2 classes"):
         predict(file, photographs, preprocess=FORM, classes=("a", "b"))
-    with pytest.raises(ZooError, match="does not take images of 224 pixels"):
+    with pytest.raises(ZooError, match="images of 224 pixels"):
         predict(file, photographs, preprocess=Preprocess())
     with pytest.raises(UsageError, match="`--classes` is of files that zoo did not write"):
         predict(file, photographs, classes=("a",))
@@ -93,7 +93,7 @@ def test_how_photographs_are_prepared_is_told() -> None:
 
 
 def test_a_file_of_zoo_knows_itself(onnx_spec: ExportSpec, photographs: list[Path]) -> None:
-    with pytest.raises(ZooError, match="was written by zoo and knows"):
+    with pytest.raises(ZooError, match="was written by zoo"):
         predict(onnx_spec.file, photographs, preprocess=FORM)
 
 

@@ -143,7 +143,7 @@ def test_layers_that_lose_too_much_stay_in_fp32(tmp_path: Path, monkeypatch: pyt
     assert isinstance(kept, list) and len(kept) == 2 and found["layers"] == 4
     drop = found["drop_on_train"]
     assert isinstance(drop, float) and drop <= 0.1
-    assert any("looking for the layers" in note for note in notes)
+    assert any("sensitive layers" in note for note in notes)
     monkeypatch.setattr(int8, "_fewest", lambda *_: None)
     with pytest.raises(ZooError, match=r"int8 loses 0\.\d+ of accuracy on training photographs, and .* 2 of 4 layers"):
         write(spec)
@@ -176,7 +176,7 @@ def test_attention_is_left_between_its_products() -> None:
 @pytest.mark.parametrize(
     ("module", "name", "value", "message"),
     [
-        (int8, "WEIGHTED", ("ConvTranspose",), "no layer that int8 knows"),
+        (int8, "WEIGHTED", ("ConvTranspose",), "no layer .* int8"),
         (size, "MAX_BYTES", 1000, "cannot be converted to int8"),
     ],
 )
@@ -212,4 +212,4 @@ def test_dynamic_int8_is_named(onnx_spec: ExportSpec, tmp_path: Path) -> None:
     plain = onnx.load(spec.file)
     quantize_dynamic(plain, str(spec.file), op_types_to_quantize=["Conv", "Gemm"])
     failed = {check.name: check.detail for check in verify(spec.file, "cpu") if not check.passed}
-    assert failed["precision"].startswith("`ConvInteger` makes its scales up as it runs (dynamic)")
+    assert failed["precision"].startswith("`ConvInteger`")

@@ -32,7 +32,7 @@ def test_classes_that_are_not_those_of_the_logits(onnx_spec: ExportSpec, tmp_pat
         if entry.key == "zoo.classes":
             entry.value = '["one"]'
     onnx.save(model, file)
-    with pytest.raises(ZooError, match=f"it names 1 classes and answers {len(CLASSES)}"):
+    with pytest.raises(ZooError, match=f"names 1 classes .* {len(CLASSES)} logits"):
         open_file(file, "cpu").logits([np.zeros((40, 40, 3), np.uint8)])
 
 
@@ -71,7 +71,7 @@ def test_old_onnxruntime_is_refused_on_cuda_only(onnx_spec: ExportSpec, monkeypa
     monkeypatch.setattr(module, "cuda_devices", lambda: ("a device",))
     monkeypatch.setattr(ort, "get_available_providers", lambda: [module.CUDA, module.CPU])
     monkeypatch.setattr(ort, "__version__", "1.22.1")
-    with pytest.raises(ZooError, match=r"onnxruntime 1\.22\.1 resizes photographs wrongly on CUDA"):
+    with pytest.raises(ZooError, match=r"onnxruntime 1\.22\.1 .* CUDA"):
         open_file(onnx_spec.file, "cuda")
     assert open_file(onnx_spec.file, "cpu").device == module.CPU
 
@@ -94,7 +94,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_no_onnx_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "text.onnx"
     file.write_bytes(content)
-    with pytest.raises(ZooError, match="is no ONNX file, or was cut short"):
+    with pytest.raises(ZooError, match="ONNX file"):
         open_file(file, "cpu")
 
 

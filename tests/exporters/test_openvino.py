@@ -50,7 +50,7 @@ def test_a_changed_file_is_found_out(spec: ExportSpec, part: str, tmp_path: Path
 
 def test_what_is_no_file_of_ours(spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "x.xml").write_text("<net/>")
-    with pytest.raises(ZooError, match="is no OpenVINO file"):
+    with pytest.raises(ZooError, match="OpenVINO file"):
         open_file(tmp_path / "x.xml", "cpu")
     with pytest.raises(UsageError, match="run on the CPU, not on `cuda`"):
         open_file(spec.file, "cuda")

@@ -112,7 +112,7 @@ def test_weights_config_that_names_a_pickle_is_refused(pt2_spec: ExportSpec, tmp
 def test_archive_cut_short(pt2_spec: ExportSpec, tmp_path: Path, length: int) -> None:
     file = tmp_path / "short.pt2"
     file.write_bytes(pt2_spec.file.read_bytes()[:length])
-    with pytest.raises(ZooError, match="is no PT2 archive, or was cut short"):
+    with pytest.raises(ZooError, match="PT2 archive"):
         verify(file, "cpu")
 
 
