@@ -53,7 +53,7 @@ MOST_MOVED = {"frozen": 2_562, "partial": 2_672_802, "fine_tune": 3_373_570}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class PeerComparison:
     """A comparison: a strategy of zoo with a mode of the peers."""
 
     strategy: str
@@ -64,9 +64,9 @@ class Row:
 
 
 ROWS = {
-    "linear": Row(strategy="linear", again=True, mode="frozen", epochs=5),
-    "partial": Row(strategy="partial:2", settings=("--epochs", "5"), mode="partial", epochs=5),
-    "fine_tune": Row(strategy="linear,epochs=1+full,epochs=4", mode="fine_tune", epochs=4),
+    "linear": PeerComparison(strategy="linear", again=True, mode="frozen", epochs=5),
+    "partial": PeerComparison(strategy="partial:2", settings=("--epochs", "5"), mode="partial", epochs=5),
+    "fine_tune": PeerComparison(strategy="linear,epochs=1+full,epochs=4", mode="fine_tune", epochs=4),
 }
 
 
@@ -104,7 +104,7 @@ def run(command: list[Any], cache: Path, allocator: dict[str, str] | None = None
     return seconds, load, done.stdout
 
 
-def run_peer(peer: str, row: Row, setting: list[str], seed: int, data: Path, folder: Path) -> dict[str, Any]:
+def run_peer(peer: str, row: PeerComparison, setting: list[str], seed: int, data: Path, folder: Path) -> dict[str, Any]:
     """One run of a peer, with a check that precision, memory format and changed parameters are as requested."""
     command = [PYTHON, "-W", "ignore", SCRIPTS[peer], "--data", data, "--mode", row.mode, "--epochs", row.epochs]
     allocator = ALLOCATOR if peer.endswith(KEPT) else None
@@ -128,13 +128,13 @@ def run_peer(peer: str, row: Row, setting: list[str], seed: int, data: Path, fol
     }
 
 
-def zoo_command(row: Row, seed: int, data: Path, out: Path) -> list[Any]:
+def zoo_command(row: PeerComparison, seed: int, data: Path, out: Path) -> list[Any]:
     """The command line of `zoo train`, with this interpreter."""
     command = [sys.executable, "-m", "zoo_cli.main", "train", "--data", data, "--backbone", BACKBONE]
     return [*command, "--strategy", row.strategy, *row.settings, "--seed", seed, "--out", out]
 
 
-def run_zoo(row: Row, seed: int, data: Path, out: Path, cache: Path) -> dict[str, Any]:
+def run_zoo(row: PeerComparison, seed: int, data: Path, out: Path, cache: Path) -> dict[str, Any]:
     """One run of zoo at its defaults."""
     seconds, load, _ = run(zoo_command(row, seed, data, out), cache)
     record = json.loads((out / "run.json").read_text())

@@ -34,7 +34,7 @@ TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
+class ExportedNetwork:
     """An ONNX model, its exporter, and its largest difference from torch, relative to the largest logit."""
 
     model: onnx.ModelProto
@@ -42,7 +42,7 @@ class Exported:
     difference: float
 
 
-def export_network(model: nn.Module, side: int) -> Exported:
+def export_network(model: nn.Module, side: int) -> ExportedNetwork:
     """Export with `torch.export`, or with TorchScript if that fails, and compare with torch at several batch sizes.
 
     Raises:
@@ -63,7 +63,7 @@ def export_network(model: nn.Module, side: int) -> Exported:
             _strip(exported)
             difference, batch = compare(model, exported, side)
             if difference <= TOLERANCE:
-                return Exported(model=exported, exporter=name, difference=difference)
+                return ExportedNetwork(model=exported, exporter=name, difference=difference)
             reasons.append(
                 f"{name}: at batch {batch} the logits differ from torch's by {difference:.2g} of the largest"
                 f"{_where(model, exported, ends, batch, side)}"

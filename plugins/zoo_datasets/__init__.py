@@ -11,7 +11,7 @@ def register_datasets(register: Register[Dataset]) -> None:
     register(
         Dataset(
             name="folder",
-            summary="folder:PATH or PATH: a folder with train/, val/ and test/ of class folders, or with class folders",
+            summary="folder:PATH or PATH: class folders, or train/, val/ and test/ with class folders in each",
             open="zoo_datasets.folder:open_folder",
         )
     )

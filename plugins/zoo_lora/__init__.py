@@ -36,7 +36,7 @@ class LowRank(Strategy):
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise UsageError(f"the rank must be 1 or more, not {self.rank}")
+            raise UsageError(f"`lora:{self.rank}` needs a rank of 1 or more")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise UsageError(f"`alpha={self.alpha}` is not a finite number of 0 or more")
 

@@ -228,7 +228,7 @@ def _open(model: str | bytes, work: Workload, provider: str) -> ort.InferenceSes
         chosen.insert(0, (TENSORRT, {"device_id": work.ordinal}))
     try:
         return ort.InferenceSession(model, options, providers=chosen)
-    except Exception as error:  # onnxruntime's exceptions share no base class but this
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ZooError(f"onnxruntime cannot load the file: {str(error).splitlines()[0]}") from error
 
 

@@ -76,7 +76,7 @@ class Neighbours(Strategy):
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
-            raise UsageError(f"the number of neighbours must be 1 or more, not {self.neighbours}")
+            raise UsageError(f"`knn:{self.neighbours}` needs a number of neighbours of 1 or more")
 
     def adapt(self, network: Network, spec: BuildSpec) -> Network:
         from zoo_strategies.neighbours import adapt

@@ -112,7 +112,7 @@ class Gradual(Strategy):
     def __post_init__(self) -> None:
         if self.steps < 0:
             raise UsageError(
-                f"the number of phases must be 0 or more, not {self.steps}",
+                f"`gradual:{self.steps}` needs a number of phases of 0 or more",
                 hint="0 unfreezes one stage per phase",
             )
 
@@ -143,7 +143,7 @@ class LayerDecay(Strategy):
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.decay) and 0 < self.decay <= 1):
-            raise UsageError(f"the decay must be above 0 and at most 1, not {self.decay:g}")
+            raise UsageError(f"`layerdecay:{self.decay:g}` needs a decay above 0 and at most 1")
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         last = len(anatomy.names) - 1
@@ -194,7 +194,7 @@ class StartingPoint(Strategy):
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
             raise UsageError(
-                f"the strength must be a finite number above 0, not {self.alpha:g}",
+                f"`l2sp:{self.alpha:g}` needs a finite strength above 0",
                 hint="`full` trains without the penalty",
             )
 

@@ -117,7 +117,7 @@ def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFix
     [
         (["--strategy", "linear", "--augment", "light"], "no part in it; `--epochs 5` asks for steps"),
         (["--strategy", "linear,solver=lbfgs"], "settings of steps (rates, epochs, augmentation) have no part in it\n"),
-        (["--strategy", "knn:100000"], "`knn:100000`: all 24 training images vote, there are no more"),
+        (["--strategy", "knn:100000"], "`knn:100000`: all 24 training images vote"),
         (
             ["--strategy", "linear", "--time-budget", "60", "--save-every", "1", "--compile"],
             "`--time-budget` and `--save-every` and `--compile` are for steps, of which `linear` takes none",
