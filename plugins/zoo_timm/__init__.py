@@ -1,6 +1,6 @@
-"""Every network of timm, with every published set of weights.
+"""The catalogue of all networks of timm, with all their published weights.
 
-This catalogue imports no timm: the rows are made once per installed version and kept in the cache folder.
+It does not import timm: the entries are generated once for each installed version and stored in the cache folder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def register_backbones(register: Register[Backbone]) -> None:
 
 
 def catalogue_rows() -> list[Backbone]:
-    """The catalogue, from the cache folder or, the first time, from timm itself."""
+    """The catalogue from the cache folder; generated from timm the first time."""
     here = Path(__file__).parent
     return memoise(
         "timm",
