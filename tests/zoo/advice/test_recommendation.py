@@ -154,7 +154,7 @@ def test_advice_from_photographs(
         advise(photos, [], plugins=plugins)
     with pytest.raises(UsageError, match="no photographs"):
         advise(backbones=["resnet18"], plugins=plugins)
-    with pytest.raises(UsageError, match="is no study"):
+    with pytest.raises(UsageError, match="is not a study"):
         advise(study=tmp_path, plugins=plugins)
     code = zoo(["advise", "--data", photos, "--backbone", "hog_color", "--studies", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)

@@ -119,10 +119,10 @@ def test_a_study_as_one_page(study: Results) -> None:
     [
         (
             [(10, 0.5, 0.4, 0.6), (100, 0.95, 0.93, 0.97)],
-            "with up to 10 training images; with 100 that is not known any",
+            "with up to 10 training images; with 100 no longer",
         ),
-        ([(10, 0.5, 0.4, 0.6), (100, 0.6, 0.5, 0.7)], "at every number of images, up to 100"),
-        ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of images known to be ahead"),
+        ([(10, 0.5, 0.4, 0.6), (100, 0.6, 0.5, 0.7)], "at every number of training images, up to 100"),
+        ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of training images"),
     ],
 )
 def test_up_to_where_transfer_is_ahead(bare: list[tuple[float, ...]], said: str) -> None:
