@@ -162,7 +162,7 @@ def _measure_rounds(
     rounds: int,
     on_progress: ReportLine,
 ) -> None:
-    """Measure every subject once per round at every batch size, in an order drawn anew for each round.
+    """Measure every subject once per round at every batch size, in a new random order for each round.
 
     All subjects have the same number of slots at a batch size, so that slots of one round can be compared.
     """

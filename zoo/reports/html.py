@@ -1,4 +1,4 @@
-"""Report: a study or a run as one HTML file that loads nothing from a network, with its figures as JSON and CSV."""
+"""Report: a study or a run as one HTML file that loads nothing from elsewhere, with its figures as JSON and CSV."""
 
 from __future__ import annotations
 
