@@ -22,7 +22,7 @@ from zoo.errors import ZooError
 from zoo.exporter import Calibration, ExportSpec, Precision
 from zoo_onnx import int8, precision, size
 from zoo_onnx.metadata import KEY_PRECISION, read
-from zoo_onnx.network import Exported, export_network
+from zoo_onnx.network import ExportedNetwork, export_network
 from zoo_onnx.session import open_file
 from zoo_onnx.verify import verify
 from zoo_onnx.write import write
@@ -80,7 +80,7 @@ def photographs(count: int, seed: int) -> np.ndarray:
 
 
 @cache
-def exported(spoilt: bool) -> tuple[Convolutions, Exported]:
+def exported(spoilt: bool) -> tuple[Convolutions, ExportedNetwork]:
     """The network, which no test changes, and its graph in fp32: converting begins where exporting ends."""
     model = Convolutions(spoilt).eval()
     return model, export_network(model, PREPROCESS.crop)
