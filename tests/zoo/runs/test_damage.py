@@ -72,7 +72,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(killed: Path, folders: dict[st
     shutil.copy(folders["other"] / "checkpoint.safetensors", killed)
     said = Said()
     again = resume(killed, plugins=plugins, progress=said)
-    assert "checkpoint.safetensors` is of another run; going on from the one before" in said
+    assert "checkpoint.safetensors` is of another run" in said
     assert again.record["resumed"][0]["step"] == 4
     assert again.record["weights_sha256"] == Run.open(folders["finished"]).record["weights_sha256"]
 
@@ -111,7 +111,7 @@ def test_checkpoints_that_are_gone_are_told(killed: Path, plugins: Plugins) -> N
         file.unlink()
     said = Said()
     again = resume(killed, plugins=plugins, progress=said)
-    assert "no checkpoint is in" in said and [line["epoch"] for line in again.history] == [1, 2]
+    assert "no checkpoint in" in said and [line["epoch"] for line in again.history] == [1, 2]
 
 
 def test_a_folder_in_the_place_of_a_checkpoint_is_named(killed: Path, plugins: Plugins) -> None:
