@@ -36,40 +36,48 @@ class Experiment:
 
     Attributes:
         data: Images to train on: a folder, or `NAME:ARGUMENT` of a dataset.
-        backbone: Name of the network to fine-tune, such as `resnet50` or `timm/convnext_tiny`.
-        strategy: What trains, such as `linear`, `partial:2` or `linear,epochs=2+full,lr=0.1`.
-        weights: Weights to start from: `default`, `none`, a published tag, or a file.
-        epochs: Passes over the training images. None: 5, or what the strategy's phases ask for.
-        batch_size: Images per optimiser step.
-        lr: Highest learning rate of the head; strategies scale it for other layers. `find` searches for one.
-        accumulate: Parts that a batch is computed in, one after another. The step is the same and takes less memory.
-        optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
-        weight_decay: Weight decay of the optimiser; it does not apply to biases and normalisation layers.
-        schedule: How the learning rate changes over each phase.
-        warmup: Share of each phase's steps in which the learning rate rises.
-        augment: Random augmentation of training images.
-        dropout: Dropout probability in front of the head. None: the network's own.
-        drop_path: Stochastic depth probability. None: the network's own.
-        label_smoothing: Share of a label that is spread over all classes.
-        class_balance: `loss` weights rare classes more in the loss, `sample` draws them more often.
-        clip: Largest norm of the gradient over all parameters; 0: no clipping.
-        norm: Running statistics of normalisation layers: `frozen`, `train` or `recalibrate`. None: the strategy's own.
-        fraction: Share of the training images of every class; a smaller share lies within a larger one.
-        early_stopping: Epochs without a lower validation loss after which a phase ends. None: never.
-        keep: Weights that the run keeps: those of the `last` epoch, or of the `best` one by validation loss.
-        image_size: Side of the network's input in pixels. None: the backbone's own.
+        backbone: Network to fine-tune, such as `resnet50` or `timm/convnext_tiny`.
+        strategy: Which layers to train, such as `linear`, `partial:2` or `linear,epochs=2+full,lr=0.1`.
+        weights: Weights to start from: the backbone's `default`, `none` (random), one of its published tags, or a file.
+        epochs: Number of passes over the training images. None: 5, or the strategy's own.
+        batch_size: Number of images in each training step.
+        lr: Peak learning rate of the head; strategies scale it for other layers. `find` chooses it by a range test.
+        accumulate: Number of parts in which to compute each batch: more parts take less memory, with the same gradient.
+        optimizer: Optimiser; `sgd` has Nesterov momentum 0.9.
+        weight_decay: Weight decay; not applied to biases and normalisation layers.
+        schedule: Learning-rate schedule; it starts anew in each phase of the strategy.
+        warmup: Fraction of each phase's steps in which the learning rate rises, 0 to 0.9.
+        augment: Random augmentation of training images. `light` flips, crops and changes brightness and contrast;
+            `trivial` is TrivialAugment, `rand` is RandAugment.
+        dropout: Dropout rate before the head. None: the backbone's own.
+        drop_path: Stochastic-depth rate: the chance that a residual branch is skipped. None: the backbone's own.
+        label_smoothing: Share of each label spread evenly over all classes in the loss; 0 turns it off.
+        class_balance: How to compensate for rare classes: weight them in the `loss`, or `sample` their images more
+            often.
+        clip: Gradient clipping: the largest norm of all gradients together; 0 turns it off.
+        norm: Running statistics of batch norms: keep them (`frozen`), update them in trainable stages (`train`), or
+            compute them anew on the training images at the start of each phase (`recalibrate`). None: the strategy's.
+        fraction: Fraction of the training images of each class to train on, up to 1.
+        early_stopping: End a phase after this many epochs without a lower validation loss, and keep the best epoch.
+            None: never.
+        keep: Epoch whose weights to keep: the `last`, or the one with the lowest validation loss. For data with only
+            two splits, `best` sets 15 % of the training images aside for validation.
+        image_size: Height and width of the network's input, in pixels. None: the backbone's own.
         workers: Threads that decode images. None: one per core, at most 8.
-        seed: Seed of the head's initial weights, of the order of images, of augmentation and dropout.
-        split_seed: Seed of the split, where the data come without one.
-        device: Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.
-        precision: `fp32`, `bf16` by autocast, or `auto`: bf16 where it is faster.
-        compile: Whether to compile the network with torch.compile.
-        views: Random views of an image that are shown in rotation. None: the square root of the epochs where layers are
-            frozen, else a new view in each epoch.
-        cache: Whether to keep outputs of frozen layers on disk. `auto`: where it saves time. Results are the same.
-        on_bad_image: What to do with a file that cannot be read as an image: `skip` it and report it, or `fail`.
-        time_budget: Seconds after which training ends; what was trained is saved and evaluated. None: no limit.
-        save_every: Seconds between checkpoints. None: 30, and never more than 2 % of the time.
+        seed: Seed of the head's first weights, the order of images, augmentation and dropout.
+        split_seed: Seed of the split into train, val and test, for data that are not split yet.
+        device: Device to compute on; `auto` takes CUDA if it can be used, else the CPU.
+        precision: Number format of the training steps; `auto` takes bf16 (by autocast) on hardware where it is faster.
+        compile: Compile the trainable part of the network with torch.compile.
+        views: Number of random views of each image, used in rotation. None: the square root of the epochs if the first
+            stages are frozen, else a new view each epoch.
+        cache: Whether to compute the features of frozen stages once and store them, for later epochs and runs; `auto`
+            does if that saves time. Results are the same.
+        on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
+            `fail`.
+        time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
+            limit.
+        save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
     """
 
     data: str

@@ -73,7 +73,7 @@ def epoch_line(record: dict[str, Any]) -> str:
     stage = "solved   " if "solved" in record else f"epoch {record['epoch']:>3}"
     text = f"{stage} {record['phase']}  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.3f}"
     if "choice_loss" in record:
-        text += f"  val loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
+        text += f"  validation loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
     return f"{text}  {record['images_per_second']:.0f} images/s"
 
 

@@ -70,7 +70,7 @@ def advise(
     your images and those that the backbone was pretrained on, and the strategy suggested by these two.
     """
     from zoo.advice.recommendation import advise as rank
-    from zoo_cli.display import Display
+    from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
     screen = console()
@@ -83,7 +83,7 @@ def advise(
         split_seed=split_seed,
         device=device,
         plugins=plugins(ctx),
-        progress=Display(screen),
+        progress=ProgressBar(screen),
     )
     if as_json:
         print_json(found.to_json())

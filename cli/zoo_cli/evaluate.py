@@ -43,12 +43,12 @@ def evaluate(
     zoo evaluate runs/first/model.onnx --data photos
     """
     from zoo.evaluation.scoring import evaluate as score
-    from zoo_cli.display import Display
+    from zoo.progress import ProgressBar
     from zoo_cli.figures import print_evaluation
     from zoo_cli.main import plugins
 
     screen = console()
-    display = Display(screen)
+    display = ProgressBar(screen)
     begun = False
 
     def advance(done: int, total: int) -> None:

@@ -78,7 +78,7 @@ def export(
     for each; fp16 and int8 may lose --max-drop of accuracy. Otherwise the file is not written, and the exit code is 1.
     """
     from zoo.exporting.writing import export as write
-    from zoo_cli.display import Display
+    from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
     screen = console()
@@ -94,7 +94,7 @@ def export(
         preprocessing=preprocessing,
         force=force,
         plugins=plugins(ctx),
-        progress=Display(screen),
+        progress=ProgressBar(screen),
     )
     if done.candidates:
         screen.print(_table(done.candidates, done.parity.precision))

@@ -57,7 +57,7 @@ def predict(
     """
     from zoo.inference.prediction import find_photographs, read_classes, read_preprocess
     from zoo.inference.prediction import predict as classify
-    from zoo_cli.display import Display
+    from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
     paths = find_photographs(photographs)
@@ -78,7 +78,7 @@ def predict(
             words = [word for label, share in prediction.top for word in (label, f"{share:.4f}")]
             click.echo("\t".join([prediction.path, *words]))
     for file in bad:
-        Display(console()).warn(file.reason)
+        ProgressBar(console()).warn(file.reason)
     if bad and not found:
         raise ZooError("none of the photographs could be decoded", hint="the reasons are printed above")
     if bad:

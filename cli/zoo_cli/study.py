@@ -178,9 +178,9 @@ def study(
 
     The options from --weights on are settings of every run, as in `zoo train`.
     """
+    from zoo.progress import ProgressBar
     from zoo.studies.results import Results
     from zoo.studies.runner import study as carry_out
-    from zoo_cli.display import Display
     from zoo_cli.main import plugins
 
     screen = console()
@@ -202,7 +202,7 @@ def study(
             retry=retry,
             time_budget=time_budget,
             plugins=plugins(ctx),
-            progress=Display(screen),
+            progress=ProgressBar(screen),
         )
     board, why = _board(results)
     _print(results, board, why, screen)

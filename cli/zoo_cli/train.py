@@ -87,9 +87,9 @@ def _train(
     as_json: bool,
     settings: dict[str, Any],
 ) -> None:
+    from zoo.progress import ProgressBar
     from zoo.training.session import resume as resume_training
     from zoo.training.session import train as run_training
-    from zoo_cli.display import Display
     from zoo_cli.figures import print_run
     from zoo_cli.main import plugins
 
@@ -98,7 +98,7 @@ def _train(
     screen = console()
     if experiment is not None:
         run = run_training(
-            experiment, out=out, force=force, plugins=plugins(ctx), progress=Display(screen), ahead=ahead
+            experiment, out=out, force=force, plugins=plugins(ctx), progress=ProgressBar(screen), ahead=ahead
         )
     else:
         assert resume is not None
@@ -108,7 +108,7 @@ def _train(
             save_every=settings["save_every"],
             force=force,
             plugins=plugins(ctx),
-            progress=Display(screen),
+            progress=ProgressBar(screen),
         )
     print_run(run, screen)
     if as_json:

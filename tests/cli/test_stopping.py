@@ -61,10 +61,10 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--time-budget", "1x"], ("1x", "time", "90s")),
-        (["--time-budget", "-5"], ("-5", "time")),
+        (["--time-budget", "1x"], ("1x", "90s")),
+        (["--time-budget", "-5"], ("-5", "30m")),
         (["--time-budget", "0"], ("`--time-budget 0`", "1")),
-        (["--save-every", "often"], ("often", "time")),
+        (["--save-every", "often"], ("often", "30m")),
         (["--accumulate", "0"], ("`--accumulate 0`", "1 to 1,000,000")),
         (["--epochs", "0", "--lr", "nan"], ("`--epochs 0`", "1 to 1,000,000", "`--lr nan`", "number")),
         (["--backbone", "nett", "--strategy", "fulll"], ("backbone", "`nett`", "strategy", "`fulll`")),

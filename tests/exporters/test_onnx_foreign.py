@@ -68,7 +68,7 @@ def test_what_it_cannot_be_asked(photographs: list[Path], tmp_path: Path) -> Non
     with refused(ZooError, "colours.onnx`", "`zoo.schema`") as error:
         predict(file, photographs)
     assert error.value.hint is not None and "--preprocess" in error.value.hint
-    with refused(ZooError, "colours.onnx`", "3 values", "2 classes"):
+    with refused(ZooError, "colours.onnx`", "3", "2 classes"):
         predict(file, photographs, preprocess=FORM, classes=("a", "b"))
     with refused(ZooError, "colours.onnx`", "224 pixels", "`crop`"):
         predict(file, photographs, preprocess=Preprocess())

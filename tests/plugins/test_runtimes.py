@@ -242,7 +242,7 @@ def test_files_that_cannot_be_timed(tmp_path: Path) -> None:
         (damaged, ("damaged.onnx`", "ONNX")),
         (other, ("`pixels`", "`logits`", "`zoo export`")),
         (write_foreign(tmp_path / "two.onnx", ["N", 3], inputs=2), ("file", "2 inputs")),
-        (write_foreign(tmp_path / "words.onnx", ["N"], TensorProto.STRING), ("`a0`", "numbers")),
+        (write_foreign(tmp_path / "words.onnx", ["N"], TensorProto.STRING), ("`a0`", "numeric")),
         (write_foreign(tmp_path / "scalar.onnx", []), ("`a0`", "shape")),
     ]
     for file, words in cases:

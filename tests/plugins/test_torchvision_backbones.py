@@ -211,12 +211,12 @@ def test_efficientnet_takes_drop_path_as_torchvision_does() -> None:
 
 
 def test_settings_that_cannot_be_honoured_are_refused() -> None:
-    with refused(UsageError, "`resnet18`", "drop path 0.1"):
+    with refused(UsageError, "`resnet18`", "`--drop-path 0.1`"):
         on_meta("resnet18", drop_path=0.1)
     on_meta("resnet18", drop_path=0.0)
     with refused(UsageError, "`vit_b_16`", "16 pixels", "230") as error:
         on_meta("vit_b_16", image_size=230)
-    assert error.value.hint == "use a multiple of 16: 224 or 240"
+    assert "224 or 240" in str(error.value.hint)
     with refused(UsageError, "`maxvit_t`", "230 pixels"):
         on_meta("maxvit_t", image_size=230)
 

@@ -118,5 +118,5 @@ def test_a_validated_epoch_and_a_solved_head_have_their_lines(caplog: pytest.Log
     with caplog.at_level(logging.INFO, logger="zoo"):
         LogProgress().epoch({**RECORD, "choice_loss": 0.25, "choice_accuracy": 0.5})
         LogProgress().epoch({**RECORD, "solved": {}})
-    assert caplog.messages[0].endswith("val loss 0.2500 accuracy 0.500  12 images/s")
+    assert caplog.messages[0].endswith("validation loss 0.2500 accuracy 0.500  12 images/s")
     assert caplog.messages[1].startswith("solved")

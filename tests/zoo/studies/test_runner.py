@@ -252,7 +252,7 @@ def test_what_a_killed_study_has_so_far(
     (folder / "outcomes.jsonl").write_text("".join(line for line in lines if "refused" not in line))
     assert {row["way"] for row in Results.open(folder).leaderboard["rows"]} == set(WAYS[:2])
     assert run_zoo(["report", str(folder)]) == 0
-    assert "2 of 6 trials have no outcome yet" in (folder / "report.html").read_text()
+    assert "2 of 6 trials have no result yet" in (folder / "report.html").read_text()
 
 
 def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -430,7 +430,7 @@ def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_spli
     assert run_zoo(["study", str(done.path), "--status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
     for arguments, message in (
-        (["--status"], "of which study"),
+        (["--status"], "`--status`"),
         ([str(done.path), "--epochs", "3"], "`--epochs`"),
         ([str(done.path), "--backbone", "resnet18"], "`--backbone`"),
         ([str(done.path), "--out", "elsewhere"], "`--out`"),
