@@ -47,7 +47,7 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
         spent = {"prefix": round(perf_counter() - began, 3)}
     head = find_head(workspace.network)
     rest = {id(parameter) for parameter in head.parameters()}
-    frozen = FrozenProof(model, "frozen", besides=rest | {id(buffer) for buffer in head.buffers()})
+    frozen = FrozenProof(model, "frozen", excluded=rest | {id(buffer) for buffer in head.buffers()})
     drawn = perf_counter()
     solve: Callable[[Task], dict[str, Any]] = load_target(phase.solver)
     answer = solve(

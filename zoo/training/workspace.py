@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs, Seconds, default_views
 from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
-from zoo.networks.tracing import FEW, noise
+from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
 from zoo.training.optimizer import changed_by, make_optimizer, plan_groups, pulled_by
 from zoo.training.preparation import Job, feature_cache
@@ -137,7 +137,7 @@ class PhaseSteps:
         workspace = self._workspace
         if self.phase.norm == "train" or workspace.device.place.type != "cpu" or workspace.experiment.compile:
             return  # folding was measured to pay on a CPU only
-        images = noise(FEW, workspace.predictor.preprocess.crop, workspace.device.place)
+        images = noise(SMALL_BATCH, workspace.predictor.preprocess.crop, workspace.device.place)
         folded, forward = FoldedSteps(workspace.model, images), self._forward
 
         def folded_forward(*inputs: torch.Tensor) -> torch.Tensor:

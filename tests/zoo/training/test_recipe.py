@@ -276,7 +276,7 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
         it.model.stem[0].weight.data.add_(1e-6)
 
     it.model.fc.register_forward_hook(spoil)
-    with pytest.raises(ZooError, match=r"frozen tensor `stem.0.weight` moved in epoch 1"):
+    with pytest.raises(ZooError, match=r"frozen tensor `stem.0.weight` changed in epoch 1"):
         list(it.fit())
 
 
