@@ -76,7 +76,7 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
         (["--strategy", "full,lr=nan"], "not a positive number"),
         (["--strategy", "knn+full"], "nothing can be joined to `knn`"),
         (["--strategy", "truncate:99"], "drops 99 stages"),
-        (["--strategy", "knn", "--epochs", "3"], "`--epochs 3` is for steps"),
+        (["--strategy", "knn", "--epochs", "3"], "`--epochs 3` needs optimiser steps"),
         (["--strategy", "lora:2,head=x"], "has no option `head`"),
     ],
 )
@@ -115,12 +115,12 @@ def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--strategy", "linear", "--augment", "light"], "no part in it; `--epochs 5` asks for steps"),
-        (["--strategy", "linear,solver=lbfgs"], "settings of steps (rates, epochs, augmentation) have no part in it\n"),
+        (["--strategy", "linear", "--augment", "light"], "have no effect; `--epochs 5` asks for steps"),
+        (["--strategy", "linear,solver=lbfgs"], "augmentation) have no effect\n"),
         (["--strategy", "knn:100000"], "`knn:100000`: all 24 training images vote, there are no more"),
         (
             ["--strategy", "linear", "--time-budget", "60", "--save-every", "1", "--compile"],
-            "`--time-budget` and `--save-every` and `--compile` are for steps, of which `linear` takes none",
+            "`--time-budget` and `--save-every` and `--compile` need optimiser steps; `linear` takes none",
         ),
         (
             ["--strategy", "full", "--epochs", "1", "--accumulate", "100"],

@@ -321,7 +321,7 @@ def test_an_average_over_more_steps_than_there_are_is_told() -> None:
         progress = Warned()
         list(Recipe(job((phase(ema=decay),), (2,), progress=progress)).fit())
         assert len(progress.warnings) == told
-    assert "`ema=0.999` averages over some 1,000 steps and `p` has 6" in progress.warnings[0]
+    assert "`ema=0.999` averages over about 1,000 steps and `p` has 6" in progress.warnings[0]
 
 
 def test_a_phase_ends_with_its_average() -> None:

@@ -220,7 +220,7 @@ def change(photos: Path) -> str:
 
 def remove(photos: Path) -> str:
     photograph(photos).unlink()
-    return "is gone"
+    return "is missing"
 
 
 def add(photos: Path) -> str:
@@ -231,7 +231,7 @@ def add(photos: Path) -> str:
 def add_class(photos: Path) -> str:
     for split in ("train", "val"):
         shutil.copytree(photos / split / "red", photos / split / "violet")
-    return "3 classes, the run began with 2: new is `violet`"
+    return "3 classes, the run began with 2: `violet` is new"
 
 
 @pytest.mark.parametrize("meddle", [change, remove, add, add_class])
@@ -347,5 +347,5 @@ def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugi
     said = Said()
     again = resume(killed.path, plugins=plugins, progress=said)
     assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights are complete"
-    assert any("there is no file" in note and "it is made again" in note for note in said.notes)
+    assert any("there is no file" in note and "it is written again" in note for note in said.notes)
     assert (again.path / "splits.json").read_bytes() == splits
