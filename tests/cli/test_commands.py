@@ -115,9 +115,9 @@ def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--weights", "./a.pth"], 2, "no file of weights", "--weights"),
         (["list", "backbones", "inceptio"], 2, "no backbone matches `inceptio`", "inception_v3"),
         (["evaluate", "nowhere"], 2, "there is no run or file", "zoo train"),
-        (["export", "."], 2, "is no run", "zoo train"),
+        (["export", "."], 2, "is not a run", "zoo train"),
         (["verify", "nothing.onnx"], 2, "there is no file", None),
-        (["compare", "nowhere"], 2, "is no run", "zoo train"),
+        (["compare", "nowhere"], 2, "is not a run", "zoo train"),
     ],
 )
 def test_mistakes_get_one_line_and_a_hint(
@@ -213,7 +213,7 @@ def test_inspect_and_the_program_that_verifies(
     code, out, err = zoo(capsys, "verify", file, "--script", script)
     assert code == 2 and "--force" in err
     code, out, err = zoo(capsys, "inspect", script)
-    assert code == 2 and "is no exported file" in err
+    assert code == 2 and "is not an exported file" in err
     before = file.read_bytes()
     code, out, err = zoo(capsys, "verify", file, "--script", file, "--force")
     assert code == 2 and "does not end in `.py`" in err and file.read_bytes() == before

@@ -21,9 +21,7 @@ def test_a_time_budget_ends_a_run_in_good_order(
     two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     steps = iter(range(1, 10_000))
-    monkeypatch.setattr(
-        "zoo.training.preparation.Clock.total", lambda self: float(next(steps))
-    )  # every look takes a second
+    monkeypatch.setattr("zoo.system.clock.Clock.total", lambda self: float(next(steps)))  # every look takes a second
     settings = [*SMALL, "--data", str(two_splits), "--strategy", "partial:1,epochs=2+full,epochs=3"]
     assert run(["train", *settings, "--out", str(tmp_path / "run"), "--time-budget", "8s"]) == 0
     said = capsys.readouterr().err
@@ -94,7 +92,7 @@ def test_bad_options_are_one_line_and_leave_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "is no run: it has no `run.json`"),
+        ([], "is not a run: it has no `run.json`"),
         (["--epochs", "9"], "`--epochs` is the run's own"),
         (["--data", "x", "--out", "y"], "`--data`, `--out` are the run's own"),
     ],

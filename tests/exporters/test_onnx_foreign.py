@@ -71,9 +71,9 @@ def test_what_it_cannot_be_asked(photographs: list[Path], tmp_path: Path) -> Non
         predict(file, photographs, preprocess=FORM, classes=("a", "b"))
     with pytest.raises(ZooError, match="does not take images of 224 pixels"):
         predict(file, photographs, preprocess=Preprocess())
-    with pytest.raises(UsageError, match="`--classes` is of files that zoo did not write"):
+    with pytest.raises(UsageError, match="`--classes` is for files that zoo did not write"):
         predict(file, photographs, classes=("a",))
-    with pytest.raises(UsageError, match="a run knows how"):
+    with pytest.raises(UsageError, match="`--preprocess` is for files that zoo did not write"):
         predict(tmp_path, photographs, preprocess=FORM)
 
 
@@ -87,7 +87,7 @@ def test_how_photographs_are_prepared_is_told() -> None:
     for flaw in ({"resize": 0}, {"std": [0, 1, 1]}, {"interpolation": "nearest"}, {"fit": "foo"}, {"mean": [0, 0]}):
         with pytest.raises(UsageError, match="cannot be read"):
             read_preprocess(json.dumps(flaw), plugins)
-    for text, message in (('{"crop"', "cannot be read"), ('{"size": 3}', "knows no `size`"), ("resnet19", "resnet19")):
+    for text, message in (('{"crop"', "cannot be read"), ('{"size": 3}', "no key `size`"), ("resnet19", "resnet19")):
         with pytest.raises(UsageError, match=message):
             read_preprocess(text, plugins)
 

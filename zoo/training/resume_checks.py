@@ -48,8 +48,8 @@ def check_data(run: Run, job: Job) -> None:
     hint = "restore the original photographs, or start a new run on these with `zoo train`"
     before, now = run.classes, job.images.classes
     if before != now:
-        added, gone = sorted(set(now) - set(before)), sorted(set(before) - set(now))
-        words = [f"`{names[0]}` is {word}" for word, names in (("new", added), ("missing", gone)) if names]
+        added, missing = sorted(set(now) - set(before)), sorted(set(before) - set(now))
+        words = [f"`{names[0]}` is {word}" for word, names in (("new", added), ("missing", missing)) if names]
         raise ZooError(
             f"the data have {len(now)} classes, the run began with {len(before)}: "
             f"{', '.join(words) or 'their order differs'}",

@@ -70,7 +70,7 @@ def train(
         out: the run's folder; None: a new one below `runs/`.
         force: replace the run in `out`.
         plugins: loaded plugins; None: load those installed.
-        progress: told what happens; None: silent.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
 
     Raises:
@@ -115,7 +115,7 @@ def resume(
         force: accept other versions or another device; the weights then differ a little.
         save_every: seconds between checkpoints; None: the run's own setting.
         plugins: loaded plugins; None: load those installed.
-        progress: told what happens; None: silent.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
 
     Raises:
         UsageError: it is not a run.

@@ -26,7 +26,7 @@ class Workspace:
 
     Attributes:
         groups: the optimiser's parameter groups of every phase.
-        start: values at the start of the run of all parameters that a phase pulls towards them, by name.
+        start: initial values, by name, of all parameters that a phase pulls towards their initial values.
         views: augmented views of the training images.
     """
 

@@ -281,7 +281,7 @@ def test_a_finished_run_says_so(two_splits: Path, tmp_path: Path, plugins: Plugi
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, plugins: Plugins) -> None:
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         resume(tmp_path, plugins=plugins)
 
 
