@@ -10,7 +10,7 @@ from rich.table import Table
 
 from zoo.backbone import Backbone, is_at_hand
 from zoo.catalogue import Entry
-from zoo.networks.profile import MOST, Facts, all_facts
+from zoo.networks.profile import MOST, NetworkProfile, profile_networks
 from zoo.plugin import Plugins
 from zoo_cli.options import console, fits, print_json
 
@@ -19,7 +19,7 @@ FIGURES = ("parameters", "GFLOPs", "input", "top-1")
 
 def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
     """Print a row for each network: provider, size, cost, input, accuracy, licence, weights."""
-    facts = all_facts([entry.value for entry in entries])
+    facts = profile_networks([entry.value for entry in entries])
     if as_json:
         print_json([_row(entry, known, plugins) for entry, known in zip(entries, facts)])
         return
@@ -70,7 +70,7 @@ def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: b
         )
 
 
-def _row(entry: Entry[Backbone], facts: Facts, plugins: Plugins) -> dict[str, Any]:
+def _row(entry: Entry[Backbone], facts: NetworkProfile, plugins: Plugins) -> dict[str, Any]:
     backbone = entry.value
     preprocess = backbone.weights[0].preprocess if backbone.weights else backbone.preprocess
     return {

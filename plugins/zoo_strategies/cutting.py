@@ -9,7 +9,7 @@ from torchvision.ops import Permute
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
 from zoo.networks.head import start_layer
-from zoo.networks.tracing import MORE, eval_mode, find_prefix, prefix_graph
+from zoo.networks.tracing import LARGE_BATCH, eval_mode, find_prefix, prefix_graph
 from zoo.stage import HEAD, Anatomy, Stage
 
 NEW_HEAD = "new_head"
@@ -39,7 +39,7 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
     assert spec.image_size is not None
     kept, dropped = anatomy.stages[:-stages], anatomy.stages[-stages:]
     late = {name for stage in (*dropped, anatomy.head) for name in stage.parameters}
-    images = torch.zeros(MORE, 3, spec.image_size, spec.image_size)
+    images = torch.zeros(LARGE_BATCH, 3, spec.image_size, spec.image_size)
     where = f"`{anatomy.backbone}` cannot be truncated after `{kept[-1].name}`"
     hint = f"try another number of stages; `partial:{stages}` trains the last ones instead of dropping them"
     try:
@@ -47,10 +47,10 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
             prefix = find_prefix(network.model, late, images)
     except ValueError as error:
         raise UsageError(f"{where}: {error}", hint=hint) from error
-    if len(prefix.ends) != 1:
-        crossing = f"{len(prefix.ends)} tensors leave" if prefix.ends else "no single tensor leaves"
+    if len(prefix.boundary) != 1:
+        crossing = f"{len(prefix.boundary)} tensors leave" if prefix.boundary else "no single tensor leaves"
         raise UsageError(f"{where}: {crossing} that stage", hint=hint)
-    head, layer = _new_head(prefix.few[0], spec, where)
+    head, layer = _new_head(prefix.small_values[0], spec, where)
     network.model.add_module(NEW_HEAD, head)
     model = fx.GraphModule(network.model, _with_head(prefix_graph(prefix)))
     model.train(network.model.training)

@@ -218,7 +218,7 @@ def test_inspect_and_the_program_that_verifies(
     code, out, err = zoo(capsys, "verify", file, "--script", script)
     assert code == 2 and "--force" in err
     code, out, err = zoo(capsys, "inspect", script)
-    assert code == 2 and "is no exported file" in err
+    assert code == 2 and "is not an exported file" in err
     before = file.read_bytes()
     code, out, err = zoo(capsys, "verify", file, "--script", file, "--force")
     assert code == 2 and "does not end in `.py`" in err and file.read_bytes() == before

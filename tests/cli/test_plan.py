@@ -19,7 +19,7 @@ def test_the_table_is_on_stderr_and_json_on_stdout(capsys: pytest.CaptureFixture
     assert run(["plan", *SMALL, "--strategy", "partial:1,lr=0.5+full,ema=0.9"]) == 0
     said = capsys.readouterr()
     assert said.out == "" and "phase 1 partial:1" in said.err and "phase 2 full" in said.err and "ema 0.9" in said.err
-    assert "without `--data`, for 2 classes" in said.err and "parameters train, - steps" in said.err
+    assert "without `--data`, 2 classes are assumed" in said.err and "parameters train, - steps" in said.err
     assert run(["plan", *SMALL, "--strategy", "partial:1", "--json"]) == 0
     made = json.loads(capsys.readouterr().out)
     assert made["strategy"] == "partial:1" and made["steps"] is None

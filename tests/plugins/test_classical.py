@@ -55,7 +55,7 @@ def test_it_trains_and_predicts(two_splits: Path, tmp_path: Path) -> None:
 def test_a_strategy_that_finds_nothing_below_the_head_says_so(two_splits: Path, tmp_path: Path) -> None:
     asked = Experiment(data=str(two_splits), backbone="hog_color", strategy="full", epochs=1)
     notes = train(asked, out=tmp_path / "run").record["notes"]
-    assert "`hog_color` has nothing to train but its head, so `full` trains that alone" in notes
+    assert "`hog_color` has nothing to train but its head, so `full` trains only the head" in notes
 
 
 def test_images_too_small_for_a_block() -> None:

@@ -105,8 +105,8 @@ class TwoWays(torch.nn.Module):
 
 def test_the_prefix_ends_in_every_tensor_that_crosses() -> None:
     prefix = find_prefix(TwoWays(choose=False), {"late.weight", "late.bias"}, torch.randn(3, 3, 4, 4))
-    assert [node.name for node in prefix.ends] == ["early", "mean"]
-    assert prefix.few[0].shape == (2, 4, 4, 4)
+    assert [node.name for node in prefix.boundary] == ["early", "mean"]
+    assert prefix.small_values[0].shape == (2, 4, 4, 4)
 
 
 def test_a_way_that_depends_on_values_cannot_be_traced() -> None:

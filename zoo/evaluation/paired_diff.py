@@ -1,4 +1,4 @@
-"""Difference: what a second run gets right that a first one did not, photograph by photograph, and the reverse."""
+"""Paired difference: the images that only one of two runs classifies correctly."""
 
 from __future__ import annotations
 
@@ -16,28 +16,45 @@ from zoo.runs.run import Run
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """A photograph that only one of two runs gets right."""
+    """An image that only one of two runs classifies correctly.
+
+    Attributes:
+        label: its true class.
+        before: class and probability that the first run predicts.
+        after: class and probability that the second run predicts.
+    """
 
     id: str
-    label: str  # what it shows
-    before: tuple[str, float]  # what the first run says, and how sure it is
+    label: str
+    before: tuple[str, float]
     after: tuple[str, float]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Two runs over the photographs that both were scored on. Changes are in order of how sure the wrong answer was."""
+    """The difference of two runs over the same images.
+
+    Attributes:
+        split: that both runs were evaluated on.
+        images: their number.
+        before: accuracy of the first run, from 0 to 1.
+        after: accuracy of the second run, from 0 to 1.
+        fixed: images that only the second run has right, the most confident wrong prediction first.
+        broken: images that only the first run has right, in the same order.
+        p_value: two-sided, of McNemar's exact test: the probability of changes at least as one-sided if both runs were
+            equally good.
+    """
 
     split: str
     images: int
-    before: float  # accuracies, as shares
+    before: float
     after: float
     fixed: tuple[Change, ...]
     broken: tuple[Change, ...]
-    p_value: float  # exact McNemar, two-sided: of so uneven a split of the changes, were both runs equally good
+    p_value: float
 
     def per_class(self) -> dict[str, tuple[int, int]]:
-        """By class how many photographs were fixed and broken; classes without either are left out."""
+        """Numbers of fixed and broken images by class; classes without any are left out."""
         labels = sorted({change.label for change in (*self.fixed, *self.broken)})
         return {
             name: (sum(one.label == name for one in self.fixed), sum(one.label == name for one in self.broken))
@@ -57,11 +74,16 @@ class Difference:
 
 
 def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None = None) -> Difference:
-    """Compare two runs on a split, by default the one that the first reports.
+    """Compare two runs image by image.
+
+    Args:
+        first: a run or its folder.
+        second: a run or its folder.
+        split: to compare on; None: the split that the first run reports.
 
     Raises:
-        UsageError: the runs were scored on different photographs, or know different classes.
-        ZooError: a run was not scored on the split.
+        UsageError: a path is not a run, or the runs were evaluated on different images or classes.
+        ZooError: a run has no predictions of the split.
     """
     one, other = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
     ours = one.predictions(split)
@@ -70,38 +92,41 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
     digests = [_digest(run, ours.split) for run in (one, other)]
     if None not in digests and digests[0] != digests[1]:
         raise UsageError(
-            "the runs were scored on different photographs: some changed in between, under the same names",
-            hint="train or evaluate both on the same data",
+            "the runs were evaluated on different photographs: some files have the same name and another content",
+            hint="train or evaluate both runs on the same data",
         )
     return found
 
 
 def _digest(run: Run, split: str) -> str | None:
-    """Of the photographs that a run reports on; None of another split, which the run does not hold one of."""
+    """SHA-256 over the images of the split that a run reports; None for another split, for which it has none."""
     data = run.record.get("data") or {}
     found = data.get("reported") or data.get("choose") if split == run.record.get("reported_split") else None
     return str(found["sha256"]) if found else None
 
 
 def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
-    """The difference of two tables of the same photographs.
+    """The difference of two tables of predictions for the same images.
 
     Raises:
-        UsageError: they hold others, or other classes.
+        UsageError: the tables hold different images or different classes.
+        ZooError: an image has different labels in the tables.
     """
-    hint = "runs are compared that share data, split and `--split-seed`"
+    hint = "compare runs that share data, split and `--split-seed`"
     if sorted(ours.classes) != sorted(theirs.classes):
-        raise UsageError("the runs know different classes", hint=hint)
+        raise UsageError("the runs have different classes", hint=hint)
     if sorted(ours.ids) != sorted(theirs.ids):
         only = sorted(set(ours.ids) ^ set(theirs.ids))
-        raise UsageError(f"the runs were scored on different photographs: `{only[0]}` is of one alone", hint=hint)
+        raise UsageError(
+            f"the runs were evaluated on different photographs: `{only[0]}` is in only one of them", hint=hint
+        )
     position = {name: index for index, name in enumerate(theirs.ids)}
     rows = np.array([position[name] for name in ours.ids], np.int64)
     if any(ours.classes[mine] != theirs.classes[other] for mine, other in zip(ours.labels, theirs.labels[rows])):
-        raise ZooError("the runs were told different labels of the same photographs", hint=hint)
+        raise ZooError("the runs have different labels for the same photographs", hint=hint)
     after_right = theirs.correct[rows]
 
-    def changes(where: Any, sure: Any) -> tuple[Change, ...]:
+    def changes(where: Any, confidence: Any) -> tuple[Change, ...]:
         found = [
             Change(
                 id=ours.ids[index],
@@ -111,7 +136,7 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
             )
             for index in np.flatnonzero(where)
         ]
-        return tuple(sorted(found, key=lambda change: (-sure(change), change.id)))
+        return tuple(sorted(found, key=lambda change: (-confidence(change), change.id)))
 
     fixed = changes(~ours.correct & after_right, lambda change: change.before[1])
     broken = changes(ours.correct & ~after_right, lambda change: change.after[1])

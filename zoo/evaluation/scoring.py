@@ -1,4 +1,4 @@
-"""Evaluation: one path from photographs to figures, for a run and for its exported file alike."""
+"""Scoring: from images to metrics, in the same way for a run and for its exported file."""
 
 from __future__ import annotations
 
@@ -32,15 +32,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Figures of one model on one split, with the predictions that they were computed from."""
+    """Metrics of one model on one split, with the predictions that they were computed from.
+
+    Attributes:
+        model: the run's folder, or the exported file.
+        data: name of the data.
+        metrics: by name; None where a metric is not finite or failed.
+        split_seed: with which the data were split.
+        fitted: number of the images that the model was fitted on.
+        bad: files that could not be decoded.
+    """
 
     model: str
     data: str
     device: str
     predictions: Predictions
-    metrics: dict[str, float | None]  # None: not a number, or the metric failed
+    metrics: dict[str, float | None]
     split_seed: int = 0
-    fitted: int = 0  # of the images, how many the model was fitted on
+    fitted: int = 0
     bad: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -63,14 +72,14 @@ class Evaluation:
         ]
 
     def confusion(self) -> npt.NDArray[np.int64]:
-        """Counts `(C, C)`: rows are what the photographs show, columns what was predicted."""
+        """The confusion matrix `(classes, classes)`: images by true class (rows) and predicted class (columns)."""
         size = len(self.predictions.classes)
         counts: npt.NDArray[np.int64] = np.zeros((size, size), np.int64)
         np.add.at(counts, (self.predictions.labels, self.predictions.predicted), 1)
         return counts
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % Wilson interval of the accuracy."""
+        """The 95 % interval of the accuracy, by Wilson's method."""
         return wilson_interval(int(self.predictions.correct.sum()), len(self.predictions))
 
     def to_json(self) -> dict[str, Any]:
@@ -93,9 +102,9 @@ class Evaluation:
 
 
 def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, float | None]:
-    """Every registered metric by name; a short name that is taken stands under `provider/name`.
+    """Compute every registered metric; returns values by name, or by `provider/name` where providers share a name.
 
-    A metric that raises or gives no finite number is None and a warning: it costs nobody a training run.
+    A metric that raises, or is not finite, is None and gives a `PluginWarning`, so that it cannot end a training run.
     """
     catalogue = plugins.metrics
     found: dict[str, float | None] = {}
@@ -120,17 +129,24 @@ def score(
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[Predictions, list[BadFile]]:
-    """Decode and predict every sample, from bytes to logits.
+    """Decode and classify every sample; returns the predictions, and the files that could not be decoded.
+
+    Args:
+        predictor: classifies the images.
+        samples: images with their labels.
+        split: name of the split, for the table of predictions.
+        workers: threads that decode images.
+        advance: called with the number of images classified.
 
     Raises:
-        ZooError: the samples show a class that the model does not know, or none can be decoded.
+        ZooError: a label is not a class of the model, or no image can be decoded.
     """
     index = {name: position for position, name in enumerate(predictor.classes)}
     unknown = sorted({sample.label for sample in samples} - set(index))
     if unknown:
         raise ZooError(
-            f"class `{unknown[0]}` of the data is unknown to the model ({len(unknown)} such)",
-            hint=f"the model knows {' '.join(predictor.classes[:20])}; classes are matched by name",
+            f"the model has no class `{unknown[0]}` ({len(unknown)} classes of the data are unknown to it)",
+            hint=f"the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     ids: list[str] = []
     labels: list[int] = []
@@ -168,13 +184,21 @@ def evaluate(
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """Score a run or an exported file; every look is written to the run's ledger.
+    """Evaluate a run or an exported file on a split; every evaluation is written to the run's ledger.
 
-    `data` and `split_seed` default to what the run was trained on, `split` to the split that it reports.
+    Args:
+        model: a run, its folder, or an exported file.
+        data: the data to evaluate on; None: those of the run.
+        split: None: the split that the data report, `val` where there is one, else `test`.
+        split_seed: with which the data are split; None: that of the run, else 0.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: threads that decode images; None: chosen by the number of processors.
+        plugins: loaded plugins; None: load those installed.
+        advance: called with the number of images classified so far, and the number of all images.
 
     Raises:
-        UsageError: a file without `data`, or a split that is not there.
-        ZooError: classes that do not match, or no usable photograph.
+        UsageError: `data` is missing for a file without a run, or the split does not exist.
+        ZooError: the classes do not match, or no image can be decoded.
     """
     from zoo.plugin import Plugins
 
@@ -182,7 +206,7 @@ def evaluate(
     predictor, run = open_model(model, device, plugins)
     if data is None:
         if run is None:
-            raise UsageError("a file alone does not know its photographs", hint="pass `--data`")
+            raise UsageError(f"`{model}` belongs to no run, so its data are unknown", hint="pass `--data`")
         data = run.experiment.data
         if split == "":
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
@@ -219,5 +243,5 @@ def evaluate(
                 accuracy=evaluation.metrics.get("accuracy"),
             )
         except ZooError as error:
-            warnings.warn(f"the look is not in the run's ledger: {error.message}", stacklevel=2)
+            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation

@@ -27,14 +27,22 @@ POWER = 0.9  # probability of finding a difference as large as the one seen
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two configurations: by how much the first is better, and whether chance explains it."""
+    """Two configurations: by how much the first is better, and whether chance explains it.
+
+    Attributes:
+        difference: of their accuracies.
+        p_value: before the correction.
+        adjusted: the p-value after Holm's correction over all pairs.
+        needed: number of images with which such a difference would be significant in 90 % of cases; None where there is
+            no difference.
+    """
 
     better: str
     worse: str
-    difference: float  # of accuracy
+    difference: float
     p_value: float
-    adjusted: float  # the p-value after Holm's correction over all pairs
-    needed: int | None  # images with which such a difference would be found; None where there is no difference
+    adjusted: float
+    needed: int | None
 
     @property
     def told_apart(self) -> bool:
@@ -44,11 +52,17 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Accuracies by configuration, every pair, and the winners: those not significantly worse than any other."""
+    """The comparison of several configurations over the same images.
+
+    Attributes:
+        accuracies: by configuration, the best first.
+        pairs: every pair of configurations.
+        winners: the configurations that are not significantly worse than any other, the best first.
+    """
 
     accuracies: dict[str, float]
     pairs: tuple[Pair, ...]
-    winners: tuple[str, ...]  # best first
+    winners: tuple[str, ...]
 
     def to_json(self) -> dict[str, Any]:
         pairs = [{**vars(pair), "told_apart": pair.told_apart} for pair in self.pairs]
@@ -58,7 +72,7 @@ class Comparison:
 def compare(runs: Sequence[Run | Path | str]) -> Comparison | None:
     """Compare runs that were evaluated on the same images.
 
-    Runs that differ by their seed alone are one configuration. None where all are one configuration.
+    Runs that differ only in their seed are one configuration; returns None where all runs are.
 
     Raises:
         UsageError: a path is not a run, or the runs were evaluated on different images.
@@ -88,7 +102,7 @@ def compare(runs: Sequence[Run | Path | str]) -> Comparison | None:
 
 
 def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
-    """Compare configurations by which images they have right: `(seeds, images)` each, over the same images."""
+    """Compare configurations over the same images; a table `(seeds, images)` says which images each has right."""
     assert len({table.shape[1] for table in tables.values()}) == 1
     accuracies = {name: float(table.mean()) for name, table in tables.items()}
     ordered = sorted(tables, key=lambda name: -accuracies[name])
@@ -97,7 +111,7 @@ def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
     for better, worse in combinations(ordered, 2):
         one, other = tables[better], tables[worse]
         found.append((better, worse, p_value(one, other, pooled), _needed(one, other, math.comb(len(ordered), 2))))
-    adjusted = holm([entry[2] for entry in found])
+    adjusted = holm([value for _, _, value, _ in found])
     pairs = tuple(
         Pair(
             better=better,
@@ -120,12 +134,13 @@ def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
 def p_value(one: Correct, other: Correct, pooled: SeedVariance | None = None) -> float:
     """Two-sided p-value for the difference of two configurations, `(seeds, images)` each.
 
-    One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds. Its variance
-    is that over images and, where accuracies vary from seed to seed by more than images explain, that over seeds.
-    Degrees of freedom by Satterthwaite 1946, from the variances that each part was estimated as.
+    With one seed each, this is McNemar's exact test. With several, it is Student's t of the difference averaged over
+    seeds. The variance is that over images, plus that over seeds where accuracies vary from seed to seed by more than
+    images explain. Degrees of freedom are those of Satterthwaite 1946 for such a sum of estimated variances.
 
-    Two or three seeds say little about how seeds vary. `pooled` is the variance over the seeds of all configurations; a
-    configuration's own counts as the mean of both where it is larger.
+    Two or three seeds give a poor estimate of the variance over seeds. `pooled` is the variance over the seeds of all
+    configurations. It replaces a configuration's own variance where that is smaller; where that is larger, the mean of
+    both is used.
     """
     from scipy.stats import t
 
@@ -157,7 +172,7 @@ class SeedVariance:
     """The variance of an accuracy from seed to seed."""
 
     whole: float
-    beyond: float  # without the part that comes from images flipping by chance; may be below 0
+    beyond: float  # without the part that single images explain, which change by chance; may be below 0
     degrees: int  # of freedom
 
     def widened(self, pooled: SeedVariance | None) -> SeedVariance:
@@ -196,7 +211,7 @@ def _pooled(tables: Sequence[Correct]) -> SeedVariance | None:
 
 
 def _needed(one: Correct, other: Correct, pairs: int) -> int | None:
-    """Images with which the difference seen would be found in `POWER` of cases, after a correction for all pairs."""
+    """Number of images with which the difference would be significant in `POWER` of cases, corrected for all pairs."""
     difference = float(one.mean() - other.mean())
     if difference <= 0:
         return None

@@ -1,6 +1,7 @@
 """Statistics: intervals and tests for accuracies over the same images. Each function names its source.
 
-All intervals hold 95 %. The tests compare every function with another implementation or with figures of its paper.
+All intervals have a confidence of 95 %. Unit tests compare every function with another implementation or with figures
+of its paper.
 """
 
 from __future__ import annotations
@@ -15,16 +16,16 @@ from zoo.predictions import Predictions
 
 Correct = npt.NDArray[np.bool_]  # whether images were classified correctly: (images,) or (seeds, images)
 
-RESAMPLES = 4000  # of a bootstrap: the ends of a 95 % interval then vary by a tenth of its width
+RESAMPLES = 4000  # of a bootstrap; with so many, the bounds of a 95 % interval vary by a tenth of its width
 
 
 def correct(tables: Sequence[Predictions]) -> Correct:
-    """Which images each table has right: `(tables, images)`, in the order of the images' ids."""
+    """Which images each table of predictions has right: `(tables, images)`, in the order of the images' ids."""
     return np.array([table.correct[np.argsort(table.ids)] for table in tables])
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Interval of a share, `right` of `count`.
+    """Interval of the share `right` / `count`.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
@@ -37,8 +38,8 @@ def wilson_interval(right: int, count: int) -> tuple[float, float]:
 def bootstrap_interval(table: Correct, seed: int = 0) -> tuple[float, float]:
     """Interval of the mean of `(seeds, images)` by the percentile bootstrap, with images and seeds drawn anew.
 
-    Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. An accuracy of 0 or 1 would have an
-    interval of no width; there it is Wilson's.
+    Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. For an accuracy of 0 or 1 that interval
+    would have no width, so Wilson's is returned.
     """
     seeds, count = table.shape
     total = int(table.sum())
@@ -56,7 +57,8 @@ def paired_difference_interval(one: Correct, other: Correct) -> tuple[float, flo
     """Interval of the share of `one` minus the share of `other`, `(images,)` each, over the same images.
 
     Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired data",
-    method 10: from Wilson's intervals of both shares and their correlation. It has a width where nothing differs, too.
+    method 10: from Wilson's intervals of both shares and their correlation. Its width is above 0 even where the two do
+    not differ.
     """
     count = len(one)
     both, first_only = int((one & other).sum()), int((one & ~other).sum())
@@ -80,7 +82,7 @@ def paired_difference_interval(one: Correct, other: Correct) -> tuple[float, flo
 
 
 def mcnemar_test(one: Correct, other: Correct) -> float:
-    """Two-sided p-value of the exact test of McNemar for `(images,)` each, over the same images.
+    """Two-sided p-value of McNemar's exact test for `(images,)` each, over the same images.
 
     McNemar 1947, "Note on the sampling error of the difference between correlated proportions".
     """
@@ -93,7 +95,7 @@ def mcnemar_test(one: Correct, other: Correct) -> float:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number.
+    """P-values corrected for the number of tests, in the order given.
 
     Holm 1979, "A simple sequentially rejective multiple test procedure".
     """
@@ -106,9 +108,9 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def images_needed(discordant: float, difference: float, *, level: float, power: float) -> int:
-    """Images with which a paired difference of two shares is found significant at `level` with probability `power`.
+    """Number of images with which a paired difference is significant at `level` with probability `power`.
 
-    `discordant` is the share of images that exactly one of the two has right.
+    `discordant` is the share of images that exactly one of the two has right, `difference` that of their accuracies.
 
     Connor 1987, "Sample size for testing differences in proportions for the paired-sample design".
     """
@@ -121,7 +123,7 @@ def images_needed(discordant: float, difference: float, *, level: float, power: 
 
 
 def trimmed_mean_lower_bound(values: npt.NDArray[np.float64], trimmed: float) -> float:
-    """Lower end of the 95 % interval of the mean, after a share `trimmed` was left out at either end.
+    """Lower bound of the 95 % interval of the trimmed mean, which leaves out the share `trimmed` at either end.
 
     Tukey and McLaughlin 1963, "Less vulnerable confidence and significance procedures for location".
     """

@@ -17,7 +17,7 @@ from zoo.experiment import Cache
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
 from zoo.feature_cache.split_network import SplitNetwork
-from zoo.networks.tracing import MORE, eval_mode, noise
+from zoo.networks.tracing import LARGE_BATCH, eval_mode, noise
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.cache import source_key
@@ -95,7 +95,7 @@ class FeatureCache:
     def _split(self, model: nn.Module, trainable: Collection[str], autocast: torch.dtype | None) -> SplitNetwork:
         asked = (id(model), frozenset(trainable), autocast, tuple(module.training for module in model.modules()))
         if self._last is None or self._last[0] != asked or not self._last[1].unchanged():
-            images = noise(MORE, self.preprocess.crop, self.device.place)
+            images = noise(LARGE_BATCH, self.preprocess.crop, self.device.place)
             self._last = asked, SplitNetwork(model, trainable, images, autocast)
         return self._last[1]
 

@@ -16,7 +16,7 @@ from torch import fx, nn
 
 from zoo.networks.batchnorm_folding import fold
 from zoo.networks.freezing import digest_of_state
-from zoo.networks.tracing import FEW, MORE, find_prefix, prefix_graph, rest_graph
+from zoo.networks.tracing import LARGE_BATCH, SMALL_BATCH, find_prefix, prefix_graph, rest_graph
 from zoo.storage.tensor_store import checksum
 
 # Largest difference of a logit between the two parts and the whole network, as a share of the largest logit. They
@@ -66,7 +66,7 @@ class SplitNetwork:
     ) -> None:
         """Split before everything that depends on the parameters `trainable`, or on active randomness.
 
-        `images` are `MORE` inputs to check the split with.
+        `images` are `LARGE_BATCH` inputs to check the split with.
 
         Raises:
             ValueError: the network cannot be split; the message says why.
@@ -95,16 +95,17 @@ class SplitNetwork:
         with self._autocast(), torch.no_grad():
             found = find_prefix(model, trainable, images)
         first = next(iter(found.graph.nodes))
-        if not found.ends or first in found.ends:
+        if not found.boundary or first in found.boundary:
             raise ValueError("nothing of it is frozen before the first stage that trains")
         self._prefix = fx.GraphModule(model, prefix_graph(found), "Prefix")
         self._state = digest_of_state(self._prefix)
         self._rest = fx.GraphModule(model, rest_graph(found), "Rest")
         self.boundary = tuple(
-            _boundary(one, other, str(node)) for one, other, node in zip(found.few, found.more, found.ends)
+            _boundary(one, other, str(node))
+            for one, other, node in zip(found.small_values, found.large_values, found.boundary)
         )
         with self._autocast():
-            self._computing = fold(self._prefix, images[:FEW]) or self._prefix
+            self._computing = fold(self._prefix, images[:SMALL_BATCH]) or self._prefix
 
     @property
     def bytes(self) -> int:
@@ -197,19 +198,19 @@ def _restore(before: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
         buffer.copy_(value)
 
 
-def _boundary(few: torch.Tensor, more: torch.Tensor, name: str) -> BoundaryTensor:
-    """How a tensor is stored, found from its values for `FEW` and for `MORE` images.
+def _boundary(small: torch.Tensor, large: torch.Tensor, name: str) -> BoundaryTensor:
+    """How a tensor is stored, found from its values for `SMALL_BATCH` and for `LARGE_BATCH` images.
 
     Raises:
         ValueError: it does not have the same number of rows for each image.
     """
-    per = few.shape[0] // FEW if few.ndim else 0
-    if per == 0 or few.shape[0] != FEW * per or more.shape != (MORE * per, *few.shape[1:]):
-        raise ValueError(f"`{name}` of shape {list(few.shape)} does not have the same number of rows for each image")
-    last = per == 1 and few.ndim == 4 and few.is_contiguous(memory_format=torch.channels_last)
-    row = tuple(few.shape[1:])
+    per = small.shape[0] // SMALL_BATCH if small.ndim else 0
+    if per == 0 or small.shape[0] != SMALL_BATCH * per or large.shape != (LARGE_BATCH * per, *small.shape[1:]):
+        raise ValueError(f"`{name}` of shape {list(small.shape)} does not have the same number of rows for each image")
+    last = per == 1 and small.ndim == 4 and small.is_contiguous(memory_format=torch.channels_last)
+    row = tuple(small.shape[1:])
     shape = (row[1], row[2], row[0]) if last else row if per == 1 else (per, *row)
-    return BoundaryTensor(shape, few.dtype, last, per > 1)
+    return BoundaryTensor(shape, small.dtype, last, per > 1)
 
 
 def _rows(value: torch.Tensor, tensor: BoundaryTensor, count: int) -> torch.Tensor:

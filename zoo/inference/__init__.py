@@ -1,1 +1,1 @@
-"""Inference: models opened, images classified."""
+"""Inference: opening models and classifying images."""

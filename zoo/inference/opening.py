@@ -1,4 +1,4 @@
-"""Opening a model: a run's folder, or an exported file by its suffix, as a predictor."""
+"""Opening a model: a run's folder or an exported file becomes a predictor."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from zoo.target import load_target
 
 
 def find_exporter(file: Path, plugins: Plugins) -> Exporter:
-    """The exporter that reads a file, by its suffix.
+    """Find the exporter that reads a file, by the file's suffix.
 
     Raises:
-        UsageError: none does, or there is no such file.
+        UsageError: there is no such file, or no exporter reads it.
     """
     if not file.exists():
         raise UsageError(f"there is no file `{file}`", hint="`zoo export RUN` makes one")
@@ -24,14 +24,17 @@ def find_exporter(file: Path, plugins: Plugins) -> Exporter:
         if entry.value.suffix == file.suffix.lower():
             return entry.value
     suffixes = " ".join(entry.value.suffix for entry in plugins.exporters)
-    raise UsageError(f"`{file}` is no exported file", hint=f"known suffixes are {suffixes}")
+    raise UsageError(f"`{file}` is not an exported file", hint=f"known suffixes are {suffixes}")
 
 
 def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[Predictor, Run | None]:
-    """A predictor for a run (its folder, or opened) or for an exported file; with the run it belongs to, if any.
+    """Open a run (or its folder) or an exported file; returns its predictor, and the run that it belongs to, if any.
+
+    An exported file belongs to the run in whose folder it lies.
 
     Raises:
-        UsageError: the path is neither.
+        UsageError: the path is neither a run nor an exported file.
+        ZooError: the run has no weights, or the device is not available.
     """
     if isinstance(model, Run):
         return model.predictor(device, plugins), model
@@ -40,7 +43,9 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
         run = Run.open(model)
         return run.predictor(device, plugins), run
     if not path.exists():
-        raise UsageError(f"there is no run or file `{path}`", hint="a run is a folder that `zoo train` made")
+        raise UsageError(
+            f"there is no run or file `{path}`", hint="pass a folder that `zoo train` made, or an exported file"
+        )
     predictor: Predictor = load_target(find_exporter(path, plugins).open)(path, device)
     beside = path.parent / "run.json"
     return predictor, Run.open(path.parent) if beside.is_file() else None

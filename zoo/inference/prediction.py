@@ -1,4 +1,4 @@
-"""Prediction: the most probable classes of photographs, by a run or by an exported file."""
+"""Prediction: the most probable classes of images, by a run or an exported file."""
 
 from __future__ import annotations
 
@@ -27,16 +27,20 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
 
-# Images classified at once; one of 12 megapixels takes 36 MB of memory
+# Images in a batch; an image of 12 megapixels takes 36 MB of memory
 BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Prediction:
-    """One photograph's classes, most probable first."""
+    """The classes of one image.
+
+    Attributes:
+        top: pairs of class and probability, the most probable first.
+    """
 
     path: str
-    top: tuple[tuple[str, float], ...]  # (class, probability)
+    top: tuple[tuple[str, float], ...]
 
     def to_json(self) -> dict[str, Any]:
         label, probability = self.top[0]
@@ -45,11 +49,13 @@ class Prediction:
 
 
 def find_photographs(paths: Iterable[str]) -> list[Path]:
-    """Files, folders (at any depth) and globs, in order and without repeats.
+    """Image files that `paths` name, in order and without repetition.
+
+    A path is a file, a folder (with all folders in it) or a glob pattern.
 
     Raises:
-        UsageError: a path that matches nothing.
-        ZooError: a folder that may not be read.
+        UsageError: a path matches no file.
+        ZooError: a folder cannot be read, for lack of permission.
     """
     found: dict[Path, None] = {}
     for text in paths:
@@ -67,7 +73,7 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
             matches = [Path(name) for name in names if Path(name).is_file()]
         if not matches:
             what = "holds no photographs" if path.is_dir() else "matches no file"
-            raise UsageError(f"`{text}` {what}", hint=f"photographs end in {' '.join(SUFFIXES)}")
+            raise UsageError(f"`{text}` {what}", hint=f"names of photographs end in {' '.join(SUFFIXES)}")
         found.update(dict.fromkeys(matches))
     return list(found)
 
@@ -83,13 +89,22 @@ def predict(
     classes: tuple[str, ...] | None = None,
     plugins: Plugins | None = None,
 ) -> tuple[list[Prediction], list[BadFile]]:
-    """The `top` most probable classes of each photograph, in order, and the files that could not be decoded.
+    """Classify images; returns their predictions, in order, and the files that could not be decoded.
 
-    `preprocess` and `classes` are of files that zoo did not write, which say neither.
+    Args:
+        model: a run, its folder, or an exported file.
+        photographs: paths of image files.
+        top: number of classes in each prediction.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: threads that decode images; None: chosen by the number of processors.
+        preprocess: how images are prepared; only for a file that zoo did not write.
+        classes: the class names; only for a file that zoo did not write.
+        plugins: loaded plugins; None: load those installed.
 
     Raises:
-        UsageError: the model is neither a run nor a file, or a run is told how to prepare photographs.
-        ZooError: it cannot be opened.
+        UsageError: the model is neither a run nor an exported file, or `preprocess` or `classes` are given for a model
+            that states them itself.
+        ZooError: the model cannot be opened.
     """
     from zoo.plugin import Plugins
 
@@ -98,8 +113,8 @@ def predict(
         predictor = _foreign(model, device, preprocess, classes, plugins)
     elif classes is not None:
         raise UsageError(
-            "`--classes` is of files that zoo did not write, together with `--preprocess`",
-            hint="leave it out for a run or a file of zoo's: it names its classes itself",
+            "`--classes` is for files that zoo did not write, together with `--preprocess`",
+            hint="leave it out: runs and files that zoo wrote name their classes themselves",
         )
     else:
         predictor, _ = open_model(model, device, plugins)
@@ -123,10 +138,15 @@ def predict_all(
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
-    """Decode and classify samples, in order: each with its logits `(classes,)`, or with why it cannot be decoded.
+    """Decode and classify samples, in order; yields each with its logits `(classes,)` or its decoding error.
 
-    Evaluation, prediction and the checks of an exported file all take this path. `workers` threads decode the images,
-    which are classified in batches; `advance` is told the number of images classified.
+    Evaluation, prediction and the checks of an exported file all use this function. Images are classified in batches.
+
+    Args:
+        predictor: classifies the images.
+        samples: their labels are not used.
+        workers: threads that decode images.
+        advance: called with the number of images classified.
     """
     pending: list[tuple[Sample, Pixels | BadImage]] = []
 
@@ -151,25 +171,28 @@ def predict_all(
 def _foreign(
     model: Path | str | Run, device: str, preprocess: Preprocess, classes: tuple[str, ...] | None, plugins: Plugins
 ) -> Predictor:
-    """A file of other making.
+    """The predictor for a file that zoo did not write.
 
     Raises:
-        UsageError: it is a run, or a format that cannot be told.
+        UsageError: the model is a run, or its exporter opens only files that zoo wrote.
     """
     if not isinstance(model, (Path, str)) or Path(model).is_dir():
-        raise UsageError("a run knows how its photographs are prepared", hint="leave `--preprocess` out")
+        raise UsageError(
+            "`--preprocess` is for files that zoo did not write",
+            hint="leave it out: a run states how its photographs are prepared",
+        )
     exporter = find_exporter(Path(model), plugins)
     if exporter.foreign is None:
-        raise UsageError(f"`{exporter.name}` files of other making cannot be opened")
+        raise UsageError(f"`{exporter.name}` files that zoo did not write cannot be opened")
     found: Predictor = load_target(exporter.foreign)(Path(model), device, preprocess, classes)
     return found
 
 
 def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
-    """What `--preprocess` means: JSON such as `{"resize": 256, "crop": 224}`, or the name of a backbone.
+    """Read `--preprocess`: JSON such as `{"resize": 256, "crop": 224}`, or the name of a backbone.
 
     Raises:
-        UsageError: neither.
+        UsageError: the text is neither.
     """
     if not text.strip().startswith("{"):
         return plugins.backbones.find(text).value.preprocess
@@ -181,11 +204,11 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
             return Preprocess.from_json({**default, **given})
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"`--preprocess` cannot be read: {error}", hint=_EXAMPLE) from error
-    raise UsageError(f"`--preprocess` knows no `{unknown[0]}`", hint=f"it knows {' '.join(default)}")
+    raise UsageError(f"`--preprocess` has no key `{unknown[0]}`", hint=f"its keys are {' '.join(default)}")
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Class names, one a line.
+    """Read class names from a text file with one name per line.
 
     Raises:
         UsageError: the file cannot be read as text.
@@ -193,7 +216,9 @@ def read_classes(file: Path) -> tuple[str, ...]:
     try:
         return tuple(file.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"classes `{file}` cannot be read: {error}", hint="UTF-8, a class a line") from error
+        raise UsageError(
+            f"classes `{file}` cannot be read: {error}", hint="pass a UTF-8 text file with one class name per line"
+        ) from error
 
 
 _EXAMPLE = """pass '{"resize": 256, "crop": 224, "interpolation": "bicubic"}', or the name of a backbone"""

@@ -1,1 +1,1 @@
-"""Networks: built, traced, frozen, folded."""
+"""Networks: building, tracing, freezing and batch-norm folding."""

@@ -1,4 +1,4 @@
-"""Assembling a network from a backbone's row: build, load a file of weights, check the stages."""
+"""Building: a network from a backbone's row in the catalogue, with its weights loaded and its stages checked."""
 
 from __future__ import annotations
 
@@ -32,8 +32,18 @@ def build_network(
 ) -> Network:
     """Build a backbone with a fresh head for `classes`, and check that its stages cover it.
 
+    Args:
+        backbone: its row in the catalogue.
+        classes: width of the head.
+        weights: published weights to start from; None: random ones.
+        weights_file: a file of weights, loaded last.
+        dropout: in front of the head; None: as published.
+        drop_path: rate of stochastic depth; None: as published.
+        image_size: pixels; checked with one image. None: the network's own size.
+
     Raises:
-        ZooError: weights cannot be had, or a file does not fit.
+        UsageError: the network cannot take images of `image_size`.
+        ZooError: the weights are not available, or the file does not fit.
         ValueError: the plugin's stages do not cover its parameters exactly once.
     """
     with without_compiler():
@@ -57,7 +67,7 @@ def build_network(
 
 
 def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: int) -> BuildSpec:
-    """What a strategy that changes the network is told."""
+    """What a strategy that changes the network knows about the build."""
     return BuildSpec(
         backbone=backbone.name,
         classes=classes,
@@ -68,16 +78,16 @@ def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size
 
 
 def try_image_size(network: Network, size: int) -> None:
-    """Pass one black image of `size` pixels through, so that a size that does not fit is known before any work.
+    """Pass one black image of `size` pixels through, so that a wrong size is found before any work.
 
     Raises:
-        UsageError: the network cannot take it.
+        UsageError: the network cannot take images of that size.
     """
     model = network.model
     training = model.training
     model.eval()
     try:
-        # not inference_mode: a network that keeps a table by size would keep a tensor that cannot be trained through
+        # not inference_mode: a network may store a table for the size, and an inference tensor could not be trained
         with torch.no_grad():
             model(next(model.parameters()).new_zeros(1, 3, size, size))
     except (RuntimeError, AssertionError, ValueError) as error:
@@ -90,7 +100,7 @@ def try_image_size(network: Network, size: int) -> None:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text, or its type where it has none."""
+    """The first line of an error's message, or its type where the message is empty."""
     text = str(error).strip()
     return text.splitlines()[0] if text else type(error).__name__
 
@@ -99,14 +109,14 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
     """Tensors by name from a `.safetensors` file, or from a torch file read with `weights_only=True`.
 
     Raises:
-        ZooError: the file cannot be read as either, or holds something else.
+        ZooError: the file cannot be read as either, or holds something other than tensors by name.
     """
     try:
         if file.suffix == ".safetensors":
             return dict(load_file(file))
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:
-        # pickle raises UnpicklingError and whatever a crafted stream makes it raise; none of it is executed
+        # a crafted pickle can raise any error; nothing in it is executed
         raise _unreadable(file, error) from error
     if isinstance(state, dict):
         for key in ("state_dict", "model", "model_state_dict", "state_dict_ema"):  # the usual wrappers
@@ -128,7 +138,7 @@ def _unreadable(file: Path, error: Exception) -> ZooError:
 
 
 def _why_unreadable(file: Path, error: Exception) -> str:
-    """Our own words, where torch's tell how to read an untrusted file, or what its reader stumbled over."""
+    """Why a file cannot be read. torch's own message would advise reading an untrusted file without `weights_only`."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     if isinstance(error, SafetensorError):
@@ -136,17 +146,18 @@ def _why_unreadable(file: Path, error: Exception) -> str:
     if file.stat().st_size == 0:
         return "it is empty"
     with file.open("rb") as opened:
-        zipped = opened.read(4) == b"PK\x03\x04"  # what torch has written since 1.6
+        zipped = opened.read(4) == b"PK\x03\x04"  # torch has written zip files since 1.6
     if isinstance(error, pickle.UnpicklingError) and (zipped or "Unsupported global" in str(error)):
         return "it holds pickled objects, not only tensors"
-    return "it is damaged" if zipped else "it is no weights file"
+    return "it is damaged" if zipped else "it is not a file of weights"
 
 
 def load_weights_file(network: Network, file: Path) -> None:
-    """Load a file into a network, in place. A head of another number of classes is left at its start.
+    """Load a file into a network, in place; a head for another number of classes keeps its initial values.
 
     Raises:
-        ZooError: a tensor outside the head is missing or has another shape.
+        ZooError: there is no such file, it cannot be read, or a tensor outside the head is missing or has another
+            shape.
     """
     if file.is_dir():
         raise ZooError(f"`{file}` is a folder, not a file of weights", hint="pass the file in it")
@@ -165,10 +176,13 @@ def load_weights_file(network: Network, file: Path) -> None:
 
 
 def load_state(network: Network, state: dict[str, torch.Tensor], source: str, *, fresh_head: bool = False) -> None:
-    """Load tensors by name into a network, in place; those it has no place for (auxiliary heads) are left.
+    """Load tensors by name into a network, in place; tensors that it does not have (auxiliary heads) are ignored.
 
-    `source` names them in an error. The head is left at its start where it has another shape, or always with
-    `fresh_head`.
+    Args:
+        network: where they are loaded.
+        state: tensors by name.
+        source: what an error calls them.
+        fresh_head: keep the initial head always, not only where its shape differs.
 
     Raises:
         ZooError: a tensor outside the head is missing or has another shape.
@@ -176,7 +190,7 @@ def load_state(network: Network, state: dict[str, torch.Tensor], source: str, *,
     backbone = network.anatomy.backbone
     own = network.model.state_dict()
     head = set(network.anatomy.head.parameters)
-    # batch counters only matter to batch norms without momentum; files of 2018 have none
+    # files of 2018 lack batch counters, which matter only to batch norms without momentum
     missing = [
         name for name in own if name not in state and name not in head and not name.endswith("num_batches_tracked")
     ]
@@ -200,7 +214,7 @@ def load_state(network: Network, state: dict[str, torch.Tensor], source: str, *,
 
 
 def norm_parameters(model: nn.Module) -> set[str]:
-    """Names of the parameters of normalisation layers: whatever calls itself a norm, of torch or of a library."""
+    """Names of the parameters of normalisation layers: of every module whose class name contains `Norm`."""
     return {
         f"{path}.{name}"
         for path, module in model.named_modules()
@@ -210,5 +224,5 @@ def norm_parameters(model: nn.Module) -> set[str]:
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers the parameters hold."""
+    """The number of values in all parameters."""
     return sum(parameter.numel() for parameter in model.parameters())

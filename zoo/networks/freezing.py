@@ -1,4 +1,4 @@
-"""Freezing: carry out one phase on a model, and prove that nothing frozen moves."""
+"""Freezing: which parameters are trainable in a phase, and the proof that nothing frozen changes."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import nn
 from zoo.errors import ZooError
 from zoo.strategy import Norm
 
-# Layers whose buffers follow the batches in training mode
+# Layers that update running statistics in training mode
 RUNNING_NORMS = (nn.modules.batchnorm._BatchNorm, nn.modules.instancenorm._InstanceNorm)
 
 
 def keeps_statistics(module: nn.Module) -> bool:
-    """Whether a layer has running statistics that training would move. timm's own batch norms are subclasses."""
+    """Whether a layer has running statistics that training mode would update; timm's batch norms are subclasses."""
     return isinstance(module, RUNNING_NORMS) and module.track_running_stats
 
 
 def apply_phase(model: nn.Module, trained: Collection[str], norm: Norm) -> None:
-    """Set `requires_grad` of the named parameters, and of no other, and the train and eval modes, in place."""
+    """Make the named parameters trainable and all others frozen, and set train and eval modes, in place."""
     names = set(trained)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in names)
@@ -30,10 +30,10 @@ def apply_phase(model: nn.Module, trained: Collection[str], norm: Norm) -> None:
 
 
 def set_modes(model: nn.Module, norm: Norm) -> None:
-    """Train mode for what trains, eval for what is frozen, by `requires_grad` as it stands.
+    """Put trainable modules in train mode and frozen ones in eval mode, according to `requires_grad`.
 
-    Modules without parameters follow their place: before the first trainable one they are in eval, after it they
-    train, so that a dropout in front of a head works and one in a frozen stem does not.
+    A module without parameters is in train mode if a trainable module comes before it: a dropout between trainable
+    modules is active, a dropout in a frozen stem is not.
     """
     _set_mode(model, reached=False)
     if norm != "train":
@@ -43,7 +43,7 @@ def set_modes(model: nn.Module, norm: Norm) -> None:
 
 
 def _set_mode(module: nn.Module, reached: bool) -> bool:
-    """Set modes below `module`; `reached` says whether something trainable came before. Returns it afterwards."""
+    """Set the modes below `module`. `reached`: a trainable module came before it; returns the same for its end."""
     flags = [parameter.requires_grad for parameter in module.parameters()]
     if not flags:
         module.train(reached)
@@ -58,76 +58,79 @@ def _set_mode(module: nn.Module, reached: bool) -> bool:
 
 
 class FrozenProof:
-    """A digest of everything that a phase must not move; `check` raises if any of it did.
+    """A digest of everything that a phase must not change; `check` raises if something did change.
 
-    It covers every parameter with `requires_grad=False`; every buffer of a module whose parameters are all frozen,
-    whatever its mode; and, unless the norm policy is `train`, the running statistics of every layer that keeps some
-    (`num_batches_tracked` too), also under affine parameters that train.
+    It covers:
+
+    - every parameter with `requires_grad=False`;
+    - every buffer of a module whose parameters are all frozen, in either mode, and of a module in eval mode;
+    - unless the norm policy is `train`, the running statistics of every layer that keeps them, with
+      `num_batches_tracked`, even where the layer's affine parameters are trainable.
     """
 
-    def __init__(self, model: nn.Module, norm: Norm, *, besides: Collection[int] = ()) -> None:
-        """Take the baseline. Tensors whose `id` is in `besides` may move."""
+    def __init__(self, model: nn.Module, norm: Norm, *, excluded: Collection[int] = ()) -> None:
+        """Take the baseline. Tensors whose `id` is in `excluded` may change."""
         self._model = model
         self._norm = norm
-        self._besides = besides
-        self._digests = {name: _digest(tensor) for name, tensor in self._frozen()}
+        self._excluded = excluded
+        self._digests = {name: _digest(tensor) for name, tensor in self._checked()}
 
     def __len__(self) -> int:
         return len(self._digests)
 
     @property
     def digest(self) -> str:
-        """One SHA-256 over the baseline, to tell after a restart that it is still the same."""
+        """One SHA-256 over the baseline, with which a resumed run checks that it is the same."""
         whole = hashlib.sha256()
         for name in sorted(self._digests):
             whole.update(f"{name}\0".encode() + self._digests[name])
         return whole.hexdigest()
 
-    def _frozen(self) -> Iterable[tuple[str, torch.Tensor]]:
-        for name, tensor in self._held():
-            if id(tensor) not in self._besides:
+    def _checked(self) -> Iterable[tuple[str, torch.Tensor]]:
+        for name, tensor in self._frozen():
+            if id(tensor) not in self._excluded:
                 yield name, tensor
 
-    def _held(self) -> Iterable[tuple[str, torch.Tensor]]:
+    def _frozen(self) -> Iterable[tuple[str, torch.Tensor]]:
         for name, parameter in self._model.named_parameters():
             if not parameter.requires_grad:
                 yield name, parameter
         for prefix, module in self._model.named_modules():
             flags = [parameter.requires_grad for parameter in module.parameters()]
-            held = bool(flags) and not any(flags)
-            if held or not module.training or (self._norm != "train" and keeps_statistics(module)):
+            frozen = bool(flags) and not any(flags)
+            if frozen or not module.training or (self._norm != "train" and keeps_statistics(module)):
                 for name, buffer in module.named_buffers(recurse=False):
                     yield f"{prefix}.{name}" if prefix else name, buffer
 
     def expect(self, digest: str) -> None:
-        """Compare the baseline with that of the session before.
+        """Compare the baseline with the digest that a checkpoint holds.
 
         Raises:
-            ZooError: what is frozen is not what it was.
+            ZooError: the frozen tensors differ.
         """
         if self.digest != digest:
             raise ZooError(
-                "what is frozen is not what it was when the run was saved",
-                hint="the starting weights changed, or the checkpoint was; train again with `--force`",
+                "the frozen tensors differ from those of the checkpoint",
+                hint="the starting weights or the checkpoint changed; train again with `--force`",
             )
 
     def check(self, when: str) -> None:
-        """Compare with the baseline.
+        """Compare the frozen tensors with the baseline; `when` ends the error's message.
 
         Raises:
-            ZooError: naming the first tensor that moved, or that is no longer frozen.
+            ZooError: a tensor changed, or is no longer frozen; the message names the first one.
         """
-        now = {name: _digest(tensor) for name, tensor in self._frozen()}
+        now = {name: _digest(tensor) for name, tensor in self._checked()}
         for name, digest in self._digests.items():
             if now.get(name) != digest:
                 raise ZooError(
-                    f"frozen tensor `{name}` moved {when}",
+                    f"frozen tensor `{name}` changed {when}",
                     hint="this is a fault of the strategy or of the backbone, not of your data; please report it",
                 )
 
 
 def digest_of_state(model: nn.Module) -> str:
-    """SHA-256 over every tensor of a model's state, by name."""
+    """SHA-256 over the names and values of all tensors of a model's state."""
     whole = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
         whole.update(f"{name}\0".encode() + _digest(tensor))
@@ -141,9 +144,10 @@ def _digest(tensor: torch.Tensor) -> bytes:
 
 @torch.no_grad()
 def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> int:
-    """Compute running statistics anew from batches `(N, 3, H, W)`, averaged by images; returns how many layers.
+    """Compute running statistics anew from batches `(N, 3, H, W)`; returns the number of layers that have them.
 
-    Source: the pre-pass of "precise batch normalisation", Wu and Johnson 2021, "Rethinking Batch in BatchNorm".
+    Each statistic is the mean over all images. Source: the pre-pass of "precise batch normalisation", Wu and Johnson
+    2021, "Rethinking Batch in BatchNorm".
     """
     layers: list[Any] = [module for module in model.modules() if keeps_statistics(module)]
     momenta = [layer.momentum for layer in layers]
@@ -156,7 +160,7 @@ def recalibrate(model: nn.Module, batches: Iterable[torch.Tensor]) -> int:
         for batch in batches:
             seen += len(batch)
             for layer in layers:
-                layer.momentum = len(batch) / seen  # the mean over images so far, however long the batches are
+                layer.momentum = len(batch) / seen  # gives the mean over the images so far, for any batch sizes
             model(batch)
     finally:
         for layer, momentum in zip(layers, momenta):

@@ -1,4 +1,4 @@
-"""The head: the layer, or layers, whose width is the number of classes; how it starts and how it is replaced."""
+"""The head: the last layer or layers, whose width is the number of classes. Initialise, find and replace it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from zoo.backbone import Network
 from zoo.errors import UsageError
 from zoo.stage import HEAD, Stage
 
-# Libraries start a classifier by rules made for a thousand classes; of two classes timm's gives logits of tens, and
-# an untrained head that is sure of itself spoils the first steps of what lies below it. Kolesnikov et al. 2020 (BiT)
-# start at zero; this is as good as zero and tells images apart.
+# Standard deviation of a new head's weights. Libraries initialise a classifier by rules made for a thousand classes.
+# For two classes, timm's rule gives logits in the tens, and such a confident untrained head spoils the first steps of
+# the layers below it. Kolesnikov et al. 2020 (BiT) start at zero; this is almost zero, but images still differ.
 HEAD_STD = 0.01
 
 
 def start_head(network: Network) -> None:
-    """Start the weights of the head's linear and convolutional layers near zero, their biases at zero, in place."""
+    """Initialise the head's linear and convolutional layers in place: weights near zero, biases zero."""
     head = set(network.anatomy.head.parameters)
     for prefix, module in network.model.named_modules():
         if isinstance(module, (nn.Linear, nn.Conv2d)) and f"{prefix}.weight" in head:
@@ -26,14 +26,14 @@ def start_head(network: Network) -> None:
 
 
 def start_layer(layer: nn.Linear | nn.Conv2d) -> None:
-    """Start one layer near zero, its bias at zero, in place."""
+    """Initialise one layer in place: weights near zero, bias zero."""
     nn.init.normal_(layer.weight, std=HEAD_STD)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
 
 
 def head_path(network: Network) -> str:
-    """Path of the one module that the head is: a linear layer, or what an adaptation put in its place.
+    """Path of the head where it is a single module: a linear layer, or the module that replaced one.
 
     Raises:
         UsageError: the head is several layers, or a convolution.
@@ -48,17 +48,21 @@ def head_path(network: Network) -> str:
         return marked[0]
     raise UsageError(
         f"the head of `{network.anatomy.backbone}` is not one linear layer: {' '.join(parameters)}",
-        hint="use `linear,solver=sgd`, which trains whatever the head is",
+        hint="use `linear,solver=sgd`, which trains a head of any kind",
     )
 
 
 def find_head(network: Network) -> nn.Module:
-    """The module at `head_path`; raises as it does."""
+    """The module at `head_path`.
+
+    Raises:
+        UsageError: the head is several layers, or a convolution.
+    """
     return network.model.get_submodule(head_path(network))
 
 
 def takes_vectors(network: Network, size: int) -> bool:
-    """Whether the head is one module over one vector an image; asked by passing black images of `size` pixels."""
+    """Whether the head is one module that takes one vector per image; black images of `size` pixels are passed."""
     try:
         head = find_head(network)
     except UsageError:
@@ -77,7 +81,9 @@ def takes_vectors(network: Network, size: int) -> bool:
 
 
 def replace_head(network: Network, head: nn.Module) -> Network:
-    """The network with `head`, features `(N, D)` to logits `(N, classes)`, in the place of its linear layer.
+    """The network with its linear layer replaced by `head`, which maps features `(N, D)` to logits `(N, classes)`.
+
+    The module is replaced in place; only the anatomy is new.
 
     Raises:
         UsageError: the head is not one linear layer.
@@ -91,7 +97,11 @@ def replace_head(network: Network, head: nn.Module) -> Network:
 
 
 def features_width(network: Network) -> int:
-    """Width D of the features that enter the head; raises as `head_path`."""
+    """Width D of the features that enter the head.
+
+    Raises:
+        UsageError: the head is several layers, or a convolution.
+    """
     head = find_head(network)
     first = next(module for module in head.modules() if isinstance(module, nn.Linear))
     return int(first.in_features)

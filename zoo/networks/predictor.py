@@ -1,4 +1,4 @@
-"""A torch network as a predictor: the reference that every exported file is held to."""
+"""The torch predictor: the reference that every exported file is compared with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from zoo.preprocess import Preprocess
 
 @dataclass(frozen=True)
 class TorchPredictor:
-    """A torch network that predicts photographs by the one way to evaluate: Pillow, fp32, its own crop."""
+    """A torch network that classifies images as every evaluation does: resized by Pillow, cropped, in fp32."""
 
     model: Any
     classes: tuple[str, ...]
@@ -42,7 +42,7 @@ class TorchPredictor:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """cuDNN and cuBLAS would round to TF32 on recent GPUs; evaluation is fp32 everywhere."""
+    """Compute in fp32 on every device: on recent GPUs, cuDNN and cuBLAS would round to TF32."""
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = False
     try:

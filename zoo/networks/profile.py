@@ -1,7 +1,7 @@
-"""Facts: how large a network is and what one image costs it, found out on demand and remembered.
+"""Profile: parameters and multiply-adds of a network, measured on demand and cached.
 
-Building all of timm's networks takes minutes, so only those that a query matched are looked at, on torch's `meta`
-device, where nothing is computed and no memory is taken.
+Building all of timm's networks takes minutes, so only those that a query matches are measured. They are built on
+torch's `meta` device, which computes nothing and takes no memory.
 """
 
 from __future__ import annotations
@@ -17,53 +17,58 @@ from zoo.backbone import Backbone, BuildSpec
 from zoo.storage.cache import read_memo, write_memo
 from zoo.target import load_target
 
-# A network takes 0.2 to 2 seconds; a listing of more than this many unknown ones would take minutes
+# A network takes 0.2 to 2 seconds to measure; a listing with more unknown ones than this would take minutes
 MOST = 40
 
-# The published heads of nearly all networks, so that figures compare
+# Nearly all published heads have as many classes, so the figures can be compared
 CLASSES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Facts:
-    """What is known of a network without training it; None where it could not be found out."""
+class NetworkProfile:
+    """Size and cost of a network; None where they could not be measured.
 
-    parameters: int | None  # with a head of 1000 classes
-    gflops: float | None  # multiply-adds / 1e9 of one image at the native size, as papers and torchvision count
+    Attributes:
+        parameters: with a head of 1000 classes.
+        gflops: multiply-adds / 1e9 of one image at the native size, as papers and torchvision count.
+    """
+
+    parameters: int | None
+    gflops: float | None
 
 
-def facts(backbone: Backbone) -> Facts:
-    """Size and cost of one network: from its row, else remembered, else found out by building it."""
-    return all_facts([backbone])[0]
+def profile_network(backbone: Backbone) -> NetworkProfile:
+    """Size and cost of one network: from its row, else from the cache, else measured by building it."""
+    return profile_networks([backbone])[0]
 
 
-def all_facts(backbones: Sequence[Backbone], *, most: int = MOST) -> list[Facts]:
-    """Facts of several networks, in order; where more than `most` are unknown, those stay None."""
+def profile_networks(backbones: Sequence[Backbone], *, most: int = MOST) -> list[NetworkProfile]:
+    """Size and cost of several networks, in order; if more than `most` are unknown, those are not measured."""
     kept = _read()
-    found: list[Facts | None] = []
+    found: list[NetworkProfile | None] = []
     for backbone in backbones:
         if backbone.parameters is not None and backbone.gflops is not None:
-            found.append(Facts(parameters=backbone.parameters, gflops=backbone.gflops))
+            found.append(NetworkProfile(parameters=backbone.parameters, gflops=backbone.gflops))
         else:
-            found.append(_decode(kept.get(_entry(backbone))))
+            found.append(_decode(kept.get(_cache_key(backbone))))
     unknown = [position for position, known in enumerate(found) if known is None]
     if len(unknown) <= most:
         for position in unknown:
             measured = measure(backbones[position])
             found[position] = measured
-            entry = _entry(backbones[position])
-            if entry:
-                kept[entry] = [measured.parameters, measured.gflops]
+            key = _cache_key(backbones[position])
+            if key:
+                kept[key] = [measured.parameters, measured.gflops]
         if unknown:
-            write_memo("facts", _key(), kept)
+            write_memo("facts", _library_versions(), kept)
     return [
-        known or Facts(parameters=backbone.parameters, gflops=backbone.gflops)
+        known or NetworkProfile(parameters=backbone.parameters, gflops=backbone.gflops)
         for backbone, known in zip(backbones, found, strict=True)
     ]
 
 
-def measure(backbone: Backbone) -> Facts:
-    """Build a network on the `meta` device, count its parameters, and pass one image of the native size through."""
+def measure(backbone: Backbone) -> NetworkProfile:
+    """Build a network on the `meta` device, and count its parameters and the multiply-adds of one image."""
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,29 +84,29 @@ def measure(backbone: Backbone) -> Facts:
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 model(image)
     except Exception:
-        # some networks look at values while they are built or run (a shape from a tensor), which `meta` has not; a
-        # listing shows `-` for those rather than fail
-        return Facts(parameters=backbone.parameters or parameters, gflops=backbone.gflops)
-    # torch counts a multiplication and an addition as two
-    return Facts(
+        # some networks read a tensor's values while they are built or run, and `meta` tensors have none; a listing
+        # shows `-` for those
+        return NetworkProfile(parameters=backbone.parameters or parameters, gflops=backbone.gflops)
+    # torch counts a multiplication and an addition as two operations
+    return NetworkProfile(
         parameters=backbone.parameters or parameters,
         gflops=backbone.gflops or round(counter.get_total_flops() / 2 / 1e9, 3),
     )
 
 
 def _read() -> dict[str, Any]:
-    kept = read_memo("facts", _key())
+    kept = read_memo("facts", _library_versions())
     return kept if isinstance(kept, dict) else {}
 
 
-def _decode(kept: Any) -> Facts | None:
+def _decode(kept: Any) -> NetworkProfile | None:
     match kept:
         case [int() | None as parameters, int() | float() | None as gflops]:
-            return Facts(parameters=parameters, gflops=gflops)
+            return NetworkProfile(parameters=parameters, gflops=gflops)
     return None
 
 
-def _key() -> str:
+def _library_versions() -> str:
     return " ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision", "timm"))
 
 
@@ -112,8 +117,8 @@ def _version(distribution: str) -> str:
         return "none"
 
 
-def _entry(backbone: Backbone) -> str:
-    """What a network is remembered under; it changes with the file that builds it. Empty: not remembered."""
+def _cache_key(backbone: Backbone) -> str:
+    """The key of a network's profile, which changes with the file that builds it; empty: it is not cached."""
     if not isinstance(backbone.build, str):
         return ""
     spec = find_spec(backbone.build.partition(":")[0])

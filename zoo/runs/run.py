@@ -1,13 +1,13 @@
-"""Run: a folder that describes itself, from before the first step on.
+"""Run: the folder of one training run, which describes itself from before the first step.
 
-run.json                     what was asked, what was decided, what came out; `status` tells how it ended
-history.jsonl                a line per epoch
+run.json                     settings, decisions and results; `status` says how the run ended
+history.jsonl                one line per epoch
 model.safetensors            the weights
 predictions-SPLIT.safetensors
-ledger.jsonl                 a line per look at a split
-splits.json                  which image had which role, and the SHA-256 of its content
+ledger.jsonl                 one line per evaluation
+splits.json                  the role of each image, and the SHA-256 of its content
 rates.json                   the curve of `--lr find`
-checkpoint*.safetensors      what a killed run goes on from; gone once it is finished
+checkpoint*.safetensors      from which a killed run is resumed; deleted when the run is finished
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from zoo.errors import DiskFull, UsageError, ZooError, is_disk_full
 from zoo.experiment import Experiment
 from zoo.predictions import Predictions
 from zoo.preprocess import Preprocess
-from zoo.runs.schema import flaw_of_record, flaw_of_splits
+from zoo.runs.schema import first_violation_of_record, first_violation_of_splits
 from zoo.storage.files import SCHEMA, append_json, check_schema, read_json, read_lines, write_bytes, write_json
 from zoo.storage.folder_lock import LOCK_FILE
 
@@ -40,7 +40,7 @@ LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
 RATES_FILE = "rates.json"
 
-# What `--force` may replace; photographs, notes and whatever else a user keeps beside a run stay
+# The files that `--force` deletes; notes, photographs and other files that a user keeps in the folder stay
 OWN_FILES = (
     RUN_FILE,
     HISTORY_FILE,
@@ -57,25 +57,30 @@ OWN_FILES = (
 
 @dataclass(frozen=True)
 class Run:
-    """An opened run. `record` is the content of `run.json`."""
+    """An opened run.
+
+    Attributes:
+        path: its folder.
+        record: the content of `run.json`.
+    """
 
     path: Path
     record: Mapping[str, Any] = field(repr=False)
 
     def __repr__(self) -> str:
-        """One line: where it is, what it trained, and how it came out."""
+        """One line: folder, backbone, strategy, status and accuracy."""
         what = f"{self.record.get('backbone', '?')} {self.record.get('strategy', '?')}"
         accuracy = (self.record.get("metrics") or {}).get("accuracy")
-        came_out = "" if accuracy is None else f", accuracy {accuracy:.4f} on {self.record.get('reported_split')}"
-        return f"<Run {self.path}: {what}, {self.record.get('status', 'not begun')}{came_out}>"
+        result = "" if accuracy is None else f", accuracy {accuracy:.4f} on {self.record.get('reported_split')}"
+        return f"<Run {self.path}: {what}, {self.record.get('status', 'not begun')}{result}>"
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
         """Open a run's folder.
 
         Raises:
-            UsageError: it is no run.
-            ZooError: its record is damaged or of a newer schema.
+            UsageError: it is not the folder of a run.
+            ZooError: its record is damaged or has a newer schema.
         """
         if path == "":
             raise UsageError("the name of the run is empty", hint="pass the folder that `zoo train` made")
@@ -83,59 +88,70 @@ class Run:
         file = folder / RUN_FILE
         if not file.is_file():
             raise UsageError(
-                f"`{folder}` is no run: it has no `{RUN_FILE}`", hint="a run is a folder that `zoo train` made"
+                f"`{folder}` is not a run: it has no `{RUN_FILE}`", hint="pass a folder that `zoo train` made"
             )
         record = read_json(file)
         if not isinstance(record, dict):
-            raise ZooError(f"`{file}` is no record of a run", hint="a run is a folder that `zoo train` made")
+            raise ZooError(f"`{file}` is not the record of a run", hint="pass a folder that `zoo train` made")
         check_schema(record.get("schema"), file)
         run = cls(folder, record)
         try:
-            said = flaw_of_record(record)
-            if said is None:
+            violation = first_violation_of_record(record)
+            if violation is None:
                 _ = run.experiment, run.preprocess
         except (KeyError, TypeError, ValueError, OverflowError, AssertionError, UsageError) as error:
-            said = error.message if isinstance(error, UsageError) else f"{type(error).__name__} {error}".strip()
-        if said is not None:
-            raise ZooError(f"`{file}` is damaged: {said}", hint="restore it from a copy, or train again with `--force`")
+            violation = error.message if isinstance(error, UsageError) else f"{type(error).__name__} {error}".strip()
+        if violation is not None:
+            raise ZooError(
+                f"`{file}` is damaged: {violation}", hint="restore it from a copy, or train again with `--force`"
+            )
         return run
 
     @property
     def experiment(self) -> Experiment:
+        """The settings that the run was trained with."""
         return Experiment.from_json(self.record["experiment"])
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The class names, in the order of the logits."""
         return tuple(self.record["classes"])
 
     @property
     def preprocess(self) -> Preprocess:
+        """How images are resized, cropped and normalised."""
         return Preprocess.from_json(self.record["preprocess"])
 
     @property
     def status(self) -> str:
+        """`running` (or killed), `finished`, `interrupted` or `failed`."""
         return str(self.record["status"])
 
     @property
     def data_name(self) -> str:
+        """The name of the data that the run was trained on."""
         return str(self.record.get("data_name"))
 
     @property
     def metrics(self) -> dict[str, Any]:
-        """Figures of the reported split; empty for a run that did not end."""
+        """Metrics of the reported split by name; empty for a run that is not finished."""
         return dict(self.record.get("metrics") or {})
 
     @property
     def history(self) -> list[dict[str, Any]]:
-        """A record per epoch."""
+        """The lines of `history.jsonl`: one record per epoch."""
         return read_lines(self.path / HISTORY_FILE)
 
     def predictions(self, split: str | None = None) -> Predictions:
-        """The stored predictions of a split, of the reported one for None."""
+        """The stored predictions of a split; None: of the reported split.
+
+        Raises:
+            ZooError: there are none.
+        """
         name = split or str(self.record["reported_split"])
         file = self.path / f"predictions-{name}.safetensors"
         if not file.is_file() and not (self.path / WEIGHTS_FILE).is_file():
-            raise self._weightless()
+            raise self._no_weights()
         if not file.is_file():
             raise ZooError(
                 f"run `{self.path}` has no predictions of `{name}`",
@@ -147,7 +163,8 @@ class Run:
         """The trained network, on the CPU, in eval mode.
 
         Raises:
-            ZooError: the run has no weights, or its backbone's plugin is gone.
+            UsageError: the plugin of its backbone or strategy is not installed.
+            ZooError: the run has no weights, or they do not fit the network.
         """
         from zoo.config.grammar import parse
         from zoo.networks.building import build_network, read_state, spec_of
@@ -155,7 +172,7 @@ class Run:
 
         file = self.path / WEIGHTS_FILE
         if not file.is_file():
-            raise self._weightless()
+            raise self._no_weights()
         experiment, plugins = self.experiment, plugins or Plugins()
         backbone = plugins.backbones.find(str(self.record["backbone"])).value
         network = build_network(
@@ -172,24 +189,30 @@ class Run:
         except RuntimeError as error:
             raise ZooError(
                 f"weights `{file}` do not fit `{self.record['backbone']}`: {str(error).splitlines()[-1].strip()}",
-                hint="the file was replaced, or the backbone's plugin changed since; see `versions` in run.json",
+                hint="the file was replaced, or the backbone's plugin has changed; see `versions` in `run.json`",
             ) from error
         network.model.eval()
         return network
 
-    def _weightless(self) -> ZooError:
-        again = f"`zoo train --resume {self.path}` goes on with it"
+    def _no_weights(self) -> ZooError:
+        """The error for a run without weights."""
+        remedy = f"`zoo train --resume {self.path}` resumes it"
         if self.status == "running":
             return ZooError(
                 f"run `{self.path}` has no weights: it is still running, or was killed",
-                hint=f"wait until it is finished; if it was killed, {again}",
+                hint=f"wait until it is finished; if it was killed, {remedy}",
             )
         if self.status == "finished":
-            again = f"restore `{WEIGHTS_FILE}` from a copy, or train again with `--force`"
-        return ZooError(f"run `{self.path}` is {self.status} and has no weights", hint=again)
+            remedy = f"restore `{WEIGHTS_FILE}` from a copy, or train again with `--force`"
+        return ZooError(f"run `{self.path}` is {self.status} and has no weights", hint=remedy)
 
     def predictor(self, device: str = "auto", plugins: Plugins | None = None) -> Predictor:
-        """The run as a predictor, through torch in fp32."""
+        """The run as a predictor that computes with torch in fp32.
+
+        Raises:
+            UsageError: `device` is not a device, or the plugin of its backbone or strategy is not installed.
+            ZooError: the run has no weights, or the device is not available.
+        """
         from zoo.networks.predictor import TorchPredictor
         from zoo.system.device import choose_device
 
@@ -198,7 +221,7 @@ class Run:
         return TorchPredictor(model, self.classes, self.preprocess, chosen.place)
 
     def update(self, **changes: Any) -> Run:
-        """Write changed keys to `run.json`; returns the run with its new record."""
+        """Write changed keys to `run.json`; returns the run with the new record."""
         record = {**self.record, **changes}
         write_json(self.path / RUN_FILE, record)
         return Run(self.path, record)
@@ -206,10 +229,17 @@ class Run:
     def note_look(
         self, predictions: Predictions, *, model: str, data: str, split_seed: int, accuracy: float | None
     ) -> None:
-        """Write a look at a split to the ledger, and store its predictions where they are of the run's own data.
+        """Write an evaluation to the ledger; predictions of the run itself on its own data are stored, too.
+
+        Args:
+            predictions: of one split.
+            model: what was evaluated: the run's folder or an exported file.
+            data: name of the data.
+            split_seed: with which the data were split.
+            accuracy: of the predictions.
 
         Raises:
-            ZooError: the folder cannot be written; the figures of the evaluation stand all the same.
+            ZooError: the folder cannot be written; the evaluation is valid nevertheless.
         """
         append_json(
             self.path / LEDGER_FILE,
@@ -229,8 +259,8 @@ class Run:
             predictions.save(self.path / f"predictions-{predictions.split}.safetensors")
 
     def looks(self, split: str) -> int:
-        """How often a split of the run was scored, by the ledger."""
-        return sum(1 for look in read_lines(self.path / LEDGER_FILE) if look.get("split") == split)
+        """The number of evaluations on a split in the ledger."""
+        return sum(1 for line in read_lines(self.path / LEDGER_FILE) if line.get("split") == split)
 
     def fitted(self) -> set[str]:
         """Ids of the images that the run was fitted on; empty without `splits.json`.
@@ -248,23 +278,23 @@ class Run:
             ZooError: it is missing or damaged.
         """
         file = self.path / SPLITS_FILE
-        hint = "restore it from a copy, or delete it: then nothing tells which images the run was fitted on"
+        hint = "restore it from a copy, or delete it: it is then unknown which images the run was fitted on"
         try:
             found: dict[str, Any] = read_json(file)
         except ZooError as error:
             raise ZooError(error.message, hint=hint) from error
-        flaw = flaw_of_splits(found)
-        if flaw is not None:
-            raise ZooError(f"`{file}` is damaged: {flaw}", hint=hint)
+        violation = first_violation_of_splits(found)
+        if violation is not None:
+            raise ZooError(f"`{file}` is damaged: {violation}", hint=hint)
         return found
 
     def cut_history(self, count: int) -> None:
-        """Keep what is whole of the first `count` lines of the history; a run that goes on writes the others again."""
+        """Keep the intact ones of the first `count` lines of the history; a resumed run writes the others again."""
         lines = [json.dumps(line, ensure_ascii=False) for line in read_lines(self.path / HISTORY_FILE, count)]
         write_bytes(self.path / HISTORY_FILE, "".join(f"{line}\n" for line in lines).encode())
 
     def lost_history(self, count: int) -> int:
-        """How many of the first `count` lines of the history are missing or damaged."""
+        """The number of lines, of the first `count` of the history, that are missing or damaged."""
         return count - len(read_lines(self.path / HISTORY_FILE, count))
 
 
@@ -274,7 +304,7 @@ def now() -> str:
 
 
 def default_folder(backbone: str, strategy: str) -> Path:
-    """`runs/<time>-<backbone>-<strategy>`, free, and with nothing in it that a shell or a file system minds."""
+    """A new folder `runs/<time>-<backbone>-<strategy>`, without special characters of shells and file systems."""
     time = datetime.now().strftime("%Y%m%d-%H%M%S")
     words = (
         f"{backbone.split('/')[-1]}-{strategy}".replace(":", "").replace("+", "-").replace(",", "-").replace("=", "")
@@ -285,10 +315,10 @@ def default_folder(backbone: str, strategy: str) -> Path:
 
 
 def check_folder(path: Path, force: bool) -> None:
-    """Whether a run's folder can be made here, before any work; nothing is changed.
+    """Check that a run's folder can be made; nothing is changed.
 
     Raises:
-        UsageError: the folder exists without `force`, or holds something else than a run.
+        UsageError: the folder exists and `force` is not set, or it holds something other than a run.
         ZooError: it could not be written.
     """
     try:
@@ -299,20 +329,21 @@ def check_folder(path: Path, force: bool) -> None:
                 raise UsageError(f"`{path}` exists", hint="pass another `--out`, or `--force` to replace it")
             if not (path / RUN_FILE).is_file():
                 raise UsageError(
-                    f"`{path}` exists and is no run, so `--force` does not replace it", hint="pass another `--out`"
+                    f"`{path}` exists and is not a run, so `--force` does not replace it", hint="pass another `--out`"
                 )
-        standing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+        existing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error), full=is_disk_full(error)) from error
-    if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
-        raise _unwritable(path, f"`{standing}` is no folder that may be written to")
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise _unwritable(path, f"`{existing}` is not a folder that you may write to")
 
 
 def make_folder(path: Path) -> None:
-    """Make a run's folder, if it is not there.
+    """Make a run's folder if it does not exist.
 
     Raises:
         ZooError: it cannot be made.
+        DiskFull: the disk is full.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -321,10 +352,11 @@ def make_folder(path: Path) -> None:
 
 
 def clear_folder(path: Path, force: bool) -> None:
-    """With `force`, the files of the former run go, and nothing else that lies there.
+    """Delete the files of the run that `force` replaces, and nothing else in the folder.
 
     Raises:
-        UsageError, ZooError: as `check_folder`.
+        UsageError: the folder exists and `force` is not set, or it holds something other than a run.
+        ZooError: it cannot be written.
     """
     check_folder(path, force)
     try:

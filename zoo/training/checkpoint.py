@@ -1,8 +1,8 @@
-"""Checkpoints: what a killed run goes on from. Two files, so that one is always whole.
+"""Checkpoints: the training state from which a killed run is resumed. Two files, so that one is always intact.
 
 checkpoint.safetensors           the newest
 checkpoint-previous.safetensors  the one before
-checkpoint-next.safetensors      for a moment, the newest, while the others are renamed
+checkpoint-next.safetensors      the newest, for the moment in which the others are renamed
 """
 
 from __future__ import annotations
@@ -25,16 +25,20 @@ NEXT = "checkpoint-next.safetensors"
 NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint-previous.safetensors"
 
-# Seconds between two saves where none are asked for; and, then, at least this many times the seconds that a save takes,
-# so that saves cost less than two per cent
-EVERY = 30.0
-SHARE = 50
+# Without `--save-every`, at least so many seconds lie between two saves, and at least so many times the duration of a
+# save. The second number keeps the cost of saves below two per cent
+SHORTEST_INTERVAL = 30.0
+SAVE_TIMES = 50
 
 
 class Checkpoints:
-    """The checkpoints of one run's folder. `every` is the time between two, in seconds; None: chosen by their cost.
+    """The checkpoints in one run's folder.
 
-    Each bears `run`, the run's `id`; those of another run, copied into the folder, are not read.
+    Args:
+        folder: the run's folder.
+        every: seconds between two saves; None: chosen by what a save costs.
+        run: the run's `id`, which each checkpoint holds. Checkpoints of another run that were copied into the folder
+            are not read.
     """
 
     def __init__(self, folder: Path, every: float | None, run: str | None) -> None:
@@ -47,15 +51,18 @@ class Checkpoints:
         self._longest = 0.0
 
     def due(self) -> bool:
-        """Whether it is time for another."""
-        wait = max(EVERY, SHARE * self._longest) if self._every is None else self._every
+        """Whether it is time for another save."""
+        wait = max(SHORTEST_INTERVAL, SAVE_TIMES * self._longest) if self._every is None else self._every
         return perf_counter() - self._last >= wait
 
     def write(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Write one: beside its place, flushed to the disk, renamed; the newest one before becomes the previous.
+        """Write a checkpoint under a temporary name, flush it to the disk, and rename it.
+
+        The newest checkpoint until then becomes the previous one.
 
         Raises:
-            ZooError: the folder cannot be written, or the disk is full; the former ones are still there.
+            ZooError: the folder cannot be written; the checkpoints in it stay.
+            DiskFull: the disk is full; the checkpoints in the folder stay.
         """
         started = perf_counter()
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -74,18 +81,18 @@ class Checkpoints:
         self._last = perf_counter()
 
     def read(self) -> tuple[dict[str, torch.Tensor], dict[str, Any], list[str]] | None:
-        """Tensors and state of the newest whole checkpoint, and what is wrong with newer ones; None: there is none.
+        """Tensors and state of the newest intact checkpoint, and what is wrong with newer ones; None: there is none.
 
         Raises:
-            ZooError: there are checkpoints, and all are damaged or of another run; or a folder lies in their place.
+            ZooError: all checkpoints are damaged or belong to another run, or a folder has a checkpoint's name.
         """
         problems: list[str] = []
         files = [self._folder / name for name in (NEXT, NEWEST, PREVIOUS)]
         for file in files:
             if file.is_dir():
                 raise ZooError(
-                    f"`{file}` is a folder, in the place of a checkpoint",
-                    hint=f"move it away, then `zoo train --resume {self._folder}`",
+                    f"`{file}` is a folder, not a checkpoint",
+                    hint=f"move it away, then run `zoo train --resume {self._folder}`",
                 )
         for file in files:
             if not file.exists():
@@ -97,23 +104,23 @@ class Checkpoints:
                 continue
             if self._run is not None and state.get("run") == self._run:
                 return tensors, state, problems
-            problems.append(f"`{file}` is of another run")
+            problems.append(f"`{file}` belongs to another run")
         if problems:
             raise ZooError(
                 f"no checkpoint can be read: {'; '.join(problems)}",
-                hint=f"delete them, then `zoo train --resume {self._folder}` starts it from its beginning; or train "
-                f"anew by `zoo train ... --out {self._folder} --force`",
+                hint=f"delete the checkpoints, then `zoo train --resume {self._folder}` starts the run from its "
+                f"beginning; or replace the run by `zoo train ... --out {self._folder} --force`",
             )
         return None
 
     def clear(self) -> None:
-        """Remove them all, once the run's weights are written."""
+        """Remove all checkpoints, which a finished run does not need."""
         for file in self._folder.glob("checkpoint*.safetensors"):
             file.unlink(missing_ok=True)
         self.sweep()
 
     def sweep(self) -> None:
-        """Remove what kills during a save have left."""
+        """Remove temporary files that a process killed during a save has left."""
         for file in self._folder.glob(".checkpoint*"):
             file.unlink(missing_ok=True)
 
@@ -137,7 +144,7 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
 
 
 def _digest(tensors: Mapping[str, torch.Tensor], state: str) -> str:
-    """SHA-256 over names, types, shapes and values of the tensors, and the state."""
+    """SHA-256 over the state, and over names, types, shapes and values of the tensors."""
     digest = hashlib.sha256(state.encode())
     for name in sorted(tensors):
         tensor = tensors[name]

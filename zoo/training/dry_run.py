@@ -1,4 +1,4 @@
-"""Planning: what a strategy would do to a network, stage by stage, without weights and without training."""
+"""Dry run: what a strategy would do to a network, stage by stage, without published weights and without training."""
 
 from __future__ import annotations
 
@@ -30,42 +30,62 @@ from zoo.training.optimizer import ParameterGroup, changed_by, plan_groups, trai
 from zoo.training.sampler import batches
 from zoo.training.setup import Setup, build, plan_phases, resolve
 
-# Images that a step is measured with; one step to warm up, one to time
+# Images in the batch with which memory and time of a step are measured
 SAMPLE = 4
 
-# Without data: as few as there can be
+# Number of classes that is assumed where no data are given: the smallest possible
 CLASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """What a phase does with a stage. Rates and decays are those of the optimiser's groups."""
+    """What a phase does with a stage.
+
+    Attributes:
+        trains: `yes`, `no`, `norms`, `biases`, `added` or `solved`.
+        lr: the highest rate of its parameter groups; with `--lr find`, a factor of the rate to be found. None: it takes
+            no optimiser steps.
+        weight_decay: the highest of its parameter groups; None: it takes no optimiser steps.
+        decayed: number of values that the weight decay applies to: neither biases nor norms.
+        norm: what its layers with running statistics do: `frozen`, `train` or `recalibrate`; `-` where it has none.
+        trainable: number of trainable values.
+        parameters: number of values.
+    """
 
     stage: str
-    trains: str  # yes, no, norms, biases, added
-    lr: float | None  # at its highest; with `--lr find`, times the rate that is found
+    trains: str
+    lr: float | None
     weight_decay: float | None
-    decayed: int  # parameters that the decay applies to: not biases, not norms
-    norm: str  # of its layers with running statistics: frozen, train, recalibrate; `-` where it has none
+    decayed: int
+    norm: str
     trainable: int
     parameters: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePlan:
-    """What a phase does."""
+    """What a phase does.
+
+    Attributes:
+        steps: optimiser steps; None without data.
+        settings: those of `ema`, `mixup`, `cutmix` and `pull` that are set.
+        stages: one row per stage, the head last.
+        frozen: which stages the frozen prefix covers, and whether its outputs are cached; None: there is no prefix.
+        memory: bytes for weights, gradients, the optimiser's state and the activations of a batch, in fp32.
+        seconds: time that the network computes on this machine, without decoding and augmentation; None without data.
+    """
 
     name: str
     solver: str | None
     epochs: int
-    steps: int | None  # None: without data they are not known
+    steps: int | None
     norm: str
-    settings: dict[str, float]  # ema, mixup, cutmix, pull: those that are set
+    settings: dict[str, float]
     stages: tuple[StagePlan, ...]
     trainable: int
-    frozen: str | None  # where the frozen prefix lies and what becomes of it; None: nothing can be cut off
-    memory: int  # bytes: weights, gradients, the optimiser's state, activations of a batch; in fp32
-    seconds: float | None  # of the network's work on this machine, without decoding and augmentation
+    frozen: str | None
+    memory: int
+    seconds: float | None
 
     @property
     def parameters(self) -> int:
@@ -74,20 +94,29 @@ class PhasePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A strategy on a backbone, before anything is trained."""
+    """What training would do with a strategy on a backbone.
+
+    Attributes:
+        images: number of training images; None without data.
+        trainable: number of values that are trainable in any phase.
+        steps: optimiser steps of all phases; None without data.
+        memory: bytes, in the phase that needs most.
+        seconds: estimated time of all phases; None without data.
+        notes: what was decided about the data and the phases.
+    """
 
     backbone: str
     strategy: str
     classes: int
     image_size: int
-    images: int | None  # that are fitted
+    images: int | None
     batch_size: int
     device: str
     phases: tuple[PhasePlan, ...]
-    trainable: int  # in any phase
+    trainable: int
     parameters: int
     steps: int | None
-    memory: int  # bytes, of the phase that needs most
+    memory: int
     seconds: float | None
     notes: tuple[str, ...]
 
@@ -96,12 +125,19 @@ class Plan:
 
 
 def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | None = None) -> Plan:
-    """The plan of a run. Without `with_data` the experiment's data are not opened, and there is no count of steps.
+    """Plan a run without training it.
 
-    Memory and time are estimates: a few images are passed through the network, with random weights, in each phase.
+    Memory and time are estimates: in each phase, a few random images are passed through the network with random
+    weights.
+
+    Args:
+        experiment: all settings of the run.
+        with_data: open the experiment's data; otherwise `CLASSES` classes are assumed and steps are not counted.
+        plugins: loaded plugins; None: load those installed.
 
     Raises:
-        UsageError: as `train`, of everything but the photographs themselves.
+        UsageError: a name, a strategy or a setting is wrong.
+        ZooError: the data or the device are not usable. The images are not decoded, so broken ones are not found.
     """
     plugins = plugins or Plugins()
     setup = resolve(experiment, plugins)
@@ -110,7 +146,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         opened = open_images(experiment.data, experiment.split_seed, plugins)
         images, classes = len(assign_roles(opened, experiment).fit), len(opened.classes)
     else:
-        notes.append(f"without `--data`, for {CLASSES} classes")
+        notes.append(f"without `--data`, {CLASSES} classes are assumed")
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, classes, pretrained=False)
     planned = plan_phases(setup, network, experiment)
@@ -170,7 +206,7 @@ def _phase_plan(
         trainable=trainable,
         memory=weights + 4 * trainable * (1 + moments if phase.solver is None else 0) + activations,
         frozen=frozen,
-        # both are measured on few images: what is saved may come out as more than there is
+        # both times are measured on few images, so the time saved may come out as more than the whole
         seconds=None if images is None else max(each * passes - saved, 0.1 * each) * images,
     )
 
@@ -178,7 +214,7 @@ def _phase_plan(
 def _frozen(
     network: Network, phase: Phase, epochs: int, images: int | None, experiment: Experiment, setup: Setup
 ) -> tuple[str | None, float]:
-    """What a run will say of the phase's frozen prefix, and the seconds per image that keeping it saves."""
+    """What a run would note about the phase's frozen prefix, and the seconds per image that caching it saves."""
     cache = FeatureCache(
         asked=experiment.cache,
         batch_size=experiment.batch_size,
@@ -196,7 +232,7 @@ def _frozen(
     views = 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)
     what = f"{'features' if phase.solver else 'frozen prefix'} of {_until(network, trainable)}"
     if images is None:
-        return f"{what}, {size_text(split.bytes)} an image and view, {views} views", 0.0
+        return f"{what}, {size_text(split.bytes)} per image and view, {views} views", 0.0
     decision = decide_caching(
         split, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
     )
@@ -204,7 +240,7 @@ def _frozen(
 
 
 def _until(network: Network, trainable: Collection[str]) -> str:
-    """The stages before the first one that changes, in words."""
+    """The stages before the first trainable one, such as `stem to layer3`."""
     names = [stage.name for stage in network.anatomy.stages]
     first = next(
         (number for number, stage in enumerate(network.anatomy.stages) if set(stage.parameters) & set(trainable)),
@@ -214,30 +250,30 @@ def _until(network: Network, trainable: Collection[str]) -> str:
 
 
 def stage_plans(network: Network, phase: Phase, groups: Sequence[ParameterGroup]) -> tuple[StagePlan, ...]:
-    """A row per stage, the head last, of a network to which the phase was applied."""
+    """One row per stage, the head last, of a network that the phase has been applied to."""
     sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     group_of = {name: group for group in groups for name in group.names}
     narrowed = {stage: group.only for group in phase.groups for stage in group.stages}
-    statistics: dict[str, bool] = {}  # a parameter of a layer with running statistics -> whether these follow
+    statistics: dict[str, bool] = {}  # parameters of layers with running statistics -> whether training updates these
     for path, module in network.model.named_modules():
         if keeps_statistics(module):
             statistics |= {f"{path}.{name}": module.training for name, _ in module.named_parameters(recurse=False)}
     rows = []
     for stage in (*network.anatomy.stages, network.anatomy.head):
-        held = [group_of[name] for name in stage.parameters if name in group_of]
-        follows = [statistics[name] for name in stage.parameters if name in statistics]
-        norm = "train" if any(follows) else "recalibrate" if phase.norm == "recalibrate" else "frozen"
+        used = [group_of[name] for name in stage.parameters if name in group_of]
+        updated = [statistics[name] for name in stage.parameters if name in statistics]
+        norm = "train" if any(updated) else "recalibrate" if phase.norm == "recalibrate" else "frozen"
         only = narrowed.get(stage.name, "all")
         rows.append(
             StagePlan(
                 stage=stage.name,
-                trains="solved" if phase.solver and held else "no" if not held else "yes" if only == "all" else only,
-                lr=max(group.lr for group in held) if held and phase.solver is None else None,
-                weight_decay=max(group.weight_decay for group in held) if held and phase.solver is None else None,
+                trains="solved" if phase.solver and used else "no" if not used else "yes" if only == "all" else only,
+                lr=max(group.lr for group in used) if used and phase.solver is None else None,
+                weight_decay=max(group.weight_decay for group in used) if used and phase.solver is None else None,
                 decayed=sum(
                     sizes[name] for name in stage.parameters if name in group_of and group_of[name].weight_decay
                 ),
-                norm=norm if follows else "-",
+                norm=norm if updated else "-",
                 trainable=sum(sizes[name] for name in stage.parameters if name in group_of),
                 parameters=sum(sizes[name] for name in stage.parameters),
             )
@@ -246,28 +282,29 @@ def stage_plans(network: Network, phase: Phase, groups: Sequence[ParameterGroup]
 
 
 def _measure(model: nn.Module, setup: Setup, experiment: Experiment, *, stepped: bool) -> tuple[int, float]:
-    """Bytes that a batch needs for its activations, in fp32, and seconds per image of a step, in the run's precision.
+    """Bytes of a batch's activations in fp32, and seconds per image of a step in the run's precision.
 
-    Bytes are what is kept for the backward pass, and twice the largest output of a layer before that, whose values
-    come and go. Measured beside it, EfficientNet-Lite0 on 32 images: `full` 2.4 GiB and `partial:2` 0.6 GiB.
+    The bytes are those kept for the backward pass, plus twice the largest output of a frozen layer, which is freed
+    again. For comparison, memory measured in real steps of EfficientNet-Lite0 on 32 images: `full` 2.4 GiB, `partial:2`
+    0.6 GiB.
     """
     size, place = setup.preprocess.crop, setup.device.place
     count = min(SAMPLE, experiment.batch_size) if experiment.batch_size > 1 else 2
     inputs = torch.randn(count, 3, size, size, device=place).contiguous(memory_format=torch.channels_last)
-    own = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
-    held: dict[int, int] = {}
+    weights = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
+    saved: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage.nbytes()
+        if storage.data_ptr() not in weights:
+            saved[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    passing = [0]  # bytes of the largest output that is not kept
+    largest_freed = [0]  # bytes of the largest output that is not kept for the backward pass
 
     def watch(module: nn.Module, given: Any, answer: Any) -> None:
         if isinstance(answer, torch.Tensor) and not answer.requires_grad:
-            passing[0] = max(passing[0], answer.numel() * answer.element_size())
+            largest_freed[0] = max(largest_freed[0], answer.numel() * answer.element_size())
 
     layers = [module for module in model.modules() if not list(module.children())]
     handles = [layer.register_forward_hook(watch) for layer in layers]
@@ -288,6 +325,6 @@ def _measure(model: nn.Module, setup: Setup, experiment: Experiment, *, stepped:
             torch.cuda.synchronize()
         seconds = min(seconds, perf_counter() - started)
     model.zero_grad(set_to_none=True)
-    model.load_state_dict(before)  # statistics that followed the noise
+    model.load_state_dict(before)  # the random images have changed running statistics
     part = -(-experiment.batch_size // experiment.accumulate)
-    return round((sum(held.values()) + 2 * passing[0]) / count * part), seconds / count
+    return round((sum(saved.values()) + 2 * largest_freed[0]) / count * part), seconds / count

@@ -1,4 +1,4 @@
-"""Features: the head's input for every image of a part."""
+"""Features: the head's input for every image of a split."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def features(network: Network, batches: Iterable[torch.Tensor]) -> npt.NDArray[n
     """The head's input `(N, D)`, in eval mode, for batches of inputs `(N, 3, H, W)`.
 
     Raises:
-        UsageError: the head is not one module over vectors.
+        UsageError: the head is not one module that takes one vector per image.
     """
     found: list[npt.NDArray[np.float32]] = []
 
@@ -37,8 +37,8 @@ def features(network: Network, batches: Iterable[torch.Tensor]) -> npt.NDArray[n
         handle.remove()
     if found[0].ndim != 2:
         raise UsageError(
-            f"the head of `{network.anatomy.backbone}` works on maps of features, not on one vector an image",
-            hint="train it by steps: `linear,solver=sgd`",
+            f"the head of `{network.anatomy.backbone}` takes maps of features, not one vector per image",
+            hint="train it by optimiser steps: `linear,solver=sgd`",
         )
     return np.concatenate(found)
 

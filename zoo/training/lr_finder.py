@@ -1,4 +1,4 @@
-"""The learning-rate finder: a short run over rising learning rates, whose losses tell which rate is good."""
+"""The learning-rate finder: a short training at rising learning rates, whose losses show which rate to use."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from zoo.training.sampler import batches, epoch_order
 from zoo.training.solved_phase import solve_phase
 from zoo.training.workspace import Workspace
 
-# Smith 2017, "Cyclical learning rates for training neural networks", section 3.3: the rate rises from one that does
-# nothing to one that diverges. The rule (a tenth of the rate with the lowest loss) is that of Howard and Gugger, fastai
+# Smith 2017, "Cyclical learning rates for training neural networks", section 3.3: the rate rises from one that changes
+# nothing to one at which training diverges. A tenth of the rate with the lowest loss is recommended, which is the rule
+# of Howard and Gugger, fastai
 LOWEST, HIGHEST, STEPS = 1e-6, 1.0, 60
 SMOOTHING = 0.9
 DIVERGED = 4.0  # times the lowest smoothed loss
@@ -27,7 +28,7 @@ MARGIN = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class FoundRate:
-    """A learning rate, with the curve that it was read from."""
+    """The recommended learning rate, with the curve of losses that it was read from."""
 
     lr: float
     rates: tuple[float, ...]
@@ -39,7 +40,7 @@ def find_rate(job: Job, progress: Progress) -> FoundRate:
 
     Raises:
         UsageError: no phase takes steps.
-        ZooError: the loss fell at no rate.
+        ZooError: the loss fell at none of the rates.
     """
     # at a rate of 1 the parameter groups hold each stage's share; torch.compile would cost more than it saves
     experiment = replace(job.experiment, lr=1.0, compile=False)
@@ -51,7 +52,7 @@ def _search(workspace: Workspace, progress: Progress) -> FoundRate:
     model, experiment = workspace.model, workspace.experiment
     number = next((number for number, phase in enumerate(workspace.phases) if phase.solver is None), None)
     if number is None:
-        raise UsageError("`--lr find` is for steps, and no phase takes any", hint="leave it out")
+        raise UsageError("`--lr find` needs optimiser steps, and no phase takes any", hint="leave it out")
     before = copy.deepcopy(model.state_dict())
     for phase in workspace.phases[:number]:
         solve_phase(workspace, phase, 0)

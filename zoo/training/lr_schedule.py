@@ -1,4 +1,4 @@
-"""Learning-rate schedules, as factors of the highest rate over one phase's steps."""
+"""Learning-rate schedules: the rate as a share of the highest, over the steps of one phase."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ import math
 
 from zoo.experiment import Schedule
 
-# One-cycle starts at 1/25 of the highest rate and ends at 1e-4 of it: Smith and Topin 2018, "Super-convergence",
-# with the constants that fastai and torch's OneCycleLR share
+# `one-cycle` starts at 1/25 of the highest rate and ends at 1e-4 of it: Smith and Topin 2018, "Super-convergence". The
+# start is that of fastai and of torch's OneCycleLR
 START = 1 / 25
 END = 1e-4
 
-# `step`: a tenth after every third of the phase, as in the classic ImageNet recipe (He et al. 2016)
+# `step` divides the rate by ten after each third of the phase, as in the ImageNet recipe of He et al. 2016
 STEPS = 3
 STEP_FACTOR = 0.1
 
 
 def factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
-    """The rate at `step` of `steps` (from 0), as a share of the highest; `warmup` is the share of rising steps.
+    """The rate at a step as a share of the highest rate.
 
-    `plateau` is constant here: the recipe lowers it when the choice loss stops falling.
+    `plateau` is constant here: the recipe lowers the rate when the validation loss stops falling.
+
+    Args:
+        schedule: its name.
+        step: number of the step, from 0.
+        steps: steps of the phase.
+        warmup: share of the steps over which the rate rises.
     """
     rising = round(warmup * steps)
     if step < rising:
@@ -38,5 +44,5 @@ def factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
 
 
 def _cosine(share: float) -> float:
-    """1 at 0, 0 at 1 (Loshchilov and Hutter 2017, SGDR, eq. 5)."""
+    """Half a cosine, from 1 at `share` 0 to 0 at 1: Loshchilov and Hutter 2017, "SGDR", eq. 5."""
     return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))

@@ -1,4 +1,4 @@
-"""The record of a run, `run.json`, as it stands before the first step."""
+"""Manifests: the content of `run.json` and `splits.json` before the first step."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from zoo.training.preparation import Job
 
 
 def initial_manifest(job: Job) -> dict[str, Any]:
-    """What `run.json` says before the first step."""
+    """The content of `run.json` before the first step: settings, decisions, data, weights, versions and machine."""
     experiment, setup, network = job.experiment, job.setup, job.network
     sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     weights = setup.weights
     return {
         "schema": SCHEMA,
-        "id": uuid.uuid4().hex,  # its checkpoints bear it too
+        "id": uuid.uuid4().hex,  # also in the run's checkpoints
         "status": "running",
         "lr": None if experiment.lr == "find" else experiment.lr,
         "created": now(),
@@ -50,7 +50,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
                 "norm": phase.norm,
                 "trains": list(phase.trains),
                 "solver": phase.solver,
-                "lr": [phase.lr * group.lr for group in phase.groups],  # times the run's
+                "lr": [phase.lr * group.lr for group in phase.groups],  # factors of the run's rate
                 "ema": phase.ema,
                 "mixup": phase.mixup,
                 "cutmix": phase.cutmix,
@@ -79,7 +79,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
 
 
 def splits_manifest(job: Job) -> dict[str, Any]:
-    """What `splits.json` says: the images of each role, and the SHA-256 of their contents."""
+    """The content of `splits.json`: the images of each role, and the SHA-256 of their contents."""
     return {
         "schema": SCHEMA,
         "roles": {name: [sample.id for sample in part.samples] for name, part in job.decoded.items()},

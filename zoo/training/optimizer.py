@@ -1,4 +1,4 @@
-"""The optimiser: which parameters a phase trains, in which groups, at which rate and weight decay."""
+"""The optimiser: the parameters that a phase trains, in groups that share a rate and a weight decay."""
 
 from __future__ import annotations
 
@@ -17,20 +17,25 @@ from zoo.stage import HEAD
 from zoo.strategy import Group, Only, Phase
 from zoo.system.lazy_compiler import without_compiler
 
-_WORDS: dict[Only, str] = {"norms": "normalisation parameters", "biases": "biases", "added": "attached parameters"}
+_KIND_TEXTS: dict[Only, str] = {"norms": "normalisation parameters", "biases": "biases", "added": "attached parameters"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ParameterGroup:
-    """Parameters that share a rate and a weight decay, by name."""
+    """Parameters that share a rate and a weight decay.
+
+    Attributes:
+        names: of the parameters.
+        lr: the highest rate of the schedule.
+    """
 
     names: tuple[str, ...]
-    lr: float  # at its highest
+    lr: float
     weight_decay: float
 
 
 def members(network: Network, group: Group) -> tuple[str, ...]:
-    """Names of the parameters that a strategy's group trains, input to output."""
+    """Names of the parameters that a strategy's group trains, in order from input to output."""
     names = network.anatomy.parameters_of(group.stages)
     if group.only == "norms":
         norms = norm_parameters(network.model)
@@ -49,7 +54,7 @@ def trained_by(network: Network, phase: Phase) -> tuple[str, ...]:
 
 
 def changed_by(network: Network, phase: Phase) -> tuple[str, ...]:
-    """Names of what a phase changes: the parameters that it trains, or all that the head holds that it solves."""
+    """Names of the parameters and buffers that a phase may change: those that it trains, or those of a solved head."""
     if phase.solver is None:
         return trained_by(network, phase)
     path = head_path(network)
@@ -57,13 +62,13 @@ def changed_by(network: Network, phase: Phase) -> tuple[str, ...]:
 
 
 def plan_groups(network: Network, phase: Phase, experiment: Experiment, lr: float) -> tuple[ParameterGroup, ...]:
-    """The optimiser's groups of a phase at the run's rate `lr`: each trainable parameter in exactly one.
+    """The optimiser's groups of a phase at the run's rate `lr`; each trainable parameter is in exactly one.
 
-    Biases and norms (one dimension or none) are not decayed: He et al. 2019, "Bag of Tricks", section 3.1. Nor are
-    stages that are pulled towards their start: Li et al. 2018 put that pull in the place of the decay.
+    Biases and norms (parameters of one dimension or none) have no weight decay: He et al. 2019, "Bag of Tricks",
+    section 3.1. Nor have stages that are pulled towards their initial values: in Li et al. 2018 the pull replaces it.
 
     Raises:
-        UsageError: a group is narrowed to parameters of which its stages have none.
+        UsageError: a group is limited to a kind of parameters that its stages do not have.
     """
     shapes = {name: parameter.ndim for name, parameter in network.model.named_parameters()}
     groups = []
@@ -71,9 +76,9 @@ def plan_groups(network: Network, phase: Phase, experiment: Experiment, lr: floa
         names = members(network, group)
         if not names and group.only != "all":
             raise UsageError(
-                f"strategy phase `{phase.name}`: `{network.anatomy.backbone}` has no {_WORDS[group.only]} in "
+                f"strategy phase `{phase.name}`: `{network.anatomy.backbone}` has no {_KIND_TEXTS[group.only]} in "
                 f"{' '.join(group.stages)}",
-                hint="choose another strategy or backbone; `linear` and `full` work on all",
+                hint="choose another strategy or backbone; `linear` and `full` work on every backbone",
             )
         decay = 0.0 if phase.pull and HEAD not in group.stages else experiment.weight_decay
         decayed = tuple(name for name in names if shapes[name] > 1)
@@ -84,7 +89,7 @@ def plan_groups(network: Network, phase: Phase, experiment: Experiment, lr: floa
 
 
 def pulled_by(network: Network, phase: Phase) -> tuple[str, ...]:
-    """Names of the parameters that a phase pulls towards their start: what it trains outside the head."""
+    """Names of the parameters that a phase pulls towards their initial values: those it trains outside the head."""
     if not phase.pull:
         return ()
     head = set(network.anatomy.head.parameters)
@@ -92,7 +97,7 @@ def pulled_by(network: Network, phase: Phase) -> tuple[str, ...]:
 
 
 def make_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], experiment: Experiment) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019) or SGD with Nesterov momentum 0.9, over the planned groups."""
+    """AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9, over the planned groups."""
     parameters = dict(model.named_parameters())
     rows = [
         {

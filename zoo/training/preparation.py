@@ -51,10 +51,11 @@ def feature_cache(job: Job) -> FeatureCache:
 def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Prefetch | None = None) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
-    `prefetch` is a process that decodes the images into the store already.
+    `prefetch` is a process that has begun to decode the images into the store.
 
     Raises:
-        UsageError, ZooError: data, weights, strategy or settings are wrong.
+        UsageError: a name, a strategy or a setting is wrong.
+        ZooError: data or weights are not usable.
     """
     progress, clock = context.progress, context.clock
     images = open_images(experiment.data, experiment.split_seed, context.plugins)
@@ -92,7 +93,7 @@ def _decode(
     context: Context,
     prefetch: Prefetch | None,
 ) -> tuple[dict[str, DecodedImages], list[BadFile]]:
-    """Decode the images of every role, after the prefetch process has left its part in the store."""
+    """Decode the images of every role, after the prefetch process has put what it decoded into the store."""
     progress = context.progress
     parts = parts_of(images, roles, setup.preprocess)
     count = sum(len(part.samples) for part in parts.values())

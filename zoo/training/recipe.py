@@ -23,7 +23,7 @@ from zoo.training.checkpoint import Checkpoints
 from zoo.training.lr_schedule import factor
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
-from zoo.training.sampler import batches, epoch_order, showings
+from zoo.training.sampler import batches, epoch_order, times_shown
 from zoo.training.solved_phase import solve_phase
 from zoo.training.state import BestEpoch, RunningTotals, TrainingState
 from zoo.training.state_dict import load_tensors, tensors_of
@@ -57,7 +57,7 @@ class Recipe:
 
         Raises:
             Diverged: the loss is no longer finite.
-            ZooError: something frozen moved, or a checkpoint cannot be written.
+            ZooError: a frozen tensor changed, or a checkpoint cannot be written.
         """
         state = self.state
         while state.position.phase < len(self.phases) and self.ended_by is None:
@@ -107,7 +107,7 @@ class Recipe:
             self.model.load_state_dict(state.best_of_phase.state)
 
     def _enter(self, phase: Phase) -> None:
-        """Freeze, recalibrate and build the optimiser; or restore all of that from a checkpoint."""
+        """Prepare a phase: freeze, recalibrate and build the optimiser, or restore them from a checkpoint."""
         workspace, number = self.workspace, self.state.position.phase
         apply_phase(self.model, trained_by(self.network, phase), phase.norm)
         restored, self._restored = self._restored, None
@@ -120,8 +120,8 @@ class Recipe:
             steps, over = self.epochs[number] * workspace.steps_per_epoch, 1 / (1 - phase.ema)
             if over > steps:
                 self.job.context.progress.warn(
-                    f"`ema={phase.ema:g}` averages over some {over:,.0f} steps and `{phase.name}` has {steps}: its "
-                    "result will be close to its start"
+                    f"`ema={phase.ema:g}` averages over about {over:,.0f} steps and `{phase.name}` has {steps}: its "
+                    "result will be close to its initial weights"
                 )
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(phase.ema))  # type: ignore[no-untyped-call]
         if restored is not None:
@@ -131,8 +131,8 @@ class Recipe:
         self.steps = workspace.open_phase(number, optimizer)
 
     def _solve(self, phase: Phase) -> dict[str, Any]:
-        """Solve a phase; a record."""
-        self._restored = None  # a checkpoint taken between phases holds nothing more
+        """Solve a phase; returns its history record."""
+        self._restored = None  # a solved phase needs nothing but the network, which `restore` has loaded
         position = self.state.position
         record = solve_phase(self.workspace, phase, position.epoch)
         if self.workspace.choose is not None:
@@ -146,13 +146,16 @@ class Recipe:
         return record
 
     def _train_epoch(self, phase: Phase, first: int, epochs: int) -> dict[str, Any]:
-        """Train from the current batch to the end of the epoch; `first` and `epochs` are the phase's."""
+        """Train from the current batch to the end of the epoch; returns its part of the history record.
+
+        `first` is the phase's first epoch, `epochs` is its number of epochs.
+        """
         phase_steps, totals, position = self.steps, self.state.totals, self.state.position
         assert phase_steps is not None
         progress, labels = self.job.context.progress, self.workspace.labels
         optimizer, steps = phase_steps.optimizer, self.workspace.steps_per_epoch
         order = epoch_order(self.workspace.train.labels, self.experiment, position.epoch)
-        shown = showings(order)  # a balanced epoch shows rare images several times, each time another view
+        shown = times_shown(order)  # a balanced epoch shows images of rare classes several times, in different views
         cuts = batches(np.arange(len(order)), self.experiment.batch_size)
         before, since, started = dataclasses.replace(totals), phase_steps.spent(), perf_counter()
         for times in range(int(shown.max()) + 1):
@@ -180,7 +183,7 @@ class Recipe:
                 self.checkpoints.write(*self.snapshot())
             if self._out_of_time(batch + 1, steps):
                 break
-        # of the last step, which may have been taken before a checkpoint that this session began from
+        # the rate of the last step, which may have been taken before the run was resumed
         rate = self._rate((position.epoch - first) * steps + position.batch - 1, epochs * steps)
         return {
             "lr": max(group["peak"] * position.lowered * rate for group in optimizer.param_groups),
@@ -197,7 +200,7 @@ class Recipe:
         }
 
     def _rate(self, step: int, steps: int) -> float:
-        """Learning rate as a share of the highest, at a step of a phase."""
+        """The learning rate at a step of a phase, as a share of the highest."""
         return factor(self.experiment.schedule, step, steps, self.experiment.warmup)
 
     def _out_of_time(self, batch: int, batches: int) -> bool:
@@ -212,7 +215,7 @@ class Recipe:
         return True
 
     def _validate(self, solved: Phase | None = None) -> dict[str, Any]:
-        """Loss and accuracy on the validation images, of a phase that takes steps or of a `solved` one."""
+        """Loss and accuracy on the validation images, in a phase with steps or in the `solved` phase."""
         choose = self.workspace.choose
         assert choose is not None
         if solved is not None:
@@ -234,7 +237,7 @@ class Recipe:
             state.best_of_phase.since = epoch
 
     def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-        """Everything that is needed to continue from here: tensors by name, and JSON values."""
+        """Everything that a checkpoint needs: tensors by name, and JSON values."""
         phases = self.phases[: self.state.position.phase + 1]
         trained = {name for phase in phases for name in trained_by(self.network, phase)}
         if any(phase.solver for phase in phases):
@@ -250,7 +253,7 @@ class Recipe:
         return tensors, state
 
     def restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Continue from what `snapshot` gave. The optimiser is restored when its phase is entered."""
+        """Continue from what `snapshot` returned; the optimiser is restored when its phase begins."""
         self.state = TrainingState.from_json(state, tensors)
         self.workspace.stepper.parts = state["parts"]
         load_tensors(tensors, self.model, None, None)

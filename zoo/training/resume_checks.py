@@ -1,4 +1,4 @@
-"""Resumption: what must be as it was for a run to go on, and what differs where it is not."""
+"""Resume checks: a run is resumed only with the versions, device, data and starting weights that it began with."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from zoo.training.setup import Setup
 
 
 def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> None:
-    """Versions, device and precision are those of the run; with `force`, a warning where they are not.
+    """Check that versions, device and precision are those of the run; with `force`, only warn where they differ.
 
     Raises:
-        ZooError: they differ.
+        ZooError: they differ, and `force` is not set.
     """
     device = run.record["device"]
     was = {**run.record["versions"], "device": device["name"], "precision": device["precision"]}
@@ -32,27 +32,27 @@ def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> No
         return
     if not force:
         raise ZooError(
-            f"run `{run.path}` cannot go on exactly as it began: {'; '.join(differ)}",
-            hint="bring back what it began with, or pass `--force` to go on all the same: the weights will then differ "
-            "a little from those of an undisturbed run",
+            f"run `{run.path}` cannot be resumed exactly: {'; '.join(differ)}",
+            hint="restore what it began with, or pass `--force` to resume anyway: the weights will then differ a "
+            "little from those of an uninterrupted run",
         )
-    progress.warn(f"going on although {'; '.join(differ)}: the weights will differ from those of an undisturbed run")
+    progress.warn(f"resuming although {'; '.join(differ)}: the weights will differ from those of an uninterrupted run")
 
 
 def check_data(run: Run, job: Job) -> None:
-    """Classes and images are those that the run began with, role by role and byte by byte.
+    """Check that classes and images are those of the run, role by role and byte by byte.
 
     Raises:
-        ZooError: naming what was added, removed or changed.
+        ZooError: they differ; the message names what was added, removed or changed.
     """
-    hint = "bring the photographs back as they were, or train anew on these with `zoo train`"
+    hint = "restore the original photographs, or start a new run on these with `zoo train`"
     before, now = run.classes, job.images.classes
     if before != now:
-        added, gone = sorted(set(now) - set(before)), sorted(set(before) - set(now))
-        words = [f"{word} `{names[0]}`" for word, names in (("new is", added), ("gone is", gone)) if names]
+        added, missing = sorted(set(now) - set(before)), sorted(set(before) - set(now))
+        words = [f"`{names[0]}` is {word}" for word, names in (("new", added), ("missing", missing)) if names]
         raise ZooError(
             f"the data have {len(now)} classes, the run began with {len(before)}: "
-            f"{', '.join(words) or 'another order'}",
+            f"{', '.join(words) or 'their order differs'}",
             hint=hint,
         )
     recorded: dict[str, Any] = run.record["data"]
@@ -64,14 +64,14 @@ def check_data(run: Run, job: Job) -> None:
         kept = run.splits()
     except ZooError as error:
         raise ZooError(
-            f"the photographs are not those of the run; which ones cannot be told: {error.message}", hint=hint
+            f"the photographs are not those of the run, and which ones differ is unknown: {error.message}", hint=hint
         ) from error
     for name, part in job.decoded.items():
         was = dict(zip(kept["roles"].get(name, ()), kept.get("sha256", {}).get(name, ())))
         here = dict(zip((sample.id for sample in part.samples), part.contents))
         for word, found in (
             ("changed", sorted(image for image in was if image in here and was[image] != here[image])),
-            ("gone, or no longer usable", sorted(was.keys() - here.keys())),
+            ("missing, or cannot be decoded", sorted(was.keys() - here.keys())),
             ("new", sorted(here.keys() - was.keys())),
         ):
             if found:
@@ -81,26 +81,26 @@ def check_data(run: Run, job: Job) -> None:
 
 
 def restore_splits(run: Run, job: Job) -> None:
-    """Make `splits.json` again where it is missing or damaged, from data that `check_data` has proved the same."""
+    """Write `splits.json` again where it is missing or damaged; `check_data` has shown that the data are the same."""
     file, wanted = run.path / SPLITS_FILE, splits_manifest(job)
     try:
         if run.splits() == wanted:
             return
-        why = f"`{file}` does not show the run's photographs"
+        why = f"`{file}` does not list the run's photographs"
     except ZooError as error:
         why = error.message
     write_json(file, wanted)
-    job.context.progress.note(f"{why}; it is made again, since the photographs are those of the run")
+    job.context.progress.note(f"{why}; it is written again, since the photographs are those of the run")
 
 
 def check_start(run: Run, job: Job, force: bool) -> None:
-    """The network starts from the weights that the run started from.
+    """Check that the network starts from the same weights as the run did; `force` skips the check.
 
     Raises:
-        ZooError: it does not.
+        ZooError: it does not, and `force` is not set.
     """
     if run.record.get("start_sha256") != job.start_digest and not force:
         raise ZooError(
             f"`{job.setup.backbone.qualified}` starts from other weights than the run did",
-            hint="bring the file of weights, or the plugin, back as it was; or train anew",
+            hint="restore the file of weights or the plugin, or start a new run with `zoo train`",
         )

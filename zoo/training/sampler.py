@@ -1,7 +1,7 @@
-"""The sampler: which images a step sees, and the seed of all that is random in it.
+"""The sampler: which images a step sees, and the seed of everything random in the step.
 
-Everything random is a pure function of the run's seed and of a place in the run, so that a run that was killed goes
-on as if nothing had happened, without any generator's state being kept.
+Everything random is a pure function of the run's seed and of the position in training. A killed run is therefore
+resumed exactly, although checkpoints hold no generator's state.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ import torch
 
 from zoo.experiment import Experiment
 
-# The n-th showing of an image in one epoch is view `epoch + n * REPEAT`; no run has as many epochs
+# An image that is sampled for the n-th time (from 0) in an epoch is shown as view `epoch + n * REPEAT`; no run has as
+# many epochs
 REPEAT = 1_000_000
 
 
 def epoch_order(labels: np.ndarray[Any, Any], experiment: Experiment, epoch: int) -> np.ndarray[Any, Any]:
-    """Indices of an epoch, by seed and epoch: a permutation, or draws that balance the classes."""
+    """Image indices of an epoch, from seed and epoch: a permutation, or draws that balance the classes."""
     generator = np.random.default_rng([experiment.seed, epoch])
     if experiment.class_balance != "sample":
         return generator.permutation(len(labels))
@@ -31,7 +32,7 @@ def epoch_order(labels: np.ndarray[Any, Any], experiment: Experiment, epoch: int
 
 
 def batches(order: np.ndarray[Any, Any], size: int) -> list[np.ndarray[Any, Any]]:
-    """Cut an epoch's indices into batches; a last one of a single image joins the one before.
+    """Cut an epoch's indices into batches; a single image that is left over joins the last batch.
 
     A batch norm over a 1 x 1 map cannot train on one image, and no image should be left out.
     """
@@ -41,18 +42,18 @@ def batches(order: np.ndarray[Any, Any], size: int) -> list[np.ndarray[Any, Any]
     return cuts
 
 
-def showings(order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """For every place of an epoch's order, how often its image was shown before in the epoch."""
+def times_shown(order: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """For every position of an epoch's order, how often its image was shown before in the epoch."""
     seen: dict[int, int] = {}
     counts = np.zeros(len(order), dtype=np.int64)
-    for place, index in enumerate(order.tolist()):
-        counts[place] = seen.get(index, 0)
-        seen[index] = counts[place] + 1
+    for position, index in enumerate(order.tolist()):
+        counts[position] = seen.get(index, 0)
+        seen[index] = counts[position] + 1
     return counts
 
 
 def class_weights(labels: np.ndarray[Any, Any], experiment: Experiment) -> torch.Tensor | None:
-    """Weights `(classes,)` that make classes count alike in the loss, where that is asked for."""
+    """Weights `(classes,)` with which every class counts equally in the loss; None unless `--class-balance loss`."""
     if experiment.class_balance != "loss":
         return None
     counts = np.bincount(labels)
@@ -68,8 +69,8 @@ def seed_step(seed: int, epoch: int, batch: int) -> None:
 
 
 @contextmanager
-def own_generators() -> Iterator[None]:
-    """Leave the generators of Python, numpy and torch's CPU as they were."""
+def preserved_generators() -> Iterator[None]:
+    """Restore the generators of Python, numpy and torch (CPU) at the end."""
     before = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

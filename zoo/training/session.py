@@ -47,7 +47,7 @@ from zoo.training.optimizer import changed_by
 from zoo.training.preparation import Job, prepare
 from zoo.training.recipe import Recipe
 from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits
-from zoo.training.sampler import own_generators
+from zoo.training.sampler import preserved_generators
 from zoo.training.setup import resolve
 from zoo.training.temperature_scaling import FEWEST, fit_temperature, fold_temperature
 from zoo.training.validation import validation_logits
@@ -70,8 +70,8 @@ def train(
         out: the run's folder; None: a new one below `runs/`.
         force: replace the run in `out`.
         plugins: loaded plugins; None: load those installed.
-        progress: told what happens; None: silent.
-        ahead: a process that decodes the images already; see `zoo.data.prefetch`.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+        ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -84,7 +84,7 @@ def train(
     setup = resolve(experiment, context.plugins)
     folder = Path(out).expanduser() if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
-    # before the folder is touched: with `--force`, the weights to start from may lie in the very run that is replaced
+    # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(experiment, setup, context, ahead)
     record = initial_manifest(job)
     make_folder(folder)
@@ -107,7 +107,7 @@ def resume(
 ) -> Run:
     """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
 
-    On the CPU in eager mode the weights are those of the undisturbed run, bit for bit.
+    On the CPU in eager mode, the weights are those of the uninterrupted run, bit for bit.
 
     Args:
         run: the run or its folder.
@@ -115,7 +115,7 @@ def resume(
         force: accept other versions or another device; the weights then differ a little.
         save_every: seconds between checkpoints; None: the run's own setting.
         plugins: loaded plugins; None: load those installed.
-        progress: told what happens; None: silent.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
 
     Raises:
         UsageError: it is not a run.
@@ -137,7 +137,7 @@ def resume(
         setup = resolve(experiment, context.plugins)
         check_session(run, setup, force, context.progress)
         threads = torch.get_num_threads()
-        torch.set_num_threads(int(run.record["device"]["threads"]))  # sums depend on how they are shared
+        torch.set_num_threads(int(run.record["device"]["threads"]))  # sums round differently with other threads
         try:
             job = prepare(experiment, setup, context)
             check_data(run, job)
@@ -170,9 +170,9 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
             run = _restore(run, recipe, checkpoints)
             keep = recipe.state.position.records
         seconds: dict[str, float] = {}
-        with own_generators():
+        with preserved_generators():
             for line in recipe.fit():
-                if keep is not None:  # only now: a run that cannot be continued loses nothing
+                if keep is not None:  # not earlier, so that a run that cannot be resumed loses nothing
                     run.cut_history(keep)
                     keep = None
                 append_json(folder / HISTORY_FILE, line)
@@ -270,7 +270,7 @@ def _restore(run: Run, recipe: Recipe, checkpoints: Checkpoints) -> Run:
 
 
 def _check_finite(network: Network, experiment: Experiment) -> None:
-    """The last step may diverge after its loss was checked.
+    """Check that all weights are finite, since the last step may diverge after its loss was checked.
 
     Raises:
         Diverged: a weight is not finite.
@@ -288,7 +288,7 @@ def _diverged(what: str, experiment: Experiment) -> Diverged:
 
 
 def _save_weights(network: Network, folder: Path) -> str:
-    """Write the weights; their SHA-256."""
+    """Write the weights; returns their SHA-256."""
     state = {name: value.detach().cpu().contiguous() for name, value in network.model.state_dict().items()}
     data = save_tensors(state)
     write_bytes(folder / WEIGHTS_FILE, data)
@@ -296,13 +296,13 @@ def _save_weights(network: Network, folder: Path) -> str:
 
 
 def _calibrate(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Fit a temperature on images that the weights were not fitted on, and fold it into the head; a record of it."""
+    """Fit a temperature on images that the weights were not fitted on, and fold it into the head; returns a record."""
     lines, choose = run.history, job.decoded.get("choose")
     if choose is not None and len(choose.samples) >= FEWEST:
         value, on = fit_temperature(_logits(network, job, recipe, choose, "calibrate"), choose.labels), "choose"
     elif (
-        # the folds were held out of the head's fit alone, so no earlier phase may have trained on them
-        lines  # the file may have been deleted in between
+        # the folds were held out only when the head was fitted, so no earlier phase may have trained on them
+        lines  # the history may have been deleted in the meantime
         and all(phase.solver for phase in recipe.phases)
         and "temperature" in lines[-1].get("solved", {})
         and len(job.decoded["fit"].samples) >= FEWEST

@@ -1,4 +1,4 @@
-"""Setup: an experiment whose names are resolved, and its network and phases, before any work."""
+"""Setup: an experiment with its names resolved and its device chosen; then its network and phases."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from zoo.system.device import Device, choose_device
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(References):
-    """An experiment whose names are resolved, and where it computes."""
+    """An experiment with its names resolved, and the device that it computes on."""
 
     device: Device
 
 
 def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
-    """Look up everything that an experiment names, before any work.
+    """Look up everything that an experiment names, and choose its device.
 
     Raises:
-        UsageError: unknown names, all at once; or settings that exclude each other.
-        ZooError: the device is not there.
+        UsageError: names are unknown (all are reported at once), or settings exclude each other.
+        ZooError: the device is not available.
     """
     names = look_up(experiment, plugins)
     return Setup(**vars(names), device=choose_device(experiment.device, experiment.precision))
@@ -38,21 +38,30 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedPhases:
-    """The phases of a run with their epochs, and notes on what was decided about them."""
+    """The phases of a run.
+
+    Attributes:
+        epochs: of each phase; 0 where it is solved.
+        notes: what was decided about the phases, for the user.
+    """
 
     phases: tuple[Phase, ...]
-    epochs: tuple[int, ...]  # of each phase; 0 where it is solved
+    epochs: tuple[int, ...]
     notes: tuple[str, ...]
 
 
 def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: bool = True) -> Network:
-    """The network as it is trained: built, adapted and with what the strategy attaches.
+    """Build the network that is trained: the backbone, adapted, with the modules that the strategy attaches.
 
-    `pretrained=False` leaves the published weights out, for a plan.
+    Args:
+        setup: names the backbone, the weights and the strategy.
+        experiment: for dropout, stochastic depth and image size.
+        classes: width of the head.
+        pretrained: False leaves the published weights and the weights file out, for a dry run.
 
     Raises:
         UsageError: the strategy does not fit the network.
-        ZooError: weights cannot be had.
+        ZooError: the weights are not available.
     """
     network = build_network(
         setup.backbone.value,
@@ -68,13 +77,14 @@ def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: boo
 
 
 def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> PlannedPhases:
-    """The phases for a built network, under the experiment's settings.
+    """Plan the phases for a built network, with the experiment's settings.
 
-    A solved phase takes steps after all where the network's head cannot be solved, or where settings are asked for
-    that only steps can honour and no other phase would.
+    A phase with a solver takes optimiser steps instead where the network's head cannot be solved, or where a setting
+    needs steps and no other phase takes any.
 
     Raises:
-        UsageError: a setting means nothing to the strategy, the epochs do not divide, or a rate is out of bounds.
+        UsageError: a setting has no meaning for the strategy, the epochs cannot be divided among the phases, or a
+            learning rate is out of bounds.
     """
     plan = setup.plan
     phases = plan.phases(network.anatomy)
@@ -83,12 +93,12 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
     notes: list[str] = []
     if any(phase.solver for phase in phases) and not takes_vectors(network, setup.preprocess.crop):
         why = f"the head of `{network.anatomy.backbone}` is not one linear layer over one vector"
-        phases = _step(phases, why, str(plan))
-        notes.append(f"{why}, so it is trained by steps rather than solved")
+        phases = _without_solvers(phases, why, str(plan))
+        notes.append(f"{why}, so it is trained by optimiser steps instead of being solved")
     asked = experiment.for_steps
     if asked and all(phase.solver for phase in phases):
-        phases = _step(phases, f"`{asked[0]}` is for steps", str(plan))
-        notes.append(f"`{asked[0]}` is for steps, so `{plan}` takes steps rather than being solved")
+        phases = _without_solvers(phases, f"`{asked[0]}` needs optimiser steps", str(plan))
+        notes.append(f"`{asked[0]}` needs optimiser steps, so `{plan}` takes steps instead of being solved")
     epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(plan))
     stepped = [phase for phase in phases if phase.solver is None]
     for phase in stepped:
@@ -97,41 +107,50 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
             raise UsageError(
                 f"strategy `{plan}`: `{phase.name}` would train at a rate of {rate:g}, outside {LR_BOUNDS[0]:g} to "
                 f"{LR_BOUNDS[1]:g}",
-                hint=f"its `lr=` is a factor of `--lr`, which is {experiment.lr:g}",
+                hint=f"change its `lr=`, a factor of `--lr`, or `--lr` itself, which is {experiment.lr:g}",
             )
     below = {stage for phase in phases for stage in phase.trains if stage != HEAD}
     if below and not network.anatomy.parameters_of(below):
-        notes.append(f"`{network.anatomy.backbone}` has nothing to train but its head, so `{plan}` trains that alone")
-    notes += _of_steps(stepped, experiment) if stepped else _of_solved(phases, experiment, str(plan))
+        notes.append(
+            f"`{network.anatomy.backbone}` has nothing to train but its head, so `{plan}` trains only the head"
+        )
+    notes += _notes_on_steps(stepped, experiment) if stepped else _notes_on_solving(phases, experiment, str(plan))
     return PlannedPhases(phases=phases, epochs=epochs, notes=tuple(notes))
 
 
-def _of_steps(stepped: Sequence[Phase], experiment: Experiment) -> Iterator[str]:
-    """What steps cannot do as asked."""
+def _notes_on_steps(stepped: Sequence[Phase], experiment: Experiment) -> Iterator[str]:
+    """Notes on settings that optimiser steps cannot follow exactly."""
     least = 2 if any(phase.norm == "train" for phase in stepped) else 1  # images that a part needs
     most = max(experiment.batch_size // least, 1)
     if experiment.accumulate > most:
         yield f"`--accumulate {experiment.accumulate}`: a batch of {experiment.batch_size} has at most {most} parts"
 
 
-def _of_solved(phases: Sequence[Phase], experiment: Experiment, plan: str) -> Iterator[str]:
-    """What a plan without steps does not take."""
+def _notes_on_solving(phases: Sequence[Phase], experiment: Experiment, plan: str) -> Iterator[str]:
+    """Notes on settings that a strategy without optimiser steps ignores."""
     instead = "; `--epochs 5` asks for steps" if all(phase.steps_if_asked for phase in phases) else ""
     yield (
-        f"`{plan}` is solved from features of unaugmented images; settings of steps (rates, epochs, augmentation) have "
-        f"no part in it{instead}"
+        f"`{plan}` is solved from features of images without augmentation; settings of optimiser steps (rates, epochs, "
+        f"augmentation) have no effect{instead}"
     )
-    idle = [
+    ignored = [
         f"`--{name.replace('_', '-')}`"
         for name in ("time_budget", "save_every", "compile")
         if getattr(experiment, name)
     ]
-    if idle:
-        yield f"{' and '.join(idle)} {'is' if len(idle) == 1 else 'are'} for steps, of which `{plan}` takes none"
+    if ignored:
+        yield f"{' and '.join(ignored)} {'needs' if len(ignored) == 1 else 'need'} optimiser steps; `{plan}` takes none"
 
 
-def _step(phases: tuple[Phase, ...], why: str, plan: str) -> tuple[Phase, ...]:
-    stuck = next((phase for phase in phases if phase.solver and not phase.steps_if_asked), None)
-    if stuck is not None:
-        raise UsageError(f"{why}, and phase `{stuck.name}` of `{plan}` takes none", hint="leave one of the two out")
+def _without_solvers(phases: tuple[Phase, ...], why: str, plan: str) -> tuple[Phase, ...]:
+    """The phases with optimiser steps in place of solvers; `why` they are needed begins an error's message.
+
+    Raises:
+        UsageError: a phase can only be solved.
+    """
+    solved = next((phase for phase in phases if phase.solver and not phase.steps_if_asked), None)
+    if solved is not None:
+        raise UsageError(
+            f"{why}, and phase `{solved.name}` of `{plan}` takes no optimiser steps", hint="leave one of the two out"
+        )
     return tuple(replace(phase, solver=None) for phase in phases)

@@ -26,7 +26,7 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
     `epoch` is the number of epochs trained before.
 
     Raises:
-        ZooError: something other than the head moved.
+        ZooError: something other than the head changed.
     """
     assert phase.solver is not None
     model, labels = workspace.model, workspace.labels
@@ -46,9 +46,9 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
         found = features(workspace.network, workspace.plain_batches())
         spent = {"prefix": round(perf_counter() - began, 3)}
     head = find_head(workspace.network)
-    rest = {id(parameter) for parameter in head.parameters()}
-    frozen = FrozenProof(model, "frozen", besides=rest | {id(buffer) for buffer in head.buffers()})
-    drawn = perf_counter()
+    in_head = {id(parameter) for parameter in head.parameters()}
+    frozen = FrozenProof(model, "frozen", excluded=in_head | {id(buffer) for buffer in head.buffers()})
+    computed = perf_counter()
     solve: Callable[[Task], dict[str, Any]] = load_target(phase.solver)
     answer = solve(
         Task(
@@ -69,6 +69,6 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
         "solved": answer,
         "train_loss": float(nn.functional.cross_entropy(logits, labels)),
         "train_accuracy": float((logits.argmax(1) == labels).float().mean()),
-        "images_per_second": round(len(found) / (drawn - started), 1),
-        "seconds": {**spent, "solve": round(perf_counter() - drawn, 3)},
+        "images_per_second": round(len(found) / (computed - started), 1),
+        "seconds": {**spent, "solve": round(perf_counter() - computed, 3)},
     }

@@ -15,7 +15,7 @@ from torch import nn
 
 @dataclass
 class Position:
-    """Where training is; everything before it is done. All counts start at 0."""
+    """The position of training: everything before it is done. All counts start at 0."""
 
     phase: int = 0
     epoch: int = 0  # over all phases
@@ -64,7 +64,7 @@ class BestEpoch:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], state: dict[str, torch.Tensor]) -> BestEpoch:
-        """What `to_json` gave, with the weights `state` (empty: none were kept)."""
+        """The inverse of `to_json`, with the weights `state` (empty: none were kept)."""
         best = cls()
         best.loss = math.inf if data["loss"] is None else data["loss"]
         best.epoch, best.since = data["epoch"], data["since"]
@@ -78,7 +78,7 @@ BEST_OF_PHASE, BEST_OF_RUN = "best-of-phase/", "best-of-run/"
 
 @dataclass
 class TrainingState:
-    """Everything of a training run that changes with its steps, beside weights and optimiser."""
+    """Everything that changes as a run trains, besides weights and optimiser."""
 
     position: Position = field(default_factory=Position)
     totals: RunningTotals = field(default_factory=RunningTotals)
@@ -104,7 +104,7 @@ class TrainingState:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> TrainingState:
-        """What `to_json` and `tensors` gave."""
+        """The inverse of `to_json` and `tensors`."""
         return cls(
             position=Position(**data["position"]),
             totals=RunningTotals(**data["totals"]),

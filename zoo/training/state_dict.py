@@ -1,4 +1,4 @@
-"""Snapshots: a run's tensors by name, out of the objects that hold them and back."""
+"""State dict: the tensors of a checkpoint by name, from network, optimiser and average, and back into them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-# Prefixes of names: the model's state, the optimiser's per parameter, the average's
+# Prefixes of tensor names: the model's state, the optimiser's state by parameter, the average's parameters
 MODEL, OPTIMIZER, AVERAGE = "model/", "optimizer/", "average/"
 
 
@@ -20,7 +20,7 @@ def tensors_of(
 ) -> dict[str, torch.Tensor]:
     """The `trained` parameters, every buffer, and the state of the optimiser and of the average.
 
-    What was never trained is as it was when the run started, and is built again rather than saved.
+    Parameters that were never trained are not saved: a resumed run builds them again.
     """
     parameters = dict(model.named_parameters())
     kept = set(trained)
@@ -48,14 +48,14 @@ def load_tensors(
     optimizer: torch.optim.Optimizer | None,
     average: AveragedModel | None,
 ) -> None:
-    """Put back what `tensors_of` took, in place, each value in the memory layout that it had."""
+    """Load what `tensors_of` returned, in place; each value keeps the memory layout of the run."""
     model.load_state_dict(_under(tensors, MODEL), strict=False)
     if optimizer is not None:
         parameters = dict(model.named_parameters())
         for name, value in _under(tensors, OPTIMIZER).items():
             path, _, key = name.rpartition("/")
             parameter = parameters[path]
-            # a step count stays on the CPU; moments are laid out as their parameter
+            # a step count stays on the CPU; a moment has its parameter's device and memory layout
             optimizer.state[parameter][key] = (
                 torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value.clone()
             )

@@ -1,4 +1,4 @@
-"""One optimiser step: a batch, in as many parts as memory needs, and everything that bears on its gradient."""
+"""One optimiser step: a batch, in as many parts as memory requires, and everything that affects its gradient."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ from zoo.training.sampler import seed_step
 
 
 class Stepper:
-    """Steps of one run. `parts` is how many parts a batch is computed in; it doubles where memory runs out.
+    """The optimiser steps of one run.
 
-    The gradient of a batch in parts is that of the batch in one piece; batch norms that follow the batches
+    The gradient of a batch computed in parts is that of the whole batch. Only batch norms that update their statistics
     (`norm=train`) see the parts.
+
+    Attributes:
+        parts: number of parts that a batch is computed in; it doubles when memory runs out.
     """
 
     def __init__(
@@ -55,14 +58,21 @@ class Stepper:
         batch: int,
         start: Mapping[str, torch.Tensor],
     ) -> tuple[float, int]:
-        """One step on labels `(N,)` and the tensors that `forward` maps to logits, each with N rows.
+        """Take one step; returns the mean loss and the number of images classified correctly.
 
-        Returns the mean loss and how many images were right. `start` holds the values towards which the phase pulls
-        parameters, by name.
+        Args:
+            forward: maps `inputs` to logits `(N, classes)`.
+            inputs: tensors with N rows each: images, or cached outputs of the frozen prefix.
+            labels: `(N,)`.
+            optimizer: its learning rates are set.
+            phase: for `mixup`, `cutmix`, `norm` and `pull`.
+            epoch: seeds the step, together with `batch`.
+            batch: number of the batch in its epoch.
+            start: initial values of the parameters that the phase pulls towards them, by name.
 
         Raises:
             Diverged: the loss is not finite.
-            ZooError: one image alone does not fit into memory.
+            ZooError: the smallest possible part, of one or two images, does not fit into memory.
         """
         seed_step(self.experiment.seed, epoch, batch)
         targets = labels
@@ -87,7 +97,7 @@ class Stepper:
                         hint="pass a smaller `--image-size`, a smaller backbone, or a strategy that trains less",
                     ) from error
             self.parts = 2 * parts
-            for buffer, value in kept:  # the failed pass may have moved them
+            for buffer, value in kept:  # the failed pass may have updated running statistics
                 buffer.copy_(value)
             seed_step(self.experiment.seed, epoch, batch)
             if self.device.place.type == "cuda":
@@ -126,7 +136,7 @@ class Stepper:
         parts: int,
         epoch: int,
     ) -> tuple[float, int]:
-        """Gradients of the mean loss over the batch, from scratch; the loss, and how many images were right."""
+        """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right."""
         with without_compiler():
             optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
@@ -156,7 +166,7 @@ class Stepper:
         return value, right
 
     def _weight(self, targets: torch.Tensor) -> float:
-        """What the sum of losses is divided by, as torch's mean does: images, or their classes' weights."""
+        """The divisor of the summed loss, as in torch's mean: the number of images, or the sum of their weights."""
         if self.class_weights is None or targets.ndim == 2:
             return float(len(targets))
         return float(self.class_weights[targets].sum())
@@ -174,13 +184,14 @@ class Stepper:
             ) from error
 
     def _statistics(self, phase: Phase) -> Sequence[tuple[torch.Tensor, torch.Tensor]]:
+        """The buffers with running statistics that a step updates, each with a copy."""
         if phase.norm != "train":
             return ()
         layers = [module for module in self.model.modules() if module.training and keeps_statistics(module)]
         return [(buffer, buffer.clone()) for layer in layers for buffer in layer.buffers(recurse=False)]
 
     def _pull(self, phase: Phase, start: Mapping[str, torch.Tensor]) -> None:
-        """Add the gradient of `pull / 2 * |w - start|^2`: Li et al. 2018, eq. 3."""
+        """Add the gradient of the penalty `pull / 2 * |w - start|^2`: Li et al. 2018, eq. 3."""
         if not start:
             return
         pairs = [
@@ -188,11 +199,11 @@ class Stepper:
             for name, parameter in self.model.named_parameters()
             if name in start and parameter.grad is not None
         ]
-        torch._foreach_add_([gradient for gradient, _ in pairs], [away for _, away in pairs], alpha=phase.pull)
+        torch._foreach_add_([gradient for gradient, _ in pairs], [offset for _, offset in pairs], alpha=phase.pull)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the GPU or of the machine."""
+    """Whether an error means that memory ran out, on the GPU or in the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)

@@ -1,7 +1,8 @@
-"""Temperature: one number that logits are divided by, so that a probability is as often right as it says.
+"""Temperature scaling: logits are divided by one number, so that probabilities match how often they are right.
 
-Guo et al. 2017, "On Calibration of Modern Neural Networks". It is fitted on images that the weights were not, and then
-folded into the head, so that the run, its exported files and whoever loads the weights have it alike.
+Guo et al. 2017, "On Calibration of Modern Neural Networks". The temperature is fitted on images that the weights were
+not fitted on. It is then folded into the head, so that the run, its exported files and anyone who loads the weights use
+it.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from zoo.errors import UsageError
 from zoo.networks.head import find_head
 from zoo.predictions import softmax
 
-LOWEST, HIGHEST = 0.1, 10.0
-FEWEST = 20  # images; on fewer, chance decides
+LOWEST, HIGHEST = 0.1, 10.0  # bounds of the temperature
+FEWEST = 20  # images to fit on; with fewer, the result would be mostly chance
 
 
 def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
-    """The temperature with the lowest log-loss of `logits` `(N, classes)`, between a tenth and ten.
+    """The temperature between 0.1 and 10 with the lowest log-loss of `logits` `(N, classes)` for `labels` `(N,)`.
 
-    Targets are smoothed by one count a class (Platt 1999): where every image is right, certainty would have no end.
+    Targets are smoothed by one count per class (Platt 1999): without that, the temperature would go to its lower bound
+    where every image is classified correctly.
     """
     from scipy.optimize import minimize_scalar
 
@@ -42,7 +44,7 @@ def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> 
 
 
 def fold_temperature(network: Network, temperature: float) -> bool:
-    """Divide the network's logits by `temperature` in its last linear layer; False where it does not end in one."""
+    """Divide the network's last linear layer by `temperature`, in place; False if the head does not end in one."""
     try:
         head = find_head(network)
     except UsageError:

@@ -1,4 +1,4 @@
-"""Validation: logits of one part of the data, from cached features of the frozen prefix where there are any."""
+"""Validation: logits of one split, from cached outputs of the frozen prefix where there are any."""
 
 from __future__ import annotations
 
@@ -24,13 +24,15 @@ def validation_logits(
     model: nn.Module | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> npt.NDArray[np.float32]:
-    """Logits `(N, classes)` of every image of a part, in fp32 and eval mode.
+    """Logits `(N, classes)` of all images of a split, in fp32 and eval mode.
 
     Args:
         predictor: the network being trained, as a predictor.
-        outputs: outputs of the network's frozen prefix for this part, where the network is split.
-        model: another network of the same shape to score in place of the predictor's, such as an average of weights.
-        advance: told the number of images scored.
+        part: the decoded images.
+        batch_size: images in a batch.
+        outputs: outputs of the network's frozen prefix for these images, where the network is divided.
+        model: a network of the same architecture to use instead of the predictor's, such as an average of weights.
+        advance: called with the number of images classified.
     """
     whole = model if model is not None else predictor.model
     outputs = outputs if model is None else None

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs, Seconds, default_views
 from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
-from zoo.networks.tracing import FEW, noise
+from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
 from zoo.training.optimizer import changed_by, make_optimizer, plan_groups, pulled_by
 from zoo.training.preparation import Job, feature_cache
@@ -26,13 +26,13 @@ class Workspace:
 
     Attributes:
         groups: the optimiser's parameter groups of every phase.
-        start: values at the start of the run of all parameters that a phase pulls towards them, by name.
+        start: initial values, by name, of all parameters that a phase pulls towards their initial values.
         views: augmented views of the training images.
     """
 
     def __init__(self, job: Job) -> None:
         experiment, device = job.experiment, job.setup.device
-        assert experiment.lr != "find", "the learning rate is searched before"
+        assert experiment.lr != "find", "`--lr find` is resolved before"
         self.job = job
         self.experiment = experiment
         self.device = device
@@ -68,8 +68,8 @@ class Workspace:
     def open_phase(self, phase: int, optimizer: torch.optim.Optimizer, *, fold: bool = True) -> PhaseSteps:
         """The steps of a phase, by its number, on a network that the phase has been applied to.
 
-        The network is split where its frozen part ends, if it can be, so that steps begin there. With `fold`, batch
-        norms whose statistics stay are folded into their convolutions while a step computes.
+        Where possible, the network is split at the end of its frozen prefix, and steps begin there. With `fold`, batch
+        norms with fixed statistics are folded into their convolutions while a step computes.
         """
         return PhaseSteps(self, phase, optimizer, fold=fold)
 
@@ -87,7 +87,7 @@ class Workspace:
         return self.cache.evaluation_outputs(self.network, changed_by(self.network, phase), self.choose)
 
     def validate(self, outputs: PrefixOutputs | None, average: AveragedModel | None = None) -> npt.NDArray[np.float32]:
-        """Logits `(N, classes)` of the validation images, by the average of weights if there is one."""
+        """Logits `(N, classes)` of the validation images, computed with the averaged weights if there are any."""
         assert self.choose is not None
         model = average.module if average is not None else None
         return validation_logits(self.predictor, self.choose, self.experiment.batch_size, outputs=outputs, model=model)
@@ -98,7 +98,7 @@ class Workspace:
 
 
 class PhaseSteps:
-    """Optimiser steps of one phase: what they are given, and the function that they differentiate."""
+    """The optimiser steps of one phase: their inputs, and the function that they differentiate."""
 
     def __init__(self, workspace: Workspace, number: int, optimizer: torch.optim.Optimizer, *, fold: bool) -> None:
         self._workspace = workspace
@@ -117,7 +117,7 @@ class PhaseSteps:
 
     def _split(self, epochs: int) -> None:
         workspace, phase = self._workspace, self.phase
-        mixed = phase.mixup is not None or phase.cutmix is not None  # mixed images differ each time
+        mixed = phase.mixup is not None or phase.cutmix is not None  # mixed images differ in every step
         trainable = changed_by(workspace.network, phase)
         split = None if mixed else workspace.cache.split(workspace.network, trainable)
         if split is None:
@@ -136,8 +136,8 @@ class PhaseSteps:
     def _fold(self) -> None:
         workspace = self._workspace
         if self.phase.norm == "train" or workspace.device.place.type != "cpu" or workspace.experiment.compile:
-            return  # folding was measured to pay on a CPU only
-        images = noise(FEW, workspace.predictor.preprocess.crop, workspace.device.place)
+            return  # in measurements, folding saved time only on a CPU
+        images = noise(SMALL_BATCH, workspace.predictor.preprocess.crop, workspace.device.place)
         folded, forward = FoldedSteps(workspace.model, images), self._forward
 
         def folded_forward(*inputs: torch.Tensor) -> torch.Tensor:
@@ -151,14 +151,14 @@ class PhaseSteps:
         return epoch + REPEAT * times if self._views is None else (epoch + times) % self._views
 
     def prepare(self, view: int) -> None:
-        """Have the prefix's outputs of a view cached for all training images, where they are cached at all."""
+        """Compute and cache the prefix's outputs of a view for all training images, where outputs are cached."""
         if self._outputs is not None:
             self._outputs.prepare(view)
 
     def step(
         self, indices: npt.NDArray[np.int64], views: Sequence[int], *, epoch: int, batch: int
     ) -> tuple[float, int]:
-        """One step on the images at `indices`, each at its view: the mean loss, and how many images were right.
+        """Take one step on the images at `indices`, each in its view; returns the mean loss and the number right.
 
         Raises:
             Diverged: the loss is not finite.

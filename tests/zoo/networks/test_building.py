@@ -111,7 +111,7 @@ def test_an_image_size_that_does_not_fit() -> None:
     ("name", "reason"),
     [
         ("module.pt", "it holds pickled objects, not only tensors"),
-        ("text.pt", "it is no weights file"),
+        ("text.pt", "it is not a file of weights"),
         ("empty.pt", "it is empty"),
         ("cut.pt", "it is damaged"),
         ("numbers.pt", "holds no state dict"),

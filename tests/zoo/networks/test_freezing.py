@@ -111,7 +111,7 @@ def test_the_proof_names_what_moved(model: Net, tensor: str, spoil: object) -> N
     proof = FrozenProof(model, "train")
     proof.check("before")
     spoil(model)  # type: ignore[operator]
-    with pytest.raises(ZooError, match=f"frozen tensor `{tensor}` moved in epoch 3"):
+    with pytest.raises(ZooError, match=f"frozen tensor `{tensor}` changed in epoch 3"):
         proof.check("in epoch 3")
 
 

@@ -1,4 +1,4 @@
-"""Facts: counted as papers count, remembered, and never in a listing's way."""
+"""Profile: counted as papers count, remembered, and never in a listing's way."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 
 import zoo.networks.profile
 from zoo.backbone import Backbone, BuildSpec, Network
-from zoo.networks.profile import Facts, all_facts, facts, measure
+from zoo.networks.profile import NetworkProfile, measure, profile_network, profile_networks
 from zoo.preprocess import Preprocess
 from zoo.stage import Anatomy, Stage
 
@@ -41,38 +41,38 @@ def fresh(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPa
 
 def test_counts_multiply_adds(monkeypatch: pytest.MonkeyPatch) -> None:
     found = measure(replace(ROW, preprocess=Preprocess(crop=8), build=build))
-    assert found == Facts(parameters=PARAMETERS, gflops=round(MULTIPLY_ADDS / 1e9, 3))
+    assert found == NetworkProfile(parameters=PARAMETERS, gflops=round(MULTIPLY_ADDS / 1e9, 3))
 
 
 def test_torchvision_s_own_figure_is_what_is_counted() -> None:
     resnet = Backbone(name="resnet18", summary="ResNet-18", build="zoo_torchvision.build:build")
-    assert measure(resnet) == Facts(parameters=11_689_512, gflops=1.814)
+    assert measure(resnet) == NetworkProfile(parameters=11_689_512, gflops=1.814)
 
 
 def test_what_a_row_says_is_taken() -> None:
     said = replace(ROW, parameters=5, gflops=2.0)
-    assert facts(said) == Facts(parameters=5, gflops=2.0)
+    assert profile_network(said) == NetworkProfile(parameters=5, gflops=2.0)
     assert not BUILT
 
 
 def test_found_out_once() -> None:
-    assert facts(ROW) == facts(ROW)
+    assert profile_network(ROW) == profile_network(ROW)
     assert BUILT == ["net"]
 
 
 def test_too_many_are_left_unknown() -> None:
     many = [replace(ROW, name=f"net{number}") for number in range(5)]
-    assert all_facts(many, most=4) == [Facts(parameters=None, gflops=None)] * 5
+    assert profile_networks(many, most=4) == [NetworkProfile(parameters=None, gflops=None)] * 5
     assert not BUILT
-    assert all(found.parameters == PARAMETERS for found in all_facts(many, most=5))
-    assert all_facts(many, most=0)[0].parameters == PARAMETERS, "what is remembered costs nothing"
+    assert all(found.parameters == PARAMETERS for found in profile_networks(many, most=5))
+    assert profile_networks(many, most=0)[0].parameters == PARAMETERS, "what is remembered costs nothing"
 
 
 def test_a_network_that_cannot_be_built_shows_nothing() -> None:
     bad = replace(ROW, name="bad", build=f"{__name__}:build_badly")
-    assert all_facts([bad, ROW]) == [
-        Facts(parameters=None, gflops=None),
-        Facts(parameters=PARAMETERS, gflops=round(MULTIPLY_ADDS / 1e9, 3)),
+    assert profile_networks([bad, ROW]) == [
+        NetworkProfile(parameters=None, gflops=None),
+        NetworkProfile(parameters=PARAMETERS, gflops=round(MULTIPLY_ADDS / 1e9, 3)),
     ]
-    assert zoo.networks.profile.all_facts([bad])[0].gflops is None
+    assert zoo.networks.profile.profile_networks([bad])[0].gflops is None
     assert BUILT.count("bad") == 1, "remembered too"

@@ -72,7 +72,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(killed: Path, folders: dict[st
     shutil.copy(folders["other"] / "checkpoint.safetensors", killed)
     said = Said()
     again = resume(killed, plugins=plugins, progress=said)
-    assert "checkpoint.safetensors` is of another run" in said
+    assert "checkpoint.safetensors` another run" in said
     assert again.record["resumed"][0]["step"] == 4
     assert again.record["weights_sha256"] == Run.open(folders["finished"]).record["weights_sha256"]
 
@@ -83,7 +83,9 @@ def test_a_resume_that_is_refused_loses_nothing(killed: Path, folders: dict[str,
     with (killed / "history.jsonl").open("a") as stream:
         stream.write('{"epoch": 2}\n')
     before = (killed / "history.jsonl").read_bytes()
-    with pytest.raises(ZooError, match=r"checkpoint\.safetensors` is of another run.*previous.*another run") as error:
+    with pytest.raises(
+        ZooError, match=r"checkpoint\.safetensors` belongs to another run.*previous.*another run"
+    ) as error:
         resume(killed, plugins=plugins)
     assert f"zoo train --resume {killed}`" in str(error.value.hint) and "--force" in str(error.value.hint)
     assert (killed / "history.jsonl").read_bytes() == before
@@ -93,7 +95,7 @@ def test_a_resume_that_is_refused_loses_nothing(killed: Path, folders: dict[str,
     tensors, state, _ = checkpoints.read() or pytest.fail("no checkpoint")
     name = next(name for name in tensors if name.startswith("model/") and name.endswith("running_mean"))
     checkpoints.write({**tensors, name: tensors[name] + 1}, state)
-    with pytest.raises(ZooError, match="what is frozen is not what it was"):
+    with pytest.raises(ZooError, match="the frozen tensors differ"):
         resume(killed, plugins=plugins)
     assert (killed / "history.jsonl").read_bytes() == before
 
@@ -102,7 +104,7 @@ def test_a_checkpoint_without_an_identity_is_of_another_run(killed: Path, plugin
     checkpoints = Checkpoints(killed, 0.0, None)
     checkpoints.write({}, {})
     checkpoints.write({}, {})
-    with pytest.raises(ZooError, match="is of another run"):
+    with pytest.raises(ZooError, match="belongs to another run"):
         resume(killed, plugins=plugins)
 
 
@@ -223,7 +225,7 @@ def test_damaged_splits_are_made_again(killed: Path, plugins: Plugins, content: 
     said = Said()
     resume(killed, plugins=plugins, progress=said)
     assert file.read_bytes() == before
-    assert "it is made again, since the photographs are those of the run" in said
+    assert "it is written again, since the photographs are those of the run" in said
 
 
 @pytest.mark.parametrize("content", SPLITS)
@@ -243,7 +245,7 @@ def test_other_photographs_without_splits_have_a_hint(
     record["experiment"]["data"] = str(photos)
     write_json(killed / "run.json", record)
     (killed / "splits.json").unlink()
-    with pytest.raises(ZooError, match=r"not those of the run; which ones cannot be told") as error:
+    with pytest.raises(ZooError, match=r"not those of the run, and which ones differ is unknown") as error:
         resume(killed, plugins=plugins)
     assert error.value.hint is not None
 

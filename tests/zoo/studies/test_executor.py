@@ -77,7 +77,7 @@ def test_an_executor_gets_as_many_trials_as_it_has_slots(slots: int, two_splits:
     )  # fmt: skip
     folder = folder_of(tmp_path, spec, ["timm/test_resnet full", "timm/test_resnet partial:1"])
     executor = Threads(slots, folder)
-    with pytest.raises(ZooError, match="is no run"):  # nothing was trained, so that nothing can be compared
+    with pytest.raises(ZooError, match="is not a run"):  # nothing was trained, so that nothing can be compared
         study(folder, executor=executor)
     assert executor.most == slots and executor.cancelled
     results = Results.open(folder)

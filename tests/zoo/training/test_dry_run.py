@@ -122,5 +122,5 @@ def test_a_plan_refuses_what_training_refuses(plugins: Plugins) -> None:
     for strategy in ("partial:99", "truncate:99", "surgical:99"):
         with pytest.raises(UsageError, match="99 stages"):
             zoo.plan(replace(BASE, strategy=strategy), with_data=False, plugins=plugins)
-    with pytest.raises(UsageError, match="takes none"):
+    with pytest.raises(UsageError, match="takes no optimiser steps"):
         zoo.plan(replace(BASE, strategy="knn", epochs=3), with_data=False, plugins=plugins)

@@ -82,6 +82,6 @@ def test_a_run_uses_and_records_the_rate(two_splits: Path, tmp_path: Path, plugi
 
 
 def test_a_solver_has_no_rate_to_find(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    with pytest.raises(UsageError, match="`--lr find` is for steps"):
+    with pytest.raises(UsageError, match="`--lr find` needs optimiser steps"):
         train(replace(BASE, data=str(two_splits), strategy="knn", lr="find"), out=tmp_path / "run", plugins=plugins)
     assert torch.is_grad_enabled()

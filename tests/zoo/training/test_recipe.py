@@ -279,7 +279,7 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
         it.model.get_parameter("stem.0.weight").data.add_(1e-6)
 
     it.model.get_submodule("fc").register_forward_hook(spoil)
-    with pytest.raises(ZooError, match=r"frozen tensor `stem.0.weight` moved in epoch 1"):
+    with pytest.raises(ZooError, match=r"frozen tensor `stem.0.weight` changed in epoch 1"):
         list(it.fit())
 
 
@@ -326,7 +326,7 @@ def test_an_average_over_more_steps_than_there_are_is_told() -> None:
         progress = Warned()
         list(Recipe(job((phase(ema=decay),), (2,), progress=progress)).fit())
         assert len(progress.warnings) == told
-    assert "`ema=0.999` averages over some 1,000 steps and `p` has 6" in progress.warnings[0]
+    assert "`ema=0.999` averages over about 1,000 steps and `p` has 6" in progress.warnings[0]
 
 
 def test_a_phase_ends_with_its_average() -> None:

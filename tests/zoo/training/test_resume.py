@@ -216,7 +216,7 @@ def change(photos: Path) -> str:
 
 def remove(photos: Path) -> str:
     photograph(photos).unlink()
-    return "is gone"
+    return "is missing"
 
 
 def add(photos: Path) -> str:
@@ -227,7 +227,7 @@ def add(photos: Path) -> str:
 def add_class(photos: Path) -> str:
     for split in ("train", "val"):
         shutil.copytree(photos / split / "red", photos / split / "violet")
-    return "3 classes, the run began with 2: new is `violet`"
+    return "3 classes, the run began with 2: `violet` is new"
 
 
 @pytest.mark.parametrize("meddle", [change, remove, add, add_class])
@@ -265,7 +265,7 @@ def test_a_frozen_tensor_that_changed_between_sessions_is_caught(killed: Run, pl
     tensors, state, _ = found
     name = next(name for name in tensors if name.startswith("model/") and name.endswith("running_mean"))
     checkpoints.write({**tensors, name: tensors[name] + 1}, state)
-    with pytest.raises(ZooError, match="what is frozen is not what it was"):
+    with pytest.raises(ZooError, match="the frozen tensors differ"):
         resume(killed.path, plugins=plugins)
 
 
@@ -277,7 +277,7 @@ def test_a_finished_run_says_so(two_splits: Path, tmp_path: Path, plugins: Plugi
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, plugins: Plugins) -> None:
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         resume(tmp_path, plugins=plugins)
 
 
@@ -343,5 +343,5 @@ def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugi
     said = Said()
     again = resume(killed.path, plugins=plugins, progress=said)
     assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights are complete"
-    assert any("there is no file" in note and "it is made again" in note for note in said.notes)
+    assert any("there is no file" in note and "it is written again" in note for note in said.notes)
     assert (again.path / "splits.json").read_bytes() == splits

@@ -160,7 +160,7 @@ def test_an_existing_folder_is_never_lost(finished: Run, two_splits: Path, tmp_p
         fit(two_splits, finished.path, plugins)
     assert error.value.exit_code == 2 and Run.open(finished.path).status == "finished"
     (tmp_path / "precious.txt").write_text("mine")
-    with pytest.raises(UsageError, match="is no run"):
+    with pytest.raises(UsageError, match="is not a run"):
         train(replace(BASE, data=str(two_splits)), out=tmp_path, force=True, plugins=plugins)
     assert (tmp_path / "precious.txt").read_text() == "mine"
 

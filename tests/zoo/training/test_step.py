@@ -13,7 +13,7 @@ from torch import nn
 from zoo import Experiment, Group, Phase, ZooError
 from zoo.progress import Silent
 from zoo.system.device import choose_device
-from zoo.training.sampler import own_generators, seed_step
+from zoo.training.sampler import preserved_generators, seed_step
 from zoo.training.step import Stepper, is_out_of_memory
 
 E = Experiment(data="x", backbone="x", strategy="x", device="cpu", label_smoothing=0.0, clip=0.0)
@@ -164,7 +164,7 @@ def test_a_step_s_chance_depends_on_its_place_alone() -> None:
         seed_step(*place)
         return [float(torch.rand(1)), float(np.random.rand())]
 
-    with own_generators():
+    with preserved_generators():
         first = draws(0, 1, 2)
         torch.rand(100), np.random.rand(5)
         assert draws(0, 1, 2) == first
@@ -178,6 +178,6 @@ def test_training_leaves_the_generators_as_they_were() -> None:
     expected = (float(torch.rand(1)), float(np.random.rand()))
     torch.manual_seed(7)
     np.random.seed(7)
-    with own_generators():
+    with preserved_generators():
         seed_step(1, 2, 3)
     assert (float(torch.rand(1)), float(np.random.rand())) == expected
