@@ -114,7 +114,7 @@ def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFix
     ("arguments", "words"),
     [
         (["--strategy", "linear", "--augment", "light"], ("augmentation", "`--epochs 5`", "steps")),
-        (["--strategy", "linear,solver=lbfgs"], ("settings of steps", "rates, epochs, augmentation")),
+        (["--strategy", "linear,solver=lbfgs"], ("settings", "rates, epochs, augmentation")),
         (["--strategy", "knn:100000"], ("`knn:100000`", "24 training images")),
         (
             ["--strategy", "linear", "--time-budget", "60", "--save-every", "1", "--compile"],

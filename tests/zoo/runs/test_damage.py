@@ -72,7 +72,7 @@ def test_a_checkpoint_of_another_run_is_not_taken(killed: Path, folders: dict[st
     shutil.copy(folders["other"] / "checkpoint.safetensors", killed)
     said = Said()
     again = resume(killed, plugins=plugins, progress=said)
-    assert "checkpoint.safetensors` another run" in said
+    assert "checkpoint.safetensors` belongs to another run" in said
     assert again.record["resumed"][0]["step"] == 4
     assert again.record["weights_sha256"] == Run.open(folders["finished"]).record["weights_sha256"]
 
