@@ -16,7 +16,7 @@ from torchvision.models import DenseNet, SwinTransformer, VisionTransformer
 from zoo import Backbone, BuildSpec, Network, hookimpl
 from zoo.hookspecs import Register
 from zoo.networks.building import norm_parameters
-from zoo.plugin import Candidate, Plugins, installed_candidates
+from zoo.plugin import PluginCandidate, Plugins, installed_candidates
 from zoo.stage import cut, group_parameters
 from zoo_torchvision.build import set_dropout
 from zoo_torchvision.stages import cut_network
@@ -25,7 +25,7 @@ from zoo_torchvision.stages import cut_network
 def small_plugins() -> Plugins:
     """What is installed, and the networks of this file."""
     point = importlib.metadata.EntryPoint("small", __name__, "zoo.plugins")
-    return Plugins([*installed_candidates(), Candidate("small", "backbone-zoo-small", "1", point)])
+    return Plugins([*installed_candidates(), PluginCandidate("small", "backbone-zoo-small", "1", point)])
 
 
 def build_plain(spec: BuildSpec) -> Network:

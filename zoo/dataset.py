@@ -1,11 +1,12 @@
-"""Dataset: labelled images with splits that have roles, and classes that have names."""
+"""Datasets: labelled images, divided into the splits `train`, `val` and `test`."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
 from zoo.target import lazy_attributes
 
@@ -17,50 +18,150 @@ if TYPE_CHECKING:
 Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
 
-LOCKED = "locked"  # `locked:DATA`
+LOCKED = "locked"  # as in `--data locked:DATA`
+
+
+class ImageSource(Protocol):
+    """A reference to an image. Nothing is read before `open` is called.
+
+    Two sources hold the same image if `open` gives the same bytes or equal arrays.
+    """
+
+    def open(self) -> BinaryIO | npt.NDArray[np.uint8]:
+        """The encoded image as a stream that the caller closes, or decoded pixels `(H, W, 3)` uint8 RGB.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        ...
+
+    def __str__(self) -> str:
+        """What messages call the image, such as its path."""
+        ...
 
 
 @dataclass(frozen=True)
-class Sample:
-    """One labelled image: where its pixels are (a file, or `(H, W, 3)` uint8), and what they show."""
+class FileSource:
+    """An image file."""
 
-    id: str  # unique in its dataset: the path below the data folder, with forward slashes
-    label: str  # a class name
-    source: Path | npt.NDArray[np.uint8] = field(repr=False, compare=False)
+    path: Path
+
+    def open(self) -> BinaryIO:
+        return self.path.open("rb")
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+
+@dataclass(frozen=True)
+class BytesSource:
+    """An encoded image that is not a file of its own: a member of an archive, a cell of a table, an object in a store.
+
+    Attributes:
+        name: What messages call the image.
+        load: Reads its bytes. It may be called several times, and by several threads at once.
+    """
+
+    name: str
+    load: Callable[[], bytes] = field(repr=False)
+
+    def open(self) -> BinaryIO:
+        return io.BytesIO(self.load())
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True, eq=False)
+class ArraySource:
+    """Decoded pixels `(H, W, 3)` uint8 RGB in memory."""
+
+    pixels: npt.NDArray[np.uint8] = field(repr=False)
+
+    def open(self) -> npt.NDArray[np.uint8]:
+        return self.pixels
+
+    def __str__(self) -> str:
+        return f"pixels in memory, {' x '.join(map(str, self.pixels.shape))}"
+
+
+def as_source(value: ImageSource | Path | str | npt.NDArray[np.uint8]) -> ImageSource:
+    """The source that reads a path or an array; a source is returned unchanged."""
+    if isinstance(value, (str, Path)):
+        return FileSource(Path(value))
+    if hasattr(value, "open"):
+        return value
+    assert hasattr(value, "__array__"), f"an image's source is a path, an array or an object with `open`, not {value!r}"
+    return ArraySource(value)
+
+
+@dataclass(frozen=True, init=False)
+class Sample:
+    """One labelled image.
+
+    Attributes:
+        id: Unique in the dataset: the path below the data folder, with forward slashes.
+        label: Name of its class.
+        source: Where its bytes or pixels are. It is read only when the image is needed.
+    """
+
+    id: str
+    label: str
+    source: ImageSource = field(repr=False, compare=False)
+
+    def __init__(self, id: str, label: str, source: ImageSource | Path | str | npt.NDArray[np.uint8]) -> None:
+        """Make a sample. A path or an array is wrapped in a source that reads it."""
+        object.__setattr__(self, "id", id)
+        object.__setattr__(self, "label", label)
+        object.__setattr__(self, "source", as_source(source))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Images:
     """An opened dataset.
 
-    `splits` holds `train` and at least one of `val` and `test`. `rejected` are files that are no photographs by
-    their kind, with the reason; files that turn out to be broken are found by the scan.
+    Attributes:
+        name: What messages and reports call the data.
+        classes: Names of the classes, sorted.
+        splits: Samples of each split: `train`, and at least one of `val` and `test`.
+        rejected: Path and reason of each file that is not an image by its type. Damaged images are found later, when
+            they are decoded.
+        notes: Decisions taken while opening, for the user, such as how the data were split.
     """
 
     name: str
-    classes: tuple[str, ...]  # sorted
+    classes: tuple[str, ...]
     splits: Mapping[Role, tuple[Sample, ...]]
     rejected: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()  # what was decided while opening, for the user: how it was split
+    notes: tuple[str, ...] = ()
 
     @property
     def reported(self) -> Role:
-        """The split whose figures a training run reports: `val` where there is one, else `test`."""
+        """The split that a training run reports its metrics on: `val` if there is one, else `test`."""
         return "val" if "val" in self.splits else "test"
 
     @property
     def may_choose(self) -> bool:
-        """Whether anything may be chosen on `val`: only where a `test` split remains to be reported on."""
+        """Whether `val` may be used to choose, as in early stopping: only if `test` remains for the final report."""
         return "val" in self.splits and "test" in self.splits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A row of the catalogue. `open` is `(argument, split_seed) -> Images`; `argument` is what follows the colon."""
+    """A kind of labelled images that a plugin registers; `--data NAME:ARGUMENT` opens it.
+
+    Attributes:
+        name: What is typed before the colon.
+        summary: One line for `zoo list datasets`.
+        open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
+        absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
+            A callable or `"module:function"`. None: the argument contains no path.
+    """
 
     name: str
     summary: str
     open: str | Callable[[str, int], Images] = field(repr=False)
+    absolute: str | Callable[[str], str] | None = field(repr=False, default=None)
 
 
 __getattr__ = lazy_attributes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_adapters_start_as_nothing_reach_the_output_and_fold_in(name: str, size:
             torch.nn.init.normal_(parameters[added], std=0.05)
     torch.nn.init.normal_(parameters[before.head.parameters[0]], std=0.5)
     changed = attached.model(images)
-    changed.square().sum().backward()  # type: ignore[no-untyped-call]
+    changed.square().sum().backward()
     for added in attached.anatomy.added:
         gradient = parameters[added].grad
         assert gradient is not None and gradient.isfinite().all() and gradient.any(), added
@@ -97,7 +98,7 @@ def test_without_peft_it_says_what_to_install(plugins: Plugins, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "peft", None)
     with refused(UsageError, "`lora`", "peft", "installed") as error:
         parse("lora:2", plugins.strategies).attach(network, spec)
-    assert error.value.hint == "pip install 'backbone-zoo[lora]'"
+    assert "backbone-zoo[lora]" in str(error.value.hint)
 
 
 def test_listing_it_imports_neither_peft_nor_torch() -> None:
@@ -109,9 +110,16 @@ def test_listing_it_imports_neither_peft_nor_torch() -> None:
 
 
 def test_a_run_leaves_the_backbone_s_own_network(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    settings = {"data": str(two_splits), "backbone": "timm/test_resnet", "weights": "none", "image_size": 32}
+    settings: dict[str, Any] = {
+        "data": str(two_splits),
+        "backbone": "timm/test_resnet",
+        "weights": "none",
+        "image_size": 32,
+    }
     run = train(
-        Experiment(**settings, strategy="lora:4", epochs=2, device="cpu"), out=tmp_path / "run", plugins=plugins
+        Experiment(**settings, strategy="lora:4", epochs=2, device="cpu"),
+        out=tmp_path / "run",
+        plugins=plugins,
     )
     state = read_state(run.path / "model.safetensors")
     assert not any("lora" in name for name in state)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,7 +69,7 @@ def test_folds_hold_every_class_or_there_are_none() -> None:
 
 
 def test_neighbours_vote_by_similarity() -> None:
-    head = neighbours.Neighbours(2, 2, 3)
+    head = neighbours.NeighbourHead(2, 2, 3)
     assert not head(torch.ones(4, 2)).any() and head(torch.ones(4, 2)).shape == (4, 2)  # before it is solved
     remembered = np.array([[2, 0], [4, 0.1], [0, 1], [0, 3]], dtype=np.float32)
     answer = neighbours.solve(task(head, remembered, np.array([0, 0, 1, 1])))
@@ -81,7 +82,7 @@ def test_neighbours_vote_by_similarity() -> None:
 
 
 def test_what_is_remembered_is_loaded_whatever_its_length() -> None:
-    head, other = neighbours.Neighbours(4, 3, 2), neighbours.Neighbours(4, 3, 2)
+    head, other = neighbours.NeighbourHead(4, 3, 2), neighbours.NeighbourHead(4, 3, 2)
     head.remember(torch.randn(7, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0]))
     other.load_state_dict(head.state_dict())
     query = torch.randn(5, 4)
@@ -175,9 +176,9 @@ def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[float] = []
     fit = logistic._fit
 
-    def noted(inputs: object, targets: object, strength: float, start: object = None) -> LogisticRegression:
+    def noted(inputs: Any, targets: Any, strength: float, start: Any = None) -> LogisticRegression:
         asked.append(strength)
-        return fit(inputs, targets, strength, start)  # type: ignore[arg-type]
+        return fit(inputs, targets, strength, start)
 
     monkeypatch.setattr(logistic, "_fit", noted)
     full, logits = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))

@@ -153,6 +153,7 @@ def test_auxiliary_heads_and_input_transform_change_no_prediction(
     theirs = getattr(torchvision.models, name)(init_weights=False, transform_input=True).eval()
     for module in theirs.modules():  # trained statistics are not 0 and 1
         if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None and module.running_var is not None
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     torch.save(theirs.state_dict(), tmp_path / "weights.pth")
@@ -186,9 +187,9 @@ def test_dropout_stands_before_the_head(name: str) -> None:
 def test_dropout_drops_in_training_only() -> None:
     model = build(BuildSpec(backbone="resnet18", classes=7, dropout=0.5)).model
     features = torch.ones(64, 512)
-    dropped = model.train().fc(features)
+    dropped = model.train().get_submodule("fc")(features)
     assert dropped.std(dim=0).min() > 0
-    assert model.eval().fc(features).std(dim=0).max() < 1e-5
+    assert model.eval().get_submodule("fc")(features).std(dim=0).max() < 1e-5
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "swin_t", "maxvit_t", "efficientnet_b0"])

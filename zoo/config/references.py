@@ -1,4 +1,4 @@
-"""Names: what an experiment names, looked up. Without torch, so that it can be had before torch is imported."""
+"""References: what the names in an experiment mean. Nothing here imports torch, so this can run before torch loads."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Entry
-from zoo.config.grammar import Plan, parse
+from zoo.config.grammar import ParsedStrategy, parse
 from zoo.errors import UsageError, at_once
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
@@ -17,21 +17,29 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
-    """What an experiment names."""
+class References:
+    """What an experiment names, looked up.
+
+    Attributes:
+        backbone: The backbone, as its catalogue has it.
+        plan: The strategy.
+        weights: The published weights to start from. None: a file, or random weights.
+        weights_file: The file of weights to start from, if one is given.
+        preprocess: The preprocessing for the input size of the experiment.
+    """
 
     backbone: Entry[Backbone]
-    plan: Plan
+    plan: ParsedStrategy
     weights: Weights | None
     weights_file: Path | None
     preprocess: Preprocess
 
 
-def look_up(experiment: Experiment, plugins: Plugins) -> Names:
-    """Look up everything that an experiment names, before any work.
+def look_up(experiment: Experiment, plugins: Plugins) -> References:
+    """Look up everything that an experiment names, before any other work is done.
 
     Raises:
-        UsageError: unknown names, all at once; or settings that exclude each other.
+        UsageError: a name is unknown (all unknown names are reported together), or two settings exclude each other.
     """
     problems: list[UsageError] = []
     try:
@@ -64,7 +72,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> Names:
         )
     known = weights or (backbone.value.weights[0] if backbone.value.weights else None)
     base = known.preprocess if known is not None else backbone.value.preprocess
-    return Names(
+    return References(
         backbone=backbone,
         plan=plan,
         weights=weights,

@@ -1,4 +1,4 @@
-"""Calibration: the training photographs that an exporter reads the ranges of values off, and chooses on."""
+"""Calibration set for int8: training images from which value ranges are read, and others on which choices are made."""
 
 from __future__ import annotations
 
@@ -8,30 +8,33 @@ import numpy as np
 
 from zoo.data.decoding import decode_all, default_workers
 from zoo.data.image import pixels
+from zoo.data.splitting import balanced_order
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import Calibration
 
 if TYPE_CHECKING:
-    from zoo.dataset import Images, Sample
+    from zoo.dataset import Images
     from zoo.runs.run import Run
 
-RANGES = 32  # photographs that ranges are read off
-FEWEST = 8
-CHOICES = 128  # others at most, that is chosen on
+RANGES = 32  # images that value ranges are read from, by default
+FEWEST = 8  # images of either kind
+CHOICES = 128  # images on which choices are made, at most
 
 
 def check_count(count: int) -> None:
-    """Whether so many photographs tell ranges.
+    """Check that value ranges can be read from `count` images.
 
     Raises:
-        UsageError: they do not.
+        UsageError: the images are too few.
     """
     if count < FEWEST:
-        raise UsageError(f"{count} photographs tell no ranges", hint=f"pass {FEWEST} or more")
+        raise UsageError(f"{count} photographs are too few to read value ranges from", hint=f"pass {FEWEST} or more")
 
 
 def draw(run: Run, images: Images, count: int) -> Calibration:
-    """`count` of the photographs that the run was fitted on, and up to `CHOICES` others, evenly over the classes.
+    """Draw `count` of the images that the run was fitted on, and up to `CHOICES` others, balanced over the classes.
+
+    Where the images are few, at most half of them are for ranges.
 
     Raises:
         ZooError: there are too few, or too few can be decoded.
@@ -41,7 +44,9 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     _require(len(samples), "are there")
     count = min(count, len(samples) // 2)
     shown, labels = [], []
-    for sample, result in decode_all(_spread(samples, run.experiment.seed)[: count + CHOICES], default_workers()):
+    for sample, result in decode_all(
+        balanced_order(samples, run.experiment.seed)[: count + CHOICES], default_workers()
+    ):
         if isinstance(result, np.ndarray):
             shown.append(pixels(result, run.preprocess))
             labels.append(run.classes.index(sample.label))
@@ -51,21 +56,9 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     return Calibration(ranges=batch[:count], choices=batch[count:], labels=np.array(labels[count:], np.int64))
 
 
-def _spread(samples: list[Sample], seed: int) -> list[Sample]:
-    """In an order by chance in which no class has two more than another, as long as it has any."""
-    generator = np.random.default_rng(seed)
-    taken: dict[str, int] = {}
-    keyed = []
-    for index in generator.permutation(len(samples)):
-        label = samples[index].label
-        taken[label] = taken.get(label, 0) + 1
-        keyed.append((taken[label], float(generator.random()), int(index)))
-    return [samples[index] for _, _, index in sorted(keyed)]
-
-
 def _require(count: int, what: str) -> None:
     if count < 2 * FEWEST:
         raise ZooError(
-            f"int8 needs {2 * FEWEST} of the photographs that the run was fitted on, and {count} {what}",
+            f"int8 needs {2 * FEWEST} of the run's training photographs, and only {count} {what}",
             hint="pass the run's own `--data`, or another `--precision`",
         )

@@ -1,7 +1,6 @@
-"""The feed: what the part of a network that trains is given, for any images and views.
+"""Inputs of a network, and outputs of its frozen prefix, for any images and views.
 
-Either views of the images as the network's input, or, where the network is cut, the rows of its frozen prefix: from the
-store, or computed when they are asked for. Both ways give the same bits.
+The outputs are computed or read from the store; both give the same bits.
 """
 
 from __future__ import annotations
@@ -17,44 +16,51 @@ import numpy.typing as npt
 import torch
 
 from zoo.data.augmentation import draw_views, image_key, make_view
-from zoo.data.decoding import Scanned
+from zoo.data.decoding import DecodedImages
 from zoo.data.image import normalise
 from zoo.experiment import Augment
-from zoo.feature_cache.split_network import BLOCKS, Cut, Rows, block_size, in_blocks
+from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, prefix_in_blocks
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.tensor_store import Store, digest_of_texts
 
-# Bytes of a shard of the store, and its most images: large enough to write at once, small enough to lose
+# Largest size in bytes and images of a shard, which is one entry of the store. Large shards are written efficiently; a
+# small one is quickly computed again if it is lost
 SHARD, SHARD_IMAGES = 32 * 2**20, 1024
 
 Indices = npt.NDArray[np.int64]
 
 
-class Source(Protocol):
-    """Images of one part of the data, as a network's input."""
+class InputSource(Protocol):
+    """The images of one part of the data, as inputs of a network."""
 
-    part: Scanned
+    part: DecodedImages
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
-        """Normalised float32 `(N, 3, H, W)`, channels last, on the device."""
+        """Inputs `(N, 3, H, W)` of images, each at its view: normalised float32, channels last, on the device."""
         ...
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
-        """JSON that tells these inputs from all others."""
+        """JSON values that identify the inputs of these images at a view, besides the images' contents."""
         ...
 
 
-class Views:
-    """Random views of the training images, by a seed of (image, view); `plain` ones are centre crops."""
+class AugmentedViews:
+    """Random views of the training images. Each is drawn with a seed of its own, made from the image and the view.
 
-    def __init__(self, part: Scanned, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device) -> None:
+    Attributes:
+        drawing: Seconds spent on drawing views so far.
+    """
+
+    def __init__(
+        self, part: DecodedImages, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device
+    ) -> None:
         self.part = part
         self.augment = augment
         self.seed = seed
         self.preprocess = preprocess
         self.place = place
-        self.drawing = 0.0  # seconds
+        self.drawing = 0.0
         self._view = make_view(augment, preprocess.crop)
         self.keys = [image_key(sample.id) for sample in part.samples]
         self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
@@ -62,15 +68,15 @@ class Views:
         self._mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(place)
         self._scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(place)
 
-    def plain(self) -> Views:
-        """The same images without augmentation."""
-        return Views(self.part, "none", self.seed, self.preprocess, self.place)
+    def plain(self) -> AugmentedViews:
+        """The same images without augmentation: every view is the centre crop."""
+        return AugmentedViews(self.part, "none", self.seed, self.preprocess, self.place)
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         started = perf_counter()
         asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
         chosen = self.canvases[indices]
-        if self.place.type == "cuda":  # chance is drawn on the CPU, pixels are moved about by the GPU
+        if self.place.type == "cuda":  # random numbers are drawn on the CPU, pixels are moved by the GPU
             chosen = chosen.pin_memory().to(self.place, non_blocking=True)
         drawn = draw_views(chosen, asked, self._view, self.seed)
         self.drawing += perf_counter() - started
@@ -84,15 +90,15 @@ class Views:
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
         if self.augment != "none":
-            names = [self.keys[index] for index in indices.tolist()]  # a view is drawn by an image's name
+            names = [self.keys[index] for index in indices.tolist()]  # the seed of a view comes from the image's name
             found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
         return found
 
 
-class Crops:
-    """Images as evaluation sees them."""
+class EvaluationCrops:
+    """Images as they are evaluated: centre crops, the same at every view."""
 
-    def __init__(self, part: Scanned, preprocess: Preprocess, place: torch.device) -> None:
+    def __init__(self, part: DecodedImages, preprocess: Preprocess, place: torch.device) -> None:
         self.part = part
         self.preprocess = preprocess
         self.place = place
@@ -106,24 +112,30 @@ class Crops:
 
 
 @dataclass
-class Spent:
-    """Seconds, by what they went into."""
+class Seconds:
+    """Seconds spent so far on computing the prefix, and on reading and writing the store."""
 
     prefix: float = 0.0
-    store: float = 0.0  # reading and writing
+    store: float = 0.0
 
 
-class PrefixRows:
-    """Rows of a cut's prefix for the images of a source, `block` at a time whoever asks.
+class PrefixOutputs:
+    """Outputs of a split network's prefix for the images of a source, as rows.
 
-    With a store, a view's rows are computed for all images when it is first prepared, and kept; without one, or once it
-    fails, for the images that are asked for.
+    The prefix is computed in blocks of a fixed size. With a store, the rows of a view are computed for all images when
+    the view is first prepared, and stored. Without a store, or once it fails, `take` computes the rows that are asked
+    for.
+
+    Attributes:
+        spent: Seconds spent so far.
+        read: Number of images whose rows were read from the store so far.
+        computed: Number of images whose rows were computed so far.
     """
 
     def __init__(
         self,
-        cut: Cut,
-        source: Source,
+        split: SplitNetwork,
+        source: InputSource,
         *,
         store: Store | None,
         key: Mapping[str, Any],
@@ -131,21 +143,21 @@ class PrefixRows:
         progress: Progress,
         title: str,
     ) -> None:
-        self.cut = cut
+        self.split = split
         self.source = source
         self.store = store
-        self.block = block_size(batch_size, BLOCKS.get(cut.place.type, 64))
+        self.block = block_size(batch_size, BLOCKS.get(split.place.type, 64))
         self.progress = progress
         self.title = title
-        self.spent = Spent()
-        self.read = self.computed = 0  # images whose rows came from the store, and that were computed
+        self.spent = Seconds()
+        self.read = self.computed = 0
         self._shards: dict[int, list[Rows]] = {}  # view -> shards
-        per = min(SHARD_IMAGES, max(SHARD // max(cut.bytes, 1), 1))
+        per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
-        self._key = {**key, "block": self.block, "prefix": cut.digest()} if store is not None else {}
+        self._key = {**key, "block": self.block, "prefix": split.digest()} if store is not None else {}
 
     def prepare(self, view: int) -> None:
-        """See to it that a view's rows are stored, of all images, where there is a store."""
+        """Store the rows of a view for all images, unless they are stored already. Without a store nothing happens."""
         if self.store is None or view in self._shards:
             return
         count = len(self.source.part.labels)
@@ -157,13 +169,13 @@ class PrefixRows:
                 "images": digest_of_texts(self.source.part.contents[index] for index in indices),
                 "pixels": self.source.key(indices, view),
             }
-            rows = self._stored(key, len(indices))
+            rows = self._read_rows(key, len(indices))
             if rows is None:
                 if not shown:
                     self.progress.start(self.title, count)
                     self.progress.advance(start)
                     shown = True
-                rows = self._kept(key, self._compute(indices, [view] * len(indices), self.progress.advance))
+                rows = self._write_rows(key, self._compute(indices, [view] * len(indices), self.progress.advance))
                 if rows is None:
                     assert self.store is not None
                     self.progress.warn(
@@ -178,11 +190,11 @@ class PrefixRows:
         self._shards[view] = shards
 
     def take(self, indices: Indices, views: Sequence[int]) -> Rows:
-        """Rows of images, each at its view, on the device."""
+        """The rows of images, each at its view, on the device."""
         if any(view not in self._shards for view in views):
             return self._compute(indices, views)
         started = perf_counter()
-        rows = tuple(torch.empty((len(indices), *end.shape), dtype=end.dtype) for end in self.cut.ends)
+        rows = tuple(torch.empty((len(indices), *tensor.shape), dtype=tensor.dtype) for tensor in self.split.boundary)
         wanted = np.asarray(views)
         for view in dict.fromkeys(views):
             for number, shard in enumerate(self._shards[view]):
@@ -191,7 +203,7 @@ class PrefixRows:
                     here = torch.from_numpy(indices[mine] % self.per_shard)
                     for row, kept in zip(rows, shard):
                         row[torch.from_numpy(mine)] = kept[here]
-        rows = tuple(row.to(self.cut.place) for row in rows)
+        rows = tuple(row.to(self.split.place) for row in rows)
         self.spent.store += perf_counter() - started
         return rows
 
@@ -203,38 +215,40 @@ class PrefixRows:
             part = slice(start, start + self.block)
             inputs = self.source.inputs(indices[part], views[part])
             started = perf_counter()
-            parts.append(in_blocks(self.cut, inputs, self.block))
+            parts.append(prefix_in_blocks(self.split, inputs, self.block))
             self.spent.prefix += perf_counter() - started
             advance(len(inputs))
         self.computed += len(indices)
         return tuple(torch.cat(rows) for rows in zip(*parts)) if len(parts) > 1 else parts[0]
 
-    def _stored(self, key: Mapping[str, Any], count: int) -> Rows | None:
+    def _read_rows(self, key: Mapping[str, Any], count: int) -> Rows | None:
         assert self.store is not None
         started = perf_counter()
         found = self.store.read(key)
         self.spent.store += perf_counter() - started
         if found is None:
             return None
-        rows = tuple(found.get(str(number), torch.empty(0)) for number in range(len(self.cut.ends)))
-        if any(row.shape != (count, *end.shape) or row.dtype != end.dtype for row, end in zip(rows, self.cut.ends)):
+        boundary = self.split.boundary
+        rows = tuple(found.get(str(number), torch.empty(0)) for number in range(len(boundary)))
+        if any(row.shape != (count, *one.shape) or row.dtype != one.dtype for row, one in zip(rows, boundary)):
             return None
         self.read += count
         return rows
 
-    def _kept(self, key: Mapping[str, Any], rows: Rows) -> Rows | None:
+    def _write_rows(self, key: Mapping[str, Any], rows: Rows) -> Rows | None:
+        """Store rows; returns them, memory-mapped where possible, or None if the store has failed."""
         assert self.store is not None
         started = perf_counter()
         kept = self.store.write(key, {str(number): row.cpu().contiguous() for number, row in enumerate(rows)})
         self.spent.store += perf_counter() - started
-        if kept is None:  # another process may have made room for its own at once: these stay in memory
+        if kept is None:  # another process may have evicted the entry at once: these rows stay in memory
             return rows if self.store.failure is None else None
         return tuple(kept[str(number)] for number in range(len(rows)))
 
 
 def default_views(epochs: int) -> int:
-    """Views of an image that a cut phase trains on where `--views` does not say: the root of its epochs, rounded.
+    """Default number of views of an image in a phase with a frozen prefix: the rounded square root of its epochs.
 
-    So that the prefix is computed ever more seldom than the rest as epochs grow: 2 for 5, 4 for 20, 10 for 100.
+    The cost of the prefix then grows more slowly than the number of epochs: 2 views for 5 epochs, 4 for 20, 10 for 100.
     """
     return max(1, round(math.sqrt(epochs)))

@@ -1,4 +1,4 @@
-"""Footprint: what a network costs where it runs. Its weights do not change that, so it is known before training."""
+"""Deployment cost: latency and size of a network, known before training because they do not depend on its weights."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.experiment import Experiment
+from zoo.runtime import DeviceName
 
 if TYPE_CHECKING:
     from zoo.backbone import Network
@@ -22,17 +23,24 @@ if TYPE_CHECKING:
 
 FORMAT = "onnx"
 FILE = f"network.{FORMAT}"
-SECONDS = 1.0  # of timed calls of each network
+SECONDS = 1.0  # budget of timed calls for each network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footprint:
-    """Latency of one image (seconds, p50 with its 95 % interval), size (bytes), parameters and licence of a network.
+class DeploymentCost:
+    """What it costs to deploy the network of a configuration.
 
-    What could not be found out is None, and `failure` says why. `unfit` says why no such network can be trained so.
+    Attributes:
+        shape: Digest of the network's structure; networks with the same digest cost the same.
+        latency: Seconds for one image: p50 with its 95 % interval. None: not known.
+        size: Bytes of the exported file. None: not known.
+        parameters: Number of parameters. None: not known.
+        license: Licence of the weights that training starts from.
+        failure: Why a figure is not known.
+        unfit: Why the configuration cannot be trained.
     """
 
-    shape: str = ""  # digest of the network's structure: those with the same one cost the same
+    shape: str = ""
     latency: tuple[float, float, float] | None = None
     size: int | None = None
     parameters: int | None = None
@@ -41,7 +49,7 @@ class Footprint:
     unfit: str = ""
 
     def refused(self, study: Study) -> str:
-        """Why a study does not train it; empty where it does."""
+        """Why a study does not train the configuration; empty where it does."""
         if self.unfit:
             return self.unfit
         if study.licenses and not any(fnmatch(self.license.lower(), one.lower()) for one in study.licenses):
@@ -63,25 +71,33 @@ class Footprint:
         return {**vars(self), "latency": list(self.latency) if self.latency else None}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Footprint:
+    def from_json(cls, data: dict[str, Any]) -> DeploymentCost:
         return cls(**{**data, "latency": tuple(data["latency"]) if data["latency"] else None})
 
 
 def license_of(experiment: Experiment, plugins: Plugins) -> str:
-    """The licence of the weights that an experiment starts from, or of the code where it starts at random."""
+    """The licence of the weights that an experiment starts from, or of the network's code where weights are random."""
     from zoo.config.references import look_up
 
     names = look_up(experiment, plugins)
     return names.weights.license if names.weights is not None else names.backbone.value.license
 
 
-def weigh(
+def export_untrained(
     experiment: Experiment, classes: tuple[str, ...], images: int, folder: Path, plugins: Plugins
 ) -> dict[str, Any]:
-    """Build an experiment's network with random weights and write it into `folder / SHAPE`, if none is there.
+    """Export an experiment's network with random weights into `folder / SHAPE`, unless that folder is there.
 
-    A head that remembers its training images, as `knn`'s, remembers so many random ones. Returns the network's
-    `shape`, `parameters` and `size`.
+    Args:
+        experiment: gives backbone, strategy and settings.
+        classes: class names.
+        images: number of training images. A head that stores training images, as `knn`'s does, stores as many random
+            ones.
+        folder: where networks are written, one folder for each shape.
+        plugins: loaded plugins.
+
+    Returns:
+        The network's `shape`, `parameters` and `size`, as of a `DeploymentCost`.
 
     Raises:
         UsageError: the strategy or a setting does not fit the network.
@@ -90,35 +106,35 @@ def weigh(
     from zoo.exporter import ExportSpec
     from zoo.networks.building import count_parameters
     from zoo.target import load_target
-    from zoo.training.setup import build, plan_course, resolve
+    from zoo.training.setup import build, plan_phases, resolve
 
     setup = resolve(experiment, plugins)
     network = build(setup, experiment, len(classes), pretrained=False)
-    course = plan_course(setup, network, experiment)
+    planned = plan_phases(setup, network, experiment)
     network = setup.plan.merge(network)
-    for phase in course.phases:
+    for phase in planned.phases:
         if phase.solver is not None and not phase.trains:
             load_target(phase.solver)(_random_task(network, setup.preprocess.crop, len(classes), images))
     model = network.model.eval()
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
     shape = hashlib.sha256(words.encode()).hexdigest()[:16]
-    place = folder / shape  # of its own: a large network keeps its weights beside the file
-    if not place.is_dir():
-        beside = folder / f".{shape}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
+    written = folder / shape  # a folder, because a large network has its weights in a second file
+    if not written.is_dir():
+        partial = folder / f".{shape}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         spec = ExportSpec(
-            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=beside / FILE
+            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=partial / FILE
         )
         load_target(plugins.exporters.find(FORMAT).value.write)(spec)
-        beside.replace(place)
-    size = sum(file.stat().st_size for file in place.iterdir())
+        partial.replace(written)
+    size = sum(file.stat().st_size for file in written.iterdir())
     return {"shape": shape, "parameters": count_parameters(model), "size": size}
 
 
 def _random_task(network: Network, size: int, classes: int, images: int) -> Task:
-    """Random features of so many images, as wide as those that enter the head."""
+    """A solver's task with random features of `images` images, as wide as those that enter the head."""
     import torch
 
     from zoo.networks.head import find_head
@@ -131,14 +147,17 @@ def _random_task(network: Network, size: int, classes: int, images: int) -> Task
 
 
 def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
-    """P50 of one image with its interval, by shape, of what `weigh` wrote; by turns, each in a process of its own."""
+    """P50 of one image in seconds with its interval, by shape, of the networks that `export_untrained` wrote.
+
+    The networks are measured interleaved, each in a process of its own.
+    """
     from zoo.latency.measurement import bench
 
     files = sorted(folder.glob(f"[!.]*/{FILE}"))
     if not files:
         return {}
     exporter = plugins.exporters.find(FORMAT).value
-    kind = device.partition(":")[0]
+    kind = DeviceName.parse(device).kind
     runtimes = [exporter.runtimes[kind]] if kind in exporter.runtimes else None
     report = bench(files, runtimes=runtimes, device=device, batch_sizes=(1,), seconds=SECONDS, plugins=plugins)
     found = {}
@@ -148,7 +167,7 @@ def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tupl
     return found
 
 
-def with_latency(one: Footprint, latencies: dict[str, tuple[float, float, float]]) -> Footprint:
-    """The footprint with the latency that its shape was found to have."""
+def with_latency(one: DeploymentCost, latencies: dict[str, tuple[float, float, float]]) -> DeploymentCost:
+    """The deployment cost with the latency that was measured for its shape."""
     found = latencies.get(one.shape)
     return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))

@@ -1,4 +1,4 @@
-"""Trials: what a study is made of. Which backbones, strategies, seeds and shares of the data, under which settings."""
+"""Study: the description of a study (backbones, strategies, seeds, fractions, settings, bounds) and its trials."""
 
 from __future__ import annotations
 
@@ -11,46 +11,37 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.references import look_up
-from zoo.data.opening import absolute
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.studies.trial import Trial
 
-# Of an experiment, what a study sets itself
+# Settings of an experiment that a study sets for each trial
 OWN_SETTINGS = ("data", "backbone", "strategy", "seed", "fraction")
 
-# Of a study, what may differ when it goes on: none of it changes what a trial is
+# Fields of a study that may differ when it is continued, because they do not change its trials
 OF_A_SESSION = ("time_budget",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run of a study."""
-
-    backbone: str  # qualified
-    strategy: str  # canonical
-    seed: int
-    fraction: float
-
-    @property
-    def way(self) -> str:
-        """The way to train that it is one seed of."""
-        return f"{self.backbone} {self.strategy}"
-
-    @property
-    def name(self) -> str:
-        """A folder's name, without what a shell or a file system minds; no two trials of a study share it."""
-        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
-        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study was asked to compare: every backbone with every strategy, and the pairs in `also`.
+    """What a study compares: every backbone with every strategy, and the pairs in `also`.
 
-    `settings` are those of every trial, by the names of `Experiment`. `max_latency` is in seconds (p50 of one image
-    through the exported network on this machine), `max_size` in bytes of the exported file, `licenses` are patterns.
+    Attributes:
+        data: Images: a folder, or `NAME:ARGUMENT` of a dataset.
+        backbones: Names of the networks to fine-tune.
+        strategies: What trains, such as `linear` or `partial:2`.
+        also: More pairs of a backbone and a strategy.
+        seeds: Seeds that every configuration is trained with.
+        fractions: Shares of the training images that every configuration is trained on.
+        settings: Settings of every trial, by the names of `Experiment`.
+        max_latency: Seconds that one image may take through the exported network on this machine (p50). None: no bound.
+        max_size: Largest exported file in bytes. None: no bound.
+        licenses: Patterns of licences of weights that may be used; empty: all.
+        search: Settings tried for each pair, by the validation loss; 0: none.
+        time_budget: Seconds after which no further trial begins. None: no limit.
+        test: Whether the winners are evaluated on the locked split, once, at the end.
     """
 
     data: str
@@ -63,17 +54,17 @@ class Study:
     max_latency: float | None = None
     max_size: int | None = None
     licenses: tuple[str, ...] = ()
-    search: int = 0  # settings tried for each pair, by the loss on val
-    time_budget: float | None = None  # seconds after which no further trial begins
-    test: bool = True  # whether the winners are scored on the locked split, at the end and once
+    search: int = 0
+    time_budget: float | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what no study could honour, all at once.
+        """Check every value and report all problems at once.
 
         Raises:
-            UsageError: naming each value.
+            UsageError: a value is not valid; the message names each.
         """
-        problems = self._take()
+        problems = self._normalise()
         if problems:
             raise UsageError("; ".join(problems), hint="see docs/study.md for a study file")
         if not self.data:
@@ -86,29 +77,29 @@ class Study:
             values = getattr(self, name)
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
-                problems.append(f"`{twice[0]}` stands twice in `{name}`")
+                problems.append(f"`{twice[0]}` is given twice in `{name}`")
         if not self.seeds or not self.fractions:
             problems.append("a study needs a seed and a fraction")
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
-                problems.append(f"a fraction of `{fraction}` is no share of the training images, such as 0.1")
+                problems.append(f"a fraction of `{fraction}` is not a share above 0 and up to 1, such as 0.1")
         for name, value, form in (
-            ("max_latency", self.max_latency, "in seconds, such as 0.02"),
-            ("max_size", self.max_size, "in bytes, such as 20000000"),
-            ("time_budget", self.time_budget, "in seconds, such as 1800"),
+            ("max_latency", self.max_latency, "seconds, such as 0.02"),
+            ("max_size", self.max_size, "bytes, such as 20000000"),
+            ("time_budget", self.time_budget, "seconds, such as 1800"),
         ):
             if value is not None and not (_is(value, int, float) and 0 < value < math.inf):
-                problems.append(f"`{name} {value}` is no bound {form}")
+                problems.append(f"`{name} {value}` is not a positive number of {form}")
         if not _is(self.search, int) or not 0 <= self.search <= 10_000:
-            problems.append(f"`search {self.search}` is no count of trials")
+            problems.append(f"`search {self.search}` is not a whole number from 0 to 10,000")
         taken = [name for name in self.settings if name in OWN_SETTINGS]
         if taken:
-            problems.append(f"setting `{taken[0]}` is the study's own")
+            problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 
-    def _take(self) -> list[str]:
-        """Lists as tuples, one value as a list of one; returns what is of another kind."""
+    def _normalise(self) -> list[str]:
+        """Make tuples of lists and of single values; returns a problem for each value of another type."""
         problems = []
         if not isinstance(self.data, str):
             problems.append(f"`data` is {self.data!r}, not the path of a folder")
@@ -136,12 +127,12 @@ class Study:
         return problems
 
     def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
-        """The experiment of a trial; `tuned` settings were found by the search."""
+        """The experiment of a trial; `tuned` are settings that the search found."""
         return Experiment.from_json(
             {
                 **self.settings,
                 **(tuned or {}),
-                "data": absolute(self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}"),
+                "data": self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}",
                 "backbone": trial.backbone,
                 "strategy": trial.strategy,
                 "seed": trial.seed,
@@ -150,13 +141,14 @@ class Study:
         )
 
     def trials(self, plugins: Plugins) -> tuple[Trial, ...]:
-        """Every trial, in the order that they are carried out: all pairs with the first seed, then with the next.
+        """All trials in the order in which they begin: every configuration with the first seed, then with the next.
 
-        So a study that ends early has compared all that it was asked to; and trials of one backbone follow each other,
-        which share what they freeze.
+        A study that ends early has thus compared all configurations, if with fewer seeds. Trials of one backbone follow
+        each other, because they share cached outputs of frozen stages.
 
         Raises:
-            UsageError: unknown names or settings, all at once; two names for one backbone or one strategy.
+            UsageError: names or settings are unknown (all are reported at once), or a backbone or a strategy is given
+                under two names.
         """
         pairs = [*((one, other) for one in self.backbones for other in self.strategies), *self.also]
         known: dict[str, Any] = {"backbone": {}, "strategy": {}}
@@ -176,7 +168,7 @@ class Study:
                 before = known[kind].setdefault(canonical, asked)
                 if before != asked:
                     text = f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"
-                    problems.append(UsageError(text, hint="say it once"))
+                    problems.append(UsageError(text, hint="give it once"))
             found.append((names.backbone.qualified, str(names.plan)))
         if problems:
             raise at_once(list({error.message: error for error in problems}.values()))
@@ -195,7 +187,7 @@ class Study:
         """Read what `to_json` wrote, or the tables of a study file.
 
         Raises:
-            UsageError: a key that is none of a study's.
+            UsageError: a key is unknown.
         """
         names = {entry.name for entry in dataclasses.fields(cls)}
         for key in data:
@@ -207,10 +199,10 @@ class Study:
 
     @classmethod
     def from_file(cls, file: Path) -> Study:
-        """Read a study file: TOML, whose keys are the fields; its paths are from the folder that it lies in.
+        """Read a study file: TOML whose keys are the fields. A relative `data` is looked up from the file's folder.
 
         Raises:
-            UsageError: it is no TOML, or holds an unknown key.
+            UsageError: the file cannot be read, is not TOML, or has an unknown key.
         """
         try:
             data = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -225,7 +217,7 @@ class Study:
 
 
 def _is(value: Any, *kinds: type) -> bool:
-    """Whether a value is of these kinds; True and False are no numbers."""
+    """Whether a value has one of these types; True and False do not count as numbers."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
@@ -234,11 +226,11 @@ def _is_text(*values: Any) -> bool:
 
 
 def same_study(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:
-    """Names of the fields in which two studies differ, but for what may differ from session to session."""
+    """Names of the fields in which two studies differ, without those that may differ from session to session."""
     names = {*one, *other} - set(OF_A_SESSION)
     return sorted(name for name in names if _plain(one.get(name)) != _plain(other.get(name)))
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as JSON has them."""
+    """Tuples as lists, as JSON has them."""
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

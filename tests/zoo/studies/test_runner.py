@@ -19,8 +19,10 @@ from filelock import FileLock
 from shared import made_once
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, study
-from zoo.studies.deployment_cost import Footprint
-from zoo.studies.results import FOOTPRINTS_FILE, Results
+from zoo.errors import DiskFull
+from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.results import COSTS_FILE, Results
+from zoo.studies.trial import Trial, TrialResult
 from zoo.system.worker_process import WorkerFailed
 from zoo.target import load_target
 from zoo_cli.main import run as run_zoo
@@ -42,8 +44,8 @@ def asked(data: Path, **changes: Any) -> Study:
 def weighed(folder: Path, ways: list[str], latency: float = 0.01) -> Path:
     """A study's folder whose networks are weighed already, which takes seconds each."""
     folder.mkdir()
-    one = Footprint(latency=(latency, latency, latency), size=10, license="unknown", shape="x").to_json()
-    (folder / FOOTPRINTS_FILE).write_text(json.dumps(dict.fromkeys(ways, one)))
+    one = DeploymentCost(latency=(latency, latency, latency), size=10, license="unknown", shape="x").to_json()
+    (folder / COSTS_FILE).write_text(json.dumps(dict.fromkeys(ways, one)))
     return folder
 
 
@@ -85,14 +87,14 @@ class InThisProcess:
 
 @pytest.fixture
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("zoo.studies.runner.WorkerProcess", InThisProcess)
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
 
 
 def test_a_study_from_beginning_to_end(done: Results) -> None:
-    states = [one["status"] for one in done.outcomes]
+    states = [str(one.state) for one in done.outcomes]
     assert states.count("finished") == 4 and states.count("refused") == 2 and done.status == "finished"
-    refused = [one for one in done.outcomes if one["status"] == "refused"]
-    assert all("asks for 40 stages" in one["failure"] for one in refused)
+    refused = [one for one in done.outcomes if one.state == "refused"]
+    assert all("asks for 40 stages" in one.failure for one in refused)
     assert not list((done.path / "trials").glob("*partial_40*"))  # it was known before
     board = done.leaderboard
     assert {row["way"] for row in board["rows"]} == set(WAYS[:2]) and board["split"] == "val"
@@ -102,10 +104,10 @@ def test_a_study_from_beginning_to_end(done: Results) -> None:
 
 
 def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
-    weighed_at = (done.path / FOOTPRINTS_FILE).stat().st_mtime
+    weighed_at = (done.path / COSTS_FILE).stat().st_mtime
     runs = [path.stat().st_mtime for path in (done.path / "trials").glob("*/run.json")]
     assert len(runs) == 4 and weighed_at < min(runs) and not (done.path / "networks").exists()
-    found = json.loads((done.path / FOOTPRINTS_FILE).read_text())
+    found = json.loads((done.path / COSTS_FILE).read_text())
     assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["unfit"]
 
 
@@ -115,9 +117,9 @@ def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Resul
     assert len(looks) == 2 * len(board["winners"]) == board["looks"]
     assert len({look["name"] for look in looks}) == len(looks)
     for one in done.outcomes:
-        if one["status"] == "finished":
+        if one.state == "finished":
             run = done.run(one)
-            assert run.looks("test") == sum(look["name"] == one["name"] for look in looks)
+            assert run.looks("test") == sum(look["name"] == one.name for look in looks)
             assert run.looks("val") == 1
     for row in board["rows"]:
         if row["winner"]:
@@ -139,20 +141,20 @@ def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plu
     with pytest.raises(UsageError, match="holds another study, which differs in `seeds`, `strategies`"):
         study(asked(two_splits, seeds=(7,)), out=done.path, plugins=plugins)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="exists and is no study"):
+    with pytest.raises(UsageError, match="exists and is not a study"):
         study(asked(two_splits), out=tmp_path, plugins=plugins)
 
 
 @pytest.mark.usefixtures("in_this_process")
 def test_what_is_too_slow_is_never_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
-    footprints = json.loads((folder / FOOTPRINTS_FILE).read_text())
+    footprints = json.loads((folder / COSTS_FILE).read_text())
     footprints[WAYS[0]]["latency"] = [0.5, 0.5, 0.5]
-    (folder / FOOTPRINTS_FILE).write_text(json.dumps(footprints))
-    shutil.copy(folder / FOOTPRINTS_FILE, tmp_path / "kept")
+    (folder / COSTS_FILE).write_text(json.dumps(footprints))
+    shutil.copy(folder / COSTS_FILE, tmp_path / "kept")
     begin(folder, asked(two_splits, max_latency=0.1, seeds=(0,)))
     found = study(folder, plugins=plugins)
-    states = {one["strategy"]: one["status"] for one in found.outcomes}
+    states = {one.trial.strategy: one.state for one in found.outcomes}
     assert states == {"full": "refused", "partial:1": "finished"}
     assert [path.name.split("-")[1] for path in (folder / "trials").iterdir()] == ["partial_1"]
     assert any("one seed" in note for note in found.leaderboard["notes"])
@@ -168,32 +170,32 @@ def test_a_worker_that_dies_is_an_outcome(
     two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is killed as for want of memory; the next trial gets a new one."""
-    from zoo.studies.runner import Session
+    from zoo.studies.executor import LocalProcess
 
     folder = weighed(tmp_path / "s", WAYS[:2])
     begin(folder, asked(two_splits, seeds=(0,), test=False))
-    train = Session._train
+    train = LocalProcess._train
 
-    def killing(self: Session, trial: Any, tuned: Any) -> dict[str, Any]:
+    def killing(self: LocalProcess, trial: Trial, *rest: Any) -> TrialResult:
         if trial.strategy == "full":
             with pytest.raises(Exception):  # noqa: B017 - only to have a worker
-                self._ask("score", run="nowhere", split="val")
+                self.ask("score", run="nowhere", split="val")
             assert self._worker is not None
             os.kill(self._worker._process.pid, signal.SIGKILL)
-        return train(self, trial, tuned)
+        return train(self, trial, *rest)
 
-    monkeypatch.setattr(Session, "_train", killing)
+    monkeypatch.setattr(LocalProcess, "_train", killing)
     found = study(folder, plugins=plugins)
-    assert [(one["strategy"], one["status"]) for one in found.outcomes] == [
+    assert [(one.trial.strategy, one.state) for one in found.outcomes] == [
         ("full", "failed"),
         ("partial:1", "finished"),
     ]
-    assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0]["failure"]
-    monkeypatch.setattr(Session, "_train", train)
+    assert "killed by SIGKILL" in found.outcomes[0].failure
+    monkeypatch.setattr(LocalProcess, "_train", train)
     assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
-    monkeypatch.setattr("zoo.studies.runner.WorkerProcess", InThisProcess)
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
     again = study(folder, retry=True, plugins=plugins)
-    assert [one["status"] for one in again.outcomes] == ["finished", "finished"]
+    assert [one.state for one in again.outcomes] == ["finished", "finished"]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
     assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
 
@@ -217,7 +219,7 @@ def test_killed_at_any_time_it_ends_the_same(
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        history = folder / "trials" / one["name"] / "history.jsonl"
+        history = folder / "trials" / one.name / "history.jsonl"
         while not (history.is_file() and history.stat().st_size):
             assert process.poll() is None
             time.sleep(0.01)
@@ -230,7 +232,7 @@ def test_killed_at_any_time_it_ends_the_same(
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2  # no trial ran twice
     assert table(found) == table(expected)
     for one in expected.outcomes:
-        ours, theirs = (Run.open(base / "trials" / one["name"]).predictions() for base in (folder, calm))
+        ours, theirs = (Run.open(base / "trials" / one.name).predictions() for base in (folder, calm))
         assert (ours.logits == theirs.logits).all()
 
 
@@ -261,7 +263,7 @@ def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys:
     begin(folder, asked(two_splits, max_latency=1e-6))
     assert run_zoo(["study", str(folder)]) == 1
     captured = capsys.readouterr()
-    assert "Error: no trial of" in captured.err and "hint: loosen a bound" in captured.err
+    assert "Error: no trial of" in captured.err and "`--retry`" in captured.err
     assert "latency 10.0 ms, over 0.001 ms" in captured.err
 
 
@@ -279,7 +281,7 @@ def test_photographs_that_are_in_two_splits(two_splits: Path, plugins: Plugins, 
     shutil.copytree(two_splits, data)
     shutil.copy(data / "train/red/003.jpg", data / "val/red/other.jpg")
     with pytest.raises(
-        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test is `train/red/003.jpg`"
+        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test has the content of `train/red/003.jpg`"
     ):
         study(asked(data), out=tmp_path / "s", plugins=plugins)
     assert not (tmp_path / "s").exists()
@@ -291,7 +293,7 @@ def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plu
     begin(folder, asked(two_splits, strategies=("full",), fractions=(0.4, 1.0), seeds=(0,), test=False))
     found = study(folder, plugins=plugins)
     assert set(found.leaderboard["fractions"]) == {"0.4", "1"}
-    sizes = {one["fraction"]: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
+    sizes = {one.trial.fraction: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
     assert sizes == {1.0: 20, 0.4: 8}
 
 
@@ -309,9 +311,9 @@ def test_damaged_files_are_named_or_made_anew(
     with (folder / "outcomes.jsonl").open("a") as file:
         file.write('junk\n{"a": 1}\n')
     assert Results.open(folder).outcomes == done.outcomes
-    finished = [one for one in done.outcomes if one["status"] == "finished"]
-    (folder / "trials" / finished[0]["name"] / "run.json").write_text("{")
-    shutil.rmtree(folder / "trials" / finished[1]["name"])
+    finished = [one for one in done.outcomes if one.state == "finished"]
+    (folder / "trials" / finished[0].name / "run.json").write_text("{")
+    shutil.rmtree(folder / "trials" / finished[1].name)
     assert run_zoo(["study", str(folder), "--status"]) == 0
     assert f"`zoo study {folder}` trains it again" in capsys.readouterr().err
     again = study(folder, plugins=plugins)
@@ -334,13 +336,13 @@ def test_a_full_disk_stops_the_study_and_is_no_outcome(two_splits: Path, plugins
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), test=False))
 
     def full(self: InThisProcess, do: str, *args: Any, **request: Any) -> dict[str, Any]:
-        raise WorkerFailed("`model.safetensors` cannot be written: No space left on device")
+        raise WorkerFailed("`model.safetensors` cannot be written: No space left on device", kind=DiskFull)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(ZooError, match="No space left") as error:
         patch.setattr(InThisProcess, "ask", full)
         study(folder, plugins=plugins)
-    assert "goes on where it was" in str(error.value.hint)
-    assert [one["status"] for one in study(folder, plugins=plugins).outcomes] == ["finished"]
+    assert f"`zoo study {folder}`" in str(error.value.hint)
+    assert [one.state for one in study(folder, plugins=plugins).outcomes] == ["finished"]
 
 
 def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
@@ -380,9 +382,9 @@ def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: P
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
     found = study(folder, plugins=plugins)
     (outcome,) = found.outcomes
-    assert set(outcome["tuned"]) == {"lr", "weight_decay", "augment"}  # epochs were given
+    assert outcome.tuned is not None and set(outcome.tuned) == {"lr", "weight_decay", "augment"}  # epochs were given
     experiment = found.run(outcome).experiment
-    assert {name: getattr(experiment, name) for name in outcome["tuned"]} == outcome["tuned"] and experiment.epochs == 1
+    assert {name: getattr(experiment, name) for name in outcome.tuned} == outcome.tuned and experiment.epochs == 1
     assert any("searched by the loss on `val`" in note for note in found.leaderboard["notes"])
 
 
@@ -432,16 +434,16 @@ def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_spli
     assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
     for arguments, message in (
         (["--status"], "of which study"),
-        ([str(done.path), "--epochs", "3"], "`--epochs` is of a new study"),
-        ([str(done.path), "--backbone", "resnet18"], "`--backbone` is of a new study"),
-        ([str(done.path), "--out", "elsewhere"], "`--out` is of a new study"),
-        ([str(tmp_path)], "is no study"),
+        ([str(done.path), "--epochs", "3"], "`--epochs`"),
+        ([str(done.path), "--backbone", "resnet18"], "`--backbone`"),
+        ([str(done.path), "--out", "elsewhere"], "`--out`"),
+        ([str(tmp_path)], "is not a study"),
         ([str(tmp_path / "none.toml")], "there is no study"),
         (["--backbone", "resnet18"], "missing option `--data`"),
         (["--data", str(two_splits), "--backbone", "resnet18"], "needs a backbone and a strategy"),
         (
             ["--data", str(two_splits), "--backbone", "resnet18", "--strategy", "full", "--max-latency", "5"],
-            "no latency",
+            "`--max-latency`",
         ),
     ):
         assert run_zoo(["study", *arguments]) == 2

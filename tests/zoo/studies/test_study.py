@@ -8,7 +8,7 @@ import pytest
 
 from zoo import Plugins, Study, UsageError
 from zoo.data.opening import open_images
-from zoo.data.splitting import lock, part_of
+from zoo.data.splitting import lock, stratified_subset
 from zoo.dataset import Images, Sample
 from zoo.studies.study import same_study
 
@@ -27,7 +27,7 @@ def test_every_pair_with_every_seed_the_first_seed_first(plugins: Plugins) -> No
         (f, s) for f in (1.0, 0.5) for s in (3, 5) for _ in range(5)
     ]
     assert {trial.backbone for trial in trials} == {f"torchvision/{name}" for name in ("resnet18", "resnet34", "vgg11")}
-    assert "torchvision/vgg11 linear" not in {trial.way for trial in trials}
+    assert "torchvision/vgg11 linear" not in {trial.configuration for trial in trials}
 
 
 @pytest.mark.parametrize(
@@ -35,13 +35,13 @@ def test_every_pair_with_every_seed_the_first_seed_first(plugins: Plugins) -> No
     [
         ({"backbones": ()}, "a strategy"),
         ({"backbones": (), "strategies": ()}, "needs a backbone and a strategy"),
-        ({"seeds": (1, 1)}, "`1` stands twice in `seeds`"),
+        ({"seeds": (1, 1)}, "`1` is given twice in `seeds`"),
         ({"fractions": (0.0,)}, "a fraction of `0.0`"),
-        ({"max_latency": -1.0}, "`max_latency -1.0` is no bound"),
-        ({"search": -1}, "is no count of trials"),
-        ({"settings": {"seed": 1}}, "setting `seed` is the study's own"),
-        ({"time_budget": 0}, "`time_budget 0` is no bound in seconds"),
-        ({"max_latency": "20ms"}, "`max_latency 20ms` is no bound in seconds, such as 0.02"),
+        ({"max_latency": -1.0}, "`max_latency -1.0`"),
+        ({"search": -1}, "`search -1`"),
+        ({"settings": {"seed": 1}}, "`seed` cannot be among `settings`"),
+        ({"time_budget": 0}, "`time_budget 0` is not a positive number of seconds"),
+        ({"max_latency": "20ms"}, "`max_latency 20ms` is not a positive number of seconds, such as 0.02"),
         ({"data": 3}, "`data` is 3, not the path of a folder"),
         ({"backbones": [1]}, r"`backbones` is \[1\], not a list of names"),
         ({"seeds": ["a"]}, r"`seeds` is \['a'\], not a list of whole numbers"),
@@ -139,7 +139,7 @@ def test_a_smaller_share_lies_within_a_larger_one() -> None:
     samples = images(train=30, val=2).splits["train"]
     before: set[Sample] = set()
     for share in (0.01, 0.1, 0.5, 1.0):
-        kept = set(part_of(samples, share, 0))
+        kept = set(stratified_subset(samples, share, 0))
         assert before <= kept and len(kept) == 2 * max(2, round(30 * share))
         before = kept
-    assert part_of(samples, 0.5, 0) != part_of(samples, 0.5, 1)
+    assert stratified_subset(samples, 0.5, 0) != stratified_subset(samples, 0.5, 1)

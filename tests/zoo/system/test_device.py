@@ -40,7 +40,7 @@ def test_another_processor_is_asked_again(processor: list[bool], monkeypatch: py
 
 def test_what_is_said_is_not_asked(processor: list[bool]) -> None:
     for asked in ("bf16", "fp32"):
-        assert choose_device("cpu", asked).precision == asked  # type: ignore[arg-type]
+        assert choose_device("cpu", asked).precision == asked
 
 
 def test_without_bf16_nothing_is_tried(processor: list[bool], monkeypatch: pytest.MonkeyPatch) -> None:

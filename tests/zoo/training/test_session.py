@@ -265,7 +265,7 @@ def test_settings_reach_the_network_and_the_phases(
     two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
-    build, compile_ = zoo.training.setup.build_network, torch.compile
+    build, compile_ = build_network, torch.compile
 
     def spy(backbone: Any, **settings: Any) -> Any:
         asked.update(settings)
