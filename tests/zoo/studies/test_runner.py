@@ -201,8 +201,11 @@ def test_a_worker_that_dies_is_an_outcome(
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_killed_at_any_time_it_ends_the_same(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    """Killed in the middle of each of its two trials, and carried out to the end by another process."""
+@pytest.mark.parametrize("killed_in", [(1,), pytest.param((0, 1), marks=pytest.mark.slow)])
+def test_killed_at_any_time_it_ends_the_same(
+    killed_in: tuple[int, ...], two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    """Killed in the middle of these of its two trials, and carried out to the end by another process."""
     spec = asked(two_splits, strategies=("partial:1",), settings={**SETTINGS, "epochs": 40})
     calm = weighed(tmp_path / "calm", WAYS[1:2])
     begin(calm, spec)
@@ -210,7 +213,7 @@ def test_killed_at_any_time_it_ends_the_same(two_splits: Path, tmp_path: Path, p
     folder = weighed(tmp_path / "killed", WAYS[1:2])
     begin(folder, spec)
     found_at = []
-    for one in expected.outcomes:
+    for one in (expected.outcomes[number] for number in killed_in):
         process = subprocess.Popen(
             [sys.executable, "-m", "zoo_cli.main", "study", str(folder)],
             stdout=subprocess.DEVNULL,

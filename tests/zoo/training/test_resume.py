@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from filelock import FileLock
+from shared import digest
 from tests_support import TINY, Killed, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, resume, train
@@ -48,24 +49,24 @@ SETTINGS: dict[str, Any] = {
 BASE = replace(TINY, save_every=0.0)
 
 
+def die_after(count: int, patch: pytest.MonkeyPatch) -> None:
+    """Die, once, after that many checkpoints more."""
+    write = Checkpoints.write
+    left = [count]
+
+    def dying(self: Checkpoints, *arguments: Any) -> None:
+        if left[0] == 0:
+            left[0] = -1
+            raise Killed
+        left[0] -= 1
+        write(self, *arguments)
+
+    patch.setattr(Checkpoints, "write", dying)
+
+
 @pytest.fixture
 def dies(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """Die after that many checkpoints more."""
-
-    def arrange(count: int) -> None:
-        write = Checkpoints.write
-        left = [count]
-
-        def dying(self: Checkpoints, *arguments: Any) -> None:
-            if left[0] == 0:
-                left[0] = -1  # once
-                raise Killed
-            left[0] -= 1
-            write(self, *arguments)
-
-        monkeypatch.setattr(Checkpoints, "write", dying)
-
-    return arrange
+    return lambda count: die_after(count, monkeypatch)
 
 
 class Said(Silent):
@@ -107,8 +108,14 @@ def test_a_lowered_rate_stays_lowered(
 
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_a_run_killed_three_times_ends_with_the_same_weights(
-    settings: dict[str, Any], three_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None]
+    settings: dict[str, Any],
+    three_splits: Path,
+    tmp_path: Path,
+    plugins: Plugins,
+    dies: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("zoo.training.lr_finder.STEPS", 20)
     experiment = replace(BASE, data=str(three_splits), **settings)
     whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
     steps = whole.record["steps"]
@@ -142,14 +149,25 @@ def test_without_a_checkpoint_it_begins_anew(
     same(whole, resume(tmp_path / "killed", plugins=plugins))
 
 
+@pytest.fixture(scope="module")
+def killed_once(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Path]:
+    """A run that was killed at its fifth step of six."""
+    folder = tmp_path_factory.mktemp("killed") / "killed"
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        die_after(5, patch)
+        train(replace(BASE, data=str(two_splits), epochs=2), out=folder, plugins=plugins)
+    before = digest(folder)
+    yield folder
+    assert digest(folder) == before, "a test changed the run that others copy"
+
+
 @pytest.fixture
-def killed(two_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None]) -> Run:
-    """A run on photographs of its own, killed at its fifth step of six."""
+def killed(killed_once: Path, two_splits: Path, tmp_path: Path) -> Run:
+    """A copy of it, on photographs of its own."""
     shutil.copytree(two_splits, tmp_path / "photos")
-    dies(5)
-    with pytest.raises(Killed):
-        train(replace(BASE, data=str(tmp_path / "photos"), epochs=2), out=tmp_path / "killed", plugins=plugins)
-    return Run.open(tmp_path / "killed")
+    run = Run.open(shutil.copytree(killed_once, tmp_path / "killed"))
+    run.update(experiment={**run.record["experiment"], "data": str(tmp_path / "photos")})
+    return run
 
 
 def test_a_kill_after_the_last_step_of_an_epoch_keeps_its_rate(
