@@ -76,37 +76,37 @@ def prefix(data: Path, folder: Path) -> dict[str, Any]:
     import torch
 
     from zoo import Experiment, Plugins
-    from zoo.feature_cache.loader import PrefixRows, Views
-    from zoo.feature_cache.manager import Cutter
-    from zoo.feature_cache.split_network import in_blocks
+    from zoo.config.context import Context
+    from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs
+    from zoo.feature_cache.split_network import prefix_in_blocks
     from zoo.networks.freezing import apply_phase
     from zoo.progress import Silent
     from zoo.storage.tensor_store import Store
     from zoo.training.optimizer import trained_by
-    from zoo.training.preparation import Clock, prepare
+    from zoo.training.preparation import feature_cache, prepare
     from zoo.training.setup import resolve
 
     plugins, found = Plugins(), {}
     for precision in ("fp32", "bf16"):
         experiment = Experiment(data=str(data), backbone=BACKBONE, strategy="partial:2", precision=precision)  # type: ignore[arg-type]
-        job = prepare(experiment, resolve(experiment, plugins), plugins, Silent(), Clock())
+        job = prepare(experiment, resolve(experiment, plugins), Context.of(plugins))
         model = job.network.model.to(memory_format=torch.channels_last)
-        late = trained_by(job.network, job.course.phases[0])
+        late = trained_by(job.network, job.phases.phases[0])
         apply_phase(model, late, "frozen")
-        cut = Cutter(experiment, job.setup.preprocess, job.setup.device, Silent()).cut(job.network, late)
+        cut = feature_cache(job).split(job.network, late)
         assert cut is not None
-        views = Views(job.scanned["fit"], "none", 0, job.setup.preprocess, job.setup.device.place)
+        views = AugmentedViews(job.decoded["fit"], "none", 0, job.setup.preprocess, job.setup.device.place)
         count = len(views.part.labels)
         ready = views.inputs(np.arange(count), [0] * count)
         rates: dict[str, list[float]] = {"stored": [], "bare": []}
         for turn in range(6):
             store = Store(folder / f"{precision}-{turn}")
-            rows = PrefixRows(cut, views, store=store, key={}, batch_size=32, progress=Silent(), title="")
+            rows = PrefixOutputs(cut, views, store=store, key={}, batch_size=32, progress=Silent(), title="")
             began = time.perf_counter()
             rows.prepare(0)
             rates["stored"].append(count / (time.perf_counter() - began))
             began = time.perf_counter()
-            in_blocks(cut, ready, rows.block)
+            prefix_in_blocks(cut, ready, rows.block)
             rates["bare"].append(count / (time.perf_counter() - began))
         shares = [one / other for one, other in zip(rates["stored"], rates["bare"])][1:]  # the first warms up
         found[precision] = {name: round(median(values[1:]), 1) for name, values in rates.items()}

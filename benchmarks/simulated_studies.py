@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import binomtest, norm
 
-from zoo.evaluation.significance import compare
+from zoo.evaluation.significance import compare_configurations
 from zoo.system.environment import versions
 
 OUT = Path(__file__).parent / "results" / "simulated_studies.md"
@@ -58,7 +58,7 @@ class Case:
 def count(case: Case) -> int:
     """Studies in which the better one is the only winner; or, of equally good ones, in which any is left out."""
     generator = np.random.default_rng([case.seed, case.seeds, len(case.luck), *(round(1e4 * one) for one in case.luck)])
-    winners = [compare(case.drawn(generator)).winners for _ in range(case.studies)]
+    winners = [compare_configurations(case.drawn(generator)).winners for _ in range(case.studies)]
     return sum(one == ("way 1",) if case.better else len(one) < len(case.luck) for one in winners)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from zoo.runs.run import Run
 from zoo.storage.files import read_lines
-from zoo.studies.results import FOOTPRINTS_FILE, OUTCOMES_FILE, Results
+from zoo.studies.results import COSTS_FILE, OUTCOMES_FILE, Results
 from zoo.system.environment import machine, versions
 
 OUT = Path(__file__).parent / "results" / "study_kills.json"
@@ -55,7 +55,7 @@ def main() -> None:
         whole = time.monotonic() - began
         print(f"undisturbed: {whole:.0f} s", flush=True)
         killed.mkdir()
-        for file in ("study.json", FOOTPRINTS_FILE):  # latencies differ from measurement to measurement
+        for file in ("study.json", COSTS_FILE):  # latencies differ from measurement to measurement
             shutil.copy(calm / file, killed / file)
         moments = []
         while len(moments) < options.kills:

@@ -22,7 +22,7 @@ from torch import nn
 from zoo import Network, Plugins
 from zoo.data.image import canvas, decode
 from zoo.data.prefetch import SPARE
-from zoo.feature_cache.split_network import BLOCKS, Cut, in_blocks
+from zoo.feature_cache.split_network import BLOCKS, SplitNetwork, prefix_in_blocks
 from zoo.networks.building import build_network
 from zoo.networks.freezing import apply_phase
 from zoo.networks.tracing import noise
@@ -30,7 +30,7 @@ from zoo.preprocess import Preprocess
 from zoo.solver import Task
 from zoo.storage.files import write_bytes
 from zoo.storage.tensor_store import Store
-from zoo.system.cpu_memory import keep_memory
+from zoo.system.cpu_memory import keep_freed_memory
 from zoo_strategies import logistic
 
 PREPROCESS = Preprocess(resize=256, crop=224, interpolation="bicubic")
@@ -39,7 +39,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def network() -> Network:
-    keep_memory()
+    keep_freed_memory()
     network = build_network(Plugins().backbones.find("efficientnet_lite0").value, classes=2)
     network.model.to(memory_format=torch.channels_last)
     return network
@@ -77,9 +77,9 @@ def test_decode_to_a_canvas(benchmark: BenchmarkFixture, tmp_path: Path, size: t
 def test_prefix_of_64_images(benchmark: BenchmarkFixture, network: Network, stages: int) -> None:
     late = network.anatomy.parameters_of([*network.anatomy.names[len(network.anatomy.names) - stages :], "head"])
     apply_phase(network.model, late, "frozen")
-    cut = Cut(network.model, late, noise(3, 224, CPU), None)
+    cut = SplitNetwork(network.model, late, noise(3, 224, CPU), None)
     images = noise(64, 224, CPU)
-    benchmark.pedantic(lambda: in_blocks(cut, images, BLOCKS["cpu"]), rounds=5, warmup_rounds=1)
+    benchmark.pedantic(lambda: prefix_in_blocks(cut, images, BLOCKS["cpu"]), rounds=5, warmup_rounds=1)
 
 
 @pytest.mark.parametrize(("images", "classes"), [(244, 2), (2000, 10)])

@@ -6,13 +6,15 @@
     file = zoo.export(run)
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
+Verbs: `train`, `resume`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`, `study`, `advise`,
+`compare`, `diff`, `report`. A run is opened with `Run.open(folder)`, a study with `Results.open(folder)`.
+
 Importing `zoo` imports neither torch nor any plugin; the verbs load them when they are first used.
 """
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from zoo.backbone import Backbone, BuildSpec, Network, Weights
 from zoo.command import Command
@@ -25,17 +27,23 @@ from zoo.preprocess import Preprocess
 from zoo.runtime import Runtime, Session
 from zoo.stage import Anatomy, Stage
 from zoo.strategy import Group, Phase, Strategy
+from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
     from zoo.advice.recommendation import advise
+    from zoo.evaluation.paired_diff import diff
     from zoo.evaluation.scoring import evaluate
+    from zoo.evaluation.significance import compare
     from zoo.experiment import Experiment
-    from zoo.exporting.verification import verify
+    from zoo.exporting.verification import inspect, verify
     from zoo.exporting.writing import export
     from zoo.inference.prediction import predict
+    from zoo.latency.measurement import bench
     from zoo.plugin import Plugins
+    from zoo.progress import ProgressBar
     from zoo.reports.html import report
     from zoo.runs.run import Run
+    from zoo.studies.results import Results
     from zoo.studies.runner import study
     from zoo.studies.study import Study
     from zoo.training.dry_run import plan
@@ -60,6 +68,8 @@ __all__ = [
     "Phase",
     "Plugins",
     "Preprocess",
+    "ProgressBar",
+    "Results",
     "Run",
     "Runtime",
     "Sample",
@@ -71,9 +81,13 @@ __all__ = [
     "Weights",
     "ZooError",
     "advise",
+    "bench",
+    "compare",
+    "diff",
     "evaluate",
     "export",
     "hookimpl",
+    "inspect",
     "plan",
     "predict",
     "report",
@@ -83,27 +97,33 @@ __all__ = [
     "verify",
 ]
 
-_LAZY = {
-    "Experiment": "zoo.experiment",
-    "Plugins": "zoo.plugin",
-    "Run": "zoo.runs.run",
-    "advise": "zoo.advice.recommendation",
-    "evaluate": "zoo.evaluation.scoring",
-    "export": "zoo.exporting.writing",
-    "Study": "zoo.studies.study",
-    "plan": "zoo.training.dry_run",
-    "predict": "zoo.inference.prediction",
-    "report": "zoo.reports.html",
-    "resume": "zoo.training.session",
-    "study": "zoo.studies.runner",
-    "train": "zoo.training.session",
-    "verify": "zoo.exporting.verification",
-}
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "Experiment": "zoo.experiment:Experiment",
+        "Plugins": "zoo.plugin:Plugins",
+        "ProgressBar": "zoo.progress:ProgressBar",
+        "Results": "zoo.studies.results:Results",
+        "Run": "zoo.runs.run:Run",
+        "Study": "zoo.studies.study:Study",
+        "advise": "zoo.advice.recommendation:advise",
+        "bench": "zoo.latency.measurement:bench",
+        "compare": "zoo.evaluation.significance:compare",
+        "diff": "zoo.evaluation.paired_diff:diff",
+        "evaluate": "zoo.evaluation.scoring:evaluate",
+        "export": "zoo.exporting.writing:export",
+        "inspect": "zoo.exporting.verification:inspect",
+        "plan": "zoo.training.dry_run:plan",
+        "predict": "zoo.inference.prediction:predict",
+        "report": "zoo.reports.html:report",
+        "resume": "zoo.training.session:resume",
+        "study": "zoo.studies.runner:study",
+        "train": "zoo.training.session:train",
+        "verify": "zoo.exporting.verification:verify",
+    },
+)
 
 
-def __getattr__(name: str) -> Any:
-    if name in _LAZY:
-        value = getattr(importlib.import_module(_LAZY[name]), name)
-        globals()[name] = value
-        return value
-    raise AttributeError(f"module `zoo` has no attribute `{name}`")
+def __dir__() -> list[str]:
+    """What `dir(zoo)` and `help(zoo)` show: the public names, those that load when they are first used among them."""
+    return sorted({*__all__, "__version__", "__doc__", "__name__", "__file__", "__path__"})

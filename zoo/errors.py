@@ -1,7 +1,9 @@
 """What a user can do wrong, and how it is said.
 
     ZooError                exit 1   the run could not go on: data, weights, device, verification
-    └── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
+    ├── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
+    ├── Diverged            exit 1   training produced a value that is not finite
+    └── DiskFull            exit 1   there is no room left on the disk
 
 Everything else that is raised is a bug of ours and keeps its traceback.
 """
@@ -9,6 +11,7 @@ Everything else that is raised is a bug of ours and keeps its traceback.
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable, Sequence
 
 LONGEST = 300  # characters of what another library said
@@ -35,6 +38,19 @@ class UsageError(ZooError):
     """The command line (or the call) is wrong, knowable before any work: exit 2."""
 
     exit_code = 2
+
+
+class Diverged(ZooError):
+    """Training produced a loss, a weight or a logit that is not finite."""
+
+
+class DiskFull(ZooError):
+    """There is no room left on the disk that a file was to be written to."""
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Whether the system refused to write because the disk, or the user's quota, is full."""
+    return isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT))
 
 
 def quoted(error: BaseException) -> str:

@@ -1,10 +1,12 @@
-"""Experiment: every setting of one training run, frozen, JSON both ways."""
+"""Experiment: every setting of one training run."""
 
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -21,57 +23,95 @@ Precision = Literal["auto", "fp32", "bf16"]
 Cache = Literal["auto", "on", "off"]
 OnBadImage = Literal["skip", "fail"]
 
-# Of a strategy that names no count; chosen with the rate below, see docs/training.md
+# Epochs of a strategy that names no count; chosen together with the default learning rate
 DEFAULT_EPOCHS = 5
 
-# Of a learning rate: `--lr`, and what a phase's factor makes of it
+# Bounds of a learning rate: of `--lr`, and of its product with a phase's factor
 LR_BOUNDS = (1e-12, 1e3)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """What a run was asked to do. One set of defaults serves all data; `docs/training.md` says how it was chosen."""
+    """Every setting of one training run. The defaults serve all data; `docs/` tells how they were chosen.
+
+    Attributes:
+        data: Images to train on: a folder, or `NAME:ARGUMENT` of a dataset.
+        backbone: Name of the network to fine-tune, such as `resnet50` or `timm/convnext_tiny`.
+        strategy: What trains, such as `linear`, `partial:2` or `linear,epochs=2+full,lr=0.1`.
+        weights: Weights to start from: `default`, `none`, a published tag, or a file.
+        epochs: Passes over the training images. None: 5, or what the strategy's phases ask for.
+        batch_size: Images per optimiser step.
+        lr: Highest learning rate of the head; strategies scale it for other layers. `find` searches for one.
+        accumulate: Parts that a batch is computed in, one after another. The step is the same and takes less memory.
+        optimizer: `adamw`, or `sgd` with Nesterov momentum 0.9.
+        weight_decay: Weight decay of the optimiser; it does not apply to biases and normalisation layers.
+        schedule: How the learning rate changes over each phase.
+        warmup: Share of each phase's steps in which the learning rate rises.
+        augment: Random augmentation of training images.
+        dropout: Dropout probability in front of the head. None: the network's own.
+        drop_path: Stochastic depth probability. None: the network's own.
+        label_smoothing: Share of a label that is spread over all classes.
+        class_balance: `loss` weights rare classes more in the loss, `sample` draws them more often.
+        clip: Largest norm of the gradient over all parameters; 0: no clipping.
+        norm: Running statistics of normalisation layers: `frozen`, `train` or `recalibrate`. None: the strategy's own.
+        fraction: Share of the training images of every class; a smaller share lies within a larger one.
+        early_stopping: Epochs without a lower validation loss after which a phase ends. None: never.
+        keep: Weights that the run keeps: those of the `last` epoch, or of the `best` one by validation loss.
+        image_size: Side of the network's input in pixels. None: the backbone's own.
+        workers: Threads that decode images. None: one per core, at most 8.
+        seed: Seed of the head's initial weights, of the order of images, of augmentation and dropout.
+        split_seed: Seed of the split, where the data come without one.
+        device: Where to compute: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `fp32`, `bf16` by autocast, or `auto`: bf16 where it is faster.
+        compile: Whether to compile the network with torch.compile.
+        views: Random views of an image that are shown in rotation. None: the square root of the epochs where layers are
+            frozen, else a new view in each epoch.
+        cache: Whether to keep outputs of frozen layers on disk. `auto`: where it saves time. Results are the same.
+        on_bad_image: What to do with a file that cannot be read as an image: `skip` it and report it, or `fail`.
+        time_budget: Seconds after which training ends; what was trained is saved and evaluated. None: no limit.
+        save_every: Seconds between checkpoints. None: 30, and never more than 2 % of the time.
+    """
 
     data: str
     backbone: str
     strategy: str
-    weights: str = "default"  # default, none, a published tag, or a file
-    epochs: int | None = None  # None: 5, or what the strategy's phases ask for
+    weights: str = "default"
+    epochs: int | None = None
     batch_size: int = 32
-    lr: float | Literal["find"] = 5e-3  # of the head, at its highest; strategies scale it. `find`: by a range test
-    accumulate: int = 1  # parts that a batch is computed in; the step is the same, the memory less
+    lr: float | Literal["find"] = 5e-3
+    accumulate: int = 1
     optimizer: Optimizer = "adamw"
     weight_decay: float = 0.01
     schedule: Schedule = "one-cycle"
-    warmup: float = 0.2  # share of a phase's steps in which the rate rises
+    warmup: float = 0.2
     augment: Augment = "light"
-    dropout: float | None = None  # None: the network's own
+    dropout: float | None = None
     drop_path: float | None = None
     label_smoothing: float = 0.1
     class_balance: Balance = "none"
-    clip: float = 1.0  # largest norm of all gradients together; 0: no clipping
-    norm: Norm | None = None  # None: what each phase asks for
-    fraction: float = 1.0  # of the training images of every class; a smaller one lies within a larger one
-    early_stopping: int | None = None  # epochs without a better choice loss; None: never
+    clip: float = 1.0
+    norm: Norm | None = None
+    fraction: float = 1.0
+    early_stopping: int | None = None
     keep: Keep = "last"
-    image_size: int | None = None  # pixels; None: the backbone's own
-    workers: int | None = None  # threads that decode; None: one per core, at most 8
+    image_size: int | None = None
+    workers: int | None = None
     seed: int = 0
     split_seed: int = 0
     device: str = "auto"
     precision: Precision = "auto"
     compile: bool = False
-    views: int | None = None  # of an image, in turns; None: the root of the epochs where a prefix is frozen, else all
-    cache: Cache = "auto"  # of frozen prefixes; decides on time alone
+    views: int | None = None
+    cache: Cache = "auto"
     on_bad_image: OnBadImage = "skip"
-    time_budget: float | None = None  # seconds after which the run ends in good order; None: none
-    save_every: float | None = None  # seconds between checkpoints; None: 30, and never over 2 % of the time
+    time_budget: float | None = None
+    save_every: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse values that no run could honour, all at once.
+        """Check every value; all problems are reported at once.
 
         Raises:
-            UsageError: naming each option and its bound.
+            UsageError: naming each option and its bounds.
         """
         problems = []
         fields = self.__dataclass_fields__
@@ -108,17 +148,17 @@ class Experiment:
 
     @property
     def for_steps(self) -> tuple[str, ...]:
-        """Options that were set and that only steps can honour."""
+        """Options that were set and that only optimiser steps can honour, as the user writes them."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
         found = [name for name in _FOR_STEPS if values[name][0] != values[name][1]]
         found += ["norm"] if self.norm == "train" else []
         given = [(name, values[name][0]) for name in found]
-        # no augmentation is what a solver has
+        # a solver uses no augmentation anyway
         return tuple(f"--{name.replace('_', '-')} {value}" for name, value in given if value != "none")
 
     @property
     def chooses(self) -> bool:
-        """Whether anything is chosen while training, which needs images that are neither fitted nor reported on."""
+        """Whether anything is chosen during training, which needs images that are neither fitted nor reported on."""
         return self.keep == "best" or self.early_stopping is not None or self.schedule == "plateau"
 
     def to_json(self) -> dict[str, Any]:
@@ -129,7 +169,7 @@ class Experiment:
         """Read what `to_json` wrote.
 
         Raises:
-            UsageError: a key that is no setting.
+            UsageError: a key is not a setting.
         """
         known = {field.name for field in dataclasses.fields(cls)}
         for key in data:
@@ -190,3 +230,20 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("time_budget", 1, math.inf),
     ("save_every", 0, math.inf),
 )
+
+
+def attribute_docs(kind: type) -> dict[str, str]:
+    """What a class's docstring says about each attribute in its section `Attributes:`, on one line each."""
+    lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
+    found: dict[str, str] = {}
+    name = ""
+    for line in lines[lines.index("Attributes:") + 1 :] if "Attributes:" in lines else ():
+        if not line.startswith("    "):
+            break
+        start = re.match(r"    (\w+): (.*)", line)
+        if start:
+            name = start[1]
+            found[name] = start[2]
+        elif name:
+            found[name] += f" {line.strip()}"
+    return found

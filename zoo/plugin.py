@@ -61,7 +61,7 @@ class Plugin:
 
 
 @dataclass(frozen=True)
-class Candidate:
+class PluginCandidate:
     """An entry point before it is loaded. Tests build their own."""
 
     name: str
@@ -70,14 +70,14 @@ class Candidate:
     entry_point: importlib.metadata.EntryPoint
 
 
-def installed_candidates() -> list[Candidate]:
+def installed_candidates() -> list[PluginCandidate]:
     """Every installed entry point of the group, with the distribution that brings it."""
     found = []
     for distribution in importlib.metadata.distributions():
         for point in distribution.entry_points:
             if point.group == GROUP:
                 name = distribution.metadata["Name"] or "unknown"
-                found.append(Candidate(point.name, name, distribution.version, point))
+                found.append(PluginCandidate(point.name, name, distribution.version, point))
     return found
 
 
@@ -86,7 +86,7 @@ class Plugins:
 
     def __init__(
         self,
-        candidates: Iterable[Candidate] | None = None,
+        candidates: Iterable[PluginCandidate] | None = None,
         *,
         environ: Mapping[str, str] | None = None,
     ) -> None:
@@ -225,7 +225,7 @@ class Plugins:
 KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes", "commands")
 
 
-def _order(candidate: Candidate) -> tuple[int, int, str, str]:
+def _order(candidate: PluginCandidate) -> tuple[int, int, str, str]:
     """Built-ins first, in `BUILT_IN_ORDER`, then third parties by name."""
     built_in = candidate.distribution == DISTRIBUTION
     rank = BUILT_IN_ORDER.index(candidate.name) if candidate.name in BUILT_IN_ORDER else len(BUILT_IN_ORDER)

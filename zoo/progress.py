@@ -1,18 +1,32 @@
-"""Progress: what a long call tells while it runs. The library is silent; the command line shows it."""
+"""Progress: what a long call reports while it runs.
+
+    zoo.train(experiment, progress=zoo.ProgressBar())       # bars in a terminal and in a notebook
+    logging.getLogger("zoo").setLevel(logging.INFO)         # or lines of the logger `zoo`, which are always written
+
+Library calls print nothing by themselves; the command line shows a `ProgressBar`.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+import logging
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+LOGGER = logging.getLogger("zoo")
+LOGGER.addHandler(logging.NullHandler())  # whoever wants the lines adds a handler, as for any library
 
 
 class Progress(Protocol):
-    """Receives what happens; every method returns at once."""
+    """Receives reports; every method returns at once."""
 
     def note(self, text: str) -> None:
-        """Something was decided, in one line."""
+        """A decision was taken, in one line."""
 
     def warn(self, text: str) -> None:
-        """Something that the user may want to mend, in one line."""
+        """Something that the user may want to change, in one line."""
 
     def start(self, task: str, total: int, unit: str = "images") -> None:
         """A task of `total` images, or of another unit, begins; it replaces the task before."""
@@ -28,7 +42,7 @@ class Progress(Protocol):
 
 
 class Silent:
-    """Tells nothing."""
+    """Reports nothing."""
 
     def note(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
@@ -36,3 +50,97 @@ class Silent:
     def advance(self, count: int) -> None: ...
     def epoch(self, record: dict[str, Any]) -> None: ...
     def stop(self) -> None: ...
+
+
+class LogProgress(Silent):
+    """Writes notes and epochs to the logger `zoo` at level INFO, and warnings at level WARNING."""
+
+    def note(self, text: str) -> None:
+        LOGGER.info("%s", text)
+
+    def warn(self, text: str) -> None:
+        LOGGER.warning("%s", text)
+
+    def start(self, task: str, total: int, unit: str = "images") -> None:
+        LOGGER.debug("%s: %d %s", task, total, unit)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        LOGGER.info("%s", epoch_line(record))
+
+
+def epoch_line(record: dict[str, Any]) -> str:
+    """One line for a record of the history."""
+    stage = "solved   " if "solved" in record else f"epoch {record['epoch']:>3}"
+    text = f"{stage} {record['phase']}  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.3f}"
+    if "choice_loss" in record:
+        text += f"  val loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
+    return f"{text}  {record['images_per_second']:.0f} images/s"
+
+
+class ProgressBar:
+    """Shows bars in a terminal or a notebook, and plain lines elsewhere.
+
+    A notebook shows bars where `ipywidgets` is installed, else a line per epoch.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        """Show on `console`, a rich console; by default one on stderr."""
+        from rich.console import Console
+
+        self._console = console if console is not None else Console(stderr=True, highlight=False)
+        self._bar: Any = None
+        self._task: Any = None
+        self._started = 0.0
+        self._unit = ""
+        self.done = 0  # of the current task
+
+    def note(self, text: str) -> None:
+        from rich.markup import escape
+
+        self._console.print(f"[dim]{escape(text)}[/dim]")
+
+    def warn(self, text: str) -> None:
+        from rich.markup import escape
+
+        self._console.print(f"[bold yellow]warning[/bold yellow]: {escape(text)}")
+
+    def start(self, task: str, total: int, unit: str = "images") -> None:
+        from rich.markup import escape
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.stop()
+        self._started, self.done, self._unit = perf_counter(), 0, unit
+        if not self._draws_bars():
+            return
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[speed]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+        )
+        self._task = self._bar.add_task(escape(task), total=total, speed="")
+        self._bar.start()
+
+    def _draws_bars(self) -> bool:
+        from importlib.util import find_spec
+
+        return self._console.is_terminal or (self._console.is_jupyter and find_spec("ipywidgets") is not None)
+
+    def advance(self, count: int) -> None:
+        self.done += count
+        if self._bar is not None:
+            speed = self.done / max(perf_counter() - self._started, 1e-9)
+            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # a few trials have no speed to show
+            self._bar.update(self._task, advance=count, speed=words)
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        self.stop()
+        self._console.print(epoch_line(record), markup=False)
+
+    def stop(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None

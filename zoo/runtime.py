@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from zoo.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy.typing as npt
 
 PHOTOGRAPH = (375, 500)  # height and width of what `--with-preprocess` sends: the commonest size in ImageNet
+
+
+@dataclass(frozen=True)
+class DeviceName:
+    """A device as it is asked for: `auto`, `cpu`, `cuda` or `cuda:N`."""
+
+    kind: Literal["auto", "cpu", "cuda"]
+    ordinal: int | None = None  # of `cuda:N`
+
+    @classmethod
+    def parse(cls, text: str) -> DeviceName:
+        """Read the text of `--device`.
+
+        Raises:
+            UsageError: it is none of the four forms.
+        """
+        found = re.fullmatch(r"(auto|cpu|cuda)(?::(\d+))?", text)
+        if found is None or (found[2] and found[1] != "cuda"):
+            raise UsageError(f"unknown device `{text}`", hint="known are auto cpu cuda cuda:N")
+        return cls(found[1], int(found[2]) if found[2] else None)  # type: ignore[arg-type]  # the pattern says so
+
+    @property
+    def index(self) -> int:
+        """Number of the CUDA device: that of `cuda:N`, else 0."""
+        return self.ordinal or 0
+
+    def __str__(self) -> str:
+        return self.kind if self.ordinal is None else f"{self.kind}:{self.ordinal}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,8 +59,8 @@ class Workload:
 
     @property
     def ordinal(self) -> int:
-        """Which CUDA device: `cuda:1` is 1, `cuda` is 0."""
-        return int(self.device.partition(":")[2] or 0)
+        """Number of the CUDA device: 1 for `cuda:1`, 0 for `cuda`."""
+        return DeviceName.parse(self.device).index
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,29 +15,31 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from zoo.backbone import Network
+from zoo.config.context import Context
 from zoo.config.grammar import canonical, parse
-from zoo.data.decoding import Scanned
-from zoo.dataset import Sample
+from zoo.data.decoding import DecodedImages
+from zoo.data.roles import Roles
+from zoo.dataset import Images, Sample
 from zoo.experiment import Experiment
 from zoo.exporter import ExportSpec
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.freezing import keeps_statistics
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
-from zoo.progress import Silent
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
 from zoo.training.optimizer import trained_by
-from zoo.training.preparation import Clock
+from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
-from zoo.training.setup import build, plan_course, resolve
+from zoo.training.setup import PlannedPhases, Setup, build, plan_phases, resolve
 
 CLASSES = 3
 IMAGES = 9  # in batches of four: the last image, alone, joins the batch before
@@ -96,23 +98,12 @@ def check_strategy(
     network = build(setup, experiment, CLASSES)
     size = setup.preprocess.crop
     _check_cover(network)
-    course = plan_course(setup, network, experiment)
-    _require(course.phases != (), f"`{strategy}` has no phases")
-    recipe = Recipe(
-        network,
-        course.phases,
-        [0 if phase.solver else 1 for phase in course.phases],
-        experiment=experiment,
-        preprocess=setup.preprocess,
-        device=setup.device,
-        train=_noise(setup.preprocess),
-        choose=None,
-        progress=Silent(),
-        clock=Clock().total,
-    )
+    planned = plan_phases(setup, network, experiment)
+    _require(planned.phases != (), f"`{strategy}` has no phases")
+    recipe = Recipe(_job(experiment, setup, network, planned, plugins))
     _check_groups(recipe)
     before = _state(network)
-    for phase, record in zip(course.phases, recipe.fit(), strict=True):
+    for phase, record in zip(planned.phases, recipe.fit(), strict=True):
         after = _state(network)
         _check_phase(network, phase, before, after)
         _require(np.isfinite(record["train_loss"]), f"the loss of `{phase.name}` is not finite")
@@ -167,12 +158,30 @@ def _require(holds: bool, message: str) -> None:
         raise AssertionError(message)
 
 
-def _noise(preprocess: Preprocess) -> Scanned:
+def _job(experiment: Experiment, setup: Setup, network: Network, planned: PlannedPhases, plugins: Plugins) -> Job:
+    """A run on noise of one epoch for each phase that takes steps, which keeps nothing on disk."""
+    noise = _noise(setup.preprocess)
+    images = Images(name="noise", classes=tuple("abc"[:CLASSES]), splits={"train": noise.samples})
+    return Job(
+        experiment=experiment,
+        setup=setup,
+        images=images,
+        roles=Roles(fit=noise.samples, choose=(), reported="val", notes=()),
+        network=network,
+        phases=replace(planned, epochs=tuple(0 if phase.solver else 1 for phase in planned.phases)),
+        decoded={"fit": noise},
+        bad=(),
+        start_digest="",
+        context=Context(plugins=plugins, store=None),
+    )
+
+
+def _noise(preprocess: Preprocess) -> DecodedImages:
     generator = np.random.default_rng(0)
     pixels = generator.integers(0, 256, (IMAGES, preprocess.canvas, preprocess.canvas, 3), dtype=np.uint8)
     labels = np.arange(IMAGES) % CLASSES
     samples = tuple(Sample(str(index), "abc"[label], pixels[index]) for index, label in enumerate(labels))
-    return Scanned(samples, labels.astype(np.int64), pixels, "")
+    return DecodedImages(samples, labels.astype(np.int64), pixels, "")
 
 
 def _check_cover(network: Network) -> None:
@@ -202,7 +211,7 @@ def _check_answers(network: Network, size: int) -> None:
 
 
 def _check_groups(recipe: Recipe) -> None:
-    for phase, groups in zip(recipe.phases, recipe.groups):
+    for phase, groups in zip(recipe.phases, recipe.workspace.groups):
         held = [name for group in groups for name in group.names]
         _require(all(group.names for group in groups), f"phase `{phase.name}`: a group of the optimiser is empty")
         _require(

@@ -28,7 +28,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     apart from the best. Figures of different data or splits stand side by side but are not comparable; a line says so.
     """
     from zoo.errors import ZooError
-    from zoo.evaluation.significance import compare_runs
+    from zoo.evaluation.significance import compare as compare_runs
     from zoo.runs.run import Run
 
     opened = [Run.open(path) for path in runs]

@@ -12,7 +12,7 @@ from zoo_cli.options import console, device_option, force_option, json_option, p
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from zoo.exporting.precision_search import Candidate
+    from zoo.exporting.precision_search import PrecisionCandidate
 
 
 @click.command()
@@ -102,7 +102,7 @@ def export(
         click.echo(str(done.path))
 
 
-def _table(candidates: tuple[Candidate, ...], chosen: str) -> Table:
+def _table(candidates: tuple[PrecisionCandidate, ...], chosen: str) -> Table:
     """What became of every precision."""
     from rich.table import Table
 

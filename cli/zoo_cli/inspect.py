@@ -23,15 +23,10 @@ def inspect(ctx: click.Context, file: Path, as_json: bool) -> None:
     Inputs, outputs, nodes, and the metadata: classes, preprocessing, precision, metrics, data, versions, licence.
     `zoo verify` tells whether it is true.
     """
-    from zoo.errors import UsageError
-    from zoo.inference.opening import find_exporter
-    from zoo.target import load_target
+    from zoo.exporting.verification import inspect as read
     from zoo_cli.main import plugins
 
-    exporter = find_exporter(file, plugins(ctx))
-    if exporter.inspect is None:
-        raise UsageError(f"`{exporter.name}` files cannot be inspected", hint="`zoo verify` checks them")
-    found = load_target(exporter.inspect)(file)
+    found = read(file, plugins=plugins(ctx))
     if as_json:
         print_json(found)
         return

@@ -132,11 +132,11 @@ def study(
     board, why = _board(results)
     _print(results, board, why, screen)
     if as_json:
-        whole = {"study": str(results.path), **results.record, "outcomes": list(results.outcomes)}
+        whole = {"study": str(results.path), **results.record, "outcomes": [one.to_json() for one in results.outcomes]}
         print_json({**whole, "leaderboard": board})
     else:
         click.echo(str(results.path))
-    if not status and results.outcomes and not any(one["status"] == "finished" for one in results.outcomes):
+    if not status and results.outcomes and not any(one.finished for one in results.outcomes):
         raise ZooError(
             f"no trial of `{results.path}` is finished; the reasons stand above",
             hint="loosen a bound, or mend what failed and pass `--retry`",
@@ -180,7 +180,7 @@ def _asked(ctx: click.Context, file: str | None, time_budget: float | None, aske
 
 def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
     """The leaderboard, or why there is none; nothing is wrong where no trial is finished yet."""
-    if not any(one["status"] == "finished" for one in results.outcomes):
+    if not any(one.finished for one in results.outcomes):
         return None, ""
     try:
         return results.leaderboard, ""
@@ -190,17 +190,18 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
     from zoo.studies.results import TRIALS
+    from zoo.studies.trial import TrialState
 
-    states = [one["status"] for one in results.outcomes]
+    states = [one.state for one in results.outcomes]
     screen.print(
-        f"study {results.status}: {results.record['trials']} trials, {states.count('finished')} finished, "
-        f"{states.count('refused')} not trained, {states.count('failed')} failed, "
+        f"study {results.status}: {results.record['trials']} trials, {states.count(TrialState.FINISHED)} finished, "
+        f"{states.count(TrialState.REFUSED)} not trained, {states.count(TrialState.FAILED)} failed, "
         f"{results.record['trials'] - len(states)} left"
     )
     for one in results.outcomes:
-        if one["status"] != "finished":
-            hint = f" ({one['hint']})" if one.get("hint") else ""
-            screen.print(f"[dim]{escape(one['name'])}: {one['status']}: {escape(str(one['failure']) + hint)}[/dim]")
+        if not one.finished:
+            hint = f" ({one.hint})" if one.hint else ""
+            screen.print(f"[dim]{escape(one.name)}: {one.state}: {escape(one.failure + hint)}[/dim]")
     if why:
         screen.print(f"[yellow]warning[/yellow]: {escape(why)}")
     if board is None:
@@ -235,5 +236,5 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
     screen.print(f"[dim]looks at the locked split: {board['looks']}[/dim]")
-    trial = results.path / TRIALS / results.first(board["cheapest"])["name"]
+    trial = results.path / TRIALS / results.first(board["cheapest"]).name
     screen.print(f"[dim]next: zoo report {escape(str(results.path))}; zoo export {escape(str(trial))}[/dim]")

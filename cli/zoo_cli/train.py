@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from zoo.data.prefetch import Ahead, decode_ahead
+from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo_cli.options import console, force_option, json_option, print_json
@@ -65,7 +65,7 @@ def train(
     """
     _check_options(ctx, resume, settings)
     experiment = Experiment(**settings) if resume is None else None
-    ahead = decode_ahead(experiment) if experiment is not None else None
+    ahead = start_prefetch(experiment) if experiment is not None else None
     try:
         _train(ctx, experiment, ahead, out, resume, force, as_json, settings)
     finally:
@@ -76,7 +76,7 @@ def train(
 def _train(
     ctx: click.Context,
     experiment: Experiment | None,
-    ahead: Ahead | None,
+    ahead: Prefetch | None,
     out: str | None,
     resume: str | None,
     force: bool,

@@ -15,9 +15,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.data.image import normalise, pixels
-from zoo.errors import UsageError, ZooError, quoted
+from zoo.errors import ZooError, quoted
 from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
+from zoo.runtime import DeviceName
 from zoo.system.cuda import cuda_devices
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
@@ -155,13 +156,12 @@ def _cuda_ordinal(device: str) -> int | None:
         UsageError: the text is no device.
         ZooError: CUDA was asked for by name and this onnxruntime, or this machine, has none.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UsageError(f"unknown device `{device}`", hint="known are auto cpu cuda cuda:N")
-    if device == "cpu":
+    name = DeviceName.parse(device)
+    if name.kind == "cpu":
         return None
     built, there = CUDA in ort.get_available_providers(), len(cuda_devices())
-    ordinal = int(device.partition(":")[2] or 0)
-    if device == "auto":
+    ordinal = name.index
+    if name.kind == "auto":
         return 0 if built and there else None
     if not built:
         raise ZooError(

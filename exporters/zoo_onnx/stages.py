@@ -12,7 +12,7 @@ import onnx
 from PIL import Image, ImageOps
 
 from zoo.data.image import BadImage, decode, normalise, pixels
-from zoo.dataset import Sample
+from zoo.dataset import ImageSource, Sample
 from zoo.exporter import StageDifference
 from zoo.exporting.golden import TOLERANCE
 from zoo.predictions import Predictions
@@ -116,11 +116,12 @@ def _part(model: onnx.ModelProto, start: str, end: str) -> bytes:
     return content
 
 
-def _as_documented(source: Any) -> npt.NDArray[np.uint8] | None:
-    """A photograph as `docs/export.md` decodes it without zoo; None where it says that it does otherwise."""
-    if not isinstance(source, (str, Path)):
+def _as_documented(source: ImageSource) -> npt.NDArray[np.uint8] | None:
+    """An image decoded as `docs/` tells users without zoo to do it; None where it says that zoo does otherwise."""
+    opened = source.open()
+    if isinstance(opened, np.ndarray):
         return None
-    with Image.open(source) as image:
+    with opened, Image.open(opened) as image:
         if image.mode not in PLAIN or "transparency" in image.info:
             return None
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

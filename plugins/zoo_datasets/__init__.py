@@ -13,6 +13,7 @@ def register_datasets(register: Register[Dataset]) -> None:
             name="folder",
             summary="folder:PATH, or a bare path: train/ val/ test/ with class folders, or class folders alone",
             open="zoo_datasets.folder:open_folder",
+            absolute="zoo_datasets.folder:absolute",
         )
     )
     register(

@@ -28,6 +28,12 @@ CLUTTER = ("thumbs.db", "desktop.ini")
 LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
 
 
+def absolute(argument: str) -> str:
+    """The path of an existing folder made absolute; another text as it is."""
+    folder = Path(argument).expanduser()
+    return str(folder.resolve()) if argument and folder.is_dir() else argument
+
+
 def open_folder(argument: str, split_seed: int) -> Images:
     """Open a folder of photographs by its layout.
 

@@ -15,7 +15,7 @@ from torch import nn
 from zoo.data.image import normalise, pixels
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
-from zoo.system.cpu_memory import keep_memory
+from zoo.system.cpu_memory import keep_freed_memory
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 LAYOUT_NAMES = {torch.contiguous_format: "contiguous", torch.channels_last: "channels-last"}
@@ -58,7 +58,7 @@ class TorchSession:
         torch.set_num_threads(work.threads)
         self._device = torch.device(work.device)
         if self._device.type == "cpu":
-            keep_memory()  # as `zoo predict` does
+            keep_freed_memory()  # as `zoo predict` does
         if self._device.type == "cuda":
             # What onnxruntime's CUDA provider does by default, so that both sides compute alike
             torch.set_float32_matmul_precision("high")

@@ -9,7 +9,7 @@ from torchvision.ops import Permute
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
 from zoo.networks.head import start_layer
-from zoo.networks.tracing import MORE, early_graph, eval_mode, find_prefix
+from zoo.networks.tracing import MORE, eval_mode, find_prefix, prefix_graph
 from zoo.stage import HEAD, Anatomy, Stage
 
 NEW_HEAD = "new_head"
@@ -52,7 +52,7 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
         raise UsageError(f"{where}: {crossing} there", hint=hint)
     head, layer = _new_head(prefix.few[0], spec, where)
     network.model.add_module(NEW_HEAD, head)
-    model = fx.GraphModule(network.model, _with_head(early_graph(prefix)))
+    model = fx.GraphModule(network.model, _with_head(prefix_graph(prefix)))
     model.train(network.model.training)
     left = {name for name, _ in model.named_parameters()}
     cut = (Stage(name=stage.name, parameters=tuple(n for n in stage.parameters if n in left)) for stage in kept)

@@ -13,7 +13,7 @@ import pytest
 
 from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, hookimpl
 from zoo.errors import PluginWarning
-from zoo.plugin import Candidate, Plugins, installed_candidates
+from zoo.plugin import PluginCandidate, Plugins, installed_candidates
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ def row(name: str) -> Backbone:
 
 
 @pytest.fixture
-def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Candidate]]:
+def make(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., PluginCandidate]]:
     """Make a candidate out of functions, as an installed package would bring it."""
 
-    def make(name: str, distribution: str = "", **functions: Any) -> Candidate:
+    def make(name: str, distribution: str = "", **functions: Any) -> PluginCandidate:
         module = types.ModuleType(f"zoo_test_{name}")
         for attribute, value in functions.items():
             setattr(module, attribute, value)
         monkeypatch.setitem(sys.modules, module.__name__, module)
         point = importlib.metadata.EntryPoint(name, module.__name__, "zoo.plugins")
-        return Candidate(name, distribution or f"backbone-zoo-{name}", "0.3", point)
+        return PluginCandidate(name, distribution or f"backbone-zoo-{name}", "0.3", point)
 
     yield make
 
@@ -53,7 +53,7 @@ def registering(*entries: Any) -> Callable[..., None]:
     return register_backbones
 
 
-def load(*candidates: Candidate, **environ: str) -> Plugins:
+def load(*candidates: PluginCandidate, **environ: str) -> Plugins:
     plugins = Plugins([*installed_candidates(), *candidates], environ=environ)
     plugins.load_everything()
     return plugins
@@ -71,23 +71,23 @@ def test_built_ins_load_without_a_failure() -> None:
     assert [(plugin.name, plugin.failures) for plugin in mine if plugin.status != "ok"] == []
 
 
-def test_a_third_party_adds_what_it_registers(make: Callable[..., Candidate]) -> None:
+def test_a_third_party_adds_what_it_registers(make: Callable[..., PluginCandidate]) -> None:
     plugins = load(make("acme", register_backbones=registering(row("acmenet"))))
     assert plugins.backbones.find("acmenet").qualified == "acme/acmenet"
     assert only(plugins, "acme").provides["backbones"] == ["acmenet"]
 
 
-def test_a_missing_module_is_named(make: Callable[..., Candidate]) -> None:
+def test_a_missing_module_is_named(make: Callable[..., PluginCandidate]) -> None:
     point = importlib.metadata.EntryPoint("foo", "zoo_no_such_module", "zoo.plugins")
     with pytest.warns(
         PluginWarning, match=r"plugin `foo` \(backbone-zoo-foo 0.3\) could not be loaded: No module named"
     ):
-        plugins = load(Candidate("foo", "backbone-zoo-foo", "0.3", point))
+        plugins = load(PluginCandidate("foo", "backbone-zoo-foo", "0.3", point))
     assert only(plugins, "foo").status == "failed"
     assert "resnet18" in plugins.backbones
 
 
-def test_a_wrong_signature_is_named(make: Callable[..., Candidate]) -> None:
+def test_a_wrong_signature_is_named(make: Callable[..., PluginCandidate]) -> None:
     @hookimpl
     def register_backbones(wrong: Any) -> None:
         raise AssertionError("never called")
@@ -98,7 +98,7 @@ def test_a_wrong_signature_is_named(make: Callable[..., Candidate]) -> None:
     assert "resnet18" in plugins.backbones
 
 
-def test_a_misspelt_hook_is_named_with_the_right_one(make: Callable[..., Candidate]) -> None:
+def test_a_misspelt_hook_is_named_with_the_right_one(make: Callable[..., PluginCandidate]) -> None:
     @hookimpl
     def register_backbone(register: Any) -> None:
         raise AssertionError("never called")
@@ -108,7 +108,7 @@ def test_a_misspelt_hook_is_named_with_the_right_one(make: Callable[..., Candida
     assert only(plugins, "foo").status == "partly failed"
 
 
-def test_a_hook_without_the_marker_is_named(make: Callable[..., Candidate]) -> None:
+def test_a_hook_without_the_marker_is_named(make: Callable[..., PluginCandidate]) -> None:
     def register_backbones(register: Any) -> None:
         raise AssertionError("never called")
 
@@ -116,7 +116,7 @@ def test_a_hook_without_the_marker_is_named(make: Callable[..., Candidate]) -> N
         load(make("foo", register_backbones=register_backbones))
 
 
-def test_a_raising_hook_loses_only_its_own_entries(make: Callable[..., Candidate]) -> None:
+def test_a_raising_hook_loses_only_its_own_entries(make: Callable[..., PluginCandidate]) -> None:
     @hookimpl
     def register_backbones(register: Callable[[Any], None]) -> None:
         register(row("half"))
@@ -135,14 +135,14 @@ def test_a_raising_hook_loses_only_its_own_entries(make: Callable[..., Candidate
     assert only(plugins, "foo").status == "partly failed"
 
 
-def test_nobody_displaces_a_built_in(make: Callable[..., Candidate]) -> None:
+def test_nobody_displaces_a_built_in(make: Callable[..., PluginCandidate]) -> None:
     plugins = load(make("aaa", register_backbones=registering(row("resnet18"))))
     assert plugins.backbones.find("resnet18").provider == "torchvision"
     assert plugins.backbones.find("aaa/resnet18").provider == "aaa"
     assert "`torchvision/resnet18`" in only(plugins, "aaa").notes[0]
 
 
-def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., Candidate]) -> None:
+def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., PluginCandidate]) -> None:
     candidate = make("timm", "backbone-zoo-evil", register_backbones=registering(row("evil")))
     with pytest.warns(PluginWarning, match="the name `timm` belongs to `backbone-zoo`"):
         plugins = load(candidate)
@@ -159,25 +159,25 @@ def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., Ca
         (Backbone(name="x", summary="two\nlines", build="a:b"), "`summary` is one line"),
     ],
 )
-def test_a_bad_entry_is_refused(make: Callable[..., Candidate], entry: Any, reason: str) -> None:
+def test_a_bad_entry_is_refused(make: Callable[..., PluginCandidate], entry: Any, reason: str) -> None:
     with pytest.warns(PluginWarning, match=reason):
         load(make("foo", register_backbones=registering(entry)))
 
 
-def test_a_name_registered_twice_is_refused(make: Callable[..., Candidate]) -> None:
+def test_a_name_registered_twice_is_refused(make: Callable[..., PluginCandidate]) -> None:
     with pytest.warns(PluginWarning, match="registered twice"):
         load(make("foo", register_backbones=registering(row("same"), row("same"))))
 
 
-def test_strict_raises(make: Callable[..., Candidate]) -> None:
+def test_strict_raises(make: Callable[..., PluginCandidate]) -> None:
     point = importlib.metadata.EntryPoint("foo", "zoo_no_such_module", "zoo.plugins")
     with pytest.raises(ModuleNotFoundError):
-        load(Candidate("foo", "backbone-zoo-foo", "0.3", point), ZOO_STRICT_PLUGINS="1")
+        load(PluginCandidate("foo", "backbone-zoo-foo", "0.3", point), ZOO_STRICT_PLUGINS="1")
 
 
-def test_disabled_plugins_are_left_out_and_shown(make: Callable[..., Candidate]) -> None:
+def test_disabled_plugins_are_left_out_and_shown(make: Callable[..., PluginCandidate]) -> None:
     point = importlib.metadata.EntryPoint("foo", "zoo_no_such_module", "zoo.plugins")
-    plugins = load(Candidate("foo", "backbone-zoo-foo", "0.3", point), ZOO_DISABLE_PLUGINS="foo,timm")
+    plugins = load(PluginCandidate("foo", "backbone-zoo-foo", "0.3", point), ZOO_DISABLE_PLUGINS="foo,timm")
     assert only(plugins, "foo").status == "disabled"
     assert "timm/resnet18" not in plugins.backbones
     assert "torchvision/resnet18" in plugins.backbones

@@ -17,11 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.advice.track_record import ADVICE_FILE, SHORTLIST, track_record
+from zoo.config.context import Context
 from zoo.config.references import look_up
+from zoo.data.decoding import DecodedImages
+from zoo.data.splitting import stratified_subset
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, ZooError, at_once
-from zoo.evaluation.intervals import interval
 from zoo.evaluation.significance import p_value
+from zoo.evaluation.statistics import bootstrap_interval
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress, Silent
@@ -121,7 +124,8 @@ def advise(
         UsageError: unknown names, all at once.
         ZooError: no backbone could be looked at.
     """
-    plugins, progress = plugins or Plugins(), progress or Silent()
+    context = Context.of(plugins, progress)
+    plugins, progress = context.plugins, context.progress
     settings: dict[str, Any] = {"weights": weights, "split_seed": split_seed, "device": device}
     if study is not None:
         if data is not None:
@@ -207,25 +211,25 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     from zoo.advice.domain_distance import NormWatch, by_stage
     from zoo.advice.probing import Watch, probe
     from zoo.advice.transferability import h_score, knn_accuracy, logme
-    from zoo.feature_cache.loader import Views
-    from zoo.training.preparation import Clock, prepare
+    from zoo.feature_cache.loader import AugmentedViews
+    from zoo.training.preparation import prepare
     from zoo.training.setup import resolve
 
     began = perf_counter()
     setup = resolve(experiment, plugins)
-    job = prepare(experiment, setup, plugins, Silent(), Clock())
-    part, place = job.scanned["fit"], setup.device.place
+    job = prepare(experiment, setup, Context.of(plugins, Silent()))
+    part, place = job.decoded["fit"], setup.device.place
     counts = np.bincount(part.labels, minlength=len(job.images.classes))
     if counts.min() < 2:
         raise ZooError(
             f"class `{job.images.classes[int(counts.argmin())]}` has one training image, and a probe holds some out",
             hint="add images of it, or leave the class out",
         )
-    chosen = _spread(part.labels, MOST_IMAGES)
+    chosen = _looked_at(part)
     model = job.network.model.to(place).eval()
     if not (setup.weights or setup.weights_file):
         progress.warn(f"{setup.backbone.name} starts at random: what is told of it is of no learnt feature")
-    source = Views(part, "none", 0, setup.preprocess, place)
+    source = AugmentedViews(part, "none", 0, setup.preprocess, place)
     progress.start(f"look through {setup.backbone.name}", len(chosen))
     head: list[npt.NDArray[np.float32]] = []
     with (
@@ -257,7 +261,7 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
             depth=(number + 1) / count,
             width=features[name].shape[1],
             accuracy=float(right[name].mean()),
-            interval=interval(right[name][None]),
+            interval=bootstrap_interval(right[name][None]),
             distance=distances.get(name),
         )
         for number, name in enumerate(features)
@@ -270,7 +274,7 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
         top1=setup.weights.top1 if setup.weights is not None else None,
         **estimates,
         probe=float(right["features"].mean()),
-        interval=interval(right["features"][None]),
+        interval=bootstrap_interval(right["features"][None]),
         stages=stages,
         distance=float(np.mean(known)) if known else None,
         strategy=strategy,
@@ -301,18 +305,13 @@ def _entering_head(network: Network, kept: list[npt.NDArray[np.float32]]) -> Ite
         handle.remove()
 
 
-def _spread(labels: npt.NDArray[np.int64], most: int) -> npt.NDArray[np.int64]:
-    """Places of at most so many images, of every class its share."""
-    places = np.arange(len(labels))
-    if len(labels) <= most:
-        return places
-    generator = np.random.default_rng(0)
-    kept = [
-        generator.permutation(places[labels == label])[: max(2, round(most * (labels == label).mean()))]
-        for label in np.unique(labels)
-    ]
-    found: npt.NDArray[np.int64] = np.sort(np.concatenate(kept))
-    return found
+def _looked_at(part: DecodedImages) -> npt.NDArray[np.int64]:
+    """Indices of the images that are looked at: all, or at most `MOST_IMAGES`, the same share of every class."""
+    count = len(part.samples)
+    if count <= MOST_IMAGES:
+        return np.arange(count)
+    kept = {sample.id for sample in stratified_subset(part.samples, MOST_IMAGES / count, seed=0)}
+    return np.array([index for index, sample in enumerate(part.samples) if sample.id in kept])
 
 
 def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bool_]]) -> tuple[str, str]:

@@ -36,7 +36,7 @@ MOST_ALPHA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
+class StrategyTerm:
     """One strategy of a joined text, with the words that override every phase it answers."""
 
     strategy: Strategy
@@ -56,10 +56,10 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ParsedStrategy:
     """A parsed strategy text: parts joined by `+`, carried out in order."""
 
-    parts: tuple[Part, ...]
+    parts: tuple[StrategyTerm, ...]
 
     def __str__(self) -> str:
         return canonical(self)
@@ -121,7 +121,7 @@ class Plan:
         return tuple(found)
 
 
-def _stepped(part: Part, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+def _stepped(part: StrategyTerm, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     """A part that is solved, as steps where words are given that only steps can honour.
 
     Raises:
@@ -130,7 +130,7 @@ def _stepped(part: Part, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
     if not part.step_words or not all(phase.solver for phase in phases):
         return phases
     if not all(phase.steps_if_asked for phase in phases):
-        alone = _canonical_part(Part(strategy=part.strategy, provider=part.provider))  # `linear,solver=lbfgs`
+        alone = _canonical_part(StrategyTerm(strategy=part.strategy, provider=part.provider))  # `linear,solver=lbfgs`
         raise UsageError(
             f"`{alone}` takes no steps, so `{part.step_words[0]}=` means nothing to it",
             hint=f"leave `{part.step_words[0]}=` out",
@@ -179,7 +179,7 @@ def share_epochs(
     return tuple(_share(total, asked))
 
 
-def parse(text: str, strategies: Catalogue[Any]) -> Plan:
+def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
     """Read a strategy text.
 
     Raises:
@@ -209,10 +209,10 @@ def parse(text: str, strategies: Catalogue[Any]) -> Plan:
         said = "; ".join(dict.fromkeys(problems))
         where = "" if said == f"unknown strategy `{text}`" else f"strategy `{text}`: "
         raise UsageError(where + said, hint=hints[0] if hints else f"write {known}")
-    return Plan(tuple(parts))
+    return ParsedStrategy(tuple(parts))
 
 
-def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[str]) -> Part | None:
+def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[str]) -> StrategyTerm | None:
     """A part, and what is wrong with it added to `problems`; None where its options cannot be had."""
     head, *pairs = piece.split(",")
     name, colon, value = head.partition(":")
@@ -259,7 +259,7 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
     if lacking:
         return None
     try:
-        return Part(strategy=kind(**options), **words)
+        return StrategyTerm(strategy=kind(**options), **words)
     except UsageError as error:
         problems.append(error.message)
         return None
@@ -328,12 +328,12 @@ def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[st
         into[key] = raw
 
 
-def canonical(plan: Plan) -> str:
+def canonical(plan: ParsedStrategy) -> str:
     """The one way to write a plan: options that differ from their defaults, in the order of their fields."""
     return "+".join(_canonical_part(part) for part in plan.parts)
 
 
-def _canonical_part(part: Part) -> str:
+def _canonical_part(part: StrategyTerm) -> str:
     text = f"{part.provider}/{part.strategy.name}" if part.provider else part.strategy.name
     pairs = []
     for index, field in enumerate(dataclasses.fields(part.strategy)):

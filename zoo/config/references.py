@@ -7,7 +7,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Entry
-from zoo.config.grammar import Plan, parse
+from zoo.config.grammar import ParsedStrategy, parse
 from zoo.errors import UsageError, at_once
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
@@ -17,17 +17,17 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Names:
+class References:
     """What an experiment names."""
 
     backbone: Entry[Backbone]
-    plan: Plan
+    plan: ParsedStrategy
     weights: Weights | None
     weights_file: Path | None
     preprocess: Preprocess
 
 
-def look_up(experiment: Experiment, plugins: Plugins) -> Names:
+def look_up(experiment: Experiment, plugins: Plugins) -> References:
     """Look up everything that an experiment names, before any work.
 
     Raises:
@@ -64,7 +64,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> Names:
         )
     known = weights or (backbone.value.weights[0] if backbone.value.weights else None)
     base = known.preprocess if known is not None else backbone.value.preprocess
-    return Names(
+    return References(
         backbone=backbone,
         plan=plan,
         weights=weights,

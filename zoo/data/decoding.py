@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.image import BadImage, Pixels, decode
-from zoo.dataset import Images, Sample
-from zoo.errors import ZooError
+from zoo.dataset import Images, ImageSource, Sample, as_source
+from zoo.errors import DiskFull, ZooError, is_disk_full
 from zoo.experiment import OnBadImage
 from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 
@@ -30,7 +30,7 @@ MEMORY_BUDGET = 256 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
-class Scanned:
+class DecodedImages:
     """The usable images of one split: samples, label indices `(N,)` and pixels `(N, side, side, 3)` uint8."""
 
     samples: tuple[Sample, ...]
@@ -48,7 +48,7 @@ class BadFile:
     reason: str
 
 
-class Part(NamedTuple):
+class DecodeRequest(NamedTuple):
     """A part of the data to be decoded."""
 
     samples: Sequence[Sample]
@@ -58,7 +58,7 @@ class Part(NamedTuple):
 
 
 def decode_all(
-    samples: Sequence[Sample],
+    samples: Iterable[Sample],
     workers: int,
     convert: Callable[[Pixels], Pixels] | None = None,
     at_least: int | None = None,
@@ -92,16 +92,16 @@ def decode_all(
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def scan(
+def decode_parts(
     images: Images,
-    parts: Mapping[str, Part],
+    parts: Mapping[str, DecodeRequest],
     *,
     on_bad_image: OnBadImage,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
     store: Store | None = None,
     keys: Mapping[str, Mapping[str, Any]] | None = None,
-) -> tuple[dict[str, Scanned], list[BadFile]]:
+) -> tuple[dict[str, DecodedImages], list[BadFile]]:
     """Decode named parts of a dataset.
 
     With a `store`, what was decoded is kept, and found again as long as no file changes; `keys` tell, for each part,
@@ -159,13 +159,13 @@ class _Shelf:
 
 
 def _scan_part(
-    part: Part,
+    part: DecodeRequest,
     classes: Sequence[str],
     workers: int,
     advance: Callable[[int], None],
     bad: list[BadFile],
     shelf: _Shelf,
-) -> Scanned:
+) -> DecodedImages:
     samples, side = part.samples, part.side
     contents = [_content(sample) for sample in samples]
     found = shelf.find(contents)
@@ -186,11 +186,11 @@ def _scan_part(
     index = {label: position for position, label in enumerate(classes)}
     labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
     kept = tuple(content for place, content in enumerate(contents) if place not in wrong)
-    return Scanned(tuple(usable), labels, pixels, digest.hexdigest(), kept)
+    return DecodedImages(tuple(usable), labels, pixels, digest.hexdigest(), kept)
 
 
 def _decode_part(
-    part: Part, workers: int, advance: Callable[[int], None], draft: Draft | None
+    part: DecodeRequest, workers: int, advance: Callable[[int], None], draft: Draft | None
 ) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
     samples, side, convert, at_least = part
     pixels = draft.array if draft is not None else allocate((len(samples), side, side, 3))
@@ -236,12 +236,17 @@ def _add(digest: hashlib._Hash, sample: Sample) -> str:
     return content.hex()
 
 
-def content_digest(source: Path | Pixels) -> bytes:
-    """SHA-256 of a file's bytes, or of an array's."""
-    if isinstance(source, Path):
-        with source.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").digest()
-    return hashlib.sha256(np.ascontiguousarray(source).data).digest()
+def content_digest(source: ImageSource | Path | Pixels) -> bytes:
+    """SHA-256 of an image's encoded bytes, or of its pixels in memory.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    opened = as_source(source).open()
+    if isinstance(opened, np.ndarray):
+        return hashlib.sha256(np.ascontiguousarray(opened).data).digest()
+    with opened:
+        return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream will do
 
 
 def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
@@ -259,7 +264,7 @@ def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.uint8, "r+", shape=shape)  # holds the file open by itself
     except OSError as error:
-        raise ZooError(
+        raise (DiskFull if is_disk_full(error) else ZooError)(
             f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{tempfile.gettempdir()}`: {error.strerror}",
             hint="set TMPDIR to a folder with more room, or pass a smaller `--image-size`",
         ) from error

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zoo.dataset import ImageSource, as_source
 from zoo.errors import ZooError
 from zoo.preprocess import Preprocess
 from zoo.storage.cache import source_key
@@ -37,19 +38,21 @@ class BadImage(ZooError):
     """A file that cannot be used as a photograph."""
 
 
-def decode(source: Path | Pixels, at_least: int | None = None) -> Pixels:
-    """A photograph's pixels, `(H, W, 3)` uint8 RGB, upright. Arrays are returned as they are.
+def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> Pixels:
+    """An image's pixels, `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned as they are.
 
-    With `at_least`, which is for training only, a JPEG comes at a half, a quarter or an eighth of its size, as long as
-    its shorter side keeps that many pixels; the decoder then does not compute what a resize would throw away.
+    With `at_least`, which is for training only, a JPEG is decoded at a half, a quarter or an eighth of its size, as
+    long as its shorter side keeps that many pixels. The decoder then does not compute what a resize throws away.
 
     Raises:
-        BadImage: the file is missing, truncated, no photograph, or larger than `MAX_PIXELS`.
+        BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`.
     """
-    if isinstance(source, np.ndarray):
-        return source
+    source = as_source(source)
     try:
-        with Image.open(source) as image:
+        opened = source.open()
+        if isinstance(opened, np.ndarray):
+            return opened
+        with opened, Image.open(opened) as image:
             if image.format not in FORMATS:
                 raise BadImage(f"`{source}` is a {image.format} file, not a photograph")
             if image.width * image.height > MAX_PIXELS:

@@ -11,14 +11,21 @@ from zoo.plugin import Plugins
 from zoo.target import load_target
 
 
-def absolute(spec: str) -> str:
-    """A folder by its absolute path, so that a run finds its photographs from anywhere; other names as they are."""
+def absolute(spec: str, plugins: Plugins) -> str:
+    """The text of `--data` with its paths made absolute, so that a run finds its data from any folder.
+
+    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names stay as they are.
+    """
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
-        return f"{LOCKED}:{absolute(argument)}"
-    path = argument if name == "folder" and colon else spec
-    folder = Path(path).expanduser() if path else Path()
-    return f"{'folder:' if path != spec else ''}{folder.resolve()}" if path and folder.is_dir() else spec
+        return f"{LOCKED}:{absolute(argument, plugins)}"
+    if name in plugins.datasets:
+        resolve = plugins.datasets.find(name).value.absolute
+        return f"{name}:{load_target(resolve)(argument)}" if colon and resolve is not None else spec
+    if "://" in spec or not spec:
+        return spec
+    folder = Path(spec).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else spec
 
 
 def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:

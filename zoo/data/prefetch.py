@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from zoo.config.references import look_up
-from zoo.data.decoding import Part, default_workers, scan
+from zoo.data.decoding import DecodeRequest, decode_parts, default_workers
 from zoo.data.image import Pixels, canvas, pixel_key, pixels
 from zoo.data.opening import open_images
 from zoo.data.roles import Roles, assign_roles
@@ -32,31 +32,31 @@ SPARE = 2
 NICE = 5
 
 
-def parts_of(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, Part]:
+def parts_of(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
     """What a run decodes: canvases of what is fitted, and what is chosen on and reported as the network sees it."""
 
     def seen(photograph: Pixels) -> Pixels:
         return pixels(photograph, preprocess)
 
     least = SPARE * max(preprocess.canvas, preprocess.resize)
-    parts: dict[str, Part] = {
-        "fit": Part(roles.fit, preprocess.canvas, lambda photograph: canvas(photograph, preprocess), least),
+    parts: dict[str, DecodeRequest] = {
+        "fit": DecodeRequest(roles.fit, preprocess.canvas, lambda photograph: canvas(photograph, preprocess), least),
     }
     if roles.choose:
-        parts["choose"] = Part(roles.choose, preprocess.crop, seen)
+        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, seen)
     if not images.may_choose:
-        parts["reported"] = Part(images.splits[roles.reported], preprocess.crop, seen)
+        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, seen)
     return parts
 
 
-def keys_of(parts: Mapping[str, Part], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
+def keys_of(parts: Mapping[str, DecodeRequest], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
     """What the pixels of each part depend on beside the files."""
     return {
         name: {"side": part.side, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
     }
 
 
-class Ahead:
+class Prefetch:
     """A process that decodes the photographs of an experiment into the user's store."""
 
     def __init__(self, experiment: Experiment) -> None:
@@ -88,13 +88,13 @@ class Ahead:
         self._process.stdout.close()
 
 
-def decode_ahead(experiment: Experiment) -> Ahead | None:
+def start_prefetch(experiment: Experiment) -> Prefetch | None:
     """Begin to decode; None where nothing would be kept."""
     try:
         kept = experiment.cache != "off" and Store().budget > 0
     except ZooError:
         return None
-    return Ahead(experiment) if kept else None
+    return Prefetch(experiment) if kept else None
 
 
 def main() -> None:
@@ -114,7 +114,7 @@ def main() -> None:
     size = sum(3 * part.side**2 * len(part.samples) for part in parts.values())
     if size > store.budget:
         return
-    scan(
+    decode_parts(
         images,
         parts,
         on_bad_image="skip",

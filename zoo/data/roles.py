@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.data.splitting import carve, part_of
+from zoo.data.splitting import carve, stratified_subset
 from zoo.dataset import Images, Role, Sample
 from zoo.experiment import Experiment
 
@@ -24,7 +24,7 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     fit, choose = images.splits["train"], tuple[Sample, ...]()
     notes: tuple[str, ...] = ()
     if experiment.fraction < 1:
-        fit = part_of(fit, experiment.fraction, experiment.split_seed)
+        fit = stratified_subset(fit, experiment.fraction, experiment.split_seed)
         notes = (f"`--fraction {experiment.fraction:g}`: {len(fit)} of {len(images.splits['train'])} training images",)
     if images.may_choose:
         choose = images.splits["val"]

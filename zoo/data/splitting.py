@@ -94,9 +94,21 @@ def lock(images: Images, seed: int) -> Images:
     )
 
 
-def part_of(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
-    """A share of the samples of every class, two at least where there are; a smaller share lies within a larger one."""
+def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
+    """A share of the samples of every class, at least two where there are; a smaller share lies within a larger one."""
     kept: list[Sample] = []
     for label, group in _by_class(samples).items():
         kept += _shuffled(group, label, seed)[: max(2, round(share * len(group)))]
     return tuple(sorted(kept, key=lambda sample: sample.id))
+
+
+def balanced_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
+    """A random order in which classes take turns: at any point no class has two more than another that has any left."""
+    generator = np.random.default_rng(seed)
+    taken: dict[str, int] = {}
+    keyed = []
+    for index in generator.permutation(len(samples)):
+        label = samples[index].label
+        taken[label] = taken.get(label, 0) + 1
+        keyed.append((taken[label], float(generator.random()), int(index)))
+    return [samples[index] for _, _, index in sorted(keyed)]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import UsageError, ZooError
+from zoo.evaluation.statistics import mcnemar_test
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
 
@@ -88,8 +89,6 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
     Raises:
         UsageError: they hold others, or other classes.
     """
-    from scipy.stats import binomtest
-
     hint = "runs are compared that share data, split and `--split-seed`"
     if sorted(ours.classes) != sorted(theirs.classes):
         raise UsageError("the runs know different classes", hint=hint)
@@ -116,7 +115,6 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
 
     fixed = changes(~ours.correct & after_right, lambda change: change.before[1])
     broken = changes(ours.correct & ~after_right, lambda change: change.after[1])
-    count = len(fixed) + len(broken)
     return Difference(
         split=ours.split,
         images=len(ours),
@@ -124,5 +122,5 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
         after=float(after_right.mean()),
         fixed=fixed,
         broken=broken,
-        p_value=float(binomtest(len(fixed), count).pvalue) if count else 1.0,
+        p_value=mcnemar_test(after_right, ours.correct),
     )

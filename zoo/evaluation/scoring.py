@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.data.decoding import BadFile, decode_all, default_workers
+from zoo.data.decoding import BadFile, default_workers
 from zoo.data.image import BadImage
 from zoo.data.opening import choose_split, open_images
 from zoo.dataset import Sample
 from zoo.errors import PluginWarning, UsageError, ZooError
+from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
+from zoo.inference.prediction import predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
 from zoo.storage.files import SCHEMA
@@ -26,9 +28,6 @@ from zoo.target import load_target
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
-
-# Photographs in memory at once while scoring; 12 megapixels are 36 MB
-BATCH = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,10 +71,7 @@ class Evaluation:
 
     def interval(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the accuracy."""
-        from scipy.stats import binomtest
-
-        found = binomtest(int(self.predictions.correct.sum()), len(self.predictions)).proportion_ci(method="wilson")
-        return float(found.low), float(found.high)
+        return wilson_interval(int(self.predictions.correct.sum()), len(self.predictions))
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -140,24 +136,13 @@ def score(
     labels: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
     bad: list[BadFile] = []
-    pending: list[npt.NDArray[np.uint8]] = []
-
-    def flush() -> None:
-        if pending:
-            rows.append(predictor.logits(pending))
-            advance(len(pending))
-            pending.clear()
-
-    for sample, result in decode_all(samples, workers):
+    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
         ids.append(sample.id)
         labels.append(index[sample.label])
-        pending.append(result)
-        if len(pending) == BATCH:
-            flush()
-    flush()
+        rows.append(result)
     if not ids:
         raise ZooError(
             f"no photograph of split `{split}` can be decoded", hint=f"the first: {bad[0].reason}" if bad else None
@@ -167,7 +152,7 @@ def score(
         classes=predictor.classes,
         ids=tuple(ids),
         labels=np.array(labels, np.int64),
-        logits=np.concatenate(rows),
+        logits=np.stack(rows),
     )
     return table, bad
 

@@ -1,8 +1,8 @@
-"""Comparison: which of several ways to train cannot be told apart from the best, over the same photographs.
+"""Significance: which of several configurations are not significantly worse than the best, over the same images.
 
-The answer is a set, not a winner. Every pair is tested, and a way is left out of the set only where one of its pairs
-is significant after Holm's correction over all of them: so the chance that any of equally good ways is left out stays
-below 5 per cent, however many there are.
+The answer is a set, not one winner. Every pair is tested, and a configuration leaves the set only where one of its
+pairs is significant after Holm's correction over all pairs. The chance that any of equally good configurations leaves
+the set therefore stays below 5 %, however many there are.
 """
 
 from __future__ import annotations
@@ -12,37 +12,39 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-if TYPE_CHECKING:
-    from zoo.runs.run import Run
+from zoo.errors import UsageError
+from zoo.evaluation.statistics import Correct, correct, holm, images_needed, mcnemar_test
+from zoo.runs.run import Run
 
 LEVEL = 0.05
-POWER = 0.9  # with which a difference as large as the one seen would be found by so many photographs
+POWER = 0.9  # probability of finding a difference as large as the one seen
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two ways to train: how much better the first is, and whether chance explains it."""
+    """Two configurations: by how much the first is better, and whether chance explains it."""
 
     better: str
     worse: str
     difference: float  # of accuracy
     p_value: float
-    adjusted: float  # by Holm, over all pairs
-    needed: int | None  # photographs that would tell so large a difference; None where there is none
+    adjusted: float  # the p-value after Holm's correction over all pairs
+    needed: int | None  # images with which such a difference would be found; None where there is no difference
 
     @property
     def told_apart(self) -> bool:
+        """Whether the difference is significant."""
         return self.adjusted <= LEVEL
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Accuracies by name, every pair, and the set of those that nothing else is known to be better than."""
+    """Accuracies by configuration, every pair, and the winners: those not significantly worse than any other."""
 
     accuracies: dict[str, float]
     pairs: tuple[Pair, ...]
@@ -53,16 +55,48 @@ class Comparison:
         return {"accuracies": self.accuracies, "winners": list(self.winners), "pairs": pairs}
 
 
-def compare(correct: Mapping[str, npt.NDArray[np.bool_]]) -> Comparison:
-    """Compare ways to train by which photographs they get right, `(seeds, photographs)` each, of the same ones."""
-    assert len({table.shape[1] for table in correct.values()}) == 1
-    accuracies = {name: float(table.mean()) for name, table in correct.items()}
-    ordered = sorted(correct, key=lambda name: -accuracies[name])
-    of_all = _pooled(list(correct.values()))
+def compare(runs: Sequence[Run | Path | str]) -> Comparison | None:
+    """Compare runs that were evaluated on the same images.
+
+    Runs that differ by their seed alone are one configuration. None where all are one configuration.
+
+    Raises:
+        UsageError: a path is not a run, or the runs were evaluated on different images.
+        ZooError: a run has no predictions.
+    """
+    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    configurations: dict[str, list[Run]] = {}
+    for run in {run.path.resolve(): run for run in opened}.values():
+        asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
+        configurations.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
+    if len(configurations) < 2:
+        return None
+    tables: dict[str, Correct] = {}
+    images: set[tuple[str, ...]] = set()
+    for some in configurations.values():
+        found = [run.predictions() for run in some]
+        images |= {tuple(sorted(table.ids)) for table in found}
+        if len(images) > 1:
+            raise UsageError(
+                "the runs were evaluated on different images",
+                hint="compare runs that share data, split and `--split-seed`",
+            )
+        name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
+        name = name if name not in tables else f"{name} ({some[0].path})"
+        tables[name] = correct(found)
+    return compare_configurations(tables)
+
+
+def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
+    """Compare configurations by which images they have right: `(seeds, images)` each, over the same images."""
+    assert len({table.shape[1] for table in tables.values()}) == 1
+    accuracies = {name: float(table.mean()) for name, table in tables.items()}
+    ordered = sorted(tables, key=lambda name: -accuracies[name])
+    pooled = _pooled(list(tables.values()))
     found = []
     for better, worse in combinations(ordered, 2):
-        one, other = correct[better], correct[worse]
-        found.append((better, worse, p_value(one, other, of_all), _needed(one, other, math.comb(len(ordered), 2))))
+        one, other = tables[better], tables[worse]
+        found.append((better, worse, p_value(one, other, pooled), _needed(one, other, math.comb(len(ordered), 2))))
     adjusted = holm([entry[2] for entry in found])
     pairs = tuple(
         Pair(
@@ -83,58 +117,35 @@ def compare(correct: Mapping[str, npt.NDArray[np.bool_]]) -> Comparison:
     )
 
 
-def compare_runs(runs: Sequence[Run]) -> Comparison | None:
-    """Compare runs that were scored on the same photographs.
+def p_value(one: Correct, other: Correct, pooled: SeedVariance | None = None) -> float:
+    """Two-sided p-value for the difference of two configurations, `(seeds, images)` each.
 
-    Those that differ by their seed alone are one way to train; None where all are one way.
+    One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds. Its variance
+    is that over images and, where accuracies vary from seed to seed by more than images explain, that over seeds.
+    Degrees of freedom by Satterthwaite 1946, from the variances that each part was estimated as.
 
-    Raises:
-        ZooError: a run has no predictions.
+    Two or three seeds say little about how seeds vary. `pooled` is the variance over the seeds of all configurations; a
+    configuration's own counts as the mean of both where it is larger.
     """
-    ways: dict[str, list[Run]] = {}
-    for run in {run.path.resolve(): run for run in runs}.values():
-        asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
-        ways.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
-    if len(ways) < 2:
-        return None
-    tables: dict[str, npt.NDArray[np.bool_]] = {}
-    for some in ways.values():
-        found = [run.predictions() for run in some]
-        name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
-        name = name if name not in tables else f"{name} ({some[0].path})"
-        # by their ids: a later evaluation may have left them in another order
-        tables[name] = np.array([table.correct[np.argsort(table.ids)] for table in found])
-    return compare(tables)
-
-
-def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], of_all: Luck | None = None) -> float:
-    """Two-sided: of so large a difference, were both equally good.
-
-    One seed each: the exact test of McNemar. Several: Student's t of the difference averaged over seeds, whose variance
-    is that over photographs and, where accuracies vary from seed to seed by more than photographs explain, that over
-    seeds. Degrees of freedom by Satterthwaite 1946, from all of the variance that each part was found as.
-
-    Two or three seeds say little of how seeds vary, so that `of_all` brings what all ways that are compared say
-    together; a way's own counts as the mean of both, where it is the larger one.
-    """
-    from scipy.stats import binomtest, t
+    from scipy.stats import t
 
     if len(one) == len(other) == 1:
-        first, second = int((one & ~other).sum()), int((~one & other).sum())
-        return float(binomtest(first, first + second).pvalue) if first + second else 1.0
+        return mcnemar_test(one[0], other[0])
     count = one.shape[1]
     differences = one.mean(axis=0) - other.mean(axis=0)
-    of_photographs = differences.var(ddof=1) / count
-    parts = [(of_photographs, count - 1)]
-    between = 0.0
-    varied = [(luck.widened(of_all), len(table)) for table in (one, other) if (luck := _luck(table)) is not None]
-    for luck, seeds in varied:
-        between += max(luck.beyond, 0.0) / seeds
-    if between > 0 and of_all is not None:  # both rest on the same
-        parts.append((sum(luck.whole / seeds for luck, seeds in varied), of_all.degrees))
-    elif between > 0:
-        parts += [(luck.whole / seeds, luck.degrees) for luck, seeds in varied]
-    variance = of_photographs + between
+    over_images = differences.var(ddof=1) / count
+    parts = [(over_images, count - 1)]
+    over_seeds = 0.0
+    varied = [
+        (found.widened(pooled), len(table)) for table in (one, other) if (found := _seed_variance(table)) is not None
+    ]
+    for found, seeds in varied:
+        over_seeds += max(found.beyond, 0.0) / seeds
+    if over_seeds > 0 and pooled is not None:  # both rest on the same estimate
+        parts.append((sum(found.whole / seeds for found, seeds in varied), pooled.degrees))
+    elif over_seeds > 0:
+        parts += [(found.whole / seeds, found.degrees) for found, seeds in varied]
+    variance = over_images + over_seeds
     if variance == 0:
         return 1.0 if differences.mean() == 0 else 0.0
     degrees = variance**2 / sum(part**2 / its for part, its in parts)
@@ -142,70 +153,52 @@ def p_value(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], of_all: Lu
 
 
 @dataclass(frozen=True, kw_only=True)
-class Luck:
+class SeedVariance:
     """The variance of an accuracy from seed to seed."""
 
     whole: float
-    beyond: float  # less that of photographs that flip by chance; may be below 0
+    beyond: float  # without the part that comes from images flipping by chance; may be below 0
     degrees: int  # of freedom
 
-    def widened(self, of_all: Luck | None) -> Luck:
-        """Half of the way from `of_all` to this one, where it is larger; else `of_all`."""
-        if of_all is None:
+    def widened(self, pooled: SeedVariance | None) -> SeedVariance:
+        """The mean of `pooled` and this one where this one is larger; else `pooled`."""
+        if pooled is None:
             return self
-        return Luck(
-            whole=max((self.whole + of_all.whole) / 2, of_all.whole),
-            beyond=max((self.beyond + of_all.beyond) / 2, of_all.beyond),
-            degrees=of_all.degrees,
+        return SeedVariance(
+            whole=max((self.whole + pooled.whole) / 2, pooled.whole),
+            beyond=max((self.beyond + pooled.beyond) / 2, pooled.beyond),
+            degrees=pooled.degrees,
         )
 
 
-def _luck(table: npt.NDArray[np.bool_]) -> Luck | None:
-    """Of one way to train; None of one seed."""
+def _seed_variance(table: Correct) -> SeedVariance | None:
+    """The seed variance of one configuration; None for a single seed."""
     seeds, count = table.shape
     if seeds == 1:
         return None
     share = table.mean(axis=0)
     flips = float((share * (1 - share)).sum()) * seeds / (seeds - 1) / count**2
     whole = float(table.mean(axis=1).var(ddof=1))
-    return Luck(whole=whole, beyond=whole - flips, degrees=seeds - 1)
+    return SeedVariance(whole=whole, beyond=whole - flips, degrees=seeds - 1)
 
 
-def _pooled(tables: Sequence[npt.NDArray[np.bool_]]) -> Luck | None:
-    """Of all ways together; None where all have one seed."""
-    found = [luck for table in tables if (luck := _luck(table)) is not None]
-    degrees = sum(luck.degrees for luck in found)
+def _pooled(tables: Sequence[Correct]) -> SeedVariance | None:
+    """The seed variance of all configurations together; None where all have a single seed."""
+    found = [variance for table in tables if (variance := _seed_variance(table)) is not None]
+    degrees = sum(variance.degrees for variance in found)
     if not degrees:
         return None
-    return Luck(
-        whole=sum(luck.whole * luck.degrees for luck in found) / degrees,
-        beyond=sum(luck.beyond * luck.degrees for luck in found) / degrees,
+    return SeedVariance(
+        whole=sum(variance.whole * variance.degrees for variance in found) / degrees,
+        beyond=sum(variance.beyond * variance.degrees for variance in found) / degrees,
         degrees=degrees,
     )
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """P-values adjusted for their number: Holm 1979, "A simple sequentially rejective multiple test procedure"."""
-    order = sorted(range(len(values)), key=lambda index: values[index])
-    found, highest = [0.0] * len(values), 0.0
-    for rank, index in enumerate(order):
-        highest = max(highest, min(1.0, values[index] * (len(values) - rank)))
-        found[index] = highest
-    return found
-
-
-def _needed(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_], pairs: int) -> int | None:
-    """Photographs with which such a difference is found in `POWER` of cases, at the level that all pairs leave to one.
-
-    Connor 1987, "Sample size for testing differences in proportions for the paired-sample design".
-    """
-    from scipy.stats import norm
-
+def _needed(one: Correct, other: Correct, pairs: int) -> int | None:
+    """Images with which the difference seen would be found in `POWER` of cases, after a correction for all pairs."""
     difference = float(one.mean() - other.mean())
     if difference <= 0:
         return None
-    discordant = max(float(np.mean([(mine != its).mean() for mine in one for its in other])), difference)
-    level, power = norm.isf(LEVEL / pairs / 2), norm.ppf(POWER)
-    spread = math.sqrt(max(discordant - difference**2, 0.0))
-    needed: float = ((level * math.sqrt(discordant) + power * spread) / difference) ** 2
-    return math.ceil(needed)
+    discordant = max(float(np.mean([(a != b).mean() for a in one for b in other])), difference)
+    return images_needed(discordant, difference, level=LEVEL / pairs, power=POWER)

@@ -8,11 +8,12 @@ import numpy as np
 
 from zoo.data.decoding import decode_all, default_workers
 from zoo.data.image import pixels
+from zoo.data.splitting import balanced_order
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import Calibration
 
 if TYPE_CHECKING:
-    from zoo.dataset import Images, Sample
+    from zoo.dataset import Images
     from zoo.runs.run import Run
 
 RANGES = 32  # photographs that ranges are read off
@@ -41,7 +42,9 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     _require(len(samples), "are there")
     count = min(count, len(samples) // 2)
     shown, labels = [], []
-    for sample, result in decode_all(_spread(samples, run.experiment.seed)[: count + CHOICES], default_workers()):
+    for sample, result in decode_all(
+        balanced_order(samples, run.experiment.seed)[: count + CHOICES], default_workers()
+    ):
         if isinstance(result, np.ndarray):
             shown.append(pixels(result, run.preprocess))
             labels.append(run.classes.index(sample.label))
@@ -49,18 +52,6 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     count = min(count, len(shown) // 2)
     batch = np.stack(shown)
     return Calibration(ranges=batch[:count], choices=batch[count:], labels=np.array(labels[count:], np.int64))
-
-
-def _spread(samples: list[Sample], seed: int) -> list[Sample]:
-    """In an order by chance in which no class has two more than another, as long as it has any."""
-    generator = np.random.default_rng(seed)
-    taken: dict[str, int] = {}
-    keyed = []
-    for index in generator.permutation(len(samples)):
-        label = samples[index].label
-        taken[label] = taken.get(label, 0) + 1
-        keyed.append((taken[label], float(generator.random()), int(index)))
-    return [samples[index] for _, _, index in sorted(keyed)]
 
 
 def _require(count: int, what: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import ZooError
+from zoo.evaluation.statistics import paired_difference_interval, wilson_interval
 from zoo.exporter import StageDifference
 from zoo.predictions import Predictions
 
@@ -120,8 +120,6 @@ def compare(
     Raises:
         ZooError: they hold different images or classes.
     """
-    from scipy.stats import binomtest
-
     position = {name: index for index, name in enumerate(theirs.ids)}
     missing = [name for name in ours.ids if name not in position]
     if missing or ours.classes != theirs.classes:
@@ -138,7 +136,6 @@ def compare(
     apart = np.nan_to_num(np.abs(probabilities - ours.probabilities), nan=1.0)  # no number is no probability
     right, run_right = predicted == ours.labels, ours.correct
     lost = run_right.astype(np.float64) - right
-    share = binomtest(len(flipped), len(rows)).proportion_ci(method="wilson")
     return Parity(
         precision=precision,
         images=len(rows),
@@ -154,10 +151,10 @@ def compare(
             )
             for index in flipped
         ),
-        flip_interval=(float(share.low), float(share.high)),
+        flip_interval=wilson_interval(len(flipped), len(rows)),
         accuracy=float(right.mean()),
         run_accuracy=float(run_right.mean()),
-        drop_interval=paired_interval(run_right, right),
+        drop_interval=paired_difference_interval(run_right, right),
         drop_per_class={
             name: float(lost[ours.labels == index].mean())
             for index, name in enumerate(names)
@@ -167,31 +164,3 @@ def compare(
         stages=stages,
         provider=provider,
     )
-
-
-def paired_interval(right: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """The 95 % interval of how much smaller the share of `other` is than that of `right`, over the same photographs.
-
-    Newcombe 1998, "Improved confidence intervals for the difference between binomial proportions based on paired data",
-    method 10: from Wilson's intervals of both shares and their correlation. It has a width where nothing differs, too.
-    """
-    from scipy.stats import binomtest
-
-    count = len(right)
-    both, mine, its = int((right & other).sum()), int((right & ~other).sum()), int((~right & other).sum())
-    neither = count - both - mine - its
-    first, second = (both + mine) / count, (both + its) / count
-    wilson = [binomtest(int(one.sum()), count).proportion_ci(method="wilson") for one in (right, other)]
-    spread = (both + mine) * (its + neither) * (both + its) * (mine + neither)
-    correlation = 0.0
-    if spread > 0:
-        product = both * neither - mine * its
-        corrected = max(product - count / 2, 0) if product > 0 else product
-        correlation = corrected / spread**0.5
-
-    def side(one: float, two: float) -> float:
-        return math.sqrt(max(one**2 - 2 * correlation * one * two + two**2, 0.0))
-
-    low = side(first - wilson[0].low, wilson[1].high - second)
-    high = side(second - wilson[1].low, wilson[0].high - first)
-    return first - second - low, first - second + high

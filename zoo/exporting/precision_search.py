@@ -17,7 +17,7 @@ TIMED = 1.0  # seconds of each file
 
 
 @dataclass(frozen=True, kw_only=True)
-class Candidate:
+class PrecisionCandidate:
     """What became of one precision: its parity, its size in bytes, its latency (seconds, with the 95 % interval)."""
 
     precision: str
@@ -37,7 +37,7 @@ class Candidate:
         }
 
 
-def fastest(candidates: Sequence[Candidate]) -> Candidate:
+def fastest(candidates: Sequence[PrecisionCandidate]) -> PrecisionCandidate:
     """The candidate with the least latency; but fp32, where it cannot be told apart from it or was not timed."""
     plain = candidates[0]
     if plain.precision == "fp32" and not plain.told_apart:
@@ -47,8 +47,8 @@ def fastest(candidates: Sequence[Candidate]) -> Candidate:
 
 
 def time_candidates(
-    candidates: Sequence[Candidate], files: Mapping[str, Path], exporter: Exporter, plugins: Plugins
-) -> list[Candidate]:
+    candidates: Sequence[PrecisionCandidate], files: Mapping[str, Path], exporter: Exporter, plugins: Plugins
+) -> list[PrecisionCandidate]:
     """The candidates that passed with the latency of one photograph, by turns, on the device that they were held to."""
     from zoo.latency.measurement import bench
 
@@ -65,7 +65,7 @@ def time_candidates(
     )
     found = {outcome.target: outcome.measurements[0] for outcome in report.measured}
 
-    def with_latency(one: Candidate) -> Candidate:
+    def with_latency(one: PrecisionCandidate) -> PrecisionCandidate:
         measured = found.get(str(files[one.precision]))
         if measured is None:
             return one

@@ -68,3 +68,20 @@ def verify(
     parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
     detail = str(parity) + "".join(f"\n  {flip}" for flip in parity.flips[:10])
     return [*checks, Check(name="photographs", passed=parity.passed, detail=detail)]
+
+
+def inspect(file: Path | str, *, plugins: Plugins | None = None) -> dict[str, Any]:
+    """Everything that an exported file says about itself, as JSON values; `verify` tells whether it is true.
+
+    Raises:
+        UsageError: the file or its format is unknown, or files of this format cannot be inspected.
+        ZooError: the file cannot be read.
+    """
+    from zoo.plugin import Plugins
+
+    path = Path(file)
+    exporter = find_exporter(path, plugins or Plugins())
+    if exporter.inspect is None:
+        raise UsageError(f"`{exporter.name}` files cannot be inspected", hint="`zoo verify` checks them")
+    found: dict[str, Any] = load_target(exporter.inspect)(path)
+    return found

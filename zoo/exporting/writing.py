@@ -15,9 +15,11 @@ from zoo.errors import UsageError, ZooError, quoted
 from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision
 from zoo.exporting.calibration_set import RANGES, check_count, draw
 from zoo.exporting.parity import TOLERANCE, Parity, compare
-from zoo.exporting.precision_search import Candidate, fastest, time_candidates
-from zoo.progress import Progress, Silent
+from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
+from zoo.progress import LogProgress, Progress
 from zoo.runs.run import Run, now
+from zoo.runtime import DeviceName
+from zoo.storage.files import unwritable
 from zoo.system.environment import versions
 from zoo.target import load_target
 
@@ -38,7 +40,7 @@ class Exported:
     path: Path
     size: int  # bytes
     parity: Parity
-    candidates: tuple[Candidate, ...] = field(default=())
+    candidates: tuple[PrecisionCandidate, ...] = field(default=())
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -75,7 +77,7 @@ def export(
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
-    plugins, progress = plugins or Plugins(), progress or Silent()
+    plugins, progress = plugins or Plugins(), progress or LogProgress()
     choose_device(device, "fp32")  # known to be there before the minutes that writing may take
     run = run if isinstance(run, Run) else Run.open(run)
     exporter = plugins.exporters.find(to).value
@@ -90,7 +92,7 @@ def export(
     samples = _as_scored(run, ours, choose_split(images, ours.split)[1])
     network = run.load_network(plugins)
     shown: Calibration | None = None
-    refused: list[Candidate] = []
+    refused: list[PrecisionCandidate] = []
     if "int8" in wanted:
         try:
             shown = draw(run, images, calibration or RANGES)
@@ -100,7 +102,7 @@ def export(
             if precision != "auto":
                 raise
             wanted = tuple(one for one in wanted if one != "int8")
-            refused.append(Candidate(precision="int8", failure=error.message))
+            refused.append(PrecisionCandidate(precision="int8", failure=error.message))
             progress.note(f"int8: {error.message}")
     spec = ExportSpec(
         model=network.model,
@@ -113,7 +115,7 @@ def export(
         max_drop=MAX_DROP if max_drop is None else max_drop,
         note=progress.note,
     )
-    candidates: list[Candidate] = []
+    candidates: list[PrecisionCandidate] = []
     try:
         with _beside(target, wanted) as files:
             for name in wanted:
@@ -124,7 +126,7 @@ def export(
                     if precision != "auto":
                         raise
                     progress.note(f"{name}: {error.message}")
-                    candidates.append(Candidate(precision=name, failure=error.message))
+                    candidates.append(PrecisionCandidate(precision=name, failure=error.message))
             good = [one for one in candidates if not one.failure]
             if not good:
                 raise ZooError(f"no precision passed; the first: {candidates[0].failure}")
@@ -135,7 +137,7 @@ def export(
                 best = fastest([one for one in candidates if not one.failure])
             _move(files[best.precision], target, exporter)
     except OSError as error:
-        raise ZooError(f"`{target}` cannot be written: {error.strerror or error}") from error
+        raise unwritable(target, error) from error
     finally:
         progress.stop()
     assert best.parity is not None and best.size is not None
@@ -178,7 +180,7 @@ def _precisions(
 
 
 def _check_device(exporter: Exporter, device: str) -> None:
-    if device.partition(":")[0] not in ("auto", *exporter.devices):
+    if DeviceName.parse(device).kind not in ("auto", *exporter.devices):
         raise UsageError(f"`{exporter.name}` files run on {' '.join(exporter.devices)}, not on `{device}`")
 
 
@@ -246,7 +248,7 @@ def _write(
     samples: tuple[Sample, ...],
     device: str,
     progress: Progress,
-) -> Candidate:
+) -> PrecisionCandidate:
     """Write one precision and hold it to the run.
 
     Raises:
@@ -276,7 +278,7 @@ def _write(
     if exporter.annotate is not None:
         load_target(exporter.annotate)(spec.file, found[0].summary())
         _check_itself(spec, exporter)  # the file that is kept is the one that was written last
-    return Candidate(precision=spec.precision, parity=found[0], size=_size(spec.file))
+    return PrecisionCandidate(precision=spec.precision, parity=found[0], size=_size(spec.file))
 
 
 def _check_itself(spec: ExportSpec, exporter: Exporter) -> None:

@@ -1,7 +1,6 @@
-"""The feed: what the part of a network that trains is given, for any images and views.
+"""Inputs of a network, and outputs of its frozen prefix: for any images and views, computed or read from the store.
 
-Either views of the images as the network's input, or, where the network is cut, the rows of its frozen prefix: from the
-store, or computed when they are asked for. Both ways give the same bits.
+Both ways give the same bits.
 """
 
 from __future__ import annotations
@@ -17,44 +16,46 @@ import numpy.typing as npt
 import torch
 
 from zoo.data.augmentation import draw_views, image_key, make_view
-from zoo.data.decoding import Scanned
+from zoo.data.decoding import DecodedImages
 from zoo.data.image import normalise
 from zoo.experiment import Augment
-from zoo.feature_cache.split_network import BLOCKS, Cut, Rows, block_size, in_blocks
+from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, prefix_in_blocks
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.tensor_store import Store, digest_of_texts
 
-# Bytes of a shard of the store, and its most images: large enough to write at once, small enough to lose
+# Most bytes and images of a shard in the store: large enough to write at once, small enough to lose
 SHARD, SHARD_IMAGES = 32 * 2**20, 1024
 
 Indices = npt.NDArray[np.int64]
 
 
-class Source(Protocol):
-    """Images of one part of the data, as a network's input."""
+class InputSource(Protocol):
+    """Images of one part of the data, as a network's inputs."""
 
-    part: Scanned
+    part: DecodedImages
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         """Normalised float32 `(N, 3, H, W)`, channels last, on the device."""
         ...
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
-        """JSON that tells these inputs from all others."""
+        """JSON values that tell these inputs from all others."""
         ...
 
 
-class Views:
-    """Random views of the training images, by a seed of (image, view); `plain` ones are centre crops."""
+class AugmentedViews:
+    """Random views of the training images, each drawn by a seed of (image, view). `plain` views are centre crops."""
 
-    def __init__(self, part: Scanned, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device) -> None:
+    def __init__(
+        self, part: DecodedImages, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device
+    ) -> None:
         self.part = part
         self.augment = augment
         self.seed = seed
         self.preprocess = preprocess
         self.place = place
-        self.drawing = 0.0  # seconds
+        self.drawing = 0.0  # seconds spent on drawing views
         self._view = make_view(augment, preprocess.crop)
         self.keys = [image_key(sample.id) for sample in part.samples]
         self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
@@ -62,15 +63,15 @@ class Views:
         self._mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(place)
         self._scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(place)
 
-    def plain(self) -> Views:
+    def plain(self) -> AugmentedViews:
         """The same images without augmentation."""
-        return Views(self.part, "none", self.seed, self.preprocess, self.place)
+        return AugmentedViews(self.part, "none", self.seed, self.preprocess, self.place)
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         started = perf_counter()
         asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
         chosen = self.canvases[indices]
-        if self.place.type == "cuda":  # chance is drawn on the CPU, pixels are moved about by the GPU
+        if self.place.type == "cuda":  # random numbers are drawn on the CPU, pixels are moved by the GPU
             chosen = chosen.pin_memory().to(self.place, non_blocking=True)
         drawn = draw_views(chosen, asked, self._view, self.seed)
         self.drawing += perf_counter() - started
@@ -84,15 +85,15 @@ class Views:
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
         if self.augment != "none":
-            names = [self.keys[index] for index in indices.tolist()]  # a view is drawn by an image's name
+            names = [self.keys[index] for index in indices.tolist()]  # a view depends on the image's name
             found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
         return found
 
 
-class Crops:
+class EvaluationCrops:
     """Images as evaluation sees them."""
 
-    def __init__(self, part: Scanned, preprocess: Preprocess, place: torch.device) -> None:
+    def __init__(self, part: DecodedImages, preprocess: Preprocess, place: torch.device) -> None:
         self.part = part
         self.preprocess = preprocess
         self.place = place
@@ -106,24 +107,24 @@ class Crops:
 
 
 @dataclass
-class Spent:
-    """Seconds, by what they went into."""
+class Seconds:
+    """Seconds spent so far."""
 
-    prefix: float = 0.0
-    store: float = 0.0  # reading and writing
+    prefix: float = 0.0  # computing the prefix
+    store: float = 0.0  # reading and writing the store
 
 
-class PrefixRows:
-    """Rows of a cut's prefix for the images of a source, `block` at a time whoever asks.
+class PrefixOutputs:
+    """Outputs of a split network's prefix for the images of a source, as rows.
 
-    With a store, a view's rows are computed for all images when it is first prepared, and kept; without one, or once it
-    fails, for the images that are asked for.
+    The prefix is computed in blocks of a fixed size. With a store, the rows of a view are computed for all images when
+    the view is first prepared, and kept. Without one, or once it fails, they are computed for the images asked for.
     """
 
     def __init__(
         self,
-        cut: Cut,
-        source: Source,
+        split: SplitNetwork,
+        source: InputSource,
         *,
         store: Store | None,
         key: Mapping[str, Any],
@@ -131,21 +132,21 @@ class PrefixRows:
         progress: Progress,
         title: str,
     ) -> None:
-        self.cut = cut
+        self.split = split
         self.source = source
         self.store = store
-        self.block = block_size(batch_size, BLOCKS.get(cut.place.type, 64))
+        self.block = block_size(batch_size, BLOCKS.get(split.place.type, 64))
         self.progress = progress
         self.title = title
-        self.spent = Spent()
-        self.read = self.computed = 0  # images whose rows came from the store, and that were computed
+        self.spent = Seconds()
+        self.read = self.computed = 0  # images whose rows were read from the store, and that were computed
         self._shards: dict[int, list[Rows]] = {}  # view -> shards
-        per = min(SHARD_IMAGES, max(SHARD // max(cut.bytes, 1), 1))
+        per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
-        self._key = {**key, "block": self.block, "prefix": cut.digest()} if store is not None else {}
+        self._key = {**key, "block": self.block, "prefix": split.digest()} if store is not None else {}
 
     def prepare(self, view: int) -> None:
-        """See to it that a view's rows are stored, of all images, where there is a store."""
+        """Make sure that the rows of a view are stored for all images, where there is a store."""
         if self.store is None or view in self._shards:
             return
         count = len(self.source.part.labels)
@@ -182,7 +183,7 @@ class PrefixRows:
         if any(view not in self._shards for view in views):
             return self._compute(indices, views)
         started = perf_counter()
-        rows = tuple(torch.empty((len(indices), *end.shape), dtype=end.dtype) for end in self.cut.ends)
+        rows = tuple(torch.empty((len(indices), *tensor.shape), dtype=tensor.dtype) for tensor in self.split.boundary)
         wanted = np.asarray(views)
         for view in dict.fromkeys(views):
             for number, shard in enumerate(self._shards[view]):
@@ -191,7 +192,7 @@ class PrefixRows:
                     here = torch.from_numpy(indices[mine] % self.per_shard)
                     for row, kept in zip(rows, shard):
                         row[torch.from_numpy(mine)] = kept[here]
-        rows = tuple(row.to(self.cut.place) for row in rows)
+        rows = tuple(row.to(self.split.place) for row in rows)
         self.spent.store += perf_counter() - started
         return rows
 
@@ -203,7 +204,7 @@ class PrefixRows:
             part = slice(start, start + self.block)
             inputs = self.source.inputs(indices[part], views[part])
             started = perf_counter()
-            parts.append(in_blocks(self.cut, inputs, self.block))
+            parts.append(prefix_in_blocks(self.split, inputs, self.block))
             self.spent.prefix += perf_counter() - started
             advance(len(inputs))
         self.computed += len(indices)
@@ -216,8 +217,9 @@ class PrefixRows:
         self.spent.store += perf_counter() - started
         if found is None:
             return None
-        rows = tuple(found.get(str(number), torch.empty(0)) for number in range(len(self.cut.ends)))
-        if any(row.shape != (count, *end.shape) or row.dtype != end.dtype for row, end in zip(rows, self.cut.ends)):
+        boundary = self.split.boundary
+        rows = tuple(found.get(str(number), torch.empty(0)) for number in range(len(boundary)))
+        if any(row.shape != (count, *one.shape) or row.dtype != one.dtype for row, one in zip(rows, boundary)):
             return None
         self.read += count
         return rows
@@ -227,14 +229,14 @@ class PrefixRows:
         started = perf_counter()
         kept = self.store.write(key, {str(number): row.cpu().contiguous() for number, row in enumerate(rows)})
         self.spent.store += perf_counter() - started
-        if kept is None:  # another process may have made room for its own at once: these stay in memory
+        if kept is None:  # another process may have evicted the entry at once: these rows stay in memory
             return rows if self.store.failure is None else None
         return tuple(kept[str(number)] for number in range(len(rows)))
 
 
 def default_views(epochs: int) -> int:
-    """Views of an image that a cut phase trains on where `--views` does not say: the root of its epochs, rounded.
+    """Views of an image that a phase with a frozen prefix trains on by default: the square root of its epochs, rounded.
 
-    So that the prefix is computed ever more seldom than the rest as epochs grow: 2 for 5, 4 for 20, 10 for 100.
+    The cost of the prefix then grows more slowly than the number of epochs: 2 views for 5 epochs, 4 for 20, 10 for 100.
     """
     return max(1, round(math.sqrt(epochs)))

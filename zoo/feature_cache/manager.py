@@ -1,4 +1,4 @@
-"""The cutter: cuts a run's network where its frozen part ends, and decides what of that part is kept."""
+"""The feature cache of one run: splits its network where the frozen part ends, and decides which outputs to keep."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
-from zoo.data.decoding import Scanned
-from zoo.experiment import Experiment
-from zoo.feature_cache.loader import Crops, PrefixRows, Source
-from zoo.feature_cache.policy import judge_prefix
-from zoo.feature_cache.split_network import Cut
+from zoo.data.decoding import DecodedImages
+from zoo.experiment import Cache
+from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
+from zoo.feature_cache.policy import decide_caching
+from zoo.feature_cache.split_network import SplitNetwork
 from zoo.networks.tracing import MORE, eval_mode, noise
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
@@ -25,7 +25,7 @@ from zoo.storage.tensor_store import Store
 from zoo.system.device import Device
 from zoo.system.environment import machine, versions
 
-# What makes pixels and rows: another version of it finds nothing that this one kept
+# The code that makes pixels and rows: when any of it changes, entries of the store are not found any more
 CODE = (
     "zoo.data.augmentation",
     "zoo.data.image",
@@ -37,87 +37,107 @@ CODE = (
 )
 
 
-class Cutter:
-    """Cuts networks for one run. Without a `store` nothing is kept."""
+class FeatureCache:
+    """Splits networks for one run, and keeps outputs of their frozen prefixes in a store.
+
+    Args:
+        asked: the setting `--cache`.
+        batch_size: of training, from which the size of blocks follows.
+        backbone: qualified name, part of the key of an entry.
+        store: None where nothing is kept.
+    """
 
     def __init__(
         self,
-        experiment: Experiment,
+        *,
+        asked: Cache,
+        batch_size: int,
         preprocess: Preprocess,
         device: Device,
         progress: Progress,
-        *,
         backbone: str = "",
         store: Store | None = None,
     ) -> None:
-        self.experiment = experiment
+        self.asked = asked
+        self.batch_size = batch_size
         self.preprocess = preprocess
         self.device = device
         self.progress = progress
         self.backbone = backbone
         self.store = store
         self._told: set[str] = set()
-        self._last: tuple[Any, Cut] | None = None  # a solved phase trains and scores with one and the same
+        self._last: tuple[Any, SplitNetwork] | None = None  # a solved phase trains and scores with the same split
 
-    def cut(self, network: Network, late: Collection[str], *, evaluate: bool = False) -> Cut | None:
-        """A cut before all that depends on `late`; None where nothing is frozen before it, or no cut can be.
+    def split(self, network: Network, trainable: Collection[str], *, evaluate: bool = False) -> SplitNetwork | None:
+        """The network split before all that depends on `trainable`; None where it cannot be, or nothing is frozen.
 
-        To train, the network is taken in the modes that it is in; to `evaluate`, in eval mode and fp32.
+        For training, modules keep the modes that they are in; to `evaluate`, they are in eval mode and compute in fp32.
         """
         first = network.anatomy.stages[0].parameters
-        if not late or not first or set(first) & set(late):
-            if self.experiment.cache == "on" and not evaluate:
+        if not trainable or not first or set(first) & set(trainable):
+            if self.asked == "on" and not evaluate:
                 self._tell("`--cache on`: nothing is frozen before what trains, so there is nothing to keep")
             return None
         try:
             if not evaluate:
-                return self._cut(network.model, late, self.device.autocast)
+                return self._split(network.model, trainable, self.device.autocast)
             with eval_mode(network.model):
-                return self._cut(network.model, late, None)
+                return self._split(network.model, trainable, None)
         except ValueError as error:
-            self._tell(f"`{network.anatomy.backbone}` cannot be cut, so what is frozen is computed again: {error}")
+            self._tell(
+                f"`{network.anatomy.backbone}` cannot be split, so its frozen part is computed in every epoch: {error}"
+            )
             return None
 
-    def _cut(self, model: nn.Module, late: Collection[str], autocast: torch.dtype | None) -> Cut:
-        asked = (id(model), frozenset(late), autocast, tuple(module.training for module in model.modules()))
-        if self._last is None or self._last[0] != asked or not self._last[1].still_holds():
-            self._last = asked, Cut(model, late, noise(MORE, self.preprocess.crop, self.device.place), autocast)
+    def _split(self, model: nn.Module, trainable: Collection[str], autocast: torch.dtype | None) -> SplitNetwork:
+        asked = (id(model), frozenset(trainable), autocast, tuple(module.training for module in model.modules()))
+        if self._last is None or self._last[0] != asked or not self._last[1].unchanged():
+            images = noise(MORE, self.preprocess.crop, self.device.place)
+            self._last = asked, SplitNetwork(model, trainable, images, autocast)
         return self._last[1]
 
-    def rows(self, cut: Cut, source: Source, *, epochs: int, views: int, title: str) -> PrefixRows:
-        """Rows of the images of a source, kept if that pays; one line says so. `epochs` is 0 for a single pass."""
+    def outputs(
+        self, split: SplitNetwork, source: InputSource, *, epochs: int, views: int, title: str
+    ) -> PrefixOutputs:
+        """Outputs of the prefix for the images of a source, kept if that saves time, which a note says.
+
+        `epochs` is 0 where the outputs are used once.
+        """
         store = None
         if self.store is not None:
             images = len(source.part.labels)
-            verdict = judge_prefix(
-                cut, self.experiment.cache, self.store, images=images, views=views, epochs=epochs, what=title
+            decision = decide_caching(
+                split, self.asked, self.store, images=images, views=views, epochs=epochs, what=title
             )
-            self._tell(verdict.text)
-            store = self.store if verdict.keep else None
-        return self._rows(cut, source, store, title)
+            self._tell(decision.text)
+            store = self.store if decision.keep else None
+        return self._outputs(split, source, store, title)
 
-    def judged(self, network: Network, late: Collection[str], part: Scanned) -> PrefixRows | None:
-        """Rows of a part that is scored; None where the network is not cut."""
-        cut = self.cut(network, late, evaluate=True)
-        if cut is None:
+    def evaluation_outputs(
+        self, network: Network, trainable: Collection[str], part: DecodedImages
+    ) -> PrefixOutputs | None:
+        """Outputs of the prefix for a part that is evaluated; None where the network is not split."""
+        split = self.split(network, trainable, evaluate=True)
+        if split is None:
             return None
-        store = self.store if self.experiment.cache != "off" else None
-        if store is not None and cut.bytes * len(part.labels) > store.budget:
+        store = self.store if self.asked != "off" else None
+        if store is not None and split.bytes * len(part.labels) > store.budget:
             store = None
-        return self._rows(cut, Crops(part, self.preprocess, self.device.place), store, "frozen prefix to score")
+        source = EvaluationCrops(part, self.preprocess, self.device.place)
+        return self._outputs(split, source, store, "frozen prefix for evaluation")
 
-    def _rows(self, cut: Cut, source: Source, store: Store | None, title: str) -> PrefixRows:
-        return PrefixRows(
-            cut,
+    def _outputs(self, split: SplitNetwork, source: InputSource, store: Store | None, title: str) -> PrefixOutputs:
+        return PrefixOutputs(
+            split,
             source,
             store=store,
-            key=self._key(cut),
-            batch_size=self.experiment.batch_size,
+            key=self._key(split),
+            batch_size=self.batch_size,
             progress=self.progress,
             title=title,
         )
 
-    def _key(self, cut: Cut) -> dict[str, Any]:
+    def _key(self, split: SplitNetwork) -> dict[str, Any]:
         """What the bits of a row depend on beside weights, graph and pixels."""
         place = self.device.place
         return {
@@ -125,7 +145,7 @@ class Cutter:
             "code": source_key(*(Path(str(sys.modules[name].__file__)) for name in CODE)),
             "backbone": self.backbone,
             "engine": "torch",
-            "precision": str(cut.autocast),
+            "precision": str(split.autocast),
             "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
             "threads": torch.get_num_threads(),
             "processor": [machine()["processor"], torch.backends.cpu.get_cpu_capability(), platform.machine()],

@@ -1,4 +1,4 @@
-"""The cost model: whether keeping a frozen prefix pays, from what a few images took, and what it will come to."""
+"""Caching policy: whether it saves time to keep the outputs of a frozen prefix, and what it will cost."""
 
 from __future__ import annotations
 
@@ -8,48 +8,50 @@ from dataclasses import dataclass
 from time import perf_counter
 
 from zoo.experiment import Cache
-from zoo.feature_cache.split_network import Cut
+from zoo.feature_cache.split_network import SplitNetwork
 from zoo.storage.tensor_store import Store, size_text
 
-# Bytes that the store's folder is tried with
+# Bytes written and read to measure the speed of the store's folder
 PROBE = 4 * 2**20
 
-# To write a value and read it back may cost this share of computing it; measured on few images, so with a margin
+# Writing and reading a value may take at most this share of the time to compute it. Both are measured on little data,
+# hence the margin
 WORTH = 0.5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """Whether a phase's prefix is kept, and why, in one line."""
+class CacheDecision:
+    """Whether the outputs of a phase's prefix are kept, and why, in one line."""
 
     keep: bool
     text: str
 
 
-def judge_prefix(cut: Cut, asked: Cache, store: Store, *, images: int, views: int, epochs: int, what: str) -> Verdict:
-    """Decide for `images` that a phase shows `epochs` times in `views` views; 0 epochs: it is solved in one pass.
+def decide_caching(
+    split: SplitNetwork, asked: Cache, store: Store, *, images: int, views: int, epochs: int, what: str
+) -> CacheDecision:
+    """Decide for a phase that trains for `epochs` (0: it is solved in one pass) on `views` views of `images` images.
 
-    It decides on time alone: kept or not, the numbers that come out are the same.
+    Only time depends on the decision; the results are the same.
     """
-    size = images * views * cut.bytes
-    once, again = cut.seconds * images * views, cut.seconds * images * max(epochs, 1)
+    size = images * views * split.bytes
+    once, again = split.seconds * images * views, split.seconds * images * max(epochs, 1)
     text = f"{what}: {views} view{'s' if views > 1 else ''} of {images:,} images, {size_text(size)}"
+    every = f"{text}, computed in every epoch"
     if asked == "off":
-        return Verdict(keep=False, text=f"{text}, computed in every epoch (`--cache off`)")
+        return CacheDecision(keep=False, text=f"{every} (`--cache off`)")
     if store.folder is None:
-        return Verdict(keep=False, text=f"{text}, computed in every epoch: there is no cache folder (set ZOO_CACHE)")
+        return CacheDecision(keep=False, text=f"{every}: there is no cache folder (set ZOO_CACHE)")
     budget = store.budget
-    took = _seconds_per_byte(store) * cut.bytes if store.failure is None and size <= budget else 0.0
+    took = _seconds_per_byte(store) * split.bytes if store.failure is None and size <= budget else 0.0
     if store.failure is not None:
-        return Verdict(keep=False, text=f"{text}, computed in every epoch: {store.failure}")
+        return CacheDecision(keep=False, text=f"{every}: {store.failure}")
     if size > budget:
-        return Verdict(
-            keep=False, text=f"{text}, computed in every epoch: over the store's budget of {size_text(budget)}"
-        )
-    if asked == "auto" and took > WORTH * cut.seconds:
-        return Verdict(keep=False, text=f"{text}, computed in every epoch: that is as fast as to keep it")
+        return CacheDecision(keep=False, text=f"{every}: over the store's budget of {size_text(budget)}")
+    if asked == "auto" and took > WORTH * split.seconds:
+        return CacheDecision(keep=False, text=f"{every}: computing is as fast as reading it back")
     gain = f", about {_text(once)} in place of {_text(again)}" if epochs > views else ""
-    return Verdict(keep=True, text=f"{text}, computed once and kept{gain}")
+    return CacheDecision(keep=True, text=f"{text}, computed once and kept{gain}")
 
 
 def _text(seconds: float) -> str:
@@ -57,7 +59,7 @@ def _text(seconds: float) -> str:
 
 
 def _seconds_per_byte(store: Store) -> float:
-    """To write into the store's folder and read it back; infinite where it cannot be written."""
+    """Seconds to write a byte into the store's folder and read it back; infinite where it cannot be written."""
     assert store.folder is not None
     data = os.urandom(PROBE)
     started = perf_counter()

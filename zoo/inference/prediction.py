@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.decoding import BadFile, decode_all, default_workers
-from zoo.data.image import SUFFIXES, BadImage
+from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
 from zoo.inference.opening import find_exporter, open_model
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
 
-# Photographs in memory at once; 12 megapixels are 36 MB
+# Images classified at once; one of 12 megapixels takes 36 MB of memory
 BATCH = 8
 
 
@@ -106,25 +106,46 @@ def predict(
     samples = [Sample(str(path), "", Path(path)) for path in photographs]
     found: list[Prediction] = []
     bad: list[BadFile] = []
-    pending: list[tuple[str, npt.NDArray[np.uint8]]] = []
-
-    def flush() -> None:
-        if pending:
-            probabilities = softmax(predictor.logits([pixels for _, pixels in pending]))
-            for (name, _), row in zip(pending, probabilities):
-                order = np.argsort(-row, kind="stable")[:top]
-                found.append(Prediction(path=name, top=tuple((predictor.classes[i], float(row[i])) for i in order)))
-            pending.clear()
-
-    for sample, result in decode_all(samples, workers or default_workers()):
+    for sample, result in predict_all(predictor, samples, workers=workers or default_workers()):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message))
             continue
-        pending.append((sample.id, result))
-        if len(pending) == BATCH:
-            flush()
-    flush()
+        shares = softmax(result[None])[0]
+        order = np.argsort(-shares, kind="stable")[:top]
+        found.append(Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order)))
     return found, bad
+
+
+def predict_all(
+    predictor: Predictor,
+    samples: Iterable[Sample],
+    *,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+) -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
+    """Decode and classify samples, in order: each with its logits `(classes,)`, or with why it cannot be decoded.
+
+    Evaluation, prediction and the checks of an exported file all take this path. `workers` threads decode the images,
+    which are classified in batches; `advance` is told the number of images classified.
+    """
+    pending: list[tuple[Sample, Pixels | BadImage]] = []
+
+    def classified() -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
+        images = [result for _, result in pending if not isinstance(result, BadImage)]
+        rows = iter(predictor.logits(images) if images else ())
+        advance(len(images))
+        for sample, result in pending:
+            yield sample, result if isinstance(result, BadImage) else next(rows)
+        pending.clear()
+
+    count = 0
+    for sample, result in decode_all(samples, workers):
+        pending.append((sample, result))
+        count += not isinstance(result, BadImage)
+        if count == BATCH:
+            yield from classified()
+            count = 0
+    yield from classified()
 
 
 def _foreign(

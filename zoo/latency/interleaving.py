@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from zoo.latency.report import LEAST_FLOOR, P99_CALLS, Measurement, Outcome, Turns, apart, estimate, floor_of
-from zoo.latency.subject import Contender
+from zoo.latency.subject import Subject
 from zoo.runtime import Input
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 
-WORKER = "zoo.latency.worker:Worker"
+WORKER = "zoo.latency.worker:LatencyWorker"
 
 ROUNDS = 10  # turns of each contender per batch size; intervals rest on their number
 MIN_ROUNDS = 5  # for networks so slow that ten calls exceed the budget
@@ -24,11 +24,11 @@ MAX_CALLS = 200  # a turn: more of them tell nothing new about the next turn
 WARM_SHARE = 0.75  # of a contender's seconds: how long it may warm up before it is timed, steady or not
 LEAD_IN_CALLS = 4  # a turn of fewer calls begins without an untimed one, which would cost too much of the budget
 
-Progress = Callable[[str], None]
+ReportLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Contest:
+class InterleavedResult:
     """What came of it."""
 
     outcomes: list[Outcome]
@@ -40,7 +40,7 @@ class Contest:
 class _Seat:
     """A contender in its process, and what has been learnt of it so far."""
 
-    contender: Contender
+    contender: Subject
     worker: WorkerProcess
     loaded: dict[str, Any]
     warmed: dict[int, dict[str, Any]] = field(default_factory=dict)
@@ -57,16 +57,16 @@ class _Seat:
         self.worker.close()
 
 
-def run_contest(
-    contenders: Sequence[Contender],
+def run_interleaved(
+    contenders: Sequence[Subject],
     *,
     batch_sizes: Sequence[int],
     seconds: float,
     rounds: int = ROUNDS,
     callers: int = 1,
     noise_floor: bool = True,
-    on_progress: Progress = lambda line: None,
-) -> Contest:
+    on_progress: ReportLine = lambda line: None,
+) -> InterleavedResult:
     """Measure every contender at every batch size; see `docs/latency.md` for the method.
 
     One contender computes at any time. Whatever ends this function, no worker outlives it. With `noise_floor` the one
@@ -104,10 +104,10 @@ def run_contest(
         found[number] = outcome
     wall = sum(seat.wall for seat in seats.values())
     others = sum(seat.others for seat in seats.values()) / wall if wall else 0.0
-    return Contest([found[number] for number in sorted(found)], others, floors)
+    return InterleavedResult([found[number] for number in sorted(found)], others, floors)
 
 
-def _twin(stack: contextlib.ExitStack, seat: _Seat, on_progress: Progress) -> _Seat | None:
+def _twin(stack: contextlib.ExitStack, seat: _Seat, on_progress: ReportLine) -> _Seat | None:
     """The same contender in a second process; None where that cannot be had."""
     contender = seat.contender
     on_progress(f"{contender.name}: loading once more, for the noise floor")
@@ -119,7 +119,7 @@ def _twin(stack: contextlib.ExitStack, seat: _Seat, on_progress: Progress) -> _S
         return None
 
 
-def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, callers: int, on_progress: Progress) -> None:
+def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, callers: int, on_progress: ReportLine) -> None:
     for size in batch_sizes:
         on_progress(f"{seat.contender.name}: warming up, batch {size}")
         try:
@@ -132,7 +132,7 @@ def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, callers: i
 
 
 def _take_turns(
-    seats: Sequence[_Seat], batch_sizes: Sequence[int], seconds: float, rounds: int, on_progress: Progress
+    seats: Sequence[_Seat], batch_sizes: Sequence[int], seconds: float, rounds: int, on_progress: ReportLine
 ) -> None:
     """Rounds in which every contender has one turn at every batch size, in an order drawn anew each time.
 
@@ -237,11 +237,11 @@ def _described(seat: _Seat) -> dict[str, Any]:
     }
 
 
-def _failed(contender: Contender, failure: WorkerFailed, **described: Any) -> Outcome:
+def _failed(contender: Subject, failure: WorkerFailed, **described: Any) -> Outcome:
     return contender.outcome("failed", reason=failure.reason, hint=failure.hint, log=failure.log, **described)
 
 
-def _load(worker: WorkerProcess, contender: Contender) -> dict[str, Any]:
+def _load(worker: WorkerProcess, contender: Subject) -> dict[str, Any]:
     """Open the session in the worker."""
     workload = {**asdict(contender.workload), "target": str(contender.workload.target)}
     return worker.ask("load", target=contender.entry.value.load, workload=workload)

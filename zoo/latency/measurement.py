@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,11 +13,11 @@ import psutil
 
 from zoo.catalogue import Entry
 from zoo.errors import UsageError, ZooError
-from zoo.latency.interleaving import ROUNDS, Progress, run_contest
+from zoo.latency.interleaving import ROUNDS, ReportLine, run_interleaved
 from zoo.latency.report import LatencyReport, Outcome, Status
-from zoo.latency.subject import Contender
+from zoo.latency.subject import Subject
 from zoo.plugin import Plugins
-from zoo.runtime import PHOTOGRAPH, Runtime, Workload
+from zoo.runtime import PHOTOGRAPH, DeviceName, Runtime, Workload
 from zoo.system.cuda import cuda_devices
 from zoo.system.environment import machine, versions
 from zoo.target import load_target
@@ -41,7 +40,7 @@ def bench(
     callers: int = 1,
     noise_floor: bool = True,
     plugins: Plugins | None = None,
-    on_progress: Progress = lambda line: None,
+    on_progress: ReportLine = lambda line: None,
 ) -> LatencyReport:
     """Time runs and exported files on every runtime that is there, or on those named.
 
@@ -60,7 +59,7 @@ def bench(
     named = None if runtimes is None else [plugins.runtimes.find(name) for name in dict.fromkeys(runtimes)]
     paths = _with_exports(targets)
     threads = usable_cores() if threads is None else threads
-    contenders: list[Contender] = []
+    contenders: list[Subject] = []
     missing: list[Outcome] = []
     used: set[str] = set()
     for path in paths:
@@ -82,7 +81,7 @@ def bench(
                 with_preprocess=with_preprocess,
                 allow_fallback=allow_fallback,
             )
-            contender = Contender(label=_label(path, paths), entry=entry, workload=workload)
+            contender = Subject(label=_label(path, paths), entry=entry, workload=workload)
             reason = _why_not(entry.value, chosen)
             if reason is None:
                 contenders.append(contender)
@@ -92,7 +91,7 @@ def bench(
                 missing.append(contender.outcome(status, reason=reason))
     _check_used(targets, named, used)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    contest = run_contest(
+    contest = run_interleaved(
         contenders,
         batch_sizes=sizes,
         seconds=seconds,
@@ -169,23 +168,22 @@ def _check_numbers(
 
 
 def _check_device(device: str) -> None:
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
-        raise UsageError(f"unknown device `{device}`", hint="known are auto cpu cuda cuda:N")
-    if device.startswith("cuda"):
+    name = DeviceName.parse(device)
+    if name.kind == "cuda":
         count = len(cuda_devices())
         if count == 0:
             raise ZooError(
                 f"`--device {device}`: this machine has no CUDA device",
                 hint="pass `--device cpu`, or `--device auto` to take what is there",
             )
-        if int(device.partition(":")[2] or 0) >= count:
+        if name.index >= count:
             raise ZooError(f"`--device {device}`: there are {count} CUDA devices, counted from 0")
 
 
 def _device_for(runtime: Runtime, asked: str) -> str | None:
     """The device that a runtime runs on; None if it does not run on the one asked for."""
     if asked != "auto":
-        return asked if asked.partition(":")[0] in runtime.devices else None
+        return asked if DeviceName.parse(asked).kind in runtime.devices else None
     if "cuda" in runtime.devices and (cuda_devices() or "cpu" not in runtime.devices):
         return "cuda"
     return "cpu"

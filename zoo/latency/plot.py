@@ -10,7 +10,7 @@ from zoo.inference.opening import find_exporter
 from zoo.latency.report import LatencyReport, Outcome
 from zoo.plugin import Plugins
 from zoo.runs.run import RUN_FILE
-from zoo.storage.files import read_json
+from zoo.storage.files import read_json, unwritable
 from zoo.target import load_target
 
 SUFFIXES = (".svg", ".png", ".pdf")
@@ -64,7 +64,7 @@ def draw(report: LatencyReport, file: Path, plugins: Plugins) -> None:
     try:
         figure.savefig(file)
     except OSError as error:
-        raise ZooError(f"`{file}` cannot be written: {error.strerror}") from error
+        raise unwritable(file, error) from error
 
 
 def accuracy_of(target: Path, plugins: Plugins) -> float | None:

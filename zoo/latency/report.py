@@ -8,6 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from zoo.evaluation.statistics import trimmed_mean_lower_bound
+
 SCHEMA = 1
 CONFIDENCE = 0.95
 # Two processes of one model differ by some per cent from first to last, by where their memory lies; no number of turns
@@ -143,13 +145,10 @@ def apart(turns: Turns, fastest: Turns, floor: float) -> bool:
     By the trimmed mean over rounds of the logarithm of the ratio of their medians: Tukey and McLaughlin 1963. Another
     program disturbs one turn or two of ten by a factor, and a plain mean then tells nothing of the others.
     """
-    from scipy.stats.mstats import trimmed_mean_ci
-
     ratios = np.log(np.median(turns, axis=1) / np.median(fastest, axis=1))
     if len(ratios) < 2:
         return False  # nothing is known of chance
-    low, _ = trimmed_mean_ci(ratios, limits=(TRIMMED, TRIMMED), alpha=1 - CONFIDENCE)
-    return bool(low > np.log1p(floor))
+    return bool(trimmed_mean_lower_bound(ratios, TRIMMED) > np.log1p(floor))
 
 
 def floor_of(turns: Turns, twin: Turns) -> float:

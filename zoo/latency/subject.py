@@ -11,7 +11,7 @@ from zoo.runtime import Runtime, Workload
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contender:
+class Subject:
     """One of those that take turns."""
 
     label: str  # how the target is called in tables: as short as it is unambiguous

@@ -35,7 +35,7 @@ QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that 
 GLANCE_SECONDS = 0.01
 
 
-class Worker:
+class LatencyWorker:
     """The session, and the calls prepared for each batch size."""
 
     def __init__(self) -> None:

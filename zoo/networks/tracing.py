@@ -221,7 +221,7 @@ def _by_count(few: Any, more: Any, name: str) -> Any:
     raise ValueError(f"`{name}` depends on the images and is neither a tensor nor a size")
 
 
-def early_graph(prefix: Prefix) -> fx.Graph:
+def prefix_graph(prefix: Prefix) -> fx.Graph:
     """A graph of its own from images to the tuple of `ends`."""
     made = fx.Graph()
     copied: dict[fx.Node, fx.Node] = {}
@@ -231,7 +231,7 @@ def early_graph(prefix: Prefix) -> fx.Graph:
     return made
 
 
-def late_graph(prefix: Prefix) -> fx.Graph:
+def rest_graph(prefix: Prefix) -> fx.Graph:
     """A graph of its own from the count of images and the `ends` to the output."""
     made = fx.Graph()
     count = made.placeholder("count")

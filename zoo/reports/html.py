@@ -188,7 +188,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         "fractions": by_images if len(results.study.fractions) > 1 else None,
         "mixed": board.get("ensemble"),
         "advice": advice,
-        "failures": [one for one in results.outcomes if one["status"] != "finished"],
+        "failures": [one.to_json() for one in results.outcomes if not one.finished],
         "plots": {
             "latency": accuracy_against_latency(rows),
             "curves": learning_curves(curves),

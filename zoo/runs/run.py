@@ -15,12 +15,12 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import DiskFull, UsageError, ZooError, is_disk_full
 from zoo.experiment import Experiment
 from zoo.predictions import Predictions
 from zoo.preprocess import Preprocess
@@ -60,7 +60,14 @@ class Run:
     """An opened run. `record` is the content of `run.json`."""
 
     path: Path
-    record: Mapping[str, Any]
+    record: Mapping[str, Any] = field(repr=False)
+
+    def __repr__(self) -> str:
+        """One line: where it is, what it trained, and how it came out."""
+        what = f"{self.record.get('backbone', '?')} {self.record.get('strategy', '?')}"
+        accuracy = (self.record.get("metrics") or {}).get("accuracy")
+        came_out = "" if accuracy is None else f", accuracy {accuracy:.4f} on {self.record.get('reported_split')}"
+        return f"<Run {self.path}: {what}, {self.record.get('status', 'not begun')}{came_out}>"
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -296,7 +303,7 @@ def check_folder(path: Path, force: bool) -> None:
                 )
         standing = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        raise _unwritable(path, error.strerror or str(error), full=is_disk_full(error)) from error
     if not standing.is_dir() or not os.access(standing, os.W_OK | os.X_OK):
         raise _unwritable(path, f"`{standing}` is no folder that may be written to")
 
@@ -310,7 +317,7 @@ def make_folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        raise _unwritable(path, error.strerror or str(error), full=is_disk_full(error)) from error
 
 
 def clear_folder(path: Path, force: bool) -> None:
@@ -325,8 +332,9 @@ def clear_folder(path: Path, force: bool) -> None:
             for file in path.glob(pattern):
                 file.unlink()
     except OSError as error:
-        raise _unwritable(path, error.strerror or str(error)) from error
+        raise _unwritable(path, error.strerror or str(error), full=is_disk_full(error)) from error
 
 
-def _unwritable(path: Path, reason: str | None) -> ZooError:
-    return ZooError(f"run folder `{path}` cannot be made: {reason}", hint="pass `--out` a folder that you may write to")
+def _unwritable(path: Path, reason: str | None, *, full: bool = False) -> ZooError:
+    kind = DiskFull if full else ZooError
+    return kind(f"run folder `{path}` cannot be made: {reason}", hint="pass `--out` a folder that you may write to")

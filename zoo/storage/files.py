@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import ZooError
+from zoo.errors import DiskFull, ZooError, is_disk_full
 
 # Of every file that zoo writes; a file with a higher one comes from a newer zoo and is refused
 SCHEMA = 1
-
-# What the system says of a disk that is full, in the message of whatever could not be written
-FULL_DISK = os.strerror(errno.ENOSPC)
 
 
 def check_schema(schema: object, file: Path) -> None:
@@ -51,9 +47,13 @@ def write_bytes(file: Path, data: bytes) -> None:
     except OSError as error:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-        raise ZooError(
-            f"`{file}` cannot be written: {error.strerror}", hint="make room, or write to another folder"
-        ) from error
+        raise unwritable(file, error) from error
+
+
+def unwritable(file: Path, error: OSError) -> ZooError:
+    """The error for a file that the system refused to write."""
+    kind = DiskFull if is_disk_full(error) else ZooError
+    return kind(f"`{file}` cannot be written: {error.strerror}", hint="make room, or write to another folder")
 
 
 def _umask() -> int:
@@ -74,9 +74,7 @@ def append_json(file: Path, data: Any) -> None:
         with file.open("a", encoding="utf-8") as stream:
             stream.write(("\n" if cut else "") + json.dumps(data, ensure_ascii=False) + "\n")
     except OSError as error:
-        raise ZooError(
-            f"`{file}` cannot be written: {error.strerror}", hint="make room, or write to another folder"
-        ) from error
+        raise unwritable(file, error) from error
 
 
 def read_json(file: Path) -> Any:

@@ -15,7 +15,7 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def alone_in(folder: Path, doing: str, hint: str) -> Iterator[None]:
+def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     """Hold a folder, so that no second process works in it; a killed process lets go of it.
 
     `doing` is what another process is then said to do there, `hint` what may be done about it.

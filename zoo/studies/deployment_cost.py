@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.experiment import Experiment
+from zoo.runtime import DeviceName
 
 if TYPE_CHECKING:
     from zoo.backbone import Network
@@ -26,7 +27,7 @@ SECONDS = 1.0  # of timed calls of each network
 
 
 @dataclass(frozen=True, kw_only=True)
-class Footprint:
+class DeploymentCost:
     """Latency of one image (seconds, p50 with its 95 % interval), size (bytes), parameters and licence of a network.
 
     What could not be found out is None, and `failure` says why. `unfit` says why no such network can be trained so.
@@ -63,7 +64,7 @@ class Footprint:
         return {**vars(self), "latency": list(self.latency) if self.latency else None}
 
     @classmethod
-    def from_json(cls, data: dict[str, Any]) -> Footprint:
+    def from_json(cls, data: dict[str, Any]) -> DeploymentCost:
         return cls(**{**data, "latency": tuple(data["latency"]) if data["latency"] else None})
 
 
@@ -90,13 +91,13 @@ def weigh(
     from zoo.exporter import ExportSpec
     from zoo.networks.building import count_parameters
     from zoo.target import load_target
-    from zoo.training.setup import build, plan_course, resolve
+    from zoo.training.setup import build, plan_phases, resolve
 
     setup = resolve(experiment, plugins)
     network = build(setup, experiment, len(classes), pretrained=False)
-    course = plan_course(setup, network, experiment)
+    planned = plan_phases(setup, network, experiment)
     network = setup.plan.merge(network)
-    for phase in course.phases:
+    for phase in planned.phases:
         if phase.solver is not None and not phase.trains:
             load_target(phase.solver)(_random_task(network, setup.preprocess.crop, len(classes), images))
     model = network.model.eval()
@@ -138,7 +139,7 @@ def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tupl
     if not files:
         return {}
     exporter = plugins.exporters.find(FORMAT).value
-    kind = device.partition(":")[0]
+    kind = DeviceName.parse(device).kind
     runtimes = [exporter.runtimes[kind]] if kind in exporter.runtimes else None
     report = bench(files, runtimes=runtimes, device=device, batch_sizes=(1,), seconds=SECONDS, plugins=plugins)
     found = {}
@@ -148,7 +149,7 @@ def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tupl
     return found
 
 
-def with_latency(one: Footprint, latencies: dict[str, tuple[float, float, float]]) -> Footprint:
+def with_latency(one: DeploymentCost, latencies: dict[str, tuple[float, float, float]]) -> DeploymentCost:
     """The footprint with the latency that its shape was found to have."""
     found = latencies.get(one.shape)
     return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))

@@ -9,10 +9,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import DiskFull, ZooError
 from zoo.experiment import DEFAULT_EPOCHS, Experiment
 from zoo.progress import Silent
-from zoo.storage.files import FULL_DISK
 
 if TYPE_CHECKING:
     from optuna import Trial
@@ -69,11 +68,11 @@ def search(
 
     from zoo.config.grammar import parse
     from zoo.training.session import train
-    from zoo.training.setup import build, plan_course, resolve
+    from zoo.training.setup import build, plan_phases, resolve
 
     setup = resolve(experiment, plugins)
     network = build(setup, experiment, classes=2, pretrained=False)
-    phases = plan_course(setup, network, experiment).phases
+    phases = plan_phases(setup, network, experiment).phases
     if all(phase.solver for phase in phases):
         return {"settings": None, "note": "its head is solved, so it has no settings to search"}
     counted = any(
@@ -102,9 +101,9 @@ def search(
         try:
             run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=_Watched(trial))
             return float(run.metrics["loss"])
+        except DiskFull:
+            raise
         except ZooError as error:
-            if FULL_DISK in error.message:
-                raise
             trial.set_user_attr("failure", error.message)
             raise optuna.TrialPruned from error  # it diverged: as bad as what is worse than the median
         finally:

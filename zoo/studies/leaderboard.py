@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from zoo.evaluation.intervals import correct, interval
-from zoo.evaluation.significance import Comparison, compare
+from zoo.errors import ZooError
+from zoo.evaluation.significance import Comparison, compare_configurations
+from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.predictions import Predictions
-from zoo.studies.deployment_cost import Footprint
+from zoo.studies.deployment_cost import DeploymentCost
 
 ENSEMBLE = "ensemble of the winners"
 
@@ -70,6 +71,7 @@ class Leaderboard:
         }
 
     def to_csv(self) -> str:
+        """The rows as CSV, with a header."""
         text = io.StringIO()
         names = [
             "backbone", "strategy", "seeds", "images", "accuracy", "low_95", "high_95", "precision_macro",
@@ -104,8 +106,32 @@ class Leaderboard:
         return text.getvalue()
 
 
+class LeaderboardContent(dict[str, Any]):
+    """The content of `leaderboard.json`, which can be had as a table."""
+
+    def to_frame(self) -> Any:
+        """The rows as a pandas DataFrame, best configuration first; intervals in two columns, times in seconds.
+
+        Raises:
+            ZooError: pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError as error:
+            raise ZooError("`to_frame` needs pandas", hint="`pip install pandas`") from error
+        rows = []
+        for row in self["rows"]:
+            low, high = row["interval"]
+            flat = {name: value for name, value in row.items() if name not in ("way", "interval", "latency", "test")}
+            flat |= {"accuracy_low_95": low, "accuracy_high_95": high}
+            flat["latency"] = row["latency"][0] if row["latency"] else None
+            flat["test_accuracy"] = row["test"]["accuracy"] if row["test"] else None
+            rows.append(flat)
+        return pandas.DataFrame(rows)
+
+
 @dataclass(frozen=True, kw_only=True)
-class Entry:
+class ConfigurationResults:
     """A way to train before it is compared: a table of predictions, metrics and times for each seed."""
 
     backbone: str
@@ -116,14 +142,14 @@ class Entry:
     seconds: tuple[float, ...]
     core_seconds: tuple[float, ...]
     trained: int  # parameters that train, at most at once
-    footprint: Footprint
+    cost: DeploymentCost
 
     @property
     def way(self) -> str:
         return f"{self.backbone} {self.strategy}"
 
 
-def rank(entries: Sequence[Entry]) -> Leaderboard:
+def rank(entries: Sequence[ConfigurationResults]) -> Leaderboard:
     """Compare ways to train that were scored on the same photographs.
 
     The winners are those that cannot be told apart from the best; the cheapest of them is the one with the least
@@ -131,14 +157,14 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     time to time.
     """
     tables = {entry.way: correct(entry.tables) for entry in entries}
-    comparison = compare(tables)
+    comparison = compare_configurations(tables)
     by_way = {entry.way: entry for entry in entries}
     winners = [by_way[way] for way in comparison.winners]
     cheapest = min(winners, key=_price).way if winners else None
     rows = []
     for way, accuracy in comparison.accuracies.items():
         entry = by_way[way]
-        low, high = interval(tables[way])
+        low, high = bootstrap_interval(tables[way])
         rows.append(
             Row(
                 way=way,
@@ -153,9 +179,9 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
                 f1=_mean(entry.metrics, "f1_macro"),
                 winner=way in comparison.winners,
                 cheapest=way == cheapest,
-                latency=entry.footprint.latency,
-                size=entry.footprint.size,
-                license=entry.footprint.license,
+                latency=entry.cost.latency,
+                size=entry.cost.size,
+                license=entry.cost.license,
                 seconds=round(float(np.mean(entry.seconds)), 2),
                 core_seconds=round(float(np.mean(entry.core_seconds)), 2),
             )
@@ -164,8 +190,8 @@ def rank(entries: Sequence[Entry]) -> Leaderboard:
     return Leaderboard(split=split, rows=tuple(rows), comparison=comparison, notes=_notes(entries, rows, split))
 
 
-def _price(entry: Entry) -> tuple[float, int, str]:
-    latency = entry.footprint.latency
+def _price(entry: ConfigurationResults) -> tuple[float, int, str]:
+    latency = entry.cost.latency
     return (latency[0] if latency else np.inf, entry.trained, entry.strategy)
 
 
@@ -175,7 +201,7 @@ def _mean(metrics: Sequence[Mapping[str, float | None]], name: str) -> float | N
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _notes(entries: Sequence[Entry], rows: Sequence[Row], split: str) -> tuple[str, ...]:
+def _notes(entries: Sequence[ConfigurationResults], rows: Sequence[Row], split: str) -> tuple[str, ...]:
     notes = []
     fewest = min(len(entry.seeds) for entry in entries)
     if fewest == 1:

@@ -5,28 +5,31 @@ What the folder holds stands in `zoo.studies.results`.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from zoo.config.context import Context
+from zoo.data.decoding import content_digest
 from zoo.data.opening import absolute, open_images
 from zoo.dataset import Images, Sample
-from zoo.errors import UsageError, ZooError
+from zoo.errors import DiskFull, UsageError, ZooError
 from zoo.plugin import Plugins
-from zoo.progress import Progress, Silent
+from zoo.progress import Progress
 from zoo.runs.run import make_folder, now
-from zoo.storage.files import FULL_DISK, SCHEMA, append_json, read_json, write_json
-from zoo.storage.folder_lock import alone_in
-from zoo.studies.deployment_cost import Footprint, license_of, time_networks, with_latency
+from zoo.storage.files import SCHEMA, append_json, read_json, write_json
+from zoo.storage.folder_lock import hold_folder
+from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
+from zoo.studies.executor import LocalProcess, TrialExecutor
 from zoo.studies.results import (
+    COSTS_FILE,
     CSV_FILE,
-    FOOTPRINTS_FILE,
     LEADERBOARD_FILE,
     LEDGER_FILE,
     OUTCOMES_FILE,
@@ -35,11 +38,10 @@ from zoo.studies.results import (
     TUNED_FILE,
     Results,
 )
-from zoo.studies.study import Study, Trial, same_study
+from zoo.studies.study import Study, same_study
+from zoo.studies.trial import Trial, TrialResult, TrialState
 from zoo.system.environment import machine, versions
-from zoo.system.worker_process import WorkerFailed, WorkerProcess
-
-WORKER = "zoo.studies.trial_worker:Worker"
+from zoo.system.worker_process import WorkerFailed
 
 
 def study(
@@ -50,6 +52,7 @@ def study(
     time_budget: float | None = None,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
+    executor: TrialExecutor | None = None,
 ) -> Results:
     """Carry a study out, or go on with the one in the folder `out`, or `asked`, where it was stopped.
 
@@ -60,12 +63,13 @@ def study(
         UsageError: names or settings are wrong, or the folder holds another study.
         ZooError: the data are not usable, or the folder cannot be written.
     """
-    plugins, progress = plugins or Plugins(), progress or Silent()
+    context = Context.of(plugins, progress)
+    plugins, progress = context.plugins, context.progress
     if not isinstance(asked, Study):
         folder = Path(asked)
         asked = Results.open(folder).study
     else:
-        asked = replace(asked, data=absolute(asked.data))  # so that it goes on from anywhere
+        asked = replace(asked, data=absolute(asked.data, plugins))  # so that it goes on from anywhere
         folder = Path(out).expanduser() if out is not None else _default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
@@ -76,21 +80,21 @@ def study(
         progress.note(line)
     _check_apart(images, progress)
     make_folder(folder)
-    with alone_in(folder, "carrying out the study in", "wait for it"):
-        session = Session(folder, asked, trials, images, plugins, progress)
+    with hold_folder(folder, "carrying out the study in", "wait for it"):
+        session = StudySession(folder, asked, trials, images, context, executor)
         session.begin()
         ended = "interrupted"
         try:
             ended = session.carry_out(retry, None if budget is None else began + budget)
         finally:
-            session.stand(ended)
+            session.write_status(ended)
         results = Results.open(folder)
         results.write_leaderboard(plugins)
         return results
 
 
-class Session:
-    """One sitting of a study; all that it knows is in the folder."""
+class StudySession:
+    """One session of a study. Everything it knows is in the folder, so that another session can continue."""
 
     def __init__(
         self,
@@ -98,15 +102,17 @@ class Session:
         asked: Study,
         trials: tuple[Trial, ...],
         images: Images,
-        plugins: Plugins,
-        progress: Progress,
+        context: Context,
+        executor: TrialExecutor | None = None,
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
-        self.plugins, self.progress = plugins, progress
-        self.outcomes: dict[str, dict[str, Any]] = {}
-        self._worker: WorkerProcess | None = None
+        self.plugins, self.progress = context.plugins, context.progress
+        self.results: dict[str, TrialResult] = {}  # by the name of the trial
+        self._local = LocalProcess()
+        self._executor = executor or self._local
 
     def begin(self) -> None:
+        """Write how the study stands, and read what earlier sessions have done."""
         file = self.folder / STUDY_FILE
         before = read_json(file) if file.is_file() else {"created": now()}
         self.record = {
@@ -124,150 +130,158 @@ class Session:
         }
         write_json(file, self.record)
         (self.folder / TRIALS).mkdir(exist_ok=True)
-        for name in (LEADERBOARD_FILE, CSV_FILE):  # of the session before; while this one goes on they would be old
+        for name in (LEADERBOARD_FILE, CSV_FILE):  # written by the session before; out of date from now on
             (self.folder / name).unlink(missing_ok=True)
-        self._read_outcomes()
+        self._read_results()
 
-    def _read_outcomes(self) -> None:
-        """Outcomes so far; a finished trial whose run is missing or damaged counts as not begun."""
-        results = Results.open(self.folder)
-        for outcome in results.outcomes:
-            if outcome["status"] == "finished":
+    def _read_results(self) -> None:
+        """Results so far; a finished trial whose run is missing or damaged counts as not begun."""
+        opened = Results.open(self.folder)
+        for result in opened.outcomes:
+            if result.finished:
                 try:
-                    results.run(outcome).predictions()
+                    opened.run(result).predictions()
                 except ZooError as error:
-                    self.progress.warn(f"{outcome['name']} is trained again: {error.message}")
+                    self.progress.warn(f"{result.name} is trained again: {error.message}")
                     continue
-            self.outcomes[outcome["name"]] = outcome
+            self.results[result.name] = result
 
     def carry_out(self, retry: bool, until: float | None) -> str:
-        """Every trial that has no outcome yet; returns how it ended."""
+        """Carry out every trial that has no result yet, until a time of the monotonic clock; returns how it ended."""
         try:
-            footprints = self._footprints()
-            tuned = self._tuned(footprints, until)
+            costs = self._deployment_costs()
+            tuned = self._tuned(costs, until)
             self.progress.start("trials", len(self.trials), "trials")
-            for number, trial in enumerate(self.trials, start=1):
-                self.progress.advance(int(number > 1))  # the one before is done
-                before = self.outcomes.get(trial.name)
-                if before is not None and not (retry and before["status"] == "failed"):
-                    continue
-                why = footprints[trial.way].refused(self.study)
-                if not why and until is not None and time.monotonic() > until:
-                    return "out of time"
-                self._note(trial, {"status": "refused", "failure": why} if why else self._train(trial, tuned), number)
+            if not self._train_all(costs, tuned, retry, until):
+                return "out of time"
             if self.study.test:
-                self._open_lockbox()
+                self._score_winners()
         finally:
             self.progress.stop()
-            if self._worker is not None:
-                self._worker.close()
+            self._executor.cancel()
+            self._local.cancel()
         return "finished"
 
-    def stand(self, status: str) -> None:
-        """Write how the study stands."""
+    def write_status(self, status: str) -> None:
+        """Write how the study ended."""
         write_json(self.folder / STUDY_FILE, {**self.record, "status": status, "ended": now()})
 
     # trials
 
-    def _ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """Have the worker do something; a new one takes the place of one that died.
+    def _train_all(
+        self, costs: Mapping[str, DeploymentCost], tuned: Mapping[str, Any], retry: bool, until: float | None
+    ) -> bool:
+        """Train every trial that has no result; False where time ran out before the last one began."""
+        running: dict[Future[TrialResult], int] = {}
+        in_time = True
+        for number, trial in enumerate(self.trials, start=1):
+            before = self.results.get(trial.name)
+            if before is not None and not (retry and before.state is TrialState.FAILED):
+                self.progress.advance(1)
+                continue
+            why = costs[trial.configuration].refused(self.study)
+            if why:
+                self._note(TrialResult(trial=trial, state=TrialState.REFUSED, failure=why), number)
+                continue
+            while len(running) >= self._executor.slots:
+                self._note_completed(running)
+            if until is not None and time.monotonic() > until:
+                in_time = False
+                break
+            settings = (tuned.get(trial.configuration) or {}).get("settings")
+            experiment = self.study.experiment(trial, settings)
+            folder = self.folder / TRIALS / trial.name
+            running[self._executor.submit(trial, experiment, folder, settings)] = number
+        while running:
+            self._note_completed(running)
+        return in_time
+
+    def _note_completed(self, running: dict[Future[TrialResult], int]) -> None:
+        """Wait for a trial to end, and record it.
 
         Raises:
-            WorkerFailed: it could not be done.
-            ZooError: the disk is full, which no other trial would mend.
+            DiskFull: no trial could be written any more.
         """
-        if self._worker is None:
-            self._worker = WorkerProcess(WORKER)
-        try:
-            return self._worker.ask(do, timeout=None, **request)
-        except WorkerFailed as failure:
-            if not self._worker.alive:
-                self._worker.close()
-                self._worker = None
-            if FULL_DISK in failure.reason:
-                raise ZooError(
-                    failure.reason, hint=f"make room; `zoo study {self.folder}` then goes on where it was"
-                ) from failure
-            raise
+        done, _ = wait(running, return_when=FIRST_COMPLETED)
+        for future in done:
+            number = running.pop(future)
+            try:
+                self._note(future.result(), number)
+            except DiskFull as error:
+                raise DiskFull(
+                    error.message, hint=f"make room; `zoo study {self.folder}` then continues where it was"
+                ) from error
 
-    def _train(self, trial: Trial, tuned: dict[str, Any]) -> dict[str, Any]:
-        settings = tuned.get(trial.way, {}).get("settings")
-        folder = self.folder / TRIALS / trial.name
-        try:
-            done = self._ask("train", experiment=self.study.experiment(trial, settings).to_json(), folder=str(folder))
-        except WorkerFailed as failure:
-            return {"status": "failed", "failure": failure.reason, "hint": failure.hint, "log": failure.log[-2000:]}
-        return {"status": "finished", **done, **({"tuned": settings} if settings else {})}
-
-    def _note(self, trial: Trial, outcome: dict[str, Any], number: int) -> None:
-        line = {**vars(trial), "name": trial.name, "time": now(), **outcome}
-        append_json(self.folder / OUTCOMES_FILE, line)
-        self.outcomes[trial.name] = line
-        words = f"{number}/{len(self.trials)} {trial.way} seed {trial.seed}"
+    def _note(self, result: TrialResult, number: int) -> None:
+        """Record a result; the session is the only writer of `outcomes.jsonl`."""
+        append_json(self.folder / OUTCOMES_FILE, result.to_json())
+        self.results[result.name] = result
+        trial = result.trial
+        words = f"{number}/{len(self.trials)} {trial.configuration} seed {trial.seed}"
         words += f" fraction {trial.fraction:g}" if len(self.study.fractions) > 1 else ""
-        if outcome["status"] == "finished":
-            accuracy = outcome["metrics"].get("accuracy")
-            self.progress.note(f"{words}: accuracy {accuracy:.4f}, {outcome['seconds']:.0f} s")
-        elif outcome["status"] == "refused":
-            self.progress.note(f"{words}: not trained: {outcome['failure']}")
+        if result.finished:
+            accuracy = result.metrics.get("accuracy")
+            shown = "unknown" if accuracy is None else f"{accuracy:.4f}"
+            self.progress.note(f"{words}: accuracy {shown}, {result.seconds:.0f} s")
+        elif result.state is TrialState.REFUSED:
+            self.progress.note(f"{words}: not trained: {result.failure}")
         else:
-            self.progress.warn(f"{words} failed: {outcome['failure']}")
+            self.progress.warn(f"{words} failed: {result.failure}")
+        self.progress.advance(1)
 
     # before the trials
 
-    def _footprints(self) -> dict[str, Footprint]:
-        """Of every way to train: written as a file with random weights, and timed, before anything is trained."""
-        ways = {trial.way: trial for trial in self.trials}
-        known = Results.open(self.folder).footprints
-        if set(ways) <= set(known):
+    def _deployment_costs(self) -> dict[str, DeploymentCost]:
+        """Costs of every configuration: its network with random weights, exported and timed before any is trained."""
+        configurations = {trial.configuration: trial for trial in self.trials}
+        known = Results.open(self.folder).costs
+        if set(configurations) <= set(known):
             return known
-        file = self.folder / FOOTPRINTS_FILE
         networks = self.folder / "networks"
         networks.mkdir(exist_ok=True)
-        found: dict[str, Footprint] = {}
+        found: dict[str, DeploymentCost] = {}
         images = round(len(self.images.splits["train"]) * max(self.study.fractions))
-        self.progress.start("weigh networks", len(ways), "networks")
-        for way, trial in ways.items():
+        self.progress.start("weigh networks", len(configurations), "networks")
+        for configuration, trial in configurations.items():
             experiment = self.study.experiment(trial)
             license = license_of(experiment, self.plugins)
             try:
-                weighed = self._ask(
+                weighed = self._local.ask(
                     "weigh",
                     experiment=experiment.to_json(),
                     classes=list(self.images.classes),
                     images=images,
                     folder=str(networks),
                 )
-                found[way] = Footprint(license=license, **weighed)
-                if found[way].unfit:
-                    self.progress.warn(f"{way} will not be trained: {found[way].unfit}")
+                found[configuration] = DeploymentCost(license=license, **weighed)
+                if found[configuration].unfit:
+                    self.progress.warn(f"{configuration} will not be trained: {found[configuration].unfit}")
             except WorkerFailed as failure:
-                found[way] = Footprint(license=license, failure=failure.reason)
+                found[configuration] = DeploymentCost(license=license, failure=failure.reason)
             self.progress.advance(1)
         self.progress.stop()
-        if self._worker is not None:
-            self._worker.close()  # it would take processor time from what is timed
-            self._worker = None
+        self._local.cancel()  # it would take processor time from what is timed
         device = self.study.experiment(self.trials[0]).device
         latencies = time_networks(networks, device, self.plugins)
-        found = {way: with_latency(one, latencies) for way, one in found.items()}
-        write_json(file, {way: one.to_json() for way, one in found.items()})
+        found = {configuration: with_latency(one, latencies) for configuration, one in found.items()}
+        file = self.folder / COSTS_FILE
+        write_json(file, {configuration: one.to_json() for configuration, one in found.items()})
         shutil.rmtree(networks, ignore_errors=True)
         return found
 
-    def _tuned(self, footprints: dict[str, Footprint], until: float | None) -> dict[str, Any]:
-        """Settings that the search found, by way to train; those without stay at the study's."""
+    def _tuned(self, costs: Mapping[str, DeploymentCost], until: float | None) -> dict[str, Any]:
+        """Settings that the search found, by configuration; a configuration without keeps the study's settings."""
         file = self.folder / TUNED_FILE
         found: dict[str, Any] = read_json(file) if file.is_file() else {}
         if not self.study.search:
             return found
-        for way, trial in {trial.way: trial for trial in reversed(self.trials)}.items():
-            if way in found or footprints[way].refused(self.study):
+        for configuration, trial in {trial.configuration: trial for trial in reversed(self.trials)}.items():
+            if configuration in found or costs[configuration].refused(self.study):
                 continue
             left = None if until is None else max(until - time.monotonic(), 1.0)
             experiment = replace(self.study.experiment(trial), fraction=max(self.study.fractions))
             try:
-                found[way] = self._ask(
+                found[configuration] = self._local.ask(
                     "search",
                     experiment=experiment.to_json(),
                     given=list(self.study.settings),
@@ -276,35 +290,37 @@ class Session:
                     seconds=left,
                 )
             except WorkerFailed as failure:
-                found[way] = {"settings": None, "failure": failure.reason}
-                self.progress.warn(f"search {way} failed: {failure.reason}")
+                found[configuration] = {"settings": None, "failure": failure.reason}
+                self.progress.warn(f"search {configuration} failed: {failure.reason}")
             write_json(file, found)
-            self.progress.note(f"search {way}: {found[way].get('note') or found[way].get('settings')}")
+            said = found[configuration].get("note") or found[configuration].get("settings")
+            self.progress.note(f"search {configuration}: {said}")
         return found
 
     # after the trials
 
-    def _open_lockbox(self) -> None:
-        """Score the winners on the locked split: each of their runs once, for as long as it is that run."""
-        results = Results.open(self.folder)
-        boards = results.boards()
+    def _score_winners(self) -> None:
+        """Score the winners on the locked split: each of their runs once, as long as it stays the same run."""
+        opened = Results.open(self.folder)
+        boards = opened.boards()
         if not boards or "test" not in self.images.splits:
             return
         largest = max(boards)
-        seen = {look.get("run") for look in results.looks()}
-        for way in boards[largest].winners:
-            for outcome in results.finished(largest)[way]:
-                run = results.run(outcome)
+        seen = {look.get("run") for look in opened.looks()}
+        for configuration in boards[largest].winners:
+            for result in opened.finished(largest)[configuration]:
+                run = opened.run(result)
                 if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
                     continue
                 try:
-                    found = self._ask("score", run=str(run.path), split="test")
+                    found = self._local.ask("score", run=str(run.path), split="test")
                 except WorkerFailed as failure:
-                    self.progress.warn(f"{way} seed {outcome['seed']} could not be scored on `test`: {failure.reason}")
+                    self.progress.warn(
+                        f"{configuration} seed {result.trial.seed} could not be scored on `test`: {failure.reason}"
+                    )
                     continue
-                kept = {name: outcome[name] for name in ("name", "backbone", "strategy", "seed", "fraction")}
-                look = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), **kept, **found}
-                append_json(self.folder / LEDGER_FILE, look)
+                look = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id")}
+                append_json(self.folder / LEDGER_FILE, {**look, "name": result.name, **vars(result.trial), **found})
 
 
 def _default_folder() -> Path:
@@ -353,7 +369,6 @@ def _check_apart(images: Images, progress: Progress) -> None:
 def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
     for sample in samples:
         try:
-            data = sample.source.read_bytes() if isinstance(sample.source, Path) else sample.source.tobytes()
+            yield sample, content_digest(sample.source).hex()
         except OSError:
-            continue  # the scan names it
-        yield sample, hashlib.sha256(data).hexdigest()
+            continue  # decoding reports it

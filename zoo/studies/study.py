@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.references import look_up
-from zoo.data.opening import absolute
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.studies.trial import Trial
 
 # Of an experiment, what a study sets itself
 OWN_SETTINGS = ("data", "backbone", "strategy", "seed", "fraction")
@@ -25,32 +25,23 @@ OF_A_SESSION = ("time_budget",)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One run of a study."""
-
-    backbone: str  # qualified
-    strategy: str  # canonical
-    seed: int
-    fraction: float
-
-    @property
-    def way(self) -> str:
-        """The way to train that it is one seed of."""
-        return f"{self.backbone} {self.strategy}"
-
-    @property
-    def name(self) -> str:
-        """A folder's name, without what a shell or a file system minds; no two trials of a study share it."""
-        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
-        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
-
-
-@dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study was asked to compare: every backbone with every strategy, and the pairs in `also`.
+    """What a study compares: every backbone with every strategy, and the pairs in `also`.
 
-    `settings` are those of every trial, by the names of `Experiment`. `max_latency` is in seconds (p50 of one image
-    through the exported network on this machine), `max_size` in bytes of the exported file, `licenses` are patterns.
+    Attributes:
+        data: Images: a folder, or `NAME:ARGUMENT` of a dataset.
+        backbones: Names of the networks to fine-tune.
+        strategies: What trains, such as `linear` or `partial:2`.
+        also: More pairs of a backbone and a strategy.
+        seeds: Seeds that every configuration is trained with.
+        fractions: Shares of the training images that every configuration is trained on.
+        settings: Settings of every trial, by the names of `Experiment`.
+        max_latency: Seconds that one image may take through the exported network on this machine (p50). None: no bound.
+        max_size: Largest exported file in bytes. None: no bound.
+        licenses: Patterns of licences of weights that may be used; empty: all.
+        search: Settings tried for each pair, by the validation loss; 0: none.
+        time_budget: Seconds after which no further trial begins. None: no limit.
+        test: Whether the winners are evaluated on the locked split, once, at the end.
     """
 
     data: str
@@ -63,9 +54,9 @@ class Study:
     max_latency: float | None = None
     max_size: int | None = None
     licenses: tuple[str, ...] = ()
-    search: int = 0  # settings tried for each pair, by the loss on val
-    time_budget: float | None = None  # seconds after which no further trial begins
-    test: bool = True  # whether the winners are scored on the locked split, at the end and once
+    search: int = 0
+    time_budget: float | None = None
+    test: bool = True
 
     def __post_init__(self) -> None:
         """Refuse what no study could honour, all at once.
@@ -141,7 +132,7 @@ class Study:
             {
                 **self.settings,
                 **(tuned or {}),
-                "data": absolute(self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}"),
+                "data": self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}",
                 "backbone": trial.backbone,
                 "strategy": trial.strategy,
                 "seed": trial.seed,

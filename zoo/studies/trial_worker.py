@@ -13,7 +13,7 @@ from zoo.experiment import Experiment
 from zoo.runs.run import Run
 
 
-class Worker:
+class TrialWorker:
     """Answers the requests of `zoo.studies.runner`. Its process imports torch once for all trials."""
 
     def __init__(self) -> None:

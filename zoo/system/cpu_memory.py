@@ -24,7 +24,7 @@ NEVER = 2**31 - 1
 _done = False
 
 
-def keep_memory() -> None:
+def keep_freed_memory() -> None:
     """Keep freed memory for the next layer; does nothing the second time."""
     global _done
     if _done or sys.platform != "linux":
@@ -38,7 +38,7 @@ def keep_memory() -> None:
 
 
 @contextlib.contextmanager
-def tiny_is_zero() -> Iterator[None]:
+def flush_denormals() -> Iterator[None]:
     """Take numbers below 1e-38 for zero in this thread, and in the threads that torch starts meanwhile.
 
     Such numbers come up in gradients of a network that is sure of its answers, and processors compute with them up to a

@@ -57,7 +57,7 @@ class _Depthwise(torch.autograd.Function):
         return (*found, None, None, None)
 
 
-class QuickDepthwise(TorchFunctionMode):
+class FastDepthwise(TorchFunctionMode):
     """Within it, depthwise convolutions that train under bf16 autocast take the quick backward pass."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,11 +10,12 @@ from time import perf_counter
 
 import torch
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import ZooError
 from zoo.experiment import Precision
+from zoo.runtime import DeviceName
 from zoo.storage.cache import recall, source_key
-from zoo.system.cpu_memory import keep_memory
-from zoo.system.depthwise import QuickDepthwise
+from zoo.system.cpu_memory import keep_freed_memory
+from zoo.system.depthwise import FastDepthwise
 from zoo.system.environment import machine
 
 # A step of one layer in bf16 may take this share of its time in fp32 for bf16 to be worth its rounding
@@ -40,7 +40,7 @@ def training_precision(device: Device, compiled: bool = False) -> Iterator[None]
     """The precision that a training step's forward pass is computed in."""
     with torch.autocast(device.place.type, device.autocast, enabled=device.autocast is not None):
         if device.place.type == "cpu" and device.autocast is torch.bfloat16 and not compiled:
-            with QuickDepthwise():
+            with FastDepthwise():
                 yield
         else:
             yield
@@ -55,33 +55,31 @@ def choose_device(asked: str, precision: Precision = "auto") -> Device:
         UsageError: the text is no device.
         ZooError: CUDA is not there, or bf16 was asked for and the device has none.
     """
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", asked):
-        raise UsageError(f"unknown device `{asked}`", hint="known are auto cpu cuda cuda:N")
-    if asked.startswith("cuda"):
-        _require_cuda(asked)
+    name = DeviceName.parse(asked)
+    if name.kind == "cuda":
+        _require_cuda(name)
         device, why = torch.device(asked), "as asked"
-    elif asked == "auto" and torch.cuda.is_available():
+    elif name.kind == "auto" and torch.cuda.is_available():
         device, why = torch.device("cuda"), f"auto: {torch.cuda.get_device_name()} is there"
-    elif asked == "auto":
+    elif name.kind == "auto":
         device, why = torch.device("cpu"), "auto: no CUDA device is there"
     else:
         device, why = torch.device("cpu"), "as asked"
     if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     if device.type == "cpu":
-        keep_memory()
+        keep_freed_memory()
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return Device(place=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
 
 
-def _require_cuda(asked: str) -> None:
+def _require_cuda(asked: DeviceName) -> None:
     if not torch.cuda.is_available():
         raise ZooError(
             f"`--device {asked}`: this machine has no CUDA device that torch can use",
             hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what is there",
         )
-    index = torch.device(asked).index or 0
-    if index >= torch.cuda.device_count():
+    if asked.index >= torch.cuda.device_count():
         raise ZooError(f"`--device {asked}`: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
 
 

@@ -20,7 +20,7 @@ import traceback
 from types import TracebackType
 from typing import IO, Any, TextIO
 
-from zoo.errors import ZooError
+from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full
 from zoo.target import load_target
 
 # torch.compile of a large network takes minutes on a small machine; a session that hangs must end some day
@@ -29,13 +29,23 @@ LOG_LINES = 20  # of the worker's stderr, kept with a failure
 
 
 class WorkerFailed(Exception):
-    """A worker is out: the reason in one line, a hint, and the last lines of its log."""
+    """A worker reported an error or died: the reason in one line, a hint, and the last lines of its log.
 
-    def __init__(self, reason: str, *, hint: str | None = None, log: str = "") -> None:
+    `kind` is the type of an error that the worker raised on purpose; None for a bug, or for a process that died.
+    """
+
+    def __init__(
+        self, reason: str, *, hint: str | None = None, log: str = "", kind: type[ZooError] | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
         self.log = log
+        self.kind = kind
+
+
+# Errors whose type is handed from a worker to its parent
+KINDS: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull)}
 
 
 class WorkerProcess:
@@ -93,7 +103,8 @@ class WorkerProcess:
             raise WorkerFailed(self._epitaph(), log=self._tail())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise WorkerFailed(answer["error"], hint=answer["hint"], log=self._tail())
+            kind = KINDS.get(answer["kind"])
+            raise WorkerFailed(answer["error"], hint=answer["hint"], log=self._tail(), kind=kind)
         return answer
 
     @property
@@ -145,11 +156,12 @@ def serve(target: str) -> None:
         try:
             answer = getattr(worker, request.pop("do"))(**request)
         except ZooError as error:
-            answer = {"error": error.message, "hint": error.hint}
+            answer = {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
         except Exception as error:
             traceback.print_exc()
             text = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            answer = {"error": f"{type(error).__name__}: {text}".rstrip(": "), "hint": None}
+            kind = DiskFull.__name__ if is_disk_full(error) else ""
+            answer = {"error": f"{type(error).__name__}: {text}".rstrip(": "), "hint": None, "kind": kind}
         _send(answers, answer)
 
 

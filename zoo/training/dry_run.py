@@ -17,8 +17,8 @@ from zoo.data.opening import open_images
 from zoo.data.roles import assign_roles
 from zoo.experiment import Experiment
 from zoo.feature_cache.loader import default_views
-from zoo.feature_cache.manager import Cutter
-from zoo.feature_cache.policy import judge_prefix
+from zoo.feature_cache.manager import FeatureCache
+from zoo.feature_cache.policy import decide_caching
 from zoo.networks.building import count_parameters
 from zoo.networks.freezing import apply_phase, keeps_statistics
 from zoo.plugin import Plugins
@@ -28,7 +28,7 @@ from zoo.strategy import Phase
 from zoo.system.device import training_precision
 from zoo.training.optimizer import ParameterGroup, changed_by, plan_groups, trained_by
 from zoo.training.sampler import batches
-from zoo.training.setup import Setup, build, plan_course, resolve
+from zoo.training.setup import Setup, build, plan_phases, resolve
 
 # Images that a step is measured with; one step to warm up, one to time
 SAMPLE = 4
@@ -113,13 +113,13 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         notes.append(f"without `--data`, for {CLASSES} classes")
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, classes, pretrained=False)
-    course = plan_course(setup, network, experiment)
+    planned = plan_phases(setup, network, experiment)
     network.model.to(setup.device.place).to(memory_format=torch.channels_last)
     phases = tuple(
         _phase_plan(network, phase, epochs, images, experiment, setup)
-        for phase, epochs in zip(course.phases, course.epochs)
+        for phase, epochs in zip(planned.phases, planned.epochs)
     )
-    trained = {name for phase in course.phases for name in trained_by(network, phase)}
+    trained = {name for phase in planned.phases for name in trained_by(network, phase)}
     sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     seconds = [phase.seconds for phase in phases]
     steps = [phase.steps for phase in phases]
@@ -137,7 +137,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         steps=None if images is None else sum(step or 0 for step in steps),
         memory=max(phase.memory for phase in phases),
         seconds=None if images is None else sum(second or 0.0 for second in seconds),
-        notes=(*notes, *course.notes),
+        notes=(*notes, *planned.notes),
     )
 
 
@@ -179,29 +179,36 @@ def _frozen(
     network: Network, phase: Phase, epochs: int, images: int | None, experiment: Experiment, setup: Setup
 ) -> tuple[str | None, float]:
     """What a run will say of the phase's frozen prefix, and the seconds per image that keeping it saves."""
-    cutter = Cutter(experiment, setup.preprocess, setup.device, Silent())
-    late = changed_by(network, phase)
+    cache = FeatureCache(
+        asked=experiment.cache,
+        batch_size=experiment.batch_size,
+        preprocess=setup.preprocess,
+        device=setup.device,
+        progress=Silent(),
+    )
+    trainable = changed_by(network, phase)
     if phase.solver is not None:
         network.model.eval()
     mixed = phase.mixup is not None or phase.cutmix is not None
-    cut = None if mixed else cutter.cut(network, late)
-    if cut is None:
+    split = None if mixed else cache.split(network, trainable)
+    if split is None:
         return None, 0.0
     views = 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)
-    what = f"{'features' if phase.solver else 'frozen prefix'} of {_until(network, late)}"
+    what = f"{'features' if phase.solver else 'frozen prefix'} of {_until(network, trainable)}"
     if images is None:
-        return f"{what}, {size_text(cut.bytes)} an image and view, {views} views", 0.0
-    verdict = judge_prefix(
-        cut, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
+        return f"{what}, {size_text(split.bytes)} an image and view, {views} views", 0.0
+    decision = decide_caching(
+        split, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
     )
-    return verdict.text, cut.seconds * max(epochs - views, 0) if verdict.keep else 0.0
+    return decision.text, split.seconds * max(epochs - views, 0) if decision.keep else 0.0
 
 
-def _until(network: Network, late: Collection[str]) -> str:
+def _until(network: Network, trainable: Collection[str]) -> str:
     """The stages before the first one that changes, in words."""
     names = [stage.name for stage in network.anatomy.stages]
     first = next(
-        (number for number, stage in enumerate(network.anatomy.stages) if set(stage.parameters) & set(late)), len(names)
+        (number for number, stage in enumerate(network.anatomy.stages) if set(stage.parameters) & set(trainable)),
+        len(names),
     )
     return names[0] if first == 1 else f"{names[0]} to {names[first - 1]}"
 

@@ -1,4 +1,4 @@
-"""Features: what enters the head, for every image of a part."""
+"""Features: the head's input for every image of a part."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.errors import UsageError
-from zoo.feature_cache.loader import Views
-from zoo.feature_cache.manager import Cutter
+from zoo.feature_cache.loader import AugmentedViews
+from zoo.feature_cache.manager import FeatureCache
 from zoo.networks.head import find_head
 
 
 @torch.no_grad()
 def features(network: Network, batches: Iterable[torch.Tensor]) -> npt.NDArray[np.float32]:
-    """What enters the head, in eval mode: batches of inputs `(N, 3, H, W)` to features `(N, D)`.
+    """The head's input `(N, D)`, in eval mode, for batches of inputs `(N, 3, H, W)`.
 
     Raises:
         UsageError: the head is not one module over vectors.
@@ -43,20 +43,20 @@ def features(network: Network, batches: Iterable[torch.Tensor]) -> npt.NDArray[n
     return np.concatenate(found)
 
 
-def kept_features(
-    network: Network, late: Collection[str], views: Views, cutter: Cutter, title: str
+def cached_features(
+    network: Network, trainable: Collection[str], views: AugmentedViews, cache: FeatureCache, title: str
 ) -> tuple[npt.NDArray[np.float32], dict[str, float]] | None:
-    """The same for all images of a part, unaugmented, as the rows of a frozen prefix, which may be stored; and seconds.
+    """The head's input for all images without augmentation, from the feature cache, and the seconds spent.
 
-    None where the network cannot be cut in front of the head.
+    None where the network cannot be split in front of the head.
     """
-    cut = cutter.cut(network, late)
-    if cut is None or [len(end.shape) for end in cut.ends] != [1]:
+    split = cache.split(network, trainable)
+    if split is None or [len(tensor.shape) for tensor in split.boundary] != [1]:
         return None
     plain = views.plain()
-    rows = cutter.rows(cut, plain, epochs=0, views=1, title=title)
-    rows.prepare(0)
+    outputs = cache.outputs(split, plain, epochs=0, views=1, title=title)
+    outputs.prepare(0)
     count = len(plain.part.labels)
-    found: npt.NDArray[np.float32] = rows.take(np.arange(count), [0] * count)[0].float().cpu().numpy()
-    spent = {"data": plain.drawing, "prefix": rows.spent.prefix, "store": rows.spent.store}
+    found: npt.NDArray[np.float32] = outputs.take(np.arange(count), [0] * count)[0].float().cpu().numpy()
+    spent = {"data": plain.drawing, "prefix": outputs.spent.prefix, "store": outputs.spent.store}
     return found, {name: round(seconds, 3) for name, seconds in spent.items()}

@@ -18,7 +18,7 @@ from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
 
 
-def record_of(job: Job) -> dict[str, Any]:
+def initial_manifest(job: Job) -> dict[str, Any]:
     """What `run.json` says before the first step."""
     experiment, setup, network = job.experiment, job.setup, job.network
     sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
@@ -57,15 +57,15 @@ def record_of(job: Job) -> dict[str, Any]:
                 "pull": phase.pull,
                 "trainable_parameters": sum(sizes[name] for name in trained_by(network, phase)),
             }
-            for phase, count in zip(job.course.phases, job.course.epochs)
+            for phase, count in zip(job.phases.phases, job.phases.epochs)
         ],
         "parameters": count_parameters(network.model),
         "start_sha256": job.start_digest,
         "data_name": job.images.name,
-        "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.scanned.items()},
+        "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
         "reported_split": job.roles.reported,
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
-        "notes": [*job.images.notes, *job.roles.notes, *job.course.notes],
+        "notes": [*job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
         "device": {
             "name": str(setup.device.place),
@@ -78,10 +78,10 @@ def record_of(job: Job) -> dict[str, Any]:
     }
 
 
-def splits_of(job: Job) -> dict[str, Any]:
+def splits_manifest(job: Job) -> dict[str, Any]:
     """What `splits.json` says: the images of each role, and the SHA-256 of their contents."""
     return {
         "schema": SCHEMA,
-        "roles": {name: [sample.id for sample in part.samples] for name, part in job.scanned.items()},
-        "sha256": {name: list(part.contents) for name, part in job.scanned.items()},
+        "roles": {name: [sample.id for sample in part.samples] for name, part in job.decoded.items()},
+        "sha256": {name: list(part.contents) for name, part in job.decoded.items()},
     }

@@ -9,7 +9,7 @@ from zoo.progress import Progress
 from zoo.runs.run import SPLITS_FILE, Run
 from zoo.storage.files import write_json
 from zoo.system.environment import versions
-from zoo.training.manifest import splits_of
+from zoo.training.manifest import splits_manifest
 from zoo.training.preparation import Job
 from zoo.training.setup import Setup
 
@@ -57,7 +57,7 @@ def check_data(run: Run, job: Job) -> None:
         )
     recorded: dict[str, Any] = run.record["data"]
     if {name: part["sha256"] for name, part in recorded.items()} == {
-        name: part.digest for name, part in job.scanned.items()
+        name: part.digest for name, part in job.decoded.items()
     }:
         return
     try:
@@ -66,7 +66,7 @@ def check_data(run: Run, job: Job) -> None:
         raise ZooError(
             f"the photographs are not those of the run; which ones cannot be told: {error.message}", hint=hint
         ) from error
-    for name, part in job.scanned.items():
+    for name, part in job.decoded.items():
         was = dict(zip(kept["roles"].get(name, ()), kept.get("sha256", {}).get(name, ())))
         here = dict(zip((sample.id for sample in part.samples), part.contents))
         for word, found in (
@@ -82,7 +82,7 @@ def check_data(run: Run, job: Job) -> None:
 
 def restore_splits(run: Run, job: Job) -> None:
     """Make `splits.json` again where it is missing or damaged, from data that `check_data` has proved the same."""
-    file, wanted = run.path / SPLITS_FILE, splits_of(job)
+    file, wanted = run.path / SPLITS_FILE, splits_manifest(job)
     try:
         if run.splits() == wanted:
             return
@@ -90,7 +90,7 @@ def restore_splits(run: Run, job: Job) -> None:
     except ZooError as error:
         why = error.message
     write_json(file, wanted)
-    job.progress.note(f"{why}; it is made again, since the photographs are those of the run")
+    job.context.progress.note(f"{why}; it is made again, since the photographs are those of the run")
 
 
 def check_start(run: Run, job: Job, force: bool) -> None:

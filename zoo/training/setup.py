@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from zoo.backbone import Network
 from zoo.config.grammar import share_epochs
-from zoo.config.references import Names, look_up
+from zoo.config.references import References, look_up
 from zoo.errors import UsageError
 from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment
 from zoo.networks.building import build_network, spec_of
@@ -19,7 +19,7 @@ from zoo.system.device import Device, choose_device
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup(Names):
+class Setup(References):
     """An experiment whose names are resolved, and where it computes."""
 
     device: Device
@@ -37,8 +37,8 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Course:
-    """The phases that a run will take, with their epochs, and what had to be decided about them."""
+class PlannedPhases:
+    """The phases of a run with their epochs, and notes on what was decided about them."""
 
     phases: tuple[Phase, ...]
     epochs: tuple[int, ...]  # of each phase; 0 where it is solved
@@ -67,7 +67,7 @@ def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: boo
     return setup.plan.attach(setup.plan.adapt(network, spec), spec)
 
 
-def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Course:
+def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> PlannedPhases:
     """The phases for a built network, under the experiment's settings.
 
     A solved phase takes steps after all where the network's head cannot be solved, or where settings are asked for
@@ -103,7 +103,7 @@ def plan_course(setup: Setup, network: Network, experiment: Experiment) -> Cours
     if below and not network.anatomy.parameters_of(below):
         notes.append(f"`{network.anatomy.backbone}` has nothing to train but its head, so `{plan}` trains that alone")
     notes += _of_steps(stepped, experiment) if stepped else _of_solved(phases, experiment, str(plan))
-    return Course(phases=phases, epochs=epochs, notes=tuple(notes))
+    return PlannedPhases(phases=phases, epochs=epochs, notes=tuple(notes))
 
 
 def _of_steps(stepped: Sequence[Phase], experiment: Experiment) -> Iterator[str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import nn
 
-from zoo.errors import ZooError
+from zoo.errors import Diverged, ZooError
 from zoo.experiment import Experiment
 from zoo.networks.freezing import keeps_statistics
 from zoo.progress import Progress
@@ -29,7 +28,6 @@ class Stepper:
     def __init__(
         self,
         model: nn.Module,
-        forward: Callable[..., torch.Tensor],
         *,
         experiment: Experiment,
         device: Device,
@@ -38,17 +36,16 @@ class Stepper:
         progress: Progress,
     ) -> None:
         self.model = model
-        self.forward = forward
         self.experiment = experiment
         self.device = device
         self.classes = classes
         self.class_weights = None if class_weights is None else class_weights.to(device.place)
         self.progress = progress
-        self.folded: Callable[[], AbstractContextManager[None]] = nullcontext  # of a phase whose statistics stay
         self.parts = min(experiment.accumulate, experiment.batch_size)
 
     def step(
         self,
+        forward: Callable[..., torch.Tensor],
         inputs: tuple[torch.Tensor, ...],
         labels: torch.Tensor,
         optimizer: torch.optim.Optimizer,
@@ -58,12 +55,14 @@ class Stepper:
         batch: int,
         start: Mapping[str, torch.Tensor],
     ) -> tuple[float, int]:
-        """One step on labels `(N,)` and what `forward` takes, each with N rows: images `(N, 3, H, W)`, or more.
+        """One step on labels `(N,)` and the tensors that `forward` maps to logits, each with N rows.
 
-        Returns the mean loss and how many images were right. `start` holds what the phase pulls towards, by name.
+        Returns the mean loss and how many images were right. `start` holds the values towards which the phase pulls
+        parameters, by name.
 
         Raises:
-            ZooError: the loss is not finite, or one image alone does not fit into memory.
+            Diverged: the loss is not finite.
+            ZooError: one image alone does not fit into memory.
         """
         seed_step(self.experiment.seed, epoch, batch)
         targets = labels
@@ -76,7 +75,7 @@ class Stepper:
             parts = min(self.parts, max(len(labels) // least, 1))
             kept = self._statistics(phase)
             try:
-                loss, right = self._gradients(inputs, targets, optimizer, parts, epoch)
+                loss, right = self._gradients(forward, inputs, targets, optimizer, parts, epoch)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -120,6 +119,7 @@ class Stepper:
 
     def _gradients(
         self,
+        forward: Callable[..., torch.Tensor],
         inputs: tuple[torch.Tensor, ...],
         targets: torch.Tensor,
         optimizer: torch.optim.Optimizer,
@@ -133,7 +133,7 @@ class Stepper:
         value, right = 0.0, 0
         split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
         for *some, wanted in zip(*split):
-            logits = self._logits(*some)
+            logits = self._logits(forward, *some)
             loss = (
                 nn.functional.cross_entropy(
                     logits,
@@ -149,7 +149,7 @@ class Stepper:
             answers = wanted if wanted.ndim == 1 else wanted.argmax(1)
             right += int((logits.detach().argmax(1) == answers).sum())
         if not math.isfinite(value):
-            raise ZooError(
+            raise Diverged(
                 f"the loss is {value} in epoch {epoch + 1}: training diverged",
                 hint=f"pass a lower `--lr` than {self.experiment.lr}, or clip with `--clip 1.0`",
             )
@@ -161,10 +161,10 @@ class Stepper:
             return float(len(targets))
         return float(self.class_weights[targets].sum())
 
-    def _logits(self, *inputs: torch.Tensor) -> torch.Tensor:
+    def _logits(self, forward: Callable[..., torch.Tensor], *inputs: torch.Tensor) -> torch.Tensor:
         try:
-            with training_precision(self.device, self.experiment.compile), self.folded():
-                return self.forward(*inputs).float()
+            with training_precision(self.device, self.experiment.compile):
+                return forward(*inputs).float()
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise

@@ -10,7 +10,7 @@ from tests_support import make_photos
 
 import zoo.data.decoding
 from zoo import Images, Preprocess, ZooError
-from zoo.data.decoding import Part, allocate, scan
+from zoo.data.decoding import DecodeRequest, allocate, decode_parts
 from zoo.data.image import pixel_key, pixels
 from zoo.storage.tensor_store import Store
 from zoo_datasets.folder import open_folder
@@ -20,9 +20,9 @@ PREPROCESS = Preprocess(resize=32, crop=24)
 
 def run_scan(
     images: Images, on_bad_image: str = "skip", workers: int = 2
-) -> tuple[dict[str, zoo.data.decoding.Scanned], list[zoo.data.decoding.BadFile]]:
-    parts = {"fit": Part(images.splits["train"], 24, lambda photograph: pixels(photograph, PREPROCESS))}
-    return scan(images, parts, on_bad_image=on_bad_image, workers=workers)  # type: ignore[arg-type]
+) -> tuple[dict[str, zoo.data.decoding.DecodedImages], list[zoo.data.decoding.BadFile]]:
+    parts = {"fit": DecodeRequest(images.splits["train"], 24, lambda photograph: pixels(photograph, PREPROCESS))}
+    return decode_parts(images, parts, on_bad_image=on_bad_image, workers=workers)  # type: ignore[arg-type]
 
 
 @pytest.fixture
@@ -94,11 +94,11 @@ def test_what_was_decoded_is_found_again_until_a_file_changes(
         decoded.append(1)
         return pixels(photograph, PREPROCESS)
 
-    def again() -> tuple[zoo.data.decoding.Scanned, set[tuple[str, str]]]:
+    def again() -> tuple[zoo.data.decoding.DecodedImages, set[tuple[str, str]]]:
         images = open_folder(str(spoilt), 0)
         store = Store(folder)
-        parts = {"fit": Part(images.splits["train"], 24, convert)}
-        found, bad = scan(
+        parts = {"fit": DecodeRequest(images.splits["train"], 24, convert)}
+        found, bad = decode_parts(
             images, parts, on_bad_image="skip", workers=1, store=store, keys={"fit": pixel_key(PREPROCESS)}
         )
         return found["fit"], {(file.id, file.reason) for file in bad}

@@ -10,7 +10,7 @@ from tests_support import TINY
 
 import zoo.data.decoding
 from zoo import Plugins, train
-from zoo.data.prefetch import Ahead, decode_ahead
+from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.storage.tensor_store import ROWS_SUFFIX, Store
 
 
@@ -19,7 +19,7 @@ def own_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
 
 
-def finish(ahead: Ahead | None) -> int:
+def finish(ahead: Prefetch | None) -> int:
     assert ahead is not None
     count: list[int] = []
     ahead.wait(count.append)
@@ -32,13 +32,13 @@ def test_a_run_finds_what_was_decoded_ahead(two_splits: Path, tmp_path: Path, mo
     plain = train(replace(experiment, cache="off"), out=tmp_path / "plain")
     plugins = Plugins()
     plugins.backbones  # noqa: B018  # the catalogue, which the process ahead does not make
-    assert finish(decode_ahead(experiment)) == 2 * (12 + 6)
+    assert finish(start_prefetch(experiment)) == 2 * (12 + 6)
 
     def refused(*_: object) -> None:
         raise AssertionError("decoded again")
 
     monkeypatch.setattr(zoo.data.decoding, "decode", refused)
-    ahead = decode_ahead(experiment)
+    ahead = start_prefetch(experiment)
     run = train(experiment, out=tmp_path / "run", ahead=ahead, plugins=plugins)
     finish(ahead)
     assert run.record["weights_sha256"] == plain.record["weights_sha256"]
@@ -46,23 +46,23 @@ def test_a_run_finds_what_was_decoded_ahead(two_splits: Path, tmp_path: Path, mo
 
 def test_nothing_is_decoded_where_nothing_is_kept(two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = replace(TINY, data=str(two_splits))
-    assert decode_ahead(replace(experiment, cache="off")) is None
+    assert start_prefetch(replace(experiment, cache="off")) is None
     for budget in ("0", "no size"):
         monkeypatch.setenv("ZOO_CACHE_BUDGET", budget)
-        assert decode_ahead(experiment) is None
+        assert start_prefetch(experiment) is None
     monkeypatch.setenv("ZOO_CACHE_BUDGET", "10K")
-    assert finish(decode_ahead(experiment)) == 0
+    assert finish(start_prefetch(experiment)) == 0
 
 
 @pytest.mark.parametrize("wrong", [{"data": "no such folder"}, {"backbone": "no_such"}, {"strategy": "linear:x"}])
 def test_what_is_wrong_ends_it_and_nothing_else(two_splits: Path, wrong: dict[str, str]) -> None:
     experiment = replace(TINY, **{"data": str(two_splits), **wrong})  # type: ignore[arg-type]
-    assert finish(decode_ahead(experiment)) == 0
+    assert finish(start_prefetch(experiment)) == 0
     assert not Store().usage().entries
 
 
 def test_it_ends_when_it_is_told_to(two_splits: Path) -> None:
-    ahead = Ahead(replace(TINY, data=str(two_splits)))
+    ahead = Prefetch(replace(TINY, data=str(two_splits)))
     ahead.stop()
     assert ahead._process.returncode is not None
     assert not list((Store().folder or Path()).glob(f"*/*{ROWS_SUFFIX}"))

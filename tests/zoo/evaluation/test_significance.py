@@ -12,7 +12,7 @@ from scipy.stats import binomtest, norm
 from tests_support import TINY
 
 from zoo import ZooError, train
-from zoo.evaluation.significance import compare, compare_runs, holm, p_value
+from zoo.evaluation.significance import compare, compare_configurations, p_value
 from zoo_cli.main import run as zoo
 
 Table = npt.NDArray[np.bool_]
@@ -39,7 +39,9 @@ def drawn(
 @pytest.mark.parametrize(("seeds", "wander"), [(1, 0.0), (2, 0.01), (2, 0.02), (3, 0.0), (3, 0.02)])
 def test_equally_good_ways_are_seldom_left_out(seeds: int, wander: float) -> None:
     generator, studies = np.random.default_rng(1), 300
-    wrong = sum(len(compare(drawn(generator, [0.9] * 5, 400, seeds, wander)).winners) < 5 for _ in range(studies))
+    wrong = sum(
+        len(compare_configurations(drawn(generator, [0.9] * 5, 400, seeds, wander)).winners) < 5 for _ in range(studies)
+    )
     assert binomtest(wrong, studies, 0.05, alternative="greater").pvalue > 0.01  # not above 5 per cent
 
 
@@ -47,7 +49,7 @@ def test_equally_good_ways_are_seldom_left_out(seeds: int, wander: float) -> Non
 def test_a_better_way_is_found(seeds: int, wander: float) -> None:
     generator, studies = np.random.default_rng(2), 100
     accuracies = [0.90, 0.95, 0.90, 0.90, 0.90]
-    found = [compare(drawn(generator, accuracies, 2000, seeds, wander)).winners for _ in range(studies)]
+    found = [compare_configurations(drawn(generator, accuracies, 2000, seeds, wander)).winners for _ in range(studies)]
     assert sum(winners == ("way 1",) for winners in found) >= 90
 
 
@@ -59,22 +61,16 @@ def test_p_values_are_those_of_known_tests() -> None:
     assert p_value(np.ones((2, 9), bool), np.zeros((2, 9), bool)) == 0
 
 
-def test_holm_is_holm_s() -> None:
-    """Holm 1979: each value times how many are not smaller, never falling."""
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
-
-
 def test_so_many_photographs_would_tell() -> None:
     generator = np.random.default_rng(3)
     table = drawn(generator, [0.93, 0.90], 300, 1)
-    needed = compare(table).pairs[0].needed
+    needed = compare_configurations(table).pairs[0].needed
     assert needed is not None
     one, other = table.values()
     again = []
     for _ in range(200):  # as many photographs, of the same kind
         rows = generator.integers(0, one.shape[1], needed)
-        again.append(compare({"a": one[:, rows], "b": other[:, rows]}).pairs[0].told_apart)
+        again.append(compare_configurations({"a": one[:, rows], "b": other[:, rows]}).pairs[0].told_apart)
     assert 0.8 <= np.mean(again) <= 0.98
 
 
@@ -83,12 +79,12 @@ def test_runs_that_differ_by_their_seed_are_one_way(two_splits: Path, tmp_path: 
         train(replace(TINY, data=str(two_splits), strategy=strategy, epochs=1, seed=seed), out=tmp_path / name)
         for name, strategy, seed in (("a", "full", 0), ("b", "full", 1), ("c", "partial:1", 0))
     ]
-    assert compare_runs(runs[:2]) is None
-    found = compare_runs([*runs, runs[0]])  # twice the same is once
+    assert compare(runs[:2]) is None
+    found = compare([*runs, runs[0]])  # twice the same is once
     assert found is not None and set(found.accuracies) == {f"timm/test_resnet {name}" for name in ("full", "partial:1")}
     right = [run.predictions().correct.mean() for run in runs[:2]]
     assert found.accuracies["timm/test_resnet full"] == pytest.approx(np.mean(right))
     (runs[2].path / "predictions-val.safetensors").unlink()
     with pytest.raises(ZooError, match="has no predictions"):
-        compare_runs(runs)
+        compare(runs)
     assert zoo(["compare", *(str(run.path) for run in runs)]) == 0  # the figures stand without it

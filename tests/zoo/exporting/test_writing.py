@@ -27,11 +27,12 @@ from zoo import (
     train,
     verify,
 )
+from zoo.data.splitting import balanced_order
 from zoo.dataset import Sample
+from zoo.evaluation.statistics import paired_difference_interval
 from zoo.exporter import Check, Precision, StageDifference
-from zoo.exporting.calibration_set import _spread
-from zoo.exporting.parity import TOLERANCE, compare, paired_interval
-from zoo.exporting.precision_search import Candidate, fastest
+from zoo.exporting.parity import TOLERANCE, compare
+from zoo.exporting.precision_search import PrecisionCandidate, fastest
 from zoo.predictions import Predictions
 from zoo.storage.files import read_json, write_json
 from zoo.target import load_target
@@ -277,13 +278,15 @@ def test_what_may_be_lost_in_fewer_bits() -> None:
     assert not compare(ours, ours, stages=(replace(unbound, bound=0.003),)).passed
     assert parity.drop_per_class == {"x": pytest.approx(0.25)} and "int8 accuracy 0.5000" in str(parity)
     low, high = parity.drop_interval
-    assert paired_interval(ours.correct, ours.correct)[1] > 0  # nothing differs, and four photographs prove little
+    assert (
+        paired_difference_interval(ours.correct, ours.correct)[1] > 0
+    )  # nothing differs, and four photographs prove little
     assert low < 0.25 < high and parity.flip_interval[0] < 0.75 < parity.flip_interval[1]
     assert "flips" not in parity.summary() and len(parity.to_json()["flips"]) == 3
 
 
-def candidate(precision: str, middle: float, told_apart: bool = True) -> Candidate:
-    return Candidate(precision=precision, latency=(middle, middle * 0.9, middle * 1.1), told_apart=told_apart)
+def candidate(precision: str, middle: float, told_apart: bool = True) -> PrecisionCandidate:
+    return PrecisionCandidate(precision=precision, latency=(middle, middle * 0.9, middle * 1.1), told_apart=told_apart)
 
 
 def test_the_fastest_wins_where_it_is_told_apart() -> None:
@@ -291,7 +294,7 @@ def test_the_fastest_wins_where_it_is_told_apart() -> None:
     assert fastest([plain, half, eight]) is eight
     assert fastest([candidate("fp32", 10, told_apart=False), half, eight]).precision == "fp32"
     assert fastest([half, eight]) is eight  # fp32 did not pass
-    assert fastest([Candidate(precision="fp32"), eight]).precision == "fp32"  # it could not be timed
+    assert fastest([PrecisionCandidate(precision="fp32"), eight]).precision == "fp32"  # it could not be timed
 
 
 def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plugins: Plugins) -> None:
@@ -340,34 +343,14 @@ def test_photographs_prepared_outside(run: Run, plugins: Plugins) -> None:
     assert ours.metrics["accuracy"] == theirs.metrics["accuracy"]
 
 
-def test_the_interval_of_a_drop_does_not_depend_on_the_order() -> None:
-    cells = [(True, True)] * 36 + [(True, False)] * 12 + [(False, True)] * 2 + [(False, False)] * 4
-    right, other = (np.array(side) for side in zip(*cells))
-    low, high = paired_interval(right, other)
-    assert 0 < low < 10 / 54 < high
-    assert paired_interval(other, right) == pytest.approx((-high, -low))
-
-
-def test_the_interval_of_a_drop_covers_it() -> None:
-    generator = np.random.default_rng(0)
-    hits = 0
-    for _ in range(500):
-        right = generator.random(150) < 0.94
-        other = np.where(generator.random(150) < 0.03, ~right, right)
-        true = 0.94 - (0.94 * 0.97 + 0.06 * 0.03)
-        low, high = paired_interval(right, other)
-        hits += low <= true <= high
-    assert hits >= 465
-
-
 def test_calibration_photographs_are_spread_over_the_classes() -> None:
     samples = [Sample(id=f"{name}{number}", label=name, source=Path("x")) for name in "abcdefgh" for number in range(6)]
-    chosen = _spread(samples, 0)
+    chosen = balanced_order(samples, 0)
     assert len({sample.id for sample in chosen}) == len(samples)
     for count in (8, 12, 20):
         found = Counter(sample.label for sample in chosen[:count])
         assert max(found.values()) - min(found[name] for name in "abcdefgh") <= 1
-    assert {sample.label for sample in chosen[:4]} != {sample.label for sample in _spread(samples, 1)[:4]}
+    assert {sample.label for sample in chosen[:4]} != {sample.label for sample in balanced_order(samples, 1)[:4]}
 
 
 def test_what_lies_beside_is_not_replaced_unasked(run: Run, plugins: Plugins, tmp_path: Path) -> None:

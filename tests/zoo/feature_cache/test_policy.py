@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 
 import zoo.feature_cache.policy
-from zoo.feature_cache.policy import Verdict, judge_prefix
+from zoo.feature_cache.policy import CacheDecision, decide_caching
 from zoo.storage.tensor_store import Store
 
 
 def judge(
     tmp_path: Path, asked: Any = "auto", *, seconds: float = 0.01, budget: int = 2**30, views: int = 2, epochs: int = 5
-) -> Verdict:
+) -> CacheDecision:
     cut: Any = SimpleNamespace(bytes=2**20, seconds=seconds)  # of one image
     store = Store(tmp_path / "store", budget=budget)
-    return judge_prefix(cut, asked, store, images=100, views=views, epochs=epochs, what="prefix")
+    return decide_caching(cut, asked, store, images=100, views=views, epochs=epochs, what="prefix")
 
 
 @pytest.fixture(autouse=True)

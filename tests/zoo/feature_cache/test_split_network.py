@@ -13,7 +13,7 @@ from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, train
 from zoo.feature_cache.loader import default_views
-from zoo.feature_cache.split_network import Cut, block_size, in_blocks
+from zoo.feature_cache.split_network import SplitNetwork, block_size, prefix_in_blocks
 from zoo.networks.building import build_network
 from zoo.networks.freezing import apply_phase
 from zoo.progress import Silent
@@ -67,11 +67,11 @@ def test_the_cut_lies_where_the_frozen_stages_end(name: str, size: int, plugins:
     for count in (1, 2, 3):
         late = set(network.anatomy.parameters_of([*names[-count:], "head"]))
         apply_phase(network.model, late, "train")
-        cut = Cut(network.model, late, noise(size), None)
+        cut = SplitNetwork(network.model, late, noise(size), None)
         every = {name for name, _ in network.model.named_parameters()}
         # not one frozen parameter is computed with in the rest, not one that trains in the prefix
-        assert cut.late == late and cut.frozen == every - late
-        assert all(end.bytes > 0 for end in cut.ends)
+        assert cut.trainable == late and cut.frozen == every - late
+        assert all(end.bytes > 0 for end in cut.boundary)
 
 
 class Skips(nn.Module):
@@ -102,8 +102,8 @@ def test_several_tensors_cross_and_chance_stays_behind() -> None:
     model = Skips().train()
     apply_phase(model, LATE, "train")
     model.drop.train()
-    cut = Cut(model, LATE, noise(8), None)
-    assert len(cut.ends) == 3 and cut.frozen == {"stem.weight", "stem.bias", "early.weight", "early.bias", "scale"}
+    cut = SplitNetwork(model, LATE, noise(8), None)
+    assert len(cut.boundary) == 3 and cut.frozen == {"stem.weight", "stem.bias", "early.weight", "early.bias", "scale"}
     answers = []
     for whole in (True, False):
         torch.manual_seed(7)
@@ -117,7 +117,7 @@ def test_gradients_of_the_rest_are_those_of_the_network(plugins: Plugins) -> Non
     network = build("timm/resnet18", 64, plugins)
     late = network.anatomy.parameters_of([*network.anatomy.names[-2:], "head"])
     apply_phase(network.model, late, "frozen")
-    cut = Cut(network.model, late, noise(64), None)
+    cut = SplitNetwork(network.model, late, noise(64), None)
     found = []
     for forward in (network.model, lambda images: cut.rest(*cut.prefix(images))):
         network.model.zero_grad()
@@ -144,27 +144,27 @@ class ByValue(Skips):
 @pytest.mark.parametrize(
     ("model", "late", "reason"),
     [
-        (Statistic(), LATE, "looks at several images together"),
+        (Statistic(), LATE, "mixes the images of a batch"),
         (ByValue(), LATE, "symbolically traced"),
         (Skips(), {"stem.weight"}, "nothing of it is frozen"),
     ],
 )
 def test_what_cannot_be_cut_says_why(model: nn.Module, late: set[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        Cut(model.eval(), late, noise(8), None)
+        SplitNetwork(model.eval(), late, noise(8), None)
 
 
 def test_the_digest_follows_what_is_frozen_and_nothing_else() -> None:
     model = Skips().eval()
-    cut = Cut(model, LATE, noise(8), None)
+    cut = SplitNetwork(model, LATE, noise(8), None)
     before = cut.digest()
     with torch.no_grad():
         model.late.weight.add_(1)
-    assert cut.digest() == before and cut.still_holds()
+    assert cut.digest() == before and cut.unchanged()
     with torch.no_grad():
         model.early.weight[0, 0, 0, 0] += 1
-    assert not cut.still_holds()
-    assert Cut(model, LATE, noise(8), None).digest() != before
+    assert not cut.unchanged()
+    assert SplitNetwork(model, LATE, noise(8), None).digest() != before
 
 
 def test_the_digest_follows_code_that_changed() -> None:
@@ -178,10 +178,10 @@ def test_the_digest_follows_code_that_changed() -> None:
 
     model = Skips().eval()
     model.early = Scaled(4, 4, 3, padding=1)
-    before = Cut(model, LATE, noise(8), None).digest()
-    assert Cut(model, LATE, noise(8), None).digest() == before
+    before = SplitNetwork(model, LATE, noise(8), None).digest()
+    assert SplitNetwork(model, LATE, noise(8), None).digest() == before
     model.early.by = 2.0
-    assert Cut(model, LATE, noise(8), None).digest() != before
+    assert SplitNetwork(model, LATE, noise(8), None).digest() != before
 
 
 class Odd(Skips):
@@ -195,12 +195,12 @@ class Odd(Skips):
 
 def test_trouble_of_any_kind_is_a_reason_not_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="a library's own trouble"):
-        Cut(Odd().eval(), LATE, noise(8), None)
-    monkeypatch.setattr(Cut, "rest", lambda self, *rows: 1 / 0)
+        SplitNetwork(Odd().eval(), LATE, noise(8), None)
+    monkeypatch.setattr(SplitNetwork, "rest", lambda self, *rows: 1 / 0)
     model = Skips().train()
     state, statistics = torch.get_rng_state(), {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError, match="ZeroDivisionError"):
-        Cut(model, LATE, noise(8), None)
+        SplitNetwork(model, LATE, noise(8), None)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, statistics[name]) for name, value in model.state_dict().items())
 
@@ -212,11 +212,11 @@ def test_blocks_fit_batches(batch: int, block: int) -> None:
 
 def test_rows_do_not_depend_on_who_asks_together() -> None:
     model = Skips().eval()
-    cut = Cut(model, LATE, noise(8), None)
+    cut = SplitNetwork(model, LATE, noise(8), None)
     images = noise(8, 11)
-    whole = in_blocks(cut, images, 4)
+    whole = prefix_in_blocks(cut, images, 4)
     for order in (torch.arange(11).flip(0), torch.tensor([3, 3, 9])):
-        some = in_blocks(cut, images[order], 4)
+        some = prefix_in_blocks(cut, images[order], 4)
         assert all(torch.equal(row, every[order]) for row, every in zip(some, whole))
 
 

@@ -21,7 +21,7 @@ from zoo.latency.interleaving import WORKER
 from zoo.latency.measurement import _device_for, bench, usable_cores
 from zoo.latency.plot import accuracy_of, check_plot, draw
 from zoo.latency.report import LEAST_FLOOR, LatencyReport, apart
-from zoo.plugin import Candidate, Plugins
+from zoo.plugin import PluginCandidate, Plugins
 from zoo.runtime import Runtime
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 
@@ -116,7 +116,7 @@ def plugins(tmp_path_factory: pytest.TempPathFactory) -> Any:
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         point = importlib.metadata.EntryPoint("pretend", "pretend", "zoo.plugins")
-        yield Plugins([Candidate("pretend", "backbone-zoo-pretend", "1", point)], environ={})
+        yield Plugins([PluginCandidate("pretend", "backbone-zoo-pretend", "1", point)], environ={})
     sys.modules.pop("pretend", None)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from zoo import Plugins
-from zoo.feature_cache.split_network import Cut
+from zoo.feature_cache.split_network import SplitNetwork
 from zoo.networks.batchnorm_folding import FoldedSteps, fold
 from zoo.networks.building import build_network
 from zoo.networks.freezing import apply_phase
@@ -116,7 +116,7 @@ def test_a_cut_computes_unfolded_where_folding_would_change_it() -> None:
     model = stirred(Branched())
     late = {"late.weight", "late.bias"}
     apply_phase(model, late, "frozen")
-    cut = Cut(model, late, noise(3, 8, CPU), None)
+    cut = SplitNetwork(model, late, noise(3, 8, CPU), None)
     with torch.no_grad():
         assert torch.equal(cut.rest(*cut.prefix(noise(3, 8, CPU))), model(noise(3, 8, CPU)))
 

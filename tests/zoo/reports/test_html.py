@@ -18,7 +18,7 @@ from tests_support import TINY, make_photos
 from zoo import Plugins, Run, UsageError, ZooError, report, train
 from zoo.reports.html import _of_study, render
 from zoo.reports.plots import fraction_curves
-from zoo.studies.deployment_cost import Footprint
+from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.learning_curve import where_transfer_pays
 from zoo.studies.results import Results
 from zoo_cli.main import run as zoo
@@ -57,7 +57,7 @@ def study(run: Run, tmp_path_factory: pytest.TempPathFactory) -> Results:
         {"name": "two", **way, "seed": 1, "fraction": 1.0, "status": "failed", "failure": "<script>alert(1)</script>"},
     ]
     (folder / "outcomes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    footprint = Footprint(latency=(0.002, 0.001, 0.003), size=10**6).to_json()
+    footprint = DeploymentCost(latency=(0.002, 0.001, 0.003), size=10**6).to_json()
     (folder / "footprints.json").write_text(json.dumps({"timm/test_resnet full": footprint}))
     stage = {"name": "stem", "depth": 0.5, "accuracy": 0.6, "interval": [0.5, 0.7], "distance": 0.4}
     advice = {"backbones": {"timm/test_resnet": {"reason": "because", "stages": [stage, {**stage, "depth": 1.0}]}}}

@@ -8,10 +8,10 @@ import io
 import numpy as np
 import pytest
 
-from zoo.evaluation.intervals import correct, interval
+from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.predictions import Predictions
-from zoo.studies.deployment_cost import Footprint
-from zoo.studies.leaderboard import Entry, ensemble, rank
+from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.leaderboard import ConfigurationResults, ensemble, rank
 from zoo.studies.study import Study
 
 
@@ -32,13 +32,13 @@ def table(right: np.ndarray, sure: float = 2.0, order: np.ndarray | None = None)
     )
 
 
-def entry(name: str, rows: np.ndarray, *, latency: float = 0.01, trained: int = 5) -> Entry:
+def entry(name: str, rows: np.ndarray, *, latency: float = 0.01, trained: int = 5) -> ConfigurationResults:
     tables = tuple(table(row) for row in rows)
-    return Entry(
+    return ConfigurationResults(
         backbone=name, strategy="linear", seeds=tuple(range(len(rows))), tables=tables,
         metrics=tuple({"accuracy": float(row.mean()), "f1_macro": 0.5} for row in rows), seconds=(1.0,) * len(rows),
         core_seconds=(2.0,) * len(rows), trained=trained,
-        footprint=Footprint(latency=(latency, latency, latency), size=100, license="MIT"),
+        cost=DeploymentCost(latency=(latency, latency, latency), size=100, license="MIT"),
     )  # fmt: skip
 
 
@@ -75,15 +75,10 @@ def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
     generator, held, trials = np.random.default_rng(3), 0, 300
     for number in range(trials):
         luck = 0.85 + generator.normal(0, 0.02, (seeds, 1)) * (seeds > 1)
-        low, high = interval(generator.random((seeds, 200)) < luck, seed=number)
+        low, high = bootstrap_interval(generator.random((seeds, 200)) < luck, seed=number)
         held += low <= 0.85 <= high
     # three seeds say little of how seeds vary: a bootstrap over them is narrow, and no one hides it
     assert held / trials >= 0.9
-
-
-def test_an_interval_has_a_width_where_all_are_right() -> None:
-    low, high = interval(np.ones((2, 30), bool))
-    assert low < 0.9 and high == pytest.approx(1.0)
 
 
 def test_an_ensemble_is_the_mean_of_probabilities() -> None:
@@ -104,13 +99,13 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
     ],
 )
 def test_what_a_study_does_not_train(bounds: dict[str, object], reason: str) -> None:
-    footprint = Footprint(latency=(0.01, 0.01, 0.01), size=100, license="MIT")
+    footprint = DeploymentCost(latency=(0.01, 0.01, 0.01), size=100, license="MIT")
     study = Study(data="x", backbones=("a",), strategies=("b",), **bounds)  # type: ignore[arg-type]
     assert footprint.refused(study) == reason
 
 
 def test_what_could_not_be_timed_meets_no_bound() -> None:
     study = Study(data="x", backbones=("a",), strategies=("b",), max_latency=1.0)
-    assert "its latency is not known: no exporter" in Footprint(failure="no exporter").refused(study)
-    assert Footprint(unfit="too few stages", latency=(1, 1, 1)).refused(study) == "too few stages"
-    assert Footprint.from_json(Footprint(latency=(1, 2, 3)).to_json()) == Footprint(latency=(1, 2, 3))
+    assert "its latency is not known: no exporter" in DeploymentCost(failure="no exporter").refused(study)
+    assert DeploymentCost(unfit="too few stages", latency=(1, 1, 1)).refused(study) == "too few stages"
+    assert DeploymentCost.from_json(DeploymentCost(latency=(1, 2, 3)).to_json()) == DeploymentCost(latency=(1, 2, 3))

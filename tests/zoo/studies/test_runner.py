@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, study
-from zoo.studies.deployment_cost import Footprint
-from zoo.studies.results import FOOTPRINTS_FILE, Results
+from zoo.errors import DiskFull
+from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.results import COSTS_FILE, Results
+from zoo.studies.trial import Trial, TrialResult
 from zoo_cli.main import run as run_zoo
 
 SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1}
@@ -43,8 +45,8 @@ def plugins() -> Plugins:
 def weighed(folder: Path, ways: list[str], latency: float = 0.01) -> Path:
     """A study's folder whose networks are weighed already, which takes seconds each."""
     folder.mkdir()
-    one = Footprint(latency=(latency, latency, latency), size=10, license="unknown", shape="x").to_json()
-    (folder / FOOTPRINTS_FILE).write_text(json.dumps(dict.fromkeys(ways, one)))
+    one = DeploymentCost(latency=(latency, latency, latency), size=10, license="unknown", shape="x").to_json()
+    (folder / COSTS_FILE).write_text(json.dumps(dict.fromkeys(ways, one)))
     return folder
 
 
@@ -62,10 +64,10 @@ def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Pl
 
 
 def test_a_study_from_beginning_to_end(done: Results) -> None:
-    states = [one["status"] for one in done.outcomes]
+    states = [one.state for one in done.outcomes]
     assert states.count("finished") == 4 and states.count("refused") == 2 and done.status == "finished"
-    refused = [one for one in done.outcomes if one["status"] == "refused"]
-    assert all("asks for 40 stages" in one["failure"] for one in refused)
+    refused = [one for one in done.outcomes if one.state == "refused"]
+    assert all("asks for 40 stages" in one.failure for one in refused)
     assert not list((done.path / "trials").glob("*partial_40*"))  # it was known before
     board = done.leaderboard
     assert {row["way"] for row in board["rows"]} == set(WAYS[:2]) and board["split"] == "val"
@@ -75,10 +77,10 @@ def test_a_study_from_beginning_to_end(done: Results) -> None:
 
 
 def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
-    weighed_at = (done.path / FOOTPRINTS_FILE).stat().st_mtime
+    weighed_at = (done.path / COSTS_FILE).stat().st_mtime
     runs = [path.stat().st_mtime for path in (done.path / "trials").glob("*/run.json")]
     assert len(runs) == 4 and weighed_at < min(runs) and not (done.path / "networks").exists()
-    found = json.loads((done.path / FOOTPRINTS_FILE).read_text())
+    found = json.loads((done.path / COSTS_FILE).read_text())
     assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["unfit"]
 
 
@@ -88,9 +90,9 @@ def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Resul
     assert len(looks) == 2 * len(board["winners"]) == board["looks"]
     assert len({look["name"] for look in looks}) == len(looks)
     for one in done.outcomes:
-        if one["status"] == "finished":
+        if one.state == "finished":
             run = done.run(one)
-            assert run.looks("test") == sum(look["name"] == one["name"] for look in looks)
+            assert run.looks("test") == sum(look["name"] == one.name for look in looks)
             assert run.looks("val") == 1
     for row in board["rows"]:
         if row["winner"]:
@@ -116,13 +118,13 @@ def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plu
 
 def test_what_is_too_slow_is_never_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
-    footprints = json.loads((folder / FOOTPRINTS_FILE).read_text())
+    footprints = json.loads((folder / COSTS_FILE).read_text())
     footprints[WAYS[0]]["latency"] = [0.5, 0.5, 0.5]
-    (folder / FOOTPRINTS_FILE).write_text(json.dumps(footprints))
-    shutil.copy(folder / FOOTPRINTS_FILE, tmp_path / "kept")
+    (folder / COSTS_FILE).write_text(json.dumps(footprints))
+    shutil.copy(folder / COSTS_FILE, tmp_path / "kept")
     begin(folder, asked(two_splits, max_latency=0.1, seeds=(0,)))
     found = study(folder, plugins=plugins)
-    states = {one["strategy"]: one["status"] for one in found.outcomes}
+    states = {one.trial.strategy: one.state for one in found.outcomes}
     assert states == {"full": "refused", "partial:1": "finished"}
     assert [path.name.split("-")[1] for path in (folder / "trials").iterdir()] == ["partial_1"]
     assert any("one seed" in note for note in found.leaderboard["notes"])
@@ -138,31 +140,31 @@ def test_a_worker_that_dies_is_an_outcome(
     two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One is killed as for want of memory; the next trial gets a new one."""
-    from zoo.studies.runner import Session
+    from zoo.studies.executor import LocalProcess
 
     folder = weighed(tmp_path / "s", WAYS[:2])
     begin(folder, asked(two_splits, seeds=(0,), test=False))
-    train = Session._train
+    train = LocalProcess._train
 
-    def killing(self: Session, trial: Any, tuned: Any) -> dict[str, Any]:
+    def killing(self: LocalProcess, trial: Trial, *rest: Any) -> TrialResult:
         if trial.strategy == "full":
             with pytest.raises(Exception):  # noqa: B017 - only to have a worker
-                self._ask("score", run="nowhere", split="val")
+                self.ask("score", run="nowhere", split="val")
             assert self._worker is not None
             os.kill(self._worker._process.pid, signal.SIGKILL)
-        return train(self, trial, tuned)
+        return train(self, trial, *rest)
 
-    monkeypatch.setattr(Session, "_train", killing)
+    monkeypatch.setattr(LocalProcess, "_train", killing)
     found = study(folder, plugins=plugins)
-    assert [(one["strategy"], one["status"]) for one in found.outcomes] == [
+    assert [(one.trial.strategy, one.state) for one in found.outcomes] == [
         ("full", "failed"),
         ("partial:1", "finished"),
     ]
-    assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0]["failure"]
-    monkeypatch.setattr(Session, "_train", train)
+    assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0].failure
+    monkeypatch.setattr(LocalProcess, "_train", train)
     assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
     again = study(folder, retry=True, plugins=plugins)
-    assert [one["status"] for one in again.outcomes] == ["finished", "finished"]
+    assert [one.state for one in again.outcomes] == ["finished", "finished"]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
     assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
 
@@ -188,7 +190,7 @@ def test_killed_at_random_it_ends_the_same(two_splits: Path, tmp_path: Path, plu
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2  # no trial ran twice
     assert table(found) == table(expected)
     for one in expected.outcomes:
-        ours, theirs = (Run.open(base / "trials" / one["name"]).predictions() for base in (folder, calm))
+        ours, theirs = (Run.open(base / "trials" / one.name).predictions() for base in (folder, calm))
         assert (ours.logits == theirs.logits).all()
 
 
@@ -248,7 +250,7 @@ def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plu
     begin(folder, asked(two_splits, strategies=("full",), fractions=(0.4, 1.0), seeds=(0,), test=False))
     found = study(folder, plugins=plugins)
     assert set(found.leaderboard["fractions"]) == {"0.4", "1"}
-    sizes = {one["fraction"]: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
+    sizes = {one.trial.fraction: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
     assert sizes == {1.0: 20, 0.4: 8}
 
 
@@ -265,9 +267,9 @@ def test_damaged_files_are_named_or_made_anew(
     with (folder / "outcomes.jsonl").open("a") as file:
         file.write('junk\n{"a": 1}\n')
     assert Results.open(folder).outcomes == done.outcomes
-    finished = [one for one in done.outcomes if one["status"] == "finished"]
-    (folder / "trials" / finished[0]["name"] / "run.json").write_text("{")
-    shutil.rmtree(folder / "trials" / finished[1]["name"])
+    finished = [one for one in done.outcomes if one.state == "finished"]
+    (folder / "trials" / finished[0].name / "run.json").write_text("{")
+    shutil.rmtree(folder / "trials" / finished[1].name)
     assert run_zoo(["study", str(folder), "--status"]) == 0
     assert f"`zoo study {folder}` trains it again" in capsys.readouterr().err
     again = study(folder, plugins=plugins)
@@ -296,14 +298,14 @@ def test_a_full_disk_stops_the_study_and_is_no_outcome(
     ask = WorkerProcess.ask
 
     def full(self: WorkerProcess, do: str, *args: Any, **request: Any) -> dict[str, Any]:
-        raise WorkerFailed("`model.safetensors` cannot be written: No space left on device")
+        raise WorkerFailed("`model.safetensors` cannot be written: No space left on device", kind=DiskFull)
 
     monkeypatch.setattr(WorkerProcess, "ask", full)
     with pytest.raises(ZooError, match="No space left") as error:
         study(folder, plugins=plugins)
-    assert "goes on where it was" in str(error.value.hint)
+    assert f"`zoo study {folder}`" in str(error.value.hint)
     monkeypatch.setattr(WorkerProcess, "ask", ask)
-    assert [one["status"] for one in study(folder, plugins=plugins).outcomes] == ["finished"]
+    assert [one.state for one in study(folder, plugins=plugins).outcomes] == ["finished"]
 
 
 def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
@@ -342,9 +344,9 @@ def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: P
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
     found = study(folder, plugins=plugins)
     (outcome,) = found.outcomes
-    assert set(outcome["tuned"]) == {"lr", "weight_decay", "augment"}  # epochs were given
+    assert set(outcome.tuned) == {"lr", "weight_decay", "augment"}  # epochs were given
     experiment = found.run(outcome).experiment
-    assert {name: getattr(experiment, name) for name in outcome["tuned"]} == outcome["tuned"] and experiment.epochs == 1
+    assert {name: getattr(experiment, name) for name in outcome.tuned} == outcome.tuned and experiment.epochs == 1
     assert any("searched by the loss on `val`" in note for note in found.leaderboard["notes"])
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from zoo import Plugins, Study, UsageError
 from zoo.data.opening import open_images
-from zoo.data.splitting import lock, part_of
+from zoo.data.splitting import lock, stratified_subset
 from zoo.dataset import Images, Sample
 from zoo.studies.study import same_study
 
@@ -32,7 +32,7 @@ def test_every_pair_with_every_seed_the_first_seed_first(plugins: Plugins) -> No
         (f, s) for f in (1.0, 0.5) for s in (3, 5) for _ in range(5)
     ]
     assert {trial.backbone for trial in trials} == {f"torchvision/{name}" for name in ("resnet18", "resnet34", "vgg11")}
-    assert "torchvision/vgg11 linear" not in {trial.way for trial in trials}
+    assert "torchvision/vgg11 linear" not in {trial.configuration for trial in trials}
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_smaller_share_lies_within_a_larger_one() -> None:
     samples = images(train=30, val=2).splits["train"]
     before: set[Sample] = set()
     for share in (0.01, 0.1, 0.5, 1.0):
-        kept = set(part_of(samples, share, 0))
+        kept = set(stratified_subset(samples, share, 0))
         assert before <= kept and len(kept) == 2 * max(2, round(30 * share))
         before = kept
-    assert part_of(samples, 0.5, 0) != part_of(samples, 0.5, 1)
+    assert stratified_subset(samples, 0.5, 0) != stratified_subset(samples, 0.5, 1)

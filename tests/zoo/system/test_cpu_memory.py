@@ -11,7 +11,7 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
-from zoo.system.cpu_memory import tiny_is_zero
+from zoo.system.cpu_memory import flush_denormals
 from zoo.training.session import train
 
 FAULTS = """
@@ -43,9 +43,9 @@ def test_pages_are_made_once() -> None:
 def test_tiny_numbers_are_zero_within_and_only_there() -> None:
     tiny = torch.tensor([1e-40])
     for _ in range(2):
-        with tiny_is_zero():
+        with flush_denormals():
             assert float(tiny * 1.0) == 0
-            with tiny_is_zero():
+            with flush_denormals():
                 pass
             assert float(tiny * 1.0) == 0  # as the outer one has it
         assert float(tiny * 1.0) > 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from zoo.system.depthwise import QuickDepthwise, _Depthwise
+from zoo.system.depthwise import FastDepthwise, _Depthwise
 
 
 def gradients(layer: nn.Conv2d, inputs: torch.Tensor, quick: bool) -> list[torch.Tensor]:
@@ -16,7 +16,7 @@ def gradients(layer: nn.Conv2d, inputs: torch.Tensor, quick: bool) -> list[torch
     given = inputs.clone().requires_grad_()
     with torch.autocast("cpu", torch.bfloat16):
         if quick:
-            with QuickDepthwise():
+            with FastDepthwise():
                 answer = layer(given)
         else:
             answer = layer(given)
@@ -53,7 +53,7 @@ def test_only_depthwise_layers_are_taken(layer: nn.Conv2d, taken: bool, monkeypa
     apply = _Depthwise.apply
     monkeypatch.setattr(_Depthwise, "apply", lambda *given: calls.append(1) or apply(*given))
     inputs = torch.randn(2, 8, 9, 9)
-    with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():
+    with torch.autocast("cpu", torch.bfloat16), FastDepthwise():
         layer(inputs)
         assert bool(calls) is taken
         calls.clear()
@@ -65,6 +65,6 @@ def test_only_depthwise_layers_are_taken(layer: nn.Conv2d, taken: bool, monkeypa
 def test_a_frozen_layer_passes_gradients_on_without_its_own() -> None:
     layer = nn.Conv2d(8, 8, 5, 2, groups=8, bias=False).requires_grad_(False)
     given = torch.randn(2, 8, 9, 9, requires_grad=True)
-    with torch.autocast("cpu", torch.bfloat16), QuickDepthwise():
+    with torch.autocast("cpu", torch.bfloat16), FastDepthwise():
         layer(given).float().sum().backward()
     assert given.grad is not None and layer.weight.grad is None

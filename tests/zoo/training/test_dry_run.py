@@ -9,12 +9,12 @@ import pytest
 
 import zoo
 from zoo import Experiment, Plugins, UsageError, train
+from zoo.config.context import Context
 from zoo.networks.freezing import apply_phase, keeps_statistics
-from zoo.progress import Silent
 from zoo.training.optimizer import make_optimizer
-from zoo.training.preparation import Clock, prepare
-from zoo.training.session import _recipe
+from zoo.training.preparation import prepare
 from zoo.training.setup import resolve
+from zoo.training.workspace import Workspace
 
 BASE = Experiment(
     data="none", backbone="timm/test_efficientnet", strategy="full", weights="none", image_size=32, device="cpu"
@@ -53,8 +53,8 @@ def test_the_table_is_what_the_optimiser_holds(
     size = 160 if backbone.endswith("vit") else 32
     asked = replace(BASE, data=str(two_splits), strategy=strategy, backbone=backbone, image_size=size, batch_size=8)
     made = zoo.plan(asked, plugins=plugins)
-    job = prepare(asked, resolve(asked, plugins), plugins, Silent(), Clock())
-    recipe = _recipe(job, Silent(), None, Clock())
+    job = prepare(asked, resolve(asked, plugins), Context.of(plugins))
+    recipe = Workspace(job)
     assert [phase.name for phase in made.phases] == [phase.name for phase in recipe.phases]
     ever = set()
     for planned, phase, groups, epochs in zip(made.phases, recipe.phases, recipe.groups, recipe.epochs):

@@ -11,16 +11,22 @@ import torch
 from torch import nn
 
 import zoo.feature_cache.loader
-from zoo import Anatomy, Experiment, Group, Phase, Preprocess, Sample, Stage, ZooError
+from zoo import Anatomy, Backbone, Experiment, Group, Images, Phase, Plugins, Preprocess, Sample, Stage, ZooError
 from zoo.backbone import Network
-from zoo.data.decoding import Scanned
+from zoo.catalogue import Entry
+from zoo.config.context import Context
+from zoo.config.grammar import ParsedStrategy
+from zoo.data.decoding import DecodedImages
 from zoo.data.image import normalise
-from zoo.progress import Silent
+from zoo.data.roles import Roles
+from zoo.progress import Progress, Silent
 from zoo.system.device import choose_device
 from zoo.training.lr_schedule import factor
 from zoo.training.optimizer import make_optimizer, plan_groups, trained_by
+from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
 from zoo.training.sampler import epoch_order
+from zoo.training.setup import PlannedPhases, Setup
 
 E = Experiment(data="x", backbone="x", strategy="x", device="cpu", batch_size=4, lr=0.1, augment="none", dropout=None)
 PREPROCESS = Preprocess(resize=8, crop=8, mean=(0.1, 0.5, 0.9), std=(0.2, 0.3, 0.4))
@@ -50,31 +56,52 @@ def phase(lr: float = 1.0, **settings: Any) -> Phase:
     return Phase(name="p", groups=groups, lr=lr, **settings)
 
 
-def scanned(labels: list[int]) -> Scanned:
+def scanned(labels: list[int]) -> DecodedImages:
     pixels = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 3), dtype=np.uint8)
     names = tuple(Sample(str(i), "ab"[label], pixels[i]) for i, label in enumerate(labels))
-    return Scanned(names, np.array(labels), pixels, "")
+    return DecodedImages(names, np.array(labels), pixels, "")
 
 
 def recipe(
     phases: tuple[Phase, ...],
     epochs: tuple[int, ...],
     labels: list[int] | None = None,
-    choose: Scanned | None = None,
+    choose: DecodedImages | None = None,
     **settings: Any,
 ) -> Recipe:
+    return Recipe(job(phases, epochs, labels, choose, **settings))
+
+
+def job(
+    phases: tuple[Phase, ...],
+    epochs: tuple[int, ...],
+    labels: list[int] | None = None,
+    choose: DecodedImages | None = None,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Job:
     experiment = replace(E, **settings)
-    device = choose_device("cpu", experiment.precision if experiment.precision != "auto" else "fp32")
-    return Recipe(
-        network(),
-        phases,
-        epochs,
-        experiment=experiment,
+    precision = experiment.precision if experiment.precision != "auto" else "fp32"
+    train = scanned(labels or [0, 1] * 6)
+    setup = Setup(
+        backbone=Entry("x", Backbone(name="net", summary="x", build="x:y")),
+        plan=ParsedStrategy(()),
+        weights=None,
+        weights_file=None,
         preprocess=PREPROCESS,
-        device=device,
-        train=scanned(labels or [0, 1] * 6),
-        choose=choose,
-        progress=Silent(),
+        device=choose_device("cpu", precision),
+    )
+    return Job(
+        experiment=experiment,
+        setup=setup,
+        images=Images(name="x", classes=("a", "b"), splits={"train": train.samples}),
+        roles=Roles(fit=train.samples, choose=(), reported="val", notes=()),
+        network=network(),
+        phases=PlannedPhases(phases=phases, epochs=epochs, notes=()),
+        decoded={"fit": train} | ({} if choose is None else {"choose": choose}),
+        bad=(),
+        start_digest="",
+        context=Context(plugins=Plugins([]), progress=progress or Silent(), store=None),
     )
 
 
@@ -133,7 +160,7 @@ def test_plateau_divides_the_rate_by_ten_after_two_epochs_without_progress(
     rates: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     it = recipe((phase(),), (6,), choose=scanned([0, 1]), schedule="plateau", warmup=0.0)
-    monkeypatch.setattr(it, "_evaluate", lambda split: {"choice_loss": 1.0, "choice_accuracy": 0.5})
+    monkeypatch.setattr(it, "_validate", lambda: {"choice_loss": 1.0, "choice_accuracy": 0.5})
     list(it.fit())
     assert [row[-1] for row in rates[::3]] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
 
@@ -143,20 +170,22 @@ def test_early_stopping_waits_as_long_as_asked_and_keeps_the_best(monkeypatch: p
     losses = iter([3.0, 1.0, 2.0, 2.0, 0.0])
     states = []
 
-    def evaluate(split: Scanned) -> dict[str, float]:
+    def evaluate() -> dict[str, float]:
         states.append({k: v.clone() for k, v in it.model.state_dict().items()})
         return {"choice_loss": next(losses), "choice_accuracy": 0.5}
 
-    monkeypatch.setattr(it, "_evaluate", evaluate)
+    monkeypatch.setattr(it, "_validate", evaluate)
     assert len(list(it.fit())) == 4
     assert all(torch.equal(value, states[1][name]) for name, value in it.model.state_dict().items())
 
 
 def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
     it = recipe((phase(),), (1,))
-    views = it.views.canvases[:3]
+    views = it.workspace.views.canvases[:3]
     assert torch.allclose(
-        it.views.normalised(views), torch.from_numpy(normalise(it.train.pixels[:3], PREPROCESS)), atol=1e-5
+        it.workspace.views.normalised(views),
+        torch.from_numpy(normalise(it.workspace.train.pixels[:3], PREPROCESS)),
+        atol=1e-5,
     )
 
 
@@ -170,8 +199,8 @@ def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: 
     weight = torch.tensor([6 / 8, 6 / 4]) if balance == "loss" else None
     expected = nn.functional.cross_entropy(it.model(inputs), targets, weight, label_smoothing=0.2)
     (wanted,) = torch.autograd.grad(expected, [it.network.model.get_parameter("fc.weight")])
-    optimizer = make_optimizer(it.model, it.groups[0], it.experiment)
-    loss, right = it.stepper._gradients((inputs,), targets, optimizer, parts, 0)
+    optimizer = make_optimizer(it.model, it.workspace.groups[0], it.experiment)
+    loss, right = it.workspace.stepper._gradients(it.model, (inputs,), targets, optimizer, parts, 0)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
     assert torch.allclose(it.network.model.get_parameter("fc.weight").grad, wanted, atol=1e-7)
     assert right == int((it.model(inputs).argmax(1) == targets).sum())
@@ -200,14 +229,14 @@ def test_views_are_drawn_by_image_epoch_and_showing(monkeypatch: pytest.MonkeyPa
     def spy(canvases: torch.Tensor, wanted: Any, make: Any, seed: int) -> torch.Tensor:
         assert seed == 5
         for canvas, (key, _) in zip(canvases, wanted):
-            assert torch.equal(canvas, it.views.canvases[it.views.keys.index(key)])
+            assert torch.equal(canvas, it.workspace.views.canvases[it.workspace.views.keys.index(key)])
         asked.extend(wanted)
         return canvases
 
     monkeypatch.setattr(zoo.feature_cache.loader, "draw_views", spy)
     it = recipe((phase(), phase()), (1, 1), seed=5, views=10)
     list(it.fit())
-    assert sorted(asked) == sorted((key, epoch) for epoch in (0, 1) for key in it.views.keys)
+    assert sorted(asked) == sorted((key, epoch) for epoch in (0, 1) for key in it.workspace.views.keys)
     assert [key for key, _ in asked[:12]] != [key for key, _ in asked[12:]]
     asked.clear()
     it = recipe((phase(),), (1,), labels=[0] * 11 + [1], seed=5, class_balance="sample")
@@ -224,11 +253,11 @@ def test_the_best_of_the_run_is_kept_over_phases(monkeypatch: pytest.MonkeyPatch
     it = recipe((phase(), phase()), (1, 2), choose=scanned([0, 1]), keep="best")
     losses, states = iter([0.1, 0.5, 9.0]), []
 
-    def evaluate(split: Scanned) -> dict[str, float]:
+    def evaluate() -> dict[str, float]:
         states.append({k: v.clone() for k, v in it.model.state_dict().items()})
         return {"choice_loss": next(losses), "choice_accuracy": 0.5}
 
-    monkeypatch.setattr(it, "_evaluate", evaluate)
+    monkeypatch.setattr(it, "_validate", evaluate)
     list(it.fit())
     assert all(torch.equal(value, states[0][name]) for name, value in it.model.state_dict().items())
 
@@ -253,7 +282,7 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
 
 def test_recalibration_happens_at_the_start_of_its_phase() -> None:
     it = recipe((phase(norm="recalibrate"),), (1,), batch_size=12)
-    inputs = it.views.normalised(it.views.canvases)
+    inputs = it.workspace.views.normalised(it.workspace.views.canvases)
     with torch.no_grad():
         expected = it.model.stem[0](inputs).mean((0, 2, 3))
     list(it.fit())
@@ -265,7 +294,7 @@ def test_choosing_is_done_in_eval_mode_over_images_not_batches() -> None:
     it = recipe((phase(),), (1,), choose=choose)
     (record,) = it.fit()
     it.model.eval()
-    logits = torch.from_numpy(it.predictor.logits_of_pixels(choose.pixels))
+    logits = torch.from_numpy(it.workspace.predictor.logits_of_pixels(choose.pixels))
     loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(choose.labels)))
     assert record["choice_loss"] == pytest.approx(loss, abs=1e-5)
 
@@ -289,9 +318,8 @@ def test_an_average_over_more_steps_than_there_are_is_told() -> None:
             self.warnings.append(text)
 
     for decay, told in ((0.5, 0), (0.999, 1)):
-        it = recipe((phase(ema=decay),), (2,))
-        it.progress = progress = Warned()
-        list(it.fit())
+        progress = Warned()
+        list(Recipe(job((phase(ema=decay),), (2,), progress=progress)).fit())
         assert len(progress.warnings) == told
     assert "`ema=0.999` averages over some 1,000 steps and `p` has 6" in progress.warnings[0]
 
@@ -299,14 +327,14 @@ def test_an_average_over_more_steps_than_there_are_is_told() -> None:
 def test_a_phase_ends_with_its_average() -> None:
     plain, averaged = recipe((phase(),), (3,)), recipe((phase(ema=0.9),), (3,))
     seen: list[torch.Tensor] = []
-    step = averaged.stepper.step
+    step = averaged.workspace.stepper.step
 
     def spy(*arguments: Any, **words: Any) -> Any:
         answer = step(*arguments, **words)
         seen.append(averaged.model.get_parameter("fc.weight").detach().clone())
         return answer
 
-    averaged.stepper.step = spy  # type: ignore[method-assign]
+    averaged.workspace.stepper.step = spy  # type: ignore[method-assign]
     list(plain.fit())
     list(averaged.fit())
     expected = seen[0]

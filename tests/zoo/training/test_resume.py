@@ -97,7 +97,7 @@ def same(one: Run, other: Run) -> None:
 def test_a_lowered_rate_stays_lowered(
     three_splits: Path, tmp_path: Path, plugins: Plugins, dies: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Recipe, "_evaluate", lambda self, split: {"choice_loss": 1.0, "choice_accuracy": 0.5})
+    monkeypatch.setattr(Recipe, "_validate", lambda self: {"choice_loss": 1.0, "choice_accuracy": 0.5})
     experiment = replace(BASE, data=str(three_splits), strategy="full", epochs=8, schedule="plateau")
     whole = train(experiment, out=tmp_path / "whole", plugins=plugins)
     dies(whole.record["steps"] * 5 // 8 + 1)  # in the sixth epoch, after the rate was lowered
@@ -165,7 +165,7 @@ def test_a_kill_after_the_last_step_of_an_epoch_keeps_its_rate(
 
     def dying(self: Checkpoints, tensors: Any, state: Any) -> None:
         write(self, tensors, state)
-        if state["place"]["step"] == 3:
+        if state["position"]["step"] == 3:
             raise Killed
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
@@ -346,6 +346,6 @@ def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugi
     (killed.path / "splits.json").unlink()
     said = Said()
     again = resume(killed.path, plugins=plugins, progress=said)
-    assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights have not"
+    assert said.warnings[-1] == "`history.jsonl` has lost 1 of its lines; the weights are complete"
     assert any("there is no file" in note and "it is made again" in note for note in said.notes)
     assert (again.path / "splits.json").read_bytes() == splits

@@ -49,7 +49,6 @@ class Net(nn.Module):
 def stepper(model: Net, progress: Any = None, **settings: Any) -> Stepper:
     return Stepper(
         model,
-        model,
         experiment=replace(E, **settings),
         device=choose_device("cpu", "fp32"),
         classes=2,
@@ -69,7 +68,7 @@ LABELS = torch.tensor([0, 1] * 4)
 
 def take(model: Net, it: Stepper, phase: Phase = PHASE, start: dict[str, torch.Tensor] | None = None) -> float:
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
-    return it.step((IMAGES,), LABELS, optimizer, phase, epoch=3, batch=1, start=start or {})[0]
+    return it.step(model, (IMAGES,), LABELS, optimizer, phase, epoch=3, batch=1, start=start or {})[0]
 
 
 def test_memory_that_runs_out_halves_until_it_fits_and_is_said_once() -> None:

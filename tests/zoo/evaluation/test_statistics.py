@@ -1,0 +1,129 @@
+"""Every interval and test against another implementation, or against figures of its paper."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import t
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import proportion_confint
+
+from zoo.evaluation.statistics import (
+    Correct,
+    bootstrap_interval,
+    holm,
+    images_needed,
+    mcnemar_test,
+    paired_difference_interval,
+    trimmed_mean_lower_bound,
+    wilson_interval,
+)
+
+
+def cells(both: int, first_only: int, second_only: int, neither: int) -> tuple[Correct, Correct]:
+    """Two classifiers over the same images, by how many images both, one or none has right."""
+    counts = (both, first_only, second_only, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+@given(count=st.integers(1, 5000), share=st.floats(0, 1))
+def test_wilson_s_interval_is_that_of_statsmodels(count: int, share: float) -> None:
+    right = round(share * count)
+    expected = proportion_confint(right, count, method="wilson")
+    assert wilson_interval(right, count) == pytest.approx(expected, abs=1e-9)
+
+
+def test_wilson_s_interval_of_a_known_example() -> None:
+    """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3."""
+    assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+@given(first=st.integers(0, 60), second=st.integers(0, 60), both=st.integers(0, 50))
+def test_mcnemar_s_test_is_that_of_statsmodels(first: int, second: int, both: int) -> None:
+    one, other = cells(both, first, second, 3)
+    expected = mcnemar([[both, first], [second, 3]], exact=True).pvalue if first + second else 1.0
+    assert mcnemar_test(one, other) == pytest.approx(expected, rel=1e-9)
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=30))
+def test_holm_s_adjustment_is_that_of_statsmodels(values: list[float]) -> None:
+    assert holm(values) == pytest.approx(list(multipletests(values, method="holm")[1]), abs=1e-12)
+
+
+def test_holm_of_known_and_of_no_values() -> None:
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.9, 0.8]) == [1.0, 1.0] and holm([]) == []
+
+
+def test_the_paired_interval_of_a_published_example() -> None:
+    """Fagerland, Lydersen and Laake 2014, "Recommended tests and confidence intervals for paired binomial proportions".
+
+    Airway hyper-responsiveness of 21 children before and after a transplantation; Newcombe's square-and-add interval.
+    """
+    found = paired_difference_interval(*cells(1, 1, 7, 12))
+    assert found == pytest.approx((-0.507, -0.026), abs=5e-4)
+
+
+@given(st.tuples(*[st.integers(0, 60)] * 4).filter(lambda counts: sum(counts) > 0))
+def test_the_paired_interval_holds_the_difference_and_turns_with_the_order(counts: tuple[int, int, int, int]) -> None:
+    one, other = cells(*counts)
+    low, high = paired_difference_interval(one, other)
+    assert -1 - 1e-9 <= low <= one.mean() - other.mean() <= high <= 1 + 1e-9 and low < high
+    assert paired_difference_interval(other, one) == pytest.approx((-high, -low))
+
+
+def test_the_paired_interval_covers_the_difference() -> None:
+    generator, hits = np.random.default_rng(0), 0
+    for _ in range(500):
+        right = generator.random(150) < 0.94
+        other = np.where(generator.random(150) < 0.03, ~right, right)
+        true = 0.94 - (0.94 * 0.97 + 0.06 * 0.03)
+        low, high = paired_difference_interval(right, other)
+        hits += low <= true <= high
+    assert hits >= 465
+
+
+def test_the_bootstrap_of_one_seed_is_the_binomial_s() -> None:
+    """With one seed the resampled mean is binomial, so that its quantiles are known."""
+    from scipy.stats import binom
+
+    table = np.arange(400)[None] % 10 > 0  # 0.9
+    low, high = bootstrap_interval(table)
+    assert (low, high) == pytest.approx((binom.ppf(0.025, 400, 0.9) / 400, binom.ppf(0.975, 400, 0.9) / 400), abs=0.004)
+
+
+def test_the_bootstrap_draws_seeds_anew() -> None:
+    """Two seeds that differ by far make an interval that reaches from one to the other."""
+    good, bad = np.ones(1000, bool), np.arange(1000) % 2 == 0
+    low, high = bootstrap_interval(np.array([good, bad]))
+    assert low < 0.52 and high > 0.99
+
+
+def test_an_interval_has_a_width_where_all_are_right() -> None:
+    low, high = bootstrap_interval(np.ones((2, 30), bool))
+    assert low < 0.9 and high == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("discordant", "difference"), [(0.1, 0.03), (0.2, 0.05), (0.3, 0.1)])
+def test_so_many_images_find_the_difference_as_often_as_asked(discordant: float, difference: float) -> None:
+    count = images_needed(discordant, difference, level=0.05, power=0.9)
+    generator, found = np.random.default_rng(1), 0
+    shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
+    for first, second, _ in generator.multinomial(count, shares, size=2000):
+        found += abs(first - second) / np.sqrt(first + second) > 1.96  # McNemar's test for large samples
+    assert 0.87 <= found / 2000 <= 0.94
+
+
+@given(st.lists(st.floats(-5, 5), min_size=5, max_size=40), st.sampled_from([0.1, 0.2]))
+def test_the_trimmed_mean_s_bound_is_tukey_s_formula(values: list[float], trimmed: float) -> None:
+    ordered = np.sort(np.array(values))
+    cut = int(trimmed * len(ordered))
+    kept = ordered[cut : len(ordered) - cut]
+    winsorised = np.clip(ordered, kept[0], kept[-1])
+    spread = winsorised.std(ddof=1) / ((1 - 2 * trimmed) * np.sqrt(len(ordered)))
+    expected = kept.mean() - t.ppf(0.975, len(kept) - 1) * spread
+    assert trimmed_mean_lower_bound(ordered, trimmed) == pytest.approx(expected, abs=1e-6)

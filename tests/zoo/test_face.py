@@ -1,0 +1,122 @@
+"""The package as a person meets it in Python: names, help, settings that are explained, one-line reprs, progress."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import io
+import logging
+import pydoc
+import re
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from tests_support import TINY
+
+import zoo
+from zoo.experiment import attribute_docs
+from zoo.progress import LogProgress, epoch_line
+
+VERBS = (
+    "train", "resume", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study", "advise", "compare",
+    "diff", "report",
+)  # fmt: skip
+
+
+def test_dir_and_help_show_the_verbs() -> None:
+    assert set(VERBS) <= set(dir(zoo)) and set(zoo.__all__) <= set(dir(zoo))
+    text = pydoc.render_doc(zoo, renderer=pydoc.plaintext)
+    for verb in VERBS:
+        assert re.search(rf"^    {verb}\(", text, re.MULTILINE), verb
+    assert "Experiment(" in text
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_verb_s_docstring_says_what_it_raises(verb: str) -> None:
+    text = getattr(zoo, verb).__doc__
+    assert text and "Raises:" in text and not text.splitlines()[0].endswith(":")
+
+
+@pytest.mark.parametrize("kind", [zoo.Experiment, zoo.Study])
+def test_every_setting_is_explained(kind: type) -> None:
+    fields = [field.name for field in dataclasses.fields(kind)]
+    found = attribute_docs(kind)
+    assert list(found) == fields
+    assert all(text.endswith(".") and len(text) > 15 for text in found.values())
+
+
+def test_names_of_the_public_modules_stay() -> None:
+    """What a plugin imported before the core was divided into packages."""
+    for path, names in {
+        "zoo.backbone": ("Backbone", "BuildSpec", "Network", "Weights", "build_network", "is_at_hand"),
+        "zoo.dataset": ("Dataset", "Images", "Sample", "absolute", "choose_split", "open_images", "LOCKED", "ROLES"),
+        "zoo.exporter": ("Check", "Exporter", "ExportSpec", "Calibration", "StageDifference", "find_exporter"),
+        "zoo.predictor": ("Predictor", "TorchPredictor", "open_model", "softmax"),
+        "zoo.solver": ("Task", "features"),
+        "zoo.stage": ("Anatomy", "Stage", "cut", "group_parameters", "HEAD"),
+        "zoo.strategy": ("Group", "Phase", "Strategy", "option_help"),
+        "zoo.errors": ("UsageError", "ZooError", "did_you_mean"),
+        "zoo.testing": ("check_backbone", "check_strategy", "check_export"),
+    }.items():
+        module = importlib.import_module(path)
+        assert all(getattr(module, name) is not None for name in names), path
+    with pytest.raises(AttributeError, match=r"`zoo\.backbone` has no attribute `nothing`"):
+        importlib.import_module("zoo.backbone").nothing  # noqa: B018 - it is what is tested
+
+
+def test_an_opened_run_says_in_one_line_what_it_is(two_splits: Path, tmp_path: Path) -> None:
+    run = zoo.train(replace(TINY, data=str(two_splits), epochs=1), out=tmp_path / "run")
+    assert repr(zoo.Run.open(run.path)) == repr(run) and "\n" not in repr(run) and len(repr(run)) < 300
+    assert f"{run.metrics['accuracy']:.4f} on val" in repr(run) and "finished" in repr(run)
+
+
+def test_a_run_reports_to_the_logger(
+    two_splits: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with caplog.at_level(logging.INFO, logger="zoo"):
+        run = zoo.train(replace(TINY, data=str(two_splits), epochs=1), out=tmp_path / "run")
+    lines = [record.getMessage() for record in caplog.records]
+    assert any(line.startswith("device cpu") for line in lines)
+    assert epoch_line(run.history[0]) in lines
+    assert any(
+        record.levelno == logging.WARNING and "--weights none" in record.getMessage() for record in caplog.records
+    )
+    assert capsys.readouterr() == ("", "")  # and to nobody else
+
+
+RECORD = {"epoch": 3, "phase": "[full]", "train_loss": 0.5, "train_accuracy": 0.75, "images_per_second": 12.3}
+
+
+def test_a_bar_is_drawn_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    def shown(**settings: bool) -> str:
+        text = io.StringIO()
+        progress = zoo.ProgressBar(Console(file=text, width=100, **settings))  # type: ignore[arg-type]
+        progress.start("scan", 10)
+        progress.advance(4)
+        assert progress.done == 4
+        progress.epoch(RECORD)
+        progress.warn("[careful]")
+        progress.stop()
+        return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+
+    plain, terminal = shown(force_terminal=False), shown(force_terminal=True)
+    assert "scan" not in plain and "scan" in terminal and "4/10" in terminal
+    for text in (plain, terminal):  # brackets are no markup
+        assert "epoch   3 [full]  train loss 0.5000 accuracy 0.750  12 images/s" in text and "[careful]" in text
+    monkeypatch.setitem(sys.modules, "ipywidgets", None)
+    notebook = zoo.ProgressBar(Console(file=io.StringIO(), force_jupyter=True))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert not notebook._draws_bars()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    assert notebook._draws_bars()
+
+
+def test_a_validated_epoch_and_a_solved_head_have_their_lines(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="zoo"):
+        LogProgress().epoch({**RECORD, "choice_loss": 0.25, "choice_accuracy": 0.5})
+        LogProgress().epoch({**RECORD, "solved": {}})
+    assert caplog.messages[0].endswith("val loss 0.2500 accuracy 0.500  12 images/s")
+    assert caplog.messages[1].startswith("solved")

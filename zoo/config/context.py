@@ -1,0 +1,32 @@
+"""Context: what every long call needs beside its own settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from zoo.plugin import Plugins
+from zoo.progress import LogProgress, Progress
+from zoo.storage.tensor_store import Store
+from zoo.system.clock import Clock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Context:
+    """Plugins, progress display, tensor store and clock, handed on together.
+
+    `store` is None where nothing may be cached on disk.
+    """
+
+    plugins: Plugins = field(default_factory=Plugins)
+    progress: Progress = field(default_factory=LogProgress)
+    store: Store | None = field(default_factory=Store)
+    clock: Clock = field(default_factory=Clock)
+
+    @classmethod
+    def of(cls, plugins: Plugins | None = None, progress: Progress | None = None) -> Context:
+        """A context from the optional arguments of a public function.
+
+        Raises:
+            UsageError: `ZOO_CACHE_BUDGET` is not a size.
+        """
+        return cls(plugins=plugins or Plugins(), progress=progress or LogProgress())

@@ -1,0 +1,111 @@
+"""Trials of a study: one training run each, and what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from zoo.errors import ZooError
+from zoo.runs.run import Run, now
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One training run of a study."""
+
+    backbone: str  # qualified
+    strategy: str  # canonical
+    seed: int
+    fraction: float
+
+    @property
+    def configuration(self) -> str:
+        """The configuration that the trial trains with one of several seeds: backbone and strategy."""
+        return f"{self.backbone} {self.strategy}"
+
+    @property
+    def name(self) -> str:
+        """The name of its folder, without characters that a shell or a file system objects to."""
+        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
+        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+
+
+class TrialState(StrEnum):
+    """How a trial ended."""
+
+    FINISHED = "finished"
+    FAILED = "failed"  # it began, and did not end well
+    REFUSED = "refused"  # it was not begun: over a bound of the study, or the strategy does not fit
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialResult:
+    """What became of a trial: one line of `outcomes.jsonl`."""
+
+    trial: Trial
+    state: TrialState
+    name: str = ""  # of the trial's folder; by default the trial's own name
+    time: str = field(default_factory=now)  # when it ended; ISO 8601, UTC
+    seconds: float = 0.0  # wall time of a finished trial
+    core_seconds: float = 0.0  # processor time of a finished trial
+    metrics: Mapping[str, float | None] = field(default_factory=dict)
+    tuned: Mapping[str, Any] | None = None  # settings that the search found
+    failure: str = ""
+    hint: str | None = None
+    log: str = ""  # last lines that the process printed before it failed
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.trial.name)
+
+    @property
+    def finished(self) -> bool:
+        return self.state is TrialState.FINISHED
+
+    def to_json(self) -> dict[str, Any]:
+        """JSON values, as `outcomes.jsonl` has them."""
+        line = {**vars(self.trial), "name": self.name, "time": self.time, "status": str(self.state)}
+        if self.finished:
+            line |= {"seconds": self.seconds, "core_seconds": self.core_seconds, "metrics": dict(self.metrics)}
+            return line | ({"tuned": dict(self.tuned)} if self.tuned else {})
+        if self.state is TrialState.REFUSED:
+            return {**line, "failure": self.failure}
+        return {**line, "failure": self.failure, "hint": self.hint, "log": self.log}
+
+    @classmethod
+    def from_json(cls, line: Mapping[str, Any]) -> TrialResult:
+        """Read what `to_json` wrote.
+
+        Raises:
+            KeyError, ValueError, TypeError: the line is damaged.
+        """
+        return cls(
+            trial=Trial(**{name: line[name] for name in ("backbone", "strategy", "seed", "fraction")}),
+            state=TrialState(line["status"]),
+            name=str(line["name"]),
+            time=str(line.get("time", "")),
+            seconds=line.get("seconds", 0.0),
+            core_seconds=line.get("core_seconds", 0.0),
+            metrics=line.get("metrics") or {},
+            tuned=line.get("tuned"),
+            failure=line.get("failure", ""),
+            hint=line.get("hint"),
+            log=line.get("log", ""),
+        )
+
+
+def result_of_folder(trial: Trial, folder: Path, tuned: Mapping[str, Any] | None = None) -> TrialResult | None:
+    """The result of a trial whose folder holds an intact, finished run; None where it does not."""
+    try:
+        run = Run.open(folder)
+        if run.status != "finished":
+            return None
+        run.predictions()
+    except ZooError:
+        return None
+    seconds = float((run.record.get("seconds") or {}).get("total", 0.0))
+    return TrialResult(
+        trial=trial, state=TrialState.FINISHED, seconds=seconds, metrics=run.metrics, tuned=tuned or None
+    )

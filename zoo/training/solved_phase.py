@@ -1,0 +1,74 @@
+"""Solved phase: the head is computed from features of the training images, without optimiser steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import nn
+
+from zoo.networks.freezing import FrozenProof, apply_phase, recalibrate
+from zoo.networks.head import find_head
+from zoo.solver import Task
+from zoo.storage.files import SCHEMA
+from zoo.strategy import Phase
+from zoo.target import load_target
+from zoo.training.features import cached_features, features
+from zoo.training.optimizer import changed_by
+from zoo.training.workspace import Workspace
+
+
+def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any]:
+    """Run the phase's solver on a workspace's network, in place; returns a history record like that of an epoch.
+
+    `epoch` is the number of epochs trained before.
+
+    Raises:
+        ZooError: something other than the head moved.
+    """
+    assert phase.solver is not None
+    model, labels = workspace.model, workspace.labels
+    started = perf_counter()
+    apply_phase(model, (), "frozen")
+    if phase.norm == "recalibrate":
+        recalibrate(model, workspace.plain_batches())
+    model.eval()
+    title, began = f"features for {phase.name}", perf_counter()
+    cached = cached_features(
+        workspace.network, changed_by(workspace.network, phase), workspace.views, workspace.cache, title
+    )
+    if cached is not None:
+        found, spent = cached
+    else:
+        workspace.job.context.progress.start(title, len(labels))
+        found = features(workspace.network, workspace.plain_batches())
+        spent = {"prefix": round(perf_counter() - began, 3)}
+    head = find_head(workspace.network)
+    rest = {id(parameter) for parameter in head.parameters()}
+    frozen = FrozenProof(model, "frozen", besides=rest | {id(buffer) for buffer in head.buffers()})
+    drawn = perf_counter()
+    solve: Callable[[Task], dict[str, Any]] = load_target(phase.solver)
+    answer = solve(
+        Task(
+            head=head,
+            features=found,
+            labels=workspace.train.labels,
+            classes=workspace.classes,
+            seed=workspace.experiment.seed,
+        )
+    )
+    frozen.check(f"while `{phase.name}` was solved")
+    with torch.no_grad():
+        logits = head(torch.from_numpy(found).to(workspace.device.place)).float().cpu()
+    return {
+        "schema": SCHEMA,
+        "phase": phase.name,
+        "epoch": epoch,
+        "solved": answer,
+        "train_loss": float(nn.functional.cross_entropy(logits, labels)),
+        "train_accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "images_per_second": round(len(found) / (drawn - started), 1),
+        "seconds": {**spent, "solve": round(perf_counter() - drawn, 3)},
+    }

@@ -1,0 +1,180 @@
+"""Workspace: the network on its device, and all that the phases of one training run share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs, Seconds, default_views
+from zoo.networks.batchnorm_folding import FoldedSteps
+from zoo.networks.predictor import TorchPredictor
+from zoo.networks.tracing import FEW, noise
+from zoo.strategy import Phase
+from zoo.training.optimizer import changed_by, make_optimizer, plan_groups, pulled_by
+from zoo.training.preparation import Job, feature_cache
+from zoo.training.sampler import REPEAT, batches, class_weights
+from zoo.training.step import Stepper
+from zoo.training.validation import validation_logits
+
+
+class Workspace:
+    """The network of a job, ready to be trained.
+
+    Attributes:
+        groups: the optimiser's parameter groups of every phase.
+        start: values at the start of the run of all parameters that a phase pulls towards them, by name.
+        views: augmented views of the training images.
+    """
+
+    def __init__(self, job: Job) -> None:
+        experiment, device = job.experiment, job.setup.device
+        assert experiment.lr != "find", "the learning rate is searched before"
+        self.job = job
+        self.experiment = experiment
+        self.device = device
+        self.network = job.network
+        self.phases, self.epochs = job.phases.phases, job.phases.epochs
+        self.train, self.choose = job.decoded["fit"], job.decoded.get("choose")
+        self.groups = tuple(plan_groups(self.network, phase, experiment, experiment.lr) for phase in self.phases)
+        self.model = self.network.model.to(device.place).to(memory_format=torch.channels_last)
+        self.start = self._start()
+        self.forward: Callable[..., torch.Tensor] = torch.compile(self.model) if experiment.compile else self.model
+        self.classes = int(self.train.labels.max()) + 1
+        self.stepper = Stepper(
+            self.model,
+            experiment=experiment,
+            device=device,
+            classes=self.classes,
+            class_weights=class_weights(self.train.labels, experiment),
+            progress=job.context.progress,
+        )
+        self.predictor = TorchPredictor(self.model, (), job.setup.preprocess, device.place)
+        self.views = AugmentedViews(self.train, experiment.augment, experiment.seed, job.setup.preprocess, device.place)
+        self.labels = torch.from_numpy(self.train.labels)
+        self.cache = feature_cache(job)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(batches(np.arange(len(self.labels)), self.experiment.batch_size))
+
+    def make_optimizer(self, phase: int) -> torch.optim.Optimizer:
+        """The optimiser of a phase, by its number."""
+        return make_optimizer(self.model, self.groups[phase], self.experiment)
+
+    def open_phase(self, phase: int, optimizer: torch.optim.Optimizer, *, fold: bool = True) -> PhaseSteps:
+        """The steps of a phase, by its number, on a network that the phase has been applied to.
+
+        The network is split where its frozen part ends, if it can be, so that steps begin there. With `fold`, batch
+        norms whose statistics stay are folded into their convolutions while a step computes.
+        """
+        return PhaseSteps(self, phase, optimizer, fold=fold)
+
+    def plain_batches(self) -> Iterator[torch.Tensor]:
+        """All training images without augmentation, in order, as batches of inputs `(N, 3, H, W)`."""
+        plain = self.views.plain()
+        for indices in batches(np.arange(len(self.labels)), self.experiment.batch_size):
+            yield plain.inputs(indices, [0] * len(indices))
+            self.job.context.progress.advance(len(indices))
+
+    def validation_outputs(self, phase: Phase) -> PrefixOutputs | None:
+        """Cached outputs of the prefix that a phase freezes, for the validation images; None where there are none."""
+        if self.choose is None:
+            return None
+        return self.cache.evaluation_outputs(self.network, changed_by(self.network, phase), self.choose)
+
+    def validate(self, outputs: PrefixOutputs | None, average: AveragedModel | None = None) -> npt.NDArray[np.float32]:
+        """Logits `(N, classes)` of the validation images, by the average of weights if there is one."""
+        assert self.choose is not None
+        model = average.module if average is not None else None
+        return validation_logits(self.predictor, self.choose, self.experiment.batch_size, outputs=outputs, model=model)
+
+    def _start(self) -> dict[str, torch.Tensor]:
+        names = {name for phase in self.phases for name in pulled_by(self.network, phase)}
+        return {name: value.detach().clone() for name, value in self.model.named_parameters() if name in names}
+
+
+class PhaseSteps:
+    """Optimiser steps of one phase: what they are given, and the function that they differentiate."""
+
+    def __init__(self, workspace: Workspace, number: int, optimizer: torch.optim.Optimizer, *, fold: bool) -> None:
+        self._workspace = workspace
+        self.optimizer = optimizer
+        self.phase = phase = workspace.phases[number]
+        self.pulled: Mapping[str, torch.Tensor] = {
+            name: workspace.start[name] for name in pulled_by(workspace.network, phase)
+        }
+        self._views: int | None = workspace.experiment.views
+        self._outputs: PrefixOutputs | None = None  # of the frozen prefix for the training images
+        self._forward = workspace.forward
+        self.validation_outputs: PrefixOutputs | None = None
+        self._split(workspace.epochs[number])
+        if fold:
+            self._fold()
+
+    def _split(self, epochs: int) -> None:
+        workspace, phase = self._workspace, self.phase
+        mixed = phase.mixup is not None or phase.cutmix is not None  # mixed images differ each time
+        trainable = changed_by(workspace.network, phase)
+        split = None if mixed else workspace.cache.split(workspace.network, trainable)
+        if split is None:
+            return
+        self._views = self._views or default_views(epochs)
+        self._outputs = workspace.cache.outputs(
+            split,
+            workspace.views,
+            epochs=epochs,
+            views=min(self._views, epochs),
+            title=f"frozen prefix of {phase.name}",
+        )
+        self._forward = torch.compile(split.rest) if workspace.experiment.compile else split.rest
+        self.validation_outputs = workspace.validation_outputs(phase)
+
+    def _fold(self) -> None:
+        workspace = self._workspace
+        if self.phase.norm == "train" or workspace.device.place.type != "cpu" or workspace.experiment.compile:
+            return  # folding was measured to pay on a CPU only
+        images = noise(FEW, workspace.predictor.preprocess.crop, workspace.device.place)
+        folded, forward = FoldedSteps(workspace.model, images), self._forward
+
+        def folded_forward(*inputs: torch.Tensor) -> torch.Tensor:
+            with folded.step():
+                return forward(*inputs)
+
+        self._forward = folded_forward
+
+    def view(self, epoch: int, times: int) -> int:
+        """Number of the view that is shown when an image comes for the `times`-th time (from 0) in an epoch."""
+        return epoch + REPEAT * times if self._views is None else (epoch + times) % self._views
+
+    def prepare(self, view: int) -> None:
+        """Have the prefix's outputs of a view cached for all training images, where they are cached at all."""
+        if self._outputs is not None:
+            self._outputs.prepare(view)
+
+    def step(
+        self, indices: npt.NDArray[np.int64], views: Sequence[int], *, epoch: int, batch: int
+    ) -> tuple[float, int]:
+        """One step on the images at `indices`, each at its view: the mean loss, and how many images were right.
+
+        Raises:
+            Diverged: the loss is not finite.
+            ZooError: one image alone does not fit into memory.
+        """
+        workspace = self._workspace
+        if self._outputs is not None:
+            inputs = self._outputs.take(indices, views)
+        else:
+            inputs = (workspace.views.inputs(indices, views),)
+        labels = workspace.labels[indices].to(workspace.device.place)
+        return workspace.stepper.step(
+            self._forward, inputs, labels, self.optimizer, self.phase, epoch=epoch, batch=batch, start=self.pulled
+        )
+
+    def spent(self) -> tuple[float, float, float]:
+        """Seconds so far: views drawn, prefix computed, cached outputs read and written."""
+        spent = self._outputs.spent if self._outputs is not None else Seconds()
+        return self._workspace.views.drawing, spent.prefix, spent.store
