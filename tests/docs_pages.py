@@ -32,13 +32,13 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 COMMANDS, PROGRAM = "sh", "python"
 DATA = ("text", "toml", "json", "protobuf", "csv")
-WIDTH = 100  # columns of every output that is shown
+WIDTH = 110  # columns of every output that is shown
 
 # A figure that depends on the processor may differ by this much, or by this share
 FIGURE, SHARE = 0.15, 0.25
 
 
-@dataclass
+@dataclass(eq=False)
 class Block:
     """A fenced block of a page."""
 
@@ -49,7 +49,8 @@ class Block:
     text: str
     title: str = ""  # the file that it is written to
     not_run: str = ""  # why it is not run
-    counts: int = 0  # by how much a count in its output may differ
+    counts: int = 0  # by how much a count in an output may differ
+    compared: int | None = None  # lines of an output that are compared; None: all
     output: Block | None = None
 
     def __str__(self) -> str:
@@ -76,6 +77,7 @@ def blocks_of(page: Path) -> list[Block]:
         block.title = _match(r'title="(.+?)"', attributes)
         block.not_run = _match(r"<!-- not run: (.+?) -->", above)
         block.counts = int(_match(r"<!-- counts may differ by (\d+) -->", above) or 0)
+        block.compared = int(_match(r"<!-- compared: the first (\d+) lines", above) or 0) or None
         if found and language == "text" and found[-1].language == COMMANDS and since == 0:
             found[-1].output = block
         else:
@@ -106,9 +108,9 @@ def _match(pattern: str, text: str) -> str:
 class Folder:
     """A temporary folder in which a page's blocks are run. `zoo` runs in this process unless the page installs plugins."""
 
-    def __init__(self, path: Path, *, shell: bool) -> None:
+    def __init__(self, path: Path, extras: Path, *, shell: bool) -> None:
         self.path, self.shell = path, shell
-        self.site, programs = path.parent / "site", path.parent / "bin"
+        self.site, programs = extras / "site", extras / "bin"
         programs.mkdir()
         install = f"install --quiet --no-index --no-deps --no-build-isolation --target '{self.site}'"
         for name, text in {
@@ -189,13 +191,14 @@ _VARYING = (
 )
 
 
-def difference(shown: str, found: str, *, counts: int = 0) -> str | None:
-    """Where an output differs from the one that is shown; None if it does not.
+def difference(shown: str, found: str, *, counts: int = 0, lines: int | None = None) -> str | None:
+    """Where an output differs from the one that is shown, in its first `lines`; None if it does not.
 
     Words must be equal, counts may differ by `counts`, figures with a decimal point by 0.15 or a quarter, and times,
     speeds, sizes, digests and dates by anything. Line breaks and the frames of tables are left out.
     """
-    ours, theirs = _words(shown), _words(found)
+    ours, theirs = ("\n".join(text.strip("\n").splitlines()[:lines]) for text in (shown, found))
+    ours, theirs = _words(ours), _words(theirs)
     for place, (one, other) in enumerate(zip(ours, theirs)):
         if not _same(one, other, counts):
             return f"shown   {' '.join(ours[place : place + 12])}\nprinted {' '.join(theirs[place : place + 12])}"

@@ -1,6 +1,9 @@
-"""Hooks of `mkdocs build`: what the reference says of commands, strategies and plugins is read off the code itself.
+"""The documentation as the site's builder gets it: pages with their generated parts, and files that they link to.
 
-A page asks for a generated part by `<!-- generated: NAME -->`. Nothing here imports torch.
+    python docs/generate.py build/docs
+
+What the reference says of commands, strategies and plugins is read off the code. A page asks for such a part by
+`<!-- generated: NAME -->`. Nothing here imports torch, or depends on the program that builds the site.
 """
 
 from __future__ import annotations
@@ -9,45 +12,53 @@ import contextlib
 import io
 import json
 import re
+import shutil
+import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import click
-from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
-from mkdocs.structure.pages import Page
 
 from zoo.plugin import Plugins
 from zoo.target import load_target
 from zoo_cli.main import run
 
 ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 
 # Files outside `docs/` that pages link to; they lie at the same path below the site's root
-ALSO = ("CHANGELOG.md", "benchmarks/results/**/*", "examples/*")
+ALSO = ("CHANGELOG.md", "benchmarks/results/**/*", "examples/*.*")
 
 # Classes of `zoo.__all__` that a user meets first; all others are what plugins are made of
-FOR_USERS = ("Experiment", "Study", "ExportSpec", "Run", "Plugins")
+FOR_USERS = ("Experiment", "ExportSpec", "Plugins", "ProgressBar", "Results", "Run", "Study")
 
 
-def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add files of the repository that pages link to."""
+def generate(target: Path) -> None:
+    """Write the pages, and what they link to, to the folder `target`, which is emptied first."""
+    shutil.rmtree(target, ignore_errors=True)
+    for file in sorted(DOCS.rglob("*")):
+        place = target / file.relative_to(DOCS)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".md":
+            place.write_text(page(file), encoding="utf-8")
+        elif file.is_file() and file.suffix not in (".py", ".pyc"):
+            shutil.copy(file, place)
     for pattern in ALSO:
-        for path in sorted(ROOT.glob(pattern)):
-            if path.is_file() and path.name != "README.md":
-                files.append(File.generated(config, path.relative_to(ROOT).as_posix(), abs_src_path=str(path)))
-    return files
+        for file in ROOT.glob(pattern):
+            if file.is_file():
+                place = target / file.relative_to(ROOT)
+                place.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(file, place)
 
 
-def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Fill in generated parts, leave out comments for tests, and keep links out of `docs/` within the site."""
-    if not (ROOT / "docs" / page.file.src_uri).exists():
-        return markdown
-    markdown = re.sub(r"<!-- generated: ([\w ]+) -->", lambda found: GENERATED[found[1]](), markdown)
-    markdown = re.sub(r"^<!--.*?-->\n", "", markdown, flags=re.MULTILINE)
-    up = "../" * len(Path(page.file.src_uri).parts)
-    return markdown.replace(f"]({up}", f"]({up.removesuffix('../')}")
+def page(file: Path) -> str:
+    """A page with its generated parts, without comments for tests, and with links that stay in the site."""
+    text = re.sub(r"<!-- generated: ([\w ]+) -->", lambda found: GENERATED[found[1]](), file.read_text(encoding="utf-8"))
+    text = re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE)
+    up = "../" * len(file.relative_to(DOCS).parts)
+    return text.replace(f"]({up}", f"]({up.removesuffix('../')}")
 
 
 def command_line() -> str:
@@ -67,7 +78,8 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
             continue
         option, text = record
         text, default = _without_default(text)
-        yield f"| `{_cell(option)}` | {_cell(_code(text))} | {_cell(default)} |"
+        # a bar in code needs no escape, and a space beside it lets a narrow cell wrap
+        yield f"| `{option.replace('|', ' | ')}` | {_cell(_code(text))} | {_cell(default)} |"
     yield ""
 
 
@@ -82,7 +94,7 @@ def _help(text: str) -> Iterator[str]:
     """A command's help as Markdown; what click prints as it is are examples."""
     for paragraph in text.split("\n\n"):
         if paragraph.strip().startswith("\b"):
-            yield from ("```text", paragraph.strip().removeprefix("\b").strip("\n"), "```", "")
+            yield from ("```text", textwrap.dedent(paragraph.strip().removeprefix("\b").strip("\n")), "```", "")
         else:
             yield from (_code(" ".join(paragraph.split())), "")
 
@@ -154,3 +166,6 @@ GENERATED: dict[str, Callable[[], str]] = {
     **{plural: _catalogue(plural) for plural in ("datasets", "metrics", "exporters", "runtimes")},
     **{f"api {group}": _api(group) for group in ("functions", "users", "plugins", "errors")},
 }
+
+if __name__ == "__main__":
+    generate(Path(sys.argv[1]))
