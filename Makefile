@@ -1,19 +1,26 @@
 # `make demo` shows the whole way on embedded data, `make test` runs the tests; both install what they need first.
 
-PYTHON ?= python3.11
+# Any Python from 3.11 on that can make a virtual environment: `make PYTHON=...`, or the first of these that runs.
+# Each is run and not only looked up, since a pyenv shim can exist without an interpreter behind it
+FITS := import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))
+CANDIDATES := python3.14 python3.13 python3.12 python3.11 python3 python
+PYTHON ?= $(shell for name in $(CANDIDATES); do "$$name" -c "$(FITS)" 2>/dev/null && echo "$$name" && break; done)
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: install demo test test-slow browser clean
+.PHONY: install demo lint test test-slow coverage changelog release-check browser clean
 
 install: $(INSTALLED)
 
 $(INSTALLED): pyproject.toml
-	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is not installed; pass another: make PYTHON=python3.12"; exit 1; }
-	@echo "installing into $(VENV), once; torch is large, so this takes some minutes"
-	@$(PYTHON) -m venv $(VENV)
+	@python="$(PYTHON)"; \
+	"$$python" -c "$(FITS)" 2>/dev/null || { \
+		echo "no Python from 3.11 on with venv and pip (tried: $${python:-$(CANDIDATES)}); name one: make PYTHON=..."; \
+		exit 1; }; \
+	echo "installing into $(VENV) with $$python, once; torch is large, so this takes some minutes"; \
+	"$$python" -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[offline,dev]"
 	@touch $@
 
@@ -30,18 +37,35 @@ demo: $(INSTALLED)
 	@echo "its latency    $(DEMO)/latency.json"
 	@echo "next           $(BIN)/zoo train --data YOUR_PHOTOS --backbone efficientnet_lite0 --strategy linear"
 
-test: $(INSTALLED)
+lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/python -m pytest --numprocesses auto
+	$(BIN)/codespell
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
+# actionlint checks expressions and shell too, but its pip package downloads a program, so it is used where it is installed
+	@if command -v actionlint >/dev/null; then actionlint; else echo "actionlint is not installed; the schemas were checked"; fi
+
+test: lint
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal
+
+coverage: $(INSTALLED) # lines and branches of the product, subprocesses included; fails below the floor in pyproject.toml
+	$(BIN)/python -m pytest --numprocesses auto --cov --cov-report=term:skip-covered
+
+changelog: $(INSTALLED) # moves the fragments of changelog.d/ into CHANGELOG.md
+	$(BIN)/towncrier build --yes --version "$$($(BIN)/python -c 'import zoo; print(zoo.__version__)')"
+
+release-check: # builds both distributions and uses them outside the tree; installs torch anew (6 GB)
+	PYTHON="$(PYTHON)" bash scripts/release_check.sh
 
 browser: # for the tests of reports, which skip without one
 	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto -m "slow or not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow"
 
 clean:
 	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,12 +1,22 @@
-"""Fixtures: small folders of real image files, made on the spot."""
+"""Fixtures: small folders of real image files, and what else many tests read.
+
+What lives as long as the session is read-only: a test that changes it takes a copy. At the end it is compared with
+what it was (`shared.py`).
+"""
 
 from __future__ import annotations
 
+import gc
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests_support import make_photos
+from shared import made_once
+from tests_support import TINY, make_photos
+
+from zoo.plugin import KINDS, Plugins
 
 # A third party's own tests are run where it is installed: test_third_party.py
 collect_ignore = ["packages"]
@@ -14,23 +24,101 @@ collect_ignore = ["packages"]
 # Tests run side by side, one process a core; torch's threads would only wait for one another. Subprocesses inherit it
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Imports make millions of objects that live to the end; looking through them again and again is a sixth of the time
+gc.disable()
+
 # Rich wraps tables to the width it believes in; tests read whole lines
 os.environ.setdefault("COLUMNS", "200")
 
 
+def pytest_collection_finish() -> None:
+    """All modules are imported: what there is now is set aside, and the collector runs for what tests make."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+
+
 @pytest.fixture(scope="session")
-def two_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two_splits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """train/ and val/ of two classes: what is reported may not be chosen on."""
-    return make_photos(tmp_path_factory.mktemp("two_splits"), {"train": 12, "val": 6})
+    counts = {"train": 12, "val": 6}
+    yield from made_once(tmp_path_factory.getbasetemp(), "two-splits", lambda folder: make_photos(folder, counts))
 
 
 @pytest.fixture(scope="session")
-def three_splits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def three_splits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """train/, val/ and test/ of two classes."""
-    return make_photos(tmp_path_factory.mktemp("three_splits"), {"train": 12, "val": 4, "test": 5})
+    counts = {"train": 12, "val": 4, "test": 5}
+    yield from made_once(tmp_path_factory.getbasetemp(), "three-splits", lambda folder: make_photos(folder, counts))
+
+
+@pytest.fixture(scope="session")
+def plugins() -> Iterator[Plugins]:
+    """What is installed, loaded once. A test that registers something makes `Plugins` of its own."""
+    yield from _unchanged(Plugins())
+
+
+@pytest.fixture(scope="session")
+def small_plugins() -> Iterator[Plugins]:
+    """What is installed, and the networks of `small_backbones.py`."""
+    from small_backbones import small_plugins
+
+    yield from _unchanged(small_plugins())
+
+
+@pytest.fixture(scope="session")
+def exported_run(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Path]:
+    """The folder of a finished run of four epochs, with its `model.onnx`. Scoring it is a change: its ledger grows."""
+    from zoo import export, train
+
+    def make(folder: Path) -> None:
+        experiment = replace(TINY, data=str(two_splits), strategy="full", epochs=4)
+        export(train(experiment, out=folder / "run", plugins=plugins), plugins=plugins)
+
+    for folder in made_once(tmp_path_factory.getbasetemp(), "exported-run", make):
+        yield folder / "run"
+
+
+def _unchanged(plugins: Plugins) -> Iterator[Plugins]:
+    plugins.load_everything()
+    before = _told(plugins)
+    yield plugins
+    assert _told(plugins) == before, "a test changed the plugins, which others use: it must make its own"
+
+
+def _told(plugins: Plugins) -> tuple[set[str], list[object]]:
+    """What is registered, and the attributes, in case one was put in the place of a method."""
+    catalogues = [getattr(plugins, kind) for kind in KINDS]
+    return set(vars(plugins)), [(set(vars(catalogue)), list(catalogue)) for catalogue in catalogues]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """`precision="auto"` is fp32 on every CPU.
+
+    Where a processor has bf16, a trial of some milliseconds decides, which beside other tests comes out differently
+    from one time to the next. Subprocesses read the answer in the cache.
+    """
+    import torch
+
+    from zoo.system import device
+
+    decide = device.has_fast_bf16
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "_bf16_pays", lambda: False)
+        patch.setenv("ZOO_CACHE", str(_cache(tmp_path_factory)))
+        assert not decide(torch.device("cpu"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "has_fast_bf16", lambda place: place.type == "cuda" and decide(place))
+        yield
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tests share one cache of catalogue rows and leave the user's alone."""
-    monkeypatch.setenv("ZOO_CACHE", str(tmp_path_factory.getbasetemp() / "zoo-cache"))
+    monkeypatch.setenv("ZOO_CACHE", str(_cache(tmp_path_factory)))
+
+
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.getbasetemp() / "zoo-cache"

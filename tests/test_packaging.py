@@ -1,53 +1,139 @@
-"""What the wheel holds, and what the tree may not do."""
+"""What the wheels hold, that of a checkout and the two that are released, and what the tree may not do."""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 import tomllib
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
+from wheels import ROOT, SERVE, WHOLE, build_wheel, install, run_installed, third_parties
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("wheel")
-    subprocess.run(
-        [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-index", "--no-deps", "--no-build-isolation",
-         "--disable-pip-version-check", "--wheel-dir", target, ROOT],
-        check=True,
-    )  # fmt: skip
-    (found,) = target.glob("*.whl")
+    return build_wheel(WHOLE, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def serve_wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_wheel(SERVE, tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture(scope="module")
+def path(wheel: Path, serve_wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Both distributions in a folder of their own, and what others they need."""
+    folder = tmp_path_factory.mktemp("installed")
+    return install(folder / "site", wheel, serve_wheel), third_parties(folder / "others")
+
+
+def files_of(wheel: Path) -> set[str]:
+    """What a wheel installs, without what it says about itself."""
+    return {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+
+
+def test_the_wheels_hold_what_the_tree_holds_and_no_file_twice(wheel: Path, serve_wheel: Path) -> None:
+    ours, theirs = files_of(wheel), files_of(serve_wheel)
+    assert not ours & theirs
+    tree = {
+        str(file.relative_to(ROOT / root))
+        for root, pattern in (
+            (".", "zoo/**/*"),
+            ("plugins", "zoo_*/**/*"),
+            ("exporters", "zoo_*/**/*"),
+            ("cli", "zoo_*/**/*"),
+        )
+        for file in (ROOT / root).glob(pattern)
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+    assert ours | theirs == tree
+    assert {"zoo_timm/top1.json", "zoo_timm/py.typed"} <= ours
+    assert {"zoo/py.typed", "zoo/reports/report.html.j2"} <= theirs
+
+
+def test_an_import_package_belongs_to_one_distribution(wheel: Path, serve_wheel: Path) -> None:
+    packages = [{name.split("/")[0] for name in files_of(one)} for one in (wheel, serve_wheel)]
+    assert not packages[0] & packages[1]
+    assert packages[1] == {"zoo", "zoo_cli", "zoo_onnx", "zoo_runtimes"}
+    measured = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["run"]["source_pkgs"]
+    assert set(measured) == packages[0] | packages[1]
+
+
+def test_every_entry_point_is_in_its_wheel(wheel: Path, serve_wheel: Path) -> None:
+    found = 0
+    for one in (wheel, serve_wheel):
+        archive = zipfile.ZipFile(one)
+        (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
+        modules = re.findall(r"^\w+ = (zoo_\w+)$", archive.read(points).decode(), re.MULTILINE)
+        assert all(f"{module}/__init__.py" in archive.namelist() for module in modules)
+        found += len(modules)
+    assert found == 13
+
+
+def test_the_program_runs_from_the_wheels(path: tuple[Path, ...], tmp_path: Path) -> None:
+    program = path[0] / "bin" / "zoo"
+    told = run_installed(path, tmp_path, program, "--help")
+    assert told.returncode == 0 and "train " in told.stdout, told.stderr
+    told = run_installed(path, tmp_path, program, "list", "strategies", "--json")
+    assert told.returncode == 0, told.stderr
+    assert {"linear", "partial", "lora", "svm"} <= {row["name"] for row in json.loads(told.stdout)}
+    assert "could not be loaded" not in told.stderr  # every plugin was loaded for it
+    modules = sorted(folder.name for folder in path[0].glob("zoo*"))
+    code = f"import json; print(json.dumps([__import__(name).__file__ for name in {modules}]))"
+    places = json.loads(run_installed(path, tmp_path, "-c", code).stdout)
+    assert len(places) == 14 and all(Path(place).is_relative_to(path[0]) for place in places)
+
+
+def project(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
     return found
 
 
-def test_the_wheel_holds_only_zoo(wheel: Path) -> None:
-    names = zipfile.ZipFile(wheel).namelist()
-    tops = {name.split("/")[0] for name in names}
-    assert {top for top in tops if not top.startswith("zoo")} == {"backbone_zoo-0.1.0.dist-info"}
-    for package in ("zoo", "zoo_torchvision", "zoo_timm", "zoo_lite", "zoo_onnx", "zoo_pt2", "zoo_cli"):
-        assert f"{package}/__init__.py" in names
-    assert "zoo_timm/top1.json" in names and "zoo/py.typed" in names and "zoo/reports/report.html.j2" in names
-
-
-def test_every_entry_point_is_in_the_wheel(wheel: Path) -> None:
-    archive = zipfile.ZipFile(wheel)
-    (points,) = [name for name in archive.namelist() if name.endswith("entry_points.txt")]
-    modules = re.findall(r"^\w+ = (zoo_\w+)$", archive.read(points).decode(), re.MULTILINE)
-    assert len(modules) == 13
-    assert all(f"{module}/__init__.py" in archive.namelist() for module in modules)
-
-
-def test_the_version_stands_in_one_way() -> None:
+def test_what_is_released_is_what_a_checkout_installs() -> None:
+    """The root's `pyproject.toml` says everything in one; the two that are released share it between them."""
     import zoo
 
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert project["version"] == zoo.__version__
+    root, whole, serve = project(ROOT), project(WHOLE), project(SERVE)
+    assert root["version"] == whole["version"] == serve["version"] == zoo.__version__
+    assert root["requires-python"] == whole["requires-python"] == serve["requires-python"]
+    pin = f"backbone-zoo-serve=={zoo.__version__}"
+    assert pin in whole["dependencies"]
+    assert sorted(root["dependencies"]) == sorted({*whole["dependencies"], *serve["dependencies"]} - {pin})
+    assert not set(whole["dependencies"]) & set(serve["dependencies"])
+    points = [one["entry-points"]["zoo.plugins"] for one in (root, whole, serve)]
+    assert points[0] == points[1] | points[2] and not set(points[1]) & set(points[2])
+    assert root["scripts"] == serve["scripts"] and "scripts" not in whole
+    extras = {name: needed for name, needed in root["optional-dependencies"].items() if name != "dev"}
+    assert whole["optional-dependencies"] == extras and "optional-dependencies" not in serve
+    for said in ("name", "description", "license", "keywords", "classifiers", "authors"):
+        assert root[said] == whole[said]
+    assert (WHOLE / "hatch_build.py").read_bytes() == (SERVE / "hatch_build.py").read_bytes()
+
+
+def test_a_checkout_installs_by_itself(tmp_path: Path, wheel: Path, serve_wheel: Path) -> None:
+    """`pip install .` asks no index for a part of this tree."""
+    checkout = build_wheel(ROOT, tmp_path)
+    assert files_of(checkout) == files_of(wheel) | files_of(serve_wheel)
+    for one in (checkout, wheel, serve_wheel):
+        archive = zipfile.ZipFile(one)
+        assert [name for name in archive.namelist() if name.endswith("/LICENSE")]
+        (metadata,) = [name for name in archive.namelist() if name.endswith("/METADATA")]
+        text = archive.read(metadata).decode()
+        assert ("backbone-zoo-serve==" in text) is (one == wheel)
+        assert text.partition("\n\n")[2].startswith("# ")  # its page on the index
+
+
+def test_training_adds_no_second_onnxruntime() -> None:
+    # `onnxruntime` and `onnxruntime-gpu` own the same files: one rule, in one place
+    whole = project(WHOLE)
+    extras = whole["optional-dependencies"].values()
+    named = [*whole["dependencies"], *(one for extra in extras for one in extra)]
+    assert not [one for one in named if one.startswith("onnxruntime")]
 
 
 def test_source_roots_are_not_packages() -> None:

@@ -30,7 +30,8 @@ from zoo.runtime import Runtime
 from zoo.strategy import Strategy
 
 GROUP = "zoo.plugins"
-DISTRIBUTION = "backbone-zoo"
+# Built from one tree: `backbone-zoo` requires the other, which runs exported files without torch
+DISTRIBUTIONS = ("backbone-zoo", "backbone-zoo-serve")
 
 # Of two networks of one name the first provider's answers to the short name; `lite` stands before timm because its
 # weights come by pip, and third parties follow in name order, so that nobody displaces a built-in
@@ -177,7 +178,7 @@ class Plugins:
                 entries.extend(mine.values())
         catalogue = Catalogue(noun, plural, entries)
         for plugin in self.plugins:
-            if plugin.distribution == DISTRIBUTION:
+            if plugin.distribution in DISTRIBUTIONS:
                 continue
             for name in plugin.provides.get(plural, []):
                 first = catalogue.shadowed(catalogue.find(f"{plugin.name}/{name}"))
@@ -227,7 +228,7 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 
 def _order(candidate: PluginCandidate) -> tuple[int, int, str, str]:
     """Built-ins first, in `BUILT_IN_ORDER`, then third parties by name."""
-    built_in = candidate.distribution == DISTRIBUTION
+    built_in = candidate.distribution in DISTRIBUTIONS
     rank = BUILT_IN_ORDER.index(candidate.name) if candidate.name in BUILT_IN_ORDER else len(BUILT_IN_ORDER)
     return (0 if built_in else 1, rank if built_in else 0, candidate.name, candidate.distribution)
 

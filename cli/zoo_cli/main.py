@@ -16,6 +16,9 @@ from zoo.errors import PluginWarning, UsageError, ZooError, did_you_mean
 from zoo.plugin import Plugins
 from zoo.target import load_target
 
+# What `backbone-zoo-serve` runs by itself
+WITHOUT_TORCH = ("predict", "verify", "inspect", "bench", "list", "cache", "plugins")
+
 
 def plugins(ctx: click.Context) -> Plugins:
     """The plugins of this invocation, loaded once."""
@@ -23,6 +26,11 @@ def plugins(ctx: click.Context) -> Plugins:
     if not isinstance(root.obj, Plugins):
         root.obj = Plugins()
     return root.obj
+
+
+def _is_whole(plugins: Plugins) -> bool:
+    """Whether `backbone-zoo` is installed, and not only the distribution without torch that it requires."""
+    return any(plugin.distribution == "backbone-zoo" for plugin in plugins.plugins)
 
 
 class LazyGroup(click.Group):
@@ -36,6 +44,11 @@ class LazyGroup(click.Group):
         if cmd_name not in catalogue:
             return None
         entry = catalogue.find(cmd_name)
+        if entry.provider == "cli" and cmd_name not in WITHOUT_TORCH and not _is_whole(plugins(ctx)):
+            raise ZooError(
+                f"`zoo {cmd_name}` is not in `backbone-zoo-serve`, which is all that is installed",
+                hint="`pip install backbone-zoo` brings it, and torch",
+            )
         try:
             command: Any = load_target(entry.value.target)
         except Exception as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -68,7 +69,7 @@ def test_completion_offers_commands() -> None:
     code = "from zoo_cli.main import program; program(prog_name='zoo')"
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={"_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": "zoo tr", "COMP_CWORD": "1", "PATH": "/usr/bin"},
+        env={**os.environ, "_ZOO_COMPLETE": "bash_complete", "COMP_WORDS": "zoo tr", "COMP_CWORD": "1"},
         capture_output=True,
         text=True,
         check=False,

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from messages import unsaid
 from tests_support import make_photos
 
 from zoo import Run
@@ -44,7 +45,7 @@ def test_a_budget_that_suffices_ends_nothing(two_splits: Path, tmp_path: Path) -
 def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     photos = make_photos(tmp_path / "photos", {"train": 24, "val": 4})
     zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
-    settings = [*SMALL, "--data", str(photos), "--strategy", "full", "--epochs", "8", "--save-every", "0"]
+    settings = [*SMALL, "--data", str(photos), "--strategy", "full", "--epochs", "5", "--save-every", "0"]
     folder = tmp_path / "run"
     process = subprocess.Popen([*zoo, *settings, "--out", str(folder)], stderr=subprocess.PIPE, text=True)
     while not (folder / "checkpoint.safetensors").is_file():
@@ -55,55 +56,54 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
     assert Run.open(folder).status == "interrupted"
     assert not (folder / ".lock").exists()
-    done = subprocess.run([*zoo, "--resume", str(folder)], capture_output=True, text=True)
-    assert done.returncode == 0 and Run.open(folder).status == "finished", done.stderr
-    assert len(Run.open(folder).history) == 8
+    assert run(["train", "--resume", str(folder)]) == 0 and Run.open(folder).status == "finished"
+    assert len(Run.open(folder).history) == 5
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--time-budget", "1x"], "1x is no time, such as 90s, 30m or 2h"),
-        (["--time-budget", "-5"], "no time"),
-        (["--time-budget", "0"], "`--time-budget 0` is outside 1 or more"),
-        (["--save-every", "often"], "no time"),
-        (["--accumulate", "0"], "`--accumulate 0` is outside 1 to 1,000,000"),
-        (["--epochs", "0", "--lr", "nan"], "`--epochs 0` is outside 1 to 1,000,000; `--lr nan` is not a number"),
-        (["--backbone", "nett", "--strategy", "fulll"], "unknown backbone `nett`; unknown strategy `fulll`"),
-        (["--strategy", "full,lr=1e6"], "`full` would train at a rate of 5000, outside 1e-12 to 1000"),
-        (["--lr", "found"], "is not a number"),
-        (["--lr", "nan"], "is not a number"),
-        (["--strategy", "full,lr=nan"], "not a positive number"),
-        (["--strategy", "knn+full"], "nothing can be joined to `knn`"),
-        (["--strategy", "truncate:99"], "drops 99 stages"),
-        (["--strategy", "knn", "--epochs", "3"], "`--epochs 3` is for steps"),
-        (["--strategy", "lora:2,head=x"], "has no option `head`"),
+        (["--time-budget", "1x"], ("1x", "time", "90s")),
+        (["--time-budget", "-5"], ("-5", "time")),
+        (["--time-budget", "0"], ("`--time-budget 0`", "1")),
+        (["--save-every", "often"], ("often", "time")),
+        (["--accumulate", "0"], ("`--accumulate 0`", "1 to 1,000,000")),
+        (["--epochs", "0", "--lr", "nan"], ("`--epochs 0`", "1 to 1,000,000", "`--lr nan`", "number")),
+        (["--backbone", "nett", "--strategy", "fulll"], ("backbone", "`nett`", "strategy", "`fulll`")),
+        (["--strategy", "full,lr=1e6"], ("`full`", "rate", "5000", "1e-12 to 1000")),
+        (["--lr", "found"], ("--lr", "found", "number")),
+        (["--lr", "nan"], ("--lr", "nan", "number")),
+        (["--strategy", "full,lr=nan"], ("full,lr=nan", "positive number")),
+        (["--strategy", "knn+full"], ("`knn`", "joined")),
+        (["--strategy", "truncate:99"], ("`truncate:99`", "99 stages")),
+        (["--strategy", "knn", "--epochs", "3"], ("`--epochs 3`", "steps", "`knn`")),
+        (["--strategy", "lora:2,head=x"], ("`lora`", "option", "`head`")),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(
-    arguments: list[str], words: str, two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: tuple[str, ...], two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     strategy = [] if "--strategy" in arguments else ["--strategy", "full"]
     settings = [*SMALL, "--data", str(two_splits), *strategy, *arguments, "--out", str(tmp_path / "run")]
     assert run(["train", *settings]) == 2
     said = capsys.readouterr().err
-    assert words in said and said.count("Error") == 1 and "Traceback" not in said
+    assert not unsaid(said, *words) and said.count("Error") == 1 and "Traceback" not in said
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "is no run: it has no `run.json`"),
-        (["--epochs", "9"], "`--epochs` is the run's own"),
-        (["--data", "x", "--out", "y"], "`--data`, `--out` are the run's own"),
+        ([], ("run", "`run.json`")),
+        (["--epochs", "9"], ("`--epochs`", "run")),
+        (["--data", "x", "--out", "y"], ("`--data`", "`--out`", "run")),
     ],
 )
 def test_what_cannot_be_resumed_is_said(
-    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["train", "--resume", str(tmp_path), *arguments]) == 2
-    assert words in capsys.readouterr().err
+    assert not unsaid(capsys.readouterr().err, *words)
 
 
 @pytest.mark.parametrize("name", [["--resume", ""], [*SMALL, "--data", "digits", "--strategy", "full", "--out", ""]])
@@ -115,25 +115,25 @@ def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFix
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--strategy", "linear", "--augment", "light"], "no part in it; `--epochs 5` asks for steps"),
-        (["--strategy", "linear,solver=lbfgs"], "settings of steps (rates, epochs, augmentation) have no part in it\n"),
-        (["--strategy", "knn:100000"], "`knn:100000`: all 24 training images vote, there are no more"),
+        (["--strategy", "linear", "--augment", "light"], ("augmentation", "`--epochs 5`", "steps")),
+        (["--strategy", "linear,solver=lbfgs"], ("settings of steps", "rates, epochs, augmentation")),
+        (["--strategy", "knn:100000"], ("`knn:100000`", "24 training images")),
         (
             ["--strategy", "linear", "--time-budget", "60", "--save-every", "1", "--compile"],
-            "`--time-budget` and `--save-every` and `--compile` are for steps, of which `linear` takes none",
+            ("`--time-budget`", "`--save-every`", "`--compile`", "steps", "`linear`"),
         ),
         (
             ["--strategy", "full", "--epochs", "1", "--accumulate", "100"],
-            "`--accumulate 100`: a batch of 4 has at most 4 parts",
+            ("`--accumulate 100`", "batch of 4", "4 parts"),
         ),
     ],
 )
 def test_what_has_no_effect_is_told(
-    arguments: list[str], words: str, two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: tuple[str, ...], two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"
     assert run(["train", *SMALL, "--data", str(two_splits), *arguments, "--out", str(folder)]) == 0
-    assert words in capsys.readouterr().err
+    assert not unsaid(capsys.readouterr().err, *words)
     assert Run.open(folder).history[0].get("parts", 4) == 4
 
 

@@ -19,7 +19,7 @@ from zoo.preprocess import Preprocess
 from zoo_onnx.preprocessing import PHOTOGRAPHS, build_preprocessing, photographs_value, pixels_value
 
 # 0..1 is left as it is, so that differences count in grey levels
-PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
 
 FORMS = [
     Preprocess(resize=resize, crop=crop, interpolation=interpolation, fit=fit, **PLAIN)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+from messages import refused
 from small_export import CLASSES
 
 from zoo.errors import UsageError, ZooError
@@ -22,7 +23,7 @@ without_cuda = pytest.mark.skipif(bool(cuda_devices()), reason="this machine has
 
 
 def test_unknown_device(onnx_spec: ExportSpec) -> None:
-    with pytest.raises(UsageError, match="unknown device `tpu`"):
+    with refused(UsageError, "device", "`tpu`"):
         open_file(onnx_spec.file, "tpu")
 
 
@@ -32,7 +33,7 @@ def test_classes_that_are_not_those_of_the_logits(onnx_spec: ExportSpec, tmp_pat
         if entry.key == "zoo.classes":
             entry.value = '["one"]'
     onnx.save(model, file)
-    with pytest.raises(ZooError, match=f"it names 1 classes and answers {len(CLASSES)}"):
+    with refused(ZooError, "1 classes", str(len(CLASSES))):
         open_file(file, "cpu").logits([np.zeros((40, 40, 3), np.uint8)])
 
 
@@ -43,7 +44,7 @@ def test_auto_without_cuda_is_the_cpu(onnx_spec: ExportSpec) -> None:
 
 @without_cuda
 def test_cuda_that_is_not_there_is_an_error(onnx_spec: ExportSpec) -> None:
-    with pytest.raises(ZooError, match=r"`--device cuda`: this (machine has no CUDA device|onnxruntime is built)"):
+    with refused(ZooError, "`--device cuda`", "this", "CUDA"):
         open_file(onnx_spec.file, "cuda")
 
 
@@ -59,7 +60,7 @@ def test_session_that_fell_back_is_an_error(onnx_spec: ExportSpec, monkeypatch: 
         return opened(content, options, providers=[module.CPU])
 
     monkeypatch.setattr(ort, "InferenceSession", falls_back)
-    with pytest.raises(ZooError, match="could not load its CUDA provider and fell back to the CPU"):
+    with refused(ZooError, "`--device cuda`", "onnxruntime", "CUDA provider", "CPU"):
         open_file(onnx_spec.file, "cuda")
     assert open_file(onnx_spec.file, "auto").device == module.CPU
     with pytest.raises(ZooError) as raised:
@@ -71,7 +72,7 @@ def test_old_onnxruntime_is_refused_on_cuda_only(onnx_spec: ExportSpec, monkeypa
     monkeypatch.setattr(module, "cuda_devices", lambda: ("a device",))
     monkeypatch.setattr(ort, "get_available_providers", lambda: [module.CUDA, module.CPU])
     monkeypatch.setattr(ort, "__version__", "1.22.1")
-    with pytest.raises(ZooError, match=r"onnxruntime 1\.22\.1 resizes photographs wrongly on CUDA"):
+    with refused(ZooError, "onnxruntime 1.22.1", "CUDA", "onnxruntime-gpu>=1.23.0"):
         open_file(onnx_spec.file, "cuda")
     assert open_file(onnx_spec.file, "cpu").device == module.CPU
 
@@ -86,7 +87,7 @@ def test_cuda_agrees_with_the_cpu(onnx_spec: ExportSpec) -> None:
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match="cannot be read: No such file"):
+    with refused(ZooError, "none.onnx`", "No such file"):
         open_file(tmp_path / "none.onnx", "cpu")
 
 
@@ -94,7 +95,7 @@ def test_missing_file(tmp_path: Path) -> None:
 def test_no_onnx_file(tmp_path: Path, content: bytes) -> None:
     file = tmp_path / "text.onnx"
     file.write_bytes(content)
-    with pytest.raises(ZooError, match="is no ONNX file, or was cut short"):
+    with refused(ZooError, "text.onnx`", "ONNX file", "cut short"):
         open_file(file, "cpu")
 
 
@@ -103,12 +104,12 @@ def test_newer_opset_and_ir_ask_for_a_newer_onnxruntime(onnx_spec: ExportSpec, t
     model = onnx.load(onnx_spec.file)
     next(entry for entry in model.opset_import if not entry.domain).version = 999
     file.write_bytes(model.SerializeToString())
-    with pytest.raises(ZooError, match="needs a newer onnxruntime"):
+    with refused(ZooError, "newer.onnx`", "newer onnxruntime"):
         open_file(file, "cpu")
     model = onnx.load(onnx_spec.file)
     model.ir_version = 999
     file.write_bytes(model.SerializeToString())
-    with pytest.raises(ZooError, match="needs a newer onnxruntime"):
+    with refused(ZooError, "newer.onnx`", "newer onnxruntime"):
         open_file(file, "cpu")
 
 

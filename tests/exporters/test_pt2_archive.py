@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from small_export import CLASSES, PREPROCESS, small_spec
 from torch import nn
 
@@ -92,7 +93,7 @@ def test_archive_with_a_pickle_is_refused(pt2_spec: ExportSpec, tmp_path: Path, 
         return None if name == member else content
 
     file = rewritten(pt2_spec, tmp_path / "evil.pt2", change, {member: stream.getvalue()})
-    with pytest.raises(ZooError, match="may be a pickle"):
+    with refused(ZooError, "evil.pt2`", "pickle"):
         open_file(file, "cpu")
     assert not (tmp_path / "ran").exists()
 
@@ -104,7 +105,7 @@ def test_weights_config_that_names_a_pickle_is_refused(pt2_spec: ExportSpec, tmp
         return content.replace(b'"use_pickle": false', b'"use_pickle": true', 1)
 
     file = rewritten(pt2_spec, tmp_path / "evil.pt2", change)
-    with pytest.raises(ZooError, match="may be a pickle"):
+    with refused(ZooError, "evil.pt2`", "pickle"):
         open_file(file, "cpu")
 
 
@@ -112,24 +113,24 @@ def test_weights_config_that_names_a_pickle_is_refused(pt2_spec: ExportSpec, tmp
 def test_archive_cut_short(pt2_spec: ExportSpec, tmp_path: Path, length: int) -> None:
     file = tmp_path / "short.pt2"
     file.write_bytes(pt2_spec.file.read_bytes()[:length])
-    with pytest.raises(ZooError, match="is no PT2 archive, or was cut short"):
+    with refused(ZooError, "short.pt2`", "PT2 archive", "cut short"):
         verify(file, "cpu")
 
 
 def test_archive_of_other_making_and_newer_schema(pt2_spec: ExportSpec, tmp_path: Path) -> None:
     other = rewritten(pt2_spec, tmp_path / "other.pt2", lambda name, content: None if "zoo" in name else content)
-    with pytest.raises(ZooError, match="was not written by zoo"):
+    with refused(ZooError, "other.pt2`", "`extra/zoo.json`"):
         verify(other, "cpu")
 
     def newer(name: str, content: bytes) -> bytes:
         return content.replace(b'"schema": 1', b'"schema": 2') if name == "extra/zoo.json" else content
 
-    with pytest.raises(ZooError, match="has schema 2, this zoo reads up to 1"):
+    with refused(ZooError, "newer.pt2`", "schema 2", "1"):
         open_file(rewritten(pt2_spec, tmp_path / "newer.pt2", newer), "cpu")
 
 
 def test_missing_archive(tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match="cannot be read"):
+    with refused(ZooError, "none.pt2`", "No such file"):
         open_file(tmp_path / "none.pt2", "cpu")
 
 
@@ -140,6 +141,6 @@ class Branching(nn.Module):
 
 
 def test_network_that_cannot_be_traced(tmp_path: Path) -> None:
-    with pytest.raises(ZooError, match=r"cannot be traced by torch\.export"):
+    with refused(ZooError, "traced", "torch.export"):
         write(small_spec(tmp_path / "branching.pt2", model=Branching()))
     assert not (tmp_path / "branching.pt2").exists()

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from sklearn.svm import LinearSVC
 from torch import nn
 
@@ -60,5 +61,5 @@ def test_a_strategy_that_finds_nothing_below_the_head_says_so(two_splits: Path, 
 def test_images_too_small_for_a_block() -> None:
     from zoo.backbone import BuildSpec
 
-    with pytest.raises(ZooError, match="needs 32 pixels"):
+    with refused(ZooError, "`hog_color`", "32", "24"):
         build(BuildSpec(backbone="hog_color", classes=2, image_size=24))

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from messages import refused
 from tests_support import make_photos
 
 from zoo import UsageError, ZooError
@@ -45,25 +46,25 @@ def test_nested_class_folders_and_clutter(tmp_path: Path) -> None:
 
 
 def test_what_is_wrong_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="does not exist"):
+    with refused(UsageError, "nowhere", "exist"):
         open_folder(str(tmp_path / "nowhere"), 0)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ZooError, match="holds no photographs"):
+    with refused(ZooError, "empty", "photographs"):
         open_folder(str(tmp_path / "empty"), 0)
-    with pytest.raises(ZooError, match="one class only, `red`"):
+    with refused(ZooError, "one", "class", "`red`"):
         open_folder(str(make_photos(tmp_path / "one", {"train": 2, "val": 2}, ("red",))), 0)
-    with pytest.raises(ZooError, match="has val but no folder `train`"):
+    with refused(ZooError, "no_train", "val", "`train`"):
         open_folder(str(make_photos(tmp_path / "no_train", {"val": 2})), 0)
     root = make_photos(tmp_path / "missing", {"train": 2, "val": 2})
     make_photos(root, {"train": 2}, ("green",))
-    with pytest.raises(ZooError, match="class `green` is missing from `val`"):
+    with refused(ZooError, "`green`", "missing", "`val`"):
         open_folder(str(root), 0)
     root = make_photos(tmp_path / "extra", {"train": 2, "val": 2})
     make_photos(root, {"val": 2}, ("green",))
-    with pytest.raises(ZooError, match="class `green` of `val` is missing from `train`"):
+    with refused(ZooError, "`green`", "`val`", "missing", "`train`"):
         open_folder(str(root), 0)
     make_photos(tmp_path / "twice", {"train": 2, "val": 2, "valid": 2})
-    with pytest.raises(ZooError, match="two folders for val"):
+    with refused(ZooError, "twice", "`val`", "`valid`"):
         open_folder(str(tmp_path / "twice"), 0)
 
 
@@ -73,12 +74,12 @@ def test_specs(two_splits: Path) -> None:
     digits = open_images("digits", 0, plugins)
     assert digits.classes == tuple("0123456789") and sum(map(len, digits.splits.values())) == 1797
     assert choose_split(digits, "all")[1] == tuple(s for part in digits.splits.values() for s in part)
-    with pytest.raises(UsageError, match="neither a folder here nor a dataset") as error:
+    with refused(UsageError, "`digit`", "folder", "dataset") as error:
         open_images("digit", 0, plugins)
     assert error.value.hint is not None and "`digits`" in error.value.hint
-    with pytest.raises(UsageError, match="takes no argument"):
+    with refused(UsageError, "`digits`", "argument", ":3"):
         open_images("digits:3", 0, plugins)
-    with pytest.raises(UsageError, match="has no split `test`"):
+    with refused(UsageError, "split", "`test`", "train val all"):
         choose_split(open_images(str(two_splits), 0, plugins), "test")
 
 
@@ -94,10 +95,10 @@ def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
 def test_a_class_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
     root = make_photos(tmp_path, {"train": 2, "val": 2})
     (root / "train/green").mkdir()
-    with pytest.raises(ZooError, match="class folder `train/green` holds no photographs"):
+    with refused(ZooError, "`train/green`", "photographs"):
         open_folder(str(root), 0)
     (root / "train/green/a.heic").touch()
-    with pytest.raises(ZooError, match=r"the first other file is `train/green/a\.heic`"):
+    with refused(ZooError, "`train/green`", "`train/green/a.heic`"):
         open_folder(str(root), 0)
 
 
@@ -126,12 +127,12 @@ def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pyt
         return scandir(path)  # type: ignore[call-overload]
 
     monkeypatch.setattr(os, "scandir", refuse)
-    with pytest.raises(ZooError, match="train/red` may not be read"):
+    with refused(ZooError, "train/red`", "permissions"):
         open_folder(str(root), 0)
 
 
 @pytest.mark.parametrize("spec", ["", " ", "folder:"])
 def test_an_empty_text_is_not_the_current_folder(spec: str, two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_splits)
-    with pytest.raises(UsageError, match="`--data` is empty"):
+    with refused(UsageError, "`--data`", "empty"):
         open_images(spec, 0, Plugins())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -73,7 +74,7 @@ def test_tables() -> None:
 
 def test_top5_counts_the_fifth_and_not_the_sixth() -> None:
     logits = np.array([[7, 6, 5, 4, 3, 2, 1]], np.float32)
-    value = lambda label: compute_metrics(
+    value: Callable[[int], float | None] = lambda label: compute_metrics(
         Predictions(split="v", classes=tuple("abcdefg"), ids=("i",), labels=np.array([label]), logits=logits), Plugins()
     )["top5"]
     assert (value(4), value(5)) == (1.0, 0.0)

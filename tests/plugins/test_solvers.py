@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from messages import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
 from torch import nn
@@ -87,11 +89,6 @@ def test_what_is_remembered_is_loaded_whatever_its_length() -> None:
     assert torch.equal(head(query), other(query))
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def small(plugins: Plugins, name: str = "timm/test_resnet") -> Network:
     torch.manual_seed(0)
     return build_network(plugins.backbones.find(name).value, classes=3, image_size=32)
@@ -111,7 +108,7 @@ def test_features_are_what_the_head_reads(plugins: Plugins) -> None:
 def test_a_head_of_two_layers_is_no_vector_head(plugins: Plugins) -> None:
     two = small(plugins, "timm/deit_tiny_distilled_patch16_224")
     assert not takes_vectors(two, 32) and takes_vectors(small(plugins), 32)
-    with pytest.raises(UsageError, match="is not one linear layer") as error:
+    with refused(UsageError, "head", "`deit_tiny_distilled_patch16_224`", "linear") as error:
         replace_head(two, nn.Linear(192, 3))
     assert "solver=sgd" in str(error.value.hint)
 
@@ -145,7 +142,7 @@ def test_a_setting_that_only_steps_honour_makes_steps(
     run = train(experiment(two_splits, "linear", **settings, **network), out=tmp_path / "run", plugins=plugins)
     assert "solved" not in run.history[0] and run.record["steps"] > 0
     assert any("takes steps rather than being solved" in note for note in run.record["notes"])
-    with pytest.raises(UsageError, match="takes none"):
+    with refused(UsageError, f"`--{setting} {value}`", "`knn`", "steps"):
         train(experiment(two_splits, "knn", **{setting: value}), out=tmp_path / "knn", plugins=plugins)
 
 
@@ -179,9 +176,9 @@ def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> No
     asked: list[float] = []
     fit = logistic._fit
 
-    def noted(inputs: object, targets: object, strength: float, start: object = None) -> LogisticRegression:
+    def noted(inputs: Any, targets: Any, strength: float, start: Any = None) -> LogisticRegression:
         asked.append(strength)
-        return fit(inputs, targets, strength, start)  # type: ignore[arg-type]
+        return fit(inputs, targets, strength, start)
 
     monkeypatch.setattr(logistic, "_fit", noted)
     full, logits = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))

@@ -19,11 +19,6 @@ ANATOMY = Anatomy(
 )
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def phases(text: str, plugins: Plugins) -> tuple[Phase, ...]:
     return parse(text, plugins.strategies).phases(ANATOMY)
 

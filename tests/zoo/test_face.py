@@ -21,14 +21,14 @@ from zoo.experiment import attribute_docs
 from zoo.progress import LogProgress, epoch_line
 
 VERBS = (
-    "train", "resume", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study", "advise", "compare",
-    "diff", "report",
+    "train", "resume", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study", "advise",
+    "compare", "diff", "report",
 )  # fmt: skip
 
 
 def test_dir_and_help_show_the_verbs() -> None:
     assert set(VERBS) <= set(dir(zoo)) and set(zoo.__all__) <= set(dir(zoo))
-    text = pydoc.render_doc(zoo, renderer=pydoc.plaintext)
+    text = pydoc.render_doc(zoo, renderer=pydoc.plaintext)  # type: ignore[attr-defined]
     for verb in VERBS:
         assert re.search(rf"^    {verb}\(", text, re.MULTILINE), verb
     assert "Experiment(" in text

@@ -59,12 +59,20 @@ class WorkerProcess:
         # The working directory stays off the path, and this process's own path is handed on, as multiprocessing does
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-            "import zoo.system.worker_process as w; w.serve(sys.argv[2])"
+            "import zoo.system.worker_process as w; w.serve(sys.argv[2], parent=int(sys.argv[3]))"
         )
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", code, json.dumps([path for path in sys.path if path]), target],
+            [
+                sys.executable,
+                "-P",
+                "-c",
+                code,
+                json.dumps([path for path in sys.path if path]),
+                target,
+                str(os.getpid()),
+            ],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -144,9 +152,9 @@ def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:
     answers.put("")
 
 
-def serve(target: str) -> None:
-    """Answer requests until the pipe closes: the worker's side."""
-    die_with_parent()
+def serve(target: str, parent: int) -> None:
+    """Answer requests until the pipe closes: the worker's side. `parent` is the process id of who started it."""
+    die_with_parent(parent)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # a library that prints must not reach the parent's parser
     sys.stdout = sys.stderr
@@ -168,14 +176,17 @@ def serve(target: str) -> None:
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
-def die_with_parent() -> None:
+def die_with_parent(parent: int) -> None:
     """Have Linux kill this process when its parent dies; elsewhere it ends at the next request that does not come.
 
-    A parent that is killed cannot kill its workers, and one in the middle of a call would compute on for minutes.
+    A parent that is killed cannot kill its workers, and one in the middle of a call would compute on for minutes. One
+    whose parent died while it was starting would carry out the request that waits in its pipe, so it ends here.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
             ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            sys.exit(1)
 
 
 def _send(answers: TextIO, answer: dict[str, Any]) -> None:

@@ -21,11 +21,6 @@ from zoo.studies.results import Results
 from zoo_cli.main import run as zoo
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 @pytest.mark.parametrize("name", ["timm/test_resnet", "timm/test_vit", "timm/test_convnext", "torchvision/swin_t"])
 def test_every_stage_gives_a_vector_an_image(name: str, plugins: Plugins) -> None:
     backbone = plugins.backbones.find(name).value

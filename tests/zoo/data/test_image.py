@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -122,7 +123,7 @@ def test_another_image_size_keeps_the_ratio_of_resize_to_crop() -> None:
     assert Preprocess.from_json(Preprocess(crop=64).to_json()) == Preprocess(crop=64)
 
 
-def large(folder: Path, size: tuple[int, int], **settings: object) -> Path:
+def large(folder: Path, size: tuple[int, int], **settings: Any) -> Path:
     """A smooth photograph with some noise, as JPEG."""
     generator = np.random.default_rng(0)
     small = Image.fromarray(generator.integers(0, 255, (12, 16, 3), dtype=np.uint8))

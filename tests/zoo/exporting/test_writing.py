@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import pickle
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared import digest
 from tests_support import make_photos
+from torch import nn
 
+import zoo.exporting.precision_search
 import zoo.exporting.writing
 from zoo import (
     Experiment,
@@ -33,15 +37,13 @@ from zoo.evaluation.statistics import paired_difference_interval
 from zoo.exporter import Check, Precision, StageDifference
 from zoo.exporting.parity import TOLERANCE, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest
+from zoo.networks.freezing import digest_of_state
 from zoo.predictions import Predictions
+from zoo.preprocess import Interpolation
 from zoo.storage.files import read_json, write_json
 from zoo.target import load_target
+from zoo_onnx.network import Exported, export_network
 from zoo_onnx.session import open_file as open_onnx
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
 
 
 @pytest.fixture(scope="module")
@@ -49,13 +51,44 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("data"), {"train": 10, "val": 5, "test": 4})
 
 
-@pytest.fixture
-def run(data: Path, tmp_path: Path, plugins: Plugins) -> Run:
+@pytest.fixture(scope="module")
+def plugins(small_plugins: Plugins) -> Plugins:
+    return small_plugins
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Run]:
+    """A run of a network that is exported in a second: what the gate does is the same for all."""
     experiment = Experiment(
-        data=str(data), backbone="timm/test_resnet", strategy="full", weights="none", image_size=32, epochs=2, lr=0.02,
+        data=str(data), backbone="small/plain", strategy="full", weights="none", image_size=32, epochs=2, lr=0.02,
         batch_size=8, device="cpu",
     )  # fmt: skip
-    return train(experiment, out=tmp_path / "run", plugins=plugins)
+    run = train(experiment, out=tmp_path_factory.mktemp("trained") / "run", plugins=plugins)
+    before = digest(run.path)
+    yield run
+    assert digest(run.path) == before
+
+
+@pytest.fixture(scope="module", autouse=True)
+def exported_once() -> Iterator[None]:
+    """The run's network is made a graph once for all tests, which are about what becomes of it."""
+    made: dict[tuple[str, int], bytes] = {}
+
+    def once(model: nn.Module, side: int) -> Exported:
+        key = digest_of_state(model), side
+        if key not in made:
+            made[key] = pickle.dumps(export_network(model, side))
+        found: Exported = pickle.loads(made[key])  # noqa: S301 (it was made here)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo_onnx.write.export_network", once)
+        yield
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    return Run.open(shutil.copytree(trained.path, tmp_path / "run"))
 
 
 def files(run: Run) -> set[str]:
@@ -183,7 +216,7 @@ def test_a_record_of_other_preprocessing_is_refused(
     write = load_target(plugins.exporters.find("onnx").value.write)
 
     def otherwise(spec: ExportSpec) -> None:
-        other = "bilinear" if spec.preprocess.interpolation == "bicubic" else "bicubic"
+        other: Interpolation = "bilinear" if spec.preprocess.interpolation == "bicubic" else "bicubic"
         write(replace(spec, preprocess=replace(spec.preprocess, interpolation=other)))
 
     standing_in(plugins, monkeypatch, write=otherwise)
@@ -192,9 +225,7 @@ def test_a_record_of_other_preprocessing_is_refused(
     assert "model.onnx" not in files(run)
 
 
-def test_a_file_that_may_run_on_either_is_held_to_both(
-    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_may_run_on_either_is_held_to_both(run: Run, plugins: Plugins) -> None:
     """Where a CUDA provider is taken of itself, the CPU's is held to the run as well."""
 
     class Other:
@@ -214,10 +245,11 @@ def test_a_file_that_may_run_on_either_is_held_to_both(
         path_of[:] = [path]
         return Other(device)
 
-    standing_in(plugins, monkeypatch, open=opened)
-    with pytest.raises(ZooError, match="predicts otherwise than the run"):
-        export(run, plugins=plugins)
-    assert export(run, device="auto", precision="fp32", plugins=Plugins(), force=True).parity.passed
+    with pytest.MonkeyPatch.context() as patch:
+        standing_in(plugins, patch, open=opened)
+        with pytest.raises(ZooError, match="predicts otherwise than the run"):
+            export(run, plugins=plugins)
+    assert export(run, device="auto", precision="fp32", plugins=plugins, force=True).parity.passed
 
 
 def test_an_existing_file_needs_force(run: Run, plugins: Plugins) -> None:
@@ -305,7 +337,8 @@ def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plu
     assert all(check.passed for check in checks) and "int8 accuracy" in checks[-1].detail
 
 
-def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins) -> None:
+def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo.exporting.precision_search, "TIMED", 0.05)
     done = export(run, precision="auto", max_drop=0.3, calibration=8, plugins=plugins)
     assert [one.precision for one in done.candidates] == ["fp32", "fp16", "int8"]
     assert all(one.failure or (one.latency and one.size and one.parity) for one in done.candidates)
@@ -326,11 +359,12 @@ def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: 
         ({"data": ""}, "`--data` is empty"),
     ):
         with pytest.raises(UsageError, match=message):
-            export(run, plugins=plugins, **settings)  # type: ignore[arg-type]
+            export(run, plugins=plugins, **settings)
     monkeypatch.setattr(Run, "fitted", lambda self: {"train/red/000.jpg"})
     with pytest.raises(ZooError, match="int8 needs 16 of the photographs that the run was fitted on, and 1 are there"):
         export(run, precision="int8", plugins=plugins)
     assert files(run) == before
+    monkeypatch.setattr(zoo.exporting.writing, "time_candidates", lambda candidates, *rest: list(candidates))
     done = export(run, precision="auto", max_drop=0.3, plugins=plugins)  # the others are written all the same
     assert [(one.precision, bool(one.failure)) for one in done.candidates][-1] == ("int8", True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -23,8 +23,9 @@ from zoo.storage.tensor_store import SUFFIX
 NETWORKS = [
     *[(f"torchvision/{name}", 64) for name in (
         "resnet18", "alexnet", "densenet121", "mobilenet_v2", "mobilenet_v3_small", "efficientnet_b0", "mnasnet0_5",
-        "shufflenet_v2_x0_5", "squeezenet1_1", "regnet_y_400mf", "swin_t", "vit_b_16", "convnext_tiny",
+        "shufflenet_v2_x0_5", "squeezenet1_1", "regnet_y_400mf", "swin_t", "convnext_tiny",
     )],
+    ("small/vit", 32),
     ("torchvision/googlenet", 96),
     ("torchvision/inception_v3", 96),
     ("lite/efficientnet_lite0", 64),
@@ -38,11 +39,21 @@ NETWORKS = [
     ("timm/mixer_s32_224", 224),
     ("timm/levit_128s", 224),
 ]  # fmt: skip
+LARGE = [("torchvision/vit_b_16", 64)]  # seconds to build; `small/vit` is the same class
+# How many stages train, counted from the head; each network is cut at one of these on every push, and at all in `slow`
+STAGES = (1, 2, 3)
+CUTS = [
+    pytest.param(
+        name, size, stages, id=f"{name}-{stages}",
+        marks=() if (name, size) not in LARGE and stages == STAGES[place % 3] else pytest.mark.slow,
+    )
+    for place, (name, size) in enumerate([*NETWORKS, *LARGE]) for stages in STAGES
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
+def plugins(small_plugins: Plugins) -> Plugins:
+    return small_plugins
 
 
 def build(name: str, size: int, plugins: Plugins) -> Network:
@@ -60,18 +71,16 @@ def noise(size: int, count: int = 3) -> torch.Tensor:
     return torch.randn(count, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
 
 
-@pytest.mark.parametrize(("name", "size"), NETWORKS, ids=[name for name, _ in NETWORKS])
-def test_the_cut_lies_where_the_frozen_stages_end(name: str, size: int, plugins: Plugins) -> None:
+@pytest.mark.parametrize(("name", "size", "stages"), CUTS)
+def test_the_cut_lies_where_the_frozen_stages_end(name: str, size: int, stages: int, plugins: Plugins) -> None:
     network = build(name, size, plugins)
-    names = network.anatomy.names
-    for count in (1, 2, 3):
-        late = set(network.anatomy.parameters_of([*names[-count:], "head"]))
-        apply_phase(network.model, late, "train")
-        cut = SplitNetwork(network.model, late, noise(size), None)
-        every = {name for name, _ in network.model.named_parameters()}
-        # not one frozen parameter is computed with in the rest, not one that trains in the prefix
-        assert cut.trainable == late and cut.frozen == every - late
-        assert all(end.bytes > 0 for end in cut.boundary)
+    late = set(network.anatomy.parameters_of([*network.anatomy.names[-stages:], "head"]))
+    apply_phase(network.model, late, "train")
+    cut = SplitNetwork(network.model, late, noise(size), None)
+    every = {name for name, _ in network.model.named_parameters()}
+    # not one frozen parameter is computed with in the rest, not one that trains in the prefix
+    assert cut.trainable == late and cut.frozen == every - late
+    assert all(end.bytes > 0 for end in cut.boundary)
 
 
 class Skips(nn.Module):
@@ -224,11 +233,30 @@ def test_views_grow_with_the_root_of_the_epochs() -> None:
     assert [default_views(epochs) for epochs in (1, 2, 5, 20, 100)] == [1, 1, 2, 4, 10]
 
 
-# Families whose prefixes are of every kind: plain, strided, concatenated, tokens, windows, depthwise
+# Families whose prefixes are of every kind: plain and strided, concatenated, depthwise, wide kernels, tokens, windows.
+# Small networks have the code of the large ones, but perhaps not their kernels: some large ones on every push as well
+SMALL = {
+    "timm/test_resnet": 32, "small/densenet": 64, "timm/test_efficientnet": 32, "timm/test_convnext": 64,
+    "small/vit": 32, "small/swin": 64,
+}  # fmt: skip
 FAMILIES = {
     "timm/resnet18": 64, "torchvision/densenet121": 64, "lite/efficientnet_lite0": 64, "timm/convnext_atto": 64,
     "timm/vit_tiny_patch16_224": 32, "torchvision/swin_t": 64,
 }  # fmt: skip
+PRECISIONS = [("fp32", 1), ("fp32", 2), ("fp32", 3), ("bf16", 2)]
+ON_EVERY_PUSH = {
+    *[(name, *PRECISIONS[(place + also) % 4]) for place, name in enumerate(SMALL) for also in (0, 1)],
+    ("lite/efficientnet_lite0", "fp32", 1),
+    ("timm/convnext_atto", "fp32", 2),
+    ("timm/vit_tiny_patch16_224", "fp32", 3),
+}
+TRAININGS = [
+    pytest.param(
+        name, size, precision, stages, id=f"{name}-{precision}-{stages}",
+        marks=() if (name, precision, stages) in ON_EVERY_PUSH else pytest.mark.slow,
+    )
+    for name, size in {**SMALL, **FAMILIES}.items() for precision, stages in PRECISIONS
+]  # fmt: skip
 
 
 def experiment(data: Path, name: str, size: int, stages: int, **settings: Any) -> Experiment:
@@ -246,28 +274,27 @@ def outcome(run: Run) -> tuple[Any, ...]:
     )
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize(("name", "size"), FAMILIES.items(), ids=FAMILIES)
+@pytest.mark.parametrize(("name", "size", "precision", "stages"), TRAININGS)
 def test_stored_and_unstored_training_are_equal_bit_for_bit(
-    name: str, size: int, precision: str, two_splits: Path, tmp_path: Path, plugins: Plugins
+    name: str, size: int, precision: str, stages: int, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
-    for stages in (1, 2, 3) if precision == "fp32" else (2,):
-        asked = experiment(two_splits, name, size, stages, precision=precision)
-        runs = [
-            train(replace(asked, cache=cache), out=tmp_path / f"{stages}-{number}", plugins=plugins)
-            for number, cache in enumerate(("on", "on", "off"))
-        ]
-        computed, stored, unstored = map(outcome, runs)
-        assert computed == stored == unstored
-        seconds = [run.record["seconds"]["of_train"] for run in runs]
-        assert seconds[1]["prefix"] == 0.0 and seconds[2]["prefix"] > 0.0  # out of the store, and computed
+    asked = experiment(two_splits, name, size, stages, precision=precision)
+    caches: tuple[Literal["on", "off"], ...] = ("on", "on", "off")
+    runs = [
+        train(replace(asked, cache=cache), out=tmp_path / str(number), plugins=plugins)
+        for number, cache in enumerate(caches)
+    ]
+    computed, stored, unstored = map(outcome, runs)
+    assert computed == stored == unstored
+    seconds = [run.record["seconds"]["of_train"] for run in runs]
+    assert seconds[1]["prefix"] == 0.0 and seconds[2]["prefix"] > 0.0  # out of the store, and computed
 
 
 def test_a_flipped_byte_in_the_store_changes_no_result(
     two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
-    asked = experiment(two_splits, "timm/resnet18", 64, 1, cache="on")
+    asked = experiment(two_splits, "timm/test_resnet", 32, 1, cache="on")
     first = train(asked, out=tmp_path / "first", plugins=plugins)
     files = sorted(tmp_path.glob(f"cache/store/*/*{SUFFIX}"))
     assert files
@@ -286,7 +313,7 @@ def test_an_image_that_changed_is_computed_again(
 
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
     data = make_photos(tmp_path / "data", {"train": 8, "val": 4})
-    asked = experiment(data, "timm/resnet18", 64, 1, cache="on")
+    asked = experiment(data, "timm/test_resnet", 32, 1, cache="on")
     train(asked, out=tmp_path / "first", plugins=plugins)
     paint(COLOURS["red"], 99).save(data / "train" / "red" / "003.jpg")
     changed = train(asked, out=tmp_path / "changed", plugins=plugins)
@@ -306,28 +333,28 @@ class Told(Silent):
 
 @pytest.mark.parametrize("trouble", ["budget", "unwritable", "no home"])
 def test_a_store_that_fails_costs_time_and_nothing_else(
-    trouble: str, two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+    trouble: str, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
-    if trouble == "budget":
-        monkeypatch.setenv("ZOO_CACHE_BUDGET", "0")
-    elif trouble == "unwritable":
-        (tmp_path / "file").write_text("no folder")
-        monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
-    else:
-        monkeypatch.delenv("ZOO_CACHE")
-        monkeypatch.delenv("HOME", raising=False)
-        monkeypatch.setattr("zoo.storage.tensor_store.cache_folder", lambda: None)
     told = Told()
-    asked = experiment(two_splits, "timm/resnet18", 64, 1, cache="on")
-    run = train(asked, out=tmp_path / "run", plugins=plugins, progress=told)
-    monkeypatch.undo()
+    asked = experiment(two_splits, "timm/test_resnet", 32, 1, cache="on")
+    with pytest.MonkeyPatch.context() as patch:
+        if trouble == "budget":
+            patch.setenv("ZOO_CACHE_BUDGET", "0")
+        elif trouble == "unwritable":
+            (tmp_path / "file").write_text("no folder")
+            patch.setenv("ZOO_CACHE", str(tmp_path / "file"))
+        else:
+            patch.delenv("ZOO_CACHE")
+            patch.delenv("HOME", raising=False)
+            patch.setattr("zoo.storage.tensor_store.cache_folder", lambda: None)
+        run = train(asked, out=tmp_path / "run", plugins=plugins, progress=told)
     unstored = train(replace(asked, cache="off"), out=tmp_path / "unstored", plugins=plugins)
     assert outcome(run) == outcome(unstored)
     assert any("computed in every epoch" in line for line in told.lines)
 
 
 def test_seconds_are_told_by_what_they_went_into(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    asked = experiment(two_splits, "timm/resnet18", 64, 1)
+    asked = experiment(two_splits, "timm/test_resnet", 32, 1)
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     (first, second) = run.history
     assert set(first["seconds"]) == {"data", "prefix", "store", "rest", "evaluate"}
@@ -335,7 +362,7 @@ def test_seconds_are_told_by_what_they_went_into(two_splits: Path, tmp_path: Pat
 
 
 def test_a_phase_that_mixes_images_is_not_cut(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    asked = replace(experiment(two_splits, "timm/resnet18", 64, 1), strategy="partial:1,mixup=0.2")
+    asked = replace(experiment(two_splits, "timm/test_resnet", 32, 1), strategy="partial:1,mixup=0.2")
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     assert all(line["seconds"]["prefix"] == line["seconds"]["store"] == 0.0 for line in run.history)
 
@@ -345,7 +372,7 @@ def test_asking_to_keep_what_is_not_frozen_is_answered(
     strategy: str, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
     told = Told()
-    asked = replace(experiment(two_splits, "timm/resnet18", 64, 1, cache="on", epochs=1), strategy=strategy)
+    asked = replace(experiment(two_splits, "timm/test_resnet", 32, 1, cache="on", epochs=1), strategy=strategy)
     train(asked, out=tmp_path / "run", plugins=plugins, progress=told)
     assert [line for line in told.lines if "`--cache on`" in line]
 
@@ -354,7 +381,7 @@ def test_resumed_from_the_store_is_the_run(two_splits: Path, tmp_path: Path, plu
     """The views of a run that is cut are the same in every session, stored or not."""
     from zoo import resume
 
-    asked = experiment(two_splits, "timm/resnet18", 64, 1, epochs=5, save_every=0.0)
+    asked = experiment(two_splits, "timm/test_resnet", 32, 1, epochs=5, save_every=0.0)
     whole = train(asked, out=tmp_path / "whole", plugins=plugins)
 
     class Stops(Exception):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -38,7 +40,7 @@ def model() -> Net:
 
 def anatomy(model: nn.Module) -> Anatomy:
     names = [name for name, _ in model.named_parameters()]
-    of = lambda prefix: tuple(name for name in names if name.startswith(prefix))
+    of: Callable[[str], tuple[str, ...]] = lambda prefix: tuple(name for name in names if name.startswith(prefix))
     stages = tuple(Stage(name=name, parameters=of(name)) for name in ("stem", "body"))
     return Anatomy(backbone="net", stages=stages, head=Stage(name="head", parameters=of("fc")))
 
@@ -126,14 +128,14 @@ def test_the_proof_does_not_trust_the_mode_that_it_proves(model: Net, norm: Norm
 def test_recalibration_weighs_images_alike(model: Net) -> None:
     data = torch.randn(10, 3, 9, 9)
     data[8:] += 5
-    recalibrate(model, data.split(8))  # batches of 8 and 2
-    assert torch.allclose(model.stem[1].running_mean, model.stem[0](data).mean((0, 2, 3)), atol=1e-4)
+    recalibrate(model, torch.split(data, 8))  # batches of 8 and 2
+    assert torch.allclose(model.get_buffer("stem.1.running_mean"), model.stem[0](data).mean((0, 2, 3)), atol=1e-4)
 
 
 def test_recalibration_gives_the_statistics_of_the_data(model: Net) -> None:
     data = torch.randn(32, 3, 9, 9) * 3 + 1
-    layers = recalibrate(model, data.split(8))
+    layers = recalibrate(model, torch.split(data, 8))
     assert layers == 2 and not any(module.training for module in model.modules())
     seen = model.stem[0](data)
-    assert torch.allclose(model.stem[1].running_mean, seen.mean((0, 2, 3)), atol=1e-4)
+    assert torch.allclose(model.get_buffer("stem.1.running_mean"), seen.mean((0, 2, 3)), atol=1e-4)
     assert model.stem[1].momentum == 0.1

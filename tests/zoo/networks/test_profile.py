@@ -25,7 +25,7 @@ def build(spec: BuildSpec) -> Network:
 
 def build_badly(spec: BuildSpec) -> Network:
     BUILT.append(spec.backbone)
-    return Network(nn.Linear(torch.ones(1).int().item(), 1), build(spec).anatomy)
+    return Network(nn.Linear(int(torch.ones(1).item()), 1), build(spec).anatomy)
 
 
 ROW = Backbone(name="net", summary="a network", build=f"{__name__}:build", preprocess=Preprocess(crop=8))

@@ -37,11 +37,6 @@ class Said(Silent):
 
 
 @pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
-@pytest.fixture(scope="module")
 def folders(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> dict[str, Path]:
     """`finished`, and `killed` and `other` at their fifth step of six, each with two checkpoints."""
     root = tmp_path_factory.mktemp("runs")

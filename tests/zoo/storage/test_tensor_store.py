@@ -131,6 +131,7 @@ def test_a_folder_that_cannot_be_written_is_a_reason_not_an_error(
 ) -> None:
     store = Store(tmp_path / "store")
     monkeypatch.setattr(target, refuse(error))
+    kept: Any
     if way == "write":
         kept = store.write(KEY, tensors())
     elif (draft := store.draft(KEY, (4, 2))) is None:
@@ -275,7 +276,10 @@ def _hammer(folder: Path, seed: int) -> bool:
 
 
 def test_processes_share_a_store(tmp_path: Path) -> None:
-    with ProcessPoolExecutor(3, mp_context=multiprocessing.get_context("spawn")) as pool:
+    # processes of a server that has imported what they need: each would take seconds for it
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pytest", "torch", "zoo.storage.tensor_store"])
+    with ProcessPoolExecutor(3, mp_context=context) as pool:
         assert all(pool.map(_hammer, [tmp_path / "store"] * 3, range(3)))
 
 

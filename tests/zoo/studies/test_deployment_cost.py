@@ -11,15 +11,13 @@ import pytest
 from zoo import Experiment, Plugins, UsageError
 from zoo.studies.deployment_cost import FILE, weigh
 
-BASE = Experiment(
-    data="nowhere", backbone="timm/test_resnet", weights="none", image_size=32, device="cpu", strategy="full"
-)
+BASE = Experiment(data="nowhere", backbone="small/plain", weights="none", image_size=32, device="cpu", strategy="full")
 CLASSES = ("a", "b", "c")
 
 
-def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Path) -> None:
-    plugins, experiment = Plugins(), replace(BASE, strategy="knn:5")
-    few, many = (weigh(experiment, CLASSES, images, tmp_path, plugins) for images in (30, 3000))
+def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Path, small_plugins: Plugins) -> None:
+    experiment = replace(BASE, strategy="knn:5")
+    few, many = (weigh(experiment, CLASSES, images, tmp_path, small_plugins) for images in (30, 3000))
     assert few["shape"] != many["shape"]
     width = next(
         initializer.dims
@@ -29,11 +27,11 @@ def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Pa
     assert many["size"] - few["size"] == pytest.approx(4 * 2970 * (min(width[0], width[1]) + len(CLASSES)), rel=0.02)
 
 
-def test_ways_to_train_one_network_share_its_footprint(tmp_path: Path) -> None:
-    plugins = Plugins()
+def test_ways_to_train_one_network_share_its_footprint(tmp_path: Path, small_plugins: Plugins) -> None:
     found = [
-        weigh(replace(BASE, strategy=name), CLASSES, 30, tmp_path, plugins) for name in ("full", "linear", "lora:2")
+        weigh(replace(BASE, strategy=name), CLASSES, 30, tmp_path, small_plugins)
+        for name in ("full", "linear", "lora:2")
     ]
     assert found[0] == found[1] == found[2] and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UsageError, match="asks for 40 stages"):
-        weigh(replace(BASE, strategy="partial:40"), CLASSES, 30, tmp_path, plugins)
+        weigh(replace(BASE, strategy="partial:40"), CLASSES, 30, tmp_path, small_plugins)

@@ -71,7 +71,9 @@ def test_photographs_are_matched_by_their_ids() -> None:
 
 
 @pytest.mark.parametrize("seeds", [1, 3])
-def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int) -> None:
+def test_intervals_hold_the_truth_as_often_as_they_say(seeds: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # with 500 resamples in place of 4000 an end varies by 3 per cent of the width in place of 2
+    monkeypatch.setattr("zoo.evaluation.intervals.RESAMPLES", 500)
     generator, held, trials = np.random.default_rng(3), 0, 300
     for number in range(trials):
         luck = 0.85 + generator.normal(0, 0.02, (seeds, 1)) * (seeds > 1)

@@ -9,18 +9,22 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from filelock import FileLock
+from shared import made_once
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, study
 from zoo.errors import DiskFull
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.results import COSTS_FILE, Results
 from zoo.studies.trial import Trial, TrialResult
+from zoo.system.worker_process import WorkerFailed
+from zoo.target import load_target
 from zoo_cli.main import run as run_zoo
 
 SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1}
@@ -37,11 +41,6 @@ def asked(data: Path, **changes: Any) -> Study:
     return Study(**{**values, **changes})
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def weighed(folder: Path, ways: list[str], latency: float = 0.01) -> Path:
     """A study's folder whose networks are weighed already, which takes seconds each."""
     folder.mkdir()
@@ -54,17 +53,45 @@ WAYS = ["timm/test_resnet full", "timm/test_resnet partial:1", "timm/test_resnet
 
 
 @pytest.fixture(scope="module")
-def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Results:
+def done(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Iterator[Results]:
     """A study with a strategy that does not fit, from the first step on."""
-    return study(
-        asked(two_splits, strategies=("full", "partial:1", "partial:40")),
-        out=tmp_path_factory.mktemp("study") / "s",
-        plugins=plugins,
-    )
+    spec = asked(two_splits, strategies=("full", "partial:1", "partial:40"))
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("zoo.studies.deployment_cost.SECONDS", 0.05)
+            study(spec, out=folder / "s", plugins=plugins)
+
+    for folder in made_once(tmp_path_factory.getbasetemp(), "study", make):
+        yield Results.open(folder / "s")
+
+
+class InThisProcess:
+    """The worker of a study without a process of its own, for tests that are not about its death."""
+
+    alive = True
+
+    def __init__(self, target: str) -> None:
+        self.worker = load_target(target)()
+
+    def ask(self, do: str, timeout: float | None, **request: Any) -> dict[str, Any]:
+        try:
+            answer: dict[str, Any] = json.loads(json.dumps(getattr(self.worker, do)(**json.loads(json.dumps(request)))))
+        except ZooError as error:
+            raise WorkerFailed(error.message, hint=error.hint) from error
+        return answer
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.fixture
+def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
 
 
 def test_a_study_from_beginning_to_end(done: Results) -> None:
-    states = [one.state for one in done.outcomes]
+    states = [str(one.state) for one in done.outcomes]
     assert states.count("finished") == 4 and states.count("refused") == 2 and done.status == "finished"
     refused = [one for one in done.outcomes if one.state == "refused"]
     assert all("asks for 40 stages" in one.failure for one in refused)
@@ -99,12 +126,14 @@ def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Resul
             assert row["test"]["images"] == 12
 
 
-def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins) -> None:
-    before = {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
-    again = study(done.path, plugins=plugins)
+def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    before = {path: path.stat().st_mtime for path in folder.rglob("run.json")}
+    again = study(folder, plugins=plugins)
     assert again.leaderboard == done.leaderboard and again.outcomes == done.outcomes
-    assert json.loads((done.path / "leaderboard.json").read_text()) == done.leaderboard
-    assert before == {path: path.stat().st_mtime for path in done.path.rglob("run.json")}
+    assert json.loads((folder / "leaderboard.json").read_text()) == done.leaderboard
+    assert before == {path: path.stat().st_mtime for path in folder.rglob("run.json")} and len(before) == 4
     assert again.looks() == done.looks()
 
 
@@ -116,6 +145,7 @@ def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plu
         study(asked(two_splits), out=tmp_path, plugins=plugins)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_what_is_too_slow_is_never_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
     footprints = json.loads((folder / COSTS_FILE).read_text())
@@ -163,29 +193,38 @@ def test_a_worker_that_dies_is_an_outcome(
     assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0].failure
     monkeypatch.setattr(LocalProcess, "_train", train)
     assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
     again = study(folder, retry=True, plugins=plugins)
     assert [one.state for one in again.outcomes] == ["finished", "finished"]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
     assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
 
 
-def test_killed_at_random_it_ends_the_same(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
-    spec = asked(two_splits, strategies=("partial:1",), settings={**SETTINGS, "epochs": 3})
+@pytest.mark.usefixtures("in_this_process")
+def test_killed_at_any_time_it_ends_the_same(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    """Killed in the middle of each of its two trials, and carried out to the end by another process."""
+    spec = asked(two_splits, strategies=("partial:1",), settings={**SETTINGS, "epochs": 40})
     calm = weighed(tmp_path / "calm", WAYS[1:2])
     begin(calm, spec)
     expected = study(calm, plugins=plugins)
     folder = weighed(tmp_path / "killed", WAYS[1:2])
     begin(folder, spec)
-    generator = np.random.default_rng(0)
-    for _ in range(3):
+    found_at = []
+    for one in expected.outcomes:
         process = subprocess.Popen(
             [sys.executable, "-m", "zoo_cli.main", "study", str(folder)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        time.sleep(float(generator.uniform(3, 7)))
+        history = folder / "trials" / one.name / "history.jsonl"
+        while not (history.is_file() and history.stat().st_size):
+            assert process.poll() is None
+            time.sleep(0.01)
         process.kill()
         process.wait()
+        with FileLock(history.parent / ".lock", timeout=60):  # its worker is dead a moment later
+            found_at.append(Run.open(history.parent).status)
+    assert "running" in found_at  # on a machine that is busy one of them may have come to its end
     found = study(folder, plugins=plugins)
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2  # no trial ran twice
     assert table(found) == table(expected)
@@ -245,6 +284,7 @@ def test_photographs_that_are_in_two_splits(two_splits: Path, plugins: Plugins, 
     assert not (tmp_path / "s").exists()
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:1])
     begin(folder, asked(two_splits, strategies=("full",), fractions=(0.4, 1.0), seeds=(0,), test=False))
@@ -254,6 +294,7 @@ def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plu
     assert sizes == {1.0: 20, 0.4: 8}
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_damaged_files_are_named_or_made_anew(
     done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -280,31 +321,24 @@ def test_damaged_files_are_named_or_made_anew(
 
 
 def test_two_at_once(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
-    from filelock import FileLock
-
     folder = weighed(tmp_path / "s", WAYS[:2])
     begin(folder, asked(two_splits))
     with FileLock(folder / ".lock"), pytest.raises(ZooError, match="another process is carrying out"):
         study(folder, plugins=plugins)
 
 
-def test_a_full_disk_stops_the_study_and_is_no_outcome(
-    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from zoo.system.worker_process import WorkerFailed, WorkerProcess
-
+@pytest.mark.usefixtures("in_this_process")
+def test_a_full_disk_stops_the_study_and_is_no_outcome(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:1])
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), test=False))
-    ask = WorkerProcess.ask
 
-    def full(self: WorkerProcess, do: str, *args: Any, **request: Any) -> dict[str, Any]:
+    def full(self: InThisProcess, do: str, *args: Any, **request: Any) -> dict[str, Any]:
         raise WorkerFailed("`model.safetensors` cannot be written: No space left on device", kind=DiskFull)
 
-    monkeypatch.setattr(WorkerProcess, "ask", full)
-    with pytest.raises(ZooError, match="No space left") as error:
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(ZooError, match="No space left") as error:
+        patch.setattr(InThisProcess, "ask", full)
         study(folder, plugins=plugins)
     assert f"`zoo study {folder}`" in str(error.value.hint)
-    monkeypatch.setattr(WorkerProcess, "ask", ask)
     assert [one.state for one in study(folder, plugins=plugins).outcomes] == ["finished"]
 
 
@@ -339,12 +373,13 @@ def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plug
         search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)
 
 
+@pytest.mark.usefixtures("in_this_process")
 def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     folder = weighed(tmp_path / "s", WAYS[:1])
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
     found = study(folder, plugins=plugins)
     (outcome,) = found.outcomes
-    assert set(outcome.tuned) == {"lr", "weight_decay", "augment"}  # epochs were given
+    assert outcome.tuned is not None and set(outcome.tuned) == {"lr", "weight_decay", "augment"}  # epochs were given
     experiment = found.run(outcome).experiment
     assert {name: getattr(experiment, name) for name in outcome.tuned} == outcome.tuned and experiment.epochs == 1
     assert any("searched by the loss on `val`" in note for note in found.leaderboard["notes"])

@@ -13,11 +13,6 @@ from zoo.dataset import Images, Sample
 from zoo.studies.study import same_study
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def asked(**changes: object) -> Study:
     values = {"data": "photos", "backbones": ("resnet18",), "strategies": ("linear", "partial:2"), **changes}
     return Study(**values)  # type: ignore[arg-type]

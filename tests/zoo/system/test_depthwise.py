@@ -51,7 +51,12 @@ def test_gradients_are_torch_s_own(stride: int, kernel: int, dilation: int, bias
 def test_only_depthwise_layers_are_taken(layer: nn.Conv2d, taken: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[Any] = []
     apply = _Depthwise.apply
-    monkeypatch.setattr(_Depthwise, "apply", lambda *given: calls.append(1) or apply(*given))
+
+    def noted(*given: Any) -> Any:
+        calls.append(1)
+        return apply(*given)
+
+    monkeypatch.setattr(_Depthwise, "apply", noted)
     inputs = torch.randn(2, 8, 9, 9)
     with torch.autocast("cpu", torch.bfloat16), FastDepthwise():
         layer(inputs)

@@ -9,46 +9,54 @@ from pathlib import Path
 
 import pytest
 
+from zoo import Run
+
 
 def run(code: str, *arguments: str) -> str:
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    sys.stderr.write(done.stderr)  # pytest shows it where the test fails
     return done.stdout
 
 
 TRAIN = """
 import json, sys
 from zoo_cli.main import run
-code = run(sys.argv[1:])
-print(json.dumps([code, "torch._dynamo" in sys.modules]))
+for strategy, out in (("linear", "solved"), ("partial:1,epochs=1", "steps")):
+    code = run([*sys.argv[1:], "--strategy", strategy, "--out", out])
+    print(json.dumps([code, "torch._dynamo" in sys.modules]))
 """
 
 
-@pytest.mark.parametrize("strategy", ["linear", "partial:1"])
-def test_training_does_not_import_the_compiler(two_splits: Path, tmp_path: Path, strategy: str) -> None:
+def test_training_does_not_import_the_compiler(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a solved head, which comes first, nor steps."""
+    monkeypatch.chdir(tmp_path)
     answer = run(
-        TRAIN, "train", "--data", str(two_splits), "--backbone", "efficientnet_lite0", "--strategy", strategy,
-        "--weights", "none", "--image-size", "32", "--out", str(tmp_path / "run"),
+        TRAIN, "train", "--data", str(two_splits), "--backbone", "efficientnet_lite0", "--weights", "none",
+        "--image-size", "32",
     )  # fmt: skip
-    assert json.loads(answer.splitlines()[-1]) == [0, False]
+    told = [json.loads(line) for line in answer.splitlines() if line.startswith("[")]
+    assert told == [[0, False], [0, False]]
+    assert Run.open("solved").history[0]["solved"] and Run.open("steps").record["steps"] > 0
 
 
-BOTH = """
+# What plugins and libraries do, each in an interpreter of its own; what they ask for, they get from the real compiler
+ASKED = {
+    "a module of it": "import torch._dynamo.config; assert torch._dynamo.config.verbose is not None",
+    "a module that has a stand-in": "from torch._dynamo.utils import counters",
+    "a function": "import torch._dynamo; torch._dynamo.reset()",
+    "a function of torch": "import torch; torch.compiler.reset()",
+    "to compile": "import torch; assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)) == 2",
+}
+# The last two go on after the stand-ins have left
+LIBRARIES = """
 import sys
-from zoo.system.lazy_compiler import without_compiler
 with without_compiler():
-    import timm, torchvision
-    optimizer = __import__("torch").optim.AdamW([__import__("torch").nn.Parameter(__import__("torch").ones(1))])
-    optimizer.step()
+    import timm, torch, torchvision
+    torch.optim.AdamW([torch.nn.Parameter(torch.ones(1))]).step()
 assert not any(name.startswith("torch._dynamo") for name in sys.modules)
-"""
-
-
-def test_libraries_work_with_the_stand_ins_and_the_compiler_after_them() -> None:
-    run(
-        BOTH
-        + """
-import torch
 from torchvision.ops import roi_align
 boxes = [torch.tensor([[0.0, 0.0, 4.0, 4.0]])]
 assert roi_align(torch.rand(1, 3, 8, 8), boxes, 2).shape == (1, 3, 2, 2)
@@ -56,36 +64,9 @@ from timm.models.naflexvit import NaFlexRopeIterator
 layer = torch.nn.Linear(3, 3)
 compiled = torch.compile(layer, backend="eager")
 assert torch.equal(compiled(torch.ones(1, 3)), layer(torch.ones(1, 3)))
-assert "torch._dynamo" in sys.modules and type(sys.modules["torch._dynamo"]).__name__ == "module"
 """
-    )
-
-
-@pytest.mark.parametrize(
-    "asked",
-    [
-        "import torch._dynamo.config; assert torch._dynamo.config.verbose is not None",
-        "from torch._dynamo.utils import counters",
-        "import torch._dynamo; torch._dynamo.reset()",
-        "import torch; torch.compiler.reset()",
-        "import torch; assert torch.compile(lambda x: x + 1, backend='eager')(torch.ones(1)) == 2",
-    ],
-)
-def test_a_plugin_that_asks_for_the_compiler_gets_it(asked: str) -> None:
-    run(f"""
-import sys
-from zoo.system.lazy_compiler import without_compiler
-with without_compiler():
-    {asked}
-assert type(sys.modules["torch._dynamo"]).__name__ == "module"
-assert type(sys.modules["torch._dynamo.utils"]).__name__ == "module"
-""")
-
-
-def test_what_is_marked_for_the_compiler_is_not_compiled() -> None:
-    """As with torch's own mark, a marked function breaks the graph."""
-    run("""
-from zoo.system.lazy_compiler import without_compiler
+# As with torch's own mark, a marked function breaks the graph
+MARKED = """
 import torch
 with without_compiler():
     marked = torch.compiler.disable(lambda x: x * 2)
@@ -96,4 +77,40 @@ def backend(graph, inputs):
     return graph
 assert torch.compile(lambda x: marked(x + 1) + 1, backend=backend)(torch.ones(1)) == 5
 assert len(seen) == 2 and not any("mul" in str(graph.graph) for graph in seen)
-""")
+"""
+# torch is imported once; each program then runs in a copy of that process
+RUN_ALL = """
+import json, os, sys, traceback
+from zoo.system.lazy_compiler import without_compiler
+with without_compiler():
+    import torch
+for program in json.loads(sys.argv[1]):
+    child = os.fork()
+    if not child:
+        try:
+            assert "torch._dynamo" not in sys.modules
+            exec(program, {"without_compiler": without_compiler})
+            assert type(sys.modules["torch._dynamo"]).__name__ == "module"
+            assert type(sys.modules["torch._dynamo.utils"]).__name__ == "module"
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("a module of it", "a module that has a stand-in", "a function"),
+        # the same two ways into the stand-ins, taken by torch itself
+        pytest.param(("a function of torch", "to compile"), marks=pytest.mark.slow),
+    ],
+)
+def test_who_asks_for_the_compiler_gets_it_and_who_does_not_is_spared_it(asked: tuple[str, ...]) -> None:
+    programs = {name: f"with without_compiler():\n    {ASKED[name]}" for name in asked}
+    programs |= {"libraries": LIBRARIES, "marked": MARKED}
+    answers = run(RUN_ALL, json.dumps([*programs.values(), "assert False"])).split()
+    assert dict(zip(programs, answers)) == dict.fromkeys(programs, "0")
+    assert len(answers) == len(programs) + 1 and answers[-1] == "1"  # a program that fails is noticed

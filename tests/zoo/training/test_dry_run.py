@@ -40,18 +40,12 @@ STRATEGIES = (
 )
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 @pytest.mark.parametrize("backbone", ["timm/test_efficientnet", "timm/test_vit"])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_table_is_what_the_optimiser_holds(
     strategy: str, backbone: str, two_splits: Path, plugins: Plugins
 ) -> None:
-    size = 160 if backbone.endswith("vit") else 32
-    asked = replace(BASE, data=str(two_splits), strategy=strategy, backbone=backbone, image_size=size, batch_size=8)
+    asked = replace(BASE, data=str(two_splits), strategy=strategy, backbone=backbone, batch_size=8)
     made = zoo.plan(asked, plugins=plugins)
     job = prepare(asked, resolve(asked, plugins), Context.of(plugins))
     recipe = Workspace(job)

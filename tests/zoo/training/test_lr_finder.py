@@ -24,11 +24,6 @@ from zoo.training.workspace import PhaseSteps
 BASE = replace(TINY, strategy="full")
 
 
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
 def job(data: Path, plugins: Plugins, strategy: str = "full") -> Job:
     experiment = replace(BASE, data=str(data), strategy=strategy, lr="find")
     return prepare(experiment, resolve(experiment, plugins), Context.of(plugins))
@@ -63,7 +58,10 @@ def test_it_stops_where_the_loss_diverges(two_splits: Path, plugins: Plugins, mo
 
 
 @pytest.mark.parametrize("strategy", ["full,norm=train", "lpft", "l2sp:0.1"])
-def test_the_network_is_left_as_it_was(two_splits: Path, plugins: Plugins, strategy: str) -> None:
+def test_the_network_is_left_as_it_was(
+    two_splits: Path, plugins: Plugins, strategy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(zoo.training.lr_finder, "STEPS", 20)
     it = job(two_splits, plugins, strategy)
     before = digest_of_state(it.network.model)
     found = find_rate(it, Silent())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -46,7 +47,8 @@ class Net(nn.Module):
 def network() -> Network:
     torch.manual_seed(0)
     model = Net()
-    of = lambda prefix: tuple(name for name, _ in model.named_parameters() if name.startswith(prefix))
+    names = [name for name, _ in model.named_parameters()]
+    of: Callable[[str], tuple[str, ...]] = lambda prefix: tuple(name for name in names if name.startswith(prefix))
     stages = tuple(Stage(name=name, parameters=of(name)) for name in ("stem", "body"))
     return Network(model, Anatomy(backbone="net", stages=stages, head=Stage(name="head", parameters=of("fc"))), None)
 
@@ -111,7 +113,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
     seen: list[list[float]] = []
     step = torch.optim.AdamW.step
 
-    def spy(self: torch.optim.Optimizer, *arguments: Any) -> Any:
+    def spy(self: torch.optim.AdamW, *arguments: Any) -> Any:
         seen.append([group["lr"] for group in self.param_groups])
         return step(self, *arguments)
 
@@ -122,7 +124,7 @@ def rates(monkeypatch: pytest.MonkeyPatch) -> list[list[float]]:
 def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
     net = network()
     groups = plan_groups(net, phase(lr=0.5), replace(E, weight_decay=0.3), 0.1)
-    found = {name: (group.lr, group.weight_decay) for group in groups for name in group.names}
+    found: dict[str, Any] = {name: (group.lr, group.weight_decay) for group in groups for name in group.names}
     assert found == {
         "body.0.weight": (pytest.approx(0.005), 0.3), "body.0.bias": (pytest.approx(0.005), 0.0),
         "body.1.weight": (pytest.approx(0.005), 0.0), "body.1.bias": (pytest.approx(0.005), 0.0),
@@ -202,7 +204,8 @@ def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: 
     optimizer = make_optimizer(it.model, it.workspace.groups[0], it.experiment)
     loss, right = it.workspace.stepper._gradients(it.model, (inputs,), targets, optimizer, parts, 0)
     assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
-    assert torch.allclose(it.network.model.get_parameter("fc.weight").grad, wanted, atol=1e-7)
+    gradient = it.network.model.get_parameter("fc.weight").grad
+    assert gradient is not None and torch.allclose(gradient, wanted, atol=1e-7)
     assert right == int((it.model(inputs).argmax(1) == targets).sum())
 
 
@@ -210,7 +213,7 @@ def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> N
     norms = []
     step = torch.optim.SGD.step
 
-    def spy(self: torch.optim.Optimizer, *arguments: Any) -> Any:
+    def spy(self: torch.optim.SGD, *arguments: Any) -> Any:
         grads = [p.grad for group in self.param_groups for p in group["params"]]
         norms.append(float(torch.stack([g.norm() for g in grads]).norm()))
         return step(self, *arguments)
@@ -273,9 +276,9 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
     it = recipe((phase(),), (2,))
 
     def spoil(*_: Any) -> None:
-        it.model.stem[0].weight.data.add_(1e-6)
+        it.model.get_parameter("stem.0.weight").data.add_(1e-6)
 
-    it.model.fc.register_forward_hook(spoil)
+    it.model.get_submodule("fc").register_forward_hook(spoil)
     with pytest.raises(ZooError, match=r"frozen tensor `stem.0.weight` moved in epoch 1"):
         list(it.fit())
 
@@ -284,9 +287,9 @@ def test_recalibration_happens_at_the_start_of_its_phase() -> None:
     it = recipe((phase(norm="recalibrate"),), (1,), batch_size=12)
     inputs = it.workspace.views.normalised(it.workspace.views.canvases)
     with torch.no_grad():
-        expected = it.model.stem[0](inputs).mean((0, 2, 3))
+        expected = it.model.get_submodule("stem.0")(inputs).mean((0, 2, 3))
     list(it.fit())
-    assert torch.allclose(it.model.stem[1].running_mean, expected, atol=1e-4)
+    assert torch.allclose(it.model.get_buffer("stem.1.running_mean"), expected, atol=1e-4)
 
 
 def test_choosing_is_done_in_eval_mode_over_images_not_batches() -> None:
@@ -302,9 +305,11 @@ def test_choosing_is_done_in_eval_mode_over_images_not_batches() -> None:
 def test_precision_is_what_the_forward_computes_in() -> None:
     seen = []
     it = recipe((phase(),), (1,), precision="bf16")
-    it.model.stem[0].register_forward_hook(
-        lambda module, given, out: seen.append((module.training, out.dtype)) and None
-    )
+
+    def note(module: nn.Module, _: object, out: torch.Tensor) -> None:
+        seen.append((module.training, out.dtype))
+
+    it.model.get_submodule("stem.0").register_forward_hook(note)
     list(it.fit())
     assert {kind for _, kind in seen} == {torch.bfloat16}
 

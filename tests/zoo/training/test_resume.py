@@ -23,6 +23,7 @@ from zoo.progress import Silent
 from zoo.storage.files import read_json, write_json
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.recipe import Recipe
+from zoo_cli.main import run as run_zoo
 
 # Every kind of state: two optimisers' moments, an average, mixup's draws, dropout, moving statistics, a recalibration,
 # what was best so far in a phase and in the run, a lowered rate
@@ -38,18 +39,13 @@ SETTINGS: dict[str, Any] = {
     },
     "sgd": {"strategy": "l2sp:0.5,epochs=2+full,epochs=1,cutmix=1.0", "optimizer": "sgd", "accumulate": 2},
     "solved": {"strategy": "lpft", "epochs": 2},
-    "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit", "image_size": 160},
+    "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit"},
     "truncated": {"strategy": "truncate:1+full", "epochs": 2},
     "found": {"strategy": "partial:1", "epochs": 2, "lr": "find"},
     "best of a solved head": {"strategy": "linear+full", "epochs": 2, "keep": "best"},
 }
 
 BASE = replace(TINY, save_every=0.0)
-
-
-@pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
 
 
 @pytest.fixture
@@ -318,12 +314,12 @@ def test_saves_are_spaced_by_time_and_by_their_cost(tmp_path: Path, monkeypatch:
     assert not due_after(own, 99.0) and due_after(own, 1.1)  # two per cent
 
 
-def test_a_real_kill_and_the_command_line(tmp_path: Path) -> None:
+def test_a_real_kill_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_photos(tmp_path / "photos", {"train": 24, "val": 4})
-    zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
     settings = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "full", "--epochs", "12"]
-    settings += ["--image-size", "32", "--batch-size", "8", "--save-every", "0s", "--data", str(photos)]
+    settings += ["--image-size", "32", "--batch-size", "12", "--save-every", "0s", "--data", str(photos)]
     folder = tmp_path / "killed"
+    zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
     process = subprocess.Popen([*zoo, *settings, "--out", str(folder)], stderr=subprocess.DEVNULL)
     while not (folder / "checkpoint.safetensors").is_file():
         assert process.poll() is None
@@ -331,12 +327,12 @@ def test_a_real_kill_and_the_command_line(tmp_path: Path) -> None:
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert read_json(folder / "run.json")["status"] == "running"
-    wrong = subprocess.run([*zoo, "--resume", str(folder), "--lr", "1"], capture_output=True, text=True)
-    assert wrong.returncode == 2 and "`--lr` is the run's own" in wrong.stderr
-    done = subprocess.run([*zoo, "--resume", str(folder), "--json"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "resumed at step" in done.stderr and json.loads(done.stdout)["status"] == "finished"
-    subprocess.run([*zoo, *settings, "--out", str(tmp_path / "whole")], check=True, capture_output=True)
+    assert run_zoo(["train", "--resume", str(folder), "--lr", "1"]) == 2
+    assert "`--lr` is the run's own" in capsys.readouterr().err
+    assert run_zoo(["train", "--resume", str(folder), "--json"]) == 0
+    said = capsys.readouterr()
+    assert "resumed at step" in said.err and json.loads(said.out)["status"] == "finished"
+    assert run_zoo(["train", *settings, "--out", str(tmp_path / "whole")]) == 0
     same(Run.open(tmp_path / "whole"), Run.open(folder))
 
 

@@ -25,11 +25,6 @@ BASE = replace(TINY, epochs=2)
 
 
 @pytest.fixture(scope="module")
-def plugins() -> Plugins:
-    return Plugins()
-
-
-@pytest.fixture(scope="module")
 def finished(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugins) -> Run:
     out = tmp_path_factory.mktemp("runs") / "finished"
     return train(replace(BASE, data=str(two_splits), epochs=6, lr=0.02), out=out, plugins=plugins)
@@ -270,7 +265,7 @@ def test_settings_reach_the_network_and_the_phases(
     two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: dict[str, Any] = {}
-    build, compile_ = zoo.training.setup.build_network, torch.compile
+    build, compile_ = build_network, torch.compile
 
     def spy(backbone: Any, **settings: Any) -> Any:
         asked.update(settings)

@@ -49,8 +49,8 @@ def test_where_every_image_is_right_certainty_has_an_end() -> None:
 
 
 @pytest.mark.parametrize(("name", "folded"), [("timm/test_resnet", True), ("torchvision/squeezenet1_1", False)])
-def test_logits_are_divided_or_left_alone(name: str, folded: bool) -> None:
-    network = build_network(Plugins().backbones.find(name).value, classes=3)
+def test_logits_are_divided_or_left_alone(name: str, folded: bool, plugins: Plugins) -> None:
+    network = build_network(plugins.backbones.find(name).value, classes=3)
     model, images = network.model.eval(), torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         before = model(images)
@@ -76,16 +76,16 @@ def to_choose_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_run_says_where_its_temperature_comes_from(
-    data: str, strategy: str, on: str | None, request: pytest.FixtureRequest, tmp_path: Path
+    data: str, strategy: str, on: str | None, request: pytest.FixtureRequest, tmp_path: Path, plugins: Plugins
 ) -> None:
     photographs = str(request.getfixturevalue(data))
     settings = replace(TINY, data=photographs, strategy=strategy, epochs=None, augment="none")
-    run = train(settings, out=tmp_path / "run")
+    run = train(settings, out=tmp_path / "run", plugins=plugins)
     scored = run.predictions().logits
     found = run.record["temperature"]
     assert found["fitted_on"] == on and (found["value"] == 1.0) is (on is None)
     # the weights that were saved have it, and what was scored was scored with it
-    again = evaluate(run, split=run.record["reported_split"])
+    again = evaluate(run, split=run.record["reported_split"], plugins=plugins)
     np.testing.assert_allclose(again.predictions.logits, scored, rtol=1e-4, atol=1e-5)
 
 

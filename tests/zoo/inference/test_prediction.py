@@ -1,0 +1,68 @@
+"""One path classifies images, for evaluation, prediction and checks: in order, in batches, bad ones named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from zoo import Preprocess, Sample
+from zoo.data.image import BadImage
+from zoo.dataset import BytesSource
+from zoo.inference.prediction import BATCH, predict_all
+
+
+class Brightness:
+    """A predictor whose logits are an image's first pixel."""
+
+    classes = ("a", "b", "c")
+    preprocess = Preprocess()
+    device = "cpu"
+
+    def __init__(self) -> None:
+        self.batches: list[int] = []
+
+    def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+        self.batches.append(len(photographs))
+        return np.array([photograph[0, 0] for photograph in photographs], np.float32)
+
+
+def sample(number: int, good: bool) -> Sample:
+    pixels = np.full((2, 2, 3), number % 256, np.uint8)
+    return Sample(str(number), "a", pixels if good else BytesSource(f"bad {number}", lambda: b"x"))
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+@given(flags=st.lists(st.booleans(), max_size=3 * BATCH))
+def test_every_sample_comes_back_in_order(workers: int, flags: list[bool]) -> None:
+    predictor, advanced = Brightness(), list[int]()
+    samples = [sample(number, good) for number, good in enumerate(flags)]
+    found = list(predict_all(predictor, iter(samples), workers=workers, advance=advanced.append))
+    assert [one for one, _ in found] == samples
+    for number, (good, (_, result)) in enumerate(zip(flags, found)):
+        if good:
+            assert not isinstance(result, BadImage) and (result == number).all() and result.shape == (3,)
+        else:
+            assert isinstance(result, BadImage) and f"bad {number}" in str(result)
+    assert sum(advanced) == sum(predictor.batches) == sum(flags)
+    assert all(size == BATCH for size in predictor.batches[:-1])
+
+
+def test_images_are_classified_as_they_come(tmp_path: Path) -> None:
+    """A caller sees the first batch before the last image is decoded: a million images take no more memory than few."""
+    taken = []
+
+    def many() -> object:
+        for number in range(1000):
+            taken.append(number)
+            yield sample(number, True)
+
+    found = predict_all(Brightness(), many(), workers=2)  # type: ignore[arg-type]
+    next(found)
+    assert len(taken) <= BATCH + 2 * 2 + 1
+    found.close()  # type: ignore[attr-defined]
