@@ -55,7 +55,9 @@ def generate(target: Path) -> None:
 
 def page(file: Path) -> str:
     """A page with its generated parts, without comments for tests, and with links that stay in the site."""
-    text = re.sub(r"<!-- generated: ([\w ]+) -->", lambda found: GENERATED[found[1]](), file.read_text(encoding="utf-8"))
+    text = re.sub(
+        r"<!-- generated: ([\w ]+) -->", lambda found: GENERATED[found[1]](), file.read_text(encoding="utf-8")
+    )
     text = re.sub(r"^<!--.*?-->\n", "", text, flags=re.MULTILINE)
     up = "../" * len(file.relative_to(DOCS).parts)
     return text.replace(f"]({up}", f"]({up.removesuffix('../')}")
@@ -64,7 +66,13 @@ def page(file: Path) -> str:
 def command_line() -> str:
     """Every command with its arguments, options and defaults."""
     plugins = Plugins()
-    return "\n".join(line for entry in plugins.commands for line in _command(entry.name, load_target(entry.value.target)))
+    return "\n".join(line for entry in plugins.commands for line in _command(entry.name, _loaded(entry.value.target)))
+
+
+def _loaded(target: str) -> click.Command:
+    command: Any = load_target(target)
+    assert isinstance(command, click.Command)
+    return command
 
 
 def _command(name: str, command: click.Command) -> Iterator[str]:

@@ -1,6 +1,6 @@
 """Compare two strategies on the same photographs with a study, and say whether the difference is significant.
 
-    python examples/compare_strategies.py photos runs/example-study
+Run it so: `python examples/compare_strategies.py photos runs/example-study`
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Writes a small data set of drawn fruit as class folders of JPEG files: no download, the same images on every machine.
 
-    python examples/make_fruit.py photos
-    python examples/make_fruit.py photos --count 48 --count-of lemon 12
+Run it so: `python examples/make_fruit.py photos`, or with `--count 48 --count-of lemon 12`
 """
 
 from __future__ import annotations
@@ -60,6 +59,6 @@ if __name__ == "__main__":
     parser.add_argument("--count-of", nargs=2, action="append", default=[], metavar=("FRUIT", "COUNT"))
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    counts = {fruit: options.count for fruit in COLOURS} | {fruit: int(count) for fruit, count in options.count_of}
+    counts = dict.fromkeys(COLOURS, options.count) | {fruit: int(count) for fruit, count in options.count_of}
     make_fruit(options.folder, counts, options.seed)
     print(f"{sum(counts.values())} photographs of {', '.join(counts)} in {options.folder}")

@@ -1,6 +1,6 @@
 """Classify photographs with an exported file; needs onnxruntime, numpy and pillow, and neither zoo nor torch.
 
-    python examples/predict_with_onnxruntime.py runs/example/model.onnx photo.jpg another.jpg
+Run it so: `python examples/predict_with_onnxruntime.py runs/example/model.onnx photo.jpg another.jpg`
 """
 
 from __future__ import annotations

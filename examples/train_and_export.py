@@ -1,6 +1,6 @@
 """Fine-tune on a folder of photographs, evaluate once on the test split, and export one verified file.
 
-    python examples/train_and_export.py photos runs/example
+Run it so: `python examples/train_and_export.py photos runs/example`
 """
 
 from __future__ import annotations

@@ -91,6 +91,11 @@ def given(page: Path) -> list[str]:
     return _match(r"<!-- given: (.+?) -->", page.read_text(encoding="utf-8")).split()
 
 
+def in_a_shell(page: Path) -> bool:
+    """Whether every `zoo` of a page is a process of its own, as for pages that install plugins or kill a run."""
+    return "<!-- run in a shell -->" in page.read_text(encoding="utf-8")
+
+
 def commands_of(text: str) -> list[str]:
     """The commands of a block or of a line, each as one line."""
     lines = (line.strip() for line in text.replace("\\\n", " ").splitlines())
@@ -106,7 +111,7 @@ def _match(pattern: str, text: str) -> str:
 
 
 class Folder:
-    """A temporary folder in which a page's blocks are run. `zoo` runs in this process unless the page installs plugins."""
+    """A temporary folder in which a page's blocks are run; `zoo` runs in this process, or with `shell` in its own."""
 
     def __init__(self, path: Path, extras: Path, *, shell: bool) -> None:
         self.path, self.shell = path, shell
@@ -129,13 +134,14 @@ class Folder:
             "CUDA_VISIBLE_DEVICES": "",  # outputs are those of a machine without a GPU
         }
 
+    def write(self, block: Block) -> None:
+        """Write a block to the file that is its title."""
+        file = self.path / block.title
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(block.text, encoding="utf-8")
+
     def run(self, block: Block) -> str:
-        """Run or write a block; what it printed, on stdout and stderr together."""
-        if block.title:
-            file = self.path / block.title
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(block.text, encoding="utf-8")
-            return ""
+        """Run a block; what it printed, on stdout and stderr together."""
         if block.language == PROGRAM:
             return self._in_a_shell(f"python -W error::SyntaxWarning - <<'PROGRAM'\n{block.text}PROGRAM", block)
         if self.shell:
@@ -174,7 +180,7 @@ class Folder:
 
 def _expand(pattern: str) -> list[str]:
     """As a shell does it: the files that match, or the pattern itself."""
-    return sorted(glob.glob(pattern)) or [pattern]
+    return sorted(glob.glob(pattern)) or [pattern]  # noqa: PTH207 - the pattern may be absolute
 
 
 # Comparing outputs
@@ -197,8 +203,7 @@ def difference(shown: str, found: str, *, counts: int = 0, lines: int | None = N
     Words must be equal, counts may differ by `counts`, figures with a decimal point by 0.15 or a quarter, and times,
     speeds, sizes, digests and dates by anything. Line breaks and the frames of tables are left out.
     """
-    ours, theirs = ("\n".join(text.strip("\n").splitlines()[:lines]) for text in (shown, found))
-    ours, theirs = _words(ours), _words(theirs)
+    ours, theirs = (_words("\n".join(text.strip("\n").splitlines()[:lines])) for text in (shown, found))
     for place, (one, other) in enumerate(zip(ours, theirs)):
         if not _same(one, other, counts):
             return f"shown   {' '.join(ours[place : place + 12])}\nprinted {' '.join(theirs[place : place + 12])}"
@@ -226,11 +231,8 @@ def _same(one: str, other: str, counts: int) -> bool:
     return True
 
 
-def rewrite(block: Block, printed: str) -> None:
+def rewrite(shown: Block, printed: str) -> None:
     """Put what was printed in the place of the output that the page shows."""
-    assert block.output is not None
-    lines = block.page.read_text(encoding="utf-8").splitlines()
-    old = block.output
-    new = [line.rstrip() for line in printed.strip("\n").splitlines()]
-    lines[old.first + 1 : old.last] = new
-    block.page.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    lines = shown.page.read_text(encoding="utf-8").splitlines()
+    lines[shown.first + 1 : shown.last] = [line.rstrip() for line in printed.strip("\n").splitlines()]
+    shown.page.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
-"""Laws of the documentation: names, links, options and tables agree with the code. `test_docs_run.py` runs the commands."""
+"""Laws of the documentation: names, links, options and tables agree with the code. Its commands: test_docs_run.py."""
 
 from __future__ import annotations
 
 import importlib
+import json
 import re
 import shlex
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import click
 import docs_pages
+import generate
+import onnx
 import pytest
 from docs_pages import COMMANDS, DATA, PAGES, PROGRAM, ROOT, blocks_of, commands_of
 
@@ -26,9 +29,10 @@ def read(name: str) -> str:
     return (DOCS / name).read_text(encoding="utf-8")
 
 
-def first_column(text: str) -> str:
-    """The first cells of all tables of a page."""
-    return "\n".join(line.split("|")[1] for line in text.splitlines() if line.startswith("| "))
+def keys_of(text: str) -> set[str]:
+    """What stands as code in the first column of a page's tables."""
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    return {name for row in rows for name in re.findall(r"`(.+?)`", row)}
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +61,10 @@ def test_the_plugin_in_the_docs_is_the_one_that_is_tested() -> None:
 
 def test_names_that_public_modules_pass_on_are_there() -> None:
     section = read("how-to/plugins/index.md").partition("## What a plugin may import")[2].partition("\n## ")[0]
-    rows = [(module, re.findall(r"`(\w+)`", names)) for module, names in re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.M)]
+    rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
     assert len(rows) >= 5
     for module, names in rows:
-        for name in names:
+        for name in re.findall(r"`(\w+)`", names):
             assert getattr(importlib.import_module(module), name) is not None
 
 
@@ -156,7 +160,6 @@ def test_runtimes_of_the_latency_page_are_those_that_are_registered() -> None:
 def test_every_public_name_is_in_the_python_reference() -> None:
     import zoo
 
-    generate = _generate()
     told = "".join(generate.GENERATED[name]() for name in generate.GENERATED if name.startswith("api "))
     assert sorted(re.findall(r"::: zoo\.(\w+)", told)) == sorted(zoo.__all__)
     asked = re.findall(r"<!-- generated: (api \w+) -->", read("reference/python.md"))
@@ -164,7 +167,7 @@ def test_every_public_name_is_in_the_python_reference() -> None:
 
 
 def test_the_command_line_reference_has_every_command_and_option(commands: dict[str, click.Command]) -> None:
-    text = _generate().command_line()
+    text = generate.command_line()
     for name, command in commands.items():
         section = text.partition(f"## `zoo {name}` {{")[2].partition("\n## ")[0]
         for parameter in command.params:
@@ -172,12 +175,40 @@ def test_the_command_line_reference_has_every_command_and_option(commands: dict[
                 assert f"`{parameter.opts[0]}" in section, (name, parameter.opts[0])
 
 
-def _generate():  # type: ignore[no-untyped-def]
-    sys.path.insert(0, str(DOCS))
-    try:
-        return importlib.import_module("generate")
-    finally:
-        sys.path.remove(str(DOCS))
+def test_every_key_of_a_file_s_metadata_is_in_the_reference(exported_run: Path) -> None:
+    model = onnx.load(str(exported_run / "model.onnx"))
+    told = {name for name in keys_of(read("reference/exported-file.md")) if name.startswith("zoo.")}
+    assert {entry.key for entry in model.metadata_props} | {"zoo.external"} == told
+
+
+def test_every_file_and_key_of_a_run_is_in_the_reference(exported_run: Path) -> None:
+    keys = keys_of(read("reference/run-folder.md"))
+    record = json.loads((exported_run / "run.json").read_text(encoding="utf-8"))
+    assert set(record) <= keys
+    for file in exported_run.iterdir():
+        if file.suffix != ".onnx":
+            assert re.sub(r"-(train|val|test)\.", "-SPLIT.", file.name) in keys
+
+
+# Code that pages show
+
+
+def test_code_of_the_pages_is_formatted_as_ours(tmp_path: Path) -> None:
+    programs = [block for page in PAGES for block in blocks_of(page) if block.language == PROGRAM]
+    for number, block in enumerate(programs):
+        (tmp_path / f"{number}_{block.page.stem.replace('-', '_')}.py").write_text(block.text, encoding="utf-8")
+    ruff: list[str | Path] = [sys.executable, "-m", "ruff"]
+    settings: list[str | Path] = ["--config", ROOT / "pyproject.toml", "--no-cache", tmp_path]
+    # third parties' plugins lie below no source root of ours, and a program may import in the middle
+    checks = [[*ruff, "format", "--diff", *settings], [*ruff, "check", "--ignore", "E402,I001,INP001", *settings]]
+    for check in checks:
+        done = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_glossary_is_sorted_and_defines_each_word_once() -> None:
+    words = [word.casefold() for word in re.findall(r"^\*\*(.+?)\*\*:", read("glossary.md"), re.MULTILINE)]
+    assert len(words) > 25 and words == sorted(set(words))
 
 
 # Architecture
@@ -227,8 +258,13 @@ def test_outputs_are_compared_by_words_and_figures(shown: str, found: str, same:
 
 
 def test_what_is_generated_needs_no_torch() -> None:
-    program = "import sys; sys.path.insert(0, 'docs'); import generate; "
-    done = subprocess.run(
-        [sys.executable, "-c", program + "[part() for part in generate.GENERATED.values()]; assert 'torch' not in sys.modules"], cwd=ROOT, capture_output=True, text=True
-    )
+    program = """
+import sys
+sys.path.insert(0, "docs")
+import generate
+for part in generate.GENERATED.values():
+    part()
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

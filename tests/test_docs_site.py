@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from docs_pages import ROOT
+from generate import generate
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    target = tmp_path_factory.mktemp("site")
+    pages, target = (tmp_path_factory.mktemp(name) for name in ("pages", "site"))
+    generate(pages)
     # every connection is an error, so that a build that needs a network fails on every machine
     program = (
         "import socket, sys\n"
@@ -25,6 +28,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(
         [sys.executable, "-c", program, "build", "--strict", "--quiet", "--site-dir", target],
         cwd=ROOT,
+        env={**os.environ, "DOCS_DIR": str(pages), "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,
         text=True,
         check=False,

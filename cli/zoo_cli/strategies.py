@@ -18,7 +18,7 @@ from zoo_cli.options import console, print_json
 WORDS = {
     "epochs": ("int", "epochs of the phase; phases without it share what the others leave of --epochs"),
     "lr": ("float", "factor of --lr"),
-    "norm": (" ".join(NORMS), "what layers with running statistics do; see docs/training.md"),
+    "norm": (" ".join(NORMS), "what layers with running statistics do; see docs/explanation/strategies.md"),
     "ema": ("float", "decay of an average of the weights; the phase ends with the average"),
     "mixup": ("float", "alpha of mixed images and labels (Zhang et al. 2018)"),
     "cutmix": ("float", "alpha of pasted images and mixed labels (Yun et al. 2019)"),

@@ -13,7 +13,7 @@ from zoo.stage import HEAD
 if TYPE_CHECKING:
     from zoo import Network
 
-# A share of the head's rate, as pretrained stages have. Chosen inside a training split, as docs/training.md tells
+# A share of the head's rate, as pretrained stages have. Chosen inside a training split: docs/explanation/strategies.md
 LORA_LR = 0.05
 
 

@@ -9,7 +9,7 @@ from zoo import Anatomy, Group, Phase, Strategy
 from zoo.stage import HEAD
 
 # Few parameters have to move further than many: they train at the head's own rate. Chosen inside a training split, as
-# docs/training.md tells
+# docs/explanation/strategies.md tells
 FEW_LR = 1.0
 
 

@@ -12,7 +12,7 @@ from zoo.strategy import Norm
 from zoo_strategies.extraction import Linear
 
 # Pretrained stages move at this share of the head's rate: the head starts at random, they start from a solution.
-# Chosen by cross-validation inside a training split, as is the norm policy below: docs/training.md has the figures.
+# Chosen by cross-validation inside a training split, as is the norm policy below: see docs/explanation/strategies.md
 BODY_LR = 0.05
 
 # Pretrained statistics stay by default, under affine parameters that train: a short run on few images moves them only

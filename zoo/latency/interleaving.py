@@ -67,7 +67,7 @@ def run_interleaved(
     noise_floor: bool = True,
     on_progress: ReportLine = lambda line: None,
 ) -> InterleavedResult:
-    """Measure every contender at every batch size; see `docs/latency.md` for the method.
+    """Measure every contender at every batch size; see `docs/explanation/latency.md` for the method.
 
     One contender computes at any time. Whatever ends this function, no worker outlives it. With `noise_floor` the one
     that is fastest when warm has a twin, a second process of the same, that takes turns as well.
