@@ -1,12 +1,13 @@
-"""zoo's training against peers that do the same: seconds of whole processes, and accuracy on the reported split.
+"""Compares zoo's training with other libraries (peers) on the same task: time of whole processes, and accuracy.
 
     python benchmarks/against_peers.py --data hymenoptera --survey
     python benchmarks/against_peers.py --data hymenoptera --repeats 3
 
-The survey runs every peer once at every setting. The second command takes each peer's fastest of these and zoo at its
-defaults, by turns, with a seed a turn. Every measurement is written down when it is made and not made again (but with
-`--again`), so that both can be stopped and started. Each contender may use all cores and takes torch's own number of
-threads; no GPU. Peers have an environment of their own, `.venv-peers`, made on the first call.
+The first command, the survey, runs every peer once at every setting. The second runs zoo at its defaults and each peer
+at its fastest setting, interleaved, with one seed for each round. Every measurement is saved at once and not repeated
+(unless `--again` is given), so that both commands can be stopped and started. Each process may use all cores, with
+torch's default number of threads, and no GPU. Peers have an environment of their own, `.venv-peers`, created on the
+first call.
 """
 
 from __future__ import annotations
@@ -35,8 +36,9 @@ VENV = ROOT / ".venv-peers"
 PYTHON = VENV / "bin" / "python"
 BACKBONE = "efficientnet_lite0"
 
-# No option of a peer: its process is started with glibc's malloc told to keep what is freed, as zoo tells its own
-# (`zoo/system/cpu_memory.py`). PyTorch's tuning guide advises another allocator; a user who knows that gets this.
+# A variant of the plain loop whose process keeps freed memory, by environment variables for glibc's malloc. zoo sets
+# the same for itself (`zoo/system/cpu_memory.py`). Users who follow PyTorch's tuning guide, which advises another
+# allocator, get a similar effect.
 KEPT = ", memory kept"
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(2**30), "MALLOC_TRIM_THRESHOLD_": str(2**32 - 1), "MALLOC_ARENA_MAX": "1"}
 SCRIPTS = {
@@ -45,30 +47,31 @@ SCRIPTS = {
     f"plain loop{KEPT}": PEERS / "plain_loop.py",
 }
 
-# Parameters of the network that a mode may move: the head; the last two stages and the head (`zoo plan` says the same)
+# Largest number of parameters that each mode may change, as in `zoo plan`: the head; the last two stages and the head;
+# all
 MOST_MOVED = {"frozen": 2_562, "partial": 2_672_802, "fine_tune": 3_373_570}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """What is compared: a strategy of zoo with a mode of the peers."""
+class PeerComparison:
+    """A comparison: a strategy of zoo with a mode of the peers."""
 
     strategy: str
     settings: tuple[str, ...] = ()
-    again: bool = False  # a second run of zoo that finds what the first one stored
+    again: bool = False  # whether to run zoo a second time, with the feature cache of the first run
     mode: str
-    epochs: int  # of `fine_tune`, those after its frozen one
+    epochs: int  # for `fine_tune`, without its first epoch, which is frozen
 
 
 ROWS = {
-    "linear": Row(strategy="linear", again=True, mode="frozen", epochs=5),
-    "partial": Row(strategy="partial:2", settings=("--epochs", "5"), mode="partial", epochs=5),
-    "fine_tune": Row(strategy="linear,epochs=1+full,epochs=4", mode="fine_tune", epochs=4),
+    "linear": PeerComparison(strategy="linear", again=True, mode="frozen", epochs=5),
+    "partial": PeerComparison(strategy="partial:2", settings=("--epochs", "5"), mode="partial", epochs=5),
+    "fine_tune": PeerComparison(strategy="linear,epochs=1+full,epochs=4", mode="fine_tune", epochs=4),
 }
 
 
 def install() -> None:
-    """Make the peers' environment, unless it is there with these very requirements."""
+    """Create the peers' environment, unless it exists with the same requirements."""
     wanted = (PEERS / "requirements.txt").read_text()
     installed = VENV / ".installed"
     if installed.is_file() and installed.read_text() == wanted:
@@ -81,15 +84,15 @@ def install() -> None:
 
 
 def settings_of(peer: str) -> Iterator[list[str]]:
-    """Every setting that the survey tries."""
+    """Yield every setting that the survey tries."""
     for workers, precision, last in itertools.product((0, 1, 2), ("fp32", "bf16"), (False, True)):
         yield ["--workers", str(workers), "--precision", precision, *(["--channels-last"] if last else [])]
-    if peer == "fastai":  # as it comes: a worker per core, batch norms train in what is frozen
+    if peer == "fastai":  # its defaults: a worker per core, and batch norms of frozen layers train
         yield ["--workers", str(machine()["cores"]), "--precision", "fp32", "--train-bn"]
 
 
 def run(command: list[Any], cache: Path, allocator: dict[str, str] | None = None) -> tuple[float, float, str]:
-    """Seconds from the start of a process to its end, the machine's load before it, and what it wrote to stdout."""
+    """Run a process; its wall time in seconds, the machine's load before it, and its stdout."""
     environment = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     environment |= {"CUDA_VISIBLE_DEVICES": "", "ZOO_CACHE": str(cache)} | (allocator or {})
     load = os.getloadavg()[0]
@@ -101,8 +104,8 @@ def run(command: list[Any], cache: Path, allocator: dict[str, str] | None = None
     return seconds, load, done.stdout
 
 
-def run_peer(peer: str, row: Row, setting: list[str], seed: int, data: Path, folder: Path) -> dict[str, Any]:
-    """One run of a peer; fails if it did not do what it was asked to."""
+def run_peer(peer: str, row: PeerComparison, setting: list[str], seed: int, data: Path, folder: Path) -> dict[str, Any]:
+    """One run of a peer, with a check that precision, memory format and changed parameters are as requested."""
     command = [PYTHON, "-W", "ignore", SCRIPTS[peer], "--data", data, "--mode", row.mode, "--epochs", row.epochs]
     allocator = ALLOCATOR if peer.endswith(KEPT) else None
     seconds, load, output = run([*command, "--seed", seed, *setting], folder, allocator)
@@ -125,14 +128,14 @@ def run_peer(peer: str, row: Row, setting: list[str], seed: int, data: Path, fol
     }
 
 
-def zoo_command(row: Row, seed: int, data: Path, out: Path) -> list[Any]:
-    """`zoo train`, with this interpreter."""
+def zoo_command(row: PeerComparison, seed: int, data: Path, out: Path) -> list[Any]:
+    """The command line of `zoo train`, with this interpreter."""
     command = [sys.executable, "-m", "zoo_cli.main", "train", "--data", data, "--backbone", BACKBONE]
     return [*command, "--strategy", row.strategy, *row.settings, "--seed", seed, "--out", out]
 
 
-def run_zoo(row: Row, seed: int, data: Path, out: Path, cache: Path) -> dict[str, Any]:
-    """One run of zoo, at its defaults."""
+def run_zoo(row: PeerComparison, seed: int, data: Path, out: Path, cache: Path) -> dict[str, Any]:
+    """One run of zoo at its defaults."""
     seconds, load, _ = run(zoo_command(row, seed, data, out), cache)
     record = json.loads((out / "run.json").read_text())
     experiment, phases, preprocess = record["experiment"], record["phases"], record["preprocess"]
@@ -161,13 +164,13 @@ def run_zoo(row: Row, seed: int, data: Path, out: Path, cache: Path) -> dict[str
 
 
 def commit() -> str:
-    """Which zoo was measured."""
+    """The commit of zoo that is measured."""
     done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
     return done.stdout.strip() or "unknown"
 
 
 def warm_up(peers: list[str], data: Path) -> None:
-    """Bring libraries and photographs into the system's file cache, so that nobody pays for being first."""
+    """Read libraries and photographs once, so that the file cache of the system is warm for all."""
     for file in data.rglob("*.*"):
         file.read_bytes()
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +182,7 @@ def warm_up(peers: list[str], data: Path) -> None:
 
 
 def survey(record: Record, rows: list[str], peers: list[str], words: list[str], data: Path, again: bool) -> None:
-    """Every peer at every setting whose text holds all the words, once, with seed 0."""
+    """Run every peer once, with seed 0, at every setting that contains all `words`."""
     for name in rows:
         for peer in peers:
             for setting in (one for one in settings_of(peer) if all(word in " ".join(one) for word in words)):
@@ -190,7 +193,7 @@ def survey(record: Record, rows: list[str], peers: list[str], words: list[str], 
 
 
 def turns(record: Record, rows: list[str], peers: list[str], repeats: int, data: Path, again: bool) -> None:
-    """zoo, then each peer at its fastest setting, with one seed; then all of them with the next."""
+    """Run zoo and each peer at its fastest setting with one seed, then all of them with the next seed."""
     for seed in range(repeats):
         for name in rows:
             row = ROWS[name]
@@ -205,7 +208,9 @@ def turns(record: Record, rows: list[str], peers: list[str], repeats: int, data:
             for peer in peers:
                 best = fastest(record, name, peer)
                 if best is None:
-                    raise SystemExit(f"no setting of {peer} for `{name}` is measured\n\nhint: run `--survey` first")
+                    raise SystemExit(
+                        f"no setting of {peer} has been measured for `{name}`\n\nhint: run `--survey` first"
+                    )
                 key = {**key, "contender": peer, "setting": best}
                 if again or not record.has(key):
                     with tempfile.TemporaryDirectory() as folder:
@@ -213,7 +218,7 @@ def turns(record: Record, rows: list[str], peers: list[str], repeats: int, data:
 
 
 def stamp(measured: dict[str, Any]) -> dict[str, Any]:
-    """With the time of the measurement; told on stderr."""
+    """Add the time to a measurement, and print it on stderr."""
     print(f"{measured['wall']:8.1f} s  {measured['accuracy']:.3f}", file=sys.stderr, flush=True)
     return {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **measured}
 
@@ -221,14 +226,23 @@ def stamp(measured: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="hymenoptera, with train/ and val/")
-    parser.add_argument("--survey", action="store_true", help="the peers at every setting, instead of the turns")
-    parser.add_argument("--repeats", type=int, default=3, help="turns, with seeds 0, 1, ...")
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
-    parser.add_argument("--peers", nargs="+", choices=SCRIPTS, default=list(SCRIPTS))
-    parser.add_argument("--matching", nargs="+", default=[], help="survey only settings with these words")
-    parser.add_argument("--again", action="store_true", help="make measurements that are there once more")
-    parser.add_argument("--report", action="store_true", help="measure nothing, write the table anew")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "against_peers.json")
+    parser.add_argument(
+        "--survey", action="store_true", help="measure the peers at every setting, instead of the comparison"
+    )
+    parser.add_argument(
+        "--repeats", type=int, default=3, help="number of rounds of the comparison, with seeds 0, 1, ..."
+    )
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS), help="comparisons to make")
+    parser.add_argument("--peers", nargs="+", choices=SCRIPTS, default=list(SCRIPTS), help="libraries to compare")
+    parser.add_argument("--matching", nargs="+", default=[], help="survey only settings that contain these words")
+    parser.add_argument("--again", action="store_true", help="repeat measurements that exist")
+    parser.add_argument("--report", action="store_true", help="only write the table again, without measuring")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=ROOT / "benchmarks" / "results" / "against_peers.json",
+        help="file of measurements; the table is written beside it",
+    )
     options = parser.parse_args()
     record = Record.open(options.out)
     if not options.report:
@@ -240,7 +254,7 @@ def main() -> None:
         else:
             turns(record, options.rows, options.peers, options.repeats, options.data, options.again)
     if not record.measurements:
-        raise SystemExit(f"`{options.out}` holds no measurements\n\nhint: run `--survey` first")
+        raise SystemExit(f"`{options.out}` has no measurements\n\nhint: run `--survey` first")
     words = {
         name: {"zoo": " ".join((row.strategy, *row.settings)), "peers": f"{row.mode}, {row.epochs} epochs"}
         for name, row in ROWS.items()

@@ -1,15 +1,15 @@
-"""What the exported file is worth: which networks can be exported, how fast it is, and whether differences are real.
+"""Measures exported files: which networks can be exported, accuracy and latency of files, and errors of `zoo bench`.
 
     python benchmarks/deployment.py backbones
     python benchmarks/deployment.py pairs --pairs 100
     python benchmarks/deployment.py precisions whole --runs RUN...
 
-backbones   seventy networks of all families, written, verified and asked in batches of 1, 2 and 7
-pairs       `zoo bench` of a model against itself, and against one that takes a tenth longer: how often it tells
-precisions  of each run fp32, fp16 and int8: labels, accuracy lost, latency by turns and alone, beside torch
-whole       bytes to label through the file, beside decoding, Pillow's resize and the bare network, each timed alone
+backbones   export and verify seventy networks of all families, with batches of 1, 2 and 7
+pairs       how often `zoo bench` reports a significant difference: for equal models, and for one a tenth slower
+precisions  each run in fp32, fp16 and int8: labels, accuracy lost, and latency interleaved and alone, with torch
+whole       throughput of the file from bytes to label, and of decoding, Pillow's resize and the network alone
 
-Each part writes what it measured to `benchmarks/results/deployment.json`, and all of it as a page to `deployment.md`.
+Each part writes its results to `benchmarks/results/deployment.json`; `deployment.md` has all of them as tables.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from zoo.system.environment import machine, versions
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# One or two of every family, at the smallest size that shows all of its parts; 0: the network's own
+# One or two networks of every family, at the smallest image size that uses all their parts; 0: the default size
 BACKBONES = {
     **{f"torchvision/{name}": 64 for name in (
         "vgg11", "vgg16_bn", "resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "googlenet", "densenet121",
@@ -87,7 +87,7 @@ print(json.dumps({"seconds": round(seconds, 1), "failed": failed, **said}))
 
 
 def backbones(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Each in a process of its own, two at once; one that is refused is a row with the reason."""
+    """Export each network in a process of its own, `--jobs` at once; a failure is recorded with its reason."""
     rows: dict[str, Any] = dict(options.known)
 
     def one(name: str) -> None:
@@ -105,7 +105,7 @@ def backbones(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return {"networks": len(rows), "passed": len(good), "rows": {name: rows[name] for name in BACKBONES}}
 
 
-# A runtime that is onnxruntime's, and takes `LONGER` more than it needs
+# A plugin with runtimes that use onnxruntime; with `slowed`, a call takes `LONGER` times its own time
 SLOWED = """
 import time
 import zoo
@@ -138,7 +138,7 @@ def register_runtimes(register):
 
 
 def pairs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """How often a difference is told that is none, and one that is a tenth."""
+    """How often a pair differs significantly: two equal models, and a model with one that takes a tenth longer."""
     import importlib.metadata
 
     from zoo.latency.measurement import bench
@@ -172,7 +172,9 @@ def pairs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
             told += one.told_apart or other.told_apart
             ratios.append(other.p50.value / one.p50.value)
             floors.append(report.noise_floor[1])
-            print(f"{kind} {number + 1}: told apart {told}, ratio {ratios[-1]:.3f}, floor {floors[-1]:.3f}", flush=True)
+            print(
+                f"{kind} {number + 1}: {told} significant, ratio {ratios[-1]:.3f}, floor {floors[-1]:.3f}", flush=True
+            )
         found[kind] = {
             "pairs": options.pairs,
             "told_apart": told,
@@ -183,7 +185,7 @@ def pairs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def precisions(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """A run in every precision, timed with torch by turns, then each alone."""
+    """Measure each run in every precision: latency interleaved with torch, then each alone."""
     from zoo import Run, export
     from zoo.latency.measurement import bench
 
@@ -226,7 +228,7 @@ def precisions(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def whole(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Of each run; see `bytes_to_label`."""
+    """Measure the throughput of each run; see `bytes_to_label`."""
     found = {}
     for path in options.runs:
         found[path.name] = bytes_to_label(path, folder / f"{path.name}.onnx")
@@ -235,7 +237,7 @@ def whole(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def bytes_to_label(path: Path, file: Path) -> dict[str, Any]:
-    """Images per second: what the parts allow, each alone, and what the file does."""
+    """Images per second of each step alone, and of the whole file."""
     import onnx
 
     from zoo import Plugins, Run, export
@@ -277,13 +279,13 @@ def bytes_to_label(path: Path, file: Path) -> dict[str, Any]:
 
 
 def page(found: dict[str, Any]) -> str:
-    """All that was measured, as Markdown; a part that was not run is left out."""
+    """All results as Markdown; parts that were not run are left out."""
     text = ["# Deployment", "", "Made by `benchmarks/deployment.py` from `deployment.json`."]
     if "precisions" in found:
         text += [
             *title("Precisions", "precisions --runs RUN...", found["precisions"]),
-            "Labels of the file that are the run's, over the photographs that it was scored on, from their bytes; "
-            "accuracy lost with its 95 % interval (Newcombe, paired).",
+            "Labels: photographs that the run was scored on and that the file, given their bytes, labels as the run "
+            "did. Lost: accuracy lost, with its 95 % interval (Newcombe, paired).",
             "",
             "| run | precision | labels | accuracy | lost | MB |",
             "| --- | --- | --- | --- | --- | --- |",
@@ -299,10 +301,10 @@ def page(found: dict[str, Any]) -> str:
                 )
         text += [
             "",
-            "Latency of the network alone, by turns, each contender in its own process: p50 in ms with its 95 % "
-            "interval (bootstrap), beside p50 of the same contender timed alone.",
+            "Latency of the network alone, each subject in its own process, calls interleaved: p50 in ms with its 95 % "
+            "interval (bootstrap), and p50 of the same subject measured alone.",
             "",
-            "| contender | batch | p50, ms | alone, ms | turns / alone | images/s |",
+            "| subject | batch | p50, ms | alone, ms | interleaved / alone | images/s |",
             "| --- | --- | --- | --- | --- | --- |",
         ]
         for rows in runs.values():
@@ -316,7 +318,7 @@ def page(found: dict[str, Any]) -> str:
     if "whole" in found:
         text += [
             *title("Bytes to label", "whole --runs RUN...", found["whole"]),
-            "Images per second, the median of five turns, batches of one.",
+            "Images per second, the median of five rounds, batches of one.",
             "",
             "| what | images/s or share |",
             "| --- | --- |",
@@ -327,9 +329,10 @@ def page(found: dict[str, Any]) -> str:
     if "pairs" in found:
         text += [
             *title("Pairs in `zoo bench`", "pairs --pairs 100 --seconds 0.3 --runs FILE", found["pairs"]),
-            "Second / first: ratio of p50, its 2.5 %, 50 % and 97.5 % over the pairs; noise floor: 50 %, 90 %, 97.5 %.",
+            "Second / first: ratio of p50, quantiles 2.5 %, 50 % and 97.5 % over the pairs. Noise floor: quantiles "
+            "50 %, 90 % and 97.5 %.",
             "",
-            "| second of the pair | told apart | second / first | noise floor |",
+            "| second of the pair | significantly different | second / first | noise floor |",
             "| --- | --- | --- | --- |",
         ]
         for kind in ("same", "a tenth longer"):
@@ -340,10 +343,10 @@ def page(found: dict[str, Any]) -> str:
         part = found["backbones"]
         text += [
             *title("Networks", "backbones", part),
-            f"{part['passed']} of {part['networks']} networks were written, verified and asked in batches of 1, 2 "
-            "and 7; no weights, three classes. Difference: the largest from torch, as a share of the largest logit.",
+            f"{part['passed']} of {part['networks']} networks were exported and verified, with batches of 1, 2 and 7; "
+            "random weights, three classes. Difference: the largest from torch, relative to the largest logit.",
             "",
-            "| network | by | difference | seconds | failed |",
+            "| network | exporter | difference | seconds | failed |",
             "| --- | --- | --- | --- | --- |",
         ]
         for name, row in part["rows"].items():
@@ -356,7 +359,7 @@ def page(found: dict[str, Any]) -> str:
 
 
 def title(name: str, command: str, part: dict[str, Any]) -> list[str]:
-    """A heading, the command, the machine and what was installed."""
+    """A heading, the command, the machine and the versions."""
     what = part["machine"]
     machine_ = f"{what['processor']}, {what['cores']} cores, {what['system']}"
     installed = ", ".join(f"{name} {part['versions'][name]}" for name in ("torch", "onnxruntime-gpu", "onnx"))
@@ -368,18 +371,22 @@ PARTS = {"backbones": backbones, "pairs": pairs, "precisions": precisions, "whol
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=PARTS)
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], help="finished runs; of `pairs`, one exported file")
-    parser.add_argument("--pairs", type=int, default=100)
-    parser.add_argument("--jobs", type=int, default=2, help="networks exported at once")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of timed calls of each contender")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "deployment.json")
+    parser.add_argument("parts", nargs="+", choices=PARTS, help="what to measure, see above")
+    parser.add_argument(
+        "--runs", nargs="+", type=Path, default=[], help="finished runs; for `pairs`, one exported file"
+    )
+    parser.add_argument("--pairs", type=int, default=100, help="number of pairs of each kind")
+    parser.add_argument("--jobs", type=int, default=2, help="number of networks exported at once")
+    parser.add_argument("--seconds", type=float, default=2.0, help="seconds of timed calls of each subject")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "deployment.json", help="file of results"
+    )
     options = parser.parse_args()
     if set(options.parts) - {"backbones"} and not options.runs:
         parser.error("--runs is needed")
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
     rows = found.get("backbones", {}).get("rows", {})
-    options.known = {name: row for name, row in rows.items() if "refused" not in row}  # are not written again
+    options.known = {name: row for name, row in rows.items() if "refused" not in row}  # not exported again
     for name in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options, Path(folder))}

@@ -1,6 +1,10 @@
 #!/usr/bin/env bash
-# Accuracy and time of the default settings: benchmarks/foundation.sh DATA OUT
-# DATA holds hymenoptera/{train,val} and sign_digits/; OUT gets a run per row. Prints `zoo compare` of all.
+# Measures accuracy and time of the default settings.
+#
+#     benchmarks/foundation.sh DATA OUT
+#
+# DATA is a folder with hymenoptera/{train,val} and sign_digits/. The runs are written to OUT, and compared by
+# `zoo compare` at the end.
 set -euo pipefail
 data=$1 out=$2
 train() { zoo train --backbone efficientnet_lite0 --out "$out/$1" "${@:2}" >/dev/null; }

@@ -1,14 +1,14 @@
-"""What keeping the frozen prefix is worth, and what it costs: `zoo` against itself.
+"""Measures gain and cost of the feature cache, which stores the output of the frozen prefix.
 
     python benchmarks/frozen.py prefix strategies waiting growth memory --data hymenoptera
 
-prefix      images per second of the prefix, from decoded pixels to the store, over those of the bare forward pass
-strategies  six strategies, each a process, with one store between them, over the same six with `--cache off`
-waiting     seconds in views and store over seconds in all, from the second epoch on, of `partial:2`
-growth      seconds of the prefix and of the rest as images grow, and of runs as strategies do
-memory      anonymous memory of a run on 60,000 small images over that on 2,000; mapped pages do not count
+prefix      throughput of the prefix, from decoded pixels to the cache, relative to the forward pass alone
+strategies  time of six strategies, one process each, with a shared cache, relative to `--cache off`
+waiting     fraction of the time spent on augmentation and the cache, from the second epoch on
+growth      time of the prefix and of the rest by number of images, and of runs by number of strategies
+memory      anonymous memory of a run on 60,000 small images, relative to 2,000; memory-mapped pages do not count
 
-Each part writes what it measured to `benchmarks/results/frozen.json`, `growth` a plot beside it (extra `bench`).
+Each part writes its results to `benchmarks/results/frozen.json`; `growth` also writes a plot (extra `bench`).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SIX = ("linear", "knn", "linear,solver=sgd", "linear,head=mlp:256", "partial:1",
 
 
 def train(data: Path, strategy: str, out: Path, cache: Path, *settings: str, watch: bool = False) -> dict[str, Any]:
-    """One process of `zoo train`: its wall seconds, its record, and the most anonymous memory that it held (bytes)."""
+    """Run `zoo train` in a process: its wall time in seconds, its record, and its peak of anonymous memory in bytes."""
     command = [sys.executable, "-m", "zoo_cli.main", "train", "--data", str(data), "--backbone", BACKBONE]
     command += ["--strategy", strategy, "--out", str(out), *settings]
     most = [0]
@@ -72,7 +72,7 @@ def _watch(process: subprocess.Popen[str], most: list[int]) -> None:
 
 
 def prefix(data: Path, folder: Path) -> dict[str, Any]:
-    """In turns, five times: pixels to stored rows, and the same forward pass on tensors that are there."""
+    """Alternate, five times: from pixels to cached features, and the same forward pass on tensors in memory."""
     import torch
 
     from zoo import Experiment, Plugins
@@ -119,7 +119,7 @@ def prefix(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def strategies(data: Path, folder: Path) -> dict[str, Any]:
-    """Seconds of six processes, one after the other."""
+    """Total time of six processes, one after the other, with a shared cache and without."""
     found: dict[str, Any] = {"strategies": SIX}
     for name, settings in (("shared", ()), ("off", ("--cache", "off"))):
         walls = [
@@ -132,7 +132,7 @@ def strategies(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def waiting(data: Path, folder: Path) -> dict[str, Any]:
-    """Of a run whose prefix is kept, and of one that trains everything."""
+    """For `partial:2`, whose prefix is cached, and `full`, which has none."""
     found = {}
     for strategy in ("partial:2", "full"):
         made = train(data, strategy, folder / strategy.replace(":", ""), folder / "cache")
@@ -143,7 +143,7 @@ def waiting(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def photographs(folder: Path, count: int, side: int) -> Path:
-    """Noise of two colours, half of it each: `count` to train on and 20 to score."""
+    """Write noise images in two classes of equal size: `count` to train on and 20 for validation."""
     from PIL import Image
 
     generator = np.random.default_rng(0)
@@ -159,7 +159,7 @@ def photographs(folder: Path, count: int, side: int) -> Path:
 
 
 def growth(data: Path, folder: Path) -> dict[str, Any]:
-    """Small images, so that the counts can be large; the shape of the growth is what is asked."""
+    """Small images, so that there can be many: only the growth of the times matters."""
     found: dict[str, Any] = {"images": {}, "strategies": {}}
     for count in (500, 1000, 2000, 4000, 8000):
         photos = photographs(folder / f"photos-{count}", count, 64)
@@ -188,7 +188,7 @@ def growth(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def memory(data: Path, folder: Path) -> dict[str, Any]:
-    """The most anonymous memory of a run, by the kernel's own count, five times a second."""
+    """The peak of a run's anonymous memory, read from the kernel five times a second."""
     found = {}
     for count in (2000, 60_000):
         photos = photographs(folder / f"photos-{count}", count, 32)
@@ -202,7 +202,7 @@ def memory(data: Path, folder: Path) -> dict[str, Any]:
 
 
 def plot(found: dict[str, Any], file: Path) -> None:
-    """Seconds against images and against strategies, both on axes that show proportional growth as slope one."""
+    """Plot time against images and against strategies, on log-log axes: proportional growth has slope 1."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -212,10 +212,10 @@ def plot(found: dict[str, Any], file: Path) -> None:
         left.plot(counts, [row[name] for row in found["images"].values()], marker="o", label=name)
     left.set(xscale="log", yscale="log", xlabel="images", ylabel="seconds", title="one run of `partial:2`")
     strategies = [int(count) for count in found["strategies"]]
-    right.plot(strategies, list(found["strategies"].values()), marker="o", label="with one store")
+    right.plot(strategies, list(found["strategies"].values()), marker="o", label="shared cache")
     first = found["strategies"][next(iter(found["strategies"]))]
-    right.plot(strategies, [first * count for count in strategies], linestyle=":", label="as often the first")
-    right.set(xscale="log", yscale="log", xlabel="strategies", ylabel="seconds in all", title="2,000 images")
+    right.plot(strategies, [first * count for count in strategies], linestyle=":", label="proportional")
+    right.set(xscale="log", yscale="log", xlabel="strategies", ylabel="total seconds", title="2,000 images")
     for panel, ticks in ((left, counts), (right, strategies)):
         panel.set_xticks(ticks, [str(tick) for tick in ticks])
         panel.minorticks_off()
@@ -224,7 +224,7 @@ def plot(found: dict[str, Any], file: Path) -> None:
 
 
 def slopes(found: dict[str, Any]) -> dict[str, float]:
-    """Exponents of the growth with images: 1 is proportional."""
+    """Exponents of the growth with the number of images; 1 is proportional."""
     counts = np.log([int(count) for count in found["images"]])
     return {
         name: round(float(np.polyfit(counts, np.log([row[name] for row in found["images"].values()]), 1)[0]), 2)
@@ -237,9 +237,11 @@ PARTS = {"prefix": prefix, "strategies": strategies, "waiting": waiting, "growth
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="+", choices=PARTS)
+    parser.add_argument("parts", nargs="+", choices=PARTS, help="what to measure, see above")
     parser.add_argument("--data", type=Path, required=True, help="hymenoptera, with train/ and val/")
-    parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results" / "frozen.json")
+    parser.add_argument(
+        "--out", type=Path, default=ROOT / "benchmarks" / "results" / "frozen.json", help="file of results"
+    )
     options = parser.parse_args()
     found = json.loads(options.out.read_text()) if options.out.is_file() else {}
     for name in options.parts:

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Everything that needs a CUDA device, on a machine that has one: the tests, training, latency and parity there.
+# Runs everything that needs a CUDA device: tests, training, export, parity and latency.
 #
 #     benchmarks/gpu.sh [DATA]
 #
-# DATA is a folder of photographs with train/ and val/; without it the embedded digits. Results go to
-# benchmarks/results/gpu/. Installs what it needs on the first call, CUDA's libraries for onnxruntime too.
+# DATA is a folder of photographs with train/ and val/; the default is the dataset `digits`. Results are written to
+# benchmarks/results/gpu/. Installs its requirements on the first call, including CUDA's libraries for onnxruntime.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 data=${1:-digits}
@@ -27,7 +27,7 @@ for strategy in linear partial:2 full; do
 done
 run=$work/partial2
 for precision in fp32 fp16 int8; do
-  # one that is refused, for what it loses, is a result too
+  # a precision that loses too much accuracy is not exported; that is a result too
   if $bin/zoo export "$run" --precision "$precision" --device cuda --out "$run/$precision.onnx" --json \
     > "$out/export-$precision.json" 2> "$out/export-$precision.txt"; then
     $bin/zoo verify "$run/$precision.onnx" --device cuda

@@ -1,11 +1,11 @@
-"""Kill a run with `kill -9` again and again, resume it, and compare its weights with those of an undisturbed run.
+"""Kill a run with `kill -9` repeatedly, resume it, and compare its weights with those of an undisturbed run.
 
     python benchmarks/kills.py --kills 50 --out benchmarks/results/kills.json
 
-The run has three phases: a head by steps, the last two stages with an average of the weights and mixup, everything with
-its statistics recomputed; with early stopping, so that every kind of state has to survive. It is killed at a time drawn
-uniformly between its first save and its end; every third time as soon as a save is being written. A run that was killed
-is resumed, and killed again, `--each` times, before it may end; then the SHA-256 of its weights is compared.
+The run has three phases, so that every kind of training state has to survive: the head by steps; the last two stages
+with averaged weights and mixup; all stages with recomputed statistics. It also has early stopping. It is killed at
+a random time after the first checkpoint of a session; every third time, while a checkpoint is being written. After
+`--each` kills the run may end, and the SHA-256 of its weights is compared.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def command(*arguments: str) -> list[str]:
 
 
 def start(folder: Path, every: float, log: Path) -> subprocess.Popen[bytes]:
-    """Begin the run, or resume it where it was begun before."""
+    """Start the run, or resume it if it was started before."""
     if (folder / "run.json").is_file():
         arguments = ["--resume", str(folder)]
     else:
@@ -51,10 +51,10 @@ def finish(process: subprocess.Popen[bytes], log: Path) -> None:
 
 
 def saved(folder: Path) -> float:
-    """When the newest checkpoint was written, in seconds of the clock; 0 without one."""
+    """The modification time of the newest checkpoint, in seconds since the epoch; 0 if there is none."""
     found = [0.0]
     for file in folder.glob("checkpoint*.safetensors"):
-        with contextlib.suppress(OSError):  # renamed while we look
+        with contextlib.suppress(OSError):  # renamed at this moment
             found.append(file.stat().st_mtime)
     return max(found)
 
@@ -62,7 +62,7 @@ def saved(folder: Path) -> float:
 def kill(
     process: subprocess.Popen[bytes], folder: Path, wait: float, during_save: bool, before: float
 ) -> dict[str, Any] | None:
-    """Kill after the session's first save and `wait` more seconds; how it was hit, or None if it ended before."""
+    """Kill the session `wait` seconds after its first save; details of the kill, or None if it ended before."""
     while process.poll() is None and saved(folder) == before:
         time.sleep(0.002)
     deadline = time.monotonic() + wait
@@ -82,11 +82,11 @@ def kill(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=50)
-    parser.add_argument("--each", type=int, default=5, help="kills of one run before it may end")
+    parser.add_argument("--kills", type=int, default=50, help="number of kills in total")
+    parser.add_argument("--each", type=int, default=5, help="number of kills of one run before it may end")
     parser.add_argument("--every", type=float, default=0.5, help="seconds between saves")
-    parser.add_argument("--seed", type=int, default=0, help="of the times")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random times")
+    parser.add_argument("--out", type=Path, help="file to write the results to")
     options = parser.parse_args()
     generator = random.Random(options.seed)
     with tempfile.TemporaryDirectory() as scratch:

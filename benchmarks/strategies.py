@@ -1,10 +1,10 @@
-"""Every strategy on the same images: accuracy on the reported split, parameters that train, seconds.
+"""Measures every strategy on the same images: accuracy on the reported split, trainable parameters and time.
 
     python benchmarks/strategies.py runs/strategies hymenoptera=PATH sign_digits=PATH --seeds 3
 
-A run that is there and finished is not made again, so the script can be stopped and started; the table is written anew
-each time, of all runs that are there. Default settings throughout; what differs is passed after `--` and stands in the
-table. Runs take one thread each, and `--jobs` of them go at once, so that seconds compare within one table only.
+Finished runs are not repeated, so the script can be stopped and started; the table is written each time from all
+finished runs. Settings are the defaults; others are passed after `--` and named in the table. Runs have one thread
+each, and `--jobs` of them are trained at once, so times are comparable within one table only.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ STRATEGIES = (
 
 
 def train(folder: Path, data: str, strategy: str, seed: int, backbone: str, settings: list[str]) -> str:
-    """One run, unless it is there; what went wrong, or nothing."""
+    """Train one run, unless it is finished; returns the error message, or an empty text."""
     if (folder / "run.json").is_file() and Run.open(folder).status == "finished":
         return ""
     arguments = ["--resume", str(folder)]
@@ -58,14 +58,14 @@ def train(folder: Path, data: str, strategy: str, seed: int, backbone: str, sett
     )
     if done.returncode == 0 and Run.open(folder).record["reported_split"] == "val":
         roles = json.loads((folder / "splits.json").read_text())["roles"]
-        if "reported" not in roles:  # three splits: `val` may have been chosen on, `test` is what counts
+        if "reported" not in roles:  # three splits: `val` may have been used for choices, so `test` is reported
             evaluate = [sys.executable, "-m", "zoo_cli.main", "evaluate", str(folder), "--split", "test"]
             done = subprocess.run(evaluate, env=environment, capture_output=True, text=True)
     return "" if done.returncode == 0 else f"{folder.name}: {done.stderr.strip().splitlines()[-1]}"
 
 
 def row(runs: list[Run]) -> dict[str, Any]:
-    """Figures of one strategy over its seeds."""
+    """Results of one strategy over its seeds."""
     tables = []
     for run in runs:
         held_out = (run.path / "predictions-test.safetensors").is_file()
@@ -89,19 +89,19 @@ def row(runs: list[Run]) -> dict[str, Any]:
 
 
 def report(root: Path, names: list[str], settings: list[str], jobs: int) -> str:
-    """The table, in Markdown."""
+    """The tables as Markdown."""
     found = versions()
     wanted = ("python", "torch", "torchvision", "timm", "peft", "scikit-learn")
     lines = [
         "# Strategies",
         "",
         f"Made by `python benchmarks/strategies.py` with {' '.join(settings) or 'default settings'}; "
-        f"{machine()['processor']}, {machine()['cores']} cores, one thread a run, {jobs} at once; "
+        f"{machine()['processor']}, {machine()['cores']} cores, one thread for each run, {jobs} at once; "
         + ", ".join(f"{name} {found[name]}" for name in wanted if name in found)
         + ".",
         "",
-        "Accuracy is the mean over seeds; its 95 % interval is a bootstrap over images of the accuracy averaged over "
-        "seeds. Trainable parameters are those of the phase with the most. Seconds are the median of whole runs.",
+        "Accuracy is the mean over seeds, and its 95 % interval a bootstrap over images of that mean. Trainable "
+        "parameters are those of the phase with the most. Seconds are the median time of whole runs.",
     ]
     for name in names:
         rows = []
@@ -139,13 +139,13 @@ def main() -> None:
         at = own.index("--")
         own, settings = own[:at], own[at + 1 :]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("root", type=Path, help="folder of the runs")
-    parser.add_argument("data", nargs="+", metavar="NAME=PATH")
-    parser.add_argument("--backbone", default="efficientnet_lite0")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--jobs", type=int, default=2)
-    parser.add_argument("--only", nargs="*", default=STRATEGIES)
-    parser.add_argument("--report", type=Path)
+    parser.add_argument("root", type=Path, help="folder for the runs")
+    parser.add_argument("data", nargs="+", metavar="NAME=PATH", help="data sets, with names for the tables")
+    parser.add_argument("--backbone", default="efficientnet_lite0", help="backbone to train")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds of each strategy")
+    parser.add_argument("--jobs", type=int, default=2, help="number of runs trained at once")
+    parser.add_argument("--only", nargs="*", default=STRATEGIES, help="strategies to train; the default is all")
+    parser.add_argument("--report", type=Path, help="file to write the tables to")
     options = parser.parse_args(own)
     sets = dict(pair.split("=", 1) for pair in options.data)
     options.root.mkdir(parents=True, exist_ok=True)

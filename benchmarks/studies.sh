@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The studies in results/study: three backbones with six strategies, and what is left of transfer with fewer photographs.
+# Runs the studies in results/study: three backbones with six strategies, and strategies with fewer training images.
 #
 #     benchmarks/studies.sh HYMENOPTERA SIGN_DIGITS OUT
 #
-# Takes about half an hour on two cores. Tables go to stderr; leaderboards and reports to OUT.
+# Takes about half an hour on two cores. Tables are printed on stderr; leaderboards and reports are written to OUT.
 set -euo pipefail
 [ $# = 3 ] || { echo "usage: benchmarks/studies.sh HYMENOPTERA SIGN_DIGITS OUT" >&2; exit 2; }
 hymenoptera=$1 digits=$2 out=$3

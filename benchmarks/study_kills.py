@@ -1,8 +1,8 @@
-"""A study killed again and again: its leaderboard must be that of an undisturbed one, and no trial may run twice.
+"""Kills a study repeatedly: the leaderboard must equal that of an undisturbed study, and no trial may run twice.
 
     python benchmarks/study_kills.py PHOTOS --kills 10
 
-Kills by SIGKILL at random moments, workers included, and goes on each time by `zoo study FOLDER`. Writes
+The study and its workers are killed by SIGKILL at random moments, and continued each time by `zoo study FOLDER`. Writes
 `benchmarks/results/study_kills.json`.
 """
 
@@ -27,7 +27,7 @@ from zoo.system.environment import machine, versions
 
 OUT = Path(__file__).parent / "results" / "study_kills.json"
 STRATEGIES = ("linear", "knn:10", "partial:2", "partial:1")
-OF_TIME = ("seconds", "core_seconds")
+TIMES = ("seconds", "core_seconds")  # columns of the leaderboard that differ from run to run
 
 
 def zoo(*arguments: str) -> subprocess.Popen[bytes]:
@@ -36,14 +36,14 @@ def zoo(*arguments: str) -> subprocess.Popen[bytes]:
 
 
 def rows(results: Results) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in OF_TIME} for row in results.leaderboard["rows"]]
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in results.leaderboard["rows"]]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data")
-    parser.add_argument("--kills", type=int, default=10)
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("data", help="folder of photographs")
+    parser.add_argument("--kills", type=int, default=10, help="number of kills")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random moments")
     options = parser.parse_args()
     generator = np.random.default_rng(options.seed)
     with tempfile.TemporaryDirectory() as name:
@@ -55,7 +55,7 @@ def main() -> None:
         whole = time.monotonic() - began
         print(f"undisturbed: {whole:.0f} s", flush=True)
         killed.mkdir()
-        for file in ("study.json", COSTS_FILE):  # latencies differ from measurement to measurement
+        for file in ("study.json", COSTS_FILE):  # copied, because latencies differ from measurement to measurement
             shutil.copy(calm / file, killed / file)
         moments = []
         while len(moments) < options.kills:
@@ -63,14 +63,14 @@ def main() -> None:
             moment = float(generator.uniform(2, whole / 8))
             try:
                 process.wait(moment)
-                print("it ended before it could be killed", flush=True)
+                print("the study ended before it could be killed", flush=True)
                 break
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
                 moments.append(round(moment, 2))
                 done = len(Results.open(killed).outcomes)
-                print(f"kill {len(moments)} after {moment:.1f} s, {done} trials have an outcome", flush=True)
+                print(f"kill {len(moments)} after {moment:.1f} s, {done} trials are done", flush=True)
         assert zoo(str(killed)).wait() == 0
         one, other = Results.open(calm), Results.open(killed)
         names = [outcome["name"] for outcome in other.outcomes]

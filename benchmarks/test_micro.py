@@ -1,4 +1,4 @@
-"""Micro-benchmarks: start-up, decoding, prefix, head, store, save. Not tests: nothing is asserted of a time.
+"""Micro-benchmarks of start-up, decoding, frozen prefix, head, feature cache and saving; times are not asserted.
 
 pip install -e '.[offline,bench]'
 pytest benchmarks/test_micro.py --benchmark-json benchmarks/results/micro.json

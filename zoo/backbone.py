@@ -1,4 +1,4 @@
-"""Backbone: a network to fine-tune, as a row of data. Nothing here imports torch."""
+"""Backbones: networks that can be fine-tuned, described as data. Nothing here imports torch."""
 
 from __future__ import annotations
 
@@ -17,68 +17,106 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Weights:
-    """One published set of weights of a backbone."""
+    """One published set of weights of a backbone.
+
+    Attributes:
+        tag: Name of the set, as `--weights` takes it.
+        preprocess: The preprocessing that the weights were trained with.
+        source: Where they are downloaded from: a URL, a hub id, or a distribution.
+        file: Name of their file in the download cache.
+        license: Licence of the weights.
+        top1: Published top-1 accuracy on ImageNet-1k, in 0..1. None: not known.
+        at_hand: `(backbone, weights) -> bool`: whether they can be used without an internet connection. A callable or
+            `"module:function"`. None: they cannot.
+    """
 
     tag: str
     preprocess: Preprocess
-    source: str = ""  # where it is downloaded from: a URL, a hub id, a distribution
-    file: str = ""  # the file's name in the download cache, for `--weights FILE` advice
+    source: str = ""
+    file: str = ""
     license: str = "unknown"
-    top1: float | None = None  # ImageNet-1k accuracy in 0..1, as published
-    at_hand: str | Callable[..., bool] | None = None  # target `(backbone, weights) -> bool`: usable without network
+    top1: float | None = None
+    at_hand: str | Callable[..., bool] | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; `at_hand` must be a `"module:function"` string."""
+        """All fields as JSON values; `at_hand` must be a `"module:function"` string."""
         assert self.at_hand is None or isinstance(self.at_hand, str)
         return {**vars(self), "preprocess": self.preprocess.to_json()}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Weights:
+        """Read what `to_json` wrote."""
         return cls(**{**data, "preprocess": Preprocess.from_json(data["preprocess"])})
 
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSpec:
-    """What a builder is asked for. Fields may be added; builders read those they know."""
+    """What a builder is asked to build.
+
+    Later versions may add fields; a builder reads those that it knows.
+
+    Attributes:
+        backbone: Name of the backbone.
+        classes: Number of classes, which is the width of the head.
+        weights: Published weights to load. None: random initialisation.
+        dropout: Dropout probability in front of the head. None: the network's own default.
+        drop_path: Stochastic depth probability. None: the network's own default.
+        image_size: Side of the input in pixels. None: `crop` of the preprocessing. A strategy always receives a number.
+    """
 
     backbone: str
     classes: int
-    weights: Weights | None = None  # None: random initialisation
-    dropout: float | None = None  # probability before the head; None: the network's own default
-    drop_path: float | None = None  # stochastic depth; None: the network's own default
-    image_size: int | None = None  # pixels; None: the preprocess's crop (a strategy is always told a number)
+    weights: Weights | None = None
+    dropout: float | None = None
+    drop_path: float | None = None
+    image_size: int | None = None
 
 
 @dataclass(frozen=True)
 class Network:
-    """A built network: `model` maps `(N, 3, H, W)` float to logits `(N, classes)` in train and eval alike."""
+    """A network that was built, and its stages.
+
+    Attributes:
+        model: Maps normalised images `(N, 3, H, W)` float to logits `(N, classes)`, in train and in eval mode.
+        anatomy: Its stages and its head.
+        translate: Converts the tensors of a published file to those of `model`, where names are old or the input size
+            differs. None: the tensors are the same.
+    """
 
     model: nn.Module
     anatomy: Anatomy
-    # From the tensors of a published file to those of `model`: old names, another input size. None: they are the same
     translate: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Backbone:
-    """A row of the catalogue. `build` is `(BuildSpec) -> Network`, as a callable or as `"module:function"`.
+    """A network that a plugin registers, with its published weights and what is known about it.
 
-    `weights` holds the published sets, the default first; without any, the network starts from scratch or from
-    `--weights FILE`.
+    Attributes:
+        name: Short name, unique within the plugin.
+        summary: One line for `zoo list backbones`.
+        build: `(BuildSpec) -> Network`, as a callable or as `"module:function"`.
+        preprocess: Preprocessing where the network starts without published weights.
+        weights: Published sets of weights, the default first. Without any, the network starts from random weights or
+            from `--weights FILE`.
+        license: Licence of the code.
+        source: The paper, or the place of the code.
+        parameters: Number of parameters, with the published head. None: known only after building.
+        gflops: Multiply-adds of one image at the native input size, divided by 1e9. None: not known.
     """
 
     name: str
     summary: str
     build: str | Callable[[BuildSpec], Network] = field(repr=False)
-    preprocess: Preprocess = field(default_factory=Preprocess)  # without weights
+    preprocess: Preprocess = field(default_factory=Preprocess)
     weights: tuple[Weights, ...] = ()
-    license: str = "unknown"  # of the code
-    source: str = ""  # the paper, or where the code lives
-    parameters: int | None = None  # with the published head; None: not known without building
-    gflops: float | None = None  # multiply-adds / 1e9 of one image at the native size; None: not known
+    license: str = "unknown"
+    source: str = ""
+    parameters: int | None = None
+    gflops: float | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """JSON values; `build` and `at_hand` must be `"module:function"` strings."""
+        """All fields as JSON values; `build` and `at_hand` must be `"module:function"` strings."""
         assert isinstance(self.build, str)
         return {
             **vars(self),
@@ -88,15 +126,16 @@ class Backbone:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Backbone:
+        """Read what `to_json` wrote."""
         preprocess = Preprocess.from_json(data["preprocess"])
         weights = tuple(Weights.from_json(row) for row in data["weights"])
         return cls(**{**data, "preprocess": preprocess, "weights": weights})
 
     def find_weights(self, tag: str) -> Weights | None:
-        """The weights for `default`, `none` or a published tag.
+        """The weights that `default`, `none` or a published tag names; None for `none`.
 
         Raises:
-            UsageError: no such tag, or `default` of a backbone that has none.
+            UsageError: there is no such tag, or `default` is asked of a backbone without published weights.
         """
         if tag == "none":
             return None
@@ -118,7 +157,7 @@ class Backbone:
 
 
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the weights can be used without a network: shipped by pip, or in the download cache."""
+    """Whether weights can be used without an internet connection: shipped by pip, or in the download cache."""
     if weights.at_hand is None:
         return False
     answer: Any = load_target(weights.at_hand)(backbone, weights)

@@ -1,4 +1,4 @@
-"""A catalogue: everything registered of one kind, each under `provider/name`."""
+"""Catalogues: what plugins registered, one catalogue for each kind, found by name or by `provider/name`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.errors import UsageError, did_you_mean
 
 
 class Named(Protocol):
-    """What everything registered has."""
+    """The attributes that every registered object has."""
 
     @property
     def name(self) -> str: ...
@@ -24,7 +24,7 @@ T = TypeVar("T", bound=Named)
 
 @dataclass(frozen=True)
 class Entry(Generic[T]):
-    """One registered thing and the plugin that registered it."""
+    """A registered object, and the name of the plugin that registered it (`provider`)."""
 
     provider: str
     value: T
@@ -35,12 +35,18 @@ class Entry(Generic[T]):
 
     @property
     def qualified(self) -> str:
-        """`provider/name`: what is stored, and what reaches this entry whatever else is installed."""
+        """`provider/name`: it names this entry whatever other plugins are installed, so runs store it."""
         return f"{self.provider}/{self.value.name}"
 
 
 class Catalogue(Generic[T]):
-    """Entries of one kind (`noun`, `plural`), in the order in which a short name resolves."""
+    """All entries of one kind.
+
+    Attributes:
+        noun: What messages call an entry, such as `backbone`.
+        plural: The same in the plural, as in `zoo list backbones`.
+        entries: In order of precedence: a short name means the first entry of that name.
+    """
 
     def __init__(self, noun: str, plural: str, entries: list[Entry[T]]) -> None:
         self.noun = noun
@@ -64,7 +70,7 @@ class Catalogue(Generic[T]):
         """The entry for a short or qualified name.
 
         Raises:
-            UsageError: nothing has that name; the hint offers the nearest.
+            UsageError: no entry has that name; the hint suggests similar names.
         """
         found = self._qualified.get(name) if "/" in name else self._short.get(name)
         if found is not None:
@@ -77,7 +83,7 @@ class Catalogue(Generic[T]):
         raise UsageError(f"unknown {self.noun} `{name}`", hint=hint)
 
     def match(self, pattern: str | None) -> list[Entry[T]]:
-        """Entries whose short or qualified name matches a shell pattern; all of them for None."""
+        """Entries whose short or qualified name matches a shell pattern such as `resnet*`; all entries for None."""
         if pattern is None:
             return list(self.entries)
         return [
@@ -87,6 +93,6 @@ class Catalogue(Generic[T]):
         ]
 
     def shadowed(self, entry: Entry[T]) -> Entry[T] | None:
-        """The entry that the short name of `entry` reaches instead, if it is another one."""
+        """The other entry that the short name of `entry` means; None if the short name means `entry` itself."""
         first = self._short[entry.name]
         return None if first is entry else first

@@ -1,4 +1,4 @@
-"""A subcommand of `zoo`: a row that says where its click command lives."""
+"""Commands: subcommands of `zoo` that plugins register."""
 
 from __future__ import annotations
 
@@ -7,8 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One subcommand; `target` is imported only when the command runs or shows its own help."""
+    """A subcommand of `zoo`.
+
+    Attributes:
+        name: What is typed after `zoo`.
+        summary: One line for `zoo --help`.
+        target: `"module:attribute"` of a `click.Command`. It is imported only when the command runs or shows its help.
+    """
 
     name: str
     summary: str
-    target: str  # "module:attribute" of a click.Command
+    target: str

@@ -1,4 +1,4 @@
-"""Dataset: labelled images with splits that have roles, and classes that have names."""
+"""Datasets: labelled images, divided into the splits `train`, `val` and `test`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
 
-LOCKED = "locked"  # `locked:DATA`
+LOCKED = "locked"  # as in `--data locked:DATA`
 
 
 class ImageSource(Protocol):
-    """Where an image comes from. Nothing is read before `open` is called.
+    """A reference to an image. Nothing is read before `open` is called.
 
-    Two sources whose `open` gives the same bytes, or equal arrays, hold the same image.
+    Two sources hold the same image if `open` gives the same bytes or equal arrays.
     """
 
     def open(self) -> BinaryIO | npt.NDArray[np.uint8]:
@@ -57,7 +57,9 @@ class FileSource:
 class BytesSource:
     """An encoded image that is not a file of its own: a member of an archive, a cell of a table, an object in a store.
 
-    `load` reads its bytes; it may be called several times, by several threads at once.
+    Attributes:
+        name: What messages call the image.
+        load: Reads its bytes. It may be called several times, and by several threads at once.
     """
 
     name: str
@@ -84,23 +86,23 @@ class ArraySource:
 
 
 def as_source(value: ImageSource | Path | str | npt.NDArray[np.uint8]) -> ImageSource:
-    """A path or an array as the source that reads it; a source as it is."""
+    """The source that reads a path or an array; a source is returned unchanged."""
     if isinstance(value, (str, Path)):
         return FileSource(Path(value))
     if hasattr(value, "open"):
         return value
-    assert hasattr(value, "__array__"), f"an image's source is a path, an array, or has `open`; it is {value!r}"
+    assert hasattr(value, "__array__"), f"an image's source is a path, an array or an object with `open`, not {value!r}"
     return ArraySource(value)
 
 
 @dataclass(frozen=True, init=False)
 class Sample:
-    """One labelled image: what it shows, and where its bytes or pixels are.
+    """One labelled image.
 
     Attributes:
-        id: unique in its dataset: the path below the data folder, with forward slashes.
-        label: a class name.
-        source: read only when the image is needed.
+        id: Unique in the dataset: the path below the data folder, with forward slashes.
+        label: Name of its class.
+        source: Where its bytes or pixels are. It is read only when the image is needed.
     """
 
     id: str
@@ -108,7 +110,7 @@ class Sample:
     source: ImageSource = field(repr=False, compare=False)
 
     def __init__(self, id: str, label: str, source: ImageSource | Path | str | npt.NDArray[np.uint8]) -> None:
-        """Make a sample; a path or an array is wrapped in a source that reads it."""
+        """Make a sample. A path or an array is wrapped in a source that reads it."""
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "source", as_source(source))
@@ -118,35 +120,42 @@ class Sample:
 class Images:
     """An opened dataset.
 
-    `splits` holds `train` and at least one of `val` and `test`. `rejected` are files that are no photographs by
-    their kind, with the reason; files that turn out to be broken are found by the scan.
+    Attributes:
+        name: What messages and reports call the data.
+        classes: Names of the classes, sorted.
+        splits: Samples of each split: `train`, and at least one of `val` and `test`.
+        rejected: Path and reason of each file that is not an image by its type. Damaged images are found later, when
+            they are decoded.
+        notes: Decisions taken while opening, for the user, such as how the data were split.
     """
 
     name: str
-    classes: tuple[str, ...]  # sorted
+    classes: tuple[str, ...]
     splits: Mapping[Role, tuple[Sample, ...]]
     rejected: tuple[tuple[str, str], ...] = ()
-    notes: tuple[str, ...] = ()  # what was decided while opening, for the user: how it was split
+    notes: tuple[str, ...] = ()
 
     @property
     def reported(self) -> Role:
-        """The split whose figures a training run reports: `val` where there is one, else `test`."""
+        """The split that a training run reports its metrics on: `val` if there is one, else `test`."""
         return "val" if "val" in self.splits else "test"
 
     @property
     def may_choose(self) -> bool:
-        """Whether anything may be chosen on `val`: only where a `test` split remains to be reported on."""
+        """Whether `val` may be used to choose, as in early stopping: only if `test` remains for the final report."""
         return "val" in self.splits and "test" in self.splits
 
 
 @dataclass(frozen=True, kw_only=True)
 class Dataset:
-    """A row of the catalogue: a source of labelled images, named `NAME:ARGUMENT` by `--data`.
+    """A kind of labelled images that a plugin registers; `--data NAME:ARGUMENT` opens it.
 
     Attributes:
+        name: What is typed before the colon.
+        summary: One line for `zoo list datasets`.
         open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
-        absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder;
-            None where the argument names no path.
+        absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
+            A callable or `"module:function"`. None: the argument contains no path.
     """
 
     name: str

@@ -1,11 +1,11 @@
-"""What a user can do wrong, and how it is said.
+"""Errors that a user can mend, by kind.
 
-    ZooError                exit 1   the run could not go on: data, weights, device, verification
+    ZooError                exit 1   the work cannot go on: data, weights, device, verification
     ├── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
     ├── Diverged            exit 1   training produced a value that is not finite
     └── DiskFull            exit 1   there is no room left on the disk
 
-Everything else that is raised is a bug of ours and keeps its traceback.
+Any other exception is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
-LONGEST = 300  # characters of what another library said
+LONGEST = 300  # characters quoted from another library's message
 
 
 class ZooError(Exception):
-    """What the user can mend: one line that says what is wrong, and a hint that says how to mend it.
+    """An error that the user can mend.
 
-    Lines have no full stop; names and values stand in backticks.
+    Attributes:
+        message: What is wrong, in one line without a full stop; names and values are in backticks.
+        hint: What mends it, in the same form. None: there is nothing to add.
+        exit_code: Exit status of the command line.
     """
 
     exit_code = 1
@@ -35,7 +38,7 @@ class ZooError(Exception):
 
 
 class UsageError(ZooError):
-    """The command line (or the call) is wrong, knowable before any work: exit 2."""
+    """The command line, or the call from Python, is wrong. This is found before any work is done."""
 
     exit_code = 2
 
@@ -54,22 +57,22 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def quoted(error: BaseException) -> str:
-    """What another library said, on one line and cut: some of them answer with pages."""
+    """Another library's message on one line, at most `LONGEST` characters: some libraries write pages."""
     return " ".join(str(error).split())[:LONGEST]
 
 
 def at_once(errors: Sequence[UsageError]) -> UsageError:
-    """One error that says what several say, each hint once."""
+    """One error that reports several, so that all can be mended at once; a repeated hint appears once."""
     hints = dict.fromkeys(error.hint for error in errors if error.hint)
     return UsageError("; ".join(error.message for error in errors), hint="; ".join(hints) or None)
 
 
 class PluginWarning(UserWarning):
-    """A plugin, or a part of one, could not be used; everything else goes on."""
+    """A plugin, or a part of it, could not be used; everything else works."""
 
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint that offers the closest known names, followed by `otherwise` (where to look them up)."""
+    """A hint that suggests the known names closest to `word`, followed by `otherwise`, such as where to find them."""
     folded = {name.casefold(): name for name in sorted(set(known))}
     close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.6)]
     if not close:

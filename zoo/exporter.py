@@ -1,4 +1,4 @@
-"""Exporter: a file format that a run can be written to, read back from, and verified in."""
+"""Exporters: file formats that a run can be exported to, opened from, and verified in."""
 
 from __future__ import annotations
 
@@ -24,38 +24,54 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8")
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """Training photographs for int8, as the network is shown them: `(N, crop, crop, 3)` uint8.
+    """Training images that int8 quantisation is calibrated with, resized and cropped for the network.
 
-    What values a layer takes is read off `ranges`; whatever is chosen is chosen on `choices`, which are others.
+    Attributes:
+        ranges: `(N, crop, crop, 3)` uint8. The ranges of each layer's values are measured on these images.
+        choices: `(M, crop, crop, 3)` uint8, other images. Every choice, such as a layer that stays in fp32, is made on
+            these.
+        labels: `(M,)`, class indices of `choices`.
     """
 
     ranges: npt.NDArray[np.uint8]
     choices: npt.NDArray[np.uint8]
-    labels: npt.NDArray[np.int64]  # of `choices`
+    labels: npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """What an exporter is given: the trained network and everything that the file should say about itself."""
+    """What an exporter is asked to write: a trained network, and what the file records about it.
 
-    model: nn.Module  # in eval mode, on the CPU, fp32
+    Attributes:
+        model: The network in eval mode, on the CPU, in fp32.
+        preprocess: Its preprocessing.
+        classes: Names of its classes, in the order of the logits.
+        metadata: JSON values to store in the file: backbone, strategy, weights, license, metrics, data, versions.
+        file: Where to write. The caller renames the file to its final name once it is verified.
+        precision: Number format of the network's weights and computations.
+        preprocessing: `graph`: the file preprocesses images itself. `outside`: its input is normalised pixels.
+        calibration: Images for int8; None in other precisions.
+        max_drop: Accuracy that int8 may lose on `calibration.choices`.
+        note: Receives notes for the user, one line each.
+        kept: Results that the exporter may store here while it writes one precision, and reuse for the next.
+    """
+
+    model: nn.Module
     preprocess: Preprocess
     classes: tuple[str, ...]
-    metadata: dict[str, Any]  # JSON values: backbone, strategy, weights, license, metrics, data, versions
-    file: Path  # where to write; the caller renames it into place once verified
+    metadata: dict[str, Any]
+    file: Path
     precision: Precision = "fp32"
-    preprocessing: str = "graph"  # or `outside`: the file takes normalised pixels
-    calibration: Calibration | None = None  # for int8
-    max_drop: float = 0.01  # accuracy that int8 may lose on `calibration.choices`
+    preprocessing: str = "graph"
+    calibration: Calibration | None = None
+    max_drop: float = 0.01
     note: Callable[[str], None] = lambda text: None
-    kept: dict[str, Any] = field(
-        default_factory=dict
-    )  # what an exporter made for one precision and may use in the next
+    kept: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing that `verify` looked at: whether it held, and the figure."""
+    """One check that `verify` made: its name, whether it passed, and the measured value or the reason (`detail`)."""
 
     name: str
     passed: bool
@@ -64,59 +80,80 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True)
 class StageDifference:
-    """How far a file and its run lie apart after one stage of the way from bytes to label."""
+    """How much an exported file and its run differ after one stage of the path from an image's bytes to its logits.
 
-    name: str  # decode, resize, network
+    Attributes:
+        name: `decode`, `resize` or `network`.
+        largest: Largest difference.
+        mean: Mean difference.
+        bound: Largest difference allowed. None: this stage has no bound of its own, and accuracy decides.
+        unit: Unit of the differences, such as grey levels.
+    """
+
+    name: str
     largest: float
     mean: float
-    bound: float | None  # of `largest`; None: it may differ, and something else says by how much
+    bound: float | None
     unit: str
 
     @property
     def passed(self) -> bool:
+        """Whether the largest difference is within the bound."""
         return self.bound is None or self.largest <= self.bound
 
     def __str__(self) -> str:
-        may = "" if self.bound is None else f" (may {self.bound:g})"
-        return f"{self.name} differs by up to {self.largest:.3g} {self.unit}{may}, {self.mean:.2g} on average"
+        bound = "" if self.bound is None else f" (allowed: {self.bound:g})"
+        return f"{self.name} differs by up to {self.largest:.3g} {self.unit}{bound}, {self.mean:.2g} on average"
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
         return {"name": self.name, "largest": self.largest, "mean": self.mean, "bound": self.bound, "unit": self.unit}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exporter:
-    """A row of the catalogue; each verb is a callable or `"module:function"`. The first three are what a format needs.
+    """A file format that a plugin registers.
 
-    Only `write` may import torch, except in formats that torch alone can read.
+    A format needs `write`, `open` and `verify`. Every function is a callable or `"module:function"`. Only `write` may
+    import torch, except in formats that only torch can read.
+
+    Attributes:
+        name: What `zoo export --to` takes.
+        summary: One line for `zoo list exporters`.
+        suffix: Suffix of its files, with the dot.
+        write: `(spec)`: write `spec.file`, and beside it the other files of the format. The folder holds nothing else.
+        open: `(path, device) -> Predictor`: open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
+        verify: `(path, device) -> list[Check]`: check a file by itself: its integrity and its golden inputs.
+        annotate: `(path, parity)`: store in a file how much it differs from its run.
+        stages: `(path, device, predictions, samples, advance) -> tuple[StageDifference, ...]`: find the stage between
+            an image's bytes and its logits at which a file differs from its run.
+        inspect: `(path) -> dict`: everything that a file records about itself. Under `precision` it has the precision
+            that was asked for and its details, under `parity` what `annotate` stored.
+        script: `() -> str`: the source of a program that checks files where zoo is not installed.
+        foreign: `(path, device, preprocess, classes or None) -> Predictor`: open a file that zoo did not write.
+        beside: Names of further files that belong to a file, with `{name}` and `{stem}` for its name and stem.
+        runtimes: Name of the runtime that files are meant for, by device (`cpu`, `cuda`).
+        devices: Devices that files can run on.
+        precisions: Precisions that it can write.
+        preprocessing: Where images can be preprocessed, the default first: `graph`, `outside`.
     """
 
     name: str
     summary: str
-    suffix: str  # of its files, with the dot
-    # Writes `spec.file`, and beside it, in a folder of its own, whatever more the format has
+    suffix: str
     write: str | Callable[[ExportSpec], None] = field(repr=False)
-    # Reads it back, on `auto`, `cpu`, `cuda` or `cuda:N`
     open: str | Callable[[Path, str], Predictor] = field(repr=False)
-    # Looks at a file by itself: integrity and golden inputs
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
-    # Has a file say how far it lies from its run
     annotate: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
-    # (path, device, predictions, samples, advance): where on the way from bytes to label a file parts from its run
     stages: str | Callable[..., tuple[StageDifference, ...]] | None = field(repr=False, default=None)
-    # All that a file says about itself; under `precision` and `parity` what `ExportSpec` and `annotate` told it
     inspect: str | Callable[[Path], dict[str, Any]] | None = field(repr=False, default=None)
-    # A program that checks such files where there is no zoo
     script: str | Callable[[], str] | None = field(repr=False, default=None)
-    # (path, device, preprocess, classes or None): a predictor of a file of other making
     foreign: str | Callable[..., Predictor] | None = field(repr=False, default=None)
-    beside: tuple[str, ...] = ()  # files that may lie beside a file, of its `{name}` and `{stem}`
-    runtimes: Mapping[str, str] = field(default_factory=dict)  # that files are meant for, by device: `cpu`, `cuda`
+    beside: tuple[str, ...] = ()
+    runtimes: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[Precision, ...] = ("fp32",)
-    preprocessing: tuple[str, ...] = (
-        "graph",
-    )  # where photographs are prepared: `graph`, `outside`; by default the first
+    preprocessing: tuple[str, ...] = ("graph",)
 
 
 __getattr__ = lazy_attributes(__name__, {"find_exporter": "zoo.inference.opening:find_exporter"})

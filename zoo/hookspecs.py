@@ -1,8 +1,8 @@
-"""The hooks: all that a plugin can do. A hook exists only because something real uses it.
+"""Hooks: what a plugin can add to zoo. A hook exists only if a real plugin uses it.
 
-A plugin is a module behind an entry point of the group `zoo.plugins`. It implements any of these with
-`@zoo.hookimpl`; each receives a `register` that already knows which plugin is calling. The module itself must not
-import torch (nor timm, torchvision, onnxruntime): rows name their builders as `"module:function"`.
+A plugin is a module that an entry point of the group `zoo.plugins` names. It implements any of these hooks with
+`@zoo.hookimpl`. Each hook receives a function `register`, which knows the plugin that calls it. The module must not
+import torch, timm, torchvision or onnxruntime: what it registers names its functions as `"module:function"`.
 """
 
 from __future__ import annotations
@@ -27,41 +27,47 @@ hookimpl = pluggy.HookimplMarker("zoo")
 
 
 class Register(Protocol[T]):
-    """Adds one entry to the catalogue under the calling plugin's name; raises `ZooError` on a name given twice."""
+    """Registers one object under the name of the calling plugin."""
 
-    def __call__(self, entry: T, /) -> None: ...
+    def __call__(self, entry: T, /) -> None:
+        """Register one object.
+
+        Raises:
+            ZooError: it is of the wrong type, its name or summary is not usable, or its name is registered already.
+        """
+        ...
 
 
 @hookspec
 def register_backbones(register: Register[Backbone]) -> None:
-    """Networks: one `zoo.Backbone` row each."""
+    """Register networks, one `zoo.Backbone` each."""
 
 
 @hookspec
 def register_strategies(register: Register[type[Strategy]]) -> None:
-    """Ways to fine-tune: one `zoo.Strategy` class each."""
+    """Register fine-tuning strategies, one subclass of `zoo.Strategy` each."""
 
 
 @hookspec
 def register_datasets(register: Register[Dataset]) -> None:
-    """Sources of labelled images: one `zoo.Dataset` row each."""
+    """Register kinds of labelled images, one `zoo.Dataset` each."""
 
 
 @hookspec
 def register_metrics(register: Register[Metric]) -> None:
-    """Figures computed from a table of predictions: one `zoo.Metric` row each."""
+    """Register metrics of a table of predictions, one `zoo.Metric` each."""
 
 
 @hookspec
 def register_exporters(register: Register[Exporter]) -> None:
-    """File formats a run can be exported to and predicted from: one `zoo.Exporter` row each."""
+    """Register file formats that a run can be exported to and opened from, one `zoo.Exporter` each."""
 
 
 @hookspec
 def register_runtimes(register: Register[Runtime]) -> None:
-    """What executes a run or a file when latency is measured: one `zoo.Runtime` row each."""
+    """Register engines that execute a run or a file in latency measurements, one `zoo.Runtime` each."""
 
 
 @hookspec
 def register_commands(register: Register[Command]) -> None:
-    """Subcommands of `zoo`: one `zoo.Command` row each."""
+    """Register subcommands of `zoo`, one `zoo.Command` each."""

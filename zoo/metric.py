@@ -1,4 +1,4 @@
-"""Metric: a figure computed from a table of predictions."""
+"""Metrics: figures computed from a table of predictions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Metric:
-    """A row of the catalogue. `compute` is `(Predictions) -> float`, as a callable or as `"module:function"`."""
+    """A metric that a plugin registers.
+
+    Attributes:
+        name: Name in tables and in JSON.
+        summary: One line for `zoo list metrics`.
+        compute: `(Predictions) -> float`, as a callable or as `"module:function"`.
+        higher_is_better: Whether a larger value is better.
+    """
 
     name: str
     summary: str

@@ -1,8 +1,8 @@
-"""The plugin loader: every plugin by itself, so that a broken one is named and all else works.
+"""The plugin loader. A plugin that fails is reported by name, and everything else works.
 
-pluggy finds implementations and checks their signatures; what it leaves to the host is done here. Entry points are
-loaded one at a time, every implementation is called by itself with a `register` that knows the provider, and each
-failure is remembered with its hook instead of ending the command.
+pluggy finds the implementations of hooks and checks their signatures. The rest is done here: each entry point is
+loaded separately, and each implementation is called separately, with a `register` that knows the plugin. A failure is
+recorded with the hook that failed, and the command goes on.
 """
 
 from __future__ import annotations
@@ -30,17 +30,28 @@ from zoo.runtime import Runtime
 from zoo.strategy import Strategy
 
 GROUP = "zoo.plugins"
-# Built from one tree: `backbone-zoo` requires the other, which runs exported files without torch
+# Distributions of the built-in plugins. `backbone-zoo` requires the other one, which runs exported files without torch
 DISTRIBUTIONS = ("backbone-zoo", "backbone-zoo-serve")
 
-# Of two networks of one name the first provider's answers to the short name; `lite` stands before timm because its
-# weights come by pip, and third parties follow in name order, so that nobody displaces a built-in
+# Where two plugins have a network of the same name, the short name means that of the first plugin in this order. `lite`
+# is before timm because its weights are installed by pip. Third parties follow by name, so they displace no built-in
 BUILT_IN_ORDER = ("torchvision", "lite", "timm")
 
 
 @dataclass
 class Plugin:
-    """One entry point: what it is, whether it loaded, what it provides and what went wrong."""
+    """A plugin that is installed: whether it loaded, what it registers, and what failed.
+
+    Attributes:
+        name: Name of its entry point.
+        distribution: Distribution that installs it, with its `version`.
+        target: Module that the entry point names.
+        module: The module. None: it was not loaded.
+        disabled: Whether `ZOO_DISABLE_PLUGINS` names it.
+        failures: One-line reason by the hook that failed; `load` where the module could not be loaded.
+        notes: Lines for the user, such as a name that another plugin has too.
+        provides: Names that it registers, by kind (`backbones`, `strategies`, ...).
+    """
 
     name: str
     distribution: str
@@ -48,12 +59,13 @@ class Plugin:
     target: str
     module: Any = None
     disabled: bool = False
-    failures: dict[str, str] = field(default_factory=dict)  # hook (or "load") -> one-line reason
+    failures: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    provides: dict[str, list[str]] = field(default_factory=dict)  # plural noun -> names
+    provides: dict[str, list[str]] = field(default_factory=dict)
 
     @property
     def status(self) -> str:
+        """`ok`, `partly failed`, `failed` or `disabled`."""
         if self.disabled:
             return "disabled"
         if "load" in self.failures:
@@ -63,7 +75,7 @@ class Plugin:
 
 @dataclass(frozen=True)
 class PluginCandidate:
-    """An entry point before it is loaded. Tests build their own."""
+    """An installed entry point that is not loaded yet. Tests make their own."""
 
     name: str
     distribution: str
@@ -72,7 +84,7 @@ class PluginCandidate:
 
 
 def installed_candidates() -> list[PluginCandidate]:
-    """Every installed entry point of the group, with the distribution that brings it."""
+    """Every installed entry point of the group `zoo.plugins`, with its distribution."""
     found = []
     for distribution in importlib.metadata.distributions():
         for point in distribution.entry_points:
@@ -83,7 +95,12 @@ def installed_candidates() -> list[PluginCandidate]:
 
 
 class Plugins:
-    """Loads plugins one by one and answers with a catalogue for each kind of thing they register."""
+    """The installed plugins, and a catalogue of each kind that they register, such as `backbones`.
+
+    Attributes:
+        plugins: Every installed plugin, loaded or not.
+        strict: Whether a failure is raised instead of recorded (`ZOO_STRICT_PLUGINS`).
+    """
 
     def __init__(
         self,
@@ -91,6 +108,12 @@ class Plugins:
         *,
         environ: Mapping[str, str] | None = None,
     ) -> None:
+        """Load the plugins one by one; a failure is recorded and reported as a `PluginWarning`.
+
+        Args:
+            candidates: Entry points to load. None: all that are installed.
+            environ: Environment variables. None: those of the process.
+        """
         environ = os.environ if environ is None else environ
         self.strict = environ.get("ZOO_STRICT_PLUGINS", "") not in ("", "0")
         disabled = {name.strip() for name in environ.get("ZOO_DISABLE_PLUGINS", "").split(",")}
@@ -103,7 +126,7 @@ class Plugins:
             if candidate.name in taken:
                 first = taken[candidate.name]
                 if first.distribution == plugin.distribution and first.target == plugin.target:
-                    continue  # one distribution seen twice on the path (an editable install beside a wheel)
+                    continue  # one distribution found twice on the path, such as an editable install beside a wheel
             self.plugins.append(plugin)
             if candidate.name in disabled or candidate.name.removeprefix("zoo-") in disabled:
                 plugin.disabled = True
@@ -184,8 +207,7 @@ class Plugins:
                 first = catalogue.shadowed(catalogue.find(f"{plugin.name}/{name}"))
                 if first is not None:
                     plugin.notes.append(
-                        f"{noun} `{name}` is also `{first.qualified}`, which the short name reaches; "
-                        f"this one is `{plugin.name}/{name}`"
+                        f"{noun} `{name}`: the short name means `{first.qualified}`; this one is `{plugin.name}/{name}`"
                     )
         return catalogue
 
@@ -218,7 +240,10 @@ class Plugins:
         return self._collect("register_commands", "command", "commands", Command)
 
     def load_everything(self) -> None:
-        """Call every hook of every plugin, so that `plugins` tells all that they provide and all that fails."""
+        """Call every hook of every plugin, so that `plugins` lists everything they register and everything that fails.
+
+        Hooks are otherwise called when a catalogue is first used.
+        """
         for plural in KINDS:
             getattr(self, plural)
 
@@ -227,19 +252,24 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 
 
 def _order(candidate: PluginCandidate) -> tuple[int, int, str, str]:
-    """Built-ins first, in `BUILT_IN_ORDER`, then third parties by name."""
+    """Sort key: built-in plugins first, in `BUILT_IN_ORDER`, then third parties by name."""
     built_in = candidate.distribution in DISTRIBUTIONS
     rank = BUILT_IN_ORDER.index(candidate.name) if candidate.name in BUILT_IN_ORDER else len(BUILT_IN_ORDER)
     return (0 if built_in else 1, rank if built_in else 0, candidate.name, candidate.distribution)
 
 
 def _check_entry(value: Any, noun: str, kind: type) -> None:
+    """Check what a plugin registers.
+
+    Raises:
+        ZooError: it is of the wrong type, or its name or summary is not usable.
+    """
     right = issubclass(value, kind) if isinstance(value, type) and kind is Strategy else isinstance(value, kind)
     if not right:
         raise ZooError(f"`register` takes a {noun} (`zoo.{kind.__name__}`), not {value!r}")
     for attribute in ("name", "summary"):
         text = getattr(value, attribute, None)
         if not isinstance(text, str) or not text.strip() or "\n" in text:
-            raise ZooError(f"a {noun}'s `{attribute}` is one line of text, not {text!r}")
+            raise ZooError(f"a {noun}'s `{attribute}` must be one line of text, not {text!r}")
     if any(character in value.name for character in "/,:+= \t"):
-        raise ZooError(f"a {noun}'s name holds none of `/ , : + =` and no space: `{value.name}`")
+        raise ZooError(f"a {noun}'s name must not contain `/ , : + =` or a space: `{value.name}`")

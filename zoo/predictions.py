@@ -1,4 +1,4 @@
-"""Predictions: path, label and logits of every image of a split. All figures are computed from this one table."""
+"""Predictions: path, label and logits of every image of a split. Every metric is computed from this table."""
 
 from __future__ import annotations
 
@@ -19,13 +19,21 @@ from zoo.storage.files import SCHEMA, check_schema, write_bytes
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """A table of N images and C classes. `labels` are indices into `classes`; rows are in the split's order."""
+    """A table of N images and C classes, in the order of the split.
+
+    Attributes:
+        split: Name of the split.
+        classes: Names of the classes, in the order of the logits.
+        ids: Paths of the images below the data folder.
+        labels: `(N,)`, indices into `classes`.
+        logits: `(N, C)`.
+    """
 
     split: str
     classes: tuple[str, ...]
-    ids: tuple[str, ...]  # paths below the data folder
-    labels: npt.NDArray[np.int64]  # N
-    logits: npt.NDArray[np.float32]  # N x C
+    ids: tuple[str, ...]
+    labels: npt.NDArray[np.int64]
+    logits: npt.NDArray[np.float32]
 
     def __post_init__(self) -> None:
         assert self.logits.shape == (len(self.ids), len(self.classes)) and self.labels.shape == (len(self.ids),)
@@ -35,23 +43,27 @@ class Predictions:
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float64]:
-        """Softmax of the logits: `(N, C)`."""
+        """Softmax of the logits, `(N, C)`."""
         return softmax(self.logits)
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
-        """Indices of the most probable classes: `(N,)`."""
+        """Index of the most probable class of each image, `(N,)`."""
         best: npt.NDArray[np.int64] = self.logits.argmax(axis=1)
         return best
 
     @cached_property
     def correct(self) -> npt.NDArray[np.bool_]:
-        """Whether each image is right: `(N,)`."""
+        """Whether each image is classified correctly, `(N,)`."""
         right: npt.NDArray[np.bool_] = self.predicted == self.labels
         return right
 
     def save(self, file: Path) -> None:
-        """Write as safetensors: tensors `logits` and `labels`, ids and classes in the header."""
+        """Write a safetensors file: the tensors `logits` and `labels`, with ids and classes in the header.
+
+        Raises:
+            ZooError: the file cannot be written.
+        """
         header = {
             "schema": str(SCHEMA),
             "split": self.split,
@@ -65,7 +77,7 @@ class Predictions:
         """Read what `save` wrote.
 
         Raises:
-            ZooError: the file is damaged, or of a newer schema.
+            ZooError: the file is missing or damaged, or has a newer schema.
         """
         try:
             with safe_open(file, framework="numpy") as opened:
@@ -80,12 +92,12 @@ class Predictions:
                 )
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ZooError(
-                f"predictions `{file}` cannot be read: {error}", hint="`zoo evaluate RUN` makes them anew"
+                f"predictions `{file}` cannot be read: {error}", hint="`zoo evaluate RUN` writes them again"
             ) from error
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-    """Probabilities `(N, classes)` of logits, in double precision."""
+    """Probabilities `(N, classes)` from logits of the same shape, computed in double precision."""
     shifted = logits.astype(np.float64) - logits.max(axis=1, keepdims=True)
     exponents = np.exp(shifted)
     probabilities: npt.NDArray[np.float64] = exponents / exponents.sum(axis=1, keepdims=True)

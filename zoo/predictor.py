@@ -1,4 +1,4 @@
-"""Predictor: photographs in, logits out. A run and its exported file are both one, and must agree."""
+"""Predictors: images in, logits out. A run and its exported file are both predictors, and must agree."""
 
 from __future__ import annotations
 
@@ -14,21 +14,25 @@ if TYPE_CHECKING:
 
 
 class Predictor(Protocol):
-    """What `evaluate`, `predict` and `verify` ask of a run and of a file alike."""
+    """An opened run or file, as `evaluate`, `predict` and `verify` use it."""
 
     @property
-    def classes(self) -> tuple[str, ...]: ...
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the logits."""
+        ...
 
     @property
-    def preprocess(self) -> Preprocess: ...
+    def preprocess(self) -> Preprocess:
+        """The preprocessing that `logits` applies."""
+        ...
 
     @property
     def device(self) -> str:
-        """What really executes, for instance `cpu`, `cuda:0`, `CPUExecutionProvider`."""
+        """What executes the network, such as `cpu`, `cuda:0` or `CPUExecutionProvider`."""
         ...
 
     def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
+        """Logits `(N, classes)` of N decoded images of any sizes, each `(H, W, 3)` uint8 RGB."""
         ...
 
 

@@ -1,7 +1,7 @@
-"""Preprocess: from a photograph's pixels to a network's input, as data.
+"""Preprocessing: from an image's pixels to a network's input, described as data.
 
-The same values drive training, evaluation, the ONNX graph and the metadata of the exported file. The reference
-implementation is Pillow's, in `zoo/data/image.py`; every other one is held to it.
+Training, evaluation, the ONNX graph and the metadata of the exported file use the same values. The reference
+implementation uses Pillow (`zoo/data/image.py`); every other implementation is tested against it.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-# A strip of 20,000 x 1 pixels would be resized to gigabytes. The middle of the long side is kept, up to this many
-# times the short side; the centre crop that follows sees nothing of what is cut. Photographs seldom exceed 3:1.
+# A strip of 20,000 x 1 pixels would be resized to gigabytes. So only the middle of the long side is kept, at most this
+# many times the short side. The centre crop that follows needs no more, and photographs seldom exceed 3:1
 MAX_ASPECT = 4
 
-LARGEST = 8192  # pixels of a resize and of a crop
+LARGEST = 8192  # pixels, of `resize` and of `crop`
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -26,26 +26,33 @@ Fit = Literal["shorter", "squash"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocess:
-    """Resize (with antialiasing), centre crop, scale to 0..1, normalise.
+    """Resize with antialiasing, crop the centre, scale to 0..1, and normalise.
 
-    `fit` is what `resize` means: `shorter`, the shorter side becomes `resize` pixels and the aspect ratio stays;
-    `squash`, both sides become `resize` pixels.
+    Attributes:
+        resize: Size in pixels that the image is resized to.
+        crop: Height and width in pixels of the centre crop, which is the network's input.
+        interpolation: Filter of the resize.
+        fit: What `resize` means. `shorter`: the shorter side becomes `resize` pixels, and the aspect ratio stays.
+            `squash`: both sides become `resize` pixels.
+        mean: Mean of the red, green and blue channel in 0..1, which is subtracted.
+        std: Standard deviation of the channels in 0..1, by which the result is divided.
     """
 
-    resize: int = 256  # pixels
-    crop: int = 224  # pixels, both sides: what the network sees
+    resize: int = 256
+    crop: int = 224
     interpolation: Interpolation = "bilinear"
     fit: Fit = "shorter"
-    mean: tuple[float, float, float] = IMAGENET_MEAN  # of RGB in 0..1
+    mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
     def at(self, image_size: int | None) -> Preprocess:
-        """The same for another input size: the resize keeps its ratio to the crop."""
+        """The same preprocessing for another input size; `resize` keeps its ratio to `crop`. None: unchanged."""
         if image_size is None or image_size == self.crop:
             return self
         return replace(self, crop=image_size, resize=round(self.resize * image_size / self.crop))
 
     def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
         return {
             "resize": self.resize,
             "crop": self.crop,
@@ -57,20 +64,20 @@ class Preprocess:
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
-        """What `to_json` gave.
+        """Read what `to_json` gave.
 
         Raises:
-            KeyError, TypeError, ValueError: a value is missing, or none that can be meant.
+            KeyError, TypeError, ValueError: a value is missing, of the wrong type, or out of bounds.
         """
         mean, std = tuple(map(float, data["mean"])), tuple(map(float, data["std"]))
         if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in mean):
-            raise ValueError("mean and std are three numbers each")
+            raise ValueError("mean and std must be three numbers each")
         if not all(math.isfinite(value) and value > 0 for value in std):
-            raise ValueError("std is above 0")
+            raise ValueError("std must be above 0")
         if not (1 <= int(data["resize"]) <= LARGEST and 1 <= int(data["crop"]) <= LARGEST):
-            raise ValueError(f"resize and crop are 1 to {LARGEST} pixels")
+            raise ValueError(f"resize and crop must be 1 to {LARGEST} pixels")
         if data["interpolation"] not in get_args(Interpolation) or data["fit"] not in get_args(Fit):
-            raise ValueError("interpolation is bilinear or bicubic, fit is shorter or squash")
+            raise ValueError("interpolation must be bilinear or bicubic, fit must be shorter or squash")
         return cls(
             resize=int(data["resize"]),
             crop=int(data["crop"]),
@@ -81,7 +88,7 @@ class Preprocess:
         )
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width after the resize, of a photograph whose aspect ratio is bounded already."""
+        """Height and width after the resize of an image whose aspect ratio is bounded already; see `bounded_size`."""
         if self.fit == "squash":
             return self.resize, self.resize
         if height <= width:
@@ -89,7 +96,7 @@ class Preprocess:
         return max(self.resize, self.resize * height // width), self.resize
 
     def bounded_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the middle part that the resize is given; see `MAX_ASPECT`."""
+        """Height and width of the middle part of an image that is resized; see `MAX_ASPECT`."""
         kept = MAX_ASPECT * min(height, width)
         return min(height, kept), min(width, kept)
 

@@ -1,7 +1,7 @@
 """Progress: what a long call reports while it runs.
 
     zoo.train(experiment, progress=zoo.ProgressBar())       # bars in a terminal and in a notebook
-    logging.getLogger("zoo").setLevel(logging.INFO)         # or lines of the logger `zoo`, which are always written
+    logging.basicConfig(level=logging.INFO)                 # or lines of the logger `zoo`, which need no argument
 
 Library calls print nothing by themselves; the command line shows a `ProgressBar`.
 """
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOGGER = logging.getLogger("zoo")
-LOGGER.addHandler(logging.NullHandler())  # whoever wants the lines adds a handler, as for any library
+LOGGER.addHandler(logging.NullHandler())  # an application that wants the lines adds a handler, as for any library
 
 
 class Progress(Protocol):
     """Receives reports; every method returns at once."""
 
     def note(self, text: str) -> None:
-        """A decision was taken, in one line."""
+        """Report a decision that was taken, in one line."""
 
     def warn(self, text: str) -> None:
-        """Something that the user may want to change, in one line."""
+        """Report something that the user may want to change, in one line."""
 
     def start(self, task: str, total: int, unit: str = "images") -> None:
-        """A task of `total` images, or of another unit, begins; it replaces the task before."""
+        """Report that a task of `total` images, or of another `unit`, begins. It replaces the task before."""
 
     def advance(self, count: int) -> None:
-        """`count` more of the current task are done."""
+        """Report that `count` more units of the current task are done."""
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """An epoch ended; `record` is its line of the history."""
+        """Report that an epoch ended; `record` is its line of the history."""
 
     def stop(self) -> None:
-        """The current task ended."""
+        """Report that the current task ended."""
 
 
 class Silent:
@@ -69,7 +69,7 @@ class LogProgress(Silent):
 
 
 def epoch_line(record: dict[str, Any]) -> str:
-    """One line for a record of the history."""
+    """A record of the history as one line of text."""
     stage = "solved   " if "solved" in record else f"epoch {record['epoch']:>3}"
     text = f"{stage} {record['phase']}  train loss {record['train_loss']:.4f} accuracy {record['train_accuracy']:.3f}"
     if "choice_loss" in record:
@@ -133,7 +133,7 @@ class ProgressBar:
         self.done += count
         if self._bar is not None:
             speed = self.done / max(perf_counter() - self._started, 1e-9)
-            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # a few trials have no speed to show
+            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # a speed of a few trials says nothing
             self._bar.update(self._task, advance=count, speed=words)
 
     def epoch(self, record: dict[str, Any]) -> None:

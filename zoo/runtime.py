@@ -1,4 +1,4 @@
-"""Runtime: what executes a run or a file while its latency is measured."""
+"""Runtimes: engines that execute a run or a file while its latency is measured."""
 
 from __future__ import annotations
 
@@ -13,22 +13,27 @@ from zoo.errors import UsageError
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-PHOTOGRAPH = (375, 500)  # height and width of what `--with-preprocess` sends: the commonest size in ImageNet
+PHOTOGRAPH = (375, 500)  # height and width of the images that `--with-preprocess` sends: ImageNet's most frequent size
 
 
 @dataclass(frozen=True)
 class DeviceName:
-    """A device as it is asked for: `auto`, `cpu`, `cuda` or `cuda:N`."""
+    """The device that a user asks for: `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    Attributes:
+        kind: The text before the colon.
+        ordinal: The number in `cuda:N`. None: no number was given.
+    """
 
     kind: Literal["auto", "cpu", "cuda"]
-    ordinal: int | None = None  # of `cuda:N`
+    ordinal: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> DeviceName:
         """Read the text of `--device`.
 
         Raises:
-            UsageError: it is none of the four forms.
+            UsageError: it has none of the four forms.
         """
         found = re.fullmatch(r"(auto|cpu|cuda)(?::(\d+))?", text)
         if found is None or (found[2] and found[1] != "cuda"):
@@ -37,7 +42,7 @@ class DeviceName:
 
     @property
     def index(self) -> int:
-        """Number of the CUDA device: that of `cuda:N`, else 0."""
+        """Number of the CUDA device: N for `cuda:N`, else 0."""
         return self.ordinal or 0
 
     def __str__(self) -> str:
@@ -46,30 +51,42 @@ class DeviceName:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a runtime is asked to load, the same for every contender.
+    """What a runtime loads, and how it is to be executed; equal for every subject of a latency measurement.
 
-    `with_preprocess` is False: normalised pixels in, logits out. True: photographs in, probabilities out.
+    Attributes:
+        target: A run's folder or an exported file.
+        device: `cpu`, `cuda` or `cuda:N`.
+        threads: Threads that one call may use.
+        with_preprocess: False: the input is normalised pixels, the output logits. True: the input is images, the output
+            probabilities.
+        allow_fallback: Whether parts of the network may run on another device; the session's `notes` list them.
     """
 
-    target: Path  # a run's folder or a file
-    device: str = "cpu"  # `cpu`, `cuda` or `cuda:N`
-    threads: int = 1  # that one call may compute with
+    target: Path
+    device: str = "cpu"
+    threads: int = 1
     with_preprocess: bool = False
-    allow_fallback: bool = False  # True: parts of the network may leave the device, and are listed
+    allow_fallback: bool = False
 
     @property
     def ordinal(self) -> int:
-        """Number of the CUDA device: 1 for `cuda:1`, 0 for `cuda`."""
+        """Number of the CUDA device, as in `DeviceName.index`."""
         return DeviceName.parse(self.device).index
 
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
-    """The array that a session takes: a numpy dtype, and a shape without the batch."""
+    """The array that a session takes.
+
+    Attributes:
+        dtype: Name of its numpy dtype.
+        shape: Its shape without the batch dimension.
+        fixed_batch: The only batch size that the file accepts. None: any.
+    """
 
     dtype: str
     shape: tuple[int, ...]
-    fixed_batch: int | None = None  # the only batch size that a file accepts, if it has no dynamic batch
+    fixed_batch: int | None = None
 
     def __str__(self) -> str:
         batch = "N" if self.fixed_batch is None else str(self.fixed_batch)
@@ -77,40 +94,46 @@ class Input:
 
 
 class Session(Protocol):
-    """A network loaded for timing; lives in a worker process of its own."""
+    """A network that is loaded for timing, in a worker process of its own."""
 
     @property
     def provider(self) -> str:
-        """What really executes, read from the session and not from what was asked for."""
+        """What executes the network. It is read from the loaded network, since it may differ from what was asked."""
         ...
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the figures must know: nodes that left the provider, a layout that was chosen."""
+        """What a reader of the times must know, such as nodes that run elsewhere, or the memory layout."""
         ...
 
     @property
     def input(self) -> Input:
-        """What `prepare` takes."""
+        """The array that `prepare` takes."""
         ...
 
     def prepare(self, batch: npt.NDArray[Any]) -> Callable[[], object]:
-        """Bind one input batch; the call returned runs it once, to the end, outputs included."""
+        """Bind one input batch. Each call of the result computes it once and returns when the outputs are there."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """A row of the catalogue.
+    """An engine that a plugin registers.
 
-    `available(device) -> str | None` says why it cannot run here (None: it can); it is called in the main process
-    and imports no framework. `load(Workload) -> Session` is called in a worker process, hence its name
-    `"module:function"`; it raises `ZooError` where it would not run on the device it was asked for.
+    Attributes:
+        name: What `zoo bench --runtime` takes.
+        summary: One line for `zoo list runtimes`.
+        accepts: What it can load: `run`, or the name of an exporter.
+        devices: Devices that it can run on: `cpu`, `cuda`.
+        available: `(device) -> str | None`: why it cannot run here, or None if it can. A callable or
+            `"module:function"`. It is called in the main process and must not import the engine.
+        load: `"module:function"` of `(Workload) -> Session`, which is called in a worker process. The function raises
+            `ZooError` if the network would not run on the device that was asked for.
     """
 
     name: str
     summary: str
-    accepts: str  # `run` or an exporter's name
-    devices: tuple[str, ...]  # of `cpu`, `cuda`: those it can run on
+    accepts: str
+    devices: tuple[str, ...]
     available: str | Callable[[str], str | None] = field(repr=False)
     load: str = field(repr=False)

@@ -1,4 +1,4 @@
-"""Solvers: a head computed from the features of the training images, in the place of steps."""
+"""Solvers: functions that compute a head from the features of the training images, without optimiser steps."""
 
 from __future__ import annotations
 
@@ -15,18 +15,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a solver gets: it changes `head` in place and returns what it chose, for the history.
+    """What a solver receives.
 
-    Among that, a `note` is a line for the user; a `temperature` was fitted on images held out.
+    The solver changes `head` in place and returns a dict of JSON values, such as the settings that it chose, which
+    becomes part of the history. Two keys have a meaning: `note` is a line for the user, and `temperature` is a
+    temperature that the solver fitted on held-out images.
+
+    Attributes:
+        head: Maps features `(N, D)` to logits `(N, classes)`.
+        features: `(N, D)`, features of the training images without augmentation.
+        labels: `(N,)`, their class indices.
+        classes: Number of classes.
+        seed: Seed of every random choice.
     """
 
-    head: nn.Module  # (N, D) features to (N, classes) logits
-    features: npt.NDArray[np.float32]  # (N, D), of the training images, unaugmented
-    labels: npt.NDArray[np.int64]  # (N,)
+    head: nn.Module
+    features: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
     classes: int
     seed: int
 
 
 __getattr__ = lazy_attributes(
-    __name__, {name: f"zoo.training.features:{name}" for name in ("features", "kept_features")}
+    __name__,
+    {"features": "zoo.training.features:features", "kept_features": "zoo.training.features:cached_features"},
 )

@@ -11,7 +11,12 @@ HEAD = "head"
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """A named group of parameters, by their names in `model.named_parameters()`."""
+    """A named part of a network.
+
+    Attributes:
+        name: Name that strategies use, unique within the network.
+        parameters: Names of its parameters in `model.named_parameters()`.
+    """
 
     name: str
     parameters: tuple[str, ...]
@@ -19,10 +24,13 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Anatomy:
-    """How a network is cut: its stages from input to output and, apart, its head.
+    """How a network is divided: stages and a head, which together hold every parameter exactly once.
 
-    Together they hold every parameter exactly once. `added` names those of them that a strategy attached for the
-    time of training.
+    Attributes:
+        backbone: Name of the backbone, for messages.
+        stages: Stages from input to output, without the head.
+        head: The stage that computes the logits; its name is `head`.
+        added: Names of the parameters that a strategy attached for training only, such as adapters.
     """
 
     backbone: str
@@ -32,20 +40,23 @@ class Anatomy:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of the stages, input to output, without the head."""
+        """Names of the stages from input to output, without the head."""
         return tuple(stage.name for stage in self.stages)
 
     def parameters_of(self, stages: Iterable[str]) -> tuple[str, ...]:
-        """Parameter names of the named stages (`head` among them), input to output."""
+        """Names of the parameters of the named stages, from input to output; `head` is a name like the others."""
         wanted = set(stages)
         return tuple(name for stage in (*self.stages, self.head) if stage.name in wanted for name in stage.parameters)
 
 
 def group_parameters(parameters: Iterable[str], patterns: Sequence[str]) -> tuple[list[list[str]], list[str]]:
-    """Group parameter names by the first pattern that matches their start, and by the numbers it captures.
+    """Group parameter names by the first pattern that matches their start, and by the numbers that it captures.
 
-    Groups come in the order of the patterns, then of the captured numbers; what nothing matches comes second.
-    `["conv1|bn1", r"layer(\\d+)"]` cuts a ResNet.
+    The patterns `["conv1|bn1", r"layer(\\d+)"]` divide a ResNet.
+
+    Returns:
+        The groups, in the order of the patterns and then of the captured numbers, and the names that no pattern
+        matches.
     """
     compiled = [re.compile(pattern) for pattern in patterns]
     groups: dict[tuple[int, ...], list[str]] = {}
@@ -70,19 +81,20 @@ def cut(
     head: Collection[str],
     norms: Collection[str] = (),
 ) -> Anatomy:
-    """Make stages of groups of parameters, input to output; the one place where the rules for stages stand.
+    """Divide a network into stages. All rules for stages are here:
 
-    - The head is the layer, or layers, whose width is the number of classes. Hidden layers of a classifier (VGG's
-      two wide ones) are pretrained and join the last stage.
-    - What stands in no group (a trailing norm, a final convolution, attention pooling) joins the last stage.
-    - A group of nothing but `norms` joins the stage before it: a normalisation belongs to the layer it follows.
-    - The first stage is called `stem`, every other one by the highest module that it holds whole.
+    - The head is the layer, or layers, whose width is the number of classes. Hidden layers of a classifier (the two
+      wide ones of VGG) are pretrained and join the last stage.
+    - Parameters in no group (a trailing norm, a final convolution, attention pooling) join the last stage.
+    - A group of only `norms` joins the stage before it: a normalisation belongs to the layer that it follows.
+    - The first stage is called `stem`. Every other one is named after the highest module that it contains completely.
 
     Args:
-        parameters: every parameter's name, in the network's order.
-        groups: names from input to output, each at most once.
-        head: names of the head's parameters.
-        norms: names of the parameters of normalisation layers.
+        backbone: Name of the backbone.
+        parameters: Names of all parameters, in the network's order.
+        groups: Groups of names from input to output. A name is in one group at most.
+        head: Names of the head's parameters.
+        norms: Names of the parameters of normalisation layers.
     """
     apart, normal = set(head), set(norms)
     stages: list[list[str]] = []
@@ -113,9 +125,14 @@ def cut(
 
 
 def name_stages(stages: Sequence[Sequence[str]], parameters: Iterable[str]) -> list[str]:
-    """A readable name for each stage: `stem`, then the path of the highest module that the stage holds whole."""
+    """A name for each stage: `stem` for the first, else the highest module that the stage contains completely.
+
+    Args:
+        stages: Names of the parameters of each stage.
+        parameters: Names of all parameters of the network.
+    """
     owner = {name: position for position, stage in enumerate(stages) for name in stage}
-    owners: dict[str, set[int]] = {}  # module path -> the stages that its parameters stand in
+    owners: dict[str, set[int]] = {}  # module path -> the stages that its parameters belong to
     for name in parameters:
         path = name
         while "." in path:
@@ -137,10 +154,10 @@ def _highest_module(parameter: str, position: int, owners: dict[str, set[int]]) 
 
 
 def check_anatomy(anatomy: Anatomy, parameters: Sequence[str]) -> None:
-    """Stages and head cover every parameter exactly once, and each name stands once.
+    """Check that stages and head hold every parameter exactly once, and that no two stages have the same name.
 
     Raises:
-        ValueError: they do not; the message names the backbone and the parameters.
+        ValueError: they do not. The message names the backbone and a parameter.
     """
     names = [*anatomy.names, anatomy.head.name]
     if len(set(names)) != len(names):

@@ -1,4 +1,4 @@
-"""Strategy: a way to fine-tune, as a plan of phases that the recipe carries out."""
+"""Strategies: what is fine-tuned, and how, as a sequence of phases that the training recipe carries out."""
 
 from __future__ import annotations
 
@@ -26,10 +26,13 @@ ONLY: tuple[Only, ...] = ("all", "norms", "biases", "added")
 
 @dataclass(frozen=True, kw_only=True)
 class Group:
-    """Stages that train together (`head` is a stage's name here), at `lr` times the phase's rate.
+    """Stages that train at the same learning rate.
 
-    `only` narrows the group to the parameters of normalisation layers (`norms`), to `biases`, or to what
-    `Strategy.attach` added (`added`).
+    Attributes:
+        stages: Names of the stages, `head` among them.
+        lr: Factor of the phase's learning rate.
+        only: Which parameters of the stages train: `all`, those of normalisation layers (`norms`), `biases`, or those
+            that `Strategy.attach` added (`added`).
     """
 
     stages: tuple[str, ...]
@@ -39,26 +42,39 @@ class Group:
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """What trains, how fast and for how long, until the next phase begins.
+    """A part of training in which the same parameters are trainable.
 
-    `norm` is what layers with running statistics do. `frozen`: statistics stay as they are everywhere, also under
-    trained affine parameters. `train`: they follow the batches in stages that train. `recalibrate`: they are
-    computed anew from the training images once, at the start of the phase, and then stay.
-
-    A phase with a `solver` takes no steps: the head is computed from the features of the training images by a
-    function `(zoo.solver.Task) -> dict`, named as `"module:function"`. With `steps_if_asked` it takes steps after all
-    where something is asked of it that only steps have (`epochs`, `lr`, an augmentation).
+    Attributes:
+        name: Name in the history and in messages.
+        groups: Stages that train. All others are frozen.
+        norm: What happens to the running statistics of normalisation layers. `frozen`: they do not change, also where
+            the layer's affine parameters train. `train`: they follow the batches in stages that train. `recalibrate`:
+            they are computed once from the training images at the start of the phase, and then do not change.
+        epochs: Number of epochs. None: an equal share of the run's epochs that other phases leave.
+        lr: Factor of the run's learning rate.
+        ema: Decay of an exponential moving average of the trainable parameters, which the phase ends with. None: no
+            average.
+        mixup: Alpha of mixup (Zhang et al. 2018, "mixup: beyond empirical risk minimization"). None: no mixup.
+        cutmix: Alpha of CutMix (Yun et al. 2019, "CutMix: regularization strategy to train strong classifiers with
+            localizable features"). None: no CutMix.
+        pull: Alpha of L2-SP (Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
+            networks", equation 3): the loss grows by alpha / 2 times the squared distance of the parameters that train,
+            except those of the head, to their values at the start of the run.
+        solver: `"module:function"` of `(zoo.solver.Task) -> dict`, which computes the head from the features of the
+            training images. The phase then takes no optimiser steps. None: the phase takes steps.
+        steps_if_asked: Whether a phase with a solver takes steps instead, if the user asks for something that only
+            steps have (`epochs`, `lr`, an augmentation).
     """
 
     name: str
     groups: tuple[Group, ...]
     norm: Norm = "train"
-    epochs: int | None = None  # None: an equal share of what is left of the run's epochs
-    lr: float = 1.0  # times the run's rate
-    ema: float | None = None  # decay of an exponential moving average of what trains; the phase ends with the average
-    mixup: float | None = None  # alpha of Zhang et al. 2018, "mixup"
-    cutmix: float | None = None  # alpha of Yun et al. 2019, "CutMix"
-    pull: float = 0.0  # alpha / 2 times the squared distance of trained stages to their start: Li et al. 2018, eq. 3
+    epochs: int | None = None
+    lr: float = 1.0
+    ema: float | None = None
+    mixup: float | None = None
+    cutmix: float | None = None
+    pull: float = 0.0
     solver: str | None = None
     steps_if_asked: bool = False
 
@@ -70,65 +86,71 @@ class Phase:
 
 @dataclass(frozen=True)
 class Strategy(ABC):
-    """The contract. A subclass is a frozen dataclass; its fields are the options after the colon.
+    """Base class of every strategy.
 
-    The first field may be given without its key (`partial:2`). A field's annotation is the option's type (int, float,
-    bool, str or a Literal), and a string under the field is its help. Words in `RESERVED` belong to every phase and
-    may not be used as fields.
+    A subclass is a frozen dataclass, and its fields are the options after the colon. The first field may be given
+    without its key (`partial:2`). A field's annotation is the option's type: int, float, bool, str or a Literal. A
+    string under the field is its help. The words in `RESERVED` belong to every phase and cannot be names of fields.
+
+    Attributes:
+        name: What `--strategy` takes.
+        summary: One line for `zoo list strategies`.
+        pretrained: Whether training starts from published weights. False: it starts from random weights.
+        alone: Why no other strategy can be joined to it with `+`. Empty: others can.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
-    pretrained: ClassVar[bool] = True  # False: starts from random weights, whatever is published
-    alone: ClassVar[str] = ""  # why nothing may be joined to it, if so
+    pretrained: ClassVar[bool] = True
+    alone: ClassVar[str] = ""
 
     @property
     def opens(self) -> str:
-        """Why nothing may come before it, if so."""
-        return "" if self.pretrained else "it starts anew"
+        """Why no other strategy can come before it. Empty: others can."""
+        return "" if self.pretrained else "it starts from random weights"
 
     @abstractmethod
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
-        """The plan for a network cut like this.
+        """The phases for a network with these stages, in order.
 
         Raises:
-            UsageError: the options do not fit the network (`partial:9` of five stages).
+            UsageError: the options do not fit the network, such as `partial:9` for a network of five stages.
         """
 
     def adapt(self, network: Network, spec: BuildSpec) -> Network:
-        """Change the network for good, before the first phase: another head, fewer stages.
+        """Change the network permanently before the first phase, for instance its head or its number of stages.
 
-        A run's weights are those of the adapted network, so this is also called when a run is opened.
+        A run stores the weights of the adapted network, so this is also called when a run is opened.
 
         Raises:
-            UsageError: the network cannot be adapted so.
+            UsageError: the network cannot be adapted in this way.
         """
         return network
 
     def attach(self, network: Network, spec: BuildSpec) -> Network:
-        """Add what only training needs (adapters), before the first phase; `Anatomy.added` names its parameters.
+        """Add what only training needs, such as adapters, before the first phase; list it in `Anatomy.added`.
 
         Raises:
-            UsageError: the network has no place for it.
+            UsageError: the network has no layer that it could be added to.
         """
         return network
 
     def merge(self, network: Network) -> Network:
-        """Undo `attach` after the last phase: the same function, in the network as `adapt` left it."""
+        """Undo `attach` after the last phase. The network computes the same, and has the structure `adapt` gave it."""
         return network
 
 
 RESERVED = ("epochs", "lr", "norm", "ema", "mixup", "cutmix")
 
-# Words that only steps can honour; `norm=recalibrate` is of use to a solver too
+# Options that only have a meaning for optimiser steps. `norm` is not among them: a solver can use `norm=recalibrate`
 STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix")
 
 
 def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
-    """A phase trains something, names stages that exist, each once, at a finite positive rate.
+    """Check that a phase fits a network: it trains existing stages, each once, and its numbers are within bounds.
 
     Raises:
-        UsageError: it does not.
+        UsageError: it does not fit. `strategy` is how the message names the strategy.
     """
     known = (*anatomy.names, HEAD)
     trained = phase.trains
@@ -140,7 +162,7 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
                 f"strategy `{strategy}`: `{anatomy.backbone}` has no stage `{stage}`; it has {' '.join(known)}"
             )
     if len(set(trained)) != len(trained):
-        raise UsageError(f"strategy `{strategy}`: a stage of phase `{phase.name}` stands in two groups")
+        raise UsageError(f"strategy `{strategy}`: a stage of phase `{phase.name}` is in two groups")
     for rate in (phase.lr, *(group.lr for group in phase.groups)):
         if not math.isfinite(rate) or rate <= 0:
             raise UsageError(f"strategy `{strategy}`: a learning rate of `{rate}` is not a positive number")
@@ -154,14 +176,17 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
             bounds = "between 0 and 1" if high == 1 else "a positive number"
             raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not {bounds}")
     if not math.isfinite(phase.pull) or phase.pull < 0:
-        raise UsageError(f"strategy `{strategy}`: a pull of `{phase.pull}` is no number from 0 up")
+        raise UsageError(f"strategy `{strategy}`: `pull={phase.pull}` is not a number of 0 or more")
     for group in phase.groups:
         if group.only not in ONLY:
             raise UsageError(f"strategy `{strategy}`: `only={group.only}` is none of {' '.join(ONLY)}")
 
 
 def option_help(kind: type[Strategy]) -> dict[str, str]:
-    """Help of each option: the string under its field in the class. Empty where there is none, or no source."""
+    """Help of each option of a strategy: the string under its field in the class.
+
+    It is empty where there is no such string, or no source code to read it from.
+    """
     found = {field.name: "" for field in dataclasses.fields(kind)}
     for owner in reversed(kind.__mro__):
         try:

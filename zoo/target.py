@@ -1,4 +1,4 @@
-"""`"module:attribute"` strings, so that a catalogue names its builders without importing torch."""
+"""`"module:attribute"` strings, with which a catalogue names functions without importing their modules (or torch)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from typing import Any
 
 
 def load_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
-    """The function behind `"module:attribute"`; a callable is returned as it is."""
+    """The function that `"module:attribute"` names, imported; a callable is returned unchanged.
+
+    Raises:
+        ImportError, AttributeError: there is no such module, or it has no such attribute.
+    """
     if callable(target):
         return target
     module, _, attribute = target.partition(":")
@@ -18,9 +22,13 @@ def load_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def lazy_attributes(module: str, targets: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562) that imports `targets`, attribute to `"module:attribute"`, when first used.
+    """A module's `__getattr__` (PEP 562) that imports what it offers only when it is first used.
 
-    The public modules pass on what deeper rooms hold without importing them.
+    With it, a public module offers functions of inner packages without importing those packages.
+
+    Args:
+        module: Name of the module, for the message of an `AttributeError`.
+        targets: `"module:attribute"` by the name of each attribute.
     """
 
     def attribute(name: str) -> Any:

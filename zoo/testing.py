@@ -1,4 +1,4 @@
-"""Checks for authors of plugins: the laws that every backbone and every strategy keeps, as functions to call in a test.
+"""Checks for authors of plugins: what must hold for every backbone, strategy and exporter, to be called in a test.
 
     from zoo.testing import check_backbone, check_strategy
 
@@ -6,8 +6,8 @@
         check_backbone("acmenet", image_size=32)
         check_strategy("edges:2", "acmenet", image_size=32)
 
-Networks start from random weights and images are noise, so that a check takes a second. The built-ins pass the same
-checks in the project's own tests.
+Networks start from random weights and images are noise, so a check takes about a second. The built-in plugins pass the
+same checks in the project's own tests.
 """
 
 from __future__ import annotations
@@ -42,22 +42,31 @@ from zoo.training.recipe import Recipe
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases, resolve
 
 CLASSES = 3
-IMAGES = 9  # in batches of four: the last image, alone, joins the batch before
-ROUNDING = 1e-3  # of a logit, between a network and the same network with its adapters folded in
+IMAGES = 9  # in batches of 4, one image remains and joins the batch before it
+# Largest difference of a logit between two networks that compute the same, as a share of the largest logit (at least 1)
+ROUNDING = 1e-3
 
 
 def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plugins | None = None) -> None:
-    """A backbone's stages cover it, it answers `(N, classes)` in train and eval, and gradients reach every stage.
+    """Check a backbone.
+
+    Its stages hold every parameter exactly once. Its logits are `(N, classes)` in train and in eval mode. Gradients
+    reach every stage and are finite.
+
+    Args:
+        backbone: Its name.
+        image_size: Side of the input in pixels. None: the backbone's own.
+        plugins: Loaded plugins. None: load those installed.
 
     Raises:
-        AssertionError: naming the law that does not hold.
+        AssertionError: naming what does not hold.
     """
     row = (plugins or Plugins()).backbones.find(backbone).value
     torch.manual_seed(0)
     network = build_network(row, classes=CLASSES, image_size=image_size)
     size = image_size or row.preprocess.crop
-    _check_cover(network)
-    _check_answers(network, size)
+    _check_coverage(network)
+    _check_logits(network, size)
     network.model.train()
     network.model(torch.randn(4, 3, size, size)).square().sum().backward()
     gradients = {name: value.grad for name, value in network.model.named_parameters() if value.grad is not None}
@@ -70,15 +79,25 @@ def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plu
 def check_strategy(
     strategy: str, backbone: str, *, image_size: int | None = None, plugins: Plugins | None = None
 ) -> Network:
-    """A strategy does on a backbone what its phases say: what trains moves, what is frozen stays, bit for bit.
+    """Check that a strategy does on a backbone what its phases say, by training one epoch of each phase.
 
-    Its text has a canonical form; stages still cover the network after it is adapted; the optimiser holds each trained
-    parameter once; gradients are finite; a last batch of one image works; the network that is left answers
-    `(N, classes)` and can be opened again from its weights. A phase with a solver is spared the gradients.
+    Every stage that trains changes, and every frozen tensor keeps its bits. The text of the strategy has a canonical
+    form. Stages hold every parameter exactly once, also after the network is adapted. The optimiser has each trainable
+    parameter once. Gradients are finite, which is not checked in a phase with a solver. A last batch of one image
+    works. The trained network has logits `(N, classes)` and can be opened again from its weights.
 
-    Returns the trained network. Raises:
-        AssertionError: naming the law that does not hold.
-        UsageError: the strategy's own, where it does not fit the backbone.
+    Args:
+        strategy: Its text, as `--strategy` takes it.
+        backbone: Name of the backbone.
+        image_size: Side of the input in pixels. None: the backbone's own.
+        plugins: Loaded plugins. None: load those installed.
+
+    Returns:
+        The trained network.
+
+    Raises:
+        AssertionError: naming what does not hold.
+        UsageError: the strategy does not fit the backbone.
     """
     plugins = plugins or Plugins()
     plan = parse(strategy, plugins.strategies)
@@ -97,7 +116,7 @@ def check_strategy(
     torch.manual_seed(0)
     network = build(setup, experiment, CLASSES)
     size = setup.preprocess.crop
-    _check_cover(network)
+    _check_coverage(network)
     planned = plan_phases(setup, network, experiment)
     _require(planned.phases != (), f"`{strategy}` has no phases")
     recipe = Recipe(_job(experiment, setup, network, planned, plugins))
@@ -113,13 +132,14 @@ def check_strategy(
     with torch.no_grad():
         expected = network.model(images)
     network = plan.merge(network)
-    _check_cover(network)
-    _check_answers(network, size)
+    _check_coverage(network)
+    _check_logits(network, size)
     network.model.eval()
     with torch.no_grad():
-        away = float((network.model(images) - expected).abs().max())
+        difference = float((network.model(images) - expected).abs().max())
     _require(
-        away <= ROUNDING * max(1.0, float(expected.abs().max())), f"merging `{strategy}` moved a logit by {away:.2g}"
+        difference <= ROUNDING * max(1.0, float(expected.abs().max())),
+        f"merging `{strategy}` changed a logit by {difference:.2g}",
     )
     row = setup.backbone.value
     fresh = build_network(row, classes=CLASSES, image_size=image_size)
@@ -128,19 +148,25 @@ def check_strategy(
 
 
 def check_export(network: Network, *, to: str = "onnx", image_size: int, plugins: Plugins | None = None) -> None:
-    """A network is written by an exporter, and the file verifies itself and answers as the network does.
+    """Check that an exporter writes a network to a file that verifies itself and gives the network's logits.
+
+    Args:
+        network: A network with `CLASSES` classes, such as the one that `check_strategy` returns.
+        to: Name of the exporter.
+        image_size: Side of the input in pixels.
+        plugins: Loaded plugins. None: load those installed.
 
     Raises:
-        AssertionError: naming the check that does not hold.
+        AssertionError: naming what does not hold.
     """
     exporter = (plugins or Plugins()).exporters.find(to).value
     preprocess = Preprocess(resize=image_size, crop=image_size)
     classes = tuple("abc"[:CLASSES])
     network.model.eval()
-    photographs = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), dtype=np.uint8)
     from zoo.networks.predictor import TorchPredictor
 
-    ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(list(photographs))
+    ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(list(images))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model{exporter.suffix}"
         load_target(exporter.write)(
@@ -148,9 +174,12 @@ def check_export(network: Network, *, to: str = "onnx", image_size: int, plugins
         )
         for check in load_target(exporter.verify)(file, "cpu"):
             _require(check.passed, f"{check.name}: {check.detail}")
-        theirs = load_target(exporter.open)(file, "cpu").logits(list(photographs))
-    away = float(np.abs(ours - theirs).max())
-    _require(away <= ROUNDING * max(1.0, float(np.abs(ours).max())), f"the file's logits are {away:.2g} away")
+        theirs = load_target(exporter.open)(file, "cpu").logits(list(images))
+    difference = float(np.abs(ours - theirs).max())
+    _require(
+        difference <= ROUNDING * max(1.0, float(np.abs(ours).max())),
+        f"the file's logits differ from the network's by {difference:.2g}",
+    )
 
 
 def _require(holds: bool, message: str) -> None:
@@ -159,7 +188,7 @@ def _require(holds: bool, message: str) -> None:
 
 
 def _job(experiment: Experiment, setup: Setup, network: Network, planned: PlannedPhases, plugins: Plugins) -> Job:
-    """A run on noise of one epoch for each phase that takes steps, which keeps nothing on disk."""
+    """A training run on noise, of one epoch in each phase that takes steps. It stores nothing on disk."""
     noise = _noise(setup.preprocess)
     images = Images(name="noise", classes=tuple("abc"[:CLASSES]), splits={"train": noise.samples})
     return Job(
@@ -184,7 +213,7 @@ def _noise(preprocess: Preprocess) -> DecodedImages:
     return DecodedImages(samples, labels.astype(np.int64), pixels, "")
 
 
-def _check_cover(network: Network) -> None:
+def _check_coverage(network: Network) -> None:
     names = [name for name, _ in network.model.named_parameters()]
     try:
         check_anatomy(network.anatomy, names)
@@ -194,36 +223,39 @@ def _check_cover(network: Network) -> None:
         _require(stage.parameters != (), f"stage `{stage.name}` holds no parameter")
 
 
-def _check_answers(network: Network, size: int) -> None:
+def _check_logits(network: Network, size: int) -> None:
     for training, count in ((True, 4), (False, 1), (False, 3)):
         network.model.train(training)
         state = copy.deepcopy(network.model.state_dict())
         with torch.no_grad():
-            answer = network.model(torch.randn(count, 3, size, size))
+            logits = network.model(torch.randn(count, 3, size, size))
         network.model.load_state_dict(state)
         mode = "train" if training else "eval"
         _require(
-            isinstance(answer, torch.Tensor) and answer.shape == (count, CLASSES),
-            f"in {mode} mode, {count} images give {getattr(answer, 'shape', type(answer).__name__)} in place of "
+            isinstance(logits, torch.Tensor) and logits.shape == (count, CLASSES),
+            f"in {mode} mode, {count} images give {getattr(logits, 'shape', type(logits).__name__)} instead of "
             f"({count}, {CLASSES})",
         )
-        _require(bool(answer.isfinite().all()), f"in {mode} mode, a logit is not finite")
+        _require(bool(logits.isfinite().all()), f"in {mode} mode, a logit is not finite")
 
 
 def _check_groups(recipe: Recipe) -> None:
     for phase, groups in zip(recipe.phases, recipe.workspace.groups):
-        held = [name for group in groups for name in group.names]
+        optimised = [name for group in groups for name in group.names]
         _require(all(group.names for group in groups), f"phase `{phase.name}`: a group of the optimiser is empty")
         _require(
-            len(set(held)) == len(held), f"phase `{phase.name}`: a parameter stands in two groups of the optimiser"
+            len(set(optimised)) == len(optimised),
+            f"phase `{phase.name}`: a parameter is in two groups of the optimiser",
         )
         _require(
-            set(held) == set(trained_by(recipe.network, phase)),
-            f"phase `{phase.name}`: the optimiser does not hold what the phase trains",
+            set(optimised) == set(trained_by(recipe.network, phase)),
+            f"phase `{phase.name}`: the optimiser's parameters are not those that the phase trains",
         )
         for group in phase.groups:
             stages = set(recipe.network.anatomy.parameters_of(group.stages))
-            _require(bool(stages & set(held)), f"phase `{phase.name}`: nothing of {' '.join(group.stages)} trains")
+            _require(
+                bool(stages & set(optimised)), f"phase `{phase.name}`: no parameter of {' '.join(group.stages)} trains"
+            )
 
 
 def _state(network: Network) -> dict[str, torch.Tensor]:
@@ -237,32 +269,40 @@ def _check_phase(
     if phase.solver is not None:
         trained |= set(network.anatomy.head.parameters)
     parameters = dict(network.model.named_parameters())
-    moved = {name for name in after if name not in before or not _equal(before[name], after[name])}
-    for name in moved & parameters.keys():
-        _require(name in trained, f"phase `{phase.name}`: `{name}` is frozen and moved")
-    for name in moved - parameters.keys():
+    changed = {name for name in after if name not in before or not _equal(before[name], after[name])}
+    for name in changed & parameters.keys():
+        _require(name in trained, f"phase `{phase.name}`: `{name}` is frozen but changed")
+    for name in changed - parameters.keys():
         _require(
-            _may_move(network, name, phase, trained), f"phase `{phase.name}`: the buffer `{name}` is frozen and moved"
+            _may_change(network, name, phase, trained),
+            f"phase `{phase.name}`: the buffer `{name}` is frozen but changed",
         )
     if phase.solver is not None:
-        _require(moved != set(), f"phase `{phase.name}`: solving it changed nothing")
+        _require(changed != set(), f"phase `{phase.name}`: its solver changed nothing")
         return
     for stage in (*network.anatomy.stages, network.anatomy.head):
         mine = trained & set(stage.parameters)
         _require(
-            not mine or bool(mine & moved), f"phase `{phase.name}`: stage `{stage.name}` trains, and nothing moved"
+            not mine or bool(mine & changed), f"phase `{phase.name}`: stage `{stage.name}` trains but did not change"
         )
     for name in trained:
         gradient = parameters[name].grad
-        _require(gradient is None or bool(gradient.isfinite().all()), f"phase `{phase.name}`: the gradient of `{name}`")
+        _require(
+            gradient is None or bool(gradient.isfinite().all()),
+            f"phase `{phase.name}`: the gradient of `{name}` is not finite",
+        )
 
 
 def _equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     return one.shape == other.shape and torch.equal(one, other)
 
 
-def _may_move(network: Network, buffer: str, phase: Phase, trained: Collection[str]) -> bool:
-    """Running statistics move under `train` in layers that train, and under `recalibrate`; a solved head's too."""
+def _may_change(network: Network, buffer: str, phase: Phase, trained: Collection[str]) -> bool:
+    """Whether a phase may change a buffer.
+
+    Running statistics change with `norm=recalibrate`, and with `norm=train` in layers that train. A solver may change
+    buffers of layers without parameters, which are part of a solved head.
+    """
     path = buffer.rpartition(".")[0]
     layer = network.model.get_submodule(path)
     if not keeps_statistics(layer):
@@ -279,7 +319,7 @@ def _check_reopens(network: Network, fresh: Network, images: torch.Tensor) -> No
     fresh.model.eval()
     with torch.no_grad():
         expected = network.model(images)
-        away = float((fresh.model(images) - expected).abs().max())
-    equal = away <= ROUNDING * max(1.0, float(expected.abs().max()))
-    _require(equal, "the network that is opened again from the weights answers otherwise")
-    _require(fresh.anatomy == network.anatomy, "the network that is opened again is cut into other stages")
+        difference = float((fresh.model(images) - expected).abs().max())
+    equal = difference <= ROUNDING * max(1.0, float(expected.abs().max()))
+    _require(equal, "the network that is opened again from its weights has other logits")
+    _require(fresh.anatomy == network.anatomy, "the network that is opened again has other stages")

@@ -1,4 +1,4 @@
-"""The record of `against_peers.py`: its measurements as JSON, and what they say as Markdown."""
+"""The record of `against_peers.py`: measurements as JSON, and their tables as Markdown."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from statistics import mean, median
 from typing import Any
 
-KEY = ("phase", "row", "contender", "setting", "seed")  # what tells one measurement from another
+KEY = ("phase", "row", "contender", "setting", "seed")  # identifies a measurement
 ZOO, SECOND = "zoo", "zoo, second run"
 ORDER = (ZOO, SECOND, "fastai", "plain loop", "plain loop, memory kept")
 
 
 @dataclass
 class Record:
-    """Every single measurement, in a file that is written anew after each."""
+    """All measurements, in a file that is written again after each."""
 
     path: Path
     about: dict[str, Any] = field(default_factory=dict)
@@ -29,7 +29,7 @@ class Record:
         return any(_key(one) == _key(key) for one in self.measurements)
 
     def add(self, key: dict[str, Any], measured: dict[str, Any]) -> None:
-        """Add a measurement, in place of one with the same key."""
+        """Add a measurement; it replaces one with the same key."""
         self.measurements = [one for one in self.measurements if _key(one) != _key(key)] + [{**key, **measured}]
         text = json.dumps({"about": self.about, "measurements": self.measurements}, indent=2) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -38,7 +38,7 @@ class Record:
         beside.replace(self.path)
 
     def of(self, phase: str, row: str, contender: str | None = None) -> list[dict[str, Any]]:
-        """Measurements of one phase and row, of everyone or of one contender."""
+        """Measurements of one phase and row, of all contenders or of one."""
         found = [one for one in self.measurements if (one["phase"], one["row"]) == (phase, row)]
         return [one for one in found if contender in (None, one["contender"])]
 
@@ -48,13 +48,13 @@ def _key(measurement: dict[str, Any]) -> tuple[Any, ...]:
 
 
 def fastest(record: Record, row: str, peer: str) -> str | None:
-    """The setting of a peer that took the fewest seconds in the survey; None before it."""
+    """The fastest setting of a peer in the survey; None if the survey has not been run."""
     found = record.of("survey", row, peer)
     return min(found, key=lambda one: one["wall"])["setting"] if found else None
 
 
 def turns_of(record: Record, row: str) -> dict[str, list[dict[str, Any]]]:
-    """Measurements by contender, in order of seed; of a peer those at the setting that is its fastest now."""
+    """Measurements by contender, in order of seed; for peers, only those at their fastest setting."""
     found: dict[str, list[dict[str, Any]]] = {}
     for one in sorted(record.of("turns", row), key=lambda one: (ORDER.index(one["contender"]), one["seed"])):
         if one["contender"] in (ZOO, SECOND) or one["setting"] == fastest(record, row, one["contender"]):
@@ -63,12 +63,12 @@ def turns_of(record: Record, row: str) -> dict[str, list[dict[str, Any]]]:
 
 
 def seconds(measurements: list[dict[str, Any]]) -> float:
-    """The median of whole processes."""
+    """The median time of whole processes."""
     return median(one["wall"] for one in measurements)
 
 
 def write(record: Record, rows: dict[str, dict[str, str]], path: Path) -> None:
-    """Write the Markdown; `rows` says in words what each row compares."""
+    """Write the Markdown; `rows` has the names of what each row compares."""
     lines = ["# Training against peers", "", _about(record)]
     for row, words in rows.items():
         measured = turns_of(record, row)
@@ -79,7 +79,7 @@ def write(record: Record, rows: dict[str, dict[str, str]], path: Path) -> None:
             "",
             "## Every setting of the peers",
             "",
-            "Once each, seed 0; the fastest of each is in bold and above.",
+            "One run each, with seed 0. The fastest setting of each peer is in bold; it is the one compared above.",
         ]
     for row, words in rows.items():
         if record.of("survey", row):
@@ -88,7 +88,7 @@ def write(record: Record, rows: dict[str, dict[str, str]], path: Path) -> None:
 
 
 def _about(record: Record) -> str:
-    """Commands, machine, versions, and what all have in common."""
+    """Commands, machine, versions, and what all runs have in common."""
     first = {"zoo" if one["contender"] in (ZOO, SECOND) else "peers": one for one in record.measurements}
     wanted = ("backbone-zoo", "fastai", "torch", "torchvision", "timm", "numpy", "pillow")
     environments = [
@@ -103,19 +103,19 @@ def _about(record: Record) -> str:
         f"{machine['processor']}, {machine['cores']} cores, no GPU, torch's own number of threads, Python {python}; "
         f"{'; '.join(environments)}; zoo at {commits or '-'}.\n\n"
         "EfficientNet-Lite0 with the same ImageNet weights, 224 pixels, batches of 32, hymenoptera: 244 photographs to "
-        "train on, 153 to score, once, at the end. One photograph is 0.65 points, one standard error 1.8.\n\n"
-        "Seconds are those of whole processes, imports included: the median of the turns, and the least and most. zoo "
-        "starts with an empty `ZOO_CACHE`; its second run finds what the first has stored there. `load` is how many "
-        "processes wanted a core in the minute before a run. In what is frozen, batch norms neither train nor follow "
-        "the batches, except in fastai with `--train-bn`, its default. `memory kept`: the plain loop with glibc told "
-        "by environment variables to keep what is freed, as zoo tells its own process."
+        "train on, and 153 that are scored once, at the end. One photograph is 0.65 points, one standard error 1.8.\n\n"
+        "Seconds are those of whole processes, including imports: the median over seeds, the minimum and the maximum. "
+        "zoo starts with an empty `ZOO_CACHE`; its second run uses the features that the first has cached there. "
+        "`load` is the average number of processes that wanted a core in the minute before a run. Batch norms of "
+        "frozen layers keep their parameters and statistics, except in fastai with `--train-bn`, its default. "
+        "`memory kept`: the plain loop, with environment variables that make glibc keep freed memory, as zoo does."
     )
 
 
 def _compared(record: Record, row: str, measured: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """The table of one row, and who does what."""
+    """The tables of one row: the results, and the training recipe of each contender."""
     lines = [
-        "| contender | setting | seconds | least to most | accuracy | by seed | seconds / zoo's | load |",
+        "| library | setting | seconds | range | accuracy | by seed | seconds / zoo's | load |",
         "| --- " * 8 + "|",
     ]
     ours = seconds(measured[ZOO]) if ZOO in measured else None
@@ -134,7 +134,7 @@ def _compared(record: Record, row: str, measured: dict[str, list[dict[str, Any]]
             for name in (ZOO, SECOND)
             if name in measured
         ]
-        lines += ["", f"Fastest peer: {best}. Its median over zoo's: {', '.join(against)}."]
+        lines += ["", f"Fastest peer: {best}. Its median time relative to zoo's: {', '.join(against)}."]
     words = list(dict.fromkeys(name for runs in measured.values() for name in runs[0]["recipe"]))
     lines += ["", f"| | {' | '.join(measured)} |", "| --- " * (len(measured) + 1) + "|"]
     lines.append(f"| precision | {' | '.join(runs[0]['precision'] for runs in measured.values())} |")
@@ -144,7 +144,7 @@ def _compared(record: Record, row: str, measured: dict[str, list[dict[str, Any]]
 
 
 def _surveyed(record: Record, row: str) -> list[str]:
-    lines = ["| peer | setting | seconds | of these training | accuracy | load |", "| --- " * 6 + "|"]
+    lines = ["| peer | setting | seconds | seconds of training | accuracy | load |", "| --- " * 6 + "|"]
     for one in record.of("survey", row):
         bold = "**" if one["setting"] == fastest(record, row, one["contender"]) else ""
         lines.append(

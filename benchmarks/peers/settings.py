@@ -1,4 +1,4 @@
-"""The settings of one run of a peer, and the JSON line that it ends with."""
+"""The settings of a peer's run, and the JSON line that it prints at the end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,19 @@ PACKAGES = ("fastai", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def parse(description: str) -> argparse.ArgumentParser:
-    """The options that every peer has."""
+    """The options of every peer."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with train/CLASS/ and val/CLASS/")
-    parser.add_argument("--mode", choices=MODES, required=True)
-    parser.add_argument("--epochs", type=int, default=5, help="of `fine_tune`, those after its frozen one")
+    parser.add_argument("--mode", choices=MODES, required=True, help="layers to train: head, last two stages, or all")
+    parser.add_argument(
+        "--epochs",
+        type=int,
+        default=5,
+        help="number of epochs; for `fine_tune`, without its first epoch, which is frozen",
+    )
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--workers", type=int, default=0, help="processes that load images")
+    parser.add_argument("--workers", type=int, default=0, help="number of processes that load images")
     parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--channels-last", action="store_true")
     return parser
@@ -34,7 +39,7 @@ def report(
     observed: dict[str, Any],
     recipe: dict[str, str],
 ) -> None:
-    """Print what a run did as one line of JSON; `recipe` says in words what no option says."""
+    """Print the results of a run as one line of JSON; `recipe` describes what is not an option."""
     record = {
         "settings": {name: str(value) if name == "data" else value for name, value in vars(options).items()},
         "seconds": {name: round(value, 3) for name, value in seconds.items()},

@@ -1,4 +1,4 @@
-"""The `zoo` command line. Its subcommands register as a third party's do; each is imported when it runs."""
+"""The `zoo` command line. Its subcommands register like those of any plugin; each is imported when it runs."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from zoo import Command, hookimpl
 from zoo.hookspecs import Register
 
 _ROWS = (
-    ("train", "Fine-tune a backbone on photographs"),
+    ("train", "Fine-tune a backbone on your images"),
     ("plan", "Show what a strategy would train, without training"),
-    ("evaluate", "Score a run or an exported file on a split"),
+    ("evaluate", "Measure the accuracy of a run or an exported file on a split"),
     ("predict", "Classify photographs with a run or an exported file"),
-    ("export", "Write a run as one verified file"),
-    ("verify", "Check an exported file, without torch"),
-    ("inspect", "Show what an exported file says about itself"),
+    ("export", "Export a run to a file, and verify that it predicts the same"),
+    ("verify", "Check an exported file for damage and wrong predictions"),
+    ("inspect", "Show the metadata of an exported file"),
     ("bench", "Measure the latency of runs and exported files"),
-    ("advise", "Rank backbones for photographs and name a strategy, without training"),
-    ("study", "Compare backbones and strategies, and say which cannot be told apart"),
-    ("compare", "Print runs side by side"),
-    ("report", "Write what a run or a study found as one HTML file"),
-    ("diff", "List the photographs that a second run fixes and breaks"),
-    ("list", "List backbones, strategies and whatever else is registered"),
-    ("cache", "Show what is kept of frozen prefixes, or remove it"),
-    ("plugins", "Show installed plugins, what they provide and why they failed"),
+    ("advise", "Rank backbones for your images and suggest a strategy, without training"),
+    ("study", "Train and compare several backbones and strategies"),
+    ("compare", "Compare finished runs, with significance tests"),
+    ("report", "Write the results of a run or a study as one HTML file"),
+    ("diff", "List the photographs that only one of two runs classifies correctly"),
+    ("list", "List backbones, strategies, datasets and everything else that plugins provide"),
+    ("cache", "Show the size of the feature cache, or clear it"),
+    ("plugins", "Show installed plugins, what they provide and their errors"),
 )
 
 

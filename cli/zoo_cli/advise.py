@@ -10,16 +10,38 @@ from zoo_cli.options import console, device_option, json_option, percent, print_
 
 
 @click.command()
-@click.option("--data", metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT.")
-@click.option("--backbone", "backbones", multiple=True, metavar="NAME", help="See `zoo list backbones`.")
-@click.option("--study", metavar="DIR", help="Take data and backbones of this study, and keep the advice there.")
 @click.option(
-    "--studies", default="runs", show_default=True, metavar="DIR", help="Past studies, for the advice's track record."
+    "--data",
+    metavar="DATA",
+    help="Images to train on: a folder, or a dataset as NAME:ARGUMENT; see `zoo list datasets`.",
 )
 @click.option(
-    "--weights", default="default", show_default=True, metavar="default|none|TAG|FILE", help="Of the backbones."
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="NAME",
+    help="Backbone to rank, see `zoo list backbones`; may be given several times.",
 )
-@click.option("--split-seed", type=int, default=0, show_default=True, help="Of the split, where the data bring none.")
+@click.option(
+    "--study", metavar="DIR", help="Take data and backbones from the study in this folder, and store the advice there."
+)
+@click.option(
+    "--studies",
+    default="runs",
+    show_default=True,
+    metavar="DIR",
+    help="Folder of past studies with stored advice, to show how good that advice was.",
+)
+@click.option(
+    "--weights",
+    default="default",
+    show_default=True,
+    metavar="default|none|TAG|FILE",
+    help="Weights of the backbones: their default, none (random), a published tag, or a file.",
+)
+@click.option(
+    "--split-seed", type=int, default=0, show_default=True, help="Seed of the split, for data that are not split yet."
+)
 @device_option
 @json_option
 @click.pass_context
@@ -34,22 +56,25 @@ def advise(
     device: str,
     as_json: bool,
 ) -> None:
-    """Look at training photographs through backbones, once and without training: which to try, and how to train them.
+    """Rank backbones for your images and suggest a strategy, without training.
+
+    Use it to shorten the list of backbones before a study. It runs up to 2,000 training images through each backbone
+    once. Only a study, which trains, finds a winner.
 
     \b
     zoo advise --data photos --backbone efficientnet_lite0 --backbone resnet50
     zoo advise --study runs/first-study
 
-    Ranks by the published accuracy, LogME, H-score and nearest neighbours: a shortlist, no winner. For each backbone,
-    what a linear probe knows after every stage, how far the photographs lie from those that it learnt from, and the
-    strategy that follows.
+    Backbones are ranked by the mean of four ranks: published top-1 accuracy, LogME, H-score and nearest-neighbour
+    accuracy. For each backbone it then prints the accuracy of a linear probe after every stage, the distance between
+    your images and those that the backbone was pretrained on, and the strategy suggested by these two.
     """
-    from zoo.advice.recommendation import advise as look
+    from zoo.advice.recommendation import advise as rank
     from zoo_cli.display import Display
     from zoo_cli.main import plugins
 
     screen = console()
-    found = look(
+    found = rank(
         data,
         backbones,
         study=study,
@@ -93,14 +118,17 @@ def advise(
     if found.record:
         tau = "-" if found.record["tau"] is None else f"{found.record['tau']:.2f}"
         of = "; ".join(
-            f"{one['study']}: {one['backbones']} backbones by {one['images']} photographs"
+            f"{one['study']}: {one['backbones']} backbones, {one['images']} photographs"
             for one in found.record["studies"]
         )
         screen.print(
-            f"[dim]in past studies ({escape(of)}): Kendall's tau {tau}, regret of the first "
-            f"{found.record['regret_top_1']:.3f}, of the best of three {found.record['regret_top_3']:.3f}[/dim]"
+            f"[dim]advice in past studies ({escape(of)}): Kendall's tau {tau} between advised and measured order; "
+            f"accuracy lost by training only the first backbone {found.record['regret_top_1']:.3f}, "
+            f"only the first three {found.record['regret_top_3']:.3f}[/dim]"
         )
     else:
-        screen.print("[dim]no past study tells how good this advice is; `zoo advise --study DIR` keeps it there[/dim]")
+        screen.print(
+            "[dim]no past study shows how good such advice is; `zoo advise --study DIR` stores it in a study[/dim]"
+        )
     for name in found.shortlist:
         click.echo(name)

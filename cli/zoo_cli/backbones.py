@@ -1,4 +1,4 @@
-"""Listing backbones: what they cost, what they reach, whether their weights are at hand, and how they are cut."""
+"""Tables of backbones: size, cost, accuracy, whether their weights are on this machine; and of their stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIGURES = ("parameters", "GFLOPs", "input", "top-1")
 
 
 def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
-    """A row for each network: provider, size, cost, input, accuracy, licence, weights."""
+    """Print a row for each network: provider, size, cost, input, accuracy, licence, weights."""
     facts = all_facts([entry.value for entry in entries])
     if as_json:
         print_json([_row(entry, known, plugins) for entry, known in zip(entries, facts)])
@@ -28,13 +28,13 @@ def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: b
     table.add_column("provider")
     for title in FIGURES:
         table.add_column(title, justify="right")
-    for title in ("licence", "weights", "at hand"):
+    for title in ("licence", "weights", "downloaded"):
         table.add_column(title)
     narrow = Table()
     narrow.add_column("name", overflow="fold")
     for title in FIGURES:
         narrow.add_column(title, justify="right", no_wrap=True)
-    narrow.add_column("at hand", no_wrap=True)
+    narrow.add_column("downloaded", no_wrap=True)
     unknown = 0
     for entry, known in zip(entries, facts):
         row = _row(entry, known, plugins)
@@ -63,10 +63,10 @@ def print_backbones(entries: list[Entry[Backbone]], plugins: Plugins, as_json: b
         screen.print(table)
     else:
         screen.print(narrow)
-        screen.print("[dim]licences and weights take a wider terminal, or `--json`[/dim]")
+        screen.print("[dim]licences and weights are shown in a wider terminal, or with `--json`[/dim]")
     if unknown > MOST:
         screen.print(
-            f"[dim]{unknown} sizes are not known yet; a pattern of at most {MOST} networks finds them out[/dim]"
+            f"[dim]{unknown} sizes are not known yet; list at most {MOST} networks, by a pattern, to compute them[/dim]"
         )
 
 
@@ -99,7 +99,7 @@ def _row(entry: Entry[Backbone], facts: Facts, plugins: Plugins) -> dict[str, An
 
 
 def print_stages(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool) -> None:
-    """The stages of each network, input to output, with their parameters: what `partial:N` counts from the end."""
+    """Print the stages of each network, input first, with their parameters; `partial:N` counts from the end."""
     import torch
 
     from zoo.networks.building import build_network
@@ -109,7 +109,7 @@ def print_stages(entries: list[Entry[Backbone]], plugins: Plugins, as_json: bool
         try:
             with torch.device("meta"):
                 network = build_network(entry.value, classes=1000)
-        except RuntimeError:  # some look at values while they are built, which `meta` has not: torchvision's RegNets
+        except RuntimeError:  # torchvision's RegNets read values while they are built, which `meta` tensors lack
             network = build_network(entry.value, classes=1000)
         sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
         stages = (*network.anatomy.stages, network.anatomy.head)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from zoo.latency.report import Estimate, LatencyReport, Outcome
 
-BUSY = 0.2  # cores: an idle system keeps less than this busy; spinning threads suffer from any more
+BUSY = 0.2  # cores; an idle system keeps fewer busy, and more disturb threads that spin
 
 
 @click.command()
@@ -27,37 +27,61 @@ BUSY = 0.2  # cores: an idle system keeps less than this busy; spinning threads 
     multiple=True,
     default=(1, 8),
     show_default=True,
-    help="Images per call; may be given several times.",
+    help="Number of images in each call; may be given several times.",
 )
-@click.option("--runtime", "runtimes", multiple=True, metavar="NAME", help="Only this one; may be given several times.")
+@click.option(
+    "--runtime",
+    "runtimes",
+    multiple=True,
+    metavar="NAME",
+    help="Runtime to measure, see `zoo list runtimes`; may be given several times.  [default: all]",
+)
 @device_option
 @click.option(
-    "--threads", type=click.IntRange(1), default=None, help="That one call computes with.  [default: physical cores]"
+    "--threads",
+    type=click.IntRange(1),
+    default=None,
+    help="Number of threads for one call.  [default: the physical cores]",
 )
 @click.option(
-    "--seconds", type=float, default=2.0, show_default=True, help="Of timed calls per contender and batch size."
+    "--seconds",
+    type=float,
+    default=2.0,
+    show_default=True,
+    help="Seconds of timed calls for each model, runtime and batch size.",
 )
-@click.option("--with-preprocess", is_flag=True, help="Time from photograph to probabilities, not the network alone.")
-@click.option("--allow-fallback", is_flag=True, help="Time a file although nodes of its network left the device.")
+@click.option(
+    "--with-preprocess",
+    is_flag=True,
+    help="Include preprocessing: time from decoded photograph to probabilities, not the network alone.",
+)
+@click.option(
+    "--allow-fallback",
+    is_flag=True,
+    help="Measure a file on CUDA even if parts of its network run on the CPU, instead of failing.",
+)
 @click.option(
     "--concurrent",
     "callers",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Callers at once, each calling again when it has its answer.",
+    help="Number of simultaneous callers, each of which calls again as soon as it has its result.",
 )
 @click.option(
     "--noise-floor/--no-noise-floor",
     default=True,
     show_default=True,
-    help="Time a second process of the fastest: what differs by no more is not told apart.",
+    help="Measure the noise floor with a second process of the fastest model; smaller differences are not significant.",
 )
-@click.option("--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the JSON to this file.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, dir_okay=False), help="Also write the measurements to this JSON file."
+)
 @click.option(
     "--plot",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also draw latency against batch, and accuracy against latency (.svg, .png or .pdf; extra `plot`).",
+    help="Also plot latency against batch size, and accuracy against latency, to this .svg, .png or .pdf file; needs "
+    "the extra `plot`.",
 )
 @force_option
 @json_option
@@ -81,8 +105,16 @@ def bench(
 ) -> None:
     """Measure the latency of runs and exported files.
 
-    A run brings torch, eager and compiled, and its `model.onnx` where there is one; a file brings onnxruntime on the
-    CPU, CUDA and TensorRT, and OpenVINO, where they are. Contenders take turns, each in a process of its own.
+    Use it to choose a network, a precision or a runtime. For a run it measures torch, eager and compiled, and the
+    run's `model.onnx` if there is one. For a file it measures every available runtime that reads it: onnxruntime on
+    CPU, CUDA and TensorRT, and OpenVINO.
+
+    \b
+    zoo bench runs/first
+    zoo bench model.onnx int8.onnx --batch-size 1 --batch-size 32
+
+    Each model and runtime has a process of its own. Their calls are interleaved, so that a change of the machine's
+    load affects all alike.
     """
     from zoo.errors import UsageError, ZooError
     from zoo.latency.measurement import bench as measure
@@ -96,15 +128,15 @@ def bench(
         if file.exists() and not force:
             raise UsageError(f"`{file}` exists", hint="pass `--force` to replace it")
         if not file.parent.is_dir():
-            raise UsageError(f"there is no folder `{file.parent}`", hint="make it first, or pass another")
+            raise UsageError(f"there is no folder `{file.parent}`", hint="make it first, or pass another file")
         if not os.access(file.parent, os.W_OK):
-            raise ZooError(f"`{file.parent}` may not be written to", hint="pass another folder")
+            raise ZooError(f"folder `{file.parent}` is not writable", hint="pass a file in another folder")
     if out is not None and out.suffix != ".json":
         raise UsageError(f"`{out}` does not end in `.json`", hint="pass `--out latency.json`")
     if plot is not None:
         check_plot(plot)
     screen = console()
-    # Draws nothing where stderr is no terminal; seldom, because drawing computes while a contender is timed
+    # Draws nothing if stderr is no terminal. Once a second only: drawing takes processor time from what is measured
     with screen.status("starting", refresh_per_second=1) as status:
         report = measure(
             targets,
@@ -128,16 +160,16 @@ def bench(
     if as_json:
         print_json(report.to_json())
     if not report.measured:
-        raise ZooError("nothing could be measured", hint="the reasons stand above, the logs in `--json`")
+        raise ZooError("nothing could be measured", hint="the reasons are printed above; `--json` also has the logs")
 
 
 def show(report: LatencyReport, screen: Console) -> None:
-    """The table of figures, then what a reader of them must know."""
+    """Print the table of latencies, then remarks on how to read them."""
     from rich.markup import escape
     from rich.table import Table
 
     machine = report.machine
-    at_once = f", {report.callers} callers at once" if report.callers > 1 else ""
+    at_once = f", {report.callers} simultaneous callers" if report.callers > 1 else ""
     screen.print(f"[dim]timed: {escape(report.timed)}{at_once}[/dim]")
     screen.print(f"[dim]{escape(machine['processor'])}, threads per call: {report.threads}; 95 % intervals[/dim]")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -164,13 +196,16 @@ def show(report: LatencyReport, screen: Console) -> None:
     if report.measured:
         screen.print(table)
     if any(not taken.fastest and not taken.told_apart for one in report.measured for taken in one.measurements):
-        screen.print("[dim]~ cannot be told apart from the fastest[/dim]")
+        screen.print("[dim]~ not significantly slower than the fastest[/dim]")
     for size, share in report.noise_floor.items():
-        screen.print(f"[dim]noise floor, batch {size}: two processes of the fastest differed by {share:.1%}[/dim]")
+        screen.print(
+            f"[dim]noise floor, batch {size}: two processes of the fastest model differed by {share:.1%}[/dim]"
+        )
     if report.others > BUSY:
         screen.print(
             f"[bold yellow]warning[/bold yellow]: other programs kept {report.others:.1f} of "
-            f"{machine['logical_cores']} cores busy meanwhile; expect faster and steadier figures of a quiet machine"
+            f"{machine['logical_cores']} cores busy during the measurement; on an idle machine latencies are lower and "
+            "vary less"
         )
     for outcome in report.outcomes:
         for line in _remarks(outcome):
@@ -181,17 +216,17 @@ def _remarks(outcome: Outcome) -> list[str]:
     from rich.markup import escape
 
     if outcome.status == "unavailable":
-        return [f"[dim]left out, {escape(outcome.reason)}[/dim]"]
+        return [f"[dim]not measured: {escape(outcome.reason)}[/dim]"]
     if outcome.status == "failed":
         hint = f" ({escape(outcome.hint)})" if outcome.hint else ""
-        return [f"[bold red]failed[/bold red], {escape(outcome.reason)}{hint}"]
+        return [f"[bold red]failed[/bold red]: {escape(outcome.reason)}{hint}"]
     found = [f"{outcome.provider}, {outcome.input}", *outcome.notes]
     found += [f"batch {taken.batch_size}: {'; '.join(taken.notes)}" for taken in outcome.measurements if taken.notes]
     return [f"[dim]{escape(line)}[/dim]" for line in found]
 
 
 def _interval(figure: Estimate, scale: float) -> str:
-    """A figure with its interval, to three digits of its size."""
+    """An estimate with its interval, to about three significant digits."""
     value = figure.value * scale
     digits = 2 if value < 10 else 1 if value < 100 else 0
     return f"{value:.{digits}f} ({figure.low * scale:.{digits}f}-{figure.high * scale:.{digits}f})"

@@ -8,13 +8,16 @@ from zoo_cli.options import console, json_option, print_json
 
 
 @click.command()
-@click.option("--clear", is_flag=True, help="Remove every entry.")
+@click.option("--clear", is_flag=True, help="Remove all entries.")
 @json_option
 def cache(clear: bool, as_json: bool) -> None:
-    """Show where frozen prefixes are kept, how many and how large; or remove them.
+    """Show the size of the feature cache, or clear it.
 
-    ZOO_CACHE names another cache folder; ZOO_CACHE_BUDGET says how large the store may grow: 500M, 20G, or 0 for
-    no store at all. Entries that were used longest ago make room for new ones.
+    The cache holds features of frozen stages and decoded images, so that later epochs and runs need not compute them
+    again. Clearing it changes no result.
+
+    The environment variable ZOO_CACHE sets the folder. ZOO_CACHE_BUDGET sets the largest size, such as 500M or 20G; 0
+    turns the cache off. When it is full, the least recently used entries are removed.
     """
     from rich.markup import escape
 
@@ -35,7 +38,7 @@ def cache(clear: bool, as_json: bool) -> None:
         )
         return
     if usage.folder is None:
-        console().print("there is no cache folder: set ZOO_CACHE to one")
+        console().print("there is no cache folder; set `ZOO_CACHE` to one")
         return
     held = f"{usage.entries:,} entries, {size_text(usage.bytes)}"
     tail = "removed" if clear else f"of {size_text(usage.budget)}"

@@ -22,10 +22,16 @@ if TYPE_CHECKING:
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...")
 @json_option
 def compare(runs: tuple[str, ...], as_json: bool) -> None:
-    """Print runs side by side: what was asked, what came out, how long it took.
+    """Compare finished runs, with significance tests.
 
-    Runs that differ by their seed alone are one way to train; of several ways, those are named that cannot be told
-    apart from the best. Figures of different data or splits stand side by side but are not comparable; a line says so.
+    Prints settings, metrics and training time of each run side by side, and tests which differences in accuracy are
+    more than chance. Runs that differ by their seed alone count as one configuration.
+
+    \b
+    zoo compare runs/first runs/second runs/third
+
+    The tests need runs that were scored on the same images; a warning is printed for others. `zoo diff` lists the
+    photographs that only one of two runs classifies correctly.
     """
     from zoo.errors import ZooError
     from zoo.evaluation.significance import compare as compare_runs
@@ -54,8 +60,10 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     if same and all(run.status == "finished" for run in opened):
         try:
             verdict = compare_runs(opened)
-        except ZooError as error:  # the figures stand without it
-            screen.print(f"[yellow]warning[/yellow]: which can be told apart is not known: {escape(error.message)}")
+        except ZooError as error:  # the table needs no test
+            screen.print(
+                f"[yellow]warning[/yellow]: differences cannot be tested for significance: {escape(error.message)}"
+            )
     if as_json:
         print_json({"runs": rows, "comparison": verdict.to_json() if verdict is not None else None})
         return
@@ -83,15 +91,15 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         _print_verdict(screen, verdict)
     if not same:
         screen.print(
-            "[yellow]warning[/yellow]: these runs were not scored on the same images, so their figures do not compare"
+            "[yellow]warning[/yellow]: these runs were scored on different images, so their metrics are not comparable"
         )
 
 
-NARROW = 20  # characters that a run's column gets at least: two runs in 80, and no figure is wider
+NARROW = 20  # characters, the least width of a run's column: two runs fit in 80, and no figure is wider
 
 
 def _print_side_by_side(screen: Console, cells: list[dict[str, str]]) -> None:
-    """A run a row where they fit; else a run a column, names folded and no figure cut."""
+    """Print one run a row if the rows fit; otherwise one run a column, with names wrapped and no figure truncated."""
     titles = list(cells[0])
     table = Table(*titles)
     for run in cells:
@@ -117,13 +125,13 @@ def _columns(titles: list[str], cells: list[dict[str, str]]) -> Table:
 def _print_verdict(screen: Console, verdict: Comparison) -> None:
     first, *others = verdict.winners
     if others:
-        screen.print(f"cannot be told apart from the best, {escape(first)}: {escape(', '.join(others))}")
+        screen.print(f"not significantly different from the best, {escape(first)}: {escape(', '.join(others))}")
     else:
-        screen.print(f"nothing is known to be as good as {escape(first)}")
+        screen.print(f"{escape(first)} is the only winner: all other configurations are significantly worse")
     print_needed(verdict.to_json(), screen)
 
 
 def _scored(run: Run) -> str:
-    """The digest of the images that a run reports on."""
+    """The digest of the images that a run was scored on."""
     data = run.record["data"]
     return str((data.get("reported") or data.get("choose") or {}).get("sha256"))

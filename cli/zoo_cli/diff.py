@@ -11,13 +11,20 @@ from zoo_cli.options import console, json_option, print_json
 @click.command()
 @click.argument("first", metavar="RUN")
 @click.argument("second", metavar="RUN")
-@click.option("--split", metavar="train|val|test", help="[default: the one that the first run reports]")
+@click.option(
+    "--split", metavar="train|val|test", help="Split to compare on.  [default: the split that the first run reports]"
+)
 @json_option
 def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
-    """List the photographs that a second run fixes, and those that it breaks.
+    """List the photographs that only one of two runs classifies correctly.
 
-    Both must have been scored on the same photographs. Prints, separated by tabs, what happened, the photograph, what
-    it shows, and what the first and the second run say. The p-value is that of the exact McNemar test.
+    Use it to see what a change of settings gained and lost. Both runs must have been scored on the same photographs.
+
+    \b
+    zoo diff runs/first runs/second
+
+    Prints a line for each such photograph, separated by tabs: `fixed` or `broken`, its path, its true label, and the
+    prediction and probability of the first and of the second run. The p-value is from the exact McNemar test.
     """
     from zoo.evaluation.paired_diff import diff as compare
 

@@ -1,4 +1,4 @@
-"""Display: progress bars on a terminal, plain lines elsewhere; both on stderr."""
+"""Display: progress bars on a terminal, plain lines elsewhere, both on stderr."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 class Display:
-    """Shows what a long call tells; see `zoo.progress.Progress`."""
+    """Prints the progress of a long call; implements `zoo.progress.Progress`."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
@@ -48,14 +48,16 @@ class Display:
         self.done += count
         if self._bar is not None:
             speed = self.done / max(perf_counter() - self._started, 1e-9)
-            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # a few trials have no speed to tell
+            words = (
+                f"{speed:.0f} images/s" if self._unit == "images" else ""
+            )  # a speed in trials per second says nothing
             self._bar.update(self._task, advance=count, speed=words)
 
     def epoch(self, record: dict[str, Any]) -> None:
         self.stop()
         choice = ""
         if "choice_loss" in record:
-            choice = f"  choice loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
+            choice = f"  validation loss {record['choice_loss']:.4f} accuracy {record['choice_accuracy']:.3f}"
         stage = "solved   " if "solved" in record else f"epoch {record['epoch']:>3}"
         self._console.print(
             f"{stage} {escape(record['phase'])}  train loss {record['train_loss']:.4f} "

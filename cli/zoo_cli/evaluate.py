@@ -9,10 +9,14 @@ from zoo_cli.options import console, device_option, json_option, print_json, wor
 
 @click.command()
 @click.argument("model", metavar="RUN|FILE")
-@click.option("--data", metavar="DATA", help="[default: what the run was trained on]")
-@click.option("--split", metavar="train|val|test|all", help="[default: the one that the run reports]")
+@click.option("--data", metavar="DATA", help="Images to score, a folder or a dataset.  [default: the data of the run]")
 @click.option(
-    "--split-seed", type=click.IntRange(0), help="Of the split, where the data bring none.  [default: the run's]"
+    "--split", metavar="train|val|test|all", help="Split to score.  [default: the split that the run reports]"
+)
+@click.option(
+    "--split-seed",
+    type=click.IntRange(0),
+    help="Seed of the split, for data that are not split yet.  [default: the run's]",
 )
 @device_option
 @workers_option
@@ -28,10 +32,15 @@ def evaluate(
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Score a run or an exported file on a split.
+    """Measure the accuracy of a run or an exported file on a split.
 
-    Accuracy, precision, recall, F1, top-5, loss, calibration error, a table per class and the confusion matrix. Each
-    look is written to the run's ledger; `test` is scored by this command only.
+    Prints accuracy, precision, recall, F1, top-5 accuracy, loss and calibration error, a table by class and the
+    confusion matrix. `zoo train` never uses the test split. Score it here once, when nothing is left to choose: each
+    evaluation is recorded in the run's `ledger.jsonl`.
+
+    \b
+    zoo evaluate runs/first --split test
+    zoo evaluate runs/first/model.onnx --data photos
     """
     from zoo.evaluation.scoring import evaluate as score
     from zoo_cli.display import Display
@@ -64,7 +73,7 @@ def evaluate(
         display.stop()
     if found.bad:
         listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
-        display.warn(f"{len(found.bad)} files are left out, they are no usable photographs:{listed}")
+        display.warn(f"{len(found.bad)} files are left out because they cannot be read as images:{listed}")
     if as_json:
         print_json(found.to_json())
     else:

@@ -17,28 +17,35 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("run", metavar="RUN")
-@click.option("--to", default="onnx", show_default=True, metavar="FORMAT", help="See `zoo list exporters`.")
-@click.option("--out", metavar="FILE", help="[default: RUN/model.onnx]")
-@click.option("--data", metavar="DATA", help="The run's data, if they were moved since.")
+@click.option(
+    "--to", default="onnx", show_default=True, metavar="FORMAT", help="File format; see `zoo list exporters`."
+)
+@click.option("--out", metavar="FILE", help="File to write.  [default: in the run's folder, such as RUN/model.onnx]")
+@click.option("--data", metavar="DATA", help="New place of the run's data, if they were moved since training.")
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8", "auto"]),
     default="fp32",
     show_default=True,
-    help="Of weights and values; `auto` times those that pass and keeps the fastest.",
+    help="Number format of weights and activations; `auto` tries each and keeps the fastest that is accurate enough.",
 )
-@click.option("--max-drop", type=float, help="Accuracy that fp16 and int8 may lose, as a share.  [default: 0.01]")
+@click.option(
+    "--max-drop",
+    type=float,
+    help="Largest loss of accuracy allowed for fp16 and int8, as a fraction.  [default: 0.01, one percentage point]",
+)
 @click.option(
     "--calibration",
     type=int,
     metavar="COUNT",
-    help="Training photographs that int8 reads the ranges of values off.  [default: 32]",
+    help="Number of training photographs that calibrate the value ranges of int8.  [default: 32]",
 )
 @click.option(
     "--preprocess",
     "preprocessing",
     type=click.Choice(["graph", "outside"]),
-    help="Photographs in, or `outside`: normalised pixels in.  [default: graph where the format can]",
+    help="Where preprocessing happens. `graph`: inside the file, which takes photographs. `outside`: before it; the "
+    "file takes normalised pixels.  [default: graph if the format supports it]",
 )
 @device_option
 @force_option
@@ -58,10 +65,17 @@ def export(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write a run as one verified file.
+    """Export a run to a file, and verify that it predicts the same.
 
-    The file holds the network and its preprocessing. It is kept only if it predicts, from the bytes of the reported
-    split's photographs to their labels, what the run predicted; fp16 and int8 may lose `--max-drop` of accuracy.
+    Use it to deploy a run. The file holds the network, its preprocessing and the class names; an ONNX file needs only
+    onnxruntime to run.
+
+    \b
+    zoo export runs/first
+    zoo export runs/first --precision int8 --max-drop 0.005 --out int8.onnx
+
+    Every photograph that the run was scored on is classified again by the file. An fp32 file must give the same label
+    for each; fp16 and int8 may lose --max-drop of accuracy. Otherwise the file is not written, and the exit code is 1.
     """
     from zoo.exporting.writing import export as write
     from zoo_cli.display import Display
@@ -74,7 +88,7 @@ def export(
         out=out,
         data=data,
         device=device,
-        precision=precision,  # type: ignore[arg-type]  # click has looked at it
+        precision=precision,  # type: ignore[arg-type]  # click has checked it
         max_drop=max_drop,
         calibration=calibration,
         preprocessing=preprocessing,
@@ -103,18 +117,18 @@ def export(
 
 
 def _table(candidates: tuple[PrecisionCandidate, ...], chosen: str) -> Table:
-    """What became of every precision."""
+    """A row for each precision that was tried."""
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("precision")
-    for heading in ("accuracy", "lost", "flips", "p50 ms", "MB"):
+    for heading in ("accuracy", "accuracy lost", "labels changed", "p50 ms", "MB"):
         table.add_column(heading, justify="right")
     table.add_column("")
     for one in candidates:
         parity = one.parity
         if parity is None or one.size is None:
-            table.add_row(one.precision, "-", "-", "-", "-", "-", "[red]refused[/red]")
+            table.add_row(one.precision, "-", "-", "-", "-", "-", "[red]rejected[/red]")
             continue
         middle, low, high = (value * 1000 for value in one.latency or (float("nan"),) * 3)
         table.add_row(

@@ -1,4 +1,4 @@
-"""Tables of figures, for a terminal."""
+"""Tables of metrics for the terminal."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from zoo.runs.run import Run
 
 MOST_NEEDED = 5  # lines
-# A confusion matrix wider than this is in the JSON only
+# The confusion matrix of more classes is in the JSON only
 MOST_CLASSES = 15
 
 
 def print_run(run: Run, console: Console) -> None:
-    """What came out of a training run, in a few lines."""
+    """Print the metrics of a finished run."""
     record = run.record
     low, high = record["accuracy_interval_95"]
     split = record["reported_split"]
@@ -31,23 +31,25 @@ def print_run(run: Run, console: Console) -> None:
     )
     if record["chosen_on"] == split and run.experiment.chooses:
         console.print(
-            f"[dim]`{split}` was also chosen on, so it flatters; `zoo evaluate {run.path} --split test`[/dim]"
+            f"[dim]`{split}` was also used to choose the epoch, so this accuracy is optimistic; for an unbiased one, "
+            f"run `zoo evaluate {run.path} --split test`[/dim]"
         )
 
 
 def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
-    """How many photographs it would take to tell the best from the other winners."""
+    """Print how many photographs would make the best configuration significantly better than the other winners."""
     winners = comparison["winners"]
     pairs = [one for one in comparison["pairs"] if one["better"] == winners[0] and one["worse"] in winners]
     for pair in [one for one in pairs if one["needed"]][:MOST_NEEDED]:
         figures = (
-            f"{pair['difference']:.3f} over {pair['worse']} would take about {pair['needed']:,} photographs to tell"
+            f"about {pair['needed']:,} photographs would be needed to show that the best exceeds {pair['worse']} "
+            f"by {pair['difference']:.3f}"
         )
         console.print(f"[dim]{escape(figures)}[/dim]")
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:
-    """Metrics, the table per class and, where it fits, the confusion matrix."""
+    """Print the metrics, the table by class and, for up to `MOST_CLASSES` classes, the confusion matrix."""
     table = Table(
         "metric",
         "value",
@@ -65,7 +67,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(classes)
     names = evaluation.predictions.classes
     if len(names) <= MOST_CLASSES:
-        matrix = Table("shown \\ predicted", *(escape(name) for name in names))
+        matrix = Table("true \\ predicted", *(escape(name) for name in names))
         for name, counts in zip(names, evaluation.confusion().tolist()):
             matrix.add_row(escape(name), *(str(count) for count in counts))
         console.print(matrix)

@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from zoo_cli.options import console, json_option, print_json
 
-LONG = 300  # characters of a value that are shown; `--json` has all
+LONG = 300  # characters of a value that are shown; `--json` prints all
 
 
 @click.command()
@@ -18,10 +18,13 @@ LONG = 300  # characters of a value that are shown; `--json` has all
 @json_option
 @click.pass_context
 def inspect(ctx: click.Context, file: Path, as_json: bool) -> None:
-    """Show what an exported file says about itself, without torch.
+    """Show the metadata of an exported file.
 
-    Inputs, outputs, nodes, and the metadata: classes, preprocessing, precision, metrics, data, versions, licence.
-    `zoo verify` tells whether it is true.
+    Prints inputs, outputs and nodes, and what zoo recorded at export: classes, preprocessing, precision, metrics,
+    data, versions and licence. `zoo verify` checks whether the file matches its record. Does not need torch.
+
+    \b
+    zoo inspect runs/first/model.onnx
     """
     from zoo.exporting.verification import inspect as read
     from zoo_cli.main import plugins
@@ -32,7 +35,7 @@ def inspect(ctx: click.Context, file: Path, as_json: bool) -> None:
         return
     screen = console()
     metadata = found.pop("metadata")
-    del found["precision"], found["parity"]  # which stand there as well
+    del found["precision"], found["parity"]  # the metadata holds them too
     for name, value in found.items():
         screen.print(f"[bold]{name}[/bold] {escape(_text(value))}")
     for name, value in metadata.items():

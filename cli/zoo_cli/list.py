@@ -18,14 +18,23 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 @click.command(name="list")
 @click.argument("kind", type=click.Choice(KINDS), metavar="KIND")
 @click.argument("pattern", required=False)
-@click.option("--stages", is_flag=True, help="Of each backbone that matches: its stages, with their parameters.")
-@click.option("--options", is_flag=True, help="Of each strategy that matches: its options, with types and help.")
+@click.option(
+    "--stages",
+    is_flag=True,
+    help="Show the stages of each backbone and their number of parameters; with KIND backbones only.",
+)
+@click.option(
+    "--options",
+    is_flag=True,
+    help="Show the options of each strategy, with types, defaults and help; with KIND strategies only.",
+)
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, options: bool, as_json: bool) -> None:
-    """List what is registered; PATTERN is a shell pattern such as 'inception*'.
+    """List backbones, strategies, datasets and everything else that plugins provide.
 
-    KIND is backbones, strategies, datasets, metrics, exporters or runtimes.
+    KIND is backbones, strategies, datasets, metrics, exporters or runtimes. PATTERN is a shell pattern such as
+    'inception*'; only names that match are listed.
 
     \b
     zoo list strategies --options
@@ -45,9 +54,9 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
             hint=did_you_mean(pattern.strip("*"), names, f"see `zoo list {kind}`"),
         )
     if stages and kind != "backbones":
-        raise UsageError("`--stages` is of backbones only")
+        raise UsageError("`--stages` applies to backbones only", hint="see `zoo list backbones --stages`")
     if options and kind != "strategies":
-        raise UsageError("`--options` is of strategies only")
+        raise UsageError("`--options` applies to strategies only", hint="see `zoo list strategies --options`")
     if kind == "backbones":
         from zoo_cli.backbones import print_backbones, print_stages
 

@@ -1,4 +1,4 @@
-"""The program: a lazy group of commands, and the one place where errors become lines and exit codes."""
+"""The program `zoo`: a lazy group of commands, and the one place where errors become messages and exit codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _is_whole(plugins: Plugins) -> bool:
 
 
 class LazyGroup(click.Group):
-    """Commands from the plugins' catalogue: listing them reads rows, running one imports it."""
+    """Commands from the plugins' catalogue: listing them imports none of them, running one imports it."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [entry.name for entry in plugins(ctx).commands]
@@ -75,7 +75,7 @@ class LazyGroup(click.Group):
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(zoo.__version__, prog_name="zoo")
 def program() -> None:
-    """Fine-tune any image backbone with any strategy, and ship the winner as one verified ONNX file.
+    """Fine-tune image classifiers, compare them, and export the best one as a verified ONNX file.
 
     \b
     zoo train --data photos --backbone efficientnet_lite0 --strategy partial:2 --out runs/first
@@ -85,12 +85,12 @@ def program() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the program and exit: 0 done, 1 failure, 2 usage, 130 interrupted."""
+    """Run the program and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
     leave(run(arguments))
 
 
 def leave(code: int) -> NoReturn:
-    """Exit without taking every object of torch apart, which takes 1.2 seconds; as mypy does, for the same reason."""
+    """Exit without destroying torch's objects, which takes 1.2 seconds; mypy does so for the same reason."""
     atexit._run_exitfuncs()
     try:
         sys.stdout.flush()
@@ -101,14 +101,14 @@ def leave(code: int) -> NoReturn:
 
 
 def run(arguments: list[str] | None = None) -> int:
-    """Run the program; what the user did wrong becomes a line and a hint on stderr. Returns the exit code."""
+    """Run the program and return the exit code; a mistake of the user becomes a message and a hint on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if not sys.warnoptions else "default")
         warnings.simplefilter("always", PluginWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             code = program.main(args=arguments, prog_name="zoo", standalone_mode=False)
-            return code if isinstance(code, int) else 0  # of `ctx.exit`
+            return code if isinstance(code, int) else 0  # from `ctx.exit`
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except (KeyboardInterrupt, click.exceptions.Abort):
@@ -124,16 +124,16 @@ def run(arguments: list[str] | None = None) -> int:
             _say("Error", _message_of(error), _hint_of(error))
             return error.exit_code
         except BrokenPipeError:
-            # the reader of stdout went away, as `| head` does; Python would complain once more while it exits
+            # The reader of stdout is gone, as with `| head`. Without this, Python prints another error when it exits
             _discard_stdout()
             return 1
         except OSError as error:
-            # a full disk, a name too long: the system's word on what the user named, where we did not ask before
+            # A full disk, a name too long: errors of the system about a path that we did not check before
             if error.strerror is None:
                 raise
             try:
                 sys.stdout.flush()
-            except OSError:  # stdout itself is what is full; Python would complain once more while it exits
+            except OSError:  # stdout itself is full; without this, Python prints another error when it exits
                 _discard_stdout()
             where = f"`{os.fsdecode(error.filename)}`: " if isinstance(error.filename, (str, bytes)) else ""
             _say("Error", f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", None)
@@ -168,8 +168,8 @@ def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> N
     _named.add(name)
 
 
-# click's words, and ours
-_WORDS = (
+# Replacements for click's wording
+_WORDING = (
     (r"is not a valid integer( range)?", "is not a whole number"),
     (r"is not a valid float( range)?", "is not a number"),
     (r"(\S+) is not in the range x>=(\S+?)\.?$", r"`\1` is less than \2"),
@@ -177,10 +177,10 @@ _WORDS = (
 
 
 def _message_of(error: click.ClickException) -> str:
-    """One line; without click's own suggestion, which is in the hint."""
+    """The message on one line, without click's own suggestion, which goes into the hint."""
     text = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
     text = " ".join(text.split())
-    for theirs, ours in _WORDS:
+    for theirs, ours in _WORDING:
         text = re.sub(theirs, ours, text)
     return (text[:1].lower() + text[1:]).rstrip(".").replace("'", "`")
 

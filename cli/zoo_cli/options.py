@@ -1,4 +1,4 @@
-"""Options that several commands share, and how they print: tables on stderr, data on stdout."""
+"""Options and output shared by several commands: tables go to stderr, data to stdout."""
 
 from __future__ import annotations
 
@@ -16,17 +16,24 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 device_option = click.option(
-    "--device", default="auto", show_default=True, metavar="auto|cpu|cuda|cuda:N", help="Where to compute."
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="auto|cpu|cuda|cuda:N",
+    help="Device to compute on; `auto` takes CUDA if it can be used, else the CPU.",
 )
-json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
-force_option = click.option("--force", is_flag=True, help="Replace what exists.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+force_option = click.option("--force", is_flag=True, help="Overwrite existing output.")
 workers_option = click.option(
-    "--workers", type=click.IntRange(1), default=None, help="Threads that decode.  [default: one per core, at most 8]"
+    "--workers",
+    type=click.IntRange(1),
+    default=None,
+    help="Threads that decode images.  [default: one per core, at most 8]",
 )
 
 
 def console() -> Console:
-    """Where tables and progress go: stderr, without colour if NO_COLOR is set, wide where it is no terminal."""
+    """The console for tables and progress: stderr, no colour if NO_COLOR is set, 160 columns if it is no terminal."""
     from rich.console import Console
 
     plain = Console(stderr=True, highlight=False)
@@ -36,7 +43,7 @@ def console() -> Console:
 
 
 def fits(screen: Console, table: Table) -> bool:
-    """Whether a table can be printed without folding or cutting a cell."""
+    """Whether a table can be printed without wrapping or truncating a cell."""
     from rich.measure import Measurement
 
     unbounded = screen.options.update_width(100_000)
@@ -44,10 +51,10 @@ def fits(screen: Console, table: Table) -> bool:
 
 
 def print_json(data: Any) -> None:
-    """JSON on stdout."""
+    """Print JSON on stdout."""
     click.echo(json.dumps(data, indent=2, ensure_ascii=False))
 
 
 def percent(value: float | None) -> str:
-    """A share as it stands in tables; `-` where it is not known."""
+    """Format a fraction for a table, with three decimals; `-` if it is unknown."""
     return "-" if value is None else f"{value:.3f}"

@@ -22,13 +22,16 @@ if TYPE_CHECKING:
 @json_option
 @click.pass_context
 def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
-    """Show what a strategy would train, phase by phase and stage by stage, without weights and without training.
+    """Show what a strategy would train, without training.
+
+    Prints a table for each phase of the strategy: which stages train, their learning rate, and their number of
+    parameters. Use it to check a strategy before `zoo train`, whose options it takes. No weights are downloaded.
 
     \b
     zoo plan --backbone efficientnet_lite0 --strategy partial:2
     zoo plan --backbone resnet50 --strategy gradual:3 --data photos --batch-size 64
 
-    Takes the settings of `zoo train`. With --data it also counts steps and estimates the time on this machine.
+    With --data it also counts the steps and estimates memory and training time on this machine.
     """
     missing = [name for name in ("backbone", "strategy") if settings[name] is None]
     if missing:
@@ -46,7 +49,7 @@ def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
 
 
 def print_plan(made: Plan, experiment: Experiment, screen: Console) -> None:
-    """A table per phase, then the sums."""
+    """Print a table for each phase, then the totals."""
     from rich.markup import escape
 
     screen.print(

@@ -13,9 +13,10 @@ from zoo_cli.options import console, json_option, print_json
 @json_option
 @click.pass_context
 def plugins(ctx: click.Context, as_json: bool) -> None:
-    """Show installed plugins, what they provide and why they failed.
+    """Show installed plugins, what they provide and their errors.
 
-    ZOO_STRICT_PLUGINS=1 raises on a broken plugin; ZOO_DISABLE_PLUGINS=a,b leaves plugins out.
+    Two environment variables help with a broken plugin. ZOO_DISABLE_PLUGINS=a,b does not load the plugins a and b.
+    ZOO_STRICT_PLUGINS=1 turns the warning about a broken plugin into an error with its traceback.
     """
     from zoo_cli.main import plugins as load
 
@@ -37,7 +38,7 @@ def plugins(ctx: click.Context, as_json: bool) -> None:
             ]
         )
         return
-    table = Table("plugin", "distribution", "version", "status", "provides", "what is wrong")
+    table = Table("plugin", "distribution", "version", "status", "provides", "errors and notes")
     for plugin in loaded.plugins:
         provides = [_summary(plural, names) for plural, names in plugin.provides.items() if names]
         wrong = [f"{where}: {reason}" for where, reason in plugin.failures.items()] + plugin.notes

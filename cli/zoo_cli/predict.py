@@ -13,16 +13,23 @@ from zoo_cli.options import console, device_option, json_option, print_json, wor
 @click.command()
 @click.argument("model", metavar="RUN|FILE")
 @click.argument("photographs", nargs=-1, required=True, metavar="PHOTO...")
-@click.option("--top", type=click.IntRange(1), default=1, show_default=True, help="How many classes of each.")
+@click.option(
+    "--top",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Number of most probable classes to print for each photograph.",
+)
 @click.option(
     "--preprocess",
     metavar="BACKBONE|JSON",
-    help="Of a file that zoo did not write: a backbone that is prepared alike, or JSON with resize, crop, mean, std.",
+    help="Preprocessing for a file that zoo did not write: the name of a backbone with the same preprocessing, or JSON "
+    "with resize, crop, mean and std.",
 )
 @click.option(
     "--classes",
     type=click.Path(path_type=Path, exists=True, dir_okay=False),
-    help="Of such a file: a text file with a class a line.  [default: numbers]",
+    help="Class names for a file that zoo did not write: a text file with one name a line.  [default: numbers]",
 )
 @device_option
 @workers_option
@@ -41,7 +48,12 @@ def predict(
 ) -> None:
     """Classify photographs with a run or an exported file.
 
-    PHOTO is a file, a folder or a pattern. Prints path, label and probability, separated by tabs.
+    PHOTO is a file, a folder or a pattern such as 'holiday/*.jpg'. Prints a line for each photograph: path, label and
+    probability, separated by tabs. The exit code is 1 if a photograph cannot be read.
+
+    \b
+    zoo predict runs/first holiday/
+    zoo predict runs/first/model.onnx holiday/*.jpg --top 3
     """
     from zoo.inference.prediction import find_photographs, read_classes, read_preprocess
     from zoo.inference.prediction import predict as classify
@@ -68,6 +80,6 @@ def predict(
     for file in bad:
         Display(console()).warn(file.reason)
     if bad and not found:
-        raise ZooError("none of the photographs could be decoded", hint="the reasons stand above")
+        raise ZooError("none of the photographs could be decoded", hint="the reasons are printed above")
     if bad:
         ctx.exit(1)

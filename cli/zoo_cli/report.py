@@ -9,12 +9,21 @@ from zoo_cli.options import json_option
 
 @click.command()
 @click.argument("of", metavar="RUN|STUDY")
-@click.option("--out", metavar="FILE", help="An HTML file.  [default: report.html in the folder]")
-@click.option("--photographs/--no-photographs", default=True, show_default=True, help="The worst mistakes as pictures.")
+@click.option(
+    "--out", metavar="FILE", help="HTML file to write.  [default: report.html in the folder of the run or study]"
+)
+@click.option(
+    "--photographs/--no-photographs",
+    default=True,
+    show_default=True,
+    help="Whether to embed the photographs of the worst mistakes, or list their names only.",
+)
 @json_option
 @click.pass_context
 def report(ctx: click.Context, of: str, out: str | None, photographs: bool, as_json: bool) -> None:
-    """Write what a run or a study found as one HTML file that needs no network, with JSON and CSV beside it.
+    """Write the results of a run or a study as one HTML file.
+
+    The file opens in any browser without a network. The same figures are written beside it as JSON and CSV.
 
     \b
     zoo report runs/first

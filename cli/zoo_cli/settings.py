@@ -1,4 +1,4 @@
-"""The settings of an experiment as options, for every command that takes one."""
+"""The settings of an experiment as options, shared by `zoo train`, `zoo plan` and `zoo study`."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zoo_cli.options import device_option, workers_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-# One source of defaults: the experiment's own fields
+# Defaults come from the fields of `Experiment`, so that they are defined once
 DEFAULTS = {name: field.default for name, field in Experiment.__dataclass_fields__.items()}
 
 
 class _Rate(click.ParamType[Any]):
-    """A number, or the word `find`."""
+    """A learning rate: a number, or the word `find`."""
 
     name = "rate"
 
@@ -30,7 +30,7 @@ class _Rate(click.ParamType[Any]):
 
 
 class _Seconds(click.ParamType[float]):
-    """A time such as `90s`, `30m`, `2h`, or seconds without a unit; in seconds."""
+    """A duration such as `90s`, `30m` or `2h`, converted to seconds; a number without a unit is in seconds."""
 
     name = "time"
     units: ClassVar[dict[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3600}
@@ -38,7 +38,7 @@ class _Seconds(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", str(value))
         if found is None:
-            self.fail(f"{value} is no time, such as 90s, 30m or 2h", param, ctx)
+            self.fail(f"{value} is not a duration, such as 90s, 30m or 2h", param, ctx)
         return float(found[1]) * self.units[found[2]]
 
 
@@ -52,128 +52,209 @@ def _choice(name: str, *values: str, help: str) -> Callable[[F], F]:
 
 
 _OPTIONS: tuple[Callable[[Any], Any], ...] = (
-    click.option("--data", metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT; see `zoo list datasets`."),
-    click.option("--backbone", metavar="NAME", help="See `zoo list backbones`."),
+    click.option(
+        "--data",
+        metavar="DATA",
+        help="Images to train on: a folder, or a dataset as NAME:ARGUMENT; see `zoo list datasets`.",
+    ),
+    click.option("--backbone", metavar="NAME", help="Network to fine-tune; see `zoo list backbones`."),
     click.option(
         "--strategy",
         metavar="SPEC",
-        help="linear, partial:2, linear,epochs=2+full,lr=0.1; see `zoo list strategies`.",
+        help="Which layers to train: linear, partial:2 or linear,epochs=2+full,lr=0.1; see `zoo list strategies`.",
     ),
     click.option(
-        "--weights", default="default", show_default=True, metavar="default|none|TAG|FILE", help="What to start from."
+        "--weights",
+        default="default",
+        show_default=True,
+        metavar="default|none|TAG|FILE",
+        help="Weights to start from: the backbone's default, none (random), one of its published tags, or a file.",
     ),
     click.option(
         "--epochs",
         type=int,
-        help="Passes over the training images.  [default: 5, or what the strategy asks for]",
+        help="Number of passes over the training images.  [default: 5, or the strategy's own]",
     ),
-    click.option("--batch-size", type=int, default=DEFAULTS["batch_size"], show_default=True),
+    click.option(
+        "--batch-size",
+        type=int,
+        default=DEFAULTS["batch_size"],
+        show_default=True,
+        help="Number of images in each training step.",
+    ),
     click.option(
         "--accumulate",
         type=int,
         default=DEFAULTS["accumulate"],
         show_default=True,
-        help="Parts that a batch is computed in: the same step in less memory.",
+        help="Number of parts in which to compute each batch: more parts take less memory, with the same gradient.",
     ),
     click.option(
         "--lr",
         type=RATE,
         default=DEFAULTS["lr"],
         show_default=True,
-        help="Highest learning rate of the head; strategies scale it. `find` looks for one.",
+        help="Peak learning rate of the head; strategies scale it for other layers. `find` chooses it by a range test.",
     ),
-    _choice("optimizer", "adamw", "sgd", help="SGD has Nesterov momentum 0.9."),
+    _choice("optimizer", "adamw", "sgd", help="Optimiser; `sgd` has Nesterov momentum 0.9."),
     click.option(
         "--weight-decay",
         type=float,
         default=DEFAULTS["weight_decay"],
         show_default=True,
-        help="Not of biases and norms.",
+        help="Weight decay; not applied to biases and normalisation layers.",
     ),
-    _choice("schedule", "one-cycle", "cosine", "step", "plateau", "constant", help="Of the rate, over each phase."),
+    _choice(
+        "schedule",
+        "one-cycle",
+        "cosine",
+        "step",
+        "plateau",
+        "constant",
+        help="Learning-rate schedule; it starts anew in each phase of the strategy.",
+    ),
     click.option(
         "--warmup",
         type=float,
         default=DEFAULTS["warmup"],
         show_default=True,
-        help="Share of each phase in which the rate rises.",
+        help="Fraction of each phase's steps in which the learning rate rises, 0 to 0.9.",
     ),
     _choice(
-        "augment", "none", "flip", "rotate", "zoom", "light", "trivial", "rand", help="Random views of training images."
+        "augment",
+        "none",
+        "flip",
+        "rotate",
+        "zoom",
+        "light",
+        "trivial",
+        "rand",
+        help="Random augmentation of training images. `light` flips, crops and changes brightness and contrast; "
+        "`trivial` is TrivialAugment, `rand` is RandAugment.",
     ),
     click.option(
         "--views",
         type=int,
         metavar="K",
-        help="Random views of an image, shown in turns.  [default: the root of the epochs where stages are frozen, "
-        "else a new one each epoch]",
+        help="Number of random views of each image, used in rotation.  [default: the square root of the epochs if the "
+        "first stages are frozen, else a new view each epoch]",
     ),
-    click.option("--dropout", type=float, help="Before the head.  [default: the backbone's own]"),
-    click.option("--drop-path", type=float, help="Stochastic depth.  [default: the backbone's own]"),
-    click.option("--label-smoothing", type=float, default=DEFAULTS["label_smoothing"], show_default=True),
-    _choice("class-balance", "none", "loss", "sample", help="Weigh rare classes in the loss, or draw them more often."),
+    click.option("--dropout", type=float, help="Dropout rate before the head.  [default: the backbone's own]"),
+    click.option(
+        "--drop-path",
+        type=float,
+        help="Stochastic-depth rate: the chance that a residual branch is skipped.  [default: the backbone's own]",
+    ),
+    click.option(
+        "--label-smoothing",
+        type=float,
+        default=DEFAULTS["label_smoothing"],
+        show_default=True,
+        help="Share of each label spread evenly over all classes in the loss; 0 turns it off.",
+    ),
+    _choice(
+        "class-balance",
+        "none",
+        "loss",
+        "sample",
+        help="How to compensate for rare classes: weight them in the loss, or sample their images more often.",
+    ),
     click.option(
         "--clip",
         type=float,
         default=DEFAULTS["clip"],
         show_default=True,
-        help="Largest norm of the gradient; 0 for no clipping.",
+        help="Gradient clipping: the largest norm of all gradients together; 0 turns it off.",
     ),
     click.option(
         "--norm",
         type=click.Choice(["frozen", "train", "recalibrate"]),
-        help="Running statistics of batch norms.  [default: the strategy's]",
+        help="Running statistics of batch norms: keep them, update them in trainable stages, or compute them anew on "
+        "the training images at the start of each phase.  [default: the strategy's]",
     ),
     click.option(
         "--fraction",
         type=float,
         default=DEFAULTS["fraction"],
         show_default=True,
-        help="Share of the training images of each class.",
+        help="Fraction of the training images of each class to train on, up to 1.",
     ),
     click.option(
         "--early-stopping",
         type=int,
         metavar="EPOCHS",
-        help="Stop a phase after that many epochs without a better loss on val; keeps the best.",
+        help="End a phase after this many epochs without a lower validation loss, and keep the best epoch.  "
+        "[default: never]",
     ),
     _choice(
-        "keep", "last", "best", help="Which epoch's weights; `best` by the loss on val, or on a part carved from train."
+        "keep",
+        "last",
+        "best",
+        help="Epoch whose weights to keep: the last, or the one with the lowest validation loss. For data with only "
+        "two splits, `best` sets 15 % of the training images aside for validation.",
     ),
-    click.option("--image-size", type=int, metavar="PIXELS", help="[default: the backbone's own]"),
+    click.option(
+        "--image-size",
+        type=int,
+        metavar="PIXELS",
+        help="Height and width of the network's input.  [default: the backbone's own]",
+    ),
     workers_option,
-    click.option("--seed", type=int, default=0, show_default=True, help="Of head, order and views."),
+    click.option(
+        "--seed",
+        type=int,
+        default=0,
+        show_default=True,
+        help="Seed of the head's first weights, the order of images and augmentation.",
+    ),
     click.option(
         "--split-seed",
         type=int,
         default=0,
         show_default=True,
-        help="Of the split, where the data bring none.",
+        help="Seed of the split into train, val and test, for data that are not split yet.",
     ),
     device_option,
-    _choice("precision", "auto", "fp32", "bf16", help="bf16 by autocast; auto takes it where the hardware has it."),
     _choice(
-        "cache", "auto", "on", "off", help="Keep what frozen stages compute; see `zoo cache`. Results are the same."
+        "precision",
+        "auto",
+        "fp32",
+        "bf16",
+        help="Number format of the training steps; `auto` takes bf16 (by autocast) on hardware where it is faster.",
     ),
-    click.option("--compile", is_flag=True, help="Compile the network with torch.compile."),
-    _choice("on-bad-image", "skip", "fail", help="What a file means that is no usable photograph."),
+    _choice(
+        "cache",
+        "auto",
+        "on",
+        "off",
+        help="Whether to compute the features of frozen stages once and store them, for later epochs and runs; `auto` "
+        "does if that saves time. Results are the same. See `zoo cache`.",
+    ),
+    click.option("--compile", is_flag=True, help="Compile the trainable part of the network with torch.compile."),
+    _choice(
+        "on-bad-image",
+        "skip",
+        "fail",
+        help="What to do with a file that cannot be read as an image: leave it out with a warning, or fail.",
+    ),
     click.option(
         "--time-budget",
         type=SECONDS,
         metavar="TIME",
-        help="End in good order after that long: 90s, 30m, 2h.  [default: none]",
+        help="Stop training after this time, such as 90s, 30m or 2h; the run is then scored and saved as usual.  "
+        "[default: none]",
     ),
     click.option(
         "--save-every",
         type=SECONDS,
         metavar="TIME",
-        help="Time between checkpoints.  [default: 30s, and never over 2 % of the time]",
+        help="Time between checkpoints, such as 30s or 5m.  [default: 30s, more if saving took over 2 % of the time]",
     ),
 )
 
 
 def settings_options(command: F) -> F:
-    """Add an option for every setting of an experiment, in the order of the help."""
+    """Add an option for every setting of an experiment; the order is that of the help."""
     for option in reversed(_OPTIONS):
         command = option(command)
     return command

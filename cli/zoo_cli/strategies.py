@@ -1,4 +1,4 @@
-"""Tables of strategies' options."""
+"""The table of strategies' options."""
 
 from __future__ import annotations
 
@@ -14,34 +14,42 @@ from zoo.catalogue import Entry
 from zoo.strategy import NORMS, RESERVED, Strategy, option_help
 from zoo_cli.options import console, print_json
 
-# The words that belong to every phase, with their types
-WORDS = {
-    "epochs": ("int", "epochs of the phase; phases without it share what the others leave of --epochs"),
-    "lr": ("float", "factor of --lr"),
-    "norm": (" ".join(NORMS), "what layers with running statistics do; see docs/explanation/strategies.md"),
-    "ema": ("float", "decay of an average of the weights; the phase ends with the average"),
-    "mixup": ("float", "alpha of mixed images and labels (Zhang et al. 2018)"),
-    "cutmix": ("float", "alpha of pasted images and mixed labels (Yun et al. 2019)"),
+# Options that every phase of a strategy takes, with type and help
+PHASE_OPTIONS = {
+    "epochs": ("int", "number of epochs of the phase; phases without it share the rest of --epochs"),
+    "lr": ("float", "factor by which the phase multiplies --lr"),
+    "norm": (
+        " ".join(NORMS),
+        "running statistics of batch norms: keep, update or recompute; see docs/explanation/strategies.md",
+    ),
+    "ema": ("float", "decay of an exponential moving average of the weights, with which the phase ends"),
+    "mixup": ("float", "alpha of mixup, which blends images and labels (Zhang et al. 2018)"),
+    "cutmix": ("float", "alpha of CutMix, which pastes part of another image and mixes labels (Yun et al. 2019)"),
 }
-assert tuple(WORDS) == RESERVED
+assert tuple(PHASE_OPTIONS) == RESERVED
 
 
 def print_options(entries: Sequence[Entry[type[Strategy]]], as_json: bool) -> None:
-    """A row per option of each strategy, then the words of every phase."""
+    """Print a row for each option of each strategy, then the options of every phase."""
     rows = [row for entry in entries for row in _rows(entry)]
-    words = [{"name": name, "type": kind, "help": text} for name, (kind, text) in WORDS.items()]
+    words = [{"name": name, "type": kind, "help": text} for name, (kind, text) in PHASE_OPTIONS.items()]
     if as_json:
         print_json({"options": rows, "of_every_phase": words})
         return
     table = Table(
-        "strategy", "option", "type", "default", "help", title="The first option may be given after the colon"
+        "strategy",
+        "option",
+        "type",
+        "default",
+        "help",
+        title="The first option of a strategy may be given without its name, after the colon: partial:2",
     )
     for row in rows:
         default = "required" if row["required"] else str(row["default"])
         table.add_row(*(escape(text) for text in (row["strategy"], row["option"], row["type"], default, row["help"])))
     table.add_section()
     for word in words:
-        table.add_row("every one", word["name"], escape(word["type"]), "", escape(word["help"]))
+        table.add_row("all", word["name"], escape(word["type"]), "", escape(word["help"]))
     console().print(table)
 
 

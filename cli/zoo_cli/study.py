@@ -21,36 +21,36 @@ if TYPE_CHECKING:
 
     from zoo.studies.results import Results
 
-# Of `zoo train`, what is a study's own, or what it says several times
+# Options of `zoo train` that a study defines itself
 OWN = ("data", "backbone", "strategy", "seed", "fraction", "time_budget")
 
 
 class _Size(click.ParamType[int]):
-    """Bytes, such as `20M`."""
+    """A size such as `20M`, converted to bytes."""
 
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([KMG]?)B?", str(value))
         if found is None:
-            self.fail(f"{value} is no size, such as 20M", param, ctx)
+            self.fail(f"{value} is not a size, such as 20M", param, ctx)
         return int(float(found[1]) * {"": 1, "K": 10**3, "M": 10**6, "G": 10**9}[found[2]])
 
 
 class _Milliseconds(click.ParamType[float]):
-    """A latency such as `20ms`, in seconds."""
+    """A latency such as `20ms`, converted to seconds."""
 
     name = "latency"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)(ms|s)", str(value))
         if found is None:
-            self.fail(f"{value} is no latency, such as 20ms", param, ctx)
+            self.fail(f"{value} is not a latency, such as 20ms", param, ctx)
         return float(found[1]) * {"ms": 1e-3, "s": 1.0}[found[2]]
 
 
 def _settings(command: Any) -> Any:
-    """The settings of `zoo train` but for those that a study sets itself."""
+    """Add the options of `zoo train`, except those that a study defines itself."""
 
     def bare() -> None: ...
 
@@ -62,23 +62,91 @@ def _settings(command: Any) -> Any:
 
 @click.command()
 @click.argument("study", required=False, metavar="[STUDY]")
-@_settings
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="Images to train on: a folder, or a dataset as NAME:ARGUMENT; see `zoo list datasets`.",
+)
+@click.option(
+    "--backbone",
+    "backbones",
+    multiple=True,
+    metavar="NAME",
+    help="Backbone to compare, see `zoo list backbones`; may be given several times.",
+)
+@click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="SPEC",
+    help="Strategy to compare, see `zoo list strategies`; may be given several times.",
+)
+@click.option(
+    "--also",
+    type=(str, str),
+    multiple=True,
+    metavar="NAME SPEC",
+    help="One more pair to compare: this backbone with this strategy only; may be given several times.",
+)
+@click.option(
+    "--seed",
+    "seeds",
+    type=int,
+    multiple=True,
+    help="Seed to train each pair with; give it several times to measure how results vary.  [default: 0 and 1]",
+)
+@click.option(
+    "--fraction",
+    "fractions",
+    type=float,
+    multiple=True,
+    help="Fraction of the training images to train on; give it several times for learning curves.  [default: 1]",
+)
+@click.option(
+    "--max-latency",
+    type=_Milliseconds(),
+    metavar="TIME",
+    help="Do not train networks whose exported file is slower than this for one image, such as 20ms.  "
+    "[default: no limit]",
+)
+@click.option(
+    "--max-size",
+    type=_Size(),
+    metavar="SIZE",
+    help="Do not train networks whose exported file is larger than this, such as 20M.  [default: no limit]",
+)
+@click.option(
+    "--license",
+    "licenses",
+    multiple=True,
+    metavar="PATTERN",
+    help="Do not train networks whose weights have another licence than this, such as 'apache*'; may be given several "
+    "times.",
+)
+@click.option(
+    "--search",
+    type=int,
+    default=0,
+    metavar="N",
+    help="Number of hyperparameter settings to try for each pair before the comparison, by validation loss; needs the "
+    "extra `study`.  [default: 0]",
+)
+@click.option(
+    "--time-budget",
+    type=SECONDS,
+    metavar="TIME",
+    help="Start no further trial after this time, such as 30m or 2h.  [default: none]",
+)
+@click.option("--no-test", "test", flag_value=False, default=True, help="Do not score the winners on the test split.")
+@click.option(
+    "--out",
+    metavar="DIR",
+    help="Folder to write the study to; the same study is continued if it is there.  [default: runs/<time>-study]",
+)
+@click.option("--retry", is_flag=True, help="Train failed trials again.")
+@click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
 @json_option
-@click.option("--out", metavar="DIR", help="The study's folder; one that holds this study goes on.")
-@click.option("--retry", is_flag=True, help="Try failed trials again.")
-@click.option("--status", is_flag=True, help="Show how the study in the folder STUDY stands, and do nothing.")
-@click.option("--no-test", "test", flag_value=False, default=True, help="Leave the locked split unseen.")
-@click.option("--time-budget", type=SECONDS, metavar="TIME", help="Begin no trial after that long: 90s, 30m, 2h.")
-@click.option("--search", type=int, default=0, metavar="N", help="Try N settings for each pair, by the loss on val.")
-@click.option("--license", "licenses", multiple=True, metavar="PATTERN", help="Of the weights, such as `apache*`.")
-@click.option("--max-size", type=_Size(), metavar="SIZE", help="Of the exported file, such as 20M.")
-@click.option("--max-latency", type=_Milliseconds(), metavar="TIME", help="Of one image, exported: 20ms.")
-@click.option("--fraction", "fractions", type=float, multiple=True, help="Share of the training images.  [default: 1]")
-@click.option("--seed", "seeds", type=int, multiple=True, help="[default: 0 1]")
-@click.option("--also", type=(str, str), multiple=True, metavar="NAME SPEC", help="One more backbone and strategy.")
-@click.option("--strategy", "strategies", multiple=True, metavar="SPEC", help="See `zoo list strategies`.")
-@click.option("--backbone", "backbones", multiple=True, metavar="NAME", help="See `zoo list backbones`.")
-@click.option("--data", metavar="DATA", help="A folder of photographs, or NAME:ARGUMENT.")
+@_settings
 @click.pass_context
 def study(
     ctx: click.Context,
@@ -91,7 +159,10 @@ def study(
     time_budget: float | None,
     **asked: Any,
 ) -> None:
-    """Compare every backbone with every strategy, and say which cannot be told apart from the best.
+    """Train and compare several backbones and strategies.
+
+    Trains every backbone with every strategy and several seeds, and tests which pairs are significantly worse than
+    others. The winners are the pairs that are not; the cheapest of them is named.
 
     \b
     zoo study --data photos --backbone efficientnet_lite0 --backbone resnet18 --strategy linear --strategy partial:2
@@ -99,9 +170,13 @@ def study(
     zoo study study.toml
     zoo study runs/first-study
 
-    STUDY is a study file, or the folder of a study, which goes on where it was stopped. Networks are timed before they
-    are trained. Ways to train are compared on `val`; the winners are scored on `test`, at the end and once. Data with
-    two splits have the second locked away as `test`, and `val` carved from train.
+    STUDY is a study file in TOML, or the folder of a stopped study, which is then continued.
+
+    Pairs are compared on the validation split. The test split is used once, at the end, to score the winners. If the
+    data have two splits only, the second is the test split, and 15 % of the training images are the validation split.
+    The latency of networks is measured before they are trained.
+
+    The options from --weights on are settings of every run, as in `zoo train`.
     """
     from zoo.studies.results import Results
     from zoo.studies.runner import study as carry_out
@@ -111,15 +186,15 @@ def study(
     screen = console()
     if status:
         if study is None:
-            raise UsageError("`--status` of which study?", hint="zoo study FOLDER --status")
+            raise UsageError("`--status` needs the folder of a study", hint="pass it: `zoo study FOLDER --status`")
         results = Results.open(study)
     else:
         folder = Path(study) if study is not None and Path(study).is_dir() else None
         given = _given(ctx, asked) if folder is not None else []
         if given:
             raise UsageError(
-                f"`{_option(ctx, given[0])}` is of a new study, and `{folder}` goes on as it is",
-                hint="leave it out, or begin another study by `--out`",
+                f"`{_option(ctx, given[0])}` cannot change the study in `{folder}`, which is continued as it is",
+                hint="leave it out, or start a new study with `--out`",
             )
         results = carry_out(
             folder if folder is not None else _asked(ctx, study, time_budget, asked),
@@ -138,8 +213,8 @@ def study(
         click.echo(str(results.path))
     if not status and results.outcomes and not any(one.finished for one in results.outcomes):
         raise ZooError(
-            f"no trial of `{results.path}` is finished; the reasons stand above",
-            hint="loosen a bound, or mend what failed and pass `--retry`",
+            f"no trial of `{results.path}` is finished; the reasons are printed above",
+            hint="relax a limit, or fix the failures and pass `--retry`",
         )
 
 
@@ -149,24 +224,28 @@ def _given(ctx: click.Context, names: Any) -> list[str]:
 
 
 def _option(ctx: click.Context, name: str) -> str:
-    """How an option is said."""
+    """The option as it is typed, such as `--max-size`."""
     return next(option.opts[0] for option in ctx.command.params if option.name == name)
 
 
 def _out(ctx: click.Context, study: str | None, out: str | None) -> str | None:
     if study is not None and Path(study).is_dir() and out is not None:
-        raise UsageError("`--out` is of a new study", hint=f"leave it out: `{study}` is the folder that goes on")
+        raise UsageError(
+            "`--out` applies to a new study only", hint=f"leave it out: the study continues in its folder `{study}`"
+        )
     return out
 
 
 def _asked(ctx: click.Context, file: str | None, time_budget: float | None, asked: dict[str, Any]) -> Any:
-    """The study that the options, or a file, describe."""
+    """The study described by a file or by options."""
     from zoo.studies.study import Study
 
     given = _given(ctx, asked)
     if file is not None:
         if given:
-            raise UsageError(f"`{_option(ctx, given[0])}` is of a study without a file", hint=f"write it into `{file}`")
+            raise UsageError(
+                f"`{_option(ctx, given[0])}` cannot be combined with a study file", hint=f"write it into `{file}`"
+            )
         if not Path(file).is_file():
             raise UsageError(f"there is no study `{file}`", hint="pass a study file, or the folder of a study")
         return Study.from_file(Path(file))
@@ -179,7 +258,7 @@ def _asked(ctx: click.Context, file: str | None, time_budget: float | None, aske
 
 
 def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
-    """The leaderboard, or why there is none; nothing is wrong where no trial is finished yet."""
+    """The leaderboard, or None and the reason; the reason is empty if no trial is finished yet."""
     if not any(one.finished for one in results.outcomes):
         return None, ""
     try:
@@ -223,18 +302,21 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     screen.print(table)
     count, cheapest = len(board["winners"]), f"[bold]{escape(board['cheapest'])}[/bold]"
     if len(board["rows"]) == 1:
-        screen.print(f"one way to train was compared, with nothing: {cheapest}")
+        screen.print(f"only one configuration was trained, so there is no comparison: {cheapest}")
     elif count > 1:
         images = board["rows"][0]["images"]
-        screen.print(f"{count} ways to train cannot be told apart on {images} photographs; the cheapest is {cheapest}")
+        screen.print(
+            f"{count} configurations are not significantly different on {images} photographs; "
+            f"the cheapest is {cheapest}"
+        )
     else:
-        screen.print(f"nothing is known to be as good as {cheapest}")
+        screen.print(f"{cheapest} is the only winner: all other configurations are significantly worse")
     print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
         screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")
     for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
-    screen.print(f"[dim]looks at the locked split: {board['looks']}[/dim]")
+    screen.print(f"[dim]evaluations on the test split: {board['looks']}[/dim]")
     trial = results.path / TRIALS / results.first(board["cheapest"]).name
     screen.print(f"[dim]next: zoo report {escape(str(results.path))}; zoo export {escape(str(trial))}[/dim]")

@@ -13,8 +13,8 @@ from zoo.experiment import Experiment
 from zoo_cli.options import console, force_option, json_option, print_json
 from zoo_cli.settings import settings_options
 
-# What may be said again while resuming; everything else is the run's own
-OF_A_SESSION = ("resume", "device", "force", "as_json", "save_every")
+# Options that may be given with `--resume`; all others are fixed by the run
+RESUMABLE = ("resume", "device", "force", "as_json", "save_every")
 
 
 def _given(ctx: click.Context, name: str) -> bool:
@@ -27,15 +27,15 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
         if missing:
             raise UsageError(
                 f"missing option {' '.join(f'`--{name}`' for name in missing)}",
-                hint="see `zoo train --help`; a run that was stopped goes on with `zoo train --resume RUN`",
+                hint="see `zoo train --help`; to continue a stopped run, use `zoo train --resume RUN`",
             )
         return
-    fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in OF_A_SESSION and _given(ctx, name)]
+    fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in RESUMABLE and _given(ctx, name)]
     if fixed:
         verb, them = ("is", "it") if len(fixed) == 1 else ("are", "them")
         raise UsageError(
-            f"{', '.join(fixed)} {verb} the run's own and cannot be said again with `--resume`",
-            hint=f"leave {them} out, or train anew without `--resume`",
+            f"{', '.join(fixed)} {verb} fixed by the run and cannot be changed with `--resume`",
+            hint=f"leave {them} out, or start a new run without `--resume`",
         )
 
 
@@ -44,24 +44,28 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
 @click.option(
     "--resume",
     metavar="RUN",
-    help="Go on with a run that was stopped, with its own settings; --force, if versions or the device differ.",
+    help="Continue a stopped run in this folder, with the settings it was started with. Add --force if the versions of "
+    "libraries or the device have changed.",
 )
-@click.option("--out", metavar="DIR", help="The run's folder.  [default: runs/<time>-<backbone>-<strategy>]")
+@click.option("--out", metavar="DIR", help="Folder to write the run to.  [default: runs/<time>-<backbone>-<strategy>]")
 @force_option
 @json_option
 @click.pass_context
 def train(
     ctx: click.Context, /, out: str | None, resume: str | None, force: bool, as_json: bool, **settings: Any
 ) -> None:
-    """Fine-tune a backbone on photographs.
+    """Fine-tune a backbone on your images.
+
+    Trains the layers that --strategy names, scores the result, and writes weights, metrics and predictions to a
+    folder, the run. `zoo plan` with the same options shows beforehand what would be trained.
 
     \b
     zoo train --data photos --backbone efficientnet_lite0 --strategy linear
     zoo train --data photos --backbone resnet50 --strategy linear,epochs=2+full,lr=0.1 --augment trivial
     zoo train --resume runs/first
 
-    DATA is a folder with `train/CLASS/*.jpg` and `val/CLASS/*.jpg` (and `test/`), or with `CLASS/*.jpg`, which are
-    then split 70/15/15 by `--split-seed`.
+    DATA is a folder with `train/CLASS/*.jpg`, `val/CLASS/*.jpg` and perhaps `test/CLASS/*.jpg`. A folder with
+    `CLASS/*.jpg` alone is split at random, 70/15/15 per cent into train, val and test.
     """
     _check_options(ctx, resume, settings)
     experiment = Experiment(**settings) if resume is None else None
@@ -89,7 +93,7 @@ def _train(
     from zoo_cli.figures import print_run
     from zoo_cli.main import plugins
 
-    # what a scheduler sends before it kills: the run is then `interrupted`, and its folder is left in good order
+    # A scheduler sends SIGTERM before it kills. Handled like Ctrl-C, the run is saved as `interrupted`
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = console()
     if experiment is not None:

@@ -16,12 +16,18 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("file", metavar="FILE")
-@click.option("--data", metavar="DATA", help="Also compare with the run on its photographs.")
-@click.option("--split", metavar="train|val|test", help="Of `--data`.  [default: the one that the run reports]")
+@click.option(
+    "--data", metavar="DATA", help="Also compare the file with its run on these photographs, the data of the run."
+)
+@click.option(
+    "--split",
+    metavar="train|val|test",
+    help="Split of --data to compare on.  [default: the split that the run reports]",
+)
 @click.option(
     "--script",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write a program that checks such a file with onnxruntime and numpy alone.",
+    help="Also write a Python program to this file, which checks such files with onnxruntime and numpy alone.",
 )
 @device_option
 @force_option
@@ -37,10 +43,17 @@ def verify(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Check an exported file, without torch.
+    """Check an exported file for damage and wrong predictions.
 
-    Integrity and golden inputs anywhere; with `--data`, every photograph against the run whose folder it lies in.
-    Exit 0 if all holds, 1 if not.
+    Use it wherever the file is deployed; torch and the run are not needed. It compares digests, and the predictions
+    for generated test images (golden inputs) with those recorded in the file. With --data it also classifies every
+    photograph of a split and compares the labels with those of the run, in whose folder the file must lie.
+
+    \b
+    zoo verify model.onnx
+    zoo verify runs/first/model.onnx --data photos
+
+    The exit code is 0 if all checks pass, and 1 if not.
     """
     from zoo.exporting.verification import verify as check
     from zoo.storage.files import write_bytes
@@ -64,10 +77,10 @@ def verify(
 
 
 def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
-    """The program that checks files of this format, which may be written as `script`.
+    """The program that checks files of this format; also checks that it can be written to `script`.
 
     Raises:
-        UsageError: there is none, or something is there already.
+        UsageError: the format has none, or `script` is not a new `.py` file in an existing folder.
     """
     from zoo.errors import UsageError
     from zoo.inference.opening import find_exporter
@@ -75,7 +88,10 @@ def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
 
     exporter = find_exporter(file, plugins)
     if exporter.script is None:
-        raise UsageError(f"`{exporter.name}` files have no such program", hint="`zoo verify FILE` checks them")
+        raise UsageError(
+            f"`{exporter.name}` files have no program that checks them",
+            hint="leave out `--script`; `zoo verify FILE` checks them",
+        )
     if script.suffix != ".py":
         raise UsageError(f"`{script}` does not end in `.py`", hint="pass `--script verify_model.py`")
     if not script.parent.is_dir():

@@ -1,4 +1,4 @@
-"""ONNX: one file that holds the network, its preprocessing, its class names and the means to verify it."""
+"""ONNX exporter: one file with the network, its preprocessing, its class names and the data to verify it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def register_exporters(register: Register[Exporter]) -> None:
     register(
         Exporter(
             name="onnx",
-            summary="ONNX with preprocessing inside: photographs in, probabilities out, on any onnxruntime",
+            summary="ONNX with preprocessing included: photographs in, probabilities out, with onnxruntime alone",
             suffix=".onnx",
             write="zoo_onnx.write:write",
             open="zoo_onnx.session:open_file",

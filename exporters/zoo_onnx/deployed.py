@@ -1,8 +1,9 @@
-"""Verifies an ONNX file that `zoo export` wrote where there is no zoo: its digest, golden inputs and provider.
+"""Verifies an ONNX file written by `zoo export`, without zoo: its digest, golden inputs and provider.
 
     python verify_model.py model.onnx [CPUExecutionProvider | CUDAExecutionProvider | ...]
 
-Needs onnxruntime and numpy. Exit 0 if all holds, 1 if not. Written by `zoo verify FILE --script verify_model.py`.
+Needs onnxruntime and numpy. Exits with 0 if all checks pass, and with 1 if not.
+Written by `zoo verify FILE --script verify_model.py`.
 """
 
 from __future__ import annotations
@@ -19,18 +20,18 @@ from zoo.exporting.golden_inputs import golden_photographs
 
 
 def checks(file: Path, provider: str) -> list[tuple[bool, str]]:
-    """What was looked at: whether it holds, and the figure."""
+    """Run all checks; for each, whether it passed, and a line of text."""
     content = file.read_bytes()
     if provider.startswith("CUDA") and hasattr(ort, "preload_dlls"):
         ort.preload_dlls()
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    # TF32 keeps 10 bits of a mantissa; golden logits were computed in fp32
+    # The mantissa of TF32 has 10 bits, and the golden logits were computed in fp32
     settings = {"use_tf32": "0"} if provider.startswith("CUDA") else {}
     try:
         session = ort.InferenceSession(str(file), options, providers=[(provider, settings)])
-    except Exception as error:  # onnxruntime's exceptions share no base class but this
-        return [(False, f"onnxruntime {ort.__version__} refuses the file: {' '.join(str(error).split())[:300]}")]
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        return [(False, f"onnxruntime {ort.__version__} cannot load the file: {' '.join(str(error).split())[:300]}")]
     said = session.get_modelmeta().custom_metadata_map
     if "zoo.schema" not in said:
         return [(False, "the file was not written by zoo")]
@@ -40,15 +41,15 @@ def checks(file: Path, provider: str) -> list[tuple[bool, str]]:
     same = actual == recorded
     found = [(same, f"digest {actual[:16]}" if same else f"digest {actual[:16]}, recorded {recorded[:16] or 'none'}")]
     ran = session.get_providers()[0]
-    found.append((ran == provider, f"provider {ran}" + ("" if ran == provider else f", {provider} was asked for")))
+    found.append((ran == provider, f"provider {ran}" + ("" if ran == provider else f", not {provider}")))
     try:
         return [*found, *external(file, said), *golden(session, said)]
-    except Exception as error:  # of a file whose metadata or graph are not what they were
+    except Exception as error:  # the metadata or the graph have changed
         return [*found, (False, f"the file is damaged: {type(error).__name__} {' '.join(str(error).split())[:200]}")]
 
 
 def external(file: Path, said: dict[str, str]) -> list[tuple[bool, str]]:
-    """The digests of what lies beside the file."""
+    """Check the digests of the files beside the model, which hold the weights of a large one."""
     found = []
     for name, digest in json.loads(said.get("zoo.external", "{}")).items():
         beside = file.with_name(name)
@@ -58,17 +59,17 @@ def external(file: Path, said: dict[str, str]) -> list[tuple[bool, str]]:
 
 
 def golden(session: ort.InferenceSession, said: dict[str, str]) -> list[tuple[bool, str]]:
-    """Whether the file gives the logits that it recorded for each golden input."""
+    """Check that the model gives the recorded logits for each golden input."""
     if said.get("zoo.preprocessing", "graph") != "graph":
-        return [(True, "golden inputs skipped: the file takes prepared pixels, `zoo verify` prepares them")]
+        return [(True, "golden inputs skipped: the file has no preprocessing; use `zoo verify`")]
     recorded, classes = json.loads(said["zoo.golden"]), json.loads(said["zoo.classes"])
     photographs = golden_photographs()
     if set(recorded["logits"]) != set(photographs):
-        return [(False, "the golden inputs of the record are not those of this program")]
+        return [(False, "the file records other golden inputs than this program generates")]
     found = []
     for name, answer in recorded["logits"].items():
         if list(answer) != classes:
-            found.append((False, f"golden input {name}: the classes are not those of its record"))
+            found.append((False, f"golden input {name}: the recorded classes differ from those of the file"))
             continue
         logits, shares = (
             value[0] for value in session.run(["logits", "probabilities"], {"photographs": photographs[name][None]})
@@ -77,13 +78,13 @@ def golden(session: ort.InferenceSession, said: dict[str, str]) -> list[tuple[bo
         if not np.abs(shares - exponents / exponents.sum()).max() <= 1e-3:
             found.append((False, f"golden input {name}: the probabilities are not the softmax of the logits"))
         apart = float(np.abs(logits - np.array(list(answer.values()))).max())
-        figures = f"golden input {name}: logits differ by {apart:.2g}, may by {recorded['tolerance']:.2g}"
+        figures = f"golden input {name}: logits differ by {apart:.2g} (tolerance {recorded['tolerance']:.2g})"
         found.append((apart <= recorded["tolerance"], figures))
     return found
 
 
 def main(arguments: list[str]) -> int:
-    """Print a line for each check; the exit code."""
+    """Print a line for each check, and return the exit code."""
     if len(arguments) not in (1, 2) or not Path(arguments[0]).is_file():
         print(__doc__)
         return 2

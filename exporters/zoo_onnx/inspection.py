@@ -1,4 +1,4 @@
-"""Inspection: all that a file says about itself, of any maker. Never imports torch."""
+"""Inspection: metadata, inputs, outputs and nodes of any ONNX file. Never imports torch."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from zoo_onnx import metadata as meta
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """Inputs, outputs, opset, nodes, and the metadata, decoded; `zoo` is False for a file of other making.
+    """Inputs, outputs, opset, nodes and decoded metadata of a file; `zoo` is False if zoo did not write it.
 
     Raises:
-        ZooError: it is no ONNX file.
+        ZooError: it is not an ONNX file.
     """
     try:
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf's DecodeError, of which there are two by implementation; OSError
-        raise ZooError(f"`{path}` is no ONNX file, or was cut short", hint="copy it again") from error
+    except Exception as error:  # OSError, or one of protobuf's two classes DecodeError
+        raise ZooError(f"`{path}` is not an ONNX file, or is truncated", hint="copy it again") from error
     if not model.graph.node:
-        raise ZooError(f"`{path}` is no ONNX file, or was cut short", hint="copy it again")
+        raise ZooError(f"`{path}` is not an ONNX file, or is truncated", hint="copy it again")
     said = meta.read(model)
     return {
         "file": str(path),

@@ -1,8 +1,8 @@
-"""int8: static quantisation by onnxruntime, its method chosen on training photographs, sensitive layers left in fp32.
+"""int8: static quantisation by onnxruntime, with a method chosen on training images and sensitive layers in fp32.
 
-Weights are signed, a scale a channel; values between layers are unsigned, a scale a tensor, which is what processors
-multiply fastest. Scales are constants of the file (static): what a depthwise layer gives differs too much from channel
-to channel for scales made up as it runs.
+Weights are signed, with a scale for each channel. Activations are unsigned, with a scale for each tensor, which is the
+fastest combination on current processors. Scales are constants in the file (static quantisation): the channels of a
+depthwise layer's output differ too much for scales computed at run time.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from scipy.special import log_softmax
 from zoo.errors import ZooError, quoted
 from zoo_onnx.preprocessing import PIXELS
 
-# Nodes with weights; what a search leaves in fp32 is one of these
+# Nodes with weights; the search for layers to keep in fp32 is among these
 WEIGHTED = ("Conv", "Gemm", "MatMul")
-# Between them, quantised too where both neighbours are, so that values stay in 8 bits
+# Nodes between them, quantised if both neighbours are, so that activations stay in 8 bits
 BETWEEN = (
     "Add",
     "Mul",
@@ -40,28 +40,28 @@ BETWEEN = (
     "Concat",
     "Sigmoid",
 )
-# Of networks with attention only the products are: sums along a residual stream and what softmax gives need more bits
+# In networks with these nodes (attention), only products are quantised: residual sums and softmax need more bits
 PRODUCTS_ONLY = ("LayerNormalization", "Softmax", "SimplifiedLayerNormalization")
 
 METHODS = ("min-max", "percentile", "entropy")
 PERCENTILE = 99.99
 BATCH = 8
-HELD = 4  # images whose inner values are held at once while ranges are read: hundreds of megabytes each
-RANKED_ON = 16  # images that the sensitivity of every layer is measured on
+HELD = 4  # images whose activations are in memory at once during calibration: hundreds of megabytes each
+RANKED_ON = 16  # images on which the sensitivity of each layer is measured
 
 Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Quantised:
-    """A network in int8, how its ranges were found, and what stayed in fp32."""
+    """A network in int8, with the method of its calibration and the layers kept in fp32."""
 
     model: onnx.ModelProto
     method: str
-    divergences: dict[str, float]  # by method: mean KL divergence of its probabilities from those in fp32
+    divergences: dict[str, float]  # by method: mean KL divergence of the probabilities from those in fp32
     kept: tuple[str, ...]  # layers in fp32
-    layers: int  # with weights, in all
-    drop: float  # accuracy lost on the images that all this was chosen on
+    layers: int  # number of layers with weights
+    drop: float  # accuracy lost on `choices`, the images on which method and layers were chosen
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -82,20 +82,21 @@ def quantise(
     max_drop: float,
     note: Callable[[str], None] = lambda text: None,
 ) -> Quantised:
-    """Quantise `pixels` to `logits`; images are normalised pixels `(N, 3, S, S)`.
+    """Quantise a network from `pixels` to `logits`; images are normalised pixels `(N, 3, S, S)`.
 
-    The method is the one whose probabilities on `choices` diverge least from those in fp32. Where it loses more
-    accuracy there than `max_drop`, layers are left in fp32, most sensitive first, as few as do.
+    Calibration reads the ranges of activations on `ranges`. The method is the one whose probabilities on `choices`
+    diverge least from those in fp32. If it loses more accuracy there than `max_drop`, the smallest sufficient number
+    of layers stays in fp32, the most sensitive first.
 
     Raises:
-        ZooError: onnxruntime cannot quantise the network, or it loses too much with half of its layers in fp32.
+        ZooError: onnxruntime cannot quantise the network, or too much is lost even with half of the layers in fp32.
     """
     with tempfile.TemporaryDirectory() as name, _quiet():
         prepared = _prepare(network, Path(name))
         plain = _logits(prepared, choices)
         weighted = [node.name for node in prepared.graph.node if node.op_type in WEIGHTED]
         if not weighted:
-            raise ZooError("the network has no layer that int8 knows", hint="pass another `--precision`")
+            raise ZooError("the network has no layer that can be quantised to int8", hint="pass another `--precision`")
         found: dict[str, tuple[float, Any]] = {}
         for method, tensors in _calibrate(prepared, ranges, Path(name)):
             found[method] = _divergence(plain, _logits(_quantised(prepared, tensors), choices)), tensors
@@ -106,7 +107,7 @@ def quantise(
         model = _quantised(prepared, tensors)
         drop = _drop(plain, _logits(model, choices), labels)
         if drop > max_drop:
-            note(f"int8 loses {drop:.4f} on training photographs: looking for the layers that it comes from")
+            note(f"int8 loses {drop:.4f} of accuracy on training photographs; searching for the most sensitive layers")
             ranked = _rank(prepared, tensors, weighted, choices[:RANKED_ON], plain[:RANKED_ON])
 
             def lost(count: int) -> float:
@@ -122,7 +123,7 @@ def quantise(
                 )
             kept = tuple(ranked[:count])
             model, drop = _quantised(prepared, tensors, kept), lost(count)
-            note(f"int8 with {count} of {len(weighted)} layers in fp32 loses {drop:.4f}")
+            note(f"int8 with {count} of {len(weighted)} layers in fp32 loses {drop:.4f} of accuracy")
     return Quantised(
         model=model,
         method=method,
@@ -134,10 +135,10 @@ def quantise(
 
 
 def _prepare(network: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """The network with shapes inferred, batch norms folded and every node named.
+    """Infer shapes, fold batch norms and name every node.
 
     Raises:
-        ZooError: onnxruntime cannot.
+        ZooError: onnxruntime fails.
     """
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -145,7 +146,7 @@ def _prepare(network: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     onnx.save(network, plain)
     try:
         quant_pre_process(plain, prepared, skip_symbolic_shape=True)
-    except Exception as error:  # whatever a graph makes it raise
+    except Exception as error:  # the tool raises exceptions of any type
         raise ZooError(f"the network cannot be prepared for int8: {quoted(error)}") from error
     model: onnx.ModelProto = onnx.load(prepared)
     for number, node in enumerate(model.graph.node):
@@ -160,15 +161,15 @@ def _kinds(model: onnx.ModelProto) -> list[str]:
 
 
 def _calibrate(model: onnx.ModelProto, ranges: Values, folder: Path) -> Iterator[tuple[str, Any]]:
-    """Ranges of every tensor by each method.
+    """Yield each calibration method with the ranges of every tensor.
 
     Raises:
-        ZooError: onnxruntime cannot run the network with its inner values as outputs.
+        ZooError: onnxruntime cannot run the network with its activations as outputs.
     """
     from onnxruntime.quantization import CalibrationMethod
     from onnxruntime.quantization.calibrate import create_calibrator
 
-    ways: dict[str, tuple[Any, dict[str, Any]]] = {
+    calibrations: dict[str, tuple[Any, dict[str, Any]]] = {
         "min-max": (CalibrationMethod.MinMax, {}),
         "percentile": (CalibrationMethod.Percentile, {"percentile": PERCENTILE}),
         "entropy": (CalibrationMethod.Entropy, {}),
@@ -177,19 +178,19 @@ def _calibrate(model: onnx.ModelProto, ranges: Values, folder: Path) -> Iterator
     onnx.save(model, file)
     try:
         for name in METHODS:
-            method, options = ways[name]
+            method, options = calibrations[name]
             calibrator = create_calibrator(
                 file, _kinds(model), str(folder / "augmented.onnx"), calibrate_method=method, extra_options=options
             )
             for start in range(0, len(ranges), HELD):
                 calibrator.collect_data(_Reader(ranges[start : start + HELD]))
             yield name, calibrator.compute_data()
-    except Exception as error:  # onnxruntime's, and whatever a graph makes its tools raise
-        raise ZooError(f"int8 cannot read the ranges of values: {quoted(error)}") from error
+    except Exception as error:  # onnxruntime and its tools raise exceptions of any type
+        raise ZooError(f"the network cannot be calibrated for int8: {quoted(error)}") from error
 
 
 class _Reader:
-    """Images one by one, as onnxruntime's calibration asks for them."""
+    """Images one by one, with the interface of onnxruntime's `CalibrationDataReader`."""
 
     def __init__(self, images: Values) -> None:
         self._rest = iter(images)
@@ -205,10 +206,10 @@ class _Reader:
 def _quantised(
     model: onnx.ModelProto, tensors: Any, kept: Sequence[str] = (), only: Sequence[str] = ()
 ) -> onnx.ModelProto:
-    """The model in int8, but for nodes `kept`; of `only` these nodes if there are any.
+    """The model in int8, except for the nodes `kept`; if `only` is not empty, just these nodes are quantised.
 
     Raises:
-        ZooError: onnxruntime cannot.
+        ZooError: onnxruntime fails.
     """
     from onnxruntime.quantization import QuantType
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
@@ -218,8 +219,8 @@ def _quantised(
     try:
         quantizer = QDQQuantizer(
             copy,
-            True,  # a scale a channel
-            False,  # all eight bits
+            True,  # a scale for each channel
+            False,  # no reduced range: all eight bits
             QuantType.QInt8,
             QuantType.QUInt8,
             tensors,
@@ -229,20 +230,20 @@ def _quantised(
             {},
         )
         quantizer.quantize_model()
-    except Exception as error:  # whatever a graph makes it raise
+    except Exception as error:  # the tool raises exceptions of any type
         raise ZooError(f"the network cannot be quantised: {quoted(error)}") from error
     made: onnx.ModelProto = quantizer.model.model
     return made
 
 
 def _rank(model: onnx.ModelProto, tensors: Any, nodes: Sequence[str], images: Values, plain: Values) -> list[str]:
-    """Nodes by how far the probabilities diverge when that node alone is in int8, most first."""
+    """Nodes sorted by sensitivity: the divergence of probabilities when that node alone is in int8, largest first."""
     far = {node: _divergence(plain, _logits(_quantised(model, tensors, only=[node]), images)) for node in nodes}
     return sorted(nodes, key=lambda node: -far[node])
 
 
 def _fewest(lost: Callable[[int], float], max_drop: float, most: int) -> int | None:
-    """The least number of layers in fp32 with which no more than `max_drop` is lost, by doubling and halving."""
+    """The smallest number of layers in fp32 that loses at most `max_drop`, by exponential and binary search."""
     low, high = 0, 1
     while lost(min(high, most)) > max_drop:
         if high >= most:
@@ -259,14 +260,14 @@ def _logits(model: onnx.ModelProto, images: Values) -> Values:
     """Logits by onnxruntime on the CPU.
 
     Raises:
-        ZooError: it refuses the graph, or cannot run it.
+        ZooError: it cannot load or run the graph.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
         session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = [session.run(None, {PIXELS: images[at : at + BATCH]})[0] for at in range(0, len(images), BATCH)]
-    except Exception as error:  # onnxruntime's exceptions share no base class but this
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ZooError(f"onnxruntime cannot run the network in int8: {quoted(error)}") from error
     return np.concatenate(found)
 
@@ -283,7 +284,7 @@ def _drop(plain: Values, other: Values, labels: npt.NDArray[np.int64]) -> float:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the quantiser's advice and progress off the terminal."""
+    """Suppress the quantiser's logs and progress output."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Layers: the first one where an exported network parts from torch, for the message that says so."""
+"""Finds the first layer at which an exported network differs from torch, for the error message."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from torch import nn
 
 from zoo_onnx.preprocessing import PIXELS
 
-SCOPES = "pkg.torch.onnx.name_scopes"  # of a node: the modules that it was traced in, outermost first
+SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: the modules that it was traced in, outermost first
 
 
 def outputs_of_modules(model: onnx.ModelProto) -> dict[str, str]:
-    """By a module's path the tensor that it ends in, as `torch.export` recorded it; empty where it did not."""
+    """The output tensor of each module, by its path, as recorded by `torch.export`; empty if it recorded none."""
     found: dict[str, str] = {}
     for node in model.graph.node:
         scopes = next((entry.value for entry in node.metadata_props if entry.key == SCOPES), None)
         for path in _paths(scopes):
-            found[path] = node.output[0]  # nodes are in order: the last one of a module is where it ends
+            found[path] = node.output[0]  # nodes are in order, so the last one of a module gives its output
     return found
 
 
 def first_apart(
     model: nn.Module, exported: onnx.ModelProto, outputs: dict[str, str], pixels: torch.Tensor, tolerance: float
 ) -> str | None:
-    """The path of the first module whose output differs by more than `tolerance` of its largest value, if one does.
+    """The path of the first module whose output differs by more than `tolerance` times its largest value; or None.
 
-    `outputs` is what `outputs_of_modules` gave before the model was stripped.
+    `outputs` is the result of `outputs_of_modules` before the model was stripped.
     """
     seen: dict[str, Any] = {}
 
     def keep(path: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, torch.Tensor) and output.is_floating_point():
-                seen.pop(path, None)  # a module that is called again ends where it ends last, here as there
+                seen.pop(path, None)  # the last call of a module counts, as in `outputs_of_modules`
                 seen[path] = output.float().numpy().copy()
 
         return hook
@@ -60,11 +60,11 @@ def first_apart(
             probe.graph.output.append(onnx.ValueInfoProto(name=name))
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # no tensor is fused away
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL  # so that no tensor is lost to fusion
     session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
     names = list(dict.fromkeys(asked.values()))
     values = dict(zip(names, session.run(names, {PIXELS: pixels.numpy()})))
-    for path, mine in seen.items():  # in the order in which torch left them: inner modules before outer ones
+    for path, mine in seen.items():  # in the order in which modules returned: inner ones before outer ones
         other = values.get(asked.get(path, ""))
         if other is None or other.shape != mine.shape:
             continue

@@ -1,7 +1,7 @@
-"""What an ONNX file says about itself, and the seal that tells whether any of it changed.
+"""Metadata of an ONNX file, and its seal: a SHA-256 of the file, stored in the file, that reveals any change.
 
-Every key stands under `zoo.` in the file's `metadata_props`. Text is stored as it is, everything else as JSON.
-The digests tell damage and tampering apart from a sound file; they are no signature.
+All keys begin with `zoo.` in the file's `metadata_props`. Text is stored as it is, everything else as JSON.
+The digests reveal damage and changes; they are not a signature, because anybody can renew them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ KEY_EXPORTER = "zoo.exporter"
 KEY_MINIMUM = "zoo.minimum_onnxruntime"
 KEY_PRECISION = "zoo.precision"
 KEY_PREPROCESSING = "zoo.preprocessing"
-KEY_PARITY = "zoo.parity"  # how far the file lies from its run, over the photographs that the run was scored on
-KEY_EXTERNAL = "zoo.external"  # SHA-256 of the file that holds the weights, by its name, where there is one
+KEY_PARITY = "zoo.parity"  # difference between file and run, on the images that the run was scored on
+KEY_EXTERNAL = "zoo.external"  # for large models: SHA-256 of the file with the weights, by its name
 KEY_SHA256 = "zoo.sha256"
 RESERVED = (
     KEY_SCHEMA,
@@ -44,25 +44,25 @@ RESERVED = (
     KEY_SHA256,
 )
 
-# The first release whose CUDA provider resizes right with `mode=cubic, antialias=1` (onnxruntime#25264: it left rows
-# out and ignored `cubic_coeff_a`). On the CPU older ones are right too.
+# The first release whose CUDA provider resizes correctly with `mode=cubic, antialias=1` (onnxruntime#25264: earlier
+# ones left out rows and ignored `cubic_coeff_a`). On the CPU, older releases are correct too.
 MINIMUM_ONNXRUNTIME = "1.23.0"
 
 _BLANK = b"0" * 64
-# How protobuf writes the entry: key (field 1, 10 bytes), then value (field 2, 64 bytes)
+# The entry as protobuf serialises it: key (field 1, 10 bytes), then value (field 2, 64 bytes)
 _SEAL = b"\x0a" + bytes([len(KEY_SHA256)]) + KEY_SHA256.encode() + b"\x12" + bytes([len(_BLANK)])
 
 
 def encode(value: Any) -> str:
-    """A metadata value as text."""
+    """Encode a metadata value as text."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def read(model: onnx.ModelProto) -> dict[str, str]:
-    """The file's metadata.
+    """Read the metadata of a file.
 
     Raises:
-        ZooError: a key stands twice, of which every reader would take another.
+        ZooError: a key occurs twice, so that readers would disagree on its value.
     """
     found: dict[str, str] = {}
     for entry in model.metadata_props:
@@ -73,17 +73,17 @@ def read(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def check_readable(metadata: Mapping[str, str], file: object) -> None:
-    """Whether the metadata is ours and of a schema that this version knows.
+    """Check that zoo wrote the metadata, in a schema that this version supports.
 
     Raises:
-        ZooError: it is not.
+        ZooError: it did not, or the schema is newer.
     """
     schema = metadata.get(KEY_SCHEMA)
     if schema is None:
         raise ZooError(
             f"`{file}` was not written by zoo: it has no `{KEY_SCHEMA}` in its metadata",
-            hint="`zoo predict FILE --preprocess BACKBONE` predicts with it, `zoo bench` times it; "
-            "files of `zoo export` carry their classes, preprocessing and checks",
+            hint="to predict with it, pass `zoo predict FILE --preprocess BACKBONE`; `zoo bench` measures it; "
+            "other commands need a file written by `zoo export`",
         )
     if not schema.isdecimal() or int(schema) > SCHEMA:
         raise ZooError(
@@ -93,10 +93,10 @@ def check_readable(metadata: Mapping[str, str], file: object) -> None:
 
 
 def decode(metadata: Mapping[str, str], key: str, file: object) -> Any:
-    """The JSON value of a key that every file of ours has.
+    """The JSON value of a required key.
 
     Raises:
-        ZooError: it is missing, or no JSON.
+        ZooError: the key is missing, or its value is not JSON.
     """
     try:
         return json.loads(metadata[key])
@@ -106,7 +106,7 @@ def decode(metadata: Mapping[str, str], key: str, file: object) -> Any:
 
 
 def seal(model: onnx.ModelProto) -> bytes:
-    """Serialise with the SHA-256 of the file, its own digest zeroed, in the metadata under `zoo.sha256`, last."""
+    """Serialise with the SHA-256 of the file, computed with 64 zeros in its place, as last metadata `zoo.sha256`."""
     kept = [entry for entry in model.metadata_props if entry.key != KEY_SHA256]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
@@ -120,7 +120,7 @@ def seal(model: onnx.ModelProto) -> bytes:
 
 
 def read_seal(content: bytes) -> tuple[str, str] | None:
-    """The recorded and the actual SHA-256 of a file; None where it has no seal, or several."""
+    """The recorded and the actual SHA-256 of a file; None if it has no seal or more than one."""
     place = _seal_place(content)
     if place is None:
         return None
@@ -132,7 +132,7 @@ def read_seal(content: bytes) -> tuple[str, str] | None:
 
 
 def _seal_place(content: bytes) -> int | None:
-    """Offset of the digest's 64 characters."""
+    """Offset of the 64 characters of the digest; None if there is no seal or more than one."""
     first = content.find(_SEAL)
     if first < 0 or content.find(_SEAL, first + 1) >= 0:
         return None
@@ -145,12 +145,12 @@ def digest_text(text: str) -> str:
 
 
 def digest_tensor(tensor: onnx.TensorProto) -> str:
-    """Of all that stands in it; 16 hex digits, since there is one for every tensor and none is a signature."""
+    """SHA-256 of the serialised tensor, shortened to 16 hex digits: there is one for every tensor, to reveal damage."""
     return hashlib.sha256(tensor.SerializeToString(deterministic=True)).hexdigest()[:16]
 
 
 def digest_parts(model: onnx.ModelProto, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Digests of the parts, so that a changed file can say which part changed. Together they cover the whole file."""
+    """Digests of the parts, which together cover the whole file, so that verification can name what changed."""
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.initializer[:]

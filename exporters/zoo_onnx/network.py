@@ -1,4 +1,4 @@
-"""From a torch network to an ONNX model: `pixels` (N, 3, crop, crop) to `logits` (N, classes), for any batch size."""
+"""Exports a torch network to ONNX: `pixels` (N, 3, crop, crop) to `logits` (N, classes), for any batch size."""
 
 from __future__ import annotations
 
@@ -22,28 +22,28 @@ from zoo_onnx.size import open_model
 
 LOGITS = "logits"
 
-# Nine networks of torchvision and timm exported and agreed at this opset; the oldest with an antialiased Resize
+# The oldest opset with an antialiased Resize. Nine networks of torchvision and timm exported correctly with it
 OPSET = 18
 
-# Two, so that the exporter does not take the batch for a constant 1
+# Two, because an exporter may treat a batch of 1 as a constant
 TRACED_BATCH = 2
-# A pinned batch shows at any size but the traced one
+# A batch size that was fixed by mistake shows at any size but the traced one
 CHECKED_BATCHES = (1, 2, 7)
-# Share of the largest logit. Engines in fp32 differ by 1e-6 to 1e-5 of it, a wrong operator by far more
+# As a fraction of the largest logit. Engines in fp32 differ by 1e-6 to 1e-5, a wrong operator by far more
 TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Exported:
-    """A network's model, the exporter that made it, and its largest difference from torch as a share of the logits."""
+class ExportedNetwork:
+    """An ONNX model, its exporter, and its largest difference from torch, relative to the largest logit."""
 
     model: onnx.ModelProto
     exporter: str
     difference: float
 
 
-def export_network(model: nn.Module, side: int) -> Exported:
-    """Export with `torch.export`, or where that fails with TorchScript, and hold it to torch at several batch sizes.
+def export_network(model: nn.Module, side: int) -> ExportedNetwork:
+    """Export with `torch.export`, or with TorchScript if that fails, and compare with torch at several batch sizes.
 
     Raises:
         ZooError: neither gives a model that agrees with torch.
@@ -56,45 +56,46 @@ def export_network(model: nn.Module, side: int) -> Exported:
             try:
                 with _quiet(), _out_of_place(model):
                     exported = export(model, side)
-            except Exception as error:  # torch's exporters raise whatever a network makes them raise
+            except Exception as error:  # torch's exporters raise exceptions of any type
                 reasons.append(f"{name}: {_first_line(error)}")
                 continue
             ends = outputs_of_modules(exported)
             _strip(exported)
             difference, batch = compare(model, exported, side)
             if difference <= TOLERANCE:
-                return Exported(model=exported, exporter=name, difference=difference)
+                return ExportedNetwork(model=exported, exporter=name, difference=difference)
             reasons.append(
                 f"{name}: at batch {batch} the logits differ from torch's by {difference:.2g} of the largest"
                 f"{_where(model, exported, ends, batch, side)}"
                 if np.isfinite(difference)
-                else f"{name}: at batch {batch} it does not run, or gives no numbers"
+                else f"{name}: at batch {batch} the model does not run, or its logits are not finite"
             )
     finally:
         model.train(was_training)
     raise ZooError(
-        f"the network cannot be exported to ONNX; {'; '.join(reasons)}", hint="`zoo export --to pt2` asks for less"
+        f"the network cannot be exported to ONNX; {'; '.join(reasons)}",
+        hint="try `zoo export --to pt2`, which supports more networks",
     )
 
 
 def compare(model: nn.Module, exported: onnx.ModelProto, side: int) -> tuple[float, int]:
-    """Largest difference of a logit from torch's, as a share of the largest logit, and the batch where it lies."""
+    """Largest difference from torch's logits, relative to the largest logit, and the batch size where it occurs."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes in between
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes between the calls
     generator = torch.Generator().manual_seed(0)
     worst, where = 0.0, CHECKED_BATCHES[0]
     session: ort.InferenceSession | None = None
     for batch in CHECKED_BATCHES:
         pixels = torch.randn(batch, 3, side, side, generator=generator)
         with torch.inference_mode():
-            # The layout that the run was evaluated in, and the faster one
+            # The memory layout in which the run was evaluated; also the faster one
             expected = model(pixels.contiguous(memory_format=torch.channels_last)).float().numpy()
         try:
             if session is None:
                 session = open_model(exported, options)
             found = session.run([LOGITS], {PIXELS: pixels.numpy()})[0]
-        except Exception:  # onnxruntime's exceptions share no base class but this
+        except Exception:  # onnxruntime's exceptions have no common base class
             return float("inf"), batch
         if found.shape != expected.shape or not np.isfinite(found).all():
             return float("inf"), batch
@@ -105,11 +106,11 @@ def compare(model: nn.Module, exported: onnx.ModelProto, side: int) -> tuple[flo
 
 
 def _where(model: nn.Module, exported: onnx.ModelProto, ends: dict[str, str], batch: int, side: int) -> str:
-    """Where a network parts from torch, as the end of a sentence; empty where that cannot be told."""
+    """The first layer that differs from torch, as the end of a sentence; empty if it cannot be found."""
     pixels = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
     try:
         path = first_apart(model, exported, ends, pixels, TOLERANCE)
-    except Exception:  # onnxruntime's, on a graph with more outputs; the message can do without
+    except Exception:  # from onnxruntime, for a graph with more outputs; the message is complete without it
         return ""
     return f", first in layer `{path}`" if path else ""
 
@@ -138,7 +139,7 @@ def _by_torchscript(model: nn.Module, side: int) -> onnx.ModelProto:
     torch.onnx.export(
         model,
         (example,),
-        written,  # type: ignore[arg-type]  # this exporter writes to streams; the annotation knows the other's
+        written,  # type: ignore[arg-type]  # this exporter writes to streams; the annotation is that of the other one
         input_names=[PIXELS],
         output_names=[LOGITS],
         opset_version=OPSET,
@@ -155,7 +156,7 @@ _EXPORTERS: dict[str, Callable[[nn.Module, int], onnx.ModelProto]] = {
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop what the exporters leave for debugging: traces hold the paths of this machine and grow the file."""
+    """Remove debugging information: traces contain paths of this machine and make the file larger."""
     del model.graph.value_info[:]
     del model.metadata_props[:]
     model.ClearField("doc_string")
@@ -174,7 +175,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def _out_of_place(model: nn.Module) -> Iterator[None]:
-    """Turn `inplace` off meanwhile: the same values, and half of `torch.export`'s time, which rewrites such calls."""
+    """Disable `inplace` during the export: `torch.export` rewrites such calls, which doubles its time."""
     changed = [module for module in model.modules() if getattr(module, "inplace", False) is True]
     for module in changed:
         module.inplace = False  # type: ignore[assignment]  # a flag, not a tensor
@@ -187,13 +188,13 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' progress, warnings and logs off the terminal, and attention on its exportable path."""
+    """Suppress the exporters' progress, warnings and logs, and disable the fused path of attention."""
     noisy = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in noisy]
     fast = torch.backends.mha.get_fastpath_enabled()
     for logger in noisy:
         logger.setLevel(logging.CRITICAL)
-    # `nn.MultiheadAttention` in eval has a fused path that no exporter knows
+    # In eval mode `nn.MultiheadAttention` uses a fused path that no exporter supports
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with (
@@ -211,7 +212,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    """What an exporter said, without its pages of advice."""
+    """Type and first line of the original exception."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -1,4 +1,4 @@
-"""Precision: the exported network as it is, with weights and values of 16 bits, or with most of both in 8."""
+"""Precision: converts the exported network to fp16 or int8."""
 
 from __future__ import annotations
 
@@ -13,30 +13,30 @@ from zoo.exporter import ExportSpec
 from zoo.exporting.golden import TOLERANCE
 from zoo_onnx.size import MAX_BYTES, is_large
 
-# Share of the largest logit by which a file's golden logits may differ from those that it gave where it was written.
-# In fp32 see `zoo.exporting.golden`. Kernels of fp16 and int8 round otherwise on other processors.
+# Tolerance of the golden logits, as a fraction of the largest logit. For fp32 see `zoo.exporting.golden`. The others
+# are larger, because fp16 and int8 kernels of other processors round differently from those that wrote the file.
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.02, "int8": 0.05}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Converted:
-    """A network in the precision asked for, and what there is to say about how it got there."""
+    """A network in the requested precision, and a record of the conversion for the metadata."""
 
     model: onnx.ModelProto
     record: dict[str, Any] = field(default_factory=dict)
 
 
 def convert(network: onnx.ModelProto, spec: ExportSpec) -> Converted:
-    """The network `pixels` to `logits`, both fp32, in `spec.precision`; `network` itself is left as it is.
+    """Convert a copy of the network to `spec.precision`; its input `pixels` and output `logits` stay fp32.
 
     Raises:
-        ZooError: it cannot be converted, or int8 loses more on the training photographs than it may.
+        ZooError: it cannot be converted, or int8 loses more accuracy on training images than allowed.
     """
     if spec.precision == "fp32":
         return Converted(model=network, record={"name": "fp32"})
     if is_large(network):
         raise ZooError(
-            f"a network beyond {MAX_BYTES / 1e9:.0f} GB cannot be converted to {spec.precision}",
+            f"a network larger than {MAX_BYTES / 1e9:.0f} GB cannot be converted to {spec.precision}",
             hint="pass `--precision fp32`, or `--to pt2`",
         )
     if spec.precision == "fp16":
@@ -57,20 +57,20 @@ def convert(network: onnx.ModelProto, spec: ExportSpec) -> Converted:
 
 
 def _half(network: onnx.ModelProto) -> onnx.ModelProto:
-    """Weights and values in fp16, input and output in fp32; onnxruntime's own converter."""
+    """Convert weights and activations to fp16, with fp32 input and output, by onnxruntime's converter."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     copy = onnx.ModelProto()
     copy.CopyFrom(network)
     try:
         model: onnx.ModelProto = convert_float_to_float16(copy, keep_io_types=True, disable_shape_infer=False)
-    except Exception as error:  # whatever a graph makes it raise
+    except Exception as error:  # the converter raises exceptions of any type
         raise ZooError(f"the network cannot be converted to fp16: {quoted(error)}") from error
     return model
 
 
 def _sorted(model: onnx.ModelProto) -> onnx.ModelProto:
-    """With its nodes in order of execution, which converters leave to the reader."""
+    """Sort the nodes topologically, which converters do not."""
     from onnxruntime.quantization.onnx_model import ONNXModel
 
     found = ONNXModel(model)

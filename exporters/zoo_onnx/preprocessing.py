@@ -1,8 +1,8 @@
 """The preprocessing as ONNX nodes: `photographs` (N, H, W, 3) uint8 of any size to `pixels` (N, 3, crop, crop) float.
 
-The same integer arithmetic as `zoo.preprocess` and `zoo.data.image`, whose Pillow path is the reference. The resize
-is made on uint8: there onnxruntime rounds between the horizontal and the vertical pass as Pillow does, on floats it
-does not, and differs by up to 13 grey levels.
+The arithmetic is the integer arithmetic of `zoo.preprocess` and `zoo.data.image`, whose Pillow path is the reference.
+Images are resized as uint8, because onnxruntime then rounds between the horizontal and the vertical pass as Pillow
+does. On floats it does not, and differs by up to 13 grey levels.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from zoo.preprocess import MAX_ASPECT, Preprocess
 PHOTOGRAPHS = "photographs"
 PIXELS = "pixels"
 
-# Of every name in this part, so that none meets one of the network's and a tool can tell the parts from each other
+# Prefix of all names in this part of the graph: avoids clashes with the network's names, and marks the part for tools
 PREFIX = "preprocess/"
 
 MEAN, STD = f"{PREFIX}mean", f"{PREFIX}std"
@@ -31,7 +31,7 @@ _MODES = {"bilinear": "linear", "bicubic": "cubic"}
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """A part of a graph: nodes in order of execution, and the constants that they read."""
+    """The preprocessing part of a graph: nodes in order of execution, and their constants."""
 
     nodes: list[NodeProto] = field(default_factory=list)
     constants: list[TensorProto] = field(default_factory=list)
@@ -53,12 +53,12 @@ class Preprocessing:
 
 
 def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
-    """Nodes and constants from `photographs` to `pixels`, for opset 18. Equal data gives equal nodes."""
+    """Nodes and constants from `photographs` to `pixels`, for opset 18. Equal preprocessing gives equal nodes."""
     part = Preprocessing()
     two, none = part.integers("two", 2), part.integers("none", 0)
     side = part.integers("crop", preprocess.crop)
 
-    # The middle of a very long photograph; all sizes are (height, width)
+    # Crop very long images to their middle; all sizes are (height, width)
     size = part.node("Shape", [PHOTOGRAPHS], "size", start=1, end=3)
     shorter = part.node("ReduceMin", [size], "shorter", keepdims=1)
     longest = part.node("Mul", [shorter, part.integers("max_aspect", MAX_ASPECT)], "longest")
@@ -67,10 +67,10 @@ def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
     kept_start = part.node("Div", [cut, two], "kept_start")
     kept_end = part.node("Add", [kept_start, kept], "kept_end")
     bounded = part.node("Slice", [PHOTOGRAPHS, kept_start, kept_end, part.integers("axes_nhwc", 1, 2)], "bounded")
-    # N x 3 x H x W: CUDA's antialiased resize knows this layout only
+    # N x 3 x H x W: the only layout that CUDA's antialiased resize supports
     planes = part.node("Transpose", [bounded], "planes", perm=[0, 3, 1, 2])
 
-    # Resize. For the shorter side the quotient is exact, so one formula serves both sides
+    # Resize. The quotient is exact for the shorter side, so that one formula is right for both sides
     if preprocess.fit == "squash":
         resized_size = part.integers("resized_size", preprocess.resize, preprocess.resize)
     else:
@@ -78,7 +78,7 @@ def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
         resized_size = part.node("Div", [scaled, shorter], "resized_size")
     batch = part.node("Shape", [PHOTOGRAPHS], "batch", start=0, end=1)
     sizes = part.node("Concat", [batch, part.integers("channels", 3), resized_size], "sizes", axis=0)
-    # Pillow's filters: a = -0.5, weights outside of the image left out, support widened when shrinking
+    # As Pillow's filters: a = -0.5, no weights outside of the image, wider support when shrinking
     resized = part.node(
         "Resize",
         [planes, "", "", sizes],
@@ -90,14 +90,14 @@ def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
         coordinate_transformation_mode="half_pixel",
     )
 
-    # Centre crop; a Slice stops at the border where the image is smaller
+    # Centre crop; if the image is smaller, Slice stops at its border
     excess = part.node("Sub", [resized_size, side], "excess")
     removed = part.node("Max", [excess, none], "removed")
     crop_start = part.node("Div", [removed, two], "crop_start")
     crop_end = part.node("Add", [crop_start, side], "crop_end")
     cropped = part.node("Slice", [resized, crop_start, crop_end, part.integers("axes_nchw", 2, 3)], "cropped")
     values = part.node("Cast", [cropped], "values", to=TensorProto.FLOAT)
-    if preprocess.resize < preprocess.crop:  # otherwise neither side is ever smaller
+    if preprocess.resize < preprocess.crop:  # otherwise no side is smaller than the crop
         lack = part.node("Neg", [part.node("Min", [excess, none], "negative_excess")], "lack")
         before = part.node("Div", [lack, two], "pad_before")
         after = part.node("Sub", [lack, before], "pad_after")
@@ -105,23 +105,23 @@ def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
         pads = part.node("Concat", [outer, before, outer, after], "pads", axis=0)
         values = part.node("Pad", [values, pads], "padded")
 
-    # Normalise: the same three steps in the same order as `zoo.data.image.normalise`, so the same bits
+    # Normalise by the same three steps as `zoo.data.image.normalise`, so that results are equal bit for bit
     unit = part.node("Div", [values, part.constant("levels", [255], np.float32)], "unit")
     mean = part.constant("mean", preprocess.mean, np.float32, (1, 3, 1, 1))
     std = part.constant("std", preprocess.std, np.float32, (1, 3, 1, 1))
     centred = part.node("Sub", [unit, mean], "centred")
     normalised = part.node("Div", [centred, std], "normalised")
-    # Tells the engine the shape that all this arithmetic hides, so that it can plan the network ahead
+    # Makes the shape static again, so that the engine can plan the memory of the network
     shape = part.integers("pixels_shape", -1, 3, preprocess.crop, preprocess.crop)
     part.node("Reshape", [normalised, shape], PIXELS)
     return part
 
 
 def photographs_value() -> onnx.ValueInfoProto:
-    """The declaration of the graph's input."""
+    """The declaration of the input `photographs`."""
     return helper.make_tensor_value_info(PHOTOGRAPHS, TensorProto.UINT8, ["N", "H", "W", 3])
 
 
 def pixels_value(preprocess: Preprocess) -> onnx.ValueInfoProto:
-    """The declaration of the tensor where preprocessing ends and the network begins."""
+    """The declaration of `pixels`, the output of the preprocessing and input of the network."""
     return helper.make_tensor_value_info(PIXELS, TensorProto.FLOAT, ["N", 3, preprocess.crop, preprocess.crop])

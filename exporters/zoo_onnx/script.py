@@ -1,4 +1,4 @@
-"""The script that verifies a file where there is no zoo: `deployed`, with the golden inputs' generator in it."""
+"""The program that verifies a file without zoo: the text of `deployed`, with the generator of golden inputs inlined."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ HEAD = ("from __future__ import annotations\n", "import numpy as np\n", "import 
 
 
 def source() -> str:
-    """The text of the script; needs onnxruntime and numpy."""
+    """The text of the program, which needs onnxruntime and numpy."""
     text, generator = _text("zoo_onnx.deployed"), _text("zoo.exporting.golden_inputs")
-    body = generator[generator.index(HEAD[-1]) + len(HEAD[-1]) :]  # below its imports
+    body = generator[generator.index(HEAD[-1]) + len(HEAD[-1]) :]  # the text after its imports
     assert IMPORTED in text and "import" not in body
     return (
         text.replace(IMPORTED, "")

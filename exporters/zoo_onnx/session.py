@@ -1,4 +1,4 @@
-"""Opening: an exported file as a predictor on onnxruntime. Never imports torch."""
+"""Opens an exported file as a predictor on onnxruntime. Never imports torch."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 LOGITS, PROBABILITIES = "logits", "probabilities"
-APART = 1e-3  # of a probability from the softmax of the logits, which is computed in double precision
+APART = 1e-3  # tolerance between a probability and the softmax of the logits, computed in double precision
 
-# Photographs of one size are predicted together, up to this many, and up to this many pixels of input in all
+# Limits of a batch, which holds photographs of one size: number of photographs, and of input pixels in total
 MAX_BATCH = 32
 MAX_BATCH_PIXELS = 50_000_000
 
@@ -36,15 +36,15 @@ Pixels = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class OnnxPredictor:
-    """A `zoo.predictor.Predictor`: the file's own graph does everything from decoded photographs on.
+    """A `zoo.predictor.Predictor`: the graph of the file computes everything from decoded photographs to logits.
 
-    Where it was exported without preprocessing, Pillow prepares them, as in the run.
+    If the file was exported without preprocessing, Pillow does the preprocessing, as in the run.
     """
 
     session: ort.InferenceSession
     classes: tuple[str, ...]
     preprocess: Preprocess
-    inside: bool = True  # the graph prepares photographs itself
+    inside: bool = True  # whether the graph includes the preprocessing
 
     @property
     def device(self) -> str:
@@ -54,7 +54,7 @@ class OnnxPredictor:
         return f"{provider}:{options['device_id']}" if provider == CUDA and "device_id" in options else provider
 
     def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
+        """Logits `(N, classes)` of decoded photographs, each `(H, W, 3)` uint8 RGB of any size."""
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
         if not self.inside:
             for start in range(0, len(photographs), MAX_BATCH):
@@ -67,16 +67,16 @@ class OnnxPredictor:
         return found
 
     def _ask(self, feed: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Logits of a batch; `probabilities` is what most callers of the file read, so both are looked at.
+        """Logits of a batch. Most users of the file read `probabilities`, so that output is checked too.
 
         Raises:
-            ZooError: the probabilities are not the softmax of the logits, or not of as many classes as it names.
+            ZooError: the probabilities are not the softmax of the logits, or the number of classes is wrong.
         """
         logits: npt.NDArray[np.float32]
         logits, probabilities = self.session.run([LOGITS, PROBABILITIES], feed)
         if logits.shape[1] != len(self.classes):
             raise ZooError(
-                f"the file is damaged: it names {len(self.classes)} classes and answers {logits.shape[1]}",
+                f"the file is damaged: it names {len(self.classes)} classes but gives {logits.shape[1]} logits",
                 hint="export the run again",
             )
         if np.isfinite(logits).all() and not np.allclose(probabilities, softmax(logits), atol=APART):
@@ -87,7 +87,7 @@ class OnnxPredictor:
 
 
 def _batches(photographs: Sequence[Pixels]) -> Iterator[list[int]]:
-    """Positions of photographs of equal size, in batches that fit into memory."""
+    """Yield batches as indices of photographs of equal size that fit into memory together."""
     by_size: dict[tuple[int, ...], list[int]] = {}
     for place, photograph in enumerate(photographs):
         by_size.setdefault(photograph.shape, []).append(place)
@@ -101,15 +101,16 @@ def open_file(path: Path, device: str) -> OnnxPredictor:
     """Open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
 
     Raises:
-        UsageError: no such device name.
-        ZooError: the file is missing, damaged, not ours or too new; or CUDA was asked for and cannot be had.
+        UsageError: unknown device name.
+        ZooError: the file is missing, damaged, not written by zoo or too new; or CUDA was requested and is not
+            available.
     """
     try:
         with Path(path).open("rb"):
             pass
     except OSError as error:
-        raise ZooError(f"`{path}` cannot be read: {error.strerror}", hint="is it yours to read?") from error
-    # by its name, so that onnxruntime finds weights that lie beside it
+        raise ZooError(f"`{path}` cannot be read: {error.strerror}", hint="check its path and permissions") from error
+    # Opened by its path, so that onnxruntime finds weights in a file beside it
     session = open_session(str(path), device, path)
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
     meta.check_readable(metadata, path)
@@ -123,27 +124,27 @@ def open_file(path: Path, device: str) -> OnnxPredictor:
 
 
 def open_session(model: str | bytes, device: str, name: object) -> ort.InferenceSession:
-    """A session of a file by its name, or of a graph in memory; device and errors are those of `open_file`."""
+    """A session for a file, given its path, or for a graph in memory; devices and errors as in `open_file`."""
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # errors only: shape nodes on the CPU and the like are normal
-    # Between photographs others decode: a pool that spins while it waits takes their cores
+    options.log_severity_level = 3  # errors only: warnings such as shape nodes on the CPU are normal
+    # Other threads decode images between calls; a thread pool that spins while it waits would take their cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     ordinal = _cuda_ordinal(device)
     providers: list[Any] = [CPU]
     if ordinal is not None:
         _require_minimum()
         with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-            ort.preload_dlls()  # CUDA's libraries from pip's packages; it prints what it does not find
-        # TF32 keeps 10 bits of a mantissa; one way to evaluate is fp32
+            ort.preload_dlls()  # loads CUDA's libraries from pip packages; prints the missing ones
+        # No TF32, whose mantissa has 10 bits: evaluation is always in fp32
         providers.insert(0, (CUDA, {"device_id": ordinal, "use_tf32": "0"}))
     try:
         session = ort.InferenceSession(model, options, providers=providers)
-    except Exception as error:  # onnxruntime's exceptions share no base class but this
+    except Exception as error:  # onnxruntime's exceptions have no common base class
         raise _refused(error, name) from error
     if ordinal is not None and session.get_providers()[0] != CUDA and device != "auto":
         raise ZooError(
             f"`--device {device}`: onnxruntime could not load its CUDA provider and fell back to the CPU",
-            hint="CUDA's and cuDNN's libraries come by `pip install \"onnxruntime-gpu[cuda,cudnn]\"`; "
+            hint='`pip install "onnxruntime-gpu[cuda,cudnn]"` installs the libraries of CUDA and cuDNN; '
             "or pass `--device cpu`",
         )
     return session
@@ -153,8 +154,8 @@ def _cuda_ordinal(device: str) -> int | None:
     """The CUDA device to try; None for the CPU.
 
     Raises:
-        UsageError: the text is no device.
-        ZooError: CUDA was asked for by name and this onnxruntime, or this machine, has none.
+        UsageError: unknown device name.
+        ZooError: CUDA was requested by name, but this onnxruntime or this machine does not have it.
     """
     name = DeviceName.parse(device)
     if name.kind == "cpu":
@@ -171,16 +172,16 @@ def _cuda_ordinal(device: str) -> int | None:
     if ordinal >= there:
         raise ZooError(
             f"`--device {device}`: this machine has {there or 'no'} CUDA device{'' if there == 1 else 's'}",
-            hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what is there",
+            hint="pass `--device cpu`, or `--device auto` to use what is available; `nvidia-smi` lists the devices",
         )
     return ordinal
 
 
 def _require_minimum() -> None:
-    """Refuse CUDA of a release whose resize is wrong; see `zoo_onnx.metadata.MINIMUM_ONNXRUNTIME`.
+    """Reject CUDA in releases with a wrong resize; see `zoo_onnx.metadata.MINIMUM_ONNXRUNTIME`.
 
     Raises:
-        ZooError: this onnxruntime is older.
+        ZooError: this onnxruntime is too old.
     """
 
     def numbers(version: str) -> tuple[int, ...]:
@@ -188,19 +189,19 @@ def _require_minimum() -> None:
 
     if numbers(ort.__version__) < numbers(meta.MINIMUM_ONNXRUNTIME):
         raise ZooError(
-            f"onnxruntime {ort.__version__} resizes photographs wrongly on CUDA",
+            f"onnxruntime {ort.__version__} resizes images wrongly on CUDA",
             hint=f"`pip install --upgrade 'onnxruntime-gpu>={meta.MINIMUM_ONNXRUNTIME}'`, or pass `--device cpu`",
         )
 
 
 def _refused(error: Exception, name: object) -> ZooError:
-    """What onnxruntime said, in words."""
+    """The error for a file that onnxruntime cannot load."""
     said = quoted(error)
     if any(sign in said for sign in ("INVALID_PROTOBUF", "No graph was found", "ModelProto does not have a graph")):
-        return ZooError(f"`{name}` is no ONNX file, or was cut short", hint="copy it again, or export the run again")
+        return ZooError(f"`{name}` is not an ONNX file, or is truncated", hint="copy it again, or export the run again")
     if "opset" in said.lower() or "IR version" in said:
         return ZooError(
             f"`{name}` needs a newer onnxruntime than {ort.__version__}: {said}",
-            hint="`pip install --upgrade onnxruntime-gpu`, or `onnxruntime` where there is no CUDA",
+            hint="`pip install --upgrade onnxruntime-gpu`, or `onnxruntime` on a machine without CUDA",
         )
-    return ZooError(f"onnxruntime refuses `{name}`: {said}", hint="copy it again, or export the run again")
+    return ZooError(f"onnxruntime cannot load `{name}`: {said}", hint="copy it again, or export the run again")

@@ -1,4 +1,4 @@
-"""Stages: where on the way from a photograph's bytes to its logits a file parts from its run."""
+"""Compares a file with its run after each stage from bytes to logits: decoding, resizing and the network."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
 from zoo_onnx.session import LOGITS, open_file, open_session
 from zoo_onnx.size import is_large
 
-# Grey levels. Engines round between the horizontal and the vertical pass of a resize: one apart on photographs, two on
-# noise
+# Grey levels. Engines round between the horizontal and the vertical pass of a resize; this makes a difference of one
+# level on photographs and two on noise
 RESIZE_BOUND = 2.0
-# Share of the largest logit; in fewer bits the network may differ, and accuracy says by how much
+# As a fraction of the largest logit. For fp16 and int8 there is no bound; their accuracy is checked instead
 NETWORK_BOUND = {"fp32": TOLERANCE}
-# A photograph that PNG or TIFF holds with more than eight bits, or with transparency, is for zoo to decode
+# Image modes that the documented lines decode like zoo; not images with more than eight bits or with transparency
 PLAIN = ("RGB", "L", "YCbCr", "CMYK")
-# The network is asked in batches of these sizes, over and over: a batch that was pinned shows, and so does a large one
+# Batch sizes, used in rotation, so that a fixed batch size or a fault in large batches shows
 BATCHES = (1, 2, 7, 32)
 
 
@@ -39,15 +39,15 @@ def stages(
     samples: Sequence[Sample],
     advance: Callable[[int], None] = lambda count: None,
 ) -> tuple[StageDifference, ...]:
-    """How far a file and its run lie apart after decoding, after preparing, and after the network, each by itself.
+    """The differences between a file and its run in decoding, resizing and the network, each measured separately.
 
-    `decode` compares `zoo.data.image.decode` with the lines that the documentation gives to a user without zoo;
-    `resize` the graph with Pillow; `network` the file's network, given what the run's was given, with the run's logits.
-    A stage that nothing could be compared in is left out.
+    `decode` compares `zoo.data.image.decode` with the lines in the documentation for users without zoo. `resize`
+    compares the graph with Pillow. `network` compares the file's network, on the pixels of the run, with the run's
+    logits. A stage without anything to compare is left out.
     """
     model = onnx.load(str(path))
     if is_large(model):
-        return ()  # its parts do not fit into memory beside it
+        return ()  # there is not enough memory for the file and its parts
     predictor = open_file(path, device)
     record = meta.decode(meta.read(model), meta.KEY_PRECISION, path)
     prepare = open_session(_part(model, PHOTOGRAPHS, PIXELS), device, path) if predictor.inside else None
@@ -94,7 +94,7 @@ def stages(
 
 
 class _Difference:
-    """The largest and the mean absolute value of all that is added."""
+    """Accumulates the largest and the mean absolute difference."""
 
     def __init__(self) -> None:
         self.largest, self.total, self.count = 0.0, 0.0, 0
@@ -106,7 +106,7 @@ class _Difference:
         self.count += size.size
 
     def as_stage(self, name: str, bound: float | None, unit: str) -> StageDifference:
-        # a level's thousandth is what normalising and back leaves of a whole number
+        # normalising a whole grey level and back gives an error below a thousandth
         largest = self.largest if self.largest > 1e-3 or unit != "grey levels" else 0.0
         return StageDifference(name=name, largest=largest, mean=self.total / max(self.count, 1), bound=bound, unit=unit)
 
@@ -117,7 +117,7 @@ def _part(model: onnx.ModelProto, start: str, end: str) -> bytes:
 
 
 def _as_documented(source: ImageSource) -> npt.NDArray[np.uint8] | None:
-    """An image decoded as `docs/` tells users without zoo to do it; None where it says that zoo does otherwise."""
+    """An image decoded as `docs/how-to/deploy-with-onnxruntime.md` tells users; None for modes that it excludes."""
     opened = source.open()
     if isinstance(opened, np.ndarray):
         return None

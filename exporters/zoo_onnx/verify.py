@@ -1,7 +1,7 @@
-"""Verifying: whether a file is whole, says the truth about itself, and still predicts what its run predicted.
+"""Verifies a file: its integrity, its metadata, and its predictions for golden inputs.
 
-Every part is looked at by itself, so that a file whose seal was renewed after a change is still found out, and the
-message names what changed. Never imports torch.
+Each part has a digest of its own. So a change is found even if the digest of the file was renewed, and the message
+names the part that changed. Never imports torch.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from zoo_onnx.size import digest_of_file
 
 
 def verify(path: Path, device: str) -> list[Check]:
-    """Integrity, preprocessing, classes, weights, nodes and golden inputs of a file, in this order.
+    """Check integrity, preprocessing, classes, weights, nodes and golden inputs of a file, in this order.
 
     Raises:
-        ZooError: the file cannot be read, is not ours or too new; or the device cannot be had.
+        ZooError: the file cannot be read, was not written by zoo or is too new; or the device is not available.
     """
     try:
         content = Path(path).read_bytes()
@@ -37,7 +37,7 @@ def verify(path: Path, device: str) -> list[Check]:
         raise ZooError(f"`{path}` cannot be read: {error.strerror}") from error
     try:
         model = onnx.load_from_string(content)
-    except Exception as error:  # protobuf's DecodeError, of which there are two by implementation
+    except Exception as error:  # one of protobuf's two classes DecodeError
         raise _no_onnx(path) from error
     if not model.graph.node or not model.graph.output:
         raise _no_onnx(path)
@@ -60,7 +60,7 @@ def verify(path: Path, device: str) -> list[Check]:
                 "nodes",
                 recorded["nodes"] == actual["nodes"],
                 f"{len(model.graph.node)} nodes",
-                "nodes of the graph, its inputs, outputs, versions or texts were changed, added or removed",
+                "nodes, inputs, outputs, versions or texts of the graph were changed, added or removed",
             ),
             _check_precision(model, meta.decode(metadata, meta.KEY_PRECISION, path)["name"]),
             _check(
@@ -76,21 +76,21 @@ def verify(path: Path, device: str) -> list[Check]:
         predictor = open_file(path, device)
     except ZooError:
         if all(check.passed for check in checks):
-            raise  # a sound file: it is the device or the runtime
-        failed = Check(name="golden inputs", passed=False, detail="onnxruntime refuses the changed file")
+            raise  # the file is intact, so the device or the runtime is at fault
+        failed = Check(name="golden inputs", passed=False, detail="onnxruntime cannot load the changed file")
         return [*checks, failed]
     try:
         checks.append(check_golden(golden, classes, predictor.logits))
         return [*checks, _check_batches(predictor, golden.tolerance)]
     except ZooError as error:
         return [*checks, Check(name="golden inputs", passed=False, detail=error.message)]
-    except Exception as error:  # onnxruntime's, on a graph that loads and does not run
+    except Exception as error:  # from onnxruntime, for a graph that loads but does not run
         said = quoted(error)
         return [*checks, Check(name="golden inputs", passed=False, detail=f"the graph does not run: {said}")]
 
 
 def _no_onnx(path: Path) -> ZooError:
-    return ZooError(f"`{path}` is no ONNX file, or was cut short", hint="copy it again, or export the run again")
+    return ZooError(f"`{path}` is not an ONNX file, or is truncated", hint="copy it again, or export the run again")
 
 
 def _check(name: str, passed: bool, held: str, broken: str) -> Check:
@@ -100,7 +100,7 @@ def _check(name: str, passed: bool, held: str, broken: str) -> Check:
 def _check_seal(content: bytes) -> Check:
     found = meta.read_seal(content)
     if found is None:
-        return Check(name="integrity", passed=False, detail=f"the file has no single `{meta.KEY_SHA256}`")
+        return Check(name="integrity", passed=False, detail=f"the file has no `{meta.KEY_SHA256}`, or more than one")
     recorded, actual = found
     return _check(
         "integrity",
@@ -113,7 +113,7 @@ def _check_seal(content: bytes) -> Check:
 def _check_preprocess(
     model: onnx.ModelProto, preprocess: Preprocess, metadata: Mapping[str, str], untouched: bool
 ) -> Check:
-    """The record is the one that was written, and the graph does what the record says."""
+    """Check that the recorded preprocessing is unchanged, and that the graph implements it."""
 
     def failed(detail: str) -> Check:
         return Check(name="preprocessing", passed=False, detail=detail)
@@ -129,30 +129,30 @@ def _check_preprocess(
     for name, what in ((MEAN, "mean"), (STD, "std")) if inside else ():
         if name not in found or not np.array_equal(found[name], wanted[name]):
             return failed(
-                f"the graph's {what} {_numbers(found.get(name))} differs from its record {_numbers(wanted[name])}"
+                f"the graph's {what} {_numbers(found.get(name))} differs from the record {_numbers(wanted[name])}"
             )
     for name in sorted(wanted.keys() | found.keys()):
         if name not in found or name not in wanted or not np.array_equal(found[name], wanted[name]):
             return failed(
-                f"the graph's `{name}` {_numbers(found.get(name))} differs from its record {_numbers(wanted.get(name))}"
+                f"the graph's `{name}` {_numbers(found.get(name))} differs from the record {_numbers(wanted.get(name))}"
             )
     nodes = [node for node in model.graph.node if node.name.startswith(PREFIX)]
     for mine, other in zip(part.nodes, nodes, strict=False):
         if mine.SerializeToString(deterministic=True) != other.SerializeToString(deterministic=True):
-            return failed(f"the graph's node `{mine.name}` does otherwise than its record says")
+            return failed(f"the graph's node `{mine.name}` does not match the recorded preprocessing")
     if len(nodes) != len(part.nodes):
-        return failed(f"the graph prepares photographs in {len(nodes)} steps, its record in {len(part.nodes)}")
+        return failed(f"the graph has {len(nodes)} preprocessing nodes, the recorded preprocessing {len(part.nodes)}")
     if not untouched:
-        return failed("the record of the preprocessing was changed after the file was written")
+        return failed("the recorded preprocessing was changed after the file was written")
     how = f"{preprocess.interpolation} {preprocess.fit} {preprocess.resize}, crop {preprocess.crop}"
-    said = "the graph does what its record says" if inside else "outside of the file, as its record says"
+    said = "the graph matches its record" if inside else "outside of the file, as recorded"
     return Check(name="preprocessing", passed=True, detail=f"{said}: {how}")
 
 
 def _check_external(path: Path, name: str, digest: str) -> Check:
     beside = path.with_name(Path(name).name)
     if not beside.is_file():
-        return Check(name="weights", passed=False, detail=f"`{beside.name}` does not lie beside the file")
+        return Check(name="weights", passed=False, detail=f"`{beside.name}` is missing beside the file")
     return _check(
         "weights", digest_of_file(beside) == digest, f"SHA-256 {digest[:16]} of {name}", f"`{name}` was changed"
     )
@@ -167,14 +167,14 @@ def _check_classes(classes: tuple[str, ...], untouched: bool) -> Check:
         "classes",
         untouched,
         f"{len(classes)} names",
-        "class names, or their order, were changed after the file was written: "
+        "class names or their order were changed after the file was written: "
         + ", ".join(f"`{name}`" for name in classes[:5])
         + (", ..." if len(classes) > 5 else ""),
     )
 
 
 def _check_batches(predictor: OnnxPredictor, tolerance: float) -> Check:
-    """A photograph's logits are the same alone and among seven: no batch was pinned, none of them sees another."""
+    """Check that logits are the same alone and in a batch of seven, so that no image affects another."""
     small = golden_photographs()["small"]
     turned = [np.ascontiguousarray(np.rot90(small, 2 * turn)[:, ::flip]) for turn in (0, 1) for flip in (1, -1)]
     seven = [*turned, *turned[:3]]
@@ -185,20 +185,20 @@ def _check_batches(predictor: OnnxPredictor, tolerance: float) -> Check:
 
 
 def _check_precision(model: onnx.ModelProto, name: str) -> Check:
-    """The graph computes in the precision that it says; int8 with constant scales, which depthwise layers need."""
+    """Check that the graph has the recorded precision, and that int8 has static scales, which depthwise layers need."""
     kinds = {node.op_type for node in model.graph.node}
     made_up = sorted(kinds & {"DynamicQuantizeLinear", "ConvInteger", "MatMulInteger"})
     if made_up:
-        detail = f"`{made_up[0]}` makes its scales up as it runs (dynamic), which zoo does not write"
+        detail = f"`{made_up[0]}` computes its scales at run time (dynamic quantisation), which zoo never writes"
         return Check(name="precision", passed=False, detail=detail)
     halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     found = "int8" if "QuantizeLinear" in kinds else "fp16" if halves else "fp32"
-    return _check("precision", found == name, name, f"the graph is in {found}, its record says {name}")
+    return _check("precision", found == name, name, f"the graph is in {found}, but {name} is recorded")
 
 
 def _check_initialisers(model: onnx.ModelProto, recorded: Mapping[str, str], actual: Mapping[str, str]) -> Check:
     if len(model.graph.initializer) != len(actual):
-        return Check(name="weights", passed=False, detail="an initialiser stands twice under one name")
+        return Check(name="weights", passed=False, detail="two initialisers have the same name")
     changed = [name for name in recorded if name in actual and recorded[name] != actual[name]]
     gone, new = [name for name in recorded if name not in actual], [name for name in actual if name not in recorded]
     for what, names in (("was changed", changed), ("is missing", gone), ("was added", new)):

@@ -1,4 +1,4 @@
-"""Writing: network and preprocessing in one graph, metadata, golden inputs, seal."""
+"""Writes an ONNX file: network and preprocessing in one graph, metadata, golden inputs and seal."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ from zoo_onnx.size import is_large, move_weights
 
 
 def write(spec: ExportSpec) -> None:
-    """Write `spec.file`.
+    """Export the network to `spec.file`.
 
     Raises:
-        ZooError: the network cannot be exported, does not agree with torch, or the file cannot be written.
+        ZooError: the network cannot be exported or differs from torch, or the file cannot be written.
     """
     if len(set(spec.classes)) != len(spec.classes):
         twice = next(name for name in spec.classes if spec.classes.count(name) > 1)
-        raise ZooError(f"class `{twice}` stands twice; a file's classes are known by their names")
+        raise ZooError(f"class `{twice}` occurs twice; class names must be unique")
     exported = spec.kept.get("network")
     if exported is None:
         exported = spec.kept["network"] = export_network(spec.model, spec.preprocess.crop)
@@ -67,8 +67,8 @@ def write(spec: ExportSpec) -> None:
         write_bytes(spec.file, model.SerializeToString())
     except OSError as error:
         raise ZooError(f"`{spec.file}` cannot be written: {error.strerror or error}") from error
-    # In fp32 the file must give what the run gives. In fewer bits it cannot: it must give again what it gave here, and
-    # how far that is from the run is for the photographs to tell
+    # In fp32 the golden logits are those of the run. In fp16 and int8 the file cannot reproduce them, so they are the
+    # file's own, and its difference from the run is measured on photographs instead
     photographs = list(golden_photographs().values())
     answers = (
         torch_logits(spec, photographs) if spec.precision == "fp32" else open_file(spec.file, "cpu").logits(photographs)
@@ -79,14 +79,14 @@ def write(spec: ExportSpec) -> None:
     write_bytes(spec.file, meta.seal(model))
     check = check_golden(golden, spec.classes, open_file(spec.file, "cpu").logits)
     if not check.passed:
-        raise ZooError(f"the exported file does not predict what the network predicts: {check.detail}")
+        raise ZooError(f"the exported file and the network predict differently: {check.detail}")
 
 
 def annotate(file: Path, parity: dict[str, Any]) -> None:
-    """Have a file say how far it lies from its run, and seal it anew.
+    """Record in a file how much it differs from its run, and renew its seal.
 
     Raises:
-        ZooError: it cannot be written.
+        ZooError: the file cannot be written.
     """
     model = onnx.load(str(file), load_external_data=False)
     kept = [entry for entry in model.metadata_props if entry.key not in (meta.KEY_DIGESTS, meta.KEY_PARITY)]
@@ -98,9 +98,9 @@ def annotate(file: Path, parity: dict[str, Any]) -> None:
 
 
 def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx.ModelProto:
-    """Preprocessing before, softmax after: `photographs` to `probabilities` and `logits`.
+    """Add preprocessing before the network and softmax after it: `photographs` to `probabilities` and `logits`.
 
-    With `spec.preprocessing` outside, `pixels` to the same.
+    If `spec.preprocessing` is `outside`, the input is `pixels`.
     """
     inside = spec.preprocessing == "graph"
     part = build_preprocessing(spec.preprocess) if inside else Preprocessing()
@@ -131,13 +131,13 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
         else f"{PIXELS}: photographs prepared and normalised as `{meta.KEY_PREPROCESS}` says."
     )
     model.doc_string = f"{given} {PROBABILITIES}, {LOGITS}: (N, {classes}), in the order of `{meta.KEY_CLASSES}`."
-    if not is_large(model):  # it would have to be one message
+    if not is_large(model):  # the checker needs the model as one message
         onnx.checker.check_model(model)
     return model
 
 
 def torch_logits(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-    """Logits `(N, classes)` of photographs of any sizes by torch."""
+    """Logits `(N, classes)` of photographs of any size, computed by torch."""
     seen = np.stack([pixels(photograph, spec.preprocess) for photograph in photographs])
     with torch.inference_mode():
         logits: npt.NDArray[np.float32] = spec.model(torch.from_numpy(normalise(seen, spec.preprocess))).float().numpy()

@@ -1,4 +1,4 @@
-"""OpenVINO: the network as an IR (`.xml` and `.bin`), for Intel's processors. The extra `openvino`."""
+"""OpenVINO exporter: the network as IR (`.xml` and `.bin`), for Intel processors. Extra `openvino`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def register_exporters(register: Register[Exporter]) -> None:
     register(
         Exporter(
             name="openvino",
-            summary="OpenVINO IR, the network alone: normalised pixels in, logits out (extra `openvino`)",
+            summary="OpenVINO IR with the network alone: normalised pixels in, logits out (extra `openvino`)",
             suffix=".xml",
             write="zoo_openvino.model:write",
             open="zoo_openvino.model:open_file",

@@ -1,7 +1,7 @@
-"""OpenVINO IR: `model.xml` holds the graph and a record of ours in its runtime information, `model.bin` the weights.
+"""OpenVINO IR: `model.xml` holds the graph and our record in its runtime information, `model.bin` holds the weights.
 
-The file takes normalised pixels; photographs are prepared by Pillow, as in the run. The network comes out of the ONNX
-exporter, so that what was compared with torch there is what is converted.
+The file takes normalised pixels; Pillow does the preprocessing, as in the run. The network is converted from the output
+of the ONNX exporter, which compares it with torch.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
 from zoo.storage.files import SCHEMA, check_schema, write_bytes
 
-PLACE = ["zoo", "record"]  # in the model's runtime information
+PLACE = ["zoo", "record"]  # path of the record in the model's runtime information
 BLANK = "0" * 64
-MAX_BATCH = 32  # photographs predicted together
+MAX_BATCH = 32  # photographs in a batch
 INSTALL = "`pip install 'backbone-zoo[openvino]'`"
 
 
 @dataclass(frozen=True)
 class OpenvinoPredictor:
-    """A `zoo.predictor.Predictor`: Pillow prepares, OpenVINO predicts on the CPU."""
+    """A `zoo.predictor.Predictor`: Pillow does the preprocessing, OpenVINO computes the logits on the CPU."""
 
     network: Any
     classes: tuple[str, ...]
@@ -43,7 +43,7 @@ class OpenvinoPredictor:
         return "OpenVINO CPU"
 
     def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
+        """Logits `(N, classes)` of decoded photographs, each `(H, W, 3)` uint8 RGB of any size."""
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
         for start in range(0, len(photographs), MAX_BATCH):
             seen = np.stack([pixels(one, self.preprocess) for one in photographs[start : start + MAX_BATCH]])
@@ -52,7 +52,7 @@ class OpenvinoPredictor:
 
 
 def openvino() -> Any:
-    """The library.
+    """Import OpenVINO.
 
     Raises:
         ZooError: it is not installed.
@@ -65,7 +65,7 @@ def openvino() -> Any:
 
 
 def compile_network(model: Any, threads: int | None = None) -> Any:
-    """A model on the CPU in fp32, which is not what OpenVINO takes where the processor has bf16."""
+    """Compile a model for the CPU in fp32; OpenVINO's default is bf16 if the processor supports it."""
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY"}
     if threads is not None:
         settings["INFERENCE_NUM_THREADS"] = threads
@@ -73,7 +73,7 @@ def compile_network(model: Any, threads: int | None = None) -> Any:
 
 
 def write(spec: ExportSpec) -> None:
-    """Write `spec.file` and its weights beside it.
+    """Export the network to `spec.file`, with its weights in a file beside it.
 
     Raises:
         ZooError: OpenVINO is not installed, the network cannot be converted, or the files cannot be written.
@@ -95,20 +95,20 @@ def write(spec: ExportSpec) -> None:
             "metadata": spec.metadata,
             "golden": golden.to_json(),
         }
-        # the weights' digest is known when they are written, and the record lies in the other file
+        # The record needs the digest of the weights, so both files are written, and then again with the record
         ov.save_model(model, spec.file, compress_to_fp16=False)
         record["weights_sha256"] = _digest(spec.file.with_suffix(".bin").read_bytes())
         _save(model, record, spec.file)
     except OSError as error:
         raise ZooError(f"`{spec.file}` cannot be written: {error.strerror or error}") from error
-    except RuntimeError as error:  # OpenVINO's own have this base
+    except RuntimeError as error:  # the base class of OpenVINO's exceptions
         raise ZooError(f"the network cannot be converted to OpenVINO: {quoted(error)}") from error
     finally:
         plain.unlink(missing_ok=True)
 
 
 def _save(model: Any, record: dict[str, Any], file: Path) -> None:
-    """Write both files, the record in the first and sealed."""
+    """Write both files, with the record and its seal in the `.xml` file."""
     model.set_rt_info(json.dumps({**record, "sha256": BLANK}), PLACE)
     openvino().save_model(model, file, compress_to_fp16=False)
     content = file.read_bytes()
@@ -117,9 +117,9 @@ def _save(model: Any, record: dict[str, Any], file: Path) -> None:
 
 
 def annotate(file: Path, parity: dict[str, Any]) -> None:
-    """Have a file say how far it lies from its run, and seal it anew."""
+    """Record in a file how much it differs from its run, and renew its seal."""
     model, record = read_file(file)
-    beside = file.with_suffix(".again.xml")  # the weights are mapped from the file that would be written to
+    beside = file.with_suffix(".again.xml")  # the weights are memory-mapped from the file to be replaced
     _save(model, {**record, "parity": parity}, beside)
     del model
     beside.with_suffix(".bin").replace(file.with_suffix(".bin"))
@@ -131,7 +131,7 @@ def open_file(path: Path, device: str) -> OpenvinoPredictor:
 
     Raises:
         UsageError: another device.
-        ZooError: the file is missing, damaged, not ours or too new; or OpenVINO is not installed.
+        ZooError: the file is missing, damaged, not written by zoo or too new; or OpenVINO is not installed.
     """
     if device not in ("auto", "cpu"):
         raise UsageError(f"OpenVINO files run on the CPU, not on `{device}`", hint="pass `--device cpu`")
@@ -144,16 +144,16 @@ def open_file(path: Path, device: str) -> OpenvinoPredictor:
 
 
 def read_file(path: Path) -> tuple[Any, dict[str, Any]]:
-    """The model and its record.
+    """Read a model and its record.
 
     Raises:
-        ZooError: missing, damaged, not ours, or of a newer schema.
+        ZooError: the file is missing, damaged, not written by zoo, or of a newer schema.
     """
     try:
         model = openvino().Core().read_model(path)
     except RuntimeError as error:
         raise ZooError(
-            f"`{path}` is no OpenVINO file, or its weights do not lie beside it",
+            f"`{path}` is not an OpenVINO file, or its `.bin` file is missing",
             hint="copy both, or export the run again",
         ) from error
     if not model.has_rt_info(PLACE):
@@ -172,10 +172,10 @@ def _damaged(path: Path) -> ZooError:
 
 
 def verify(path: Path, device: str) -> list[Check]:
-    """Integrity of graph and weights, then golden inputs.
+    """Check the integrity of graph and weights, then the golden inputs.
 
     Raises:
-        ZooError: the file cannot be read, is not ours or too new; or OpenVINO is not installed.
+        ZooError: the file cannot be read, was not written by zoo or is too new; or OpenVINO is not installed.
     """
     _, record = read_file(path)
     content, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()

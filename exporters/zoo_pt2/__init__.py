@@ -1,4 +1,4 @@
-"""PT2: a `torch.export` archive, its classes and preprocessing beside the network, for those who stay with torch."""
+"""PT2 exporter: a `torch.export` archive of the network, with classes and preprocessing, for use with torch."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def register_exporters(register: Register[Exporter]) -> None:
     register(
         Exporter(
             name="pt2",
-            summary="torch.export archive: the network alone, its preprocessing and classes as data",
+            summary="torch.export archive with the network alone; preprocessing and classes are recorded as data",
             suffix=".pt2",
             write="zoo_pt2.archive:write",
             open="zoo_pt2.archive:open_file",

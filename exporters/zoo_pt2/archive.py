@@ -1,11 +1,11 @@
-"""PT2 archives: the network by `torch.export`, and beside it what it needs to be used and verified.
+"""PT2 archives: the network by `torch.export`, with a record for its use and verification.
 
-The archive is a zip. After torch has written it, one member is added, `extra/zoo.json`: schema, classes,
-preprocessing, metadata, golden logits and the SHA-256 of every other member. Photographs are prepared by Pillow, as in
-the run.
+The archive is a zip file. After torch has written it, one member is added, `extra/zoo.json`: schema, classes,
+preprocessing, metadata, golden logits and the SHA-256 of every other member. Pillow does the preprocessing, as in the
+run.
 
-The format may hold pickles, which run code when they are read. None is written here, and an archive with one is
-refused before torch sees it. torch still parses the graph's text: open files of others with the care due to programs.
+The format allows pickles, which run code when they are read. None is written here, and an archive with one is rejected
+before torch reads it. torch still parses the text of the graph, so treat archives from others like programs.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ from zoo.preprocess import Preprocess
 from zoo.storage.files import SCHEMA, check_schema, write_bytes
 from zoo.system.device import choose_device
 
-RECORD = "extra/zoo.json"  # below the archive's own top folder
+RECORD = "extra/zoo.json"  # below the archive's top folder
 
-# All that an archive of ours holds, below the top folder
+# All members of an archive written by zoo, below the top folder
 MEMBERS = re.compile(
     r"data/weights/(weight_\d+|model_weights_config\.json)|data/constants/(tensor_\d+|model_constants_config\.json)"
     r"|models/model\.json|data/sample_inputs/model\.pt|archive_format|archive_version|byteorder"
     r"|\.data/(version|serialization_id)|extra/zoo\.json"
 )
 
-TRACED_BATCH = 2  # so that the exporter does not take the batch for a constant 1
-CHECKED_BATCHES = (1, 2, 7)  # a pinned batch shows at any size but the traced one
-TOLERANCE = 1e-4  # share of the largest logit; the archive runs the same kernels as the network
-MAX_BATCH = 32  # photographs predicted together
+TRACED_BATCH = 2  # because the exporter may treat a batch of 1 as a constant
+CHECKED_BATCHES = (1, 2, 7)  # a batch size fixed by mistake shows at any size but the traced one
+TOLERANCE = 1e-4  # as a fraction of the largest logit; the archive runs the same kernels as the network
+MAX_BATCH = 32  # photographs in a batch
 
 
 @dataclass(frozen=True)
 class ArchivePredictor:
-    """A `zoo.predictor.Predictor`: Pillow prepares, the archive's network predicts."""
+    """A `zoo.predictor.Predictor`: Pillow does the preprocessing, the archive's network computes the logits."""
 
     network: Any
     classes: tuple[str, ...]
@@ -63,7 +63,7 @@ class ArchivePredictor:
         return str(self.place)
 
     def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
-        """Decoded photographs of any sizes, each `(H, W, 3)` uint8 RGB, to `(N, classes)`."""
+        """Logits `(N, classes)` of decoded photographs, each `(H, W, 3)` uint8 RGB of any size."""
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
         for start in range(0, len(photographs), MAX_BATCH):
             chunk = photographs[start : start + MAX_BATCH]
@@ -74,19 +74,19 @@ class ArchivePredictor:
 
 
 def write(spec: ExportSpec) -> None:
-    """Write `spec.file`.
+    """Export the network to `spec.file`.
 
     Raises:
-        ZooError: the network cannot be traced or does not take any batch size, or the file cannot be written.
+        ZooError: the network cannot be traced or fails at some batch size, or the file cannot be written.
     """
     if len(set(spec.classes)) != len(spec.classes):
         twice = next(name for name in spec.classes if spec.classes.count(name) > 1)
-        raise ZooError(f"class `{twice}` stands twice; a file's classes are known by their names")
+        raise ZooError(f"class `{twice}` occurs twice; class names must be unique")
     spec.model.eval()
     side = spec.preprocess.crop
     program = _trace(spec.model, side)
     _compare(spec.model, program, side)
-    program._example_inputs = None  # would be saved as a pickle; there is no public way to leave it out
+    program._example_inputs = None  # would be saved as a pickle; there is no public API to leave it out
     stream = io.BytesIO()
     torch.export.save(program, stream)
     _refuse_pickles(stream.getvalue(), spec.file)
@@ -110,13 +110,13 @@ def write(spec: ExportSpec) -> None:
 
 def _trace(model: torch.nn.Module, side: int) -> torch.export.ExportedProgram:
     fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # a fused path that the tracer does not know
+    torch.backends.mha.set_fastpath_enabled(False)  # a fused path that the tracer does not support
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
             example = torch.zeros(TRACED_BATCH, 3, side, side)
             return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
-    except Exception as error:  # torch.export raises whatever a network makes it raise
+    except Exception as error:  # torch.export raises exceptions of any type
         said = quoted(error)
         raise ZooError(f"the network cannot be traced by torch.export: {type(error).__name__}: {said}") from error
     finally:
@@ -124,7 +124,11 @@ def _trace(model: torch.nn.Module, side: int) -> torch.export.ExportedProgram:
 
 
 def _compare(model: torch.nn.Module, program: torch.export.ExportedProgram, side: int) -> None:
-    """Raises ZooError where the traced network differs from the network at any batch size."""
+    """Compare the traced network with the original at several batch sizes.
+
+    Raises:
+        ZooError: they differ.
+    """
     traced = program.module()
     generator = torch.Generator().manual_seed(0)
     for batch in CHECKED_BATCHES:
@@ -137,12 +141,12 @@ def _compare(model: torch.nn.Module, program: torch.export.ExportedProgram, side
 
 
 def _top(archive: zipfile.ZipFile) -> str:
-    """The archive's one top folder, with a slash."""
+    """The name of the archive's top folder, with a slash."""
     return archive.namelist()[0].partition("/")[0] + "/"
 
 
 def _digests(content: bytes) -> dict[str, str]:
-    """SHA-256 of every member but the record, by its name below the top folder."""
+    """SHA-256 of every member except the record, by its name below the top folder."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         top = _top(archive)
         return {
@@ -153,10 +157,10 @@ def _digests(content: bytes) -> dict[str, str]:
 
 
 def _refuse_pickles(content: bytes, path: Path) -> None:
-    """Only members that torch reads as plain bytes or JSON, each once.
+    """Check that torch reads every member as plain bytes or JSON, and that none occurs twice.
 
     Raises:
-        ZooError: there is another.
+        ZooError: another member, which may be a pickle.
     """
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         top, names = _top(archive), archive.namelist()
@@ -175,16 +179,16 @@ def _refuse_pickles(content: bytes, path: Path) -> None:
 
 def _refused(path: Path, name: str) -> ZooError:
     return ZooError(
-        f"`{path}` holds `{name}`, which may be a pickle; none is read",
-        hint="`zoo export --to onnx` writes the same network without any",
+        f"`{path}` holds `{name}`, which may be a pickle, and pickles are never read",
+        hint="`zoo export --to onnx` writes the same network without pickles",
     )
 
 
 def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
-    """The archive's bytes and its record.
+    """Read the bytes of an archive and its record.
 
     Raises:
-        ZooError: missing, damaged, not ours, or of a newer schema.
+        ZooError: the file is missing, damaged, not written by zoo, or of a newer schema.
     """
     try:
         content = Path(path).read_bytes()
@@ -197,7 +201,7 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
         raise ZooError(f"`{path}` was not written by zoo: it has no `{RECORD}`") from error
     except (zipfile.BadZipFile, ValueError, IndexError, EOFError) as error:
         raise ZooError(
-            f"`{path}` is no PT2 archive, or was cut short", hint="copy it again, or export the run again"
+            f"`{path}` is not a PT2 archive, or is truncated", hint="copy it again, or export the run again"
         ) from error
     if not isinstance(record, dict) or "schema" not in record:
         raise ZooError(f"`{path}` is damaged: its `{RECORD}` has no schema", hint="export the run again")
@@ -206,11 +210,12 @@ def _read(path: Path) -> tuple[bytes, dict[str, Any]]:
 
 
 def open_file(path: Path, device: str) -> ArchivePredictor:
-    """Open an archive on `auto`, `cpu`, `cuda` or `cuda:N`. Read only files that you trust: torch parses them.
+    """Open an archive on `auto`, `cpu`, `cuda` or `cuda:N`. Open only files that you trust, because torch parses them.
 
     Raises:
-        UsageError: no such device name.
-        ZooError: the file is missing, damaged, not ours or too new; or CUDA was asked for and cannot be had.
+        UsageError: unknown device name.
+        ZooError: the file is missing, damaged, not written by zoo or too new; or CUDA was requested and is not
+            available.
     """
     return _load(path, *_read(path), device)
 
@@ -227,16 +232,18 @@ def _load(path: Path, content: bytes, record: dict[str, Any], device: str) -> Ar
         )
     except ZooError:
         raise
-    except Exception as error:  # of a damaged archive torch raises KeyError, RuntimeError, struct.error and more
+    except Exception as error:  # for a damaged archive torch raises KeyError, RuntimeError, struct.error and others
         said = quoted(error)
-        raise ZooError(f"torch cannot open `{path}`: {said}", hint="was it written by a newer torch?") from error
+        raise ZooError(
+            f"torch cannot open `{path}`: {said}", hint="it may have been written by a newer torch"
+        ) from error
 
 
 def verify(path: Path, device: str) -> list[Check]:
-    """Integrity of every member, then golden inputs. The network is loaded only from an archive that is whole.
+    """Check the integrity of every member, then the golden inputs. The network is loaded only if no member has changed.
 
     Raises:
-        ZooError: the file cannot be read, is not ours or too new; or the device cannot be had.
+        ZooError: the file cannot be read, was not written by zoo or is too new; or the device is not available.
     """
     content, record = _read(path)
     sealed = {key: value for key, value in record.items() if key != "sha256"}

@@ -1,8 +1,8 @@
-"""What was done before networks: colour and gradient histograms with a support vector machine. Extra `classical`.
+"""The classical baseline: colour and gradient histograms with a support vector machine. Extra `classical`.
 
-`hog_color` is a backbone without a parameter of its own, `svm` a strategy that suits any backbone: `zoo train
---backbone hog_color --strategy svm` is the classical baseline, `--backbone resnet50 --strategy svm` puts it on deep
-features.
+`hog_color` is a backbone without trainable parameters. `svm` is a strategy that works with any backbone. `zoo train
+--backbone hog_color --strategy svm` is the classical baseline; `--backbone resnet50 --strategy svm` trains the support
+vector machine on deep features.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PREPROCESS = Preprocess(resize=146, crop=128, mean=(0.0, 0.0, 0.0), std=(1.0, 1.
 
 
 def always(backbone: Backbone, weights: Weights) -> bool:
-    """There is nothing to download."""
+    """True: there are no weights to download."""
     return True
 
 
@@ -43,13 +43,13 @@ def register_backbones(register: Register[Backbone]) -> None:
 
 @dataclass(frozen=True)
 class SupportVectors(Strategy):
-    """A linear support vector machine on frozen features, its strength by cross-validation inside train.
+    """A linear support vector machine on frozen features; C is chosen by cross-validation on the training images.
 
-    Crammer and Singer 2002 compare it with others; one class against the rest, squared hinge loss.
+    One class against the rest, with squared hinge loss. Crammer and Singer 2002 compare it with other formulations.
     """
 
     name: ClassVar[str] = "svm"
-    summary: ClassVar[str] = "a linear support vector machine on frozen features"
+    summary: ClassVar[str] = "train a linear support vector machine on frozen features"
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         return (Phase(name="svm", groups=(Group(stages=(HEAD,)),), norm="frozen", solver="zoo_classical.svm:solve"),)

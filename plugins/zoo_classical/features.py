@@ -15,18 +15,18 @@ from zoo.stage import HEAD, Anatomy, Stage
 
 # Dalal and Triggs 2005, section 6: nine orientations, blocks of 2 x 2 cells
 ORIENTATIONS = 9
-CELL = 16  # pixels, of 128: coarse, as what is to be told is an object and not an outline
+CELL = 16  # pixels, of 128: coarse, because an object is to be recognised and not its exact outline
 BLOCK = 2
-BINS = 16  # of each colour channel
-GRID = 2  # parts of an image along each side, each with its colours
+BINS = 16  # of the histogram of each colour channel
+GRID = 2  # cells along each side of the image, each with colour histograms of its own
 
 
 class Histograms(nn.Module):
-    """Images `(N, 3, H, W)` in 0..1 to features `(N, D)`; colours by their roots, as Hellinger's distance has them."""
+    """Images `(N, 3, H, W)` in 0..1 to features `(N, D)`; square roots of colour counts, for the Hellinger distance."""
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         array = images.detach().float().clamp(0, 1).permute(0, 2, 3, 1).cpu().numpy()
-        # each kind with length one, so that the many gradients do not drown the few colours
+        # Both kinds are scaled to unit length, so that the many gradient features do not outweigh the few colours
         rows = [np.concatenate([_unit(_gradients(image)), _unit(np.sqrt(_colours(image)))]) for image in array]
         return torch.from_numpy(np.stack(rows).astype(np.float32)).to(images.device)
 
@@ -50,7 +50,7 @@ def _gradients(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 def _colours(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Shares of hues, saturations and values in each part of the image."""
+    """Histograms of hue, saturation and value in each cell of the grid, as fractions."""
     from skimage.color import rgb2hsv
 
     shades = rgb2hsv(image)
@@ -65,7 +65,7 @@ def _colours(image: npt.NDArray[Any]) -> npt.NDArray[Any]:
 
 
 class Classical(nn.Module):
-    """Histograms and one linear layer."""
+    """Histograms followed by one linear layer."""
 
     def __init__(self, classes: int, width: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Classical(nn.Module):
 
 
 def build(spec: BuildSpec) -> Network:
-    """The histograms with a fresh head.
+    """Build the histograms with a new head.
 
     Raises:
         ZooError: scikit-image is not installed, or the images are too small for a block.
@@ -86,11 +86,12 @@ def build(spec: BuildSpec) -> Network:
     try:
         import skimage  # noqa: F401
     except ImportError as error:
-        raise ZooError("`hog_color` needs scikit-image", hint="pip install 'backbone-zoo[classical]'") from error
+        raise ZooError("`hog_color` needs scikit-image", hint="`pip install 'backbone-zoo[classical]'`") from error
     side = (spec.image_size or 128) // CELL - BLOCK + 1
     if side < 1:
         raise ZooError(
-            f"`hog_color` needs {BLOCK * CELL} pixels, not {spec.image_size}", hint=f"--image-size {4 * BLOCK * CELL}"
+            f"`hog_color` needs images of at least {BLOCK * CELL} pixels, not {spec.image_size}",
+            hint=f"pass `--image-size {4 * BLOCK * CELL}`",
         )
     width = side**2 * BLOCK**2 * ORIENTATIONS + GRID**2 * 3 * BINS
     head = Stage(name=HEAD, parameters=("classifier.weight", "classifier.bias"))

@@ -1,4 +1,4 @@
-"""A linear support vector machine as a solver."""
+"""Solver of the strategy `svm`: a linear support vector machine."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ FOLDS = 5
 
 
 def solve(task: Task) -> dict[str, Any]:
-    """Fit the head; its strength is the one with the most images right, held out in five folds of train.
+    """Fit the head, with the C of the highest accuracy in five-fold cross-validation on the training images.
 
-    Features are centred and brought to a mean length of one for the fit, which is folded into the weights. Margins are
-    no probabilities: they are scaled by the temperature that suits the images held out.
+    Features are centred and scaled to a root-mean-square length of one for the fit; the scaling is folded into the
+    weights. Margins are not probabilities, so they are scaled by a temperature fitted on the held-out images.
     """
     head = task.head
     assert isinstance(head, nn.Linear)
@@ -60,7 +60,7 @@ def _fit(inputs: Any, labels: Any, strength: float, task: Task) -> tuple[Any, An
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(inputs, labels)
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
-    if task.classes == 2:  # one row, of the second class against the first
+    if task.classes == 2:  # scikit-learn returns one row, for the second class against the first
         weight, bias = np.concatenate([-weight, weight]), np.concatenate([-bias, bias])
     return weight, bias
 

@@ -11,7 +11,7 @@ def register_datasets(register: Register[Dataset]) -> None:
     register(
         Dataset(
             name="folder",
-            summary="folder:PATH, or a bare path: train/ val/ test/ with class folders, or class folders alone",
+            summary="folder:PATH or PATH: class folders, or train/, val/ and test/ with class folders in each",
             open="zoo_datasets.folder:open_folder",
             absolute="zoo_datasets.folder:absolute",
         )
@@ -19,7 +19,7 @@ def register_datasets(register: Register[Dataset]) -> None:
     register(
         Dataset(
             name="digits",
-            summary="1,797 handwritten digits of 8 x 8 pixels, embedded in scikit-learn: needs no download",
+            summary="1,797 handwritten digits of 8 x 8 pixels, part of scikit-learn, so nothing is downloaded",
             open="zoo_datasets.digits:open_digits",
         )
     )

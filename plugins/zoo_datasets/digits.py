@@ -1,4 +1,4 @@
-"""`digits`: scikit-learn's embedded 8 x 8 handwritten digits, for first steps and for tests."""
+"""`digits`: the 8 x 8 handwritten digits that come with scikit-learn, for first steps and tests."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from zoo.data.splitting import split_stratified
 
 
 def open_digits(argument: str, split_seed: int) -> Images:
-    """The digits as photographs, split 70/15/15 by seed.
+    """The digits as RGB images, split 70/15/15 by seed.
 
     Source: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits (UCI, 1998).
     """
     if argument:
-        raise UsageError(f"`digits` takes no argument, `:{argument}` is one too many")
+        raise UsageError(f"`digits` takes no argument, not `:{argument}`")
     digits = load_digits()
-    grey = np.clip(np.rint(digits.images * (255 / 16)), 0, 255).astype(np.uint8)  # N x 8 x 8, from 0..16
+    grey = np.clip(np.rint(digits.images * (255 / 16)), 0, 255).astype(
+        np.uint8
+    )  # N x 8 x 8; the source has values 0 to 16
     samples = [
         Sample(f"{label}/{index:04d}", str(label), np.repeat(image[:, :, None], 3, axis=2))
         for index, (image, label) in enumerate(zip(grey, digits.target))

@@ -1,4 +1,4 @@
-"""`folder:PATH`: photographs in class folders, with or without a split."""
+"""`folder:PATH`: images in class folders, with or without folders for the splits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from zoo.data.image import SUFFIXES
 from zoo.data.splitting import split_stratified
 from zoo.dataset import Role
 
-# Names of split folders as they are met in the wild, by role
+# Usual names of split folders, and the role of each
 SPLIT_FOLDERS: dict[str, Role] = {
     "train": "train",
     "training": "train",
@@ -22,7 +22,7 @@ SPLIT_FOLDERS: dict[str, Role] = {
     "testing": "test",
 }
 
-# Files that systems leave in folders; they are nobody's photographs and not worth a line
+# Files that operating systems create in folders; ignored without a warning
 CLUTTER = ("thumbs.db", "desktop.ini")
 
 LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
@@ -35,11 +35,11 @@ def absolute(argument: str) -> str:
 
 
 def open_folder(argument: str, split_seed: int) -> Images:
-    """Open a folder of photographs by its layout.
+    """Open a folder of images; its layout decides whether it is split at random.
 
     Raises:
         UsageError: there is no such folder.
-        ZooError: it holds no photographs, one class only, or a class that a split lacks.
+        ZooError: the folder has no images or only one class, or a class is missing from a split.
     """
     root = Path(argument).expanduser()
     if not root.is_dir():
@@ -48,7 +48,9 @@ def open_folder(argument: str, split_seed: int) -> Images:
     try:
         return _open(root, argument, split_seed)
     except PermissionError as error:
-        raise ZooError(f"`{error.filename}` may not be read", hint="check the folder's permissions") from error
+        raise ZooError(
+            f"`{error.filename}` cannot be read: permission denied", hint="check the permissions of the folder"
+        ) from error
 
 
 def _open(root: Path, argument: str, split_seed: int) -> Images:
@@ -68,7 +70,7 @@ def _open(root: Path, argument: str, split_seed: int) -> Images:
     _reject_loose(root, root, rejected)
     if roles:
         rejected += [
-            (f"{folder.name}/", "is no split folder, so nothing in it is used")
+            (f"{folder.name}/", "is not a split folder, so it is ignored")
             for folder in folders
             if folder not in roles.values()
         ]
@@ -104,7 +106,7 @@ def _is_clutter(path: Path) -> bool:
 
 
 def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterable[Sample]:
-    """Every photograph in the class folders of `base`, at any depth; other files go to `rejected`."""
+    """Yield every image in the class folders of `base`, at any depth; list other files in `rejected`."""
     if base != root:
         _reject_loose(base, root, rejected)
     for folder in _folders(base):
@@ -112,28 +114,30 @@ def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterabl
         found = 0
         for path in _walk(folder):
             name = path.relative_to(root).as_posix()
-            if not name.isprintable():  # bytes that are no UTF-8 among them; no JSON and no terminal could show it
+            if not name.isprintable():  # such as bytes that are not UTF-8, which neither JSON nor a terminal can show
                 rejected.append((ascii(name), "its name cannot be printed"))
             elif not path.is_file():
-                rejected.append((name, "is a link that leads nowhere" if path.is_symlink() else "is no regular file"))
+                rejected.append((name, "is a broken link" if path.is_symlink() else "is not a regular file"))
             elif path.suffix.lower() in SUFFIXES:
                 found += 1
                 yield Sample(name, folder.name, path)
             else:
-                rejected.append((name, f"`{path.suffix or 'no suffix'}` is no photograph's suffix"))
+                rejected.append(
+                    (name, f"its suffix `{path.suffix}` is not that of an image" if path.suffix else "has no suffix")
+                )
         if found == 0:
             what = f"; the first other file is `{rejected[before][0]}`" if len(rejected) > before else ""
             raise ZooError(
                 f"class folder `{folder.relative_to(root).as_posix()}` holds no photographs{what}",
-                hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is no class",
+                hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is not a class",
             )
 
 
 def _walk(folder: Path) -> Iterable[Path]:
-    """Every file at any depth, links followed once, hidden ones and clutter left out.
+    """Yield every file at any depth; follow links once, and skip hidden files and clutter.
 
     Raises:
-        PermissionError: a folder may not be read.
+        PermissionError: a folder cannot be read.
     """
 
     def refuse(error: OSError) -> None:
@@ -153,7 +157,7 @@ def _walk(folder: Path) -> Iterable[Path]:
 
 
 def _reject_loose(folder: Path, root: Path, rejected: list[tuple[str, str]]) -> None:
-    """Photographs beside class folders belong to no class."""
+    """List images beside the class folders in `rejected`; they belong to no class."""
     rejected += [
         (path.relative_to(root).as_posix(), "lies outside the class folders")
         for path in sorted(folder.iterdir())
@@ -167,7 +171,7 @@ def _check_classes(samples: Iterable[Sample], argument: str) -> None:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
     if len(names) == 1:
         raise ZooError(
-            f"`{argument}` holds one class only, `{names[0]}`", hint="classification needs at least two classes"
+            f"`{argument}` has one class only, `{names[0]}`", hint="classification needs at least two classes"
         )
 
 
@@ -178,10 +182,10 @@ def _check_splits(images: Images, argument: str) -> None:
             if name not in found:
                 raise ZooError(
                     f"class `{name}` is missing from `{role}` of `{argument}`",
-                    hint="every class needs photographs in every split; class folders are matched by name",
+                    hint="every class needs photographs in every split, in a folder of the same name",
                 )
         for name in sorted(found - set(images.classes)):
             raise ZooError(
                 f"class `{name}` of `{role}` is missing from `train` of `{argument}`",
-                hint="every class needs photographs in every split; class folders are matched by name",
+                hint="every class needs photographs in every split, in a folder of the same name",
             )

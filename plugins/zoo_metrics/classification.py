@@ -1,4 +1,4 @@
-"""Metrics of single-label classification; scikit-learn computes what it has."""
+"""Metrics of single-label classification, by scikit-learn where it has them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CALIBRATION_BINS = 15
 
 
 def _precision_recall_f1(predictions: Predictions, average: str) -> tuple[float, float, float]:
-    """A class that is never predicted counts 0; classes without images in this split do not count."""
+    """Averages over the classes that have images in this split; the precision of a class never predicted is 0."""
     present = np.unique(predictions.labels)
     found: Any = precision_recall_fscore_support(
         predictions.labels, predictions.predicted, labels=present, average=average, zero_division=0.0
@@ -51,7 +51,7 @@ def f1_weighted(predictions: Predictions) -> float:
 
 
 def top5(predictions: Predictions) -> float:
-    """1.0 by definition where there are five classes or fewer."""
+    """Top-5 accuracy; 1.0 by definition if there are at most five classes."""
     best = np.argsort(-predictions.logits, axis=1, kind="stable")[:, :5]
     return float((best == predictions.labels[:, None]).any(axis=1).mean())
 
@@ -61,7 +61,7 @@ def loss(predictions: Predictions) -> float:
 
 
 def ece(predictions: Predictions) -> float:
-    """Guo et al. 2017, eq. 3: the gap between confidence and accuracy, weighted by the images of each bin."""
+    """Expected calibration error (Guo et al. 2017, eq. 3): |accuracy - confidence| per bin, weighted by its images."""
     confidence = predictions.probabilities.max(axis=1)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)

@@ -1,4 +1,4 @@
-"""Built-in runtimes: torch, onnxruntime and OpenVINO. Rows only; nothing here imports any of them."""
+"""The catalogue of built-in runtimes: torch, onnxruntime and OpenVINO. Imports none of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from zoo.hookspecs import Register
 RUNTIMES = (
     zoo.Runtime(
         name="torch-eager",
-        summary="PyTorch as the run was trained, in its faster memory layout",
+        summary="PyTorch in eager mode, in the faster of two memory layouts",
         accepts="run",
         devices=("cpu", "cuda"),
         available="zoo_runtimes.availability:torch_eager",
@@ -16,7 +16,7 @@ RUNTIMES = (
     ),
     zoo.Runtime(
         name="torch-compiled",
-        summary="PyTorch through torch.compile, once per batch size",
+        summary="PyTorch with torch.compile, compiled for each batch size",
         accepts="run",
         devices=("cpu", "cuda"),
         available="zoo_runtimes.availability:torch_compiled",
@@ -40,7 +40,7 @@ RUNTIMES = (
     ),
     zoo.Runtime(
         name="onnxruntime-tensorrt",
-        summary="onnxruntime's TensorRT provider, with CUDA for what it cannot take",
+        summary="onnxruntime's TensorRT provider, with CUDA for nodes that it does not support",
         accepts="onnx",
         devices=("cuda",),
         available="zoo_runtimes.availability:onnxruntime_tensorrt",
@@ -48,7 +48,7 @@ RUNTIMES = (
     ),
     zoo.Runtime(
         name="openvino",
-        summary="OpenVINO on the CPU, the network of an ONNX file (extra `openvino`)",
+        summary="OpenVINO on the CPU, for the network of an ONNX file (extra `openvino`)",
         accepts="onnx",
         devices=("cpu",),
         available="zoo_runtimes.availability:openvino",
@@ -56,7 +56,7 @@ RUNTIMES = (
     ),
     zoo.Runtime(
         name="openvino-ir",
-        summary="OpenVINO on the CPU, a file of its own format (extra `openvino`)",
+        summary="OpenVINO on the CPU, for a file in OpenVINO's own format (extra `openvino`)",
         accepts="openvino",
         devices=("cpu",),
         available="zoo_runtimes.availability:openvino",

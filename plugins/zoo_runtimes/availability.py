@@ -1,4 +1,7 @@
-"""Why a runtime cannot run here, found out without importing its framework."""
+"""Whether a runtime can run on this machine, checked without importing its framework.
+
+Each function returns the reason why the runtime is not available on a device, or None if it is.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 
 from zoo.system.cuda import cuda_devices
 
-# TensorRT's own library, by the names that onnxruntime 1.22 and later look for
+# The name of TensorRT's library that onnxruntime 1.22 and later load
 _TENSORRT = ("nvinfer_10.dll",) if sys.platform == "win32" else ("libnvinfer.so.10",)
 
 
@@ -22,7 +25,7 @@ def torch_eager(device: str) -> str | None:
 
 
 def torch_compiled(device: str) -> str | None:
-    """torch.compile writes C++ for the CPU and Triton for CUDA."""
+    """torch.compile needs a C++ compiler on the CPU, and also Triton on CUDA."""
     missing = torch_eager(device)
     if missing is not None:
         return missing
@@ -57,7 +60,7 @@ def onnxruntime_tensorrt(device: str) -> str | None:
 
 
 def openvino(device: str) -> str | None:
-    return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed (the extra `openvino`)"
+    return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed (extra `openvino`)"
 
 
 def _cuda_missing(device: str) -> str | None:
@@ -74,5 +77,5 @@ def _provider_missing(provider: str) -> str | None:
     if folder is None:
         return "onnxruntime is not installed"
     if not list((folder / "capi").glob(f"*onnxruntime_providers_{provider}.*")):
-        return f"this onnxruntime was built without the {provider} provider (pip install onnxruntime-gpu)"
+        return f"this onnxruntime has no {provider} provider (`pip install onnxruntime-gpu`)"
     return None

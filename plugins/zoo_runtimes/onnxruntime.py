@@ -1,4 +1,4 @@
-"""onnxruntime runtimes: an exported file on one provider. Never imports torch."""
+"""onnxruntime runtimes: an exported file on one execution provider. Never imports torch."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ from zoo.errors import ZooError
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
 
-# Names that our exporter gives: the network begins at `pixels` and ends at `logits`
+# Tensor names given by our exporter: the network's input is `pixels`, its output is `logits`
 PIXELS, LOGITS = "pixels", "logits"
 PREPROCESS_KEY = "zoo.preprocess"
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 
-# Where a network spends its time. These on the CPU mean that the network left its provider; what prepares
-# photographs, and arithmetic on shapes, has none of them.
+# Node types in which a network spends its time. If one is assigned to the CPU, the network has left its provider.
+# Preprocessing and shape arithmetic have none of them.
 CONVOLUTIONS = ("Conv", "ConvTranspose", "FusedConv")
 PRODUCTS = ("Gemm", "FusedGemm", "MatMul", "FusedMatMul", "Einsum", "Attention", "MultiHeadAttention")
 NORMS = ("LayerNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization")
 COMPUTE = frozenset((*CONVOLUTIONS, *PRODUCTS, *NORMS))
 
-SIDE = 224  # pixels, where a foreign file leaves its input's height and width open
+SIDE = 224  # pixels, if a file not written by zoo has a dynamic height and width
 
-DTYPES = ("float32", "float16", "float64", "uint8", "int8", "int32", "int64", "bool")  # that a batch is made of
+DTYPES = ("float32", "float16", "float64", "uint8", "int8", "int32", "int64", "bool")  # supported dtypes of the input
 
-Run = Callable[[], object]
+Call = Callable[[], object]
 
 
 def load_cpu(work: Workload) -> OrtSession:
     """Open a file on the CPU.
 
     Raises:
-        ZooError: it is no ONNX file, or cannot be loaded.
+        ZooError: it is not an ONNX file, or cannot be loaded.
     """
     return OrtSession(work, CPU)
 
@@ -51,13 +51,13 @@ def load_cuda(work: Workload) -> OrtSession:
     """Open a file on CUDA.
 
     Raises:
-        ZooError: as `load_cpu`; or the provider cannot be had, or the network left it.
+        ZooError: as `load_cpu`; or the provider is not available, or parts of the network would run on the CPU.
     """
     return OrtSession(work, CUDA)
 
 
 def load_tensorrt(work: Workload) -> OrtSession:
-    """Open a file on TensorRT; engines are built at the first call of each batch size.
+    """Open a file on TensorRT, which builds an engine at the first call of each batch size.
 
     Raises:
         ZooError: as `load_cuda`.
@@ -69,22 +69,22 @@ def read_model(file: Path) -> onnx.ModelProto:
     """Read an ONNX file.
 
     Raises:
-        ZooError: it is something else.
+        ZooError: it is not an ONNX file.
     """
     try:
         model = onnx.load(str(file))
     except Exception as error:  # protobuf's DecodeError, OSError, missing external data
         raise ZooError(f"`{file}` cannot be read as ONNX: {error}") from error
     if not model.graph.node or not model.graph.output:
-        raise ZooError(f"`{file}` is no ONNX file: it holds no graph")
+        raise ZooError(f"`{file}` is not an ONNX file: it has no graph")
     return model
 
 
 def preprocess_of(model: onnx.ModelProto) -> Preprocess | None:
-    """How a file written by `zoo export` prepares photographs; None for a file of other making.
+    """The preprocessing recorded in a file written by `zoo export`; None for other files.
 
     Raises:
-        ZooError: the metadata is there and cannot be read.
+        ZooError: the metadata exist but cannot be read.
     """
     for entry in model.metadata_props:
         if entry.key == PREPROCESS_KEY:
@@ -96,18 +96,18 @@ def preprocess_of(model: onnx.ModelProto) -> Preprocess | None:
 
 
 def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
-    """The part from normalised pixels `(N, 3, crop, crop)` to logits, as a model of its own.
+    """Extract the network, from normalised pixels `(N, 3, crop, crop)` to logits, as a model of its own.
 
     Raises:
         ZooError: the file has no tensors of these names.
     """
     made = {name for node in model.graph.node for name in node.output}
-    if PIXELS in {value.name for value in model.graph.input}:  # exported without its preprocessing
+    if PIXELS in {value.name for value in model.graph.input}:  # exported without preprocessing
         made.add(PIXELS)
     if PIXELS not in made or LOGITS not in made:
         raise ZooError(
-            f"the file has no tensors `{PIXELS}` and `{LOGITS}`, between which the network lies",
-            hint="write it anew with `zoo export`, or time the whole file by `--with-preprocess`",
+            f"the file has no tensors `{PIXELS}` and `{LOGITS}`, the input and output of the network",
+            hint="export it again with `zoo export`, or measure the whole file with `--with-preprocess`",
         )
     sized = onnx.helper.make_tensor_value_info(
         PIXELS, onnx.TensorProto.FLOAT, ["N", 3, preprocess.crop, preprocess.crop]
@@ -119,7 +119,7 @@ def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelPro
 
 
 class OrtSession:
-    """A file, or the network cut out of it, on one provider."""
+    """A file, or the network extracted from it, on one provider."""
 
     def __init__(self, work: Workload, provider: str) -> None:
         self._work = work
@@ -130,21 +130,19 @@ class OrtSession:
         self._outputs: list[str] | None = None
         if preprocess is None and work.with_preprocess:
             raise ZooError(
-                "zoo did not write the file, so it prepares no photographs", hint="leave `--with-preprocess` out"
+                "the file was not written by zoo, so it has no preprocessing", hint="leave out `--with-preprocess`"
             )
         if preprocess is None:
-            self._notes.append("not written by zoo: timed whole, on its own first input, to all its outputs")
+            self._notes.append("not written by zoo: the whole file is measured, from its input to all its outputs")
         elif work.with_preprocess:
             if PIXELS in {value.name for value in model.graph.input}:
-                raise ZooError(
-                    "the file was exported with its preprocessing outside", hint="time it without `--with-preprocess`"
-                )
+                raise ZooError("the file was exported without preprocessing", hint="leave out `--with-preprocess`")
             self._outputs = ["probabilities"]
         else:
             model = cut_network(model, preprocess)
         size = (PHOTOGRAPH[0], PHOTOGRAPH[1]) if work.with_preprocess and preprocess else (SIDE, SIDE)
         self._name, self._input = _first_input(model, size)
-        # External data is found beside the file; a model in memory has no beside
+        # External data are looked up beside the file, so such a model must be opened by its path
         whole = preprocess is None or work.with_preprocess
         self._session = _open(str(work.target) if whole else model.SerializeToString(), work, provider)
         if self._outputs is None:
@@ -153,27 +151,28 @@ class OrtSession:
         self._check_provider()
 
     def _check_provider(self) -> None:
-        """What really executes is what was asked for, or it is an error.
+        """Check that the session runs on the requested provider.
 
         Raises:
-            ZooError: the session fell back, whole or in part.
+            ZooError: all or part of the network would run on another one.
         """
         if self.provider != self._asked:
             raise ZooError(
                 f"onnxruntime fell back to {self.provider}: {self._asked} could not be loaded",
-                hint="the log in `--json` names the library that is missing; CUDA's and cuDNN's come by "
+                hint="the log in `--json` names the missing library; CUDA and cuDNN are installed by "
                 '`pip install "onnxruntime-gpu[cuda,cudnn]"`',
             )
         if self._asked == CPU or self._assigned is None:
             if self._assigned is None and self._asked != CPU:
-                self._notes.append("this onnxruntime does not tell which nodes left the provider")
+                self._notes.append("this version of onnxruntime does not report which nodes run on another provider")
             return
         left = self._assigned.get(CPU, Counter())
         compute = Counter({name: count for name, count in left.items() if name in COMPUTE})
         if compute and not self._work.allow_fallback:
             raise ZooError(
-                f"{compute.total()} compute nodes of the network left {self._asked} for the CPU: {_listed(compute)}",
-                hint="pass `--allow-fallback` to time it all the same",
+                f"{compute.total()} compute nodes of the network run on the CPU, not on {self._asked}: "
+                f"{_listed(compute)}",
+                hint="pass `--allow-fallback` to measure it anyway",
             )
         for other, nodes in self._assigned.items():
             if other != self._asked:
@@ -191,8 +190,8 @@ class OrtSession:
     def input(self) -> Input:
         return self._input
 
-    def prepare(self, batch: npt.NDArray[Any]) -> Run:
-        # As for torch: the network alone is timed from device memory to device memory, photographs from main memory
+    def prepare(self, batch: npt.NDArray[Any]) -> Call:
+        # As for torch: without preprocessing from device memory to device memory, with it from main memory
         if self._asked == CPU or self._work.with_preprocess:
             feed = {self._name: batch}
             return lambda: self._session.run(self._outputs, feed)
@@ -210,10 +209,10 @@ class OrtSession:
 
 
 def _open(model: str | bytes, work: Workload, provider: str) -> ort.InferenceSession:
-    """A session with the same threads as every other contender has, sequential as by default.
+    """A session with the number of threads that all subjects of the measurement have; sequential, as by default.
 
     Raises:
-        ZooError: onnxruntime refuses the model.
+        ZooError: onnxruntime cannot load the model.
     """
     options = ort.SessionOptions()
     options.intra_op_num_threads = work.threads
@@ -221,7 +220,7 @@ def _open(model: str | bytes, work: Workload, provider: str) -> ort.InferenceSes
     options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")  # ignored before 1.24
     chosen: list[tuple[str, dict[str, Any]]] = [(CPU, {})]
     if provider != CPU:
-        if hasattr(ort, "preload_dlls"):  # CUDA's libraries from pip's packages; it prints what it does not find
+        if hasattr(ort, "preload_dlls"):  # loads CUDA's libraries from pip packages; prints the missing ones
             with contextlib.suppress(Exception):
                 ort.preload_dlls()
         chosen.insert(0, (CUDA, {"device_id": work.ordinal}))
@@ -229,19 +228,19 @@ def _open(model: str | bytes, work: Workload, provider: str) -> ort.InferenceSes
         chosen.insert(0, (TENSORRT, {"device_id": work.ordinal}))
     try:
         return ort.InferenceSession(model, options, providers=chosen)
-    except Exception as error:  # onnxruntime's exceptions share no base class but this
-        raise ZooError(f"onnxruntime refuses the file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # onnxruntime's exceptions have no common base class
+        raise ZooError(f"onnxruntime cannot load the file: {str(error).splitlines()[0]}") from error
 
 
 def _assignment(session: ort.InferenceSession) -> dict[str, Counter[str]] | None:
-    """How many nodes of each kind each provider has, after optimisation; None before onnxruntime 1.24."""
+    """Number of nodes of each type on each provider, after optimisation; None before onnxruntime 1.24."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
         return None
     assigned: dict[str, Counter[str]] = {}
     try:
         for part in session.get_provider_graph_assignment_info():
             assigned.setdefault(part.ep_name, Counter()).update(node.op_type for node in part.get_nodes())
-    except Exception:  # a build that has the function and not the record
+    except Exception:  # the function exists, but this build keeps no record
         return None
     return assigned
 
@@ -251,22 +250,22 @@ def _listed(nodes: Counter[str]) -> str:
 
 
 def _first_input(model: onnx.ModelProto, size: tuple[int, int]) -> tuple[str, Input]:
-    """The first input's name and form; dimensions left open are the batch, then 3 channels and `size`.
+    """Name, dtype and shape of the only input; dynamic dimensions become the batch, 3 channels and `size`.
 
     Raises:
-        ZooError: there is none, there are several, or its type is not numeric.
+        ZooError: there is no input or more than one, or its type is not numeric.
     """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
     if len(inputs) != 1:
-        raise ZooError(f"the file has {len(inputs)} inputs; one that takes images is what can be timed")
+        raise ZooError(f"the file has {len(inputs)} inputs; only files with one, for images, can be measured")
     tensor = inputs[0].type.tensor_type
     try:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     except (KeyError, TypeError, ValueError):
         dtype = "object"
     if dtype not in DTYPES:
-        raise ZooError(f"the file's input `{inputs[0].name}` is neither numbers nor grey levels")
+        raise ZooError(f"the file's input `{inputs[0].name}` is not of a numeric type")
     given = [dimension.dim_value or None for dimension in tensor.shape.dim]
     if not given:
         raise ZooError(f"the file's input `{inputs[0].name}` has no shape")

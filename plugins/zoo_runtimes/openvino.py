@@ -1,4 +1,4 @@
-"""OpenVINO's runtime: the network of an exported file on the CPU. Never imports torch."""
+"""OpenVINO runtimes: the network of an exported file on the CPU. Never imports torch."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ def load_onnx(work: Workload) -> OpenvinoSession:
     """Open the network of an ONNX file.
 
     Raises:
-        ZooError: the file was not written by zoo, or OpenVINO cannot take it.
+        ZooError: the file was not written by zoo, or OpenVINO cannot load it.
     """
     model = read_model(work.target)
     preprocess = preprocess_of(model)
     if preprocess is None:
-        raise ZooError("OpenVINO times the network of files written by zoo, and this is none")
+        raise ZooError("the file was not written by zoo; OpenVINO measures only the network of files that were")
     network: onnx.ModelProto = cut_network(model, preprocess)
     try:
         found = openvino().Core().read_model(network.SerializeToString(), b"")
     except RuntimeError as error:
-        raise ZooError(f"OpenVINO refuses the network: {quoted(error)}") from error
+        raise ZooError(f"OpenVINO cannot load the network: {quoted(error)}") from error
     return OpenvinoSession(found, preprocess, work)
 
 
@@ -40,14 +40,14 @@ def load_ir(work: Workload) -> OpenvinoSession:
     """Open a file that `zoo export --to openvino` wrote.
 
     Raises:
-        ZooError: it is none, or damaged.
+        ZooError: it is another file, or damaged.
     """
     model, record = read_file(work.target)
     return OpenvinoSession(model, Preprocess.from_json(record["preprocess"]), work)
 
 
 class OpenvinoSession:
-    """A network on the CPU in fp32, with as many threads as every other contender."""
+    """A network on the CPU in fp32, with the number of threads that all subjects of the measurement have."""
 
     def __init__(self, model: Any, preprocess: Preprocess, work: Workload) -> None:
         self._work, self._preprocess = work, preprocess
@@ -55,13 +55,13 @@ class OpenvinoSession:
 
     @property
     def provider(self) -> str:
-        """Where it executes, as the compiled network says."""
+        """The version and the execution devices reported by the compiled network."""
         version = openvino().__version__.partition("-")[0]
         return f"OpenVINO {version} {', '.join(self._network.get_property('EXECUTION_DEVICES'))}"
 
     @property
     def notes(self) -> tuple[str, ...]:
-        return ("photographs are prepared by Pillow, not in the graph",) if self._work.with_preprocess else ()
+        return ("preprocessing is done by Pillow, not in the graph",) if self._work.with_preprocess else ()
 
     @property
     def input(self) -> Input:
@@ -70,7 +70,7 @@ class OpenvinoSession:
         return Input(dtype="float32", shape=(3, self._preprocess.crop, self._preprocess.crop))
 
     def prepare(self, batch: npt.NDArray[Any]) -> Callable[[], object]:
-        request = self._network.create_infer_request()  # one a caller: a request holds its own values
+        request = self._network.create_infer_request()  # one for each caller, because a request holds its own tensors
         if not self._work.with_preprocess:
             return lambda: request.infer({0: batch})
 

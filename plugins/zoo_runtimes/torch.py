@@ -1,4 +1,4 @@
-"""torch runtimes: a run's network in eager mode, or compiled."""
+"""torch runtimes: the network of a run, in eager mode or compiled."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from zoo.system.cpu_memory import keep_freed_memory
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
 LAYOUT_NAMES = {torch.contiguous_format: "contiguous", torch.channels_last: "channels-last"}
-LAYOUT_SECONDS = 1.0  # for choosing between them, per batch size
-LAYOUT_CALLS = 10  # of each at most
+LAYOUT_SECONDS = 1.0  # spent on choosing a layout for each batch size
+LAYOUT_CALLS = 10  # at most, for each layout
 
-Run = Callable[[], object]
+Call = Callable[[], object]
 
 
 def load_eager(work: Workload) -> TorchSession:
@@ -44,15 +44,15 @@ def load_compiled(work: Workload) -> TorchSession:
 
 
 def open_run(work: Workload) -> tuple[nn.Module, Preprocess]:
-    """A run's network, on the CPU and in eval mode, and how its input is made."""
-    from zoo.runs.run import Run as TrainingRun
+    """The network of a run, on the CPU and in eval mode, and its preprocessing."""
+    from zoo.runs.run import Run
 
-    run = TrainingRun.open(work.target)
+    run = Run.open(work.target)
     return run.load_network().model, run.preprocess
 
 
 class TorchSession:
-    """A network on one device. Times include the conversion of the input to the network's layout."""
+    """A network on one device. A call includes the conversion of its input to the network's memory layout."""
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, work: Workload, *, compiled: bool = False) -> None:
         torch.set_num_threads(work.threads)
@@ -60,25 +60,25 @@ class TorchSession:
         if self._device.type == "cpu":
             keep_freed_memory()  # as `zoo predict` does
         if self._device.type == "cuda":
-            # What onnxruntime's CUDA provider does by default, so that both sides compute alike
+            # The defaults of onnxruntime's CUDA provider, so that both compute with the same precision
             torch.set_float32_matmul_precision("high")
             torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
         self._model = model.eval().requires_grad_(False).to(self._device)
         self._preprocess = preprocess
         self._work = work
-        # One compilation per shape: a single one for all would be slower at each
+        # Compiled for each shape: a network compiled for all shapes would be slower
         self._call: Callable[[torch.Tensor], torch.Tensor] = (
             torch.compile(self._model, dynamic=False) if compiled else self._model
         )
         self._compiled = compiled
         self._layout = torch.contiguous_format
-        self._layouts: dict[int, tuple[torch.memory_format, str]] = {}  # by batch size, with what there is to say
+        self._layouts: dict[int, tuple[torch.memory_format, str]] = {}  # by batch size, with a note
         self._changing = threading.Lock()
 
     @property
     def provider(self) -> str:
-        """Where the parameters really lie."""
+        """The device that holds the parameters."""
         parameter = next(self._model.parameters(), None)
         device = self._device if parameter is None else parameter.device
         name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
@@ -88,9 +88,9 @@ class TorchSession:
     def notes(self) -> tuple[str, ...]:
         notes = [note for _, note in self._layouts.values()]
         if self._device.type == "cuda":
-            notes.append("TF32 allowed, as onnxruntime does; cuDNN chooses its algorithms by trying")
+            notes.append("TF32 is allowed, as in onnxruntime; cuDNN chooses its algorithms by benchmarks")
         if torch.get_num_threads() != self._work.threads:
-            notes.append(f"torch took {torch.get_num_threads()} threads, not {self._work.threads}")
+            notes.append(f"torch uses {torch.get_num_threads()} threads, not {self._work.threads}")
         return tuple(notes)
 
     @property
@@ -99,15 +99,15 @@ class TorchSession:
             return Input(dtype="uint8", shape=(*PHOTOGRAPH, 3))
         return Input(dtype="float32", shape=(3, self._preprocess.crop, self._preprocess.crop))
 
-    def prepare(self, batch: npt.NDArray[Any]) -> Run:
+    def prepare(self, batch: npt.NDArray[Any]) -> Call:
         if self._compiled:
             return self._call_for(batch, torch.contiguous_format)
-        if len(batch) not in self._layouts:  # once for all callers, who share the network
+        if len(batch) not in self._layouts:  # once for all callers, which share the network
             self._layouts[len(batch)] = self._faster_layout(batch)
         return self._call_for(batch, self._layouts[len(batch)][0])
 
-    def _call_for(self, batch: npt.NDArray[Any], layout: torch.memory_format) -> Run:
-        """One call from the batch as it is given to the result as it is wanted, in one layout."""
+    def _call_for(self, batch: npt.NDArray[Any], layout: torch.memory_format) -> Call:
+        """The function to be timed: from the batch as given to the result, in one memory layout."""
         if self._work.with_preprocess:
             return lambda: self._photographs(batch, layout)
         if self._device.type == "cuda":
@@ -117,7 +117,7 @@ class TorchSession:
 
     @torch.inference_mode()
     def _network(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
-        if layout is not self._layout:  # at most once a turn, in its lead-in
+        if layout is not self._layout:  # at most once a turn, in its untimed first call
             with self._changing:
                 self._model.to(memory_format=layout)
                 self._layout = layout
@@ -136,7 +136,7 @@ class TorchSession:
         return probabilities
 
     def _faster_layout(self, batch: npt.NDArray[Any]) -> tuple[torch.memory_format, str]:
-        """Both layouts by turns, the first call of each untimed; the one with the faster median, and by how much."""
+        """The layout with the lower median time, and a note with the difference. The first call of each is untimed."""
         calls = {layout: self._call_for(batch, layout) for layout in LAYOUTS}
         medians = {}
         for layout, call in calls.items():

@@ -1,4 +1,4 @@
-"""The built-in ways to fine-tune. Plans are data; nothing here imports torch until a network is adapted."""
+"""The built-in strategies. Their plans are data, so that importing this package does not import torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cutting a network: the early stages as a graph of their own, with a new head on what they give."""
+"""Truncating a network: its early stages as a graph of their own, with a new head."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ NEW_HEAD = "new_head"
 
 
 class TokenMean(nn.Module):
-    """Tokens `(N, L, D)` to their mean `(N, D)`, each normalised first, as a transformer's own last norm does."""
+    """Mean of tokens, `(N, L, D)` to `(N, D)`; each is normalised first, as by the last norm of a transformer."""
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         return nn.functional.layer_norm(tokens, tokens.shape[-1:]).mean(1)
 
 
 def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
-    """The network without its last `stages` stages and with a new head: pool, dropout, one linear layer.
+    """Replace the last `stages` stages and the head by a new head: pooling, dropout and one linear layer.
 
     Raises:
-        UsageError: no stage would be left, or the network cannot be cut there.
+        UsageError: no stage would be left, or the network cannot be truncated there.
     """
     anatomy = network.anatomy
     names = anatomy.names
@@ -34,22 +34,22 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
         raise UsageError(
             f"strategy `truncate:{stages}` drops {stages} stages but `{anatomy.backbone}` has {len(names)}: "
             f"{' '.join(names)}",
-            hint=f"`truncate:{len(names) - 1}` keeps the first",
+            hint=f"`truncate:{len(names) - 1}` keeps only the first stage",
         )
     assert spec.image_size is not None
     kept, dropped = anatomy.stages[:-stages], anatomy.stages[-stages:]
     late = {name for stage in (*dropped, anatomy.head) for name in stage.parameters}
     images = torch.zeros(MORE, 3, spec.image_size, spec.image_size)
-    where = f"`{anatomy.backbone}` cannot be cut after `{kept[-1].name}`"
-    hint = f"another number of stages may do; `partial:{stages}` trains the last ones in place of dropping them"
+    where = f"`{anatomy.backbone}` cannot be truncated after `{kept[-1].name}`"
+    hint = f"try another number of stages; `partial:{stages}` trains the last ones instead of dropping them"
     try:
         with eval_mode(network.model):
             prefix = find_prefix(network.model, late, images)
     except ValueError as error:
         raise UsageError(f"{where}: {error}", hint=hint) from error
     if len(prefix.ends) != 1:
-        crossing = f"{len(prefix.ends)} tensors cross" if prefix.ends else "no single tensor crosses"
-        raise UsageError(f"{where}: {crossing} there", hint=hint)
+        crossing = f"{len(prefix.ends)} tensors leave" if prefix.ends else "no single tensor leaves"
+        raise UsageError(f"{where}: {crossing} that stage", hint=hint)
     head, layer = _new_head(prefix.few[0], spec, where)
     network.model.add_module(NEW_HEAD, head)
     model = fx.GraphModule(network.model, _with_head(prefix_graph(prefix)))
@@ -67,7 +67,7 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
 
 
 def _with_head(graph: fx.Graph) -> fx.Graph:
-    """The graph of the early stages, with the new head on the one tensor that it gives."""
+    """Append the new head to the only output of the graph of early stages."""
     output = next(iter(reversed(graph.nodes)))
     (end,) = output.args[0]
     graph.erase_node(output)
@@ -76,14 +76,14 @@ def _with_head(graph: fx.Graph) -> fx.Graph:
 
 
 def _new_head(value: torch.Tensor, spec: BuildSpec, where: str) -> tuple[nn.Sequential, int]:
-    """Pool, dropout and a linear layer for tensors like `value`; and the place of the linear layer."""
+    """A head for features shaped like `value`, and the index of its linear layer."""
     pool: list[nn.Module]
     match value.ndim:
         case 2:
             pool, width = [], value.shape[1]
         case 3:
             pool, width = [TokenMean()], value.shape[2]
-        case 4 if value.shape[1] == value.shape[2] != value.shape[3]:  # N x H x W x C, as Swin keeps it
+        case 4 if value.shape[1] == value.shape[2] != value.shape[3]:  # N x H x W x C, as in Swin
             pool, width = [Permute([0, 3, 1, 2]), nn.AdaptiveAvgPool2d(1), nn.Flatten()], value.shape[3]
         case 4:
             pool, width = [nn.AdaptiveAvgPool2d(1), nn.Flatten()], value.shape[1]

@@ -1,4 +1,4 @@
-"""Feature extraction: the backbone is used as it is."""
+"""Feature extraction: strategies that leave the backbone unchanged."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Linear(Strategy):
-    """Feature extraction: the backbone is frozen, statistics included, and a new head is trained.
+    """Train a new head on the features of the frozen backbone; running statistics are frozen too.
 
     Razavian et al. 2014, "CNN features off-the-shelf: an astounding baseline for recognition".
     """
@@ -24,20 +24,21 @@ class Linear(Strategy):
     summary: ClassVar[str] = "train the head on frozen features"
 
     head: str = "linear"
-    """`linear`, or `mlp:WIDTH` for a hidden layer in front of the classifier"""
+    """type of the head: `linear`, or `mlp:WIDTH` with a hidden layer before the classifier"""
     solver: Literal["auto", "lbfgs", "sgd"] = "auto"
-    """`lbfgs`: logistic regression on the features, its strength by cross-validation inside train. `sgd`: steps of the
-    optimiser on augmented views. `auto`: `lbfgs`, or steps where something is asked that only steps have"""
+    """how the head is trained. `lbfgs`: logistic regression on the features, its penalty chosen by cross-validation on
+    the training images. `sgd`: optimiser steps on augmented images. `auto`: `lbfgs`, or `sgd` if another setting, such
+    as --epochs or --augment, applies to steps only"""
 
     def __post_init__(self) -> None:
         if self.head != "linear" and not re.fullmatch(r"mlp:[1-9][0-9]{0,4}", self.head):
             raise UsageError(f"`head={self.head}` is neither `linear` nor `mlp:WIDTH`, such as `mlp:256`")
         if self.head != "linear" and self.solver == "lbfgs":
-            raise UsageError("`solver=lbfgs` solves a linear head; a hidden layer takes `solver=sgd`")
+            raise UsageError("`solver=lbfgs` trains a linear head only", hint="pass `solver=sgd` for a hidden layer")
 
     @property
     def opens(self) -> str:
-        return "" if self.head == "linear" else "it puts another head in place"
+        return "" if self.head == "linear" else "it replaces the head"
 
     def adapt(self, network: Network, spec: BuildSpec) -> Network:
         if self.head == "linear":
@@ -61,21 +62,21 @@ class Linear(Strategy):
 
 @dataclass(frozen=True)
 class Neighbours(Strategy):
-    """Label a photograph by the training images whose features are most like its own: nothing is trained.
+    """Classify an image by a vote of the training images with the most similar features; nothing is trained.
 
     Wu et al. 2018, "Unsupervised feature learning via non-parametric instance discrimination", section 3.4.
     """
 
     name: ClassVar[str] = "knn"
-    summary: ClassVar[str] = "label by the K most similar training images; trains nothing"
+    summary: ClassVar[str] = "classify by a vote of the K most similar training images; trains nothing"
     alone: ClassVar[str] = "it trains nothing"
 
     neighbours: int = 10
-    """how many training images vote"""
+    """number of training images that vote"""
 
     def __post_init__(self) -> None:
         if self.neighbours < 1:
-            raise UsageError(f"`knn:{self.neighbours}` asks no neighbour")
+            raise UsageError(f"`knn:{self.neighbours}` needs a number of neighbours of 1 or more")
 
     def adapt(self, network: Network, spec: BuildSpec) -> Network:
         from zoo_strategies.neighbours import adapt

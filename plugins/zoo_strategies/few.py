@@ -1,4 +1,4 @@
-"""Few parameters: only some kinds of parameters train, in every stage."""
+"""Parameter-efficient strategies: in every stage, only parameters of one kind train."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import ClassVar
 from zoo import Anatomy, Group, Phase, Strategy
 from zoo.stage import HEAD
 
-# Few parameters have to move further than many: they train at the head's own rate. Chosen inside a training split, as
-# docs/explanation/strategies.md tells
+# Few parameters have to move further than many, so they train at the learning rate of the head. Chosen on splits of a
+# training set: the figures are in docs/explanation/strategies.md
 FEW_LR = 1.0
 
 
@@ -30,7 +30,7 @@ class NormOnly(Strategy):
 
 @dataclass(frozen=True)
 class BiasOnly(Strategy):
-    """Train the biases, those of normalisation layers among them, and the head.
+    """Train the biases, including those of normalisation layers, and the head.
 
     Ben Zaken et al. 2022, "BitFit: simple parameter-efficient fine-tuning for transformer-based
     masked language-models".

@@ -1,4 +1,4 @@
-"""Fine-tuning: pretrained stages train too, all or some, at once or one after another."""
+"""Fine-tuning strategies: some or all pretrained stages train, at once or one after another."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from zoo.stage import HEAD
 from zoo.strategy import Norm
 from zoo_strategies.extraction import Linear
 
-# Pretrained stages move at this share of the head's rate: the head starts at random, they start from a solution.
-# Chosen by cross-validation inside a training split, as is the norm policy below: see docs/explanation/strategies.md
+# Learning rate of pretrained stages, as a fraction of the head's: the head starts at random, they start from a
+# solution. Chosen by cross-validation on a training set, like the norm policy below; the figures are in
+# docs/explanation/strategies.md
 BODY_LR = 0.05
 
-# Pretrained statistics stay by default, under affine parameters that train: a short run on few images moves them only
-# part of the way (timm's EfficientNets by 1 % a step), so that a network is trained with one set and evaluated with
-# another. `norm=train` is one word.
+# Pretrained running statistics stay frozen by default, even where affine parameters train. A short run on few images
+# would update them only part of the way (timm's EfficientNets by 1 % a step), so that a network would be trained with
+# one set of statistics and evaluated with another. `norm=train` updates them.
 BODY_NORM: Norm = "frozen"
 
 HEAD_GROUP = Group(stages=(HEAD,))
@@ -35,7 +36,7 @@ def _check_count(name: str, count: int, anatomy: Anatomy, instead: str) -> None:
 
 @dataclass(frozen=True)
 class Partial(Strategy):
-    """Freeze the first stages; train the last `stages` of them at a lower rate, and the head.
+    """Freeze the first stages; train the last `stages` stages, at a lower learning rate, and the head.
 
     Yosinski et al. 2014, "How transferable are features in deep neural networks?": early layers are general, late
     layers are specific to the task.
@@ -45,21 +46,21 @@ class Partial(Strategy):
     summary: ClassVar[str] = "train the last N stages and the head"
 
     stages: int
-    """how many stages train, counted from the head"""
+    """number of stages that train, counted from the head"""
 
     def __post_init__(self) -> None:
         if self.stages < 1:
-            raise UsageError(f"`partial:{self.stages}` trains no stage; `linear` trains the head alone")
+            raise UsageError(f"`partial:{self.stages}` trains no stage", hint="`linear` trains only the head")
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
-        _check_count("partial", self.stages, anatomy, "`partial:{}` trains them all, as `full` does")
+        _check_count("partial", self.stages, anatomy, "`partial:{}` trains all stages, as `full` does")
         groups = (Group(stages=anatomy.names[-self.stages :], lr=BODY_LR), HEAD_GROUP)
         return (Phase(name=f"partial:{self.stages}", groups=groups, norm=BODY_NORM),)
 
 
 @dataclass(frozen=True)
 class Full(Strategy):
-    """Train everything: the head at the full rate, pretrained stages at a lower one."""
+    """Train all stages and the head, pretrained stages at a lower learning rate."""
 
     name: ClassVar[str] = "full"
     summary: ClassVar[str] = "train every stage and the head"
@@ -71,7 +72,7 @@ class Full(Strategy):
 
 @dataclass(frozen=True)
 class Scratch(Strategy):
-    """Train everything from random weights at one rate: what transfer has to beat."""
+    """Train all stages and the head from random weights, at one learning rate: the baseline of transfer learning."""
 
     name: ClassVar[str] = "scratch"
     summary: ClassVar[str] = "train every stage from random weights"
@@ -83,14 +84,14 @@ class Scratch(Strategy):
 
 @dataclass(frozen=True)
 class ProbeThenTune(Strategy):
-    """Solve the head on frozen features, then train everything: a name for `linear+full`.
+    """Fit the head on frozen features, then train all stages and the head: short for `linear+full`.
 
-    Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution": a head that
-    starts at random pulls the features out of shape before it has learnt anything.
+    Kumar et al. 2022, "Fine-tuning can distort pretrained features and underperform out-of-distribution": the
+    gradients of a random head distort the features before the head has learnt anything.
     """
 
     name: ClassVar[str] = "lpft"
-    summary: ClassVar[str] = "solve the head, then train everything: linear+full"
+    summary: ClassVar[str] = "fit the head, then train every stage and the head: linear+full"
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         return (*Linear().phases(anatomy), *Full().phases(anatomy))
@@ -98,20 +99,23 @@ class ProbeThenTune(Strategy):
 
 @dataclass(frozen=True)
 class Gradual(Strategy):
-    """Train the head, then one more stage with every phase, from the top.
+    """Train the head, then one more stage in each phase, from the last to the first.
 
     Howard and Ruder 2018, "Universal language model fine-tuning for text classification" (ULMFiT), section 3.3.
     """
 
     name: ClassVar[str] = "gradual"
-    summary: ClassVar[str] = "unfreeze from the top, one stage per phase"
+    summary: ClassVar[str] = "unfreeze one more stage per phase, from the last to the first"
 
     steps: int = 0
-    """phases in which all stages are unfrozen, as evenly as they divide; 0: one stage per phase"""
+    """number of phases over which the stages are unfrozen evenly; 0 means one stage per phase"""
 
     def __post_init__(self) -> None:
         if self.steps < 0:
-            raise UsageError(f"`gradual:{self.steps}` is no number of phases; 0 is one stage per phase")
+            raise UsageError(
+                f"`gradual:{self.steps}` needs a number of phases of 0 or more",
+                hint="0 unfreezes one stage per phase",
+            )
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         names = anatomy.names
@@ -127,20 +131,20 @@ class Gradual(Strategy):
 
 @dataclass(frozen=True)
 class LayerDecay(Strategy):
-    """Train everything; every stage at `decay` times the rate of the one above it.
+    """Train all stages and the head; each stage at `decay` times the learning rate of the next one.
 
     Howard and Ruder 2018 (ULMFiT), section 3.2, "discriminative fine-tuning"; Clark et al. 2020 (ELECTRA), section 3.1.
     """
 
     name: ClassVar[str] = "layerdecay"
-    summary: ClassVar[str] = "train everything, lower stages more slowly"
+    summary: ClassVar[str] = "train every stage and the head, early stages at lower learning rates"
 
     decay: float = 0.75
-    """rate of a stage as a share of that of the stage above it"""
+    """learning rate of a stage, as a fraction of that of the next stage"""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.decay) and 0 < self.decay <= 1):
-            raise UsageError(f"`layerdecay:{self.decay}` is not above 0 and up to 1")
+            raise UsageError(f"`layerdecay:{self.decay:g}` needs a decay above 0 and at most 1")
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         last = len(anatomy.names) - 1
@@ -152,45 +156,48 @@ class LayerDecay(Strategy):
 
 @dataclass(frozen=True)
 class Surgical(Strategy):
-    """Train the first `stages` only, and the new head; what lies between stays as it is.
+    """Train the first `stages` stages and the head; the stages between stay frozen.
 
-    Lee et al. 2023, "Surgical fine-tuning improves adaptation to distribution shifts": for photographs that look
-    unlike (noise, blur, another camera) while they show the like.
+    Lee et al. 2023, "Surgical fine-tuning improves adaptation to distribution shifts": for images
+    that differ from the pretraining data in noise, blur or camera, but show the same kinds of objects.
     """
 
     name: ClassVar[str] = "surgical"
     summary: ClassVar[str] = "train the first N stages and the head"
 
     stages: int = 1
-    """how many stages train, counted from the input"""
+    """number of stages that train, counted from the input"""
 
     def __post_init__(self) -> None:
         if self.stages < 1:
-            raise UsageError(f"`surgical:{self.stages}` trains no stage; `linear` trains the head alone")
+            raise UsageError(f"`surgical:{self.stages}` trains no stage", hint="`linear` trains only the head")
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
-        _check_count("surgical", self.stages, anatomy, "`surgical:{}` trains them all, as `full` does")
+        _check_count("surgical", self.stages, anatomy, "`surgical:{}` trains all stages, as `full` does")
         groups = (Group(stages=anatomy.names[: self.stages], lr=BODY_LR), HEAD_GROUP)
         return (Phase(name=f"surgical:{self.stages}", groups=groups, norm=BODY_NORM),)
 
 
 @dataclass(frozen=True)
 class StartingPoint(Strategy):
-    """Train everything, pulled towards the published weights rather than towards zero.
+    """Train all stages and the head, with a penalty on the distance from the pretrained weights (L2-SP).
 
-    Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional networks", L2-SP, eq. 3. The pull
-    takes the place of the weight decay outside the head.
+    Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional networks", eq. 3. The
+    penalty replaces weight decay outside the head.
     """
 
     name: ClassVar[str] = "l2sp"
-    summary: ClassVar[str] = "train everything, pulled towards the start"
+    summary: ClassVar[str] = "train every stage and the head, kept close to the pretrained weights"
 
     alpha: float = 0.01
-    """strength of the pull; Li et al. try 0.001 to 1"""
+    """strength of the penalty; Li et al. try 0.001 to 1"""
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.alpha) and self.alpha > 0):
-            raise UsageError(f"`l2sp:{self.alpha}` is no positive strength; `full` has none")
+            raise UsageError(
+                f"`l2sp:{self.alpha:g}` needs a finite strength above 0",
+                hint="`full` trains without the penalty",
+            )
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         (full,) = Full().phases(anatomy)

@@ -1,4 +1,4 @@
-"""Logistic regression as a solver, and a head with a hidden layer."""
+"""Solver of the strategy `linear`: logistic regression. Also a head with a hidden layer."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from zoo.networks.head import features_width, replace_head, start_layer
 from zoo.solver import Task
 from zoo.training.temperature_scaling import fit_temperature
 
-# Inverse strengths of the L2 penalty on standardised features, as scikit-learn counts them: the best one lay between
-# 1e-3 and 1e-1 on every set of photographs that was tried
+# Values of scikit-learn's C, the inverse strength of the L2 penalty on standardised features. The best one was between
+# 1e-3 and 1e-1 on every data set that was tried
 STRENGTHS = tuple(float(value) for value in np.logspace(-4, 0, 9))
 FOLDS = 5
 RISES = 2
@@ -28,21 +28,21 @@ MOST_ITERATIONS = 200
 
 
 def solve(task: Task) -> dict[str, Any]:
-    """Fit a linear head by L-BFGS, its strength by cross-validation inside the training images.
+    """Fit a linear head by L-BFGS, with the penalty of the lowest log-loss in cross-validation on the training images.
 
-    The strength is the one with the lowest cross-validated log-loss. Features are standardised for the fit, and the
-    standardisation is folded into the weights, so that the head stays one linear layer.
+    Features are standardised for the fit. The standardisation is folded into the weights, so that the head stays one
+    linear layer.
     """
     head = task.head
     assert isinstance(head, nn.Linear)
     mean, spread = task.features.mean(0), task.features.std(0)
-    spread[spread == 0] = 1.0  # a feature that never changes tells nothing
+    spread[spread == 0] = 1.0  # a constant feature carries no information
     standard = ((task.features - mean) / spread).astype(np.float64)
     folds = min(FOLDS, int(np.bincount(task.labels, minlength=task.classes).min()))
     losses: dict[float, float] = {}
     held: dict[float, Any] = {}
-    # on matrices of this size threads that wait for one another cost more than they bring: on two cores of which one
-    # was busy, 5.6 s in the place of 0.2 s
+    # One thread: on such small matrices the synchronisation of threads costs more than they gain. With two threads on
+    # two cores, one of them busy, the fit took 5.6 s instead of 0.2 s
     with threadpool_limits(1, user_api="blas"):
         inputs, basis = _narrow(standard)
         if folds >= 2:
@@ -50,7 +50,7 @@ def solve(task: Task) -> dict[str, Any]:
         strength = min(losses, key=losses.__getitem__) if losses else STRENGTHS[len(STRENGTHS) // 2]
         model = _fit(inputs, task.labels, strength)
         weight, bias = model.coef_ @ basis.T, model.intercept_
-    if task.classes == 2:  # scikit-learn's one row is the second class against the first
+    if task.classes == 2:  # scikit-learn returns one row, for the second class against the first
         weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
     weight = weight / spread
     bias = bias - weight @ mean
@@ -66,9 +66,9 @@ def solve(task: Task) -> dict[str, Any]:
 
 
 def _narrow(inputs: Any) -> tuple[Any, Any]:
-    """Inputs `(N, D)` as `(N, M)`, M the less of the two, and the basis `(D, M)` that brings weights back.
+    """Reduce inputs `(N, D)` to `(N, M)` with M = min(N, D); also return the basis `(D, M)` that maps weights back.
 
-    A penalised fit's weights lie in the span of the inputs, and lengths in an orthonormal basis are what they were: the
+    The weights of a penalised fit lie in the span of the inputs, and an orthonormal basis preserves lengths. So the
     solution is the same (Hastie and Tibshirani 2004, "Efficient quadratic regularization", section 3).
     """
     if len(inputs) >= inputs.shape[1]:
@@ -78,11 +78,10 @@ def _narrow(inputs: Any) -> tuple[Any, Any]:
 
 
 def _cross_validate(inputs: Any, task: Task, folds: int) -> tuple[dict[float, float], dict[float, Any]]:
-    """By strength, from strong to weak, log-losses and the logits `(N, classes)` of images that were held out.
+    """Log-loss and held-out logits `(N, classes)` by C, from the strongest penalty to the weakest.
 
-    It ends when losses have risen `RISES` times over their least.
-
-    The weakest penalties take most of the time and are seldom looked for: losses fall and then rise.
+    Stops after `RISES` values of C in a row with a loss above the lowest: losses fall and then rise, and the weakest
+    penalties, which are seldom the best, take most of the time.
     """
     losses: dict[float, float] = {}
     logits: dict[float, Any] = {}
@@ -108,13 +107,13 @@ def _fit(inputs: Any, labels: Any, strength: float, start: LogisticRegression | 
     if start is not None:
         model.coef_, model.intercept_ = start.coef_.copy(), start.intercept_.copy()
     with warnings.catch_warnings():
-        # a weak penalty on features that separate the classes runs for ever towards a margin; it is not chosen
+        # With a weak penalty and separable classes the weights grow without end. Such a fit is not chosen
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(inputs, labels)
 
 
 def adapt(network: Network, classes: int, width: int, dropout: float) -> Network:
-    """The network with a hidden layer of `width` in front of its classifier."""
+    """Replace the head by one with a hidden layer of `width` units."""
     last = nn.Linear(width, classes)
     start_layer(last)
     head = nn.Sequential(nn.Linear(features_width(network), width), nn.GELU(), nn.Dropout(dropout), last)

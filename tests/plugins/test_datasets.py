@@ -112,7 +112,7 @@ def test_links_are_followed_once_and_dead_ones_reported(tmp_path: Path) -> None:
     images = open_folder(str(root), 0)
     assert sum(sample.label == "red" for sample in images.splits["train"]) == 5
     assert dict(images.rejected) == {
-        "train/red/dead.jpg": "is a link that leads nowhere",
+        "train/red/dead.jpg": "is a broken link",
         "train/loose.jpg": "lies outside the class folders",
     }
 

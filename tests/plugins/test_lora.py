@@ -98,7 +98,7 @@ def test_without_peft_it_says_what_to_install(plugins: Plugins, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, "peft", None)
     with refused(UsageError, "`lora`", "peft", "installed") as error:
         parse("lora:2", plugins.strategies).attach(network, spec)
-    assert error.value.hint == "pip install 'backbone-zoo[lora]'"
+    assert "backbone-zoo[lora]" in str(error.value.hint)
 
 
 def test_listing_it_imports_neither_peft_nor_torch() -> None:

@@ -69,7 +69,7 @@ def test_folds_hold_every_class_or_there_are_none() -> None:
 
 
 def test_neighbours_vote_by_similarity() -> None:
-    head = neighbours.Neighbours(2, 2, 3)
+    head = neighbours.NeighbourHead(2, 2, 3)
     assert not head(torch.ones(4, 2)).any() and head(torch.ones(4, 2)).shape == (4, 2)  # before it is solved
     remembered = np.array([[2, 0], [4, 0.1], [0, 1], [0, 3]], dtype=np.float32)
     answer = neighbours.solve(task(head, remembered, np.array([0, 0, 1, 1])))
@@ -82,7 +82,7 @@ def test_neighbours_vote_by_similarity() -> None:
 
 
 def test_what_is_remembered_is_loaded_whatever_its_length() -> None:
-    head, other = neighbours.Neighbours(4, 3, 2), neighbours.Neighbours(4, 3, 2)
+    head, other = neighbours.NeighbourHead(4, 3, 2), neighbours.NeighbourHead(4, 3, 2)
     head.remember(torch.randn(7, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0]))
     other.load_state_dict(head.state_dict())
     query = torch.randn(5, 4)

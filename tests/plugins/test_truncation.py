@@ -82,7 +82,7 @@ def test_dropping_everything_is_refused(count: int, plugins: Plugins) -> None:
     network, spec = build("torchvision/resnet18", 32, plugins)
     with refused(UsageError, f"`truncate:{count}`", f"{count} stages", "`resnet18`", "5") as error:
         truncate(network, BuildSpec(backbone="resnet18", classes=3, image_size=32), count)
-    assert error.value.hint == "`truncate:4` keeps the first"
+    assert "`truncate:4`" in str(error.value.hint)
     assert spec.classes == 3
 
 

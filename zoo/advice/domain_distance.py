@@ -1,7 +1,7 @@
-"""Similarity: how far photographs lie from those that a network learnt from, by what its batch norms remember of them.
+"""Domain distance: how far images are from a network's pretraining data, by the statistics of its batch norms.
 
-A batch norm carries the mean and variance that each of its channels had on the source data. The same channels have
-others on new photographs; how far apart the two are is known without a single source image.
+A batch norm stores the mean and variance of each of its channels over the pretraining data. On new images the channels
+have other means and variances. The difference measures the distance, and needs no image of the pretraining data.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from torch import nn
 
 from zoo.backbone import Network
 
-# Symmetric divergences in nats, the mean over channels and stages. Measured with EfficientNet-Lite 0, 1 and 2: ants and
-# bees, which ImageNet shows too, lie at 0.07 to 0.09; hands before a plain wall at 0.68 to 0.72. Two sets of data
-# set two bounds, and no more than that is known of them
+# Bounds of the distance: symmetric divergences in nats, the mean over channels and stages. Measured with
+# EfficientNet-Lite 0, 1 and 2: ants and bees, which are in ImageNet too, are at 0.07 to 0.09; hands in front of a plain
+# wall are at 0.68 to 0.72. The bounds rest on these two sets of data alone.
 NEAR = 0.2
 FAR = 0.5
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-class NormWatch:
-    """Hooks that sum up what enters each batch norm, in double precision."""
+class NormRecorder:
+    """Hooks that sum up the inputs of each batch norm and their squares, in double precision, inside a `with` block."""
 
     def __init__(self, network: Network) -> None:
         self.layers = {
@@ -35,28 +35,28 @@ class NormWatch:
         self.counts: dict[str, int] = {}
         self._handles: list[Any] = []
 
-    def __enter__(self) -> NormWatch:
+    def __enter__(self) -> NormRecorder:
         for name, module in self.layers.items():
-            self._handles.append(module.register_forward_pre_hook(self._keeper(name)))
+            self._handles.append(module.register_forward_pre_hook(self._hook(name)))
         return self
 
-    def _keeper(self, name: str) -> Any:
-        def keep(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    def _hook(self, name: str) -> Any:
+        def add(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             value = inputs[0].detach().double()
-            places = [axis for axis in range(value.ndim) if axis != 1]
-            found = [value.sum(places), (value**2).sum(places)]
+            axes = [axis for axis in range(value.ndim) if axis != 1]
+            found = [value.sum(axes), (value**2).sum(axes)]
             before = self.sums.get(name)
             self.sums[name] = found if before is None else [one + other for one, other in zip(before, found)]
             self.counts[name] = self.counts.get(name, 0) + value.numel() // value.shape[1]
 
-        return keep
+        return add
 
     def __exit__(self, *details: object) -> None:
         for handle in self._handles:
             handle.remove()
 
     def distances(self) -> dict[str, float]:
-        """The divergence of each batch norm that saw anything."""
+        """The divergence in nats of each batch norm that had inputs, by its name."""
         found = {}
         for name, (first, second) in self.sums.items():
             layer = self.layers[name]
@@ -70,17 +70,17 @@ class NormWatch:
 
 
 def divergence(mean: torch.Tensor, variance: torch.Tensor, mean_: torch.Tensor, variance_: torch.Tensor) -> float:
-    """The symmetric Kullback-Leibler divergence of two Gaussians, half of Jeffreys', the mean over channels, in nats.
+    """Symmetric Kullback-Leibler divergence of two Gaussians (half of Jeffreys'), in nats, the mean over channels.
 
-    Kullback and Leibler 1951, "On information and sufficiency", section 2.
+    Means and variances are `(channels,)`. Kullback and Leibler 1951, "On information and sufficiency", section 2.
     """
-    apart = (mean - mean_) ** 2
-    both = ((variance + apart) / variance_ + (variance_ + apart) / variance - 2) / 4
+    squared = (mean - mean_) ** 2
+    both = ((variance + squared) / variance_ + (variance_ + squared) / variance - 2) / 4
     return float(both.mean())
 
 
 def by_stage(network: Network, distances: dict[str, float]) -> dict[str, float | None]:
-    """The mean distance of the batch norms of each stage; None where it has none."""
+    """The mean distance over the batch norms of each stage; None where a stage has none."""
     found: dict[str, float | None] = {}
     for stage in network.anatomy.stages:
         mine = {name.rpartition(".")[0] for name in stage.parameters}

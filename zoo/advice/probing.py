@@ -1,4 +1,4 @@
-"""Depth: what a network knows of photographs after each of its stages, by a linear probe on what comes out of it."""
+"""Probing: how well a network's features separate the classes after each stage, by linear probes on stage outputs."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from zoo.backbone import Network
 
 FOLDS = 5
 PENALTIES = tuple(float(value) for value in np.logspace(-1, 5, 13))
-WIDEST = 2048  # features of a stage; more are averaged in groups: VGG's last map has 25,088 before its classifier
+WIDEST = 2048  # most features of a stage; more are averaged in groups: VGG has 25,088 before its classifier
 
 
-class Watch:
-    """Hooks on a network that keep what comes out of each stage, averaged over places, while images pass through."""
+class StageRecorder:
+    """Hooks that keep the outputs of each stage, averaged over positions, inside a `with` block."""
 
     def __init__(self, network: Network) -> None:
         self.network = network
@@ -26,17 +26,17 @@ class Watch:
         self._last: dict[str, torch.Tensor] = {}
         self._handles: list[Any] = []
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> StageRecorder:
         modules = dict(self.network.model.named_modules())
         for stage in self.network.anatomy.stages:
             whole = modules.get(stage.name)
-            # a stage that is one module is what that module gives; else what the last of its layers gives
+            # the output of a stage is that of the module of its name, or else that of its last layer that runs
             paths = {name.rpartition(".")[0] for name in stage.parameters}
             for module in [whole] if whole is not None else [modules[path] for path in paths]:
-                self._handles.append(module.register_forward_hook(self._keeper(stage.name)))
+                self._handles.append(module.register_forward_hook(self._hook(stage.name)))
         return self
 
-    def _keeper(self, name: str) -> Any:
+    def _hook(self, name: str) -> Any:
         def keep(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, (tuple, list)):
                 output = next((one for one in output if isinstance(one, torch.Tensor)), None)
@@ -46,15 +46,15 @@ class Watch:
         return keep
 
     @torch.no_grad()
-    def see(self, batch: torch.Tensor) -> None:
-        """Pass inputs `(N, 3, H, W)` through."""
+    def record(self, batch: torch.Tensor) -> None:
+        """Run the network on inputs `(N, 3, H, W)` and keep the outputs of its stages."""
         self._last.clear()
         self.network.model(batch)
         for name, value in self._last.items():
             self.kept[name].append(pooled(value, len(batch)).cpu().numpy())
 
     def features(self) -> dict[str, npt.NDArray[np.float64]]:
-        """What was kept, `(N, D)`, of each stage that gave anything, input to output."""
+        """Features `(N, D)` of each stage that had outputs, from input to output."""
         return {name: np.concatenate(rows).astype(np.float64) for name, rows in self.kept.items() if rows}
 
     def __exit__(self, *details: object) -> None:
@@ -63,10 +63,10 @@ class Watch:
 
 
 def pooled(value: torch.Tensor, count: int) -> torch.Tensor:
-    """What a stage gives, averaged over places: `(N, D)`.
+    """Outputs of a stage for `count` images, averaged over positions: `(N, D)`.
 
-    Maps are `(N, D, H, W)`, or `(N, H, W, D)` where the two in the middle are alike and the last is not; tokens are
-    `(N, L, D)`; windows of one image that stand in the first dimension are averaged as well.
+    Maps are `(N, D, H, W)`; they are taken as `(N, H, W, D)` where the second and third dimension are equal and the
+    last is not. Tokens are `(N, L, D)`. Where the first dimension holds several windows of an image, they are averaged.
     """
     value = value.float()
     if value.ndim == 4:
@@ -84,10 +84,15 @@ def pooled(value: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def probe(features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], *, seed: int = 0) -> npt.NDArray[np.bool_]:
-    """Which images a linear probe gets right when they are held out, `(N,)`: ridge regression on one-hot labels.
+    """Which images `(N,)` a linear probe classifies correctly when they are held out, in five folds.
 
-    Its penalty is chosen inside each of five folds, by leaving one out (Golub et al. 1979).
-    Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
+    The probe is ridge regression on one-hot labels. Its penalty is chosen within each fold by leave-one-out validation
+    (Golub et al. 1979). Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
+
+    Args:
+        features: features `(N, D)`.
+        labels: class indices `(N,)`, two or more images of each class.
+        seed: of the division into folds.
     """
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -96,12 +101,12 @@ def probe(features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], *, s
 
     folds = min(FOLDS, int(np.bincount(labels).min()))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of features that are constant in a fold
-        said = cross_val_predict(
+        warnings.simplefilter("ignore")  # about features that are constant in a fold
+        predicted = cross_val_predict(
             make_pipeline(StandardScaler(), RidgeClassifierCV(PENALTIES)),
             features,
             labels,
             cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
         )
-    right: npt.NDArray[np.bool_] = said == labels
+    right: npt.NDArray[np.bool_] = predicted == labels
     return right

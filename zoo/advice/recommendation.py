@@ -1,7 +1,7 @@
-"""Advising: what one forward pass of the photographs says of backbones and strategies, before anything is trained.
+"""Recommendation: a shortlist of backbones, each with a strategy, from one forward pass of the training images.
 
-It names a shortlist, never a winner: estimates of transferability are right more often than not, and no more. Their
-track record in studies that were carried out stands beside them.
+A shortlist is not a winner: estimates of transferability are right more often than not, and no more. They are therefore
+given with their track record in past studies.
 """
 
 from __future__ import annotations
@@ -35,19 +35,28 @@ from zoo.studies.results import Results
 if TYPE_CHECKING:
     from zoo.backbone import Network
 
-MOST_IMAGES = 2000  # that are looked at: a probe's interval is then 2 points wide, and the pass takes a minute
+MOST_IMAGES = 2000  # the interval of a probe's accuracy is then 2 points wide, and the pass takes a minute
 BATCH = 32
 LEVEL = 0.05
-OF_A_STUDY = ("split_seed", "device", "image_size", "weights", "workers")  # settings that change what is seen
-ROOM = 0.97  # a probe beyond it leaves a strategy nothing to win that could be told apart
+OF_A_STUDY = ("split_seed", "device", "image_size", "weights", "workers")  # a study's settings that change the advice
+SATURATED = 0.97  # accuracy of a probe above which no strategy can be found significantly better
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageAdvice:
-    """What a network knows after a stage: the accuracy of a linear probe, and how far the source data are."""
+    """What the outputs of one stage of a network tell about the images.
+
+    Attributes:
+        name: Name of the stage.
+        depth: Share of the network's stages up to and with this one.
+        width: Number of features.
+        accuracy: Accuracy of a linear probe on the stage's outputs.
+        interval: 95 % interval of that accuracy.
+        distance: Distance from the pretraining data in nats. None: not known.
+    """
 
     name: str
-    depth: float  # share of the stages up to here
+    depth: float
     width: int
     accuracy: float
     interval: tuple[float, float]
@@ -56,36 +65,62 @@ class StageAdvice:
 
 @dataclass(frozen=True, kw_only=True)
 class BackboneAdvice:
-    """Estimates of one backbone, and the strategy that follows from its profile."""
+    """Estimates for one backbone, and the strategy that they suggest.
+
+    Attributes:
+        backbone: Qualified name.
+        top1: Published ImageNet accuracy of the weights. None: not known.
+        logme: LogME of the features that the head gets.
+        h_score: H-score of these features.
+        knn: Accuracy of the nearest neighbours in these features.
+        probe: Accuracy of a linear probe on these features.
+        interval: 95 % interval of the probe's accuracy.
+        stages: The same for each stage, from input to output.
+        distance: Distance from the pretraining data in nats, the mean over stages. None: not known.
+        strategy: The suggested strategy.
+        reason: Why it is suggested, in one sentence.
+        rank: The mean of the backbone's ranks by each estimate; 1 is the best.
+        seconds: Seconds that the estimates took.
+    """
 
     backbone: str
-    top1: float | None  # published
+    top1: float | None
     logme: float
     h_score: float
     knn: float
-    probe: float  # accuracy of a linear probe on what the head gets
-    interval: tuple[float, float]  # of it, 95 %
+    probe: float
+    interval: tuple[float, float]
     stages: tuple[StageAdvice, ...]
-    distance: float | None  # the mean over stages
+    distance: float | None
     strategy: str
     reason: str
-    rank: float  # the mean of its ranks by each estimate
+    rank: float
     seconds: float
 
 
 @dataclass(frozen=True, kw_only=True)
 class Advice:
-    """Backbones from the best mean rank to the worst; the first few are the shortlist."""
+    """Recommended backbones, best mean rank first.
+
+    Attributes:
+        data: The data that the advice is for.
+        images: Number of images that it rests on.
+        classes: Class names.
+        backbones: Advice for each backbone.
+        failures: Why there is no advice for the others, by backbone.
+        record: How advice agreed with the results of past studies. None: there is no such study.
+    """
 
     data: str
     images: int
     classes: tuple[str, ...]
     backbones: tuple[BackboneAdvice, ...]
     failures: Mapping[str, str]
-    record: Mapping[str, Any] | None  # how advice came out in past studies
+    record: Mapping[str, Any] | None
 
     @property
     def shortlist(self) -> tuple[str, ...]:
+        """The first few backbones."""
         return tuple(one.backbone for one in self.backbones[:SHORTLIST])
 
     def to_json(self) -> dict[str, Any]:
@@ -114,30 +149,40 @@ def advise(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
 ) -> Advice:
-    """Rank backbones for photographs, profile them by depth, and name the strategy that follows.
+    """Rank backbones for a set of images and suggest a strategy for each, without training.
 
-    Only training images are looked at, at most `MOST_IMAGES`. A `study` brings its own data, backbones and settings;
-    the advice is then kept in its folder, for its report and for the track record, which is read off the studies below
-    `studies`.
+    Only training images are used, at most 2,000.
+
+    Args:
+        data: Images: a folder, or `NAME:ARGUMENT` of a dataset. None: those of `study`.
+        backbones: Names of backbones. Empty: those of `study`.
+        study: Folder of a study that gives data, backbones and settings. The advice is kept in it, for its report and
+            for the track record.
+        studies: Folder of past studies, for the track record.
+        weights: Weights of the backbones: `default`, `none`, a published tag, or a file.
+        split_seed: Seed of the split, where the data have none of their own.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        plugins: Loaded plugins. None: they are loaded.
+        progress: Receives reports. None: the logger `zoo`.
 
     Raises:
-        UsageError: unknown names, all at once.
-        ZooError: no backbone could be looked at.
+        UsageError: names are unknown (all are reported at once), or there are no data or no backbones.
+        ZooError: there is no backbone for which the estimates could be computed.
     """
     context = Context.of(plugins, progress)
     plugins, progress = context.plugins, context.progress
     settings: dict[str, Any] = {"weights": weights, "split_seed": split_seed, "device": device}
     if study is not None:
         if data is not None:
-            raise UsageError("a study has its own data", hint="leave out one of the two")
-        of = Results.open(study).study
-        data = of.data
-        backbones = backbones or [*of.backbones, *(one for one, _ in of.also)]
-        settings |= {name: of.settings[name] for name in OF_A_STUDY if name in of.settings}
+            raise UsageError("`--study` has data of its own", hint="pass either `--data` or `--study`")
+        described = Results.open(study).study
+        data = described.data
+        backbones = backbones or [*described.backbones, *(one for one, _ in described.also)]
+        settings |= {name: described.settings[name] for name in OF_A_STUDY if name in described.settings}
     if data is None:
-        raise UsageError("no photographs to look at", hint="pass `--data`, or `--study`")
+        raise UsageError("no photographs were given", hint="pass `--data`, or `--study`")
     if not backbones:
-        raise UsageError("no backbone to look at", hint="pass `--backbone`, several times for several")
+        raise UsageError("no backbone was given", hint="pass `--backbone`, several times for several")
     spec = data if data.startswith(f"{LOCKED}:") else f"{LOCKED}:{data}"
     asked = [Experiment(data=spec, backbone=name, strategy="linear", **settings) for name in dict.fromkeys(backbones)]
     problems: list[UsageError] = []
@@ -148,31 +193,33 @@ def advise(
             problems.append(error)
     if problems:
         raise at_once(problems)
-    looks: list[_Look] = []
+    estimates: list[_Estimates] = []
     failures: dict[str, str] = {}
     hints: list[str | None] = []
     for experiment in asked:
         try:
-            looks.append(_look(experiment, plugins, progress))
+            estimates.append(_estimate(experiment, plugins, progress))
         except ZooError as error:
             failures[experiment.backbone] = error.message
             hints.append(error.hint)
             progress.warn(f"{experiment.backbone}: {error.message}")
-    if not looks:
+    if not estimates:
         first = next(iter(failures.values()))
         raise ZooError(
-            f"no backbone could be looked at; the first: {first}",
-            hint=hints[0] or "`--weights FILE` takes weights that are at hand",
+            f"no backbone could be evaluated; the first: {first}",
+            hint=hints[0] or "`--weights FILE` takes weights from a file",
         )
-    ranks = mean_ranks({name: [getattr(look, name) for look in looks] for name in ("top1", "logme", "h_score", "knn")})
+    ranks = mean_ranks(
+        {name: [getattr(one, name) for one in estimates] for name in ("top1", "logme", "h_score", "knn")}
+    )
     found = [
-        BackboneAdvice(**{key: value for key, value in vars(look).items() if key not in _OF_A_LOOK}, rank=rank)
-        for look, rank in zip(looks, ranks)
+        BackboneAdvice(**{key: value for key, value in vars(one).items() if key not in _OF_THE_DATA}, rank=rank)
+        for one, rank in zip(estimates, ranks)
     ]
     advice = Advice(
         data=data,
-        images=looks[0].images,
-        classes=looks[0].classes,
+        images=estimates[0].images,
+        classes=estimates[0].classes,
         backbones=tuple(sorted(found, key=lambda one: one.rank)),
         failures=failures,
         record=track_record(Path(studies)),
@@ -183,7 +230,9 @@ def advise(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Look:
+class _Estimates:
+    """The fields of a `BackboneAdvice` that are known before backbones are ranked, and those of the data."""
+
     backbone: str
     top1: float | None
     logme: float
@@ -200,16 +249,16 @@ class _Look:
     classes: tuple[str, ...]
 
 
-_OF_A_LOOK = ("images", "classes")
+_OF_THE_DATA = ("images", "classes")
 
 
-def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look:
-    """One forward pass of the training images through one backbone."""
+def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Estimates:
+    """Compute the estimates for one backbone, from one forward pass of the training images."""
     import torch
     from threadpoolctl import threadpool_limits
 
-    from zoo.advice.domain_distance import NormWatch, by_stage
-    from zoo.advice.probing import Watch, probe
+    from zoo.advice.domain_distance import NormRecorder, by_stage
+    from zoo.advice.probing import StageRecorder, probe
     from zoo.advice.transferability import h_score, knn_accuracy, logme
     from zoo.feature_cache.loader import AugmentedViews
     from zoo.training.preparation import prepare
@@ -222,37 +271,37 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     counts = np.bincount(part.labels, minlength=len(job.images.classes))
     if counts.min() < 2:
         raise ZooError(
-            f"class `{job.images.classes[int(counts.argmin())]}` has one training image, and a probe holds some out",
+            f"class `{job.images.classes[int(counts.argmin())]}` has one training image, and a probe needs two",
             hint="add images of it, or leave the class out",
         )
-    chosen = _looked_at(part)
+    chosen = _chosen(part)
     model = job.network.model.to(place).eval()
     if not (setup.weights or setup.weights_file):
-        progress.warn(f"{setup.backbone.name} starts at random: what is told of it is of no learnt feature")
+        progress.warn(f"{setup.backbone.name} has random weights, so its estimates are not about learnt features")
     source = AugmentedViews(part, "none", 0, setup.preprocess, place)
-    progress.start(f"look through {setup.backbone.name}", len(chosen))
+    progress.start(f"features of {setup.backbone.name}", len(chosen))
     head: list[npt.NDArray[np.float32]] = []
     with (
-        Watch(job.network) as watch,
-        NormWatch(job.network) as norms,
-        _entering_head(job.network, head),
+        StageRecorder(job.network) as recorder,
+        NormRecorder(job.network) as norms,
+        _head_inputs(job.network, head),
         torch.no_grad(),
     ):
         for start in range(0, len(chosen), BATCH):
-            places = chosen[start : start + BATCH]
-            watch.see(source.inputs(places, [0] * len(places)))
-            progress.advance(len(places))
+            indices = chosen[start : start + BATCH]
+            recorder.record(source.inputs(indices, [0] * len(indices)))
+            progress.advance(len(indices))
     progress.stop()
     labels = np.asarray(part.labels)[chosen]
-    features = watch.features()
+    features = recorder.features()
     last = np.concatenate(head).astype(np.float64) if head else list(features.values())[-1]
-    # statistics of a network that starts at random are those of no data
-    source_data = setup.weights is not None or setup.weights_file is not None
-    distances = by_stage(job.network, norms.distances()) if source_data else {}
-    # one thread: on matrices of this size threads that wait for one another cost more than they bring
+    # random weights come with batch norm statistics of no data
+    pretrained = setup.weights is not None or setup.weights_file is not None
+    distances = by_stage(job.network, norms.distances()) if pretrained else {}
+    # on matrices of this size, threads cost more by waiting for one another than they save
     with threadpool_limits(1, user_api="blas"):
         right = {name: probe(values, labels) for name, values in features.items()}
-        right["features"] = probe(last, labels)  # what the head gets: the last stage, and what pooling makes of it
+        right["features"] = probe(last, labels)  # the head's input: the pooled output of the last stage
         estimates = {"logme": logme(last, labels), "h_score": h_score(last, labels), "knn": knn_accuracy(last, labels)}
     count = len(features)
     stages = tuple(
@@ -268,8 +317,8 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
     )
     known = [one.distance for one in stages if one.distance is not None]
     del model
-    strategy, reason = follows(stages, right)
-    return _Look(
+    strategy, reason = suggest_strategy(stages, right)
+    return _Estimates(
         backbone=setup.backbone.qualified,
         top1=setup.weights.top1 if setup.weights is not None else None,
         **estimates,
@@ -286,8 +335,8 @@ def _look(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Look
 
 
 @contextmanager
-def _entering_head(network: Network, kept: list[npt.NDArray[np.float32]]) -> Iterator[None]:
-    """Keep what enters the head, where that is one vector an image."""
+def _head_inputs(network: Network, kept: list[npt.NDArray[np.float32]]) -> Iterator[None]:
+    """Append the head's inputs `(N, D)` to `kept` inside the block, where they are one vector per image."""
     from zoo.networks.head import find_head
 
     def keep(module: Any, inputs: Any) -> None:
@@ -296,7 +345,7 @@ def _entering_head(network: Network, kept: list[npt.NDArray[np.float32]]) -> Ite
 
     try:
         handle = find_head(network).register_forward_pre_hook(keep)
-    except UsageError:  # it is several layers
+    except UsageError:  # the head has several layers
         yield
         return
     try:
@@ -305,8 +354,8 @@ def _entering_head(network: Network, kept: list[npt.NDArray[np.float32]]) -> Ite
         handle.remove()
 
 
-def _looked_at(part: DecodedImages) -> npt.NDArray[np.int64]:
-    """Indices of the images that are looked at: all, or at most `MOST_IMAGES`, the same share of every class."""
+def _chosen(part: DecodedImages) -> npt.NDArray[np.int64]:
+    """Indices of the images that are used: all, or a stratified subset of about `MOST_IMAGES`."""
     count = len(part.samples)
     if count <= MOST_IMAGES:
         return np.arange(count)
@@ -314,10 +363,13 @@ def _looked_at(part: DecodedImages) -> npt.NDArray[np.int64]:
     return np.array([index for index, sample in enumerate(part.samples) if sample.id in kept])
 
 
-def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bool_]]) -> tuple[str, str]:
-    """The strategy that a depth profile and the distance of the data suggest, and why, in one sentence.
+def suggest_strategy(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bool_]]) -> tuple[str, str]:
+    """The strategy that the probes and the distance of the data suggest, and the reason in one sentence.
 
-    `right` holds which images the probe of each stage got right, and under `features` that of what the head gets.
+    Args:
+        stages: probes and distances, from input to output.
+        right: which images the probe of each stage classified correctly, by its name; under `features`, the probe on
+            the head's inputs.
     """
     from zoo.advice.domain_distance import FAR, NEAR
 
@@ -328,42 +380,42 @@ def follows(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bo
     known = [one.distance for one in stages if one.distance is not None]
     distance = float(np.mean(known)) if known else None
     after = len(stages) - 1 - stages.index(best)
-    apart = p_value(right[best.name][None], final[None]) <= LEVEL
-    near = f"the photographs are like those that it learnt from ({distance:.2f})" if distance is not None else ""
-    if after and apart and best.accuracy > accuracy:
+    significant = p_value(right[best.name][None], final[None]) <= LEVEL
+    near = f"the photographs are like its pretraining data (distance {distance:.2f})" if distance is not None else ""
+    if after and significant and best.accuracy > accuracy:
         return (
             f"truncate:{after}",
-            f"a probe after `{best.name}` gets {best.accuracy:.3f} right, before the head {accuracy:.3f}: what "
-            "comes between loses what these photographs need",
+            f"a linear probe has accuracy {best.accuracy:.3f} after `{best.name}` and {accuracy:.3f} before the head: "
+            "the stages in between lose what these photographs need",
         )
-    if accuracy >= ROOM or (distance is not None and distance <= NEAR):
-        why = near if distance is not None and distance <= NEAR else "there is little left to win"
-        return "linear", f"a probe of its features gets {accuracy:.3f} right, and {why}"
+    words = f"a linear probe on its features has accuracy {accuracy:.3f}"
+    if accuracy >= SATURATED or (distance is not None and distance <= NEAR):
+        why = near if distance is not None and distance <= NEAR else "there is little left to gain"
+        return "linear", f"{words}, and {why}"
     flat = next(
         number for number, one in enumerate(stages) if p_value(right[one.name][None], right[last.name][None]) > LEVEL
     )
     trained = len(stages) - 1 - flat
     if len(stages) == 1:
-        return "linear", f"a probe of its features gets {accuracy:.3f} right, and it has no stages to be trained"
-    words = f"a probe of its features gets {accuracy:.3f} right"
+        return "linear", f"{words}, and it has no further stages that could be trained"
     if distance is not None and distance >= FAR:
-        return "full", f"{words}, and the photographs are unlike those that it learnt from ({distance:.2f})"
+        return "full", f"{words}, and the photographs are unlike its pretraining data (distance {distance:.2f})"
     if trained >= 1:
         return (
             f"partial:{trained}",
-            f"{words}, no more than after `{stages[flat].name}`: what comes after that adds nothing yet",
+            f"{words}, not significantly more than after `{stages[flat].name}`: the stages after that add nothing yet",
         )
-    return "full", f"{words}, and every stage adds to it, so that all are worth to be trained"
+    return "full", f"{words}, and every stage adds to it, so all of them are worth training"
 
 
 def mean_ranks(estimates: Mapping[str, Sequence[float | None]]) -> list[float]:
-    """Mean of the ranks by each estimate, 1 the best; an estimate that is not known of all has no vote."""
+    """Mean of the ranks by each estimate, 1 for the best; an estimate that is missing for one is left out for all."""
     from scipy.stats import rankdata
 
-    votes = [
+    ranks = [
         rankdata([-value for value in values if value is not None])
         for values in estimates.values()
         if all(value is not None for value in values)
     ]
-    found = np.mean(votes, axis=0)
+    found = np.mean(ranks, axis=0)
     return [float(value) for value in found]

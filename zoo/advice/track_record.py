@@ -1,4 +1,4 @@
-"""Track record: how advice that was kept in studies came out, once they were carried out."""
+"""Track record: how well advice agreed with the results of the studies that it was given for."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from zoo.storage.files import read_json
 from zoo.studies.results import STUDY_FILE, Results
 
 ADVICE_FILE = "advice.json"  # in a study's folder
-SHORTLIST = 3  # backbones that advice names
+SHORTLIST = 3  # backbones that advice recommends
 
 
 def track_record(folder: Path) -> dict[str, Any] | None:
-    """How advice that is kept in finished studies came out: Kendall's tau, and what following it would have cost.
+    """How the advice kept in the studies below `folder` agrees with their results; None where there is no such study.
 
-    Regret is the best accuracy of any backbone less that of the first one, or of the best of the first three, of the
-    advice, each with its best strategy. None where there is no such study.
+    `tau` is Kendall's rank correlation of the advice's ranks with accuracies. `regret_top_1` is the best accuracy of
+    any backbone less that of the advice's first; `regret_top_3` takes the best of the advice's first three. Every
+    backbone counts with its best strategy. Figures are given for each study, and as means over studies.
     """
     from scipy.stats import kendalltau
 

@@ -1,4 +1,4 @@
-"""Transferability: how well features `(N, D)` suit labels `(N,)`, by estimates that train no network."""
+"""Transferability: estimates of how well features `(N, D)` suit labels `(N,)`, without training a network."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import numpy.typing as npt
 Features = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-# The fixed point of LogME; its evidence moves by less in the last digits that anybody compares
+# Relative change at which the fixed-point iteration of LogME ends; the evidence then changes only in digits that nobody
+# compares
 TOLERANCE = 1e-9
 MOST_ITERATIONS = 500
 
@@ -16,10 +17,11 @@ NEIGHBOURS = 10
 
 
 def logme(features: Features, labels: Labels) -> float:
-    """Log of the maximum evidence of a Bayesian linear model of each class's one-hot label, per image, mean of classes.
+    """LogME: logarithm of the maximum evidence of a Bayesian linear model, per image, the mean over classes.
 
-    You et al. 2021, "LogME: practical assessment of pre-trained models for transfer learning", section 4, equation 1;
-    by the fixed point of You et al. 2022 (JMLR 23), section 4.3, which takes one singular value decomposition.
+    The model predicts the one-hot label of a class from the features. You et al. 2021, "LogME: practical assessment of
+    pre-trained models for transfer learning", section 4, equation 1; computed by the fixed-point iteration of You et
+    al. 2022 (JMLR 23), section 4.3, which needs one singular value decomposition.
     """
     count, width = features.shape
     left, values, _ = np.linalg.svd(features.astype(np.float64), full_matrices=False)
@@ -58,11 +60,12 @@ def logme(features: Features, labels: Labels) -> float:
 
 
 def h_score(features: Features, labels: Labels, *, shrink: bool = True) -> float:
-    """The trace of the inverse covariance of features times the covariance of their class means.
+    """H-score: trace of the inverse covariance of the features times the covariance of their class means.
 
     Bao et al. 2019, "An information-theoretic approach to transferability in task transfer learning", definition 2.
-    With `shrink`, by the covariance of Ledoit and Wolf, without which it tells nothing where images are fewer than
-    features: Ibrahim et al. 2021, "Newer is not always better: rethinking transferability metrics", section 4.
+    With `shrink`, the covariance is that of Ledoit and Wolf; without it, the score is meaningless where there are fewer
+    images than features: Ibrahim et al. 2021, "Newer is not always better: rethinking transferability metrics",
+    section 4.
     """
     from sklearn.covariance import ledoit_wolf
 
@@ -79,7 +82,7 @@ def h_score(features: Features, labels: Labels, *, shrink: bool = True) -> float
 
 
 def knn_accuracy(features: Features, labels: Labels, neighbours: int = NEIGHBOURS) -> float:
-    """Share of images whose label is that of most of their nearest others, by cosine; each left out of its own vote."""
+    """Leave-one-out accuracy of a vote of the nearest neighbours by cosine similarity."""
     lengths = np.linalg.norm(features, axis=1, keepdims=True)
     unit = features / np.maximum(lengths, 1e-12)
     near = unit @ unit.T
@@ -88,6 +91,6 @@ def knn_accuracy(features: Features, labels: Labels, neighbours: int = NEIGHBOUR
     index = np.argpartition(-near, count - 1, axis=1)[:, :count]
     votes = np.zeros((len(labels), int(labels.max()) + 1))
     rows = np.repeat(np.arange(len(labels)), count)
-    # an equal number of votes is decided by how near they are
+    # where classes have equal numbers of votes, the similarity decides
     np.add.at(votes, (rows, labels[index].ravel()), 1 + 1e-3 * near[rows, index.ravel()])
     return float((votes.argmax(axis=1) == labels).mean())

@@ -1,4 +1,4 @@
-"""Context: what every long call needs beside its own settings."""
+"""Context: what every long call needs besides its own settings."""
 
 from __future__ import annotations
 
@@ -12,9 +12,13 @@ from zoo.system.clock import Clock
 
 @dataclass(frozen=True, kw_only=True)
 class Context:
-    """Plugins, progress display, tensor store and clock, handed on together.
+    """Objects that a long call passes on to the functions it calls.
 
-    `store` is None where nothing may be cached on disk.
+    Attributes:
+        plugins: Loaded plugins.
+        progress: Receives reports for the user.
+        store: The store of cached tensors. None: nothing may be cached on disk.
+        clock: Measures the time of the run and of its steps.
     """
 
     plugins: Plugins = field(default_factory=Plugins)

@@ -1,11 +1,11 @@
-"""The strategy grammar, which needs no quotes in a shell: `[PROVIDER/]NAME[:VALUE][,KEY=VALUE]...[+NEXT]...`
+"""The grammar of strategies: `[PROVIDER/]NAME[:VALUE][,KEY=VALUE]...[+NEXT]...`. A shell needs no quotes around it.
 
     partial:2
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
 `:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup` and `cutmix` belong to every phase.
-Reading a text and writing its canonical form are inverse: `parse(canonical(parse(text))) == parse(text)`.
+The canonical form of a text has the same meaning as the text: `parse(canonical(parse(text))) == parse(text)`.
 """
 
 from __future__ import annotations
@@ -26,21 +26,34 @@ from zoo.strategy import NORMS, RESERVED, STEP_WORDS, Norm, Phase, Strategy, che
 if TYPE_CHECKING:
     from zoo.backbone import BuildSpec, Network
 
-# A factor outside these is a slip of the pen, and far larger ones overflow the learning rate; the rate itself, times
-# `--lr`, keeps the bounds of `--lr`
+# Bounds of `lr=`, a factor of the learning rate. A factor outside them is a typing error, and one far larger would
+# overflow the rate. The product with `--lr` must also be within the bounds of `--lr`
 LEAST_LR, MOST_LR = 1e-12, 1e6
-# As `--epochs`
+# The same bound as for `--epochs`
 MOST_EPOCHS = 1_000_000
-# Alpha of a beta distribution: from here on every draw is one half
+# Bound of the parameter alpha of a beta distribution: from here on every draw is one half
 MOST_ALPHA = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrategyTerm:
-    """One strategy of a joined text, with the words that override every phase it answers."""
+    """One strategy of a text such as `linear+full`, with the options that every strategy has.
+
+    The options `epochs` to `cutmix` override what the strategy's phases say; None leaves it.
+
+    Attributes:
+        strategy: The strategy with its own options.
+        provider: Name of the plugin, where the short name means another strategy; else None.
+        epochs: Number of epochs, shared by the phases.
+        lr: Factor of the learning rate of every phase.
+        norm: What happens to running statistics.
+        ema: Decay of the moving average of weights.
+        mixup: Alpha of mixup.
+        cutmix: Alpha of CutMix.
+    """
 
     strategy: Strategy
-    provider: str | None = None  # None: a short name reaches it
+    provider: str | None = None
     epochs: int | None = None
     lr: float | None = None
     norm: Norm | None = None
@@ -50,14 +63,14 @@ class StrategyTerm:
 
     @property
     def step_words(self) -> tuple[str, ...]:
-        """Words given that only steps can honour."""
-        asked = tuple(word for word in STEP_WORDS if getattr(self, word) is not None)
-        return (*asked, "norm") if self.norm == "train" else asked
+        """The options that are given and that have a meaning only for optimiser steps."""
+        given = tuple(word for word in STEP_WORDS if getattr(self, word) is not None)
+        return (*given, "norm") if self.norm == "train" else given
 
 
 @dataclass(frozen=True)
 class ParsedStrategy:
-    """A parsed strategy text: parts joined by `+`, carried out in order."""
+    """A strategy text that was parsed: strategies joined by `+`, which are carried out in order."""
 
     parts: tuple[StrategyTerm, ...]
 
@@ -66,14 +79,14 @@ class ParsedStrategy:
 
     @property
     def pretrained(self) -> bool:
-        """Whether published weights are wanted (not by `scratch`)."""
+        """Whether training starts from published weights. It does not with `scratch`."""
         return all(part.strategy.pretrained for part in self.parts)
 
     def adapt(self, network: Network, spec: BuildSpec) -> Network:
-        """The network as every part changes it for good; see `Strategy.adapt`.
+        """Apply the permanent changes of every strategy; see `Strategy.adapt`.
 
         Raises:
-            UsageError: it cannot be changed so.
+            UsageError: the network cannot be changed in this way.
             ValueError: a plugin's strategy left parameters in no stage.
         """
         for part in self.parts:
@@ -82,27 +95,27 @@ class ParsedStrategy:
         return network
 
     def attach(self, network: Network, spec: BuildSpec) -> Network:
-        """The network with what the parts add for the time of training; raises as `adapt`."""
+        """Add what the strategies need only for training; see `Strategy.attach`. It raises as `adapt` does."""
         for part in self.parts:
             network = part.strategy.attach(network, spec)
         check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
         return network
 
     def merge(self, network: Network) -> Network:
-        """The network without what `attach` added."""
+        """Undo `attach`; see `Strategy.merge`."""
         for part in reversed(self.parts):
             network = part.strategy.merge(network)
         return network
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
-        """Every phase for a network cut like this, checked.
+        """The phases of all strategies for a network with these stages, checked.
 
         Raises:
             UsageError: the options do not fit the network.
         """
         found = []
         for part in self.parts:
-            phases = _stepped(part, part.strategy.phases(anatomy))
+            phases = _with_steps_if_asked(part, part.strategy.phases(anatomy))
             shares = None
             if part.epochs is not None:
                 shares = share_epochs(phases, part.epochs, part.epochs, str(self), option="epochs=")
@@ -121,11 +134,11 @@ class ParsedStrategy:
         return tuple(found)
 
 
-def _stepped(part: StrategyTerm, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
-    """A part that is solved, as steps where words are given that only steps can honour.
+def _with_steps_if_asked(part: StrategyTerm, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+    """The phases, with optimiser steps in place of a solver if an option is given that only steps have.
 
     Raises:
-        UsageError: the part takes no steps.
+        UsageError: such an option is given, but the phases can only be solved.
     """
     if not part.step_words or not all(phase.solver for phase in phases):
         return phases
@@ -139,25 +152,32 @@ def _stepped(part: StrategyTerm, phases: tuple[Phase, ...]) -> tuple[Phase, ...]
 
 
 def _share(total: int, asked: list[int | None]) -> list[int]:
-    """Split `total` epochs over phases; the last ones get what cannot be shared evenly."""
+    """Share `total` epochs among phases. If they cannot be shared equally, later phases get one more."""
     fixed = sum(count for count in asked if count is not None)
     free = [index for index, count in enumerate(asked) if count is None]
-    left = total - fixed
+    rest = total - fixed
     shares = [count or 0 for count in asked]
     for position, index in enumerate(free):
-        shares[index] = left * (position + 1) // len(free) - left * position // len(free)
+        shares[index] = rest * (position + 1) // len(free) - rest * position // len(free)
     return shares
 
 
 def share_epochs(
     phases: tuple[Phase, ...], epochs: int | None, default: int, strategy: str, option: str = "--epochs "
 ) -> tuple[int, ...]:
-    """Epochs of each phase: its own count, or an equal share of what the others leave of `epochs`; 0 where solved.
+    """The number of epochs of each phase; 0 for a phase with a solver.
 
-    `option` is how the user writes `epochs`, for what is said.
+    It is the phase's own number if it has one. The phases without one share equally what the others leave.
+
+    Args:
+        phases: The phases.
+        epochs: Epochs of all phases together. None: `default`, or more if the phases need more.
+        default: See `epochs`.
+        strategy: The strategy's text, for messages.
+        option: How the user writes `epochs`, for messages.
 
     Raises:
-        UsageError: nothing is left for a phase, or every phase has its own count and `epochs` is another sum.
+        UsageError: no epoch is left for a phase, or every phase has its own number and their sum is not `epochs`.
     """
     asked = [0 if phase.solver else phase.epochs for phase in phases]
     fixed = sum(count for count in asked if count is not None)
@@ -165,25 +185,25 @@ def share_epochs(
     if free == 0:
         if epochs is not None and epochs != fixed:
             raise UsageError(
-                f"strategy `{strategy}` asks for {fixed} epochs in all, `{option}{epochs}` for {epochs}",
+                f"strategy `{strategy}` has {fixed} epochs in all, but `{option}{epochs}` asks for {epochs}",
                 hint=f"leave `{option}{epochs}` out, or leave `epochs=` out of one phase, which then gets the rest",
             )
         return tuple(count for count in asked if count is not None)
     total = epochs if epochs is not None else max(default, fixed + free)
     if total - fixed < free:
         raise UsageError(
-            f"strategy `{strategy}`: {total} epochs leave {max(total - fixed, 0)} for the {free} phases that name no "
-            "count",
+            f"strategy `{strategy}`: {total} epochs leave {max(total - fixed, 0)} for the {free} phases without a "
+            "number of epochs",
             hint=f"pass `{option}{fixed + free}` or more",
         )
     return tuple(_share(total, asked))
 
 
 def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
-    """Read a strategy text.
+    """Parse a strategy text with the strategies of a catalogue.
 
     Raises:
-        UsageError: all that is wrong with it, at once.
+        UsageError: the text is wrong; everything that is wrong with it is reported together.
     """
     problems: list[str] = []
     hints: list[str] = []
@@ -206,14 +226,17 @@ def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
             parts.append(replace(part, provider=None if short else entry.provider))
     if problems:
         known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
-        said = "; ".join(dict.fromkeys(problems))
-        where = "" if said == f"unknown strategy `{text}`" else f"strategy `{text}`: "
-        raise UsageError(where + said, hint=hints[0] if hints else f"write {known}")
+        message = "; ".join(dict.fromkeys(problems))
+        where = "" if message == f"unknown strategy `{text}`" else f"strategy `{text}`: "
+        raise UsageError(where + message, hint=hints[0] if hints else f"write {known}")
     return ParsedStrategy(tuple(parts))
 
 
 def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[str]) -> StrategyTerm | None:
-    """A part, and what is wrong with it added to `problems`; None where its options cannot be had."""
+    """Parse one strategy with its options. What is wrong is added to `problems`, what mends it to `hints`.
+
+    Returns None if the strategy cannot be made, since a required option is missing or a value is refused.
+    """
     head, *pairs = piece.split(",")
     name, colon, value = head.partition(":")
     kind: type[Strategy] = entry.value
@@ -224,7 +247,7 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
     tried: set[str] = set()
     if colon:
         if not fields:
-            problems.append(f"`{kind.name}` takes no value, `:{value}` is one too many")
+            problems.append(f"`{kind.name}` takes no value, but `:{value}` is given")
         else:
             first = next(iter(fields))
             if value.strip():
@@ -266,9 +289,9 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
 
 
 def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
-    """What is wrong with the words that belong to every phase."""
+    """Messages about options in `RESERVED` whose values are out of bounds."""
     if "epochs" in words and words["epochs"] < 1:
-        yield f"`epochs={words['epochs']}` is no epoch at all"
+        yield f"`epochs={words['epochs']}` is less than 1"
     elif "epochs" in words and words["epochs"] > MOST_EPOCHS:
         yield f"`epochs={words['epochs']}` is more than {MOST_EPOCHS}"
     if "lr" in words and not (math.isfinite(words["lr"]) and words["lr"] > 0):
@@ -296,7 +319,7 @@ _RESERVED_TYPES: dict[str, Any] = {
 
 
 def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[str]) -> None:
-    """Read `raw` as a value of the annotated type."""
+    """Read `raw` as a value of the annotated type into `into[key]`; what is wrong is added to `problems`."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         for choice in choices:
@@ -318,18 +341,18 @@ def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[st
             problems.append(f"`{key}={raw}` is not a whole number")
     elif kind is float:
         try:
-            if not raw.isascii() or "_" in raw:  # which Python reads as numbers too
+            if not raw.isascii() or "_" in raw:  # Python would read `1_000` and digits of other scripts as numbers
                 raise ValueError
             into[key] = float(raw)
         except ValueError:
             problems.append(f"`{key}={raw}` is not a number")
     else:
-        assert kind is str, f"option `{key}`: no way to read a {kind}"
+        assert kind is str, f"option `{key}`: options of type {kind} are not supported"
         into[key] = raw
 
 
 def canonical(plan: ParsedStrategy) -> str:
-    """The one way to write a plan: options that differ from their defaults, in the order of their fields."""
+    """The canonical text of a strategy: options that differ from their defaults, in the order of their fields."""
     return "+".join(_canonical_part(part) for part in plan.parts)
 
 

@@ -1,4 +1,4 @@
-"""Names: what an experiment names, looked up. Without torch, so that it can be had before torch is imported."""
+"""References: what the names in an experiment mean. Nothing here imports torch, so this can run before torch loads."""
 
 from __future__ import annotations
 
@@ -18,7 +18,15 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 @dataclass(frozen=True, kw_only=True)
 class References:
-    """What an experiment names."""
+    """What an experiment names, looked up.
+
+    Attributes:
+        backbone: The backbone, as its catalogue has it.
+        plan: The strategy.
+        weights: The published weights to start from. None: a file, or random weights.
+        weights_file: The file of weights to start from, if one is given.
+        preprocess: The preprocessing for the input size of the experiment.
+    """
 
     backbone: Entry[Backbone]
     plan: ParsedStrategy
@@ -28,10 +36,10 @@ class References:
 
 
 def look_up(experiment: Experiment, plugins: Plugins) -> References:
-    """Look up everything that an experiment names, before any work.
+    """Look up everything that an experiment names, before any other work is done.
 
     Raises:
-        UsageError: unknown names, all at once; or settings that exclude each other.
+        UsageError: a name is unknown (all unknown names are reported together), or two settings exclude each other.
     """
     problems: list[UsageError] = []
     try:

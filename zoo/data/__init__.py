@@ -1,1 +1,1 @@
-"""Images: opened, split, decoded, augmented."""
+"""Data: images are opened, split, decoded and augmented."""

@@ -1,6 +1,6 @@
-"""Augmentation: random views of training images, drawn by a seed of (image, view).
+"""Augmentation: random views of training images. Each view has its own seed, made from the image and the view's number.
 
-A view depends on nothing else: not on the batch, the strategy, the order or a restart.
+So a view does not depend on the batch, the strategy, the order of images, or whether training was resumed.
 """
 
 from __future__ import annotations
@@ -17,14 +17,17 @@ View = Callable[[torch.Tensor], torch.Tensor]
 
 
 def make_view(policy: Augment, size: int) -> View:
-    """The policy as one transform: a canvas `(3, R, R)` uint8 to a view `(3, size, size)` uint8."""
+    """The transform of a policy: it maps a canvas `(3, R, R)` uint8 to a view `(3, size, size)` uint8."""
     with without_compiler():
         from torchvision.transforms import v2
 
     flip, crop, bilinear = v2.RandomHorizontalFlip(), v2.CenterCrop(size), v2.InterpolationMode.BILINEAR
 
     def zoom(least: float) -> torch.nn.Module:
-        """A crop of at least that share of the area, resized to `size`: Szegedy et al. 2015, with gentle bounds."""
+        """A random crop of at least the share `least` of the area, resized to `size`.
+
+        Szegedy et al. 2015, "Going deeper with convolutions", with narrower bounds.
+        """
         transform: torch.nn.Module = v2.RandomResizedCrop(
             size, scale=(least, 1.0), ratio=(4 / 5, 5 / 4), interpolation=bilinear, antialias=True
         )
@@ -36,20 +39,32 @@ def make_view(policy: Augment, size: int) -> View:
         "rotate": [flip, v2.RandomRotation(15, interpolation=bilinear), crop],
         "zoom": [flip, zoom(0.35)],
         "light": [flip, zoom(0.5), v2.ColorJitter(brightness=0.2, contrast=0.2)],
-        "trivial": [flip, zoom(0.5), v2.TrivialAugmentWide(interpolation=bilinear)],  # Müller and Hutter 2021
-        "rand": [flip, zoom(0.5), v2.RandAugment(interpolation=bilinear)],  # Cubuk et al. 2020
+        # Müller and Hutter 2021, "TrivialAugment: tuning-free yet state-of-the-art data augmentation"
+        "trivial": [flip, zoom(0.5), v2.TrivialAugmentWide(interpolation=bilinear)],
+        # Cubuk et al. 2020, "RandAugment: practical automated data augmentation with a reduced search space"
+        "rand": [flip, zoom(0.5), v2.RandAugment(interpolation=bilinear)],
     }
     view: View = v2.Compose(list(steps[policy]))
     return view
 
 
 def draw_views(canvases: torch.Tensor, asked: Sequence[tuple[int, int]], make: View, seed: int) -> torch.Tensor:
-    """One view of each image, `asked` as (image key, view): canvases `(N, 3, R, R)` to `(N, 3, size, size)`, uint8."""
+    """One view of each image.
+
+    Args:
+        canvases: `(N, 3, R, R)` uint8.
+        asked: For each image its key (see `image_key`) and the number of the view.
+        make: The transform of the policy (see `make_view`).
+        seed: Seed of the run.
+
+    Returns:
+        Views `(N, 3, size, size)` uint8.
+    """
     threads = torch.get_num_threads()
-    # One image is too little work to share: on two cores of which one was busy, two threads took 90 ms an image for
-    # what one thread does in 2
+    # One image is too little work for two threads: on two cores, one of them busy, two threads took 90 ms per image and
+    # one thread took 2 ms
     torch.set_num_threads(1)
-    # Only the CPU's generator is ours: `torch.manual_seed` would reseed the GPU's too, and with it every dropout
+    # Only the CPU's generator is seeded. `torch.manual_seed` would also seed the GPU's, which dropout draws from
     state = torch.default_generator.get_state()
     try:
         drawn = []
@@ -63,12 +78,12 @@ def draw_views(canvases: torch.Tensor, asked: Sequence[tuple[int, int]], make: V
 
 
 def image_key(name: str) -> int:
-    """A 64-bit number from an image's id, so that its views do not depend on the images beside it."""
+    """A 64-bit number computed from an image's id. With it, an image's views do not depend on the other images."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
 
 
 def _seed_of(seed: int, image: int, view: int) -> int:
-    """A 63-bit seed from three numbers; splitmix64's finaliser, so that neighbours share nothing."""
+    """A 63-bit seed from three numbers. The finaliser of splitmix64 makes seeds of similar numbers unrelated."""
     mixed = (seed * 0x9E3779B97F4A7C15 + image * 0xBF58476D1CE4E5B9 + view * 0x94D049BB133111EB) & (2**64 - 1)
     mixed = ((mixed ^ (mixed >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     mixed = ((mixed ^ (mixed >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

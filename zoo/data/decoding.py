@@ -1,7 +1,7 @@
-"""The scan: decode every image once, before the first step; report what is broken, keep the pixels of the rest.
+"""Decoding: every image is decoded once, before the first training step. Bad files are reported, pixels are kept.
 
-What is kept is uint8 and mapped: in the store, where a later run finds it, else up to a budget in memory, else in a
-temporary file.
+The pixels are uint8. They are kept in the store, where a later run finds them. Without a store they are kept in memory
+up to a budget, and beyond it in a temporary file. Files are memory-mapped.
 """
 
 from __future__ import annotations
@@ -25,36 +25,52 @@ from zoo.errors import DiskFull, ZooError, is_disk_full
 from zoo.experiment import OnBadImage
 from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 
-# Anonymous memory for pixels that are not kept; 1,300 images at 256. Beyond it pages are mapped and can be dropped
+# Largest array of pixels in memory where there is no store: 1,300 images of 256 x 256. A larger one is a mapped file,
+# whose pages the system can drop
 MEMORY_BUDGET = 256 * 2**20  # bytes
 
 
 @dataclass(frozen=True)
 class DecodedImages:
-    """The usable images of one split: samples, label indices `(N,)` and pixels `(N, side, side, 3)` uint8."""
+    """The usable images of one part of the data.
+
+    Attributes:
+        samples: Their samples.
+        labels: `(N,)`, class indices.
+        pixels: `(N, side, side, 3)` uint8.
+        digest: SHA-256 over names, labels and contents. It detects that data have changed.
+        contents: SHA-256 of each image's content. They tell which image has changed.
+    """
 
     samples: tuple[Sample, ...]
     labels: npt.NDArray[np.int64]
     pixels: npt.NDArray[np.uint8]
-    digest: str  # SHA-256 over names, labels and contents, to tell other data apart
-    contents: tuple[str, ...] = ()  # SHA-256 of each image's content, to tell which one changed
+    digest: str
+    contents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that cannot be used, by its path below the data folder, with the reason."""
+    """A file that cannot be used: its path below the data folder (`id`), and the reason."""
 
     id: str
     reason: str
 
 
 class DecodeRequest(NamedTuple):
-    """A part of the data to be decoded."""
+    """A part of the data to be decoded.
+
+    Attributes:
+        samples: The samples.
+        side: Height and width of the kept pixels.
+        convert: Converts a decoded image to `(side, side, 3)`.
+        at_least: See `zoo.data.image.decode`.
+    """
 
     samples: Sequence[Sample]
-    side: int  # pixels
-    convert: Callable[[Pixels], Pixels]  # a photograph to `(side, side, 3)`
-    at_least: int | None = None  # see `decode`
+    side: int
+    convert: Callable[[Pixels], Pixels]
+    at_least: int | None = None
 
 
 def decode_all(
@@ -63,9 +79,15 @@ def decode_all(
     convert: Callable[[Pixels], Pixels] | None = None,
     at_least: int | None = None,
 ) -> Iterator[tuple[Sample, Pixels | BadImage]]:
-    """Every sample with its pixels, or with what is wrong with it, in order; decoded by `workers` threads.
+    """Decode samples in `workers` threads, and yield each in order with its pixels, or with the error.
 
-    Two images per thread are decoded ahead, not more: a photograph of 48 megapixels takes 144 MB.
+    Only two images per thread are decoded in advance: a photograph of 48 megapixels takes 144 MB.
+
+    Args:
+        samples: The samples.
+        workers: Number of threads.
+        convert: Applied to the pixels of each image, in the same thread.
+        at_least: See `zoo.data.image.decode`.
     """
 
     def one(sample: Sample) -> Pixels | BadImage:
@@ -80,13 +102,13 @@ def decode_all(
             yield sample, one(sample)
         return
     with ThreadPoolExecutor(workers) as pool:
-        left = iter(samples)
-        ahead = [(sample, pool.submit(one, sample)) for sample in islice(left, 2 * workers)]
+        remaining = iter(samples)
+        pending = [(sample, pool.submit(one, sample)) for sample in islice(remaining, 2 * workers)]
         try:
-            while ahead:
-                sample, future = ahead.pop(0)
-                for following in islice(left, 1):
-                    ahead.append((following, pool.submit(one, following)))
+            while pending:
+                sample, future = pending.pop(0)
+                for following in islice(remaining, 1):
+                    pending.append((following, pool.submit(one, following)))
                 yield sample, future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -102,17 +124,23 @@ def decode_parts(
     store: Store | None = None,
     keys: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> tuple[dict[str, DecodedImages], list[BadFile]]:
-    """Decode named parts of a dataset.
+    """Decode parts of a dataset, and find the files that cannot be used.
 
-    With a `store`, what was decoded is kept, and found again as long as no file changes; `keys` tell, for each part,
-    what its pixels depend on beside the files.
+    Args:
+        images: The dataset.
+        parts: What to decode, by role: `fit`, `choose`, `reported`.
+        on_bad_image: Whether a bad file is left out (`skip`) or an error (`fail`).
+        workers: Number of threads.
+        advance: Receives the number of images as they are decoded.
+        store: Where decoded pixels are kept, and found again as long as no file changes. None: nowhere.
+        keys: What the pixels of each part depend on besides the files, as JSON values.
 
     Raises:
-        ZooError: `fail` was asked for and a file is bad, or a class has no usable image left in a part.
+        ZooError: a file is bad and `on_bad_image` is `fail`, or a class has no usable image in a part.
     """
     bad = [BadFile(name, reason) for name, reason in images.rejected]
     found = {
-        name: _scan_part(part, images.classes, workers, advance, bad, _Shelf(store, (keys or {}).get(name)))
+        name: _find_or_decode(part, images.classes, workers, advance, bad, _StoredPixels(store, (keys or {}).get(name)))
         for name, part in parts.items()
     }
     if bad and on_bad_image == "fail":
@@ -133,73 +161,79 @@ def decode_parts(
     return found, bad
 
 
-_PURPOSE = {"fit": "train on", "choose": "choose on", "reported": "report on"}
+_PURPOSE = {"fit": "train on", "choose": "validate on", "reported": "report on"}
 
 
 @dataclass(frozen=True)
-class _Shelf:
-    """Where the pixels of a part are kept, if anywhere, and what they depend on beside the files."""
+class _StoredPixels:
+    """Pixels of one part in the store, if there is a store. `key` is what they depend on besides the files."""
 
     store: Store | None
     key: Mapping[str, Any] | None
 
     def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], dict[int, str]] | None:
-        """Pixels of the usable images, and what is wrong with the others by their place."""
+        """The pixels of the usable images, and the reason for each other image by its index; None: not in the store."""
         found = None if self.store is None else self.store.read_rows(self._key(contents))
         if found is None:
             return None
         rows, note = found
-        return rows, {int(place): str(reason) for place, reason in note.items()}
+        return rows, {int(index): str(reason) for index, reason in note.items()}
 
     def draft(self, contents: Sequence[str], shape: tuple[int, ...]) -> Draft | None:
+        """A new entry of the store to decode into; None where nothing can be stored."""
         return None if self.store is None else self.store.draft(self._key(contents), shape)
 
     def _key(self, contents: Sequence[str]) -> dict[str, Any]:
         return {"kind": "pixels", **(self.key or {}), "images": digest_of_texts(contents)}
 
 
-def _scan_part(
+def _find_or_decode(
     part: DecodeRequest,
     classes: Sequence[str],
     workers: int,
     advance: Callable[[int], None],
     bad: list[BadFile],
-    shelf: _Shelf,
+    stored: _StoredPixels,
 ) -> DecodedImages:
+    """The decoded images of a part, from the store if it has them. Files that cannot be used are added to `bad`."""
     samples, side = part.samples, part.side
     contents = [_content(sample) for sample in samples]
-    found = shelf.find(contents)
+    found = stored.find(contents)
     if found is not None:
-        pixels, wrong = found
+        pixels, reasons = found
         advance(len(samples))
     else:
-        draft = shelf.draft(contents, (len(samples), side, side, 3))
-        pixels, wrong = _decode_part(part, workers, advance, draft)
+        draft = stored.draft(contents, (len(samples), side, side, 3))
+        pixels, reasons = _decode_part(part, workers, advance, draft)
     digest = hashlib.sha256()
     usable: list[Sample] = []
-    for place, (sample, content) in enumerate(zip(samples, contents)):
-        if place in wrong:
-            bad.append(BadFile(sample.id, wrong[place]))
+    for index, (sample, content) in enumerate(zip(samples, contents)):
+        if index in reasons:
+            bad.append(BadFile(sample.id, reasons[index]))
         else:
             usable.append(sample)
             digest.update(f"{sample.id}\0{sample.label}\0".encode() + bytes.fromhex(content))
-    index = {label: position for position, label in enumerate(classes)}
-    labels = np.array([index[sample.label] for sample in usable], dtype=np.int64)
-    kept = tuple(content for place, content in enumerate(contents) if place not in wrong)
+    class_indices = {label: position for position, label in enumerate(classes)}
+    labels = np.array([class_indices[sample.label] for sample in usable], dtype=np.int64)
+    kept = tuple(content for index, content in enumerate(contents) if index not in reasons)
     return DecodedImages(tuple(usable), labels, pixels, digest.hexdigest(), kept)
 
 
 def _decode_part(
     part: DecodeRequest, workers: int, advance: Callable[[int], None], draft: Draft | None
 ) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+    """Decode a part into an entry of the store, or into new memory.
+
+    Returns the pixels of the usable images, and the reason for each other image by its index.
+    """
     samples, side, convert, at_least = part
     pixels = draft.array if draft is not None else allocate((len(samples), side, side, 3))
-    wrong: dict[int, str] = {}
+    reasons: dict[int, str] = {}
     count = 0
     try:
-        for place, (sample, result) in enumerate(decode_all(samples, workers, convert, at_least)):
+        for index, (sample, result) in enumerate(decode_all(samples, workers, convert, at_least)):
             if isinstance(result, BadImage):
-                wrong[place] = result.message.replace(f"`{sample.source}` ", "")
+                reasons[index] = result.message.replace(f"`{sample.source}` ", "")
             else:
                 pixels[count] = result
                 count += 1
@@ -209,12 +243,12 @@ def _decode_part(
             draft.drop()
         raise
     if draft is not None:
-        return draft.keep(count, wrong), wrong
-    return pixels[:count], wrong
+        return draft.keep(count, reasons), reasons
+    return pixels[:count], reasons
 
 
 def _content(sample: Sample) -> str:
-    """SHA-256 of an image's content in hexadecimal digits; of a file that cannot be read, nothing."""
+    """SHA-256 of an image's content in hexadecimal digits; empty for a file that cannot be read."""
     try:
         return content_digest(sample.source).hex()
     except OSError:
@@ -222,7 +256,11 @@ def _content(sample: Sample) -> str:
 
 
 def digest_of(samples: Iterable[Sample]) -> str:
-    """SHA-256 over names, labels and contents, in order."""
+    """SHA-256 over names, labels and contents of samples, in order.
+
+    Raises:
+        OSError: an image cannot be read.
+    """
     digest = hashlib.sha256()
     for sample in samples:
         _add(digest, sample)
@@ -237,7 +275,7 @@ def _add(digest: hashlib._Hash, sample: Sample) -> str:
 
 
 def content_digest(source: ImageSource | Path | Pixels) -> bytes:
-    """SHA-256 of an image's encoded bytes, or of its pixels in memory.
+    """SHA-256 of an image's encoded bytes, or of its pixels if they are in memory.
 
     Raises:
         OSError: it cannot be read.
@@ -246,14 +284,15 @@ def content_digest(source: ImageSource | Path | Pixels) -> bytes:
     if isinstance(opened, np.ndarray):
         return hashlib.sha256(np.ascontiguousarray(opened).data).digest()
     with opened:
-        return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream will do
+        return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
 
 
 def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
-    """A uint8 array: in memory within the budget, else mapped to an unnamed temporary file.
+    """An uninitialised uint8 array: in memory up to `MEMORY_BUDGET`, else mapped to an unnamed temporary file.
 
     Raises:
-        ZooError: the temporary file does not fit on the disk.
+        DiskFull: the temporary file does not fit on the disk.
+        ZooError: it cannot be created.
     """
     size = int(np.prod(shape))
     if size <= MEMORY_BUDGET:
@@ -262,7 +301,7 @@ def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
         with tempfile.TemporaryFile(prefix="zoo-pixels-") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
-            return np.memmap(file, np.uint8, "r+", shape=shape)  # holds the file open by itself
+            return np.memmap(file, np.uint8, "r+", shape=shape)  # the map keeps the file until it is freed
     except OSError as error:
         raise (DiskFull if is_disk_full(error) else ZooError)(
             f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{tempfile.gettempdir()}`: {error.strerror}",
@@ -271,6 +310,6 @@ def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
 
 
 def default_workers() -> int:
-    """Threads that decode where none are asked for: one per core that this process may use, at most 8."""
+    """Default number of threads that decode images: one per core that this process may use, at most 8."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(cores, 8)

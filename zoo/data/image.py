@@ -1,6 +1,7 @@
-"""Photographs: from a file's bytes to the pixels that a network sees. The one path that evaluation takes.
+"""Images: from a file's bytes to a network's input. Every evaluation uses these functions.
 
-Full decode, EXIF orientation applied, transparency over white, RGB, Pillow's antialiased resize, centre crop.
+An image is decoded in full, turned as its EXIF orientation says, laid over white where it is transparent, converted to
+RGB, resized by Pillow with antialiasing, and cropped in the centre.
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from zoo.errors import ZooError
 from zoo.preprocess import Preprocess
 from zoo.storage.cache import source_key
 
-# What counts as a photograph; a GIF is more often a placeholder ("image not found") than a photograph
+# Formats that are accepted. GIF is not: such a file is more often a placeholder ("image not found") than a photograph
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
-# Pillow warns of a decompression bomb from 89 megapixels on and refuses twice that. Cameras reach 200; the bound is
-# ours to state, and beyond it a file is reported, not decoded.
+# Largest image that is decoded; a larger one is reported as unusable. Pillow warns of a decompression bomb above 89
+# megapixels and refuses twice as many, but cameras reach 200
 MAX_PIXELS = 300_000_000
 
-# Pillow's own bound is global and lower (179 megapixels); ours is looked at before anything is decoded
+# Pillow's own bound (179 megapixels) is global and too low. `decode` checks `MAX_PIXELS` before it decodes anything
 Image.MAX_IMAGE_PIXELS = None
 
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -35,14 +36,17 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class BadImage(ZooError):
-    """A file that cannot be used as a photograph."""
+    """An image that cannot be used: it is missing, damaged, too large, or in another format."""
 
 
 def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> Pixels:
-    """An image's pixels, `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned as they are.
+    """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
-    With `at_least`, which is for training only, a JPEG is decoded at a half, a quarter or an eighth of its size, as
-    long as its shorter side keeps that many pixels. The decoder then does not compute what a resize throws away.
+    Args:
+        source: The image.
+        at_least: For training only: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
+            shorter side has this many pixels. This is faster, since the decoder skips detail that the resize would
+            remove. None: full size.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`.
@@ -73,7 +77,10 @@ def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> 
 
 
 def to_rgb(image: Image.Image) -> Pixels:
-    """An opened image as upright RGB: `(H, W, 3)` uint8. 16-bit greys are scaled; transparency lies over white."""
+    """Convert an opened image to upright RGB `(H, W, 3)` uint8.
+
+    16-bit grey levels are scaled to 8 bits, and transparent images are laid over white.
+    """
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
         return _grey16(image)
@@ -88,7 +95,7 @@ def to_rgb(image: Image.Image) -> Pixels:
 
 
 def _grey16(image: Image.Image) -> Pixels:
-    """16-bit (and 32-bit) grey levels to 8 bits by their full range; Pillow's own conversion clips at 255."""
+    """Scale 16-bit or 32-bit grey levels to 8 bits by their full range. Pillow's own conversion clips at 255."""
     values = np.asarray(image).astype(np.float64)
     if image.mode == "F" and values.max(initial=0.0) <= 1.0:
         values = values * 255.0
@@ -98,31 +105,32 @@ def _grey16(image: Image.Image) -> Pixels:
     return np.repeat(grey[:, :, None], 3, axis=2)
 
 
-def bound_aspect(photograph: Pixels, preprocess: Preprocess) -> Pixels:
-    """The middle part of a very long photograph; see `zoo.preprocess.MAX_ASPECT`."""
-    height, width = photograph.shape[:2]
+def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:
+    """The middle part of an image whose aspect ratio is above `zoo.preprocess.MAX_ASPECT`; others are unchanged."""
+    height, width = image.shape[:2]
     kept_height, kept_width = preprocess.bounded_size(height, width)
     top, left = (height - kept_height) // 2, (width - kept_width) // 2
-    return photograph[top : top + kept_height, left : left + kept_width]
+    return image[top : top + kept_height, left : left + kept_width]
 
 
-def resize(photograph: Pixels, preprocess: Preprocess) -> Pixels:
-    """Bound the aspect ratio and resize: `(H, W, 3)` to `(h, w, 3)`, uint8, by Pillow with antialiasing.
+def resize(image: Pixels, preprocess: Preprocess) -> Pixels:
+    """Bound the aspect ratio and resize with antialiasing, by Pillow: `(H, W, 3)` to `(h, w, 3)`, uint8.
 
-    The horizontal pass is made first, as Pillow did up to 12 and onnxruntime does; Pillow 13 chooses by the sizes, and
-    as levels are rounded and clipped between the passes, that moves the pixels of noise by up to 30 levels.
+    The horizontal pass comes first, as in Pillow up to version 12 and in onnxruntime. Pillow 13 chooses the order by
+    the sizes. Values are rounded and clipped between the passes, so another order changes pixels, in noise by up to 30
+    grey levels.
     """
-    photograph = bound_aspect(photograph, preprocess)
-    height, width = preprocess.resized_size(*photograph.shape[:2])
-    if (height, width) == photograph.shape[:2]:
-        return photograph
-    image = Image.fromarray(np.ascontiguousarray(photograph))
+    image = bound_aspect(image, preprocess)
+    height, width = preprocess.resized_size(*image.shape[:2])
+    if (height, width) == image.shape[:2]:
+        return image
+    opened = Image.fromarray(np.ascontiguousarray(image))
     filter = _PILLOW[preprocess.interpolation]
-    return np.asarray(image.resize((width, image.height), filter).resize((width, height), filter))
+    return np.asarray(opened.resize((width, opened.height), filter).resize((width, height), filter))
 
 
 def centre_crop(image: Pixels, side: int) -> Pixels:
-    """The middle `(side, side, 3)`; where the image is smaller it is padded with black, as torchvision does."""
+    """The middle `(side, side, 3)` of an image. A smaller image is padded with black, as in torchvision."""
     height, width = image.shape[:2]
     if height < side or width < side:
         above, left = max(side - height, 0) // 2, max(side - width, 0) // 2
@@ -133,13 +141,13 @@ def centre_crop(image: Pixels, side: int) -> Pixels:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
-def pixels(photograph: Pixels, preprocess: Preprocess) -> Pixels:
-    """What the network sees, before normalisation: `(H, W, 3)` to `(crop, crop, 3)`, uint8."""
-    return centre_crop(resize(photograph, preprocess), preprocess.crop)
+def pixels(image: Pixels, preprocess: Preprocess) -> Pixels:
+    """The network's input before normalisation: `(H, W, 3)` to `(crop, crop, 3)`, uint8."""
+    return centre_crop(resize(image, preprocess), preprocess.crop)
 
 
 def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
-    """JSON of all that pixels depend on beside a file: the sizes and filter, this code, and Pillow's version."""
+    """JSON values of everything that pixels depend on besides the file: sizes, filter, this code, Pillow's version."""
     return {
         "resize": preprocess.resize,
         "fit": preprocess.fit,
@@ -149,13 +157,13 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
     }
 
 
-def canvas(photograph: Pixels, preprocess: Preprocess) -> Pixels:
-    """The square that augmented crops are drawn from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8."""
-    return centre_crop(resize(photograph, preprocess), preprocess.canvas)
+def canvas(image: Pixels, preprocess: Preprocess) -> Pixels:
+    """The square that random crops are taken from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8."""
+    return centre_crop(resize(image, preprocess), preprocess.canvas)
 
 
 def normalise(batch: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
-    """`(N, H, W, 3)` uint8 to `(N, 3, H, W)` float32: `(x / 255 - mean) / std`."""
+    """Normalise a batch `(N, H, W, 3)` uint8 to `(N, 3, H, W)` float32: `(x / 255 - mean) / std`."""
     scaled = batch.astype(np.float32) / np.float32(255)
     normalised = (scaled - np.asarray(preprocess.mean, np.float32)) / np.asarray(preprocess.std, np.float32)
     return np.ascontiguousarray(normalised.transpose(0, 3, 1, 2))

@@ -1,4 +1,4 @@
-"""Opening data: from the text of `--data` to labelled images and their splits."""
+"""Opening data: from the text of `--data` to labelled images in splits."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from zoo.target import load_target
 def absolute(spec: str, plugins: Plugins) -> str:
     """The text of `--data` with its paths made absolute, so that a run finds its data from any folder.
 
-    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names stay as they are.
+    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names are unchanged.
     """
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
@@ -29,13 +29,18 @@ def absolute(spec: str, plugins: Plugins) -> str:
 
 
 def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
-    """Open `NAME:ARGUMENT`, `NAME`, or the bare path of a folder; `of_run` if a run asks for what it was trained on.
+    """Open labelled images.
 
-    `locked:DATA` are data whose last split nobody looks at by accident: see `zoo.data.splitting.lock`.
+    Args:
+        spec: `NAME:ARGUMENT` or `NAME` of a dataset, or the path of a folder. `locked:` before it locks the last split,
+            so that it is evaluated only on request; see `zoo.data.splitting.lock`.
+        split_seed: Seed of the split, where the data come without one.
+        plugins: Loaded plugins.
+        of_run: Whether these are the data that a run was trained on, for the message of an error.
 
     Raises:
         UsageError: there is neither a dataset nor a folder of that name.
-        ZooError: the same, where a run asks.
+        ZooError: the data cannot be used; or the same as above, with `of_run`.
     """
     if not of_run:
         return _open_images(spec, split_seed, plugins)
@@ -44,7 +49,7 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
     except UsageError as error:
         raise ZooError(
             f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
-            hint="pass `--data` with the place where the photographs are now",
+            hint="pass `--data` with the folder that the photographs are in now",
         ) from error
 
 
@@ -68,7 +73,7 @@ def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
 
 
 def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:
-    """The samples of a split by role, of the reported one for None, or of `all`.
+    """The name and the samples of a split: of `all` splits together, or of the reported one for None.
 
     Raises:
         UsageError: the data have no such split.

@@ -1,6 +1,6 @@
-"""Ahead: photographs decoded by a process of their own while torch is imported and the network built, on the idle core.
+"""Prefetching: a second process decodes images on an idle core while torch is imported and the network is built.
 
-All that it does is to fill the store: what needs pixels afterwards finds them there, or decodes them itself.
+It only fills the store. The training process then finds the pixels there, or decodes the images itself.
 """
 
 from __future__ import annotations
@@ -24,47 +24,52 @@ from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.storage.tensor_store import Store
 
-# A photograph that is fitted may come at a fraction of its size, down to this many times the canvas. Of 12 megapixels
-# that is six times as fast (24 a second in the place of 4), and the canvas differs by 0.24 grey levels on average
+# A training image may be decoded at a fraction of its size, as long as its shorter side is this many times the side of
+# the canvas. With photographs of 12 megapixels this is six times as fast (24 per second instead of 4), and the canvas
+# differs by 0.24 grey levels on average
 SPARE = 2
 
-# The process that trains comes first
+# Niceness of the second process, so that the training process has priority
 NICE = 5
 
 
 def parts_of(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
-    """What a run decodes: canvases of what is fitted, and what is chosen on and reported as the network sees it."""
+    """What a run decodes, by role: canvases of training images, and input crops of the images it is evaluated on."""
 
-    def seen(photograph: Pixels) -> Pixels:
-        return pixels(photograph, preprocess)
+    def to_canvas(image: Pixels) -> Pixels:
+        return canvas(image, preprocess)
+
+    def to_crop(image: Pixels) -> Pixels:
+        return pixels(image, preprocess)
 
     least = SPARE * max(preprocess.canvas, preprocess.resize)
     parts: dict[str, DecodeRequest] = {
-        "fit": DecodeRequest(roles.fit, preprocess.canvas, lambda photograph: canvas(photograph, preprocess), least),
+        "fit": DecodeRequest(roles.fit, preprocess.canvas, to_canvas, least),
     }
     if roles.choose:
-        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, seen)
-    if not images.may_choose:
-        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, seen)
+        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, to_crop)
+    if not images.may_choose:  # else the images that are reported are those of `choose`
+        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, to_crop)
     return parts
 
 
 def keys_of(parts: Mapping[str, DecodeRequest], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
-    """What the pixels of each part depend on beside the files."""
+    """What the pixels of each part depend on besides the files: keys of the store."""
     return {
         name: {"side": part.side, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
     }
 
 
 class Prefetch:
-    """A process that decodes the photographs of an experiment into the user's store."""
+    """A process that decodes the images of an experiment into the user's store."""
 
     def __init__(self, experiment: Experiment) -> None:
+        """Start the process."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "zoo.data.prefetch"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,  # whatever goes wrong there goes wrong here again, and is told
+            stderr=subprocess.DEVNULL,  # the training process meets the same errors and reports them
         )
         assert self._process.stdin is not None
         try:
@@ -74,14 +79,14 @@ class Prefetch:
             self._process.kill()
 
     def wait(self, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Until it is done, however it ends; `advance` is told of images."""
+        """Wait until the process ends, also if it fails. `advance` receives the number of images that were decoded."""
         assert self._process.stdout is not None
         while count := len(os.read(self._process.stdout.fileno(), 4096)):
             advance(count)
         self._process.wait()
 
     def stop(self) -> None:
-        """End it, done or not."""
+        """Kill the process if it still runs."""
         assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
@@ -89,17 +94,18 @@ class Prefetch:
 
 
 def start_prefetch(experiment: Experiment) -> Prefetch | None:
-    """Begin to decode; None where nothing would be kept."""
+    """Start to decode the images of an experiment; None if the store could not keep them."""
     try:
-        kept = experiment.cache != "off" and Store().budget > 0
+        can_store = experiment.cache != "off" and Store().budget > 0
     except ZooError:
         return None
-    return Prefetch(experiment) if kept else None
+    return Prefetch(experiment) if can_store else None
 
 
 def main() -> None:
-    """Decode what the experiment on stdin sees; one byte on stdout for each image."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # whoever needs it fails, rather than take the core
+    """Decode the images of the experiment on stdin (JSON), and write one byte to stdout for each image."""
+    # Importing torch would take the core for seconds. Code that needs it fails instead
+    sys.modules["torch"] = None  # type: ignore[assignment]
     experiment = Experiment.from_json(json.load(sys.stdin))
     if hasattr(os, "nice"):
         os.nice(NICE)
@@ -108,7 +114,7 @@ def main() -> None:
     images = open_images(experiment.data, experiment.split_seed, plugins)
     parts = parts_of(images, assign_roles(images, experiment), preprocess)
 
-    def tell(count: int) -> None:
+    def report(count: int) -> None:
         os.write(1, b"." * count)
 
     size = sum(3 * part.side**2 * len(part.samples) for part in parts.values())
@@ -119,7 +125,7 @@ def main() -> None:
         parts,
         on_bad_image="skip",
         workers=experiment.workers or default_workers(),
-        advance=tell,
+        advance=report,
         store=store,
         keys=keys_of(parts, preprocess),
     )

@@ -1,26 +1,41 @@
-"""Roles: which samples are fitted, which may be chosen on, and which are reported."""
+"""Roles of samples in a training run: training, validation, and the split that metrics are reported on."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from zoo.data.splitting import carve, stratified_subset
+from zoo.data.splitting import hold_out, stratified_subset
 from zoo.dataset import Images, Role, Sample
 from zoo.experiment import Experiment
 
 
 @dataclass(frozen=True, kw_only=True)
 class Roles:
-    """Which samples are fitted, which may be chosen on, and which are reported."""
+    """What a training run uses each sample for.
+
+    Attributes:
+        fit: Samples that the network is trained on.
+        choose: Samples for validation, on which early stopping, `--keep best` and the schedule `plateau` decide. Empty:
+            there is no validation.
+        reported: The split that metrics are reported on.
+        notes: Lines for the user about these decisions.
+    """
 
     fit: tuple[Sample, ...]
-    choose: tuple[Sample, ...]  # empty: nothing is chosen, and nothing is watched
+    choose: tuple[Sample, ...]
     reported: Role
     notes: tuple[str, ...]
 
 
 def assign_roles(images: Images, experiment: Experiment) -> Roles:
-    """Honest roles: `val` chooses only where `test` remains; else what must be chosen is carved from train."""
+    """Assign roles so that nothing is chosen on the images of the final report.
+
+    `val` is used for validation only where `test` remains for the report. Otherwise, if the experiment needs
+    validation, a part of the training images is held out for it.
+
+    Raises:
+        ZooError: a class has too few training images to hold one out.
+    """
     fit, choose = images.splits["train"], tuple[Sample, ...]()
     notes: tuple[str, ...] = ()
     if experiment.fraction < 1:
@@ -29,10 +44,10 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     if images.may_choose:
         choose = images.splits["val"]
     elif experiment.chooses:
-        fit, choose = carve(fit, experiment.split_seed)
+        fit, choose = hold_out(fit, experiment.split_seed)
         notes = (
             *notes,
-            f"`{images.reported}` is what is reported, so {len(choose)} of {len(fit) + len(choose)} training images "
-            "are set aside to choose on",
+            f"metrics are reported on `{images.reported}`, so {len(choose)} of {len(fit) + len(choose)} training "
+            "images are held out for validation",
         )
     return Roles(fit=fit, choose=choose, reported=images.reported, notes=notes)

@@ -1,4 +1,4 @@
-"""Splitting samples into roles, stratified by class and repeatable by seed."""
+"""Splitting samples: every split is stratified by class and repeatable by its seed."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from zoo.dataset import LOCKED, Images, Role, Sample
 from zoo.errors import ZooError
 
-# Shares of val and of test where a dataset comes without a split. 15 % each leaves most for training and still
-# gives a test figure whose standard error is under 2 points from 300 images on.
+# Shares of val and test where a dataset comes without a split. With 15 % each, most images remain for training. With at
+# least 300 test images, the standard error of a test accuracy is below 2 points
 VAL_SHARE = 0.15
 TEST_SHARE = 0.15
 
@@ -25,13 +25,13 @@ def _by_class(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
 
 
 def _shuffled(samples: Sequence[Sample], label: str, seed: int) -> list[Sample]:
-    """A permutation that depends on the seed and on the class's name, not on the other classes."""
+    """The samples of a class in a random order that depends on the seed and the class's name, not on other classes."""
     generator = np.random.default_rng([seed, *label.encode()])
     return [samples[index] for index in generator.permutation(len(samples))]
 
 
 def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[Sample, ...]]:
-    """Train, val and test in shares 70/15/15 of every class; each role gets at least one image of each class.
+    """Split into train, val and test, 70/15/15 of every class; each split has at least one image of each class.
 
     Raises:
         ZooError: a class has fewer than three images.
@@ -52,8 +52,8 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
     return {role: tuple(sorted(group, key=lambda sample: sample.id)) for role, group in roles.items()}
 
 
-def carve(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
-    """Split train itself into what is fitted and what may be chosen on: `(fit, choose)`, 85/15, stratified.
+def hold_out(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+    """Split training images into those to train on and those held out for validation, 85/15 of every class.
 
     Raises:
         ZooError: a class has a single image.
@@ -62,7 +62,7 @@ def carve(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tup
     choose: list[Sample] = []
     for label, group in _by_class(samples).items():
         if len(group) < 2:
-            raise ZooError(f"class `{label}` has one training image, none can be set aside to choose on")
+            raise ZooError(f"class `{label}` has one training image, so none can be held out for validation")
         order = _shuffled(group, label, seed)
         count = max(1, round(VAL_SHARE * len(group)))
         choose += order[:count]
@@ -72,19 +72,19 @@ def carve(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tup
 
 
 def lock(images: Images, seed: int) -> Images:
-    """Data whose last split is `test`, so that only a look that is asked for scores it; `val` is carved from train.
+    """Make `test` the last split, so that it is evaluated only on request; `val` is held out from train.
 
-    Data that bring train, val and test stay as they are.
+    Data that come with train, val and test are unchanged.
 
     Raises:
         ZooError: a class has a single training image.
     """
     if images.may_choose:
         return images
-    fit, choose = carve(images.splits["train"], seed)
+    fit, choose = hold_out(images.splits["train"], seed)
     note = (
-        f"`{images.reported}` is locked away as `test`; {len(choose)} of {len(fit) + len(choose)} training images are "
-        "`val`"
+        f"`{images.reported}` is locked as `test`; {len(choose)} of {len(fit) + len(choose)} training images are held "
+        "out as `val`"
     )
     return replace(
         images,
@@ -95,7 +95,10 @@ def lock(images: Images, seed: int) -> Images:
 
 
 def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
-    """A share of the samples of every class, at least two where there are; a smaller share lies within a larger one."""
+    """A share of the samples of every class, but at least two of them, if the class has two.
+
+    A smaller share with the same seed is a subset of a larger one.
+    """
     kept: list[Sample] = []
     for label, group in _by_class(samples).items():
         kept += _shuffled(group, label, seed)[: max(2, round(share * len(group)))]
@@ -103,7 +106,10 @@ def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> tup
 
 
 def balanced_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
-    """A random order in which classes take turns: at any point no class has two more than another that has any left."""
+    """A random order in which classes alternate.
+
+    At any position, no class is more than one sample ahead of a class that still has samples left.
+    """
     generator = np.random.default_rng(seed)
     taken: dict[str, int] = {}
     keyed = []

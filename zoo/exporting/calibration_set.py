@@ -1,4 +1,4 @@
-"""Calibration: the training photographs that an exporter reads the ranges of values off, and chooses on."""
+"""Calibration set for int8: training images from which value ranges are read, and others on which choices are made."""
 
 from __future__ import annotations
 
@@ -16,23 +16,25 @@ if TYPE_CHECKING:
     from zoo.dataset import Images
     from zoo.runs.run import Run
 
-RANGES = 32  # photographs that ranges are read off
-FEWEST = 8
-CHOICES = 128  # others at most, that is chosen on
+RANGES = 32  # images that value ranges are read from, by default
+FEWEST = 8  # images of either kind
+CHOICES = 128  # images on which choices are made, at most
 
 
 def check_count(count: int) -> None:
-    """Whether so many photographs tell ranges.
+    """Check that value ranges can be read from `count` images.
 
     Raises:
-        UsageError: they do not.
+        UsageError: the images are too few.
     """
     if count < FEWEST:
-        raise UsageError(f"{count} photographs tell no ranges", hint=f"pass {FEWEST} or more")
+        raise UsageError(f"{count} photographs are too few to read value ranges from", hint=f"pass {FEWEST} or more")
 
 
 def draw(run: Run, images: Images, count: int) -> Calibration:
-    """`count` of the photographs that the run was fitted on, and up to `CHOICES` others, evenly over the classes.
+    """Draw `count` of the images that the run was fitted on, and up to `CHOICES` others, balanced over the classes.
+
+    Where the images are few, at most half of them are for ranges.
 
     Raises:
         ZooError: there are too few, or too few can be decoded.
@@ -57,6 +59,6 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
 def _require(count: int, what: str) -> None:
     if count < 2 * FEWEST:
         raise ZooError(
-            f"int8 needs {2 * FEWEST} of the photographs that the run was fitted on, and {count} {what}",
+            f"int8 needs {2 * FEWEST} of the run's training photographs, and only {count} {what}",
             hint="pass the run's own `--data`, or another `--precision`",
         )

@@ -1,7 +1,7 @@
-"""Golden inputs: images that every machine generates alike, and the logits that a run gave for them.
+"""Golden answers: the logits that a run gave for the golden inputs, which every machine generates alike.
 
-An exported file carries the logits; whoever verifies the file generates the images again and compares. Nothing here
-imports torch or an engine, and no user's photograph travels with a file.
+An exported file contains these logits. To verify the file, the golden inputs are generated again and the file's logits
+are compared. The file thus contains no image of the user. This module imports neither torch nor an inference engine.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import numpy.typing as npt
 from zoo.exporter import Check
 from zoo.exporting.golden_inputs import SIZES, golden_photographs
 
-# Share of the largest logit. Over 15 networks engines and resizes together differed by up to 3e-4 of it, most by 1e-5.
-# On a fine-tuned Lite0 a mean that is off by 0.01 moves the logits by 6e-3, a hundredth of one layer doubled by 0.2.
+# Share of the largest logit. Over 15 networks, engines and resizes together differed by up to 3e-4 of it, most by 1e-5.
+# On a fine-tuned Lite0, a mean that is off by 0.01 moves the logits by 6e-3; doubling a hundredth of one layer, by 0.2.
 TOLERANCE = 0.003
-FLOOR = 1e-4  # of the tolerance, in units of a logit: for networks whose logits are near zero
+FLOOR = 1e-4  # smallest tolerance of a logit, for networks whose logits are near zero
 
 Pixels = npt.NDArray[np.uint8]
 Logits = npt.NDArray[np.float32]
@@ -27,16 +27,19 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """What a run answered: for each golden input its logits by class name, in the order of the classes."""
+    """Logits that a run gave for each golden input, by class name and in the order of the classes."""
 
     logits: Mapping[str, Mapping[str, float]]
     tolerance: float  # largest allowed difference of a logit
 
     @classmethod
     def of(cls, classes: Sequence[str], answers: Logits, tolerance: float = TOLERANCE) -> Golden:
-        """Record answers `(inputs, classes)` in the order of `golden_photographs`.
+        """Record logits `(inputs, classes)`.
 
-        `tolerance` is a share of the largest logit.
+        Args:
+            classes: class names, in the order of the logits.
+            answers: logits of the golden inputs, in the order of `golden_photographs`.
+            tolerance: largest allowed difference, as a share of the largest logit.
         """
         named = {
             name: {label: float(str(value)) for label, value in zip(classes, row, strict=True)}
@@ -57,7 +60,13 @@ class Golden:
 
 
 def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence[Pixels]], Logits]) -> Check:
-    """Whether `ask` gives the recorded logits for the golden inputs, under the same class names in the same order."""
+    """Check that a file gives the recorded logits for the golden inputs, with the same class names in the same order.
+
+    Args:
+        golden: the recorded logits.
+        classes: class names of the file.
+        ask: computes the file's logits `(N, classes)` of N images.
+    """
 
     def failed(detail: str) -> Check:
         return Check(name="golden inputs", passed=False, detail=detail)
@@ -71,10 +80,10 @@ def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence
         if sorted(expected) != sorted(classes):
             other = sorted(set(classes) ^ set(expected))
             return failed(f"the class names are not those of the golden inputs: `{other[0] if other else name}`")
-        place = next(index for index, label in enumerate(expected) if label != classes[index])
+        first = next(index for index, label in enumerate(expected) if label != classes[index])
         return failed(
-            f"the class order differs from the golden inputs': class {place} is `{classes[place]}`, "
-            f"was `{list(expected)[place]}`"
+            f"the class order differs from the golden inputs': class {first} is `{classes[first]}`, "
+            f"was `{list(expected)[first]}`"
         )
     if not golden.logits:
         return failed("the file records no golden inputs")

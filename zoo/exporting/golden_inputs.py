@@ -1,12 +1,12 @@
-"""Golden inputs: photographs that every machine generates alike, by integer arithmetic, with numpy alone."""
+"""Golden inputs: test images that every machine generates alike, by integer arithmetic and with numpy alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import numpy.typing as npt
 
-# Height and width in pixels: landscape, portrait, one that is enlarged, one beyond the bound on aspect ratios. The
-# network is asked about every branch of the preprocessing.
+# Height and width in pixels: landscape, portrait, an image that is enlarged, and one whose aspect ratio exceeds the
+# bound. Together they take every branch of the preprocessing.
 SIZES = {"landscape": (320, 480), "portrait": (500, 375), "small": (24, 36), "strip": (90, 600)}
 
 
@@ -16,9 +16,9 @@ def golden_photographs() -> dict[str, npt.NDArray[np.uint8]]:
 
 
 def _pattern(height: int, width: int, seed: int) -> npt.NDArray[np.uint8]:
-    """Waves, a chequerboard and a little noise. Integers only: floats and random generators differ by version."""
+    """Waves, a chequerboard and a little noise, in integers: floats and random generators depend on versions."""
     y, x = np.mgrid[0:height, 0:width].astype(np.int64)
-    y, x = y * 480 // height, x * 480 // width  # the same picture at every size
+    y, x = y * 480 // height, x * 480 // width  # the same image at every size
     channels = []
     for channel in range(3):
         period = 40 + 25 * channel + 15 * seed

@@ -1,4 +1,4 @@
-"""Parity: how far a file's predictions lie from those of its run over the same photographs, and whether that may be."""
+"""Parity: how far the predictions of a file differ from those of its run on the same images, and whether it passes."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from zoo.evaluation.statistics import paired_difference_interval, wilson_interva
 from zoo.exporter import StageDifference
 from zoo.predictions import Predictions
 
-# Largest difference of a probability between a run and its file in fp32. Two engines differ by about 1e-6; one grey
-# level of a resize moves a probability by up to some 1e-3; a wrong mean or a swapped channel moves it by tenths.
+# Largest difference of a probability between a run and its file in fp32. Two engines differ by about 1e-6. One grey
+# level of a resize moves a probability by up to some 1e-3. A wrong mean or a swapped channel moves it by tenths.
 TOLERANCE = 0.01
-# Mean difference in fewer bits: int8 of a fine-tuned Lite0 0.01, logits divided by four 0.2. Labels may hold where
-# probabilities mean something else
+# Largest mean difference of a probability in fp16 and int8: labels may be equal where probabilities are not. In int8 a
+# fine-tuned Lite0 differs by 0.01; with its logits divided by four, by 0.2.
 MEAN_TOLERANCE = 0.03
 
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
-    """A photograph whose label differs: what each says, how sure it is, and what the photograph shows."""
+    """An image whose predicted label differs between run and file."""
 
     id: str
-    label: str
-    run: tuple[str, float]
-    file: tuple[str, float]
+    label: str  # the true class
+    run: tuple[str, float]  # class that the run predicts, and its probability
+    file: tuple[str, float]  # class that the file predicts, and its probability
 
     def __str__(self) -> str:
         return f"{self.id}: run {self.run[0]} {self.run[1]:.4f}, file {self.file[0]} {self.file[1]:.4f}"
@@ -36,20 +36,37 @@ class Flip:
 
 @dataclass(frozen=True, kw_only=True)
 class Parity:
-    """A file against its run. Accuracies are shares of the photographs; intervals hold 95 %."""
+    """How a file's predictions compare with its run's, image by image.
+
+    Attributes:
+        precision: `fp32`, `fp16` or `int8`.
+        images: Number of images.
+        agreeing: Images to which both give the same label.
+        largest_difference: Largest difference of a probability.
+        mean_difference: Mean difference of a probability.
+        flips: Images whose label differs.
+        flip_interval: 95 % interval of the share of images whose label differs (Wilson).
+        accuracy: Accuracy of the file, as a share of the images.
+        run_accuracy: Accuracy of the run.
+        drop_interval: 95 % interval of the accuracy lost (Newcombe, paired).
+        drop_per_class: Accuracy lost for each class.
+        max_drop: Accuracy that may be lost; unused in fp32.
+        stages: Differences after each stage from bytes to label, where the exporter compares them.
+        provider: What executed the file.
+    """
 
     precision: str
     images: int
-    agreeing: int  # equal labels
-    largest_difference: float  # of a probability
+    agreeing: int
+    largest_difference: float
     mean_difference: float
     flips: tuple[Flip, ...]
-    flip_interval: tuple[float, float]  # of the share that flips: Wilson
+    flip_interval: tuple[float, float]
     accuracy: float
     run_accuracy: float
-    drop_interval: tuple[float, float]  # of the accuracy lost: Newcombe, paired
+    drop_interval: tuple[float, float]
     drop_per_class: dict[str, float]
-    max_drop: float  # what may be lost; counts in every precision but fp32
+    max_drop: float
     stages: tuple[StageDifference, ...] = ()
     provider: str = ""
 
@@ -60,6 +77,7 @@ class Parity:
 
     @property
     def passed(self) -> bool:
+        """Whether the file may be kept: all differences are within their bounds."""
         if self.parted() is not None:
             return False
         if self.precision != "fp32":
@@ -78,11 +96,11 @@ class Parity:
         return f"{lost}, lost {self.drop:.4f} ({low:.4f} to {high:.4f}); {text}"
 
     def parted(self) -> StageDifference | None:
-        """The first stage of the way that differs by more than it may."""
+        """The first stage from bytes to label that differs by more than its bound; None where none does."""
         return next((stage for stage in self.stages if not stage.passed), None)
 
     def summary(self) -> dict[str, Any]:
-        """All but the photographs: what travels in the file."""
+        """The part that is written into the file: everything but single images."""
         return {name: value for name, value in self.to_json().items() if name != "flips"}
 
     def to_json(self) -> dict[str, Any]:
@@ -115,39 +133,48 @@ def compare(
     stages: tuple[StageDifference, ...] = (),
     provider: str = "",
 ) -> Parity:
-    """Parity of a file's table with its run's, over the images of the run's.
+    """Compare a file's predictions with its run's.
+
+    Args:
+        ours: predictions of the run.
+        theirs: predictions of the file, on the same images in any order.
+        precision: that of the file.
+        max_drop: accuracy that may be lost in fp16 and int8.
+        stages: differences after each stage from bytes to label.
+        provider: what executed the file.
 
     Raises:
-        ZooError: they hold different images or classes.
+        ZooError: an image of the run has no prediction of the file, or the classes differ.
     """
     position = {name: index for index, name in enumerate(theirs.ids)}
     missing = [name for name in ours.ids if name not in position]
     if missing or ours.classes != theirs.classes:
         what = f"`{missing[0]}` is not among the photographs" if missing else "the classes differ"
-        raise ZooError(f"the check set is not what the run was scored on: {what}", hint="pass the run's own `--data`")
+        raise ZooError(f"the run was evaluated on other data: {what}", hint="pass the run's own `--data`")
     rows = np.array([position[name] for name in ours.ids])
     predicted, probabilities = theirs.predicted[rows], theirs.probabilities[rows]
     flipped = np.flatnonzero(predicted != ours.predicted)
     names = ours.classes
 
-    def said(labels: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], index: Any) -> tuple[str, float]:
+    def prediction(labels: npt.NDArray[np.int64], shares: npt.NDArray[np.float64], index: Any) -> tuple[str, float]:
         return names[labels[index]], float(shares[index].max())
 
-    apart = np.nan_to_num(np.abs(probabilities - ours.probabilities), nan=1.0)  # no number is no probability
+    # a NaN counts as the largest possible difference
+    differences = np.nan_to_num(np.abs(probabilities - ours.probabilities), nan=1.0)
     right, run_right = predicted == ours.labels, ours.correct
     lost = run_right.astype(np.float64) - right
     return Parity(
         precision=precision,
         images=len(rows),
         agreeing=len(rows) - len(flipped),
-        largest_difference=float(apart.max()),
-        mean_difference=float(apart.mean()),
+        largest_difference=float(differences.max()),
+        mean_difference=float(differences.mean()),
         flips=tuple(
             Flip(
                 id=ours.ids[index],
                 label=names[ours.labels[index]],
-                run=said(ours.predicted, ours.probabilities, index),
-                file=said(predicted, probabilities, index),
+                run=prediction(ours.predicted, ours.probabilities, index),
+                file=prediction(predicted, probabilities, index),
             )
             for index in flipped
         ),

@@ -1,4 +1,4 @@
-"""Candidates: a run exported in several precisions, of which one is kept."""
+"""Precision search: of a run's files in several precisions, find the fastest."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from zoo.exporting.parity import Parity
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
 
-TIMED = 1.0  # seconds of each file
+TIMED = 1.0  # budget of timed calls for each file, in seconds
 
 
 @dataclass(frozen=True, kw_only=True)
 class PrecisionCandidate:
-    """What became of one precision: its parity, its size in bytes, its latency (seconds, with the 95 % interval)."""
+    """A run's file in one precision: whether it passed, and what it costs."""
 
     precision: str
     parity: Parity | None = None
-    size: int | None = None
-    latency: tuple[float, float, float] | None = None
-    told_apart: bool = False  # slower than the fastest of all by more than chance
-    failure: str = ""
+    size: int | None = None  # bytes
+    latency: tuple[float, float, float] | None = None  # p50 of one image in seconds, with its 95 % interval
+    told_apart: bool = False  # whether it is significantly slower than the fastest
+    failure: str = ""  # why there is no such file
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -38,7 +38,7 @@ class PrecisionCandidate:
 
 
 def fastest(candidates: Sequence[PrecisionCandidate]) -> PrecisionCandidate:
-    """The candidate with the least latency; but fp32, where it cannot be told apart from it or was not timed."""
+    """The candidate with the lowest latency; fp32 where it was not timed or is not significantly slower."""
     plain = candidates[0]
     if plain.precision == "fp32" and not plain.told_apart:
         return plain
@@ -49,7 +49,7 @@ def fastest(candidates: Sequence[PrecisionCandidate]) -> PrecisionCandidate:
 def time_candidates(
     candidates: Sequence[PrecisionCandidate], files: Mapping[str, Path], exporter: Exporter, plugins: Plugins
 ) -> list[PrecisionCandidate]:
-    """The candidates that passed with the latency of one photograph, by turns, on the device that they were held to."""
+    """Add the latency of one image to the candidates that passed, interleaved and on the device of the parity check."""
     from zoo.latency.measurement import bench
 
     first = next(one.parity for one in candidates if one.parity is not None)

@@ -1,4 +1,4 @@
-"""Verifying: an exported file by itself, and against the run whose folder it lies in."""
+"""Verification of an exported file: by itself, and against its run."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ def verify(
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Check]:
-    """Check a file by itself: integrity and golden inputs. With `data`, repeat the full check against its run.
+    """Check an exported file: its integrity and its golden inputs; with `data`, also its predictions against its run's.
 
-    The run is the folder that the file lies in.
+    The run is the one whose folder contains the file.
+
+    Args:
+        file: The exported file.
+        data: Images to compare predictions on: a folder, or `NAME:ARGUMENT` of a dataset. None: none are compared.
+        split: Split of `data`. None: the one that the run reports.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        plugins: Loaded plugins. None: they are loaded.
+        advance: Called with the numbers of images that are done and that there are.
 
     Raises:
-        UsageError: the file or its format is unknown, or with `data` it does not lie in its run's folder.
+        UsageError: the file or its format is unknown, or with `data` the file is not in its run's folder.
         ZooError: the file cannot be read at all.
     """
     from zoo.evaluation.scoring import evaluate
@@ -43,15 +51,15 @@ def verify(
     checks: list[Check] = list(load_target(exporter.verify)(path, device))
     if data is None:
         if split is not None:
-            raise UsageError("`--split` is of `--data`, which is not given", hint="pass both, or neither")
+            raise UsageError("`--split` needs `--data`", hint="pass both, or neither")
         return checks
     if not all(check.passed for check in checks):
-        return [*checks, Check(name="photographs", passed=False, detail="not compared, since the file is not sound")]
+        return [*checks, Check(name="photographs", passed=False, detail="not compared: the file failed other checks")]
     run = Run.open(path.parent) if (path.parent / "run.json").is_file() else None
     if run is None:
         raise UsageError(
-            f"`{path}` does not lie in its run's folder, so there is nothing to compare its predictions with",
-            hint=f"`zoo evaluate {path} --data {data}` gives its figures",
+            f"`{path}` is not in its run's folder, so there is no run to compare its predictions with",
+            hint=f"`zoo evaluate {path} --data {data}` evaluates the file alone",
         )
     ours = run.predictions(split)
     theirs = evaluate(
@@ -71,7 +79,7 @@ def verify(
 
 
 def inspect(file: Path | str, *, plugins: Plugins | None = None) -> dict[str, Any]:
-    """Everything that an exported file says about itself, as JSON values; `verify` tells whether it is true.
+    """Everything that an exported file says about itself, as JSON values; `verify` checks whether it is true.
 
     Raises:
         UsageError: the file or its format is unknown, or files of this format cannot be inspected.

@@ -1,4 +1,4 @@
-"""Export: write a run as a file, and let it pass only if it predicts what the run predicts, from bytes to label."""
+"""Export: write a run as a file, and keep the file only if it predicts what the run predicts, from bytes to label."""
 
 from __future__ import annotations
 
@@ -30,15 +30,22 @@ if TYPE_CHECKING:
     from zoo.predictor import Predictor
 
 MAX_DROP = 0.01  # accuracy that fp16 and int8 may lose
-SHOWN = 10  # flipped labels in a message
+SHOWN = 10  # changed labels in a message, at most
 
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """A file that passed, with its parity; with `auto`, what became of every precision."""
+    """An exported file that passed the comparison with its run.
+
+    Attributes:
+        path: The file.
+        size: Bytes of the file, and of whatever was written beside it.
+        parity: How its predictions compare with the run's.
+        candidates: With precision `auto`, the result of every precision; else empty.
+    """
 
     path: Path
-    size: int  # bytes
+    size: int
     parity: Parity
     candidates: tuple[PrecisionCandidate, ...] = field(default=())
 
@@ -61,24 +68,38 @@ def export(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
 ) -> Exported:
-    """Write a run as a file beside its weights (or as `out`), checked on the reported split's own photographs.
+    """Write a run as a file, and compare the file's predictions with the run's on the images of the reported split.
 
-    In fp32 every label must be the run's. fp16 and int8 may lose `max_drop` of accuracy (0.01); int8 reads the ranges
-    of values off `calibration` training photographs (32), and what it must choose it chooses on others of them. `auto`
-    writes every precision, drops those that lose too much, times the others and keeps the fastest; fp32 where none is
-    told apart. `preprocessing` is `graph`, or `outside` for a file that takes normalised pixels; None: as the format
-    has it.
+    In fp32 every label must equal the run's. In fp16 and int8 accuracy may drop by `max_drop`. A file that does not
+    pass is not kept.
+
+    Args:
+        run: The run, or its folder.
+        to: Name of an exporter, such as `onnx`.
+        out: The file to write. None: one beside the run's weights.
+        data: The run's data, if they were moved. None: the path that the run records.
+        device: Device for the comparison: `auto`, `cpu`, `cuda` or `cuda:N`.
+        precision: `fp32`, `fp16`, `int8` or `auto`. `auto` writes every precision, measures the latency of those that
+            pass, and keeps the fastest; fp32 where it is not significantly slower.
+        max_drop: Accuracy that fp16 and int8 may lose, as a share of the images. None: 0.01.
+        calibration: Training images from which int8 reads value ranges. None: 32. Whatever else int8 has to choose is
+            chosen on other training images.
+        preprocessing: `graph`: the file takes photographs. `outside`: it takes normalised pixels. None: the first of
+            the two that the format supports.
+        force: Replace an existing file.
+        plugins: Loaded plugins. None: they are loaded.
+        progress: Receives reports. None: the logger `zoo`.
 
     Raises:
-        UsageError: no such format, precision or setting, or the file exists without `force`.
-        ZooError: the network cannot be exported, or the file predicts otherwise; then no file is left.
+        UsageError: there is no such format, precision or setting, or the file exists and `force` is not set.
+        ZooError: the network cannot be exported, or the file does not pass.
     """
     from zoo.data.opening import choose_split, open_images
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
     plugins, progress = plugins or Plugins(), progress or LogProgress()
-    choose_device(device, "fp32")  # known to be there before the minutes that writing may take
+    choose_device(device, "fp32")  # raises now if it does not exist, not after minutes of writing
     run = run if isinstance(run, Run) else Run.open(run)
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
@@ -89,7 +110,7 @@ def export(
     target = _target(run, exporter, out, force)
     ours = run.predictions()
     images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins, of_run=data is None)
-    samples = _as_scored(run, ours, choose_split(images, ours.split)[1])
+    samples = _evaluated_samples(run, ours, choose_split(images, ours.split)[1])
     network = run.load_network(plugins)
     shown: Calibration | None = None
     refused: list[PrecisionCandidate] = []
@@ -97,7 +118,7 @@ def export(
         try:
             shown = draw(run, images, calibration or RANGES)
             ranges, choices = len(shown.ranges), len(shown.choices)
-            progress.note(f"int8: ranges of {ranges} training photographs, choices on {choices} others")
+            progress.note(f"int8: value ranges from {ranges} training photographs, choices on {choices} others")
         except ZooError as error:
             if precision != "auto":
                 raise
@@ -132,7 +153,7 @@ def export(
                 raise ZooError(f"no precision passed; the first: {candidates[0].failure}")
             best = good[0]
             if len(good) > 1:
-                progress.note("timing what passed, by turns")
+                progress.note("measuring the latency of the precisions that passed")
                 candidates = time_candidates(candidates, files, exporter, plugins)
                 best = fastest([one for one in candidates if not one.failure])
             _move(files[best.precision], target, exporter)
@@ -141,8 +162,8 @@ def export(
     finally:
         progress.stop()
     assert best.parity is not None and best.size is not None
-    told = (*candidates, *refused) if precision == "auto" else ()
-    return Exported(path=target, size=best.size, parity=best.parity, candidates=told)
+    tried = (*candidates, *refused) if precision == "auto" else ()
+    return Exported(path=target, size=best.size, parity=best.parity, candidates=tried)
 
 
 def _precisions(
@@ -155,7 +176,7 @@ def _precisions(
     """The precisions to write, in order.
 
     Raises:
-        UsageError: a value that cannot be meant, or that the format does not have.
+        UsageError: a value is not valid, or the format does not support it.
     """
     if precision not in (*PRECISIONS, "auto"):
         raise UsageError(f"unknown precision `{precision}`", hint=f"known are {' '.join(PRECISIONS)} auto")
@@ -169,12 +190,12 @@ def _precisions(
             hint=f"it has {' '.join(exporter.preprocessing)}",
         )
     if max_drop is not None and precision == "fp32":
-        raise UsageError("`--max-drop` is of fp16 and int8; in fp32 every label must be the run's")
+        raise UsageError("`--max-drop` is for fp16 and int8; in fp32 every label must equal the run's")
     if max_drop is not None and not 0 <= max_drop < 1:
-        raise UsageError(f"a drop of `{max_drop}` is no share of the photographs", hint="pass `--max-drop 0.01`")
+        raise UsageError(f"a drop of `{max_drop}` is not a share from 0 to below 1", hint="pass `--max-drop 0.01`")
     if calibration is not None:
         if precision not in ("int8", "auto"):
-            raise UsageError("`--calibration` is of int8", hint="pass `--precision int8` as well")
+            raise UsageError("`--calibration` is for int8", hint="pass `--precision int8` as well")
         check_count(calibration)
     return exporter.precisions if precision == "auto" else tuple(one for one in PRECISIONS if one == precision)
 
@@ -192,7 +213,7 @@ def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -
             hint=f"`--to {exporter.name}` writes {exporter.suffix} files",
         )
     if target.is_dir():
-        raise UsageError(f"`{target}` is a folder", hint="pass the name of a file by `--out`")
+        raise UsageError(f"`{target}` is a folder", hint="pass the name of a file with `--out`")
     for file in (target, *_companions(target, exporter)):
         if file.exists() and not force:
             raise UsageError(f"`{file}` exists", hint="pass another `--out`, or `--force` to replace it")
@@ -203,12 +224,13 @@ def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -
 
 @contextmanager
 def _beside(target: Path, precisions: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """The file of each precision in a folder of its own beside the target: on its file system, and under its name.
+    """A temporary file for each precision, with the target's name, in a folder of its own beside the target.
 
-    An exporter may write more files there than the one. Nothing is left behind.
+    The folders are on the target's file system, so that a file can be renamed into place. An exporter may write more
+    files there. All folders are deleted at the end.
 
     Raises:
-        OSError: the folder cannot be made.
+        OSError: a folder cannot be made.
     """
     folder = Path(tempfile.mkdtemp(prefix=f".{target.stem}.", dir=target.parent))
     try:
@@ -221,17 +243,17 @@ def _beside(target: Path, precisions: Sequence[str]) -> Iterator[dict[str, Path]
 
 
 def _size(file: Path) -> int:
-    """Bytes of a file and of all that was written beside it."""
+    """Bytes of a file and of everything that was written beside it."""
     return sum(one.stat().st_size for one in file.parent.iterdir())
 
 
 def _companions(target: Path, exporter: Exporter) -> list[Path]:
-    """What may lie beside a file of this format, and belongs to it."""
+    """Paths of the files that may belong to a file of this format and lie beside it."""
     return [target.with_name(name.format(name=target.name, stem=target.stem)) for name in exporter.beside]
 
 
 def _move(file: Path, target: Path, exporter: Exporter) -> None:
-    """Put a file in its place, after what was written beside it; what an older one had beside it goes."""
+    """Move a file into place, after the files written beside it; delete those that belonged to an older file."""
     written = {other.name for other in file.parent.iterdir()}
     for companion in _companions(target, exporter):
         if companion.name in written:
@@ -249,50 +271,52 @@ def _write(
     device: str,
     progress: Progress,
 ) -> PrecisionCandidate:
-    """Write one precision and hold it to the run.
+    """Write one precision, verify the file, and compare it with the run.
 
     Raises:
-        ZooError: it cannot be written, or predicts otherwise than it may.
+        ZooError: it cannot be written, or does not pass.
     """
     progress.note(f"writing {exporter.suffix} in {spec.precision}")
     try:
         load_target(exporter.write)(spec)
     except (ZooError, OSError):
         raise
-    except Exception as error:  # a runtime's, on the graph that was written; they share no base class but this
+    except Exception as error:  # errors of a runtime on the graph share no base class but this
         raise ZooError(f"the file cannot be written: {type(error).__name__}: {quoted(error)}") from error
-    _check_itself(spec, exporter)
+    _verify_alone(spec, exporter)
     first = load_target(exporter.open)(spec.file, device)
-    # what it is held to below is read off the file, so that must be the run's
-    for what, said, meant in (
+    # the comparison below uses the classes and the preprocessing that the file records, so they must be the run's
+    for what, recorded, expected in (
         ("classes", first.classes, spec.classes),
         ("preprocessing", first.preprocess, spec.preprocess),
     ):
-        if said != meant:
-            raise ZooError(f"the file names other {what} than the run, so it was not kept: {said} for {meant}")
-    found = [_held(first, spec, exporter, ours, samples, device, progress)]
-    if "CUDA" in first.device and device == "auto":  # nobody said where it will run, so it must hold on both
+        if recorded != expected:
+            raise ZooError(
+                f"the file records other {what} than the run's, so it was not kept: {recorded}, not {expected}"
+            )
+    found = [_compare_with_run(first, spec, exporter, ours, samples, device, progress)]
+    if "CUDA" in first.device and device == "auto":  # it may be used on either device, so it must pass on both
         other = load_target(exporter.open)(spec.file, "cpu")
-        found.append(_held(other, spec, exporter, ours, samples, "cpu", progress))
+        found.append(_compare_with_run(other, spec, exporter, ours, samples, "cpu", progress))
         progress.note(f"on {other.device}: {found[-1]}")
     if exporter.annotate is not None:
         load_target(exporter.annotate)(spec.file, found[0].summary())
-        _check_itself(spec, exporter)  # the file that is kept is the one that was written last
+        _verify_alone(spec, exporter)  # again, because the annotation changed the file
     return PrecisionCandidate(precision=spec.precision, parity=found[0], size=_size(spec.file))
 
 
-def _check_itself(spec: ExportSpec, exporter: Exporter) -> None:
-    """Verify a file that was written.
+def _verify_alone(spec: ExportSpec, exporter: Exporter) -> None:
+    """Verify a written file by itself.
 
     Raises:
-        ZooError: a check does not hold.
+        ZooError: a check fails.
     """
     broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
     if broken:
-        raise ZooError(f"the file does not hold what it says, so it was not kept: {broken[0].name}: {broken[0].detail}")
+        raise ZooError(f"the file fails its verification, so it was not kept: {broken[0].name}: {broken[0].detail}")
 
 
-def _held(
+def _compare_with_run(
     predictor: Predictor,
     spec: ExportSpec,
     exporter: Exporter,
@@ -304,7 +328,7 @@ def _held(
     """The parity of a file on one device.
 
     Raises:
-        ZooError: it predicts otherwise than it may.
+        ZooError: it does not pass.
     """
     from zoo.data.decoding import default_workers
     from zoo.evaluation.scoring import score
@@ -314,7 +338,7 @@ def _held(
         theirs, _ = score(predictor, samples, ours.split, workers=default_workers(), advance=progress.advance)
     except ZooError:
         raise
-    except Exception as error:  # a runtime's, on a graph that loads and does not run; they share no base class but this
+    except Exception as error:  # errors of a runtime on the graph share no base class but this
         raise ZooError(f"the file does not run: {type(error).__name__}: {quoted(error)}") from error
     progress.stop()
     parity = compare(ours, theirs, precision=spec.precision, max_drop=spec.max_drop, provider=predictor.device)
@@ -324,45 +348,46 @@ def _held(
             stages = load_target(exporter.stages)(spec.file, device, ours, samples, progress.advance)
         except ZooError:
             raise
-        except Exception as error:  # what its stages are held to counts, so that one that hides them does not pass
+        except Exception as error:  # the stages are part of the comparison: without them the file does not pass
             raise ZooError(f"the file cannot be compared stage by stage: {quoted(error)}") from error
         parity = replace(parity, stages=stages)
         progress.stop()
     if not parity.passed:
         raise ZooError(
-            f"the file predicts otherwise than the run, so it was not kept: {_told(parity)}", hint=_hint(parity)
+            f"the file's predictions differ from the run's, so it was not kept: {_details(parity)}", hint=_hint(parity)
         )
     return parity
 
 
-def _told(parity: Parity) -> str:
+def _details(parity: Parity) -> str:
+    """How the predictions differ, over several lines."""
     lines = [str(parity), *(str(flip) for flip in parity.flips[:SHOWN])]
     if len(parity.flips) > SHOWN:
         lines.append(f"and {len(parity.flips) - SHOWN} more")
     if parity.precision != "fp32":
         worst = max(parity.drop_per_class.items(), key=lambda item: item[1], default=("", 0.0))
-        lines.append(f"class `{worst[0]}` loses most: {worst[1]:.4f}")
-    parted = parity.parted()
-    if parted is not None:
-        lines.append(f"it parts from the run in this stage: {parted}")
+        lines.append(f"class `{worst[0]}` loses most accuracy: {worst[1]:.4f}")
+    failed = parity.parted()
+    if failed is not None:
+        lines.append(f"the first stage that differs too much: {failed}")
     elif parity.stages:
-        lines.append(f"photographs are prepared alike: {parity.stages[-1]}")
+        lines.append(f"photographs are prepared the same way: {parity.stages[-1]}")
     return "\n  ".join(lines)
 
 
 def _hint(parity: Parity) -> str:
     if parity.precision == "fp32" or parity.parted() is not None:
-        return f"differences up to {TOLERANCE} pass, other labels never; the exporter errs on this network"
+        return f"probabilities may differ by {TOLERANCE} and no label may; the exporter writes this network wrongly"
     if parity.drop <= parity.max_drop:
-        return "labels hold and probabilities do not; take another `--precision`"
-    return f"`--max-drop {parity.max_drop:g}` is what may be lost; allow more, or take another `--precision`"
+        return "the accuracy is high enough, but the probabilities differ too much; use another `--precision`"
+    return f"`--max-drop {parity.max_drop:g}` is the accuracy that may be lost; raise it, or use another `--precision`"
 
 
-def _as_scored(run: Run, ours: Predictions, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
-    """The samples that the run was scored on, proved to be the same photographs by their recorded digest.
+def _evaluated_samples(run: Run, ours: Predictions, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+    """The samples that the run was evaluated on, checked against the recorded digest of their content.
 
     Raises:
-        ZooError: photographs are missing, or changed since.
+        ZooError: images are missing, or changed since.
     """
     held = set(ours.ids)
     found = tuple(sample for sample in samples if sample.id in held)
@@ -374,17 +399,17 @@ def _as_scored(run: Run, ours: Predictions, samples: tuple[Sample, ...]) -> tupl
         )
     recorded = run.record["data"].get("reported") or run.record["data"].get("choose")
     if recorded and digest_of(found) != recorded["sha256"]:
-        raise ZooError("the photographs changed since the run was scored on them", hint=hint)
+        raise ZooError("the photographs changed since the run was evaluated on them", hint=hint)
     return found
 
 
 def _metadata(run: Run) -> dict[str, Any]:
-    """What the file says about itself beside its classes and preprocessing."""
+    """What the file records about itself beside its classes and preprocessing; JSON values."""
     record = run.record
     keys = ("backbone", "strategy", "license", "metrics", "accuracy_interval_95", "reported_split")
     weights = dict(record.get("weights") or {})
     if weights.get("tag") == "file":
-        weights["source"] = Path(weights["source"]).name  # a file travels; the folders of its maker's machine do not
+        weights["source"] = Path(weights["source"]).name  # without the folders of the machine that made the file
     return {
         **{key: record.get(key) for key in keys},
         "weights": weights,

@@ -1,1 +1,1 @@
-"""The feature cache: outputs of frozen layers, computed once."""
+"""The feature cache: outputs of frozen layers, which are computed once and read from disk afterwards."""

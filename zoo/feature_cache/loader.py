@@ -1,6 +1,6 @@
-"""Inputs of a network, and outputs of its frozen prefix: for any images and views, computed or read from the store.
+"""Inputs of a network, and outputs of its frozen prefix, for any images and views.
 
-Both ways give the same bits.
+The outputs are computed or read from the store; both give the same bits.
 """
 
 from __future__ import annotations
@@ -24,28 +24,33 @@ from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.tensor_store import Store, digest_of_texts
 
-# Most bytes and images of a shard in the store: large enough to write at once, small enough to lose
+# Largest size in bytes and images of a shard, which is one entry of the store. Large shards are written efficiently; a
+# small one is quickly computed again if it is lost
 SHARD, SHARD_IMAGES = 32 * 2**20, 1024
 
 Indices = npt.NDArray[np.int64]
 
 
 class InputSource(Protocol):
-    """Images of one part of the data, as a network's inputs."""
+    """The images of one part of the data, as inputs of a network."""
 
     part: DecodedImages
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
-        """Normalised float32 `(N, 3, H, W)`, channels last, on the device."""
+        """Inputs `(N, 3, H, W)` of images, each at its view: normalised float32, channels last, on the device."""
         ...
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
-        """JSON values that tell these inputs from all others."""
+        """JSON values that identify the inputs of these images at a view, besides the images' contents."""
         ...
 
 
 class AugmentedViews:
-    """Random views of the training images, each drawn by a seed of (image, view). `plain` views are centre crops."""
+    """Random views of the training images. Each is drawn with a seed of its own, made from the image and the view.
+
+    Attributes:
+        drawing: Seconds spent on drawing views so far.
+    """
 
     def __init__(
         self, part: DecodedImages, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device
@@ -55,7 +60,7 @@ class AugmentedViews:
         self.seed = seed
         self.preprocess = preprocess
         self.place = place
-        self.drawing = 0.0  # seconds spent on drawing views
+        self.drawing = 0.0
         self._view = make_view(augment, preprocess.crop)
         self.keys = [image_key(sample.id) for sample in part.samples]
         self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
@@ -64,7 +69,7 @@ class AugmentedViews:
         self._scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(place)
 
     def plain(self) -> AugmentedViews:
-        """The same images without augmentation."""
+        """The same images without augmentation: every view is the centre crop."""
         return AugmentedViews(self.part, "none", self.seed, self.preprocess, self.place)
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
@@ -85,13 +90,13 @@ class AugmentedViews:
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
         if self.augment != "none":
-            names = [self.keys[index] for index in indices.tolist()]  # a view depends on the image's name
+            names = [self.keys[index] for index in indices.tolist()]  # the seed of a view comes from the image's name
             found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
         return found
 
 
 class EvaluationCrops:
-    """Images as evaluation sees them."""
+    """Images as they are evaluated: centre crops, the same at every view."""
 
     def __init__(self, part: DecodedImages, preprocess: Preprocess, place: torch.device) -> None:
         self.part = part
@@ -108,17 +113,23 @@ class EvaluationCrops:
 
 @dataclass
 class Seconds:
-    """Seconds spent so far."""
+    """Seconds spent so far on computing the prefix, and on reading and writing the store."""
 
-    prefix: float = 0.0  # computing the prefix
-    store: float = 0.0  # reading and writing the store
+    prefix: float = 0.0
+    store: float = 0.0
 
 
 class PrefixOutputs:
     """Outputs of a split network's prefix for the images of a source, as rows.
 
     The prefix is computed in blocks of a fixed size. With a store, the rows of a view are computed for all images when
-    the view is first prepared, and kept. Without one, or once it fails, they are computed for the images asked for.
+    the view is first prepared, and stored. Without a store, or once it fails, `take` computes the rows that are asked
+    for.
+
+    Attributes:
+        spent: Seconds spent so far.
+        read: Number of images whose rows were read from the store so far.
+        computed: Number of images whose rows were computed so far.
     """
 
     def __init__(
@@ -139,14 +150,14 @@ class PrefixOutputs:
         self.progress = progress
         self.title = title
         self.spent = Seconds()
-        self.read = self.computed = 0  # images whose rows were read from the store, and that were computed
+        self.read = self.computed = 0
         self._shards: dict[int, list[Rows]] = {}  # view -> shards
         per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
         self._key = {**key, "block": self.block, "prefix": split.digest()} if store is not None else {}
 
     def prepare(self, view: int) -> None:
-        """Make sure that the rows of a view are stored for all images, where there is a store."""
+        """Store the rows of a view for all images, unless they are stored already. Without a store nothing happens."""
         if self.store is None or view in self._shards:
             return
         count = len(self.source.part.labels)
@@ -158,13 +169,13 @@ class PrefixOutputs:
                 "images": digest_of_texts(self.source.part.contents[index] for index in indices),
                 "pixels": self.source.key(indices, view),
             }
-            rows = self._stored(key, len(indices))
+            rows = self._read_rows(key, len(indices))
             if rows is None:
                 if not shown:
                     self.progress.start(self.title, count)
                     self.progress.advance(start)
                     shown = True
-                rows = self._kept(key, self._compute(indices, [view] * len(indices), self.progress.advance))
+                rows = self._write_rows(key, self._compute(indices, [view] * len(indices), self.progress.advance))
                 if rows is None:
                     assert self.store is not None
                     self.progress.warn(
@@ -179,7 +190,7 @@ class PrefixOutputs:
         self._shards[view] = shards
 
     def take(self, indices: Indices, views: Sequence[int]) -> Rows:
-        """Rows of images, each at its view, on the device."""
+        """The rows of images, each at its view, on the device."""
         if any(view not in self._shards for view in views):
             return self._compute(indices, views)
         started = perf_counter()
@@ -210,7 +221,7 @@ class PrefixOutputs:
         self.computed += len(indices)
         return tuple(torch.cat(rows) for rows in zip(*parts)) if len(parts) > 1 else parts[0]
 
-    def _stored(self, key: Mapping[str, Any], count: int) -> Rows | None:
+    def _read_rows(self, key: Mapping[str, Any], count: int) -> Rows | None:
         assert self.store is not None
         started = perf_counter()
         found = self.store.read(key)
@@ -224,7 +235,8 @@ class PrefixOutputs:
         self.read += count
         return rows
 
-    def _kept(self, key: Mapping[str, Any], rows: Rows) -> Rows | None:
+    def _write_rows(self, key: Mapping[str, Any], rows: Rows) -> Rows | None:
+        """Store rows; returns them, memory-mapped where possible, or None if the store has failed."""
         assert self.store is not None
         started = perf_counter()
         kept = self.store.write(key, {str(number): row.cpu().contiguous() for number, row in enumerate(rows)})
@@ -235,7 +247,7 @@ class PrefixOutputs:
 
 
 def default_views(epochs: int) -> int:
-    """Views of an image that a phase with a frozen prefix trains on by default: the square root of its epochs, rounded.
+    """Default number of views of an image in a phase with a frozen prefix: the rounded square root of its epochs.
 
     The cost of the prefix then grows more slowly than the number of epochs: 2 views for 5 epochs, 4 for 20, 10 for 100.
     """

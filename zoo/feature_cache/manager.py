@@ -65,18 +65,21 @@ class FeatureCache:
         self.progress = progress
         self.backbone = backbone
         self.store = store
-        self._told: set[str] = set()
-        self._last: tuple[Any, SplitNetwork] | None = None  # a solved phase trains and scores with the same split
+        self._noted: set[str] = set()
+        self._last: tuple[Any, SplitNetwork] | None = None  # a solved phase trains and evaluates with the same split
 
     def split(self, network: Network, trainable: Collection[str], *, evaluate: bool = False) -> SplitNetwork | None:
-        """The network split before all that depends on `trainable`; None where it cannot be, or nothing is frozen.
+        """The network, split before everything that depends on the parameters `trainable`.
 
-        For training, modules keep the modes that they are in; to `evaluate`, they are in eval mode and compute in fp32.
+        For training, modules keep the modes that they are in. To `evaluate`, they are in eval mode and compute in fp32.
+        Returns None where the network cannot be split, which a note reports, or where nothing is frozen.
         """
         first = network.anatomy.stages[0].parameters
         if not trainable or not first or set(first) & set(trainable):
             if self.asked == "on" and not evaluate:
-                self._tell("`--cache on`: nothing is frozen before what trains, so there is nothing to keep")
+                self._note_once(
+                    "`--cache on`: no layer is frozen before the trainable ones, so there is nothing to keep"
+                )
             return None
         try:
             if not evaluate:
@@ -84,7 +87,7 @@ class FeatureCache:
             with eval_mode(network.model):
                 return self._split(network.model, trainable, None)
         except ValueError as error:
-            self._tell(
+            self._note_once(
                 f"`{network.anatomy.backbone}` cannot be split, so its frozen part is computed in every epoch: {error}"
             )
             return None
@@ -99,9 +102,14 @@ class FeatureCache:
     def outputs(
         self, split: SplitNetwork, source: InputSource, *, epochs: int, views: int, title: str
     ) -> PrefixOutputs:
-        """Outputs of the prefix for the images of a source, kept if that saves time, which a note says.
+        """Outputs of the prefix for the images of a source. They are stored if that saves time; a note says so.
 
-        `epochs` is 0 where the outputs are used once.
+        Args:
+            split: The network.
+            source: The images.
+            epochs: Epochs that the outputs are used in; 0 where they are used once.
+            views: Number of views of each image.
+            title: What notes and progress bars call the outputs.
         """
         store = None
         if self.store is not None:
@@ -109,14 +117,14 @@ class FeatureCache:
             decision = decide_caching(
                 split, self.asked, self.store, images=images, views=views, epochs=epochs, what=title
             )
-            self._tell(decision.text)
+            self._note_once(decision.text)
             store = self.store if decision.keep else None
         return self._outputs(split, source, store, title)
 
     def evaluation_outputs(
         self, network: Network, trainable: Collection[str], part: DecodedImages
     ) -> PrefixOutputs | None:
-        """Outputs of the prefix for a part that is evaluated; None where the network is not split."""
+        """Outputs of the prefix for images that are evaluated; None where the network cannot be split."""
         split = self.split(network, trainable, evaluate=True)
         if split is None:
             return None
@@ -138,7 +146,7 @@ class FeatureCache:
         )
 
     def _key(self, split: SplitNetwork) -> dict[str, Any]:
-        """What the bits of a row depend on beside weights, graph and pixels."""
+        """What the bits of a row depend on besides weights, graph and pixels."""
         place = self.device.place
         return {
             "kind": "prefix",
@@ -152,7 +160,7 @@ class FeatureCache:
             "versions": {name: version for name, version in versions().items() if name != "backbone-zoo"},
         }
 
-    def _tell(self, text: str) -> None:
-        if text not in self._told:
-            self._told.add(text)
+    def _note_once(self, text: str) -> None:
+        if text not in self._noted:
+            self._noted.add(text)
             self.progress.note(text)

@@ -21,7 +21,7 @@ WORTH = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class CacheDecision:
-    """Whether the outputs of a phase's prefix are kept, and why, in one line."""
+    """Whether the outputs of a phase's prefix are kept (`keep`), and a line that tells the user why (`text`)."""
 
     keep: bool
     text: str
@@ -30,9 +30,16 @@ class CacheDecision:
 def decide_caching(
     split: SplitNetwork, asked: Cache, store: Store, *, images: int, views: int, epochs: int, what: str
 ) -> CacheDecision:
-    """Decide for a phase that trains for `epochs` (0: it is solved in one pass) on `views` views of `images` images.
+    """Decide whether a phase keeps the outputs of its prefix. Only time depends on the decision, never results.
 
-    Only time depends on the decision; the results are the same.
+    Args:
+        split: The split network, with the measured time of its prefix.
+        asked: The setting `--cache`.
+        store: Where the outputs would be kept.
+        images: Number of images.
+        views: Number of views of each image.
+        epochs: Number of epochs of the phase; 0 if it is solved in one pass.
+        what: What the line calls the outputs.
     """
     size = images * views * split.bytes
     once, again = split.seconds * images * views, split.seconds * images * max(epochs, 1)
@@ -50,16 +57,16 @@ def decide_caching(
         return CacheDecision(keep=False, text=f"{every}: over the store's budget of {size_text(budget)}")
     if asked == "auto" and took > WORTH * split.seconds:
         return CacheDecision(keep=False, text=f"{every}: computing is as fast as reading it back")
-    gain = f", about {_text(once)} in place of {_text(again)}" if epochs > views else ""
+    gain = f", about {_seconds_text(once)} in place of {_seconds_text(again)}" if epochs > views else ""
     return CacheDecision(keep=True, text=f"{text}, computed once and kept{gain}")
 
 
-def _text(seconds: float) -> str:
+def _seconds_text(seconds: float) -> str:
     return f"{seconds:.0f} s" if seconds >= 1 else "a second"
 
 
 def _seconds_per_byte(store: Store) -> float:
-    """Seconds to write a byte into the store's folder and read it back; infinite where it cannot be written."""
+    """Seconds to write a byte into the store's folder and to read it back; infinite if the folder cannot be written."""
     assert store.folder is not None
     data = os.urandom(PROBE)
     started = perf_counter()

@@ -1,6 +1,7 @@
-"""A network split where its frozen part ends: the prefix, a function of the image alone, and the rest.
+"""A network that is split where its frozen part ends, into a prefix and the rest.
 
-The prefix need be computed only once for each image. Both parts use the network's own modules.
+The prefix depends on nothing but the image, so it needs to be computed only once for each image. Both parts use the
+network's own modules.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from zoo.networks.tracing import FEW, MORE, find_prefix, prefix_graph, rest_grap
 from zoo.storage.tensor_store import checksum
 
 # Largest difference of a logit between the two parts and the whole network, as a share of the largest logit. They
-# compute the same; the memory layout of the tensors between them may change roundings
+# compute the same, but the memory layout of the tensors between them may change roundings
 TOLERANCE = {None: 1e-3, torch.bfloat16: 5e-2}
 
 # One tensor for each tensor that crosses the split, with one row per image
@@ -28,15 +29,24 @@ Rows = tuple[torch.Tensor, ...]
 
 @dataclass(frozen=True)
 class BoundaryTensor:
-    """How a tensor that crosses the split is kept: as rows, one per image."""
+    """How a tensor that crosses the split is stored: as rows, one per image.
 
-    shape: tuple[int, ...]  # of one row
+    Attributes:
+        shape: Shape of one row.
+        dtype: Its dtype.
+        channels_last: Whether rows are `(H, W, C)` where the network's tensor is `(N, C, H, W)`.
+        many: Whether an image has several entries in the first dimension of the network's tensor, as with windows of
+            attention.
+    """
+
+    shape: tuple[int, ...]
     dtype: torch.dtype
-    channels_last: bool  # rows are (H, W, C), the network's tensor is (N, C, H, W)
-    many: bool  # an image makes several entries of the network's first dimension: windows of attention
+    channels_last: bool
+    many: bool
 
     @property
     def bytes(self) -> int:
+        """Size of one row."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 
@@ -47,8 +57,8 @@ class SplitNetwork:
     modes that the network's modules are in. The prefix computes with its batch norms folded, where it has any.
 
     Attributes:
-        boundary: the tensors that cross the split.
-        seconds: of the prefix per image, measured on the three images that the split was checked with.
+        boundary: The tensors that cross the split.
+        seconds: Time of the prefix per image, measured on the three images that the split was checked with.
     """
 
     def __init__(
@@ -66,7 +76,7 @@ class SplitNetwork:
         self.seconds = 0.0
         self._computing: nn.Module  # the prefix, with folded batch norms if it can be folded
         try:
-            self._divide(model, trainable, images)
+            self._split(model, trainable, images)
             try:
                 self._check(model, images)
             except ValueError:
@@ -77,11 +87,11 @@ class SplitNetwork:
         except ValueError:
             raise
         except Exception as error:
-            # a library's network may fail in any way in two parts, and only speed depends on the split
+            # a library's network may fail in any way when it is split, and only speed depends on the split
             reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
             raise ValueError(f"{type(error).__name__}: {reason}") from error
 
-    def _divide(self, model: nn.Module, trainable: Collection[str], images: torch.Tensor) -> None:
+    def _split(self, model: nn.Module, trainable: Collection[str], images: torch.Tensor) -> None:
         with self._autocast(), torch.no_grad():
             found = find_prefix(model, trainable, images)
         first = next(iter(found.graph.nodes))
@@ -113,21 +123,21 @@ class SplitNetwork:
 
     @torch.no_grad()
     def prefix(self, inputs: torch.Tensor) -> Rows:
-        """Inputs `(N, 3, H, W)` to rows."""
+        """Compute the rows of inputs `(N, 3, H, W)`."""
         with self._autocast():
             values = self._computing(inputs)
         return tuple(_rows(value, tensor, len(inputs)) for value, tensor in zip(values, self.boundary))
 
     def rest(self, *rows: torch.Tensor) -> torch.Tensor:
-        """Rows to logits `(N, classes)`."""
+        """Compute logits `(N, classes)` from rows."""
         values = [_value(row, tensor) for row, tensor in zip(rows, self.boundary)]
         logits: torch.Tensor = self._rest(len(rows[0]), *values)
         return logits
 
     def digest(self) -> str:
-        """SHA-256 over the prefix's graph, its weights and its outputs on the checked images.
+        """SHA-256 over the prefix's graph, its weights and its outputs on the images it was checked with.
 
-        The outputs tell changed code from unchanged code, whatever its version says.
+        The outputs change with the code of its modules, even if the version of a library stays the same.
         """
         whole = hashlib.sha256(str(self._prefix.graph).encode())
         whole.update(self._state.encode())
@@ -143,58 +153,59 @@ class SplitNetwork:
 
     @torch.no_grad()
     def _check(self, model: nn.Module, images: torch.Tensor) -> None:
-        """Check that both parts together compute what the network does, and that an image's rows are its own.
+        """Check that both parts together compute the network's logits, and that an image's rows depend on it alone.
 
         Raises:
             ValueError: they do not.
         """
         started = perf_counter()
-        rows, answers = self.prefix(images), []
+        rows, logits = self.prefix(images), []
         self.seconds = (perf_counter() - started) / len(images)
         self._checked = checksum({str(number): row.cpu() for number, row in enumerate(rows)})
         if any(row.dtype != tensor.dtype for row, tensor in zip(rows, self.boundary)):
-            raise ValueError("a tensor that crosses the split changes its type from call to call")
+            raise ValueError("a tensor that crosses the split has another dtype in another call")
         before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        states = torch.get_rng_state()
+        rng_state = torch.get_rng_state()
         try:
             for whole in (True, False):
                 torch.manual_seed(0)
                 with self._autocast():
-                    answers.append((model(images) if whole else self.rest(*rows)).float())
+                    logits.append((model(images) if whole else self.rest(*rows)).float())
                 _restore(before)
         finally:
-            torch.set_rng_state(states)
+            torch.set_rng_state(rng_state)
             _restore(before)
-        bound = TOLERANCE[self.autocast] * float(answers[0].abs().max())
-        difference = float((answers[0] - answers[1]).abs().max())
+        bound = TOLERANCE[self.autocast] * float(logits[0].abs().max())
+        difference = float((logits[0] - logits[1]).abs().max())
         if not difference <= bound:
-            raise ValueError(f"its two parts compute something else: logits differ by {difference:.2g}")
-        order = torch.tensor([2, 2, 1], device=images.device)  # other places in the batch, beside other images
+            raise ValueError(f"its two parts give other logits than the whole: they differ by {difference:.2g}")
+        order = torch.tensor([2, 2, 1], device=images.device)  # other positions in the batch, with other images
         started = perf_counter()
         again = self.prefix(images[order])
-        self.seconds = min(self.seconds, (perf_counter() - started) / len(images))  # the machine may be busy
+        # the shorter of two times, since the machine may be busy
+        self.seconds = min(self.seconds, (perf_counter() - started) / len(images))
         for one, other, tensor in zip(again, rows, self.boundary):
-            moved = (one.float() - other[order].float()).abs().max()
+            change = (one.float() - other[order].float()).abs().max()
             largest = other.float().abs().max()
-            if tensor.dtype.is_floating_point and not moved <= TOLERANCE[self.autocast] * largest:
+            if tensor.dtype.is_floating_point and not change <= TOLERANCE[self.autocast] * largest:
                 raise ValueError("its frozen part mixes the images of a batch")
 
 
 def _restore(before: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    """Undo what a trial pass did to running statistics."""
+    """Undo the changes of a forward pass to running statistics."""
     for buffer, value in before:
         buffer.copy_(value)
 
 
 def _boundary(few: torch.Tensor, more: torch.Tensor, name: str) -> BoundaryTensor:
-    """How a tensor is kept, from its values for `FEW` and for `MORE` images.
+    """How a tensor is stored, found from its values for `FEW` and for `MORE` images.
 
     Raises:
         ValueError: it does not have the same number of rows for each image.
     """
     per = few.shape[0] // FEW if few.ndim else 0
     if per == 0 or few.shape[0] != FEW * per or more.shape != (MORE * per, *few.shape[1:]):
-        raise ValueError(f"`{name}`, of {list(few.shape)}, has no row for each image")
+        raise ValueError(f"`{name}` of shape {list(few.shape)} does not have the same number of rows for each image")
     last = per == 1 and few.ndim == 4 and few.is_contiguous(memory_format=torch.channels_last)
     row = tuple(few.shape[1:])
     shape = (row[1], row[2], row[0]) if last else row if per == 1 else (per, *row)
@@ -213,15 +224,18 @@ def _value(rows: torch.Tensor, tensor: BoundaryTensor) -> torch.Tensor:
     return rows.flatten(0, 1) if tensor.many else rows
 
 
-# Most images that the prefix takes at a time. Of EfficientNet-Lite0, ResNet-50 and ConvNeXt-Tiny, a CPU computes 154,
-# 33 and 30 images a second in blocks of 16; 133, 30 and 27 in blocks of 4; and no more in blocks of 32
+# Largest number of images that the prefix computes at a time. With EfficientNet-Lite0, ResNet-50 and ConvNeXt-Tiny, a
+# CPU computes 154, 33 and 30 images per second in blocks of 16; 133, 30 and 27 in blocks of 4; and no more in blocks
+# of 32
 BLOCKS = {"cpu": 16, "cuda": 64}
 
 
 def block_size(batch_size: int, most: int) -> int:
-    """Images that the prefix takes at a time: the largest divisor of the batch up to `most`, unless that is small.
+    """Number of images that the prefix computes at a time.
 
-    Blocks always have this size, padded if need be: the last bit of an image's output depends on the block's size.
+    It is the largest divisor of the batch size that is at most `most`, or `most` itself if that divisor is below half
+    of it. Every block has this size and is padded if necessary, since the last bit of an image's output depends on the
+    size.
     """
     if batch_size <= most:
         return batch_size
@@ -230,7 +244,7 @@ def block_size(batch_size: int, most: int) -> int:
 
 
 def prefix_in_blocks(split: SplitNetwork, inputs: torch.Tensor, block: int) -> Rows:
-    """`split.prefix` of any number of inputs, `block` at a time, the last block padded."""
+    """Compute `split.prefix` for any number of inputs, in blocks of `block` images; the last one is padded."""
     found: list[Rows] = []
     for part in torch.split(inputs, block):
         short = block - len(part)

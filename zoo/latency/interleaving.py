@@ -1,4 +1,8 @@
-"""Contest: contenders are loaded one by one, warmed up one by one, and then take turns in random order."""
+"""Interleaving: subjects are measured in rounds of random order, so that a change of the machine affects all alike.
+
+Subjects are loaded one after another, then warmed up one after another. In each round every subject is then measured
+once at every batch size. The calls that it makes in a row are a measurement slot.
+"""
 
 from __future__ import annotations
 
@@ -11,54 +15,64 @@ from typing import Any
 
 import numpy as np
 
-from zoo.latency.report import LEAST_FLOOR, P99_CALLS, Measurement, Outcome, Turns, apart, estimate, floor_of
+from zoo.latency.report import (
+    LEAST_FLOOR,
+    P99_CALLS,
+    CallSeconds,
+    Measurement,
+    Outcome,
+    estimate,
+    is_slower,
+    noise_floor_between,
+)
 from zoo.latency.subject import Subject
 from zoo.runtime import Input
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 
 WORKER = "zoo.latency.worker:LatencyWorker"
 
-ROUNDS = 10  # turns of each contender per batch size; intervals rest on their number
+ROUNDS = 10  # slots of each subject per batch size; the intervals are computed from these slots
 MIN_ROUNDS = 5  # for networks so slow that ten calls exceed the budget
-MAX_CALLS = 200  # a turn: more of them tell nothing new about the next turn
-WARM_SHARE = 0.75  # of a contender's seconds: how long it may warm up before it is timed, steady or not
-LEAD_IN_CALLS = 4  # a turn of fewer calls begins without an untimed one, which would cost too much of the budget
+MAX_CALLS = 200  # per slot; more calls say nothing new about the next slot
+WARM_SHARE = 0.75  # of a subject's budget of seconds: the longest warm-up, even if times are not steady by then
+LEAD_IN_CALLS = 4  # a slot of fewer calls has no untimed first call, which would take too much of the budget
 
 ReportLine = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class InterleavedResult:
-    """What came of it."""
+    """Outcomes of all subjects, and how busy and how noisy the machine was."""
 
     outcomes: list[Outcome]
-    others: float  # processors that other processes kept busy, on average, while someone had a turn
+    others: float  # processors that other processes kept busy during the slots, on average
     noise_floor: dict[int, float]  # by batch size; empty where it was not measured
 
 
 @dataclass
-class _Seat:
-    """A contender in its process, and what has been learnt of it so far."""
+class _LoadedSubject:
+    """A subject in its worker process, and everything measured so far; dictionaries are by batch size."""
 
-    contender: Subject
+    subject: Subject
     worker: WorkerProcess
-    loaded: dict[str, Any]
-    warmed: dict[int, dict[str, Any]] = field(default_factory=dict)
-    turns: dict[int, list[list[float]]] = field(default_factory=dict)
-    timed: dict[int, list[float]] = field(default_factory=dict)  # seconds from the first call of a turn to the last
+    opened: dict[str, Any]  # the worker's answer to `load`
+    warmed: dict[int, dict[str, Any]] = field(default_factory=dict)  # its answers to `warm`
+    call_seconds: dict[int, list[list[float]]] = field(default_factory=dict)  # a list for each slot
+    slot_seconds: dict[int, list[float]] = field(default_factory=dict)  # from first call to end of last, of each slot
     device_memory: dict[int, int] = field(default_factory=dict)
-    wall: float = 0.0  # seconds of its turns
-    others: float = 0.0  # seconds that processors computed for other processes meanwhile
-    restless: bool = False
+    wall: float = 0.0  # seconds of all its slots
+    others: float = 0.0  # processor seconds that other processes used during its slots
+    kept_computing: bool = False  # whether its threads computed on between slots
     failure: WorkerFailed | None = None
 
-    def out(self, failure: WorkerFailed) -> None:
+    def fail(self, failure: WorkerFailed) -> None:
+        """Note the failure and end the worker process."""
         self.failure = failure
         self.worker.close()
 
 
 def run_interleaved(
-    contenders: Sequence[Subject],
+    subjects: Sequence[Subject],
     *,
     batch_sizes: Sequence[int],
     seconds: float,
@@ -67,181 +81,198 @@ def run_interleaved(
     noise_floor: bool = True,
     on_progress: ReportLine = lambda line: None,
 ) -> InterleavedResult:
-    """Measure every contender at every batch size; see `docs/explanation/latency.md` for the method.
+    """Measure every subject at every batch size; `docs/explanation/latency.md` explains the method.
 
-    One contender computes at any time. Whatever ends this function, no worker outlives it. With `noise_floor` the one
-    that is fastest when warm has a twin, a second process of the same, that takes turns as well.
+    Only one subject computes at any time. Every worker process has ended when this function returns or raises.
+
+    Args:
+        subjects: a subject that fails becomes an outcome with status `failed`.
+        batch_sizes: images per call.
+        seconds: budget of timed calls for each subject and batch size.
+        rounds: how often each subject is measured per batch size, at most.
+        callers: how many threads call at once.
+        noise_floor: also measure a twin: a second process of the subject that is fastest after warm-up.
+        on_progress: called with a line of text before each step.
     """
     found: dict[int, Outcome] = {}
-    seats: dict[int, _Seat] = {}
+    loaded: dict[int, _LoadedSubject] = {}
     with contextlib.ExitStack() as stack:
-        for number, contender in enumerate(contenders):
-            on_progress(f"{contender.name}: loading")
-            worker = stack.enter_context(WorkerProcess(WORKER, threads=contender.workload.threads))
+        for number, subject in enumerate(subjects):
+            on_progress(f"{subject.name}: loading")
+            worker = stack.enter_context(WorkerProcess(WORKER, threads=subject.workload.threads))
             try:
-                seats[number] = _Seat(contender, worker, _load(worker, contender))
+                loaded[number] = _LoadedSubject(subject, worker, _load(worker, subject))
             except WorkerFailed as failure:
                 worker.close()
-                found[number] = _failed(contender, failure)
-        for seat in seats.values():
-            _warm_up(seat, batch_sizes, seconds, callers, on_progress)
-        ready = [seat for seat in seats.values() if seat.failure is None]
-        twins: list[tuple[_Seat, _Seat]] = []
+                found[number] = _failed(subject, failure)
+        for one in loaded.values():
+            _warm_up(one, batch_sizes, seconds, callers, on_progress)
+        ready = [one for one in loaded.values() if one.failure is None]
+        twins: list[tuple[_LoadedSubject, _LoadedSubject]] = []
         if noise_floor and len(ready) > 1:
-            first = min(ready, key=lambda seat: float(seat.warmed[batch_sizes[0]]["median"]))
+            first = min(ready, key=lambda one: float(one.warmed[batch_sizes[0]]["median"]))
             twin = _twin(stack, first, on_progress)
             if twin is not None:
                 _warm_up(twin, batch_sizes, seconds, callers, on_progress)
                 twins = [(first, twin)] if twin.failure is None else []
-        _take_turns([*ready, *(twin for _, twin in twins)], batch_sizes, seconds, rounds, on_progress)
+        _measure_rounds([*ready, *(twin for _, twin in twins)], batch_sizes, seconds, rounds, on_progress)
     floors = {
-        size: floor_of(np.asarray(seat.turns[size]), np.asarray(twin.turns[size]))
-        for seat, twin in twins
+        size: noise_floor_between(np.asarray(one.call_seconds[size]), np.asarray(twin.call_seconds[size]))
+        for one, twin in twins
         for size in batch_sizes
-        if seat.failure is None and twin.failure is None
+        if one.failure is None and twin.failure is None
     }
-    for number, outcome in zip(seats, _outcomes(list(seats.values()), batch_sizes, floors)):
+    for number, outcome in zip(loaded, _outcomes(list(loaded.values()), batch_sizes, floors)):
         found[number] = outcome
-    wall = sum(seat.wall for seat in seats.values())
-    others = sum(seat.others for seat in seats.values()) / wall if wall else 0.0
+    wall = sum(one.wall for one in loaded.values())
+    others = sum(one.others for one in loaded.values()) / wall if wall else 0.0
     return InterleavedResult([found[number] for number in sorted(found)], others, floors)
 
 
-def _twin(stack: contextlib.ExitStack, seat: _Seat, on_progress: ReportLine) -> _Seat | None:
-    """The same contender in a second process; None where that cannot be had."""
-    contender = seat.contender
-    on_progress(f"{contender.name}: loading once more, for the noise floor")
-    worker = stack.enter_context(WorkerProcess(WORKER, threads=contender.workload.threads))
+def _twin(stack: contextlib.ExitStack, loaded: _LoadedSubject, on_progress: ReportLine) -> _LoadedSubject | None:
+    """The same subject in a second process; None where it cannot be loaded again."""
+    subject = loaded.subject
+    on_progress(f"{subject.name}: loading a second process, for the noise floor")
+    worker = stack.enter_context(WorkerProcess(WORKER, threads=subject.workload.threads))
     try:
-        return _Seat(contender, worker, _load(worker, contender))
-    except WorkerFailed:  # of memory, for instance; the contest goes on without
+        return _LoadedSubject(subject, worker, _load(worker, subject))
+    except WorkerFailed:  # out of memory, for instance; the subjects are measured without a noise floor
         worker.close()
         return None
 
 
-def _warm_up(seat: _Seat, batch_sizes: Sequence[int], seconds: float, callers: int, on_progress: ReportLine) -> None:
-    for size in batch_sizes:
-        on_progress(f"{seat.contender.name}: warming up, batch {size}")
-        try:
-            answer = seat.worker.ask("warm", batch=size, seconds=WARM_SHARE * seconds, callers=callers)
-        except WorkerFailed as failure:
-            seat.out(failure)
-            return
-        seat.warmed[size] = answer
-        _keep(seat, size, answer)
-
-
-def _take_turns(
-    seats: Sequence[_Seat], batch_sizes: Sequence[int], seconds: float, rounds: int, on_progress: ReportLine
+def _warm_up(
+    loaded: _LoadedSubject, batch_sizes: Sequence[int], seconds: float, callers: int, on_progress: ReportLine
 ) -> None:
-    """Rounds in which every contender has one turn at every batch size, in an order drawn anew each time.
+    for size in batch_sizes:
+        on_progress(f"{loaded.subject.name}: warming up, batch {size}")
+        try:
+            answer = loaded.worker.ask("warm", batch=size, seconds=WARM_SHARE * seconds, callers=callers)
+        except WorkerFailed as failure:
+            loaded.fail(failure)
+            return
+        loaded.warmed[size] = answer
+        _note_memory(loaded, size, answer)
 
-    All contenders have as many turns at a batch size, so that turns of one round can be compared.
+
+def _measure_rounds(
+    subjects: Sequence[_LoadedSubject],
+    batch_sizes: Sequence[int],
+    seconds: float,
+    rounds: int,
+    on_progress: ReportLine,
+) -> None:
+    """Measure every subject once per round at every batch size, in a new random order for each round.
+
+    All subjects have the same number of slots at a batch size, so that slots of one round can be compared.
     """
-    if not seats:
+    if not subjects:
         return
     count = {
         size: max(
-            min(rounds, MIN_ROUNDS), min(rounds, int(seconds / max(seat.warmed[size]["median"] for seat in seats)))
+            min(rounds, MIN_ROUNDS), min(rounds, int(seconds / max(one.warmed[size]["median"] for one in subjects)))
         )
         for size in batch_sizes
     }
-    order = random.Random(0)  # the same order every time: what is left to chance is the machine
-    for turn in range(max(count.values())):
-        on_progress(f"round {turn + 1} of {max(count.values())}")
-        pairs = [(seat, size) for seat in seats for size in batch_sizes if turn < count[size]]
-        order.shuffle(pairs)
-        for seat, size in pairs:
-            if seat.failure is None:
-                _take_turn(seat, size, seconds / count[size])
+    order = random.Random(0)  # the same order in every measurement, so that only the machine varies
+    for number in range(max(count.values())):
+        on_progress(f"round {number + 1} of {max(count.values())}")
+        slots = [(one, size) for one in subjects for size in batch_sizes if number < count[size]]
+        order.shuffle(slots)
+        for one, size in slots:
+            if one.failure is None:
+                _measure_slot(one, size, seconds / count[size])
 
 
-def _take_turn(seat: _Seat, size: int, seconds: float) -> None:
-    calls = min(max(math.ceil(seconds / seat.warmed[size]["median"]), 1), MAX_CALLS)
+def _measure_slot(loaded: _LoadedSubject, size: int, seconds: float) -> None:
+    calls = min(max(math.ceil(seconds / loaded.warmed[size]["median"]), 1), MAX_CALLS)
     try:
-        answer = seat.worker.ask("turn", batch=size, calls=calls, lead_in=int(calls >= LEAD_IN_CALLS))
+        answer = loaded.worker.ask("measure", batch=size, calls=calls, lead_in=int(calls >= LEAD_IN_CALLS))
     except WorkerFailed as failure:
-        seat.out(failure)
+        loaded.fail(failure)
         return
-    seat.turns.setdefault(size, []).append(answer["seconds"])
-    seat.timed.setdefault(size, []).append(answer["timed"])
-    seat.wall += answer["wall"]
-    seat.others += answer["others"]
-    _keep(seat, size, answer)
+    loaded.call_seconds.setdefault(size, []).append(answer["seconds"])
+    loaded.slot_seconds.setdefault(size, []).append(answer["timed"])
+    loaded.wall += answer["wall"]
+    loaded.others += answer["others"]
+    _note_memory(loaded, size, answer)
 
 
-def _keep(seat: _Seat, size: int, answer: dict[str, Any]) -> None:
+def _note_memory(loaded: _LoadedSubject, size: int, answer: dict[str, Any]) -> None:
+    """Note the device memory that an answer reports, and whether the process came to rest after it."""
     if answer["device_memory"] is not None:
-        seat.device_memory[size] = max(seat.device_memory.get(size, 0), answer["device_memory"])
-    seat.restless = seat.restless or not answer["quiet"]
+        loaded.device_memory[size] = max(loaded.device_memory.get(size, 0), answer["device_memory"])
+    loaded.kept_computing = loaded.kept_computing or not answer["quiet"]
 
 
-def _outcomes(seats: Sequence[_Seat], batch_sizes: Sequence[int], floors: dict[int, float]) -> list[Outcome]:
-    measured = [seat for seat in seats if seat.failure is None]
-    measurements: dict[int, list[Measurement]] = {id(seat): [] for seat in measured}
+def _outcomes(loaded: Sequence[_LoadedSubject], batch_sizes: Sequence[int], floors: dict[int, float]) -> list[Outcome]:
+    measured = [one for one in loaded if one.failure is None]
+    measurements: dict[int, list[Measurement]] = {id(one): [] for one in measured}
     for size in batch_sizes if measured else ():
-        turns = {id(seat): np.asarray(seat.turns[size], np.float64) for seat in measured}
-        fastest = min(turns.values(), key=lambda taken: float(np.median(taken)))
-        for seat in measured:
-            measurements[id(seat)].append(_measurement(seat, size, turns[id(seat)], fastest, floors.get(size, 0.0)))
+        times = {id(one): np.asarray(one.call_seconds[size], np.float64) for one in measured}
+        fastest = min(times.values(), key=lambda taken: float(np.median(taken)))
+        for one in measured:
+            measurements[id(one)].append(_measurement(one, size, times[id(one)], fastest, floors.get(size, 0.0)))
     outcomes = []
-    for seat in seats:
-        described = _described(seat)
-        if seat.failure is not None:
-            outcomes.append(_failed(seat.contender, seat.failure, **described))
+    for one in loaded:
+        reported = _reported(one)
+        if one.failure is not None:
+            outcomes.append(_failed(one.subject, one.failure, **reported))
         else:
-            outcomes.append(seat.contender.outcome("measured", measurements=tuple(measurements[id(seat)]), **described))
+            outcomes.append(one.subject.outcome("measured", measurements=tuple(measurements[id(one)]), **reported))
     return outcomes
 
 
-def _measurement(seat: _Seat, size: int, turns: Turns, fastest: Turns, floor: float) -> Measurement:
-    warmed = seat.warmed[size]
-    figures = estimate(turns, fastest, np.asarray(seat.timed[size]), size)
+def _measurement(
+    loaded: _LoadedSubject, size: int, times: CallSeconds, fastest: CallSeconds, floor: float
+) -> Measurement:
+    warmed = loaded.warmed[size]
+    figures = estimate(times, fastest, np.asarray(loaded.slot_seconds[size]), size)
     notes = []
     if not warmed["steady"]:
-        notes.append(f"not steady after {warmed['calls']} calls of warm-up")
-    if turns.size < P99_CALLS:
-        notes.append(f"p99 rests on {turns.size} calls, so that it is little more than the slowest")
+        notes.append(f"times were not steady after {warmed['calls']} warm-up calls")
+    if times.size < P99_CALLS:
+        notes.append(f"p99 rests on {times.size} calls and is little more than the slowest of them")
     if not warmed["memory_exact"]:
-        notes.append("memory includes that of loading")
+        notes.append("memory includes the peak while loading")
     return Measurement(
         batch_size=size,
-        calls=turns.size,
+        calls=times.size,
         p50=figures.p50,
         p90=figures.p90,
         p99=figures.p99,
         images_per_second=figures.images_per_second,
-        fastest=turns is fastest,
-        told_apart=turns is not fastest and apart(turns, fastest, max(floor, LEAST_FLOOR)),
+        fastest=times is fastest,
+        told_apart=times is not fastest and is_slower(times, fastest, max(floor, LEAST_FLOOR)),
         ratio=figures.ratio,
         memory=warmed["memory"],
-        device_memory=seat.device_memory.get(size),
+        device_memory=loaded.device_memory.get(size),
         first_call=warmed["first"],
         warmup_calls=warmed["calls"],
         notes=tuple(notes),
-        turns=turns,
+        call_seconds=times,
     )
 
 
-def _described(seat: _Seat) -> dict[str, Any]:
-    """What the session said of itself, as fields of an outcome."""
-    said = [*seat.loaded["notes"], *(note for warmed in seat.warmed.values() for note in warmed["notes"])]
-    if seat.restless:
-        said.append("its threads went on computing between turns, which disturbs the others")
-    given = {**seat.loaded["input"], "shape": tuple(seat.loaded["input"]["shape"])}
+def _reported(loaded: _LoadedSubject) -> dict[str, Any]:
+    """Provider, input, load time and notes of the session, as fields of an outcome."""
+    notes = [*loaded.opened["notes"], *(note for warmed in loaded.warmed.values() for note in warmed["notes"])]
+    if loaded.kept_computing:
+        notes.append("its threads kept computing between measurements, which slows the other subjects")
+    given = {**loaded.opened["input"], "shape": tuple(loaded.opened["input"]["shape"])}
     return {
-        "provider": seat.loaded["provider"],
+        "provider": loaded.opened["provider"],
         "input": str(Input(**given)),
-        "load_seconds": seat.loaded["seconds"],
-        "notes": tuple(dict.fromkeys(said)),
+        "load_seconds": loaded.opened["seconds"],
+        "notes": tuple(dict.fromkeys(notes)),
     }
 
 
-def _failed(contender: Subject, failure: WorkerFailed, **described: Any) -> Outcome:
-    return contender.outcome("failed", reason=failure.reason, hint=failure.hint, log=failure.log, **described)
+def _failed(subject: Subject, failure: WorkerFailed, **reported: Any) -> Outcome:
+    return subject.outcome("failed", reason=failure.reason, hint=failure.hint, log=failure.log, **reported)
 
 
-def _load(worker: WorkerProcess, contender: Subject) -> dict[str, Any]:
+def _load(worker: WorkerProcess, subject: Subject) -> dict[str, Any]:
     """Open the session in the worker."""
-    workload = {**asdict(contender.workload), "target": str(contender.workload.target)}
-    return worker.ask("load", target=contender.entry.value.load, workload=workload)
+    workload = {**asdict(subject.workload), "target": str(subject.workload.target)}
+    return worker.ask("load", target=subject.entry.value.load, workload=workload)

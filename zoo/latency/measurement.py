@@ -1,4 +1,4 @@
-"""Latency: which runtimes time what, and the measurement from Python."""
+"""Latency measurement: pairs targets with the runtimes that can execute them, and measures every pair."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from zoo.system.cuda import cuda_devices
 from zoo.system.environment import machine, versions
 from zoo.target import load_target
 
-RUN_FILE = "run.json"  # what makes a folder a run
-EXPORT = "model.onnx"  # where `zoo export` puts a run's file, unless told otherwise
+RUN_FILE = "run.json"  # a folder with this file is a run
+EXPORT = "model.onnx"  # the file that `zoo export` writes into a run's folder by default
 
 
 def bench(
@@ -42,16 +42,32 @@ def bench(
     plugins: Plugins | None = None,
     on_progress: ReportLine = lambda line: None,
 ) -> LatencyReport:
-    """Time runs and exported files on every runtime that is there, or on those named.
+    """Measure the latency of runs and exported files, on every available runtime or on those named.
 
-    A run's folder brings the torch runtimes, and its `model.onnx` where there is one; a file brings the runtimes of
-    its format. A contender that fails is an outcome with its reason, not the end. `seconds` is the budget of timed
-    calls per contender and batch size; `threads` (None: the physical cores at hand) are given to each alike. `callers`
-    call at once, each when it has its last answer. `noise_floor` times a second process of the fastest, too.
+    A run is measured on the torch runtimes, and its `model.onnx`, where there is one, as a file. A file is measured on
+    the runtimes of its format. Each pair of a target and a runtime is a subject with a worker process of its own. All
+    subjects are measured in interleaved rounds. A subject that fails becomes an outcome with its reason; the others are
+    measured all the same.
+
+    Args:
+        targets: Folders of runs, and exported files.
+        runtimes: Names of runtimes. None: all that are available.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto`: CUDA where there is a device and the runtime supports it.
+        batch_sizes: Images per call.
+        threads: Threads that each subject computes with. None: the physical cores that this process may use.
+        seconds: Budget of timed calls for each subject and batch size.
+        rounds: How often each subject is measured per batch size, at most.
+        with_preprocess: Time from photograph to probabilities. False: the network alone.
+        allow_fallback: Measure a file even where nodes of its network run on another device.
+        callers: Threads that call at once, each again as soon as it has its answer.
+        noise_floor: Also measure a second process of the fastest subject. A difference is significant only where it is
+            larger than the one between these two processes.
+        plugins: Loaded plugins. None: they are loaded.
+        on_progress: Called with a line of text before each step.
 
     Raises:
-        UsageError: a target, a runtime, a device or a number that cannot be meant.
-        ZooError: CUDA was asked for and there is none.
+        UsageError: a target, a runtime, a device or a number is not valid.
+        ZooError: CUDA was asked for and this machine has none.
     """
     plugins = Plugins() if plugins is None else plugins
     sizes = _check_numbers(batch_sizes, threads, seconds, rounds, callers)
@@ -59,7 +75,7 @@ def bench(
     named = None if runtimes is None else [plugins.runtimes.find(name) for name in dict.fromkeys(runtimes)]
     paths = _with_exports(targets)
     threads = usable_cores() if threads is None else threads
-    contenders: list[Subject] = []
+    subjects: list[Subject] = []
     missing: list[Outcome] = []
     used: set[str] = set()
     for path in paths:
@@ -71,7 +87,7 @@ def bench(
             if chosen is None:
                 raise UsageError(
                     f"runtime `{entry.name}` does not run on `{device}`",
-                    hint=f"it runs on {' '.join(entry.value.devices)}; leave out `--device` to let each choose",
+                    hint=f"it runs on {' '.join(entry.value.devices)}; without `--device` each runtime takes its own",
                 )
             used.update((entry.qualified, str(path)))
             workload = Workload(
@@ -81,18 +97,18 @@ def bench(
                 with_preprocess=with_preprocess,
                 allow_fallback=allow_fallback,
             )
-            contender = Subject(label=_label(path, paths), entry=entry, workload=workload)
-            reason = _why_not(entry.value, chosen)
+            subject = Subject(label=_label(path, paths), entry=entry, workload=workload)
+            reason = _reason_unavailable(entry.value, chosen)
             if reason is None:
-                contenders.append(contender)
+                subjects.append(subject)
             else:
-                # Nobody asked for what is merely registered; what was asked for and cannot run has failed
+                # a runtime that was named and cannot run has failed; one that is only registered is unavailable
                 status: Status = "unavailable" if named is None else "failed"
-                missing.append(contender.outcome(status, reason=reason))
+                missing.append(subject.outcome(status, reason=reason))
     _check_used(targets, named, used)
     started = datetime.now(UTC).isoformat(timespec="seconds")
-    contest = run_interleaved(
-        contenders,
+    result = run_interleaved(
+        subjects,
         batch_sizes=sizes,
         seconds=seconds,
         rounds=rounds,
@@ -108,16 +124,16 @@ def bench(
         seconds=seconds,
         started=started,
         machine=_describe_machine(),
-        others=contest.others,
+        others=result.others,
         callers=callers,
-        noise_floor=contest.noise_floor,
+        noise_floor=result.noise_floor,
         versions=versions(),
-        outcomes=(*contest.outcomes, *missing),
+        outcomes=(*result.outcomes, *missing),
     )
 
 
 def usable_cores() -> int:
-    """Physical cores that this process may use: bounded by its affinity and by its container's share."""
+    """Physical cores that this process may use, within its CPU affinity and its container's quota."""
     cores = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = min(cores, len(os.sched_getaffinity(0)))
@@ -126,7 +142,7 @@ def usable_cores() -> int:
         if quota != "max":
             cores = min(cores, math.ceil(int(quota) / int(period)))
     except (OSError, ValueError):
-        pass  # no Linux, or no such limit
+        pass  # not Linux, or no quota
     return max(cores, 1)
 
 
@@ -161,10 +177,10 @@ def _check_numbers(
             hint=f"pass `--threads {usable_cores()}`, or leave it out",
         )
     if not math.isfinite(seconds) or seconds <= 0:
-        raise UsageError(f"`{seconds}` seconds are no budget", hint="pass `--seconds 2`")
+        raise UsageError(f"a budget of `{seconds}` seconds is not a number above 0", hint="pass `--seconds 2`")
     if not sizes:
         raise UsageError("no batch size to measure")
-    return tuple(sorted(set(sizes)))  # ascending, so that memory only grows from one to the next
+    return tuple(sorted(set(sizes)))  # ascending, so that memory never shrinks from one size to the next
 
 
 def _check_device(device: str) -> None:
@@ -181,7 +197,7 @@ def _check_device(device: str) -> None:
 
 
 def _device_for(runtime: Runtime, asked: str) -> str | None:
-    """The device that a runtime runs on; None if it does not run on the one asked for."""
+    """The device that a runtime is measured on; None where it does not support the one asked for."""
     if asked != "auto":
         return asked if DeviceName.parse(asked).kind in runtime.devices else None
     if "cuda" in runtime.devices and (cuda_devices() or "cpu" not in runtime.devices):
@@ -189,19 +205,20 @@ def _device_for(runtime: Runtime, asked: str) -> str | None:
     return "cpu"
 
 
-def _why_not(runtime: Runtime, device: str) -> str | None:
+def _reason_unavailable(runtime: Runtime, device: str) -> str | None:
+    """Why a runtime cannot run on a device here; None where it can."""
     available: Callable[[str], str | None] = load_target(runtime.available)
     try:
         return available(device)
-    except Exception as error:  # a plugin's own code: its failure is its outcome
+    except Exception as error:  # code of a plugin; its failure must not stop the other subjects
         return f"{type(error).__name__}: {error}".strip()
 
 
 def _with_exports(targets: Sequence[Path]) -> list[Path]:
-    """The targets, each once, with a run's export after the run where it has one.
+    """The targets, each once; a run is followed by its exported file, where it has one.
 
     Raises:
-        UsageError: nothing was given, or something that is neither a run nor a file.
+        UsageError: there is no target, or one is neither a run nor a file.
     """
     if not targets:
         raise UsageError("nothing to measure", hint="pass a run's folder, an exported file, or both")
@@ -209,10 +226,10 @@ def _with_exports(targets: Sequence[Path]) -> list[Path]:
     for target in targets:
         if target.is_dir() and not (target / RUN_FILE).is_file():
             raise UsageError(
-                f"`{target}` is no run: it has no `{RUN_FILE}`", hint="pass the folder that `zoo train` made"
+                f"`{target}` is not a run: it has no `{RUN_FILE}`", hint="pass the folder that `zoo train` made"
             )
         if not target.exists():
-            raise UsageError(f"there is no run and no file `{target}`")
+            raise UsageError(f"there is no run or file `{target}`")
         found.setdefault(target.resolve(), target)
         export = target / EXPORT
         if target.is_dir() and export.is_file():
@@ -221,10 +238,10 @@ def _with_exports(targets: Sequence[Path]) -> list[Path]:
 
 
 def _kind(path: Path, plugins: Plugins) -> str:
-    """What a target is to a runtime's `accepts`: `run`, or the name of the exporter that writes such files.
+    """The kind of a target, as in a runtime's `accepts`: `run`, or the name of the exporter that writes such files.
 
     Raises:
-        UsageError: no runtime takes it.
+        UsageError: no runtime accepts this kind.
     """
     accepted = {entry.value.accepts for entry in plugins.runtimes}
     if path.is_dir():
@@ -234,26 +251,31 @@ def _kind(path: Path, plugins: Plugins) -> str:
         kind = by_suffix.get(path.suffix, path.suffix.removeprefix("."))
     if kind not in accepted:
         raise UsageError(
-            f"no runtime executes `{path}`", hint=f"runtimes take {' '.join(sorted(accepted))}; see `zoo list runtimes`"
+            f"no runtime executes `{path}`",
+            hint=f"runtimes accept {' '.join(sorted(accepted))}; see `zoo list runtimes`",
         )
     return kind
 
 
 def _label(path: Path, paths: Sequence[Path]) -> str:
-    """A target's name; its path where two have the same name."""
+    """The file name of a target; its path where two targets have the same name."""
     name = path.resolve().name
     return str(path) if sum(other.resolve().name == name for other in paths) > 1 else name
 
 
 def _check_used(targets: Sequence[Path], named: Sequence[Entry[Runtime]] | None, used: set[str]) -> None:
-    """Every runtime that was named, and every target, takes part somewhere."""
+    """Check that every runtime that was named, and every target, is part of a subject.
+
+    Raises:
+        UsageError: one is not.
+    """
     for entry in named or ():
         if entry.qualified not in used:
             raise UsageError(
-                f"runtime `{entry.name}` takes {entry.value.accepts}, and none was given",
+                f"runtime `{entry.name}` accepts targets of kind `{entry.value.accepts}`, and none was given",
                 hint="pass a run's folder" if entry.value.accepts == "run" else "make a file with `zoo export RUN`",
             )
     for target in targets:
         resolved = {Path(name).resolve() for name in used}
         if not {target.resolve(), (target / EXPORT).resolve()} & resolved:
-            raise UsageError(f"none of the runtimes takes `{target}`", hint="see `zoo list runtimes`")
+            raise UsageError(f"none of the runtimes asked for accepts `{target}`", hint="see `zoo list runtimes`")

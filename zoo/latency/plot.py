@@ -17,14 +17,14 @@ SUFFIXES = (".svg", ".png", ".pdf")
 
 
 def check_plot(file: Path) -> None:
-    """Whether a plot can be drawn, before minutes are spent on what it shows.
+    """Check that a plot can be drawn, before minutes are spent on the measurement.
 
     Raises:
-        UsageError: the suffix is none that can be drawn.
+        UsageError: the suffix is not that of a format that can be drawn.
         ZooError: the plotting library is not installed.
     """
     if file.suffix not in SUFFIXES:
-        raise UsageError(f"`{file}` ends in no format that can be drawn", hint=f"known are {' '.join(SUFFIXES)}")
+        raise UsageError(f"`{file}` does not end in a format that can be drawn", hint=f"use {', '.join(SUFFIXES)}")
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
@@ -32,7 +32,10 @@ def check_plot(file: Path) -> None:
 
 
 def draw(report: LatencyReport, file: Path, plugins: Plugins) -> None:
-    """Write the plot; medians with their 95 per cent intervals.
+    """Draw medians with their 95 per cent intervals into a file.
+
+    The first panel shows p50 against batch size. The second shows accuracy against p50 at the smallest batch size, and
+    is drawn where the accuracy of a target is known.
 
     Raises:
         ZooError: the file cannot be written.
@@ -68,7 +71,7 @@ def draw(report: LatencyReport, file: Path, plugins: Plugins) -> None:
 
 
 def accuracy_of(target: Path, plugins: Plugins) -> float | None:
-    """What a run, or the file of one, says that its accuracy is; None where it says nothing."""
+    """The accuracy that a run, or an exported file, records of itself; None where it records none."""
     try:
         if target.is_dir():
             return float(read_json(target / RUN_FILE)["metrics"]["accuracy"])

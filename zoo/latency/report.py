@@ -1,4 +1,4 @@
-"""What a latency measurement found: figures with intervals, outcomes, and all that they depend on."""
+"""Latency report: figures with intervals, an outcome for each subject, and the conditions of the measurement."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from zoo.evaluation.statistics import trimmed_mean_lower_bound
 
 SCHEMA = 1
 CONFIDENCE = 0.95
-# Two processes of one model differ by some per cent from first to last, by where their memory lies; no number of turns
-# averages that away. A difference within the larger of this and the noise floor is none.
+# Two processes of one model differ by a few per cent for as long as they live, because their memory lies elsewhere.
+# More rounds do not average that away. A difference below the larger of this and the noise floor is not significant.
 LEAST_FLOOR = 0.03
-# Share of the rounds that is left out at either end when contenders are told apart. Of 50 pairs of which one took a
-# tenth longer, with other work about, 45 were told, and 34 without; of 50 equal ones none, either way
+# Share of the rounds that the test for a difference leaves out at either end. Measured while other programs ran: of 50
+# pairs in which one subject took a tenth longer, 45 were found so, and 34 without; of 50 equal pairs, none either way.
 TRIMMED = 0.2
 
 RESAMPLES = 2000  # the ends of a 95 per cent interval then vary by about a tenth of its width
-P99_CALLS = 100  # fewer hold no call beyond the 99th percentile
+P99_CALLS = 100  # among fewer, no call lies beyond the 99th percentile
 
 Status = Literal["measured", "failed", "unavailable"]
-Turns = npt.NDArray[np.float64]  # seconds per call: one row a turn, one column a call
+CallSeconds = npt.NDArray[np.float64]  # seconds of each call: a row for each slot, a column for each call in it
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Estimate:
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The figures of one contender at one batch size. Times are seconds per call, memory is bytes."""
+    """The figures of one subject at one batch size. Times are seconds per call, memory is bytes."""
 
     batch_size: int
     calls: int
@@ -46,23 +46,23 @@ class Measurement:
     p99: Estimate
     images_per_second: Estimate
     fastest: bool  # by p50 at this batch size
-    told_apart: bool  # slower than the fastest by more than chance and the noise floor explain
-    ratio: Estimate  # of p50 to the fastest contender's, paired turn by turn
+    told_apart: bool  # whether it is significantly slower than the fastest, by more than the noise floor
+    ratio: Estimate  # of p50 to the fastest subject's, paired by round
     memory: int | None  # the largest resident memory of the worker so far, libraries included
     device_memory: int | None  # on the CUDA device, beyond the context
-    first_call: float  # compiles, tunes, allocates; not part of the figures
+    first_call: float  # which compiles, tunes and allocates; not part of the other figures
     warmup_calls: int
     notes: tuple[str, ...] = ()
-    turns: Turns = field(repr=False, compare=False)
+    call_seconds: CallSeconds = field(repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:
         """JSON values, without the single calls."""
-        return {name: value for name, value in asdict(self).items() if name != "turns"}
+        return {name: value for name, value in asdict(self).items() if name != "call_seconds"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What became of one contender: measured, failed on the way, or not available here."""
+    """The outcome of one subject: measured, failed, or unavailable on this machine."""
 
     target: str
     label: str
@@ -71,9 +71,9 @@ class Outcome:
     status: Status
     reason: str = ""  # why it was not measured
     hint: str | None = None
-    log: str = ""  # the last lines that its process printed, if it failed
-    provider: str = ""  # what really executed
-    input: str = ""  # dtype and shape of what was sent
+    log: str = ""  # the last lines that its process printed, where it failed
+    provider: str = ""  # what really executed it, as the session reports
+    input: str = ""  # dtype and shape of a batch
     load_seconds: float | None = None
     notes: tuple[str, ...] = ()
     measurements: tuple[Measurement, ...] = ()
@@ -91,21 +91,22 @@ class Outcome:
 class LatencyReport:
     """All outcomes of one measurement, with the machine, the versions and the method."""
 
-    timed: str  # what one call does, in words
+    timed: str  # what one call does, in a sentence
     with_preprocess: bool
     batch_sizes: tuple[int, ...]
     threads: int
-    seconds: float  # of timed calls that each contender was given per batch size
+    seconds: float  # budget of timed calls for each subject and batch size
     started: str  # ISO 8601, UTC
     machine: dict[str, Any]
     versions: dict[str, str]
-    others: float  # processors that other processes kept busy during the turns, on average
-    callers: int  # that call at once, each after its own last answer
-    noise_floor: dict[int, float]  # by batch size: by what share two processes of the same model differed
+    others: float  # processors that other processes kept busy during the measurement slots, on average
+    callers: int  # threads that call at once, each again as soon as it has its answer
+    noise_floor: dict[int, float]  # by batch size: the share by which two processes of the same subject differed
     outcomes: tuple[Outcome, ...]
 
     @property
     def measured(self) -> tuple[Outcome, ...]:
+        """The outcomes of the subjects that have figures."""
         return tuple(outcome for outcome in self.outcomes if outcome.status == "measured")
 
     def to_json(self) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class LatencyReport:
 
 @dataclass(frozen=True)
 class Figures:
-    """Estimates of one contender at one batch size."""
+    """Estimates of one subject at one batch size. Times are seconds per call."""
 
     p50: Estimate
     p90: Estimate
@@ -139,45 +140,53 @@ class Figures:
     ratio: Estimate
 
 
-def apart(turns: Turns, fastest: Turns, floor: float) -> bool:
-    """Whether `turns` are slower than `fastest` by more than `floor`, a share, with 97.5 per cent confidence.
+def is_slower(times: CallSeconds, fastest: CallSeconds, floor: float) -> bool:
+    """Whether a subject is slower than the fastest by more than the share `floor`, with 97.5 per cent confidence.
 
-    By the trimmed mean over rounds of the logarithm of the ratio of their medians: Tukey and McLaughlin 1963. Another
-    program disturbs one turn or two of ten by a factor, and a plain mean then tells nothing of the others.
+    The test takes the logarithm of the ratio of both medians in each round, and the trimmed mean over rounds (Tukey and
+    McLaughlin 1963). Other programs slow one or two slots of ten by a large factor, which would dominate a plain mean.
     """
-    ratios = np.log(np.median(turns, axis=1) / np.median(fastest, axis=1))
+    ratios = np.log(np.median(times, axis=1) / np.median(fastest, axis=1))
     if len(ratios) < 2:
-        return False  # nothing is known of chance
+        return False  # a single round has no spread to compare with
     return bool(trimmed_mean_lower_bound(ratios, TRIMMED) > np.log1p(floor))
 
 
-def floor_of(turns: Turns, twin: Turns) -> float:
-    """The share by which two processes of the same model differ."""
-    return float(np.expm1(abs(np.log(np.median(turns) / np.median(twin)))))
+def noise_floor_between(times: CallSeconds, twin: CallSeconds) -> float:
+    """The share by which the medians of two processes of the same subject differ."""
+    return float(np.expm1(abs(np.log(np.median(times) / np.median(twin)))))
 
 
-def estimate(turns: Turns, fastest: Turns, timed: npt.NDArray[np.float64], batch_size: int) -> Figures:
-    """Percentiles, throughput and the ratio to `fastest`, with percentile bootstrap intervals.
+def estimate(
+    times: CallSeconds, fastest: CallSeconds, slot_seconds: npt.NDArray[np.float64], batch_size: int
+) -> Figures:
+    """Percentiles, throughput and the ratio to the fastest subject, with percentile bootstrap intervals.
 
-    Whole turns are drawn again, not single calls: calls of one turn resemble each other (Efron and Tibshirani 1993,
-    section 8.6, on blocks). The ratio draws the same turns on both sides, as they were taken side by side; both have
-    as many turns. `timed` are the seconds of each turn from its first call to its last, in which callers may overlap.
+    The bootstrap draws whole slots, not single calls, because calls of one slot resemble each other (Efron and
+    Tibshirani 1993, section 8.6, on blocks). For the ratio it draws the same rounds of both subjects, because both were
+    measured in the same rounds.
+
+    Args:
+        times: seconds of each call `(slots, calls)`.
+        fastest: those of the fastest subject, with as many slots.
+        slot_seconds: seconds of each slot `(slots,)`, from its first call to the end of its last; callers may overlap.
+        batch_size: images per call.
     """
-    rounds = len(turns)
-    assert rounds == len(fastest)
-    draws = np.random.default_rng(0).integers(0, rounds, (RESAMPLES, rounds))
-    drawn = turns[draws].reshape(RESAMPLES, -1)
+    slots = len(times)
+    assert slots == len(fastest)
+    draws = np.random.default_rng(0).integers(0, slots, (RESAMPLES, slots))
+    drawn = times[draws].reshape(RESAMPLES, -1)
     levels = (0.5, 0.9, 0.99)
-    values = np.quantile(turns, levels)
+    values = np.quantile(times, levels)
     resampled = np.quantile(drawn, levels, axis=1)
-    p50, p90, p99 = (_between(float(value), samples) for value, samples in zip(values, resampled))
-    images = batch_size * turns.shape[1]  # of a turn
-    rate = _between(images / float(timed.mean()), images / timed[draws].mean(axis=1))
+    p50, p90, p99 = (_with_interval(float(value), samples) for value, samples in zip(values, resampled))
+    images = batch_size * times.shape[1]  # per slot
+    rate = _with_interval(images / float(slot_seconds.mean()), images / slot_seconds[draws].mean(axis=1))
     fastest_p50 = np.median(fastest[draws].reshape(RESAMPLES, -1), axis=1)
-    ratio = _between(float(values[0] / np.median(fastest)), resampled[0] / fastest_p50)
+    ratio = _with_interval(float(values[0] / np.median(fastest)), resampled[0] / fastest_p50)
     return Figures(p50, p90, p99, rate, ratio)
 
 
-def _between(value: float, samples: npt.NDArray[np.float64]) -> Estimate:
+def _with_interval(value: float, samples: npt.NDArray[np.float64]) -> Estimate:
     low, high = np.quantile(samples, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
     return Estimate(value, float(low), float(high))

@@ -1,4 +1,4 @@
-"""Contender: a target and a runtime that take part in a latency measurement."""
+"""Subject of a latency measurement: a target, and the runtime that executes it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from zoo.runtime import Runtime, Workload
 
 @dataclass(frozen=True, kw_only=True)
 class Subject:
-    """One of those that take turns."""
+    """One target on one runtime, with the workload that its worker process is given."""
 
-    label: str  # how the target is called in tables: as short as it is unambiguous
+    label: str  # the target's name in tables: the shortest that is unambiguous
     entry: Entry[Runtime]
     workload: Workload
 
@@ -23,7 +23,7 @@ class Subject:
         return f"{self.label} on {self.entry.name}"
 
     def outcome(self, status: Status, **known: Any) -> Outcome:
-        """What became of it; `known` are further fields of the outcome."""
+        """An outcome of this subject; `known` are its further fields."""
         return Outcome(
             target=str(self.workload.target),
             label=self.label,

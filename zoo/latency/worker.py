@@ -1,10 +1,10 @@
-"""The worker's side of a latency measurement: one session, told what to do by `zoo.system.worker_process`.
+"""Worker process of a latency measurement: it holds the session of one subject and answers `zoo.latency.interleaving`.
 
-The process imports what its runtime needs and no more.
+It imports what its runtime needs and nothing else.
 
     {"do": "load", ...}     -> {"provider": ..., "input": ..., "seconds": ...}
     {"do": "warm", ...}     -> {"first": ..., "median": ..., "calls": ..., "steady": ..., "memory": ...}
-    {"do": "turn", ...}     -> {"seconds": [...], "others": ..., "quiet": ...}
+    {"do": "measure", ...}  -> {"seconds": [...], "others": ..., "quiet": ...}
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ from zoo.runtime import Input, Session, Workload
 from zoo.system.cuda import cuda_memory_used
 from zoo.target import load_target
 
-WINDOW = 5  # calls; the median of fewer jumps too much to say that it has settled
-STEADY = 0.05  # two windows in a row whose medians differ by less are steady; figures of one process vary as much
-WARM_SECONDS = 0.2  # a processor takes a moment to raise its clock, however steady the first calls look
-QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that has not by then will not
-GLANCE_SECONDS = 0.01
+WINDOW = 5  # calls; the median of fewer varies too much to show whether times are steady
+STEADY = 0.05  # largest difference between the medians of two windows in a row; steady times of a process vary as much
+WARM_SECONDS = 0.2  # a processor takes a moment to raise its clock, even where the first calls are steady
+QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that still spins after this long never stops
+IDLE_CHECK_SECONDS = 0.01
 
 
 class LatencyWorker:
-    """The session, and the calls prepared for each batch size."""
+    """Holds the session, and the calls prepared for each batch size; each public method answers one request."""
 
     def __init__(self) -> None:
         self._session: Session | None = None
         self._calls: dict[int, Callers] = {}  # by batch size
-        self._quiet = True
+        self._quiet = True  # whether the process came to rest so far
         self._device_memory: Callable[[], int | None] = lambda: None
 
     def load(self, target: str, workload: dict[str, Any]) -> dict[str, Any]:
-        """Open the session and say what it really is."""
+        """Open the session; the answer reports its provider, its input and its notes."""
         work = Workload(**{**workload, "target": Path(workload["target"])})
         if work.device.startswith("cuda"):
             before = cuda_memory_used(work.ordinal)
@@ -59,21 +59,21 @@ class LatencyWorker:
             "notes": list(session.notes),
             "seconds": time.perf_counter() - start,
             "device_memory": self._device_memory(),
-            **self._settle(),
+            **self._wait_until_idle(),
         }
 
     def warm(self, batch: int, seconds: float, callers: int = 1) -> dict[str, Any]:
-        """Prepare a batch size and call it until its time is steady, for about `seconds` at most."""
+        """Prepare a batch size and call it until times are steady, for about `seconds` at most."""
         assert self._session is not None
         gc.collect()
         measured = reset_peak_memory()
         start = time.perf_counter()
         ready = make_batch(self._session.input, batch)
         call = self._session.prepare(ready)
-        call()  # compiles, tunes and allocates: told apart, never part of a figure
+        call()  # compiles, tunes and allocates; reported on its own and left out of every other figure
         first = time.perf_counter() - start
         calls = self._calls[batch] = Callers([call, *(self._session.prepare(ready) for _ in range(callers - 1))])
-        times = calls.time(1)  # at least one, so that there is a time to plan with
+        times = calls.time(1)  # at least one, from which the number of calls per slot is computed
         steady, begun = False, time.perf_counter()
         while not steady and (waited := time.perf_counter() - begun) < seconds:
             times.extend(calls.time(1))
@@ -87,11 +87,11 @@ class LatencyWorker:
             "memory_exact": measured,
             "device_memory": self._device_memory(),
             "notes": list(self._session.notes),
-            **self._settle(),
+            **self._wait_until_idle(),
         }
 
-    def turn(self, batch: int, calls: int, lead_in: int) -> dict[str, Any]:
-        """Time `calls` calls of each caller, after `lead_in` untimed ones that fetch caches and threads back."""
+    def measure(self, batch: int, calls: int, lead_in: int) -> dict[str, Any]:
+        """Time `calls` calls of each caller, after `lead_in` untimed ones that refill caches and wake threads."""
         callers = self._calls[batch]
         gc.collect()
         gc.disable()
@@ -112,16 +112,16 @@ class LatencyWorker:
             "wall": wall,
             "others": others,
             "device_memory": self._device_memory(),
-            **self._settle(),
+            **self._wait_until_idle(),
         }
 
-    def _settle(self) -> dict[str, Any]:
-        """Wait until the process stands still, so that no thread of it spins in the next contender's turn."""
-        # One that never rests is not waited for again: its note is written
-        deadline = time.perf_counter() + (QUIET_SECONDS if self._quiet else GLANCE_SECONDS)
+    def _wait_until_idle(self) -> dict[str, Any]:
+        """Wait until the process is idle, so that none of its threads spins while the next subject is measured."""
+        # A process that did not come to rest once is not waited for again: its outcome has a note already
+        deadline = time.perf_counter() + (QUIET_SECONDS if self._quiet else IDLE_CHECK_SECONDS)
         while time.perf_counter() < deadline:
             wall, busy = time.perf_counter(), time.process_time()
-            time.sleep(GLANCE_SECONDS)
+            time.sleep(IDLE_CHECK_SECONDS)
             if time.process_time() - busy < 0.1 * (time.perf_counter() - wall):
                 return {"quiet": True}
         self._quiet = False
@@ -143,15 +143,15 @@ def time_calls(call: Callable[[], object], count: int) -> list[float]:
 
 
 class Callers:
-    """Calls that are made at once, each of them again when it has ended; a single one in the main thread."""
+    """Calls that run at once, each in a thread that repeats it; a single call runs in the main thread."""
 
     def __init__(self, calls: list[Callable[[], object]]) -> None:
         self._calls = calls
-        # for as long as the process lives: threads that begin anew begin cold
+        # kept for the life of the process: new threads would start with cold caches
         self._pool = ThreadPoolExecutor(len(calls)) if len(calls) > 1 else None
 
     def time(self, count: int) -> list[float]:
-        """Seconds of `count` calls of each."""
+        """Seconds of each of `count` calls by every caller."""
         if self._pool is None:
             return time_calls(self._calls[0], count)
         begin = threading.Barrier(len(self._calls))
@@ -172,10 +172,10 @@ def is_steady(times: list[float]) -> bool:
 
 
 def make_batch(wanted: Input, batch: int) -> npt.NDArray[Any]:
-    """A batch of made-up data, the same for every contender: normal floats, or grey levels.
+    """A batch of random data, the same for every subject: normally distributed floats, or grey levels.
 
     Raises:
-        ZooError: the file has a fixed batch size, and it is another one.
+        ZooError: the file accepts another batch size only.
     """
     if wanted.fixed_batch is not None and wanted.fixed_batch != batch:
         raise ZooError(f"the file accepts batches of {wanted.fixed_batch} only, not of {batch}")
@@ -189,13 +189,13 @@ def make_batch(wanted: Input, batch: int) -> npt.NDArray[Any]:
 
 
 def busy_seconds() -> float:
-    """Seconds that all processors together have been computing for any process, or were taken by the host."""
-    times = psutil.cpu_times()._asdict()  # Linux counts guests' time in `user` too
+    """Seconds that all processors together have computed for any process, or that the host took from them."""
+    times = psutil.cpu_times()._asdict()  # on Linux, `user` includes the time of guests
     return float(sum(value for name, value in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
 
 
 def reset_peak_memory() -> bool:
-    """Start the system's record of this process's largest memory anew; False where that cannot be done."""
+    """Reset the system's record of this process's peak memory; False where the system cannot."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
         return True
@@ -204,12 +204,12 @@ def reset_peak_memory() -> bool:
 
 
 def peak_memory() -> int | None:
-    """The largest resident memory of this process in bytes, since the last reset where there is one."""
+    """Peak resident memory of this process in bytes, since the last reset if there was one."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
-        pass  # no Linux
+        pass  # not Linux
     usage = psutil.Process().memory_info()
     return int(getattr(usage, "peak_wset", usage.rss))

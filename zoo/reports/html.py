@@ -1,4 +1,4 @@
-"""Reporting: a study or a run as one HTML file that needs no network, with its figures as JSON and CSV beside it."""
+"""Report: a study or a run as one HTML file that loads nothing from elsewhere, with its figures as JSON and CSV."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
-GALLERY = 12  # photographs
+GALLERY = 12  # photographs in the gallery of mistakes
 THUMBNAIL = 220  # pixels, the longer side
-CURVES = 8  # ways to train in one plot
-PAIRS = 8  # confused pairs
-CELLS = 30  # classes up to which a confusion matrix is shown
+CURVES = 8  # configurations in one plot
+PAIRS = 8  # pairs of classes that are confused most
+CELLS = 30  # most classes for which a confusion matrix is shown
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,13 +62,17 @@ def report(
     photographs: bool = True,
     plugins: Plugins | None = None,
 ) -> Report:
-    """Write the report of a run or of a study; by default into its own folder, in the place of an older one.
+    """Write the report of a run or a study, with its figures as JSON and CSV beside it; an older report is replaced.
 
-    The worst mistakes are in it as small photographs, unless `photographs` is false: then their names alone.
+    Args:
+        of: The run or the study, or its folder.
+        out: The HTML file. None: `report.html` in the folder.
+        photographs: Show the worst mistakes as small photographs. False: only their names.
+        plugins: Loaded plugins. None: they are loaded.
 
     Raises:
-        UsageError: it is neither a run nor a study, or `out` is no HTML file.
-        ZooError: nothing of it is finished, or a file cannot be written.
+        UsageError: the folder is neither a run nor a study, or `out` does not end in `.html`.
+        ZooError: the run, or every trial of the study, is unfinished, or a file cannot be written.
     """
     check_plots()
     plugins = plugins or Plugins()
@@ -85,22 +89,22 @@ def report(
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
-    page, table = _of_study(of, plugins) if isinstance(of, Results) else _of_run(of, plugins)
+    page, table = _study_page(of, plugins) if isinstance(of, Results) else _run_page(of, plugins)
     if not photographs:
         page["gallery"] = [{**one, "photograph": None} for one in page["gallery"]]
     found = Report(html=target, json=target.with_suffix(".json"), csv=target.with_suffix(".csv"))
     write_bytes(found.html, render(page).encode())
-    write_json(found.json, {"schema": 1, **{key: value for key, value in page.items() if key not in _DRAWN}})
+    write_json(found.json, {"schema": 1, **{key: value for key, value in page.items() if key not in _HTML_ONLY}})
     write_bytes(found.csv, table.encode())
     return found
 
 
-# What of a page is of the page alone
-_DRAWN = ("plots", "gallery")
+# Parts of a page that are left out of the JSON
+_HTML_ONLY = ("plots", "gallery")
 
 
 def render(page: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+    """Fill the template with the values of a page."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -108,19 +112,26 @@ def render(page: Mapping[str, Any]) -> str:
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**page)
 
 
-def _of_run(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
+def _run_page(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
+    """The page of a run, and its predictions as CSV.
+
+    Raises:
+        ZooError: the run is not finished.
+    """
     if run.status != "finished":
-        raise ZooError(f"run `{run.path}` is {run.status}, not finished", hint=f"`{_goes_on_by(run.path)}` goes on")
+        raise ZooError(
+            f"run `{run.path}` is {run.status}, not finished", hint=f"`{_continuing_command(run.path)}` continues it"
+        )
     history = run.history
     curves = {
         "train": [line["train_loss"] for line in history],
-        "chosen on": [line["choice_loss"] for line in history if "choice_loss" in line],
+        "validation": [line["choice_loss"] for line in history if "choice_loss" in line],
     }
     record = run.record
     page = {
         "title": f"{record['backbone']} {record['strategy']}",
         "kind": "run",
-        "verdict": _said(run),
+        "verdict": _run_verdict(run),
         "notes": [],
         "board": None,
         "fractions": None,
@@ -147,17 +158,22 @@ def _of_run(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
     return page, _predictions_csv(run.predictions())
 
 
-def _goes_on_by(run: Path) -> str:
-    """The command by which an unfinished run goes on: a trial, by its study."""
+def _continuing_command(run: Path) -> str:
+    """The command that continues an unfinished run; for a trial, the one that continues its study."""
     of_study = run.resolve().parent.name == TRIALS and (run.resolve().parent.parent / STUDY_FILE).is_file()
     return f"zoo study {run.parent.parent}" if of_study else f"zoo train --resume {run}"
 
 
-def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
+def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
+    """The page of a study, and its leaderboard as CSV.
+
+    Raises:
+        ZooError: no trial is finished, or a file of the study is damaged.
+    """
     board, table = results.compare(plugins)
     rows = board["rows"]
     left = int(results.record.get("trials", 0)) - len(results.outcomes)
-    unfinished = [f"{left} of {results.record['trials']} trials have no outcome yet"] if left > 0 else []
+    unfinished = [f"{left} of {results.record['trials']} trials have no result yet"] if left > 0 else []
     chosen = next(row for row in rows if row["cheapest"])
     curves: dict[str, list[float]] = {}
     for row in rows:
@@ -171,18 +187,18 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         profiles = {_short(name): one["stages"] for name, one in advice["backbones"].items()} if advice else {}
     except (KeyError, TypeError, AttributeError) as error:
         raise ZooError(
-            f"`{advice_file}` is damaged", hint=f"`zoo advise --study {results.path}` makes it anew"
+            f"`{advice_file}` is damaged", hint=f"`zoo advise --study {results.path}` writes it again"
         ) from error
-    by_images, bare = points_by_images(results, board)
+    by_images, untrained = points_by_images(results, board)
     page = {
         "title": f"study of {Path(str(results.record['data_name']).rpartition(':')[2]).name}",
         "kind": "study",
-        "verdict": _verdict(board, chosen),
+        "verdict": _study_verdict(board, chosen),
         "notes": [
             *unfinished,
             *results.record.get("notes", []),
             *board["notes"],
-            *where_transfer_pays(by_images, bare),
+            *where_transfer_pays(by_images, untrained),
         ],
         "board": board,
         "fractions": by_images if len(results.study.fractions) > 1 else None,
@@ -192,9 +208,9 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
         "plots": {
             "latency": accuracy_against_latency(rows),
             "curves": learning_curves(curves),
-            "fractions": fraction_curves({_short(way): points for way, points in by_images.items()}),
+            "fractions": fraction_curves({_short(name): points for name, points in by_images.items()}),
             "depth": depth_profile(profiles, "accuracy", "accuracy of a linear probe"),
-            "similar": depth_profile(profiles, "distance", "distance from the source data"),
+            "similar": depth_profile(profiles, "distance", "distance from the pretraining data"),
         },
         "made": {
             "command": _command_of_study(results),
@@ -210,7 +226,7 @@ def _of_study(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
 
 
 def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
-    """What one network does: on the locked split where it was looked at, else on the one that the run reports."""
+    """The part of a page about one run's predictions, on the locked split where it was evaluated there."""
     test = run.path / "predictions-test.safetensors"
     table = run.predictions("test") if test.is_file() else run.predictions()
     shown = Evaluation(model=str(run.path), data=run.data_name, device="", predictions=table, metrics={})
@@ -242,7 +258,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
 
 
 def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
-    """The mistakes that the network was surest of, as small photographs; without those that cannot be read any more."""
+    """The mistakes with the highest confidence, with small photographs where these can still be read."""
     from zoo.data.opening import open_images
 
     wrong = np.flatnonzero(~table.correct)
@@ -257,17 +273,18 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
         samples = {}
     return [
         {
-            "id": table.ids[place],
-            "shows": table.classes[table.labels[place]],
-            "taken_for": table.classes[table.predicted[place]],
-            "confidence": float(confidence[place]),
-            "photograph": _thumbnail(samples.get(table.ids[place])),
+            "id": table.ids[index],
+            "shows": table.classes[table.labels[index]],
+            "taken_for": table.classes[table.predicted[index]],
+            "confidence": float(confidence[index]),
+            "photograph": _thumbnail(samples.get(table.ids[index])),
         }
-        for place in order
+        for index in order
     ]
 
 
 def _thumbnail(sample: Sample | None) -> str | None:
+    """A small JPEG as a data URL; None where the image cannot be read."""
     from PIL import Image
 
     from zoo.data.image import BadImage, decode
@@ -284,35 +301,38 @@ def _thumbnail(sample: Sample | None) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
-def _said(run: Run) -> str:
+def _run_verdict(run: Run) -> str:
     interval = run.record.get("accuracy_interval_95") or [None, None]
     accuracy = run.metrics.get("accuracy")
     return f"accuracy {accuracy:.3f} on `{run.record['reported_split']}` (95 % {interval[0]:.3f} to {interval[1]:.3f})"
 
 
-def _verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
-    count, images = len(board["winners"]), board["rows"][0]["images"]
-    if len(board["rows"]) == 1:
-        text = f"One way to train was compared: {chosen['way']}, by {images} photographs of {board['split']}."
+def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
+    count, rows, name = len(board["winners"]), len(board["rows"]), chosen["way"]
+    data = f"on {board['rows'][0]['images']} photographs of {board['split']}"
+    if rows == 1:
+        text = f"Only one configuration has finished trials: {name}, {data}."
     elif count == 1:
-        text = f"Nothing is known to be as good as {chosen['way']}, by {images} photographs of {board['split']}."
+        text = f"{name} is the only winner: each other configuration is significantly worse than another, {data}."
     else:
         text = (
-            f"{count} of {len(board['rows'])} ways to train cannot be told apart from the best, by {images} "
-            f"photographs of {board['split']}. The cheapest of them is {chosen['way']}."
+            f"{count} of {rows} configurations are winners: none is significantly worse than another, {data}. "
+            f"The cheapest of them is {name}."
         )
     if chosen["test"]:
         low, high = chosen["test"]["interval"]
-        text += f" On the locked split it has {chosen['test']['accuracy']:.3f} (95 % {low:.3f} to {high:.3f})."
+        accuracy = chosen["test"]["accuracy"]
+        text += f" Its accuracy on the locked split is {accuracy:.3f} (95 % {low:.3f} to {high:.3f})."
     return text
 
 
-def _short(way: str) -> str:
-    """A way to train without its provider."""
-    return way.partition("/")[2] or way
+def _short(name: str) -> str:
+    """The name of a configuration or a backbone, without its provider."""
+    return name.partition("/")[2] or name
 
 
 def _command_of(run: Run) -> str:
+    """The command that trains the same run."""
     from zoo.experiment import Experiment
 
     words = ["zoo", "train"]
@@ -324,6 +344,7 @@ def _command_of(run: Run) -> str:
 
 
 def _command_of_study(results: Results) -> str:
+    """The command that begins the same study."""
     asked = results.study
     words = ["zoo", "study", "--data", asked.data]
     for option, values in (
@@ -352,7 +373,7 @@ def _predictions_csv(table: Predictions) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["photograph", "shows", "predicted", *table.classes])
-    for place, name in enumerate(table.ids):
-        shares = [f"{value:.6f}" for value in table.probabilities[place]]
-        writer.writerow([name, table.classes[table.labels[place]], table.classes[table.predicted[place]], *shares])
+    for index, name in enumerate(table.ids):
+        shares = [f"{value:.6f}" for value in table.probabilities[index]]
+        writer.writerow([name, table.classes[table.labels[index]], table.classes[table.predicted[index]], *shares])
     return text.getvalue()

@@ -1,4 +1,4 @@
-"""Plots of a report, as SVG that takes the page's own colour for its text and lines: readable in light and in dark."""
+"""Plots of a report, as SVG whose text and lines have the page's text colour: readable on light and dark pages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from zoo.errors import ZooError
 from zoo.predictions import Predictions
 from zoo.studies.learning_curve import Point
 
-INK = "#010203"  # stands for the page's colour until the SVG is written
+INK = "#010203"  # a placeholder that is replaced by the page's text colour
 SERIES = ("#4c78a8", "#e4803a", "#4f9e5b", "#d1545a", "#8d6bb3", "#3f9fa6", "#b58b2f", "#9c7a62")
 MARKERS = "osD^vPX*"
-BINS = 10  # of confidence
-LINE = 0.19  # inches of a legend's line
+BINS = 10  # bins of confidence
+LINE = 0.19  # height of a line of the legend, in inches
 
 STYLE = {
-    "svg.fonttype": "none",  # text stays text: it scales, is found and is read aloud
+    "svg.fonttype": "none",  # text stays text, so that it scales, can be searched and is read aloud
     "font.family": "sans-serif",
     "font.size": 11,
     "text.color": INK,
@@ -38,7 +38,7 @@ STYLE = {
 
 
 def check_plots() -> None:
-    """Whether plots can be drawn at all, before anything is computed.
+    """Check that plots can be drawn, before anything is computed.
 
     Raises:
         ZooError: the plotting library is not installed.
@@ -57,6 +57,7 @@ def _figure(height: float = 3.1) -> tuple[Any, Any]:
 
 
 def _svg(figure: Any, title: str) -> str:
+    """A figure as an SVG element that fits the width of the page."""
     text = io.StringIO()
     figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     svg = text.getvalue()
@@ -64,7 +65,7 @@ def _svg(figure: Any, title: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    # names of clips and glyphs must not repeat in one page
+    # ids of clip paths and glyphs must be unique within a page
     salt = re.sub(r"\W+", "-", title.lower())
     svg = re.sub(r'id="([^"]+)"', rf'id="{salt}-\1"', svg)
     svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{salt}-\1)", svg)
@@ -73,20 +74,21 @@ def _svg(figure: Any, title: str) -> str:
 
 
 def _drawn(draw: Any, title: str, height: float = 3.1) -> str:
+    """The SVG of what `draw` draws on its axes, with a legend where there are labels; `height` in inches."""
     import matplotlib
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": title}):
         figure, axes = _figure(height)
         draw(axes)
         handles, labels = axes.get_legend_handles_labels()
-        if labels:  # below, where it hides nothing
+        if labels:  # below the plot, where the legend covers nothing
             figure.set_figheight(height + LINE * len(labels))
             figure.legend(handles, labels, loc="outside lower left")
         return _svg(figure, title)
 
 
 def accuracy_against_latency(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Each way to train as a point with its interval, and the Pareto front; None where nothing was timed."""
+    """Each configuration as a point with its interval, and the Pareto front; None where no latency is known."""
     timed = [row for row in rows if row["latency"]]
     if not timed:
         return None
@@ -123,7 +125,7 @@ def accuracy_against_latency(rows: Sequence[Mapping[str, Any]]) -> str | None:
 
 
 def learning_curves(curves: Mapping[str, Sequence[float]]) -> str | None:
-    """Loss on what is chosen on, by epoch, of each way to train that takes several."""
+    """Loss by epoch, a curve for each name that has several epochs; None where none has."""
     shown = {name: values for name, values in curves.items() if len(values) > 1}
     if not shown:
         return None
@@ -141,7 +143,7 @@ def learning_curves(curves: Mapping[str, Sequence[float]]) -> str | None:
 
 
 def fraction_curves(curves: Mapping[str, Sequence[Point]]) -> str | None:
-    """Accuracy with its interval against the number of training images."""
+    """Accuracy with its interval against the number of training images; None where no curve has several points."""
     shown = {name: points for name, points in curves.items() if len(points) > 1}
     if not shown:
         return None
@@ -161,7 +163,7 @@ def fraction_curves(curves: Mapping[str, Sequence[Point]]) -> str | None:
 
 
 def calibration(table: Predictions) -> str:
-    """How often predictions of a confidence are right; a dot's area is the number of photographs.
+    """How often predictions of a given confidence are right; the area of a dot shows the number of images.
 
     Guo et al. 2017, "On calibration of modern neural networks", section 2.
     """
@@ -181,7 +183,13 @@ def calibration(table: Predictions) -> str:
 
 
 def depth_profile(profiles: Mapping[str, Sequence[Mapping[str, Any]]], key: str, label: str) -> str | None:
-    """A figure of each stage of each backbone, from input to output: `depth` as a share, the figure, its interval."""
+    """A figure of each stage against its depth, a curve for each backbone; None where there are no stages.
+
+    Args:
+        profiles: stages of each backbone, from input to output, as in `advice.json`.
+        key: name of the figure: `accuracy` (drawn with its interval) or `distance`.
+        label: label of the vertical axis.
+    """
     if not any(profiles.values()):
         return None
 

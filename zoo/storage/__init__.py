@@ -1,1 +1,1 @@
-"""Storage: files written whole or not at all."""
+"""Storage: files that are written completely or not at all, a folder's lock, and caches on disk."""

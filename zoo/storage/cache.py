@@ -1,8 +1,8 @@
-"""Memo: a JSON value kept in the user's cache folder, computed again whenever it cannot be used.
+"""Memos: JSON values in the user's cache folder, so that they are computed only once.
 
-What takes seconds to find out and never changes for one installed version (a library's catalogue, a network's
-multiply-adds) is written down once. Nothing here may fail: a folder that cannot be written, a damaged file or one
-of another version costs time and nothing else.
+They hold what takes seconds to compute and does not change as long as the installed versions stay the same, such as a
+library's catalogue or a network's multiply-adds. Nothing here fails: where a folder cannot be written, or a file is
+damaged or of another version, the value is computed again.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
-# What a memo of another shape makes a reader stumble over; all of it means "compute anew"
+# What reading a damaged memo, or one of another version, may raise. In each case the value is computed again
 _UNUSABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, AssertionError, RecursionError)
 
 
 def cache_folder() -> Path | None:
-    """`ZOO_CACHE`, else `zoo` below the XDG cache folder; None where the user has no home."""
+    """The user's cache folder: `ZOO_CACHE`, else `zoo` below the XDG cache folder. None: the user has no home."""
     chosen = os.environ.get("ZOO_CACHE")
     if chosen:
         return Path(chosen).expanduser()
@@ -34,7 +34,7 @@ def cache_folder() -> Path | None:
 
 
 def read_memo(name: str, key: str) -> Any | None:
-    """The value last written under `name` with this very `key`; None if there is none to be had."""
+    """The value last written under `name`, if it was written with the same `key` and can be read; else None."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -46,25 +46,25 @@ def read_memo(name: str, key: str) -> Any | None:
 
 
 def write_memo(name: str, key: str, value: Any) -> None:
-    """Keep a JSON value, written beside and renamed; does nothing where the folder cannot be written."""
+    """Write a JSON value to a temporary file and rename it. Nothing happens where the folder cannot be written."""
     folder = cache_folder()
     if folder is None:
         return
-    beside: Path | None = None
+    temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(
             "w", encoding="utf-8", dir=folder, prefix=f".{name}-", suffix=".partial", delete=False
         ) as file:
-            beside = Path(file.name)
+            temporary = Path(file.name)
             json.dump({"key": key, "value": value}, file, separators=(",", ":"))
-        beside.replace(folder / f"{name}.json")
+        temporary.replace(folder / f"{name}.json")
     except OSError:
-        if beside is not None:
-            beside.unlink(missing_ok=True)
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
-def recall(
+def memoise(
     name: str,
     key: str,
     compute: Callable[[], T],
@@ -72,9 +72,14 @@ def recall(
     encode: Callable[[T], Any],
     decode: Callable[[Any], T],
 ) -> T:
-    """What `compute` gave the last time under this key, or gives now.
+    """The memo `name`, if it was written with the same key; else what `compute` returns, which becomes the memo.
 
-    `key` names everything that the value depends on: versions, and the code that computes it (see `source_key`).
+    Args:
+        name: Name of the memo's file, without its suffix.
+        key: Everything that the value depends on: versions, and the code that computes it (see `source_key`).
+        compute: Computes the value.
+        encode: Converts the value to JSON values.
+        decode: Converts it back.
     """
     kept = read_memo(name, key)
     if kept is not None:
@@ -88,7 +93,7 @@ def recall(
 
 
 def source_key(*files: Path) -> str:
-    """A checksum of source files, so that a memo ends with the code that wrote it."""
+    """A checksum of source files. In a key, it makes a memo unusable as soon as the code that wrote it changes."""
     checksum = 0
     for file in files:
         checksum = zlib.crc32(file.read_bytes(), checksum)

@@ -1,4 +1,4 @@
-"""Files that a run leaves: written beside and renamed, so that a reader never sees half of one."""
+"""Files of a run and of a study. They are written to a temporary file and renamed, so none is ever half written."""
 
 from __future__ import annotations
 
@@ -10,18 +10,20 @@ from typing import Any
 
 from zoo.errors import DiskFull, ZooError, is_disk_full
 
-# Of every file that zoo writes; a file with a higher one comes from a newer zoo and is refused
+# Version of the format of every file that zoo writes. A file with a higher one comes from a newer zoo and is refused
 SCHEMA = 1
 
 
 def check_schema(schema: object, file: Path) -> None:
-    """Refuse a file of a newer schema.
+    """Check that this version of zoo can read a file.
 
     Raises:
-        ZooError: naming the file and both schemas.
+        ZooError: the file has a newer schema, or none.
     """
     if not isinstance(schema, int) or schema < 1:
-        raise ZooError(f"`{file}` is damaged: its schema is `{schema}`", hint="restore it from a copy, or make it anew")
+        raise ZooError(
+            f"`{file}` is damaged: its schema is `{schema}`", hint="restore it from a copy, or create it again"
+        )
     if schema > SCHEMA:
         raise ZooError(
             f"`{file}` has schema {schema}, this zoo reads up to {SCHEMA}",
@@ -30,10 +32,11 @@ def check_schema(schema: object, file: Path) -> None:
 
 
 def write_bytes(file: Path, data: bytes) -> None:
-    """Write a file beside its place, flush it to the disk and rename it.
+    """Write a temporary file in the same folder, flush it to the disk, and rename it to `file`.
 
     Raises:
-        ZooError: the folder cannot be written, or the disk is full.
+        DiskFull: the disk is full.
+        ZooError: the folder cannot be written.
     """
     temporary: str | None = None
     try:
@@ -51,7 +54,7 @@ def write_bytes(file: Path, data: bytes) -> None:
 
 
 def unwritable(file: Path, error: OSError) -> ZooError:
-    """The error for a file that the system refused to write."""
+    """The error to raise where the system refused to write a file: `DiskFull` or another `ZooError`."""
     kind = DiskFull if is_disk_full(error) else ZooError
     return kind(f"`{file}` cannot be written: {error.strerror}", hint="make room, or write to another folder")
 
@@ -63,25 +66,31 @@ def _umask() -> int:
 
 
 def write_json(file: Path, data: Any) -> None:
-    """Write JSON, indented, atomically."""
+    """Write indented JSON by `write_bytes`; raises as it does."""
     write_bytes(file, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def append_json(file: Path, data: Any) -> None:
-    """Append one line of JSON."""
+    """Append one line of JSON.
+
+    Raises:
+        DiskFull: the disk is full.
+        ZooError: the file cannot be written.
+    """
     try:
-        cut = file.is_file() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")  # by a kill
+        # a process that was killed may have left half a line
+        incomplete = file.is_file() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(("\n" if cut else "") + json.dumps(data, ensure_ascii=False) + "\n")
+            stream.write(("\n" if incomplete else "") + json.dumps(data, ensure_ascii=False) + "\n")
     except OSError as error:
         raise unwritable(file, error) from error
 
 
 def read_json(file: Path) -> Any:
-    """Read JSON.
+    """Read a JSON file.
 
     Raises:
-        ZooError: the file is missing, unreadable, or no JSON.
+        ZooError: the file is missing, cannot be read, or is not JSON.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
@@ -89,14 +98,14 @@ def read_json(file: Path) -> Any:
         raise ZooError(f"there is no file `{file}`") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ZooError(
-            f"`{file}` cannot be read as JSON: {error}", hint="restore it from a copy, or make it anew"
+            f"`{file}` cannot be read as JSON: {error}", hint="restore it from a copy, or create it again"
         ) from error
 
 
 def read_lines(file: Path, count: int | None = None) -> list[dict[str, Any]]:
-    """Objects of the first `count` lines of a file of JSON lines, of all for None; none where there is no file.
+    """Objects of the first `count` lines of a JSON Lines file, or of all lines for None. Empty if there is no file.
 
-    What a kill cut short or a disk damaged is left out.
+    Lines that are incomplete or damaged are left out.
     """
     found = []
     for line in file.read_bytes().split(b"\n")[:count] if file.is_file() else []:

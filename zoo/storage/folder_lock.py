@@ -1,4 +1,4 @@
-"""Lock: a folder that one process at a time works in."""
+"""A lock on a folder, so that only one process at a time works in it."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ LOCK_FILE = ".lock"
 
 @contextmanager
 def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
-    """Hold a folder, so that no second process works in it; a killed process lets go of it.
+    """Hold the lock of a folder within a `with` block. The system releases the lock of a process that is killed.
 
-    `doing` is what another process is then said to do there, `hint` what may be done about it.
+    Args:
+        folder: The folder; it must exist.
+        doing: What messages say that another process does in the folder, such as `training into`.
+        hint: What the user can do if another process holds the lock.
 
     Raises:
-        ZooError: another process holds it, or it cannot be written.
+        ZooError: another process holds the lock, or the folder cannot be written.
     """
     file = folder / LOCK_FILE
     lock = FileLock(file)
@@ -30,11 +33,11 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     except Timeout as error:
         raise ZooError(f"another process is {doing} `{folder}`", hint=hint) from error
     except OSError as error:
-        words = (error.strerror or str(error)).lower()
-        mend = f"the folder must be writable: `chmod u+w {folder}`, or copy it to where you may write"
+        reason = (error.strerror or str(error)).lower()
+        remedy = f"the folder must be writable: `chmod u+w {folder}`, or copy it to a folder that is"
         if file.is_dir():
-            mend = f"move `{file}` away"
-        raise ZooError(f"`{file}` cannot be written: {words}", hint=mend) from error
+            remedy = f"move `{file}` away"
+        raise ZooError(f"`{file}` cannot be written: {reason}", hint=remedy) from error
     try:
         yield
     finally:

@@ -1,4 +1,4 @@
-"""Footprint: what a network costs where it runs. Its weights do not change that, so it is known before training."""
+"""Deployment cost: latency and size of a network, known before training because they do not depend on its weights."""
 
 from __future__ import annotations
 
@@ -23,17 +23,24 @@ if TYPE_CHECKING:
 
 FORMAT = "onnx"
 FILE = f"network.{FORMAT}"
-SECONDS = 1.0  # of timed calls of each network
+SECONDS = 1.0  # budget of timed calls for each network
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeploymentCost:
-    """Latency of one image (seconds, p50 with its 95 % interval), size (bytes), parameters and licence of a network.
+    """What it costs to deploy the network of a configuration.
 
-    What could not be found out is None, and `failure` says why. `unfit` says why no such network can be trained so.
+    Attributes:
+        shape: Digest of the network's structure; networks with the same digest cost the same.
+        latency: Seconds for one image: p50 with its 95 % interval. None: not known.
+        size: Bytes of the exported file. None: not known.
+        parameters: Number of parameters. None: not known.
+        license: Licence of the weights that training starts from.
+        failure: Why a figure is not known.
+        unfit: Why the configuration cannot be trained.
     """
 
-    shape: str = ""  # digest of the network's structure: those with the same one cost the same
+    shape: str = ""
     latency: tuple[float, float, float] | None = None
     size: int | None = None
     parameters: int | None = None
@@ -42,7 +49,7 @@ class DeploymentCost:
     unfit: str = ""
 
     def refused(self, study: Study) -> str:
-        """Why a study does not train it; empty where it does."""
+        """Why a study does not train the configuration; empty where it does."""
         if self.unfit:
             return self.unfit
         if study.licenses and not any(fnmatch(self.license.lower(), one.lower()) for one in study.licenses):
@@ -69,20 +76,28 @@ class DeploymentCost:
 
 
 def license_of(experiment: Experiment, plugins: Plugins) -> str:
-    """The licence of the weights that an experiment starts from, or of the code where it starts at random."""
+    """The licence of the weights that an experiment starts from, or of the network's code where weights are random."""
     from zoo.config.references import look_up
 
     names = look_up(experiment, plugins)
     return names.weights.license if names.weights is not None else names.backbone.value.license
 
 
-def weigh(
+def export_untrained(
     experiment: Experiment, classes: tuple[str, ...], images: int, folder: Path, plugins: Plugins
 ) -> dict[str, Any]:
-    """Build an experiment's network with random weights and write it into `folder / SHAPE`, if none is there.
+    """Export an experiment's network with random weights into `folder / SHAPE`, unless that folder is there.
 
-    A head that remembers its training images, as `knn`'s, remembers so many random ones. Returns the network's
-    `shape`, `parameters` and `size`.
+    Args:
+        experiment: gives backbone, strategy and settings.
+        classes: class names.
+        images: number of training images. A head that stores training images, as `knn`'s does, stores as many random
+            ones.
+        folder: where networks are written, one folder for each shape.
+        plugins: loaded plugins.
+
+    Returns:
+        The network's `shape`, `parameters` and `size`, as of a `DeploymentCost`.
 
     Raises:
         UsageError: the strategy or a setting does not fit the network.
@@ -104,22 +119,22 @@ def weigh(
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
     words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
     shape = hashlib.sha256(words.encode()).hexdigest()[:16]
-    place = folder / shape  # of its own: a large network keeps its weights beside the file
-    if not place.is_dir():
-        beside = folder / f".{shape}"
-        shutil.rmtree(beside, ignore_errors=True)
-        beside.mkdir()
+    written = folder / shape  # a folder, because a large network has its weights in a second file
+    if not written.is_dir():
+        partial = folder / f".{shape}"
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir()
         spec = ExportSpec(
-            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=beside / FILE
+            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=partial / FILE
         )
         load_target(plugins.exporters.find(FORMAT).value.write)(spec)
-        beside.replace(place)
-    size = sum(file.stat().st_size for file in place.iterdir())
+        partial.replace(written)
+    size = sum(file.stat().st_size for file in written.iterdir())
     return {"shape": shape, "parameters": count_parameters(model), "size": size}
 
 
 def _random_task(network: Network, size: int, classes: int, images: int) -> Task:
-    """Random features of so many images, as wide as those that enter the head."""
+    """A solver's task with random features of `images` images, as wide as those that enter the head."""
     import torch
 
     from zoo.networks.head import find_head
@@ -132,7 +147,10 @@ def _random_task(network: Network, size: int, classes: int, images: int) -> Task
 
 
 def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
-    """P50 of one image with its interval, by shape, of what `weigh` wrote; by turns, each in a process of its own."""
+    """P50 of one image in seconds with its interval, by shape, of the networks that `export_untrained` wrote.
+
+    The networks are measured interleaved, each in a process of its own.
+    """
     from zoo.latency.measurement import bench
 
     files = sorted(folder.glob(f"[!.]*/{FILE}"))
@@ -150,6 +168,6 @@ def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tupl
 
 
 def with_latency(one: DeploymentCost, latencies: dict[str, tuple[float, float, float]]) -> DeploymentCost:
-    """The footprint with the latency that its shape was found to have."""
+    """The deployment cost with the latency that was measured for its shape."""
     found = latencies.get(one.shape)
     return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))

@@ -1,7 +1,7 @@
 """Executors: where the trials of a study are carried out.
 
-The folder of a trial is the truth about it. An executor that loses contact with a trial looks there before it calls the
-trial failed.
+The folder of a trial decides its result. An executor that loses contact with a trial therefore reads its folder before
+it reports the trial as failed.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zoo.studies.trial import Trial, TrialResult, TrialState, result_of_folder
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 
 WORKER = "zoo.studies.trial_worker:TrialWorker"
-LOG = 2000  # characters of a failed trial's log that are kept
+LOG = 2000  # last characters of a failed trial's log that are kept
 
 
 class TrialExecutor(Protocol):
@@ -33,8 +33,8 @@ class TrialExecutor(Protocol):
     ) -> Future[TrialResult]:
         """Begin a trial in its folder, or continue the stopped run that is there.
 
-        The future gives a result for whatever happens to the trial. It raises `DiskFull` where the disk is full, which
-        no other trial would mend.
+        The future gives a result whatever happens to the trial. It raises `DiskFull` where the disk is full, since
+        every other trial would fail as well.
         """
         ...
 
@@ -53,7 +53,7 @@ class LocalProcess:
         self._thread: ThreadPoolExecutor | None = None
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
-        """Have the worker answer a request; a worker that died before is replaced.
+        """Send a request to the worker and wait for its answer; a worker that died before is replaced.
 
         Raises:
             WorkerFailed: the worker reports an error, or dies.

@@ -1,4 +1,4 @@
-"""Search: better settings for one way to train, by Optuna, on what may be chosen on and nothing else."""
+"""Hyperparameter search: find better settings for one configuration with Optuna, by the validation loss alone."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from zoo.experiment import DEFAULT_EPOCHS, Experiment
 from zoo.progress import Silent
 
 if TYPE_CHECKING:
-    from optuna import Trial
+    from optuna import Trial as OptunaTrial
 
     from zoo.plugin import Plugins
 
 DATABASE = "search.db"
-STARTUP = 4  # trials before the median prunes, and before what was seen guides
+STARTUP = 4  # Optuna trials before the median prunes, and before results guide the sampler
 
-# Bounds of rates, around the default: a network that is trained further than a tenth or ten times off it
-# either does not move or comes apart
+# Bounds of the learning rate, as a factor of the default: below a tenth of it a network hardly changes, above ten times
+# it training diverges
 RATE_FACTOR = 10.0
 DECAYS = (1e-4, 0.3)
 AUGMENTS = ("none", "light", "trivial")
 EPOCHS = (2, 12)
 
 
-class _Watched(Silent):
-    """Tells Optuna the loss on val after each epoch, and stops what is worse than the median."""
+class _OptunaProgress(Silent):
+    """Reports the validation loss to Optuna after each epoch, and ends a run that is worse than the median."""
 
-    def __init__(self, trial: Trial) -> None:
+    def __init__(self, trial: OptunaTrial) -> None:
         self.trial, self.count = trial, 0
 
     def epoch(self, record: dict[str, Any]) -> None:
@@ -49,19 +49,28 @@ class _Watched(Silent):
 def search(
     experiment: Experiment, given: Collection[str], count: int, folder: Path, seconds: float | None, plugins: Plugins
 ) -> dict[str, Any]:
-    """Try `count` settings of an experiment: rate, weight decay, augmentation, epochs; by the loss on `val`.
+    """Search learning rate, weight decay, augmentation and number of epochs by the loss on `val`.
 
-    Those of them that were `given` stay as they are.
+    Optuna trials are kept in `search.db` and are not repeated by a later session.
 
-    What was tried stands in `search.db` and is not tried again. Returns the best `settings` (None: the experiment's
-    own are the best, or nothing can be searched), and how many were tried and pruned.
+    Args:
+        experiment: what is trained; its other settings stay as they are.
+        given: names of settings that the user gave, which are not searched.
+        count: Optuna trials in all.
+        folder: the study's folder.
+        seconds: time after which no further Optuna trial begins. None: no limit.
+        plugins: loaded plugins.
+
+    Returns:
+        The best `settings` (None: no trial was completed, or nothing can be searched) with their `loss`, and how many
+        were `tried` and `pruned`; or a `note` that says why nothing was searched.
 
     Raises:
         ZooError: Optuna is not installed, or its database is locked or damaged.
     """
     try:
         import optuna
-        from optuna.trial import TrialState
+        from optuna.trial import TrialState as OptunaState
     except ImportError as error:
         raise ZooError("the search needs Optuna", hint="pip install 'backbone-zoo[study]'") from error
     from sqlalchemy.exc import SQLAlchemyError
@@ -84,12 +93,12 @@ def search(
     start |= {} if counted else {"epochs": DEFAULT_EPOCHS}
     start = {key: value for key, value in start.items() if key not in given}
     if not start:
-        return {"settings": None, "note": "all that it would search was given"}
+        return {"settings": None, "note": "every setting that it would search was given"}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     name = f"{setup.backbone.qualified} {setup.plan}"
-    tries = folder / "search" / hashlib.sha256(name.encode()).hexdigest()[:16]
+    runs = folder / "search" / hashlib.sha256(name.encode()).hexdigest()[:16]
 
-    def objective(trial: Trial) -> float:
+    def objective(trial: OptunaTrial) -> float:
         asked: dict[str, Callable[[], Any]] = {
             "lr": lambda: trial.suggest_float("lr", rate / RATE_FACTOR, rate * RATE_FACTOR, log=True),
             "weight_decay": lambda: trial.suggest_float("weight_decay", *DECAYS, log=True),
@@ -97,15 +106,15 @@ def search(
             "epochs": lambda: trial.suggest_int("epochs", *EPOCHS),
         }
         settings = {key: draw() for key, draw in asked.items() if key in start}
-        out = tries / str(trial.number)
+        out, progress = runs / str(trial.number), _OptunaProgress(trial)
         try:
-            run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=_Watched(trial))
+            run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=progress)
             return float(run.metrics["loss"])
         except DiskFull:
             raise
         except ZooError as error:
             trial.set_user_attr("failure", error.message)
-            raise optuna.TrialPruned from error  # it diverged: as bad as what is worse than the median
+            raise optuna.TrialPruned from error  # such as a diverged run: counts like one worse than the median
         finally:
             shutil.rmtree(out, ignore_errors=True)
 
@@ -118,26 +127,26 @@ def search(
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
         )
         if not found.trials:
-            found.enqueue_trial(start)  # the defaults are one of those tried
-        for one in found.get_trials(states=[TrialState.RUNNING]):  # when a session was killed: tried again
-            found.tell(one.number, state=TrialState.FAIL)
+            found.enqueue_trial(start)  # the defaults are tried first
+        for one in found.get_trials(states=[OptunaState.RUNNING]):  # a session was killed during it: it is repeated
+            found.tell(one.number, state=OptunaState.FAIL)
             found.enqueue_trial(one.params or start)
-        ended = found.get_trials(states=[TrialState.COMPLETE, TrialState.PRUNED])
+        ended = found.get_trials(states=[OptunaState.COMPLETE, OptunaState.PRUNED])
         if len(ended) < count:
             found.optimize(objective, n_trials=count - len(ended), timeout=seconds)
-        whole = found.get_trials(states=[TrialState.COMPLETE])
-        pruned = len(found.get_trials(states=[TrialState.PRUNED]))
+        completed = found.get_trials(states=[OptunaState.COMPLETE])
+        pruned = len(found.get_trials(states=[OptunaState.PRUNED]))
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise ZooError(
             f"`{folder / DATABASE}` cannot be used: {str(error).splitlines()[0]}",
-            hint="another program holds it, or it is damaged: close that program, or delete it to search anew",
+            hint="another program uses it, or it is damaged: close that program, or delete the file to search again",
         ) from error
     finally:
-        shutil.rmtree(tries, ignore_errors=True)
-    best = found.best_trial if whole else None
+        shutil.rmtree(runs, ignore_errors=True)
+    best = found.best_trial if completed else None
     return {
         "settings": dict(best.params) if best is not None else None,
         "loss": best.value if best is not None else None,
-        "tried": len(whole) + pruned,
+        "tried": len(completed) + pruned,
         "pruned": pruned,
     }

@@ -1,4 +1,4 @@
-"""Leaderboard: the ways to train of a study side by side, those that cannot be told apart, and the cheapest of them."""
+"""Leaderboard: the configurations of a study side by side, its winners, and the cheapest of them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,28 @@ ENSEMBLE = "ensemble of the winners"
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A way to train: its figures on the split that is chosen on, averaged over seeds, and what it costs."""
+    """One configuration: its figures on the compared split, averaged over seeds, and its costs.
+
+    Attributes:
+        way: The configuration: backbone and strategy.
+        backbone: Qualified name of the backbone.
+        strategy: The strategy in its canonical form.
+        seeds: Seeds of the finished trials.
+        images: Images of the split.
+        accuracy: Share of images classified correctly.
+        interval: 95 % interval of the accuracy, over images and, with several seeds, over seeds.
+        precision: Macro precision. None: a seed has none.
+        recall: Macro recall. None: a seed has none.
+        f1: Macro F1. None: a seed has none.
+        winner: Whether no other configuration is significantly better.
+        cheapest: Whether it is the cheapest winner.
+        latency: Seconds for one image: p50 with its 95 % interval. None: not known.
+        size: Bytes of the exported network. None: not known.
+        license: Licence of the weights.
+        seconds: Seconds of training, the mean over seeds.
+        core_seconds: Processor seconds of training, the mean over seeds.
+        test: Accuracy and interval on the locked split, where it was evaluated there.
+    """
 
     way: str
     backbone: str
@@ -29,23 +50,23 @@ class Row:
     seeds: tuple[int, ...]
     images: int
     accuracy: float
-    interval: tuple[float, float]  # 95 %, over images and, with several seeds, over seeds
+    interval: tuple[float, float]
     precision: float | None
     recall: float | None
     f1: float | None
     winner: bool
     cheapest: bool
-    latency: tuple[float, float, float] | None  # seconds, with interval
+    latency: tuple[float, float, float] | None
     size: int | None
     license: str
-    seconds: float  # of training, the mean of the seeds
+    seconds: float
     core_seconds: float
-    test: dict[str, Any] | None = None  # accuracy and interval on the locked split, of winners
+    test: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Rows from best to worst on the split that is chosen on; `comparison` holds every pair."""
+    """Rows from best to worst accuracy on `split`; `comparison` holds every pair of configurations."""
 
     split: str
     rows: tuple[Row, ...]
@@ -54,10 +75,12 @@ class Leaderboard:
 
     @property
     def winners(self) -> tuple[str, ...]:
+        """Configurations that are not significantly worse than any other, best first."""
         return tuple(row.way for row in self.rows if row.winner)
 
     @property
     def cheapest(self) -> str | None:
+        """The cheapest winner."""
         return next((row.way for row in self.rows if row.cheapest), None)
 
     def to_json(self) -> dict[str, Any]:
@@ -107,7 +130,7 @@ class Leaderboard:
 
 
 class LeaderboardContent(dict[str, Any]):
-    """The content of `leaderboard.json`, which can be had as a table."""
+    """The content of `leaderboard.json`; `to_frame` gives its rows as a table."""
 
     def to_frame(self) -> Any:
         """The rows as a pandas DataFrame, best configuration first; intervals in two columns, times in seconds.
@@ -132,7 +155,7 @@ class LeaderboardContent(dict[str, Any]):
 
 @dataclass(frozen=True, kw_only=True)
 class ConfigurationResults:
-    """A way to train before it is compared: a table of predictions, metrics and times for each seed."""
+    """The finished trials of one configuration, before it is compared; one item of each tuple for each seed."""
 
     backbone: str
     strategy: str
@@ -141,84 +164,87 @@ class ConfigurationResults:
     metrics: tuple[Mapping[str, float | None], ...]
     seconds: tuple[float, ...]
     core_seconds: tuple[float, ...]
-    trained: int  # parameters that train, at most at once
+    trained: int  # trainable parameters, in the phase that has most
     cost: DeploymentCost
 
     @property
-    def way(self) -> str:
+    def configuration(self) -> str:
         return f"{self.backbone} {self.strategy}"
 
 
-def rank(entries: Sequence[ConfigurationResults]) -> Leaderboard:
-    """Compare ways to train that were scored on the same photographs.
+def rank(results: Sequence[ConfigurationResults]) -> Leaderboard:
+    """Compare configurations that were evaluated on the same images.
 
-    The winners are those that cannot be told apart from the best; the cheapest of them is the one with the least
-    latency, and among those of one network, the one that trains the fewest parameters: seconds of training differ from
-    time to time.
+    The winners are those that are not significantly worse than any other. The cheapest winner is the one with the
+    lowest latency and, among winners with the same network, the one with the fewest trainable parameters. Seconds of
+    training do not count, because they vary from run to run.
     """
-    tables = {entry.way: correct(entry.tables) for entry in entries}
+    tables = {one.configuration: correct(one.tables) for one in results}
     comparison = compare_configurations(tables)
-    by_way = {entry.way: entry for entry in entries}
-    winners = [by_way[way] for way in comparison.winners]
-    cheapest = min(winners, key=_price).way if winners else None
+    by_name = {one.configuration: one for one in results}
+    winners = [by_name[name] for name in comparison.winners]
+    cheapest = min(winners, key=_price).configuration if winners else None
     rows = []
-    for way, accuracy in comparison.accuracies.items():
-        entry = by_way[way]
-        low, high = bootstrap_interval(tables[way])
+    for name, accuracy in comparison.accuracies.items():
+        one = by_name[name]
+        low, high = bootstrap_interval(tables[name])
         rows.append(
             Row(
-                way=way,
-                backbone=entry.backbone,
-                strategy=entry.strategy,
-                seeds=entry.seeds,
-                images=tables[way].shape[1],
+                way=name,
+                backbone=one.backbone,
+                strategy=one.strategy,
+                seeds=one.seeds,
+                images=tables[name].shape[1],
                 accuracy=accuracy,
                 interval=(low, high),
-                precision=_mean(entry.metrics, "precision_macro"),
-                recall=_mean(entry.metrics, "recall_macro"),
-                f1=_mean(entry.metrics, "f1_macro"),
-                winner=way in comparison.winners,
-                cheapest=way == cheapest,
-                latency=entry.cost.latency,
-                size=entry.cost.size,
-                license=entry.cost.license,
-                seconds=round(float(np.mean(entry.seconds)), 2),
-                core_seconds=round(float(np.mean(entry.core_seconds)), 2),
+                precision=_mean(one.metrics, "precision_macro"),
+                recall=_mean(one.metrics, "recall_macro"),
+                f1=_mean(one.metrics, "f1_macro"),
+                winner=name in comparison.winners,
+                cheapest=name == cheapest,
+                latency=one.cost.latency,
+                size=one.cost.size,
+                license=one.cost.license,
+                seconds=round(float(np.mean(one.seconds)), 2),
+                core_seconds=round(float(np.mean(one.core_seconds)), 2),
             )
         )
-    split = entries[0].tables[0].split
-    return Leaderboard(split=split, rows=tuple(rows), comparison=comparison, notes=_notes(entries, rows, split))
+    split = results[0].tables[0].split
+    return Leaderboard(split=split, rows=tuple(rows), comparison=comparison, notes=_notes(results, rows, split))
 
 
-def _price(entry: ConfigurationResults) -> tuple[float, int, str]:
-    latency = entry.cost.latency
-    return (latency[0] if latency else np.inf, entry.trained, entry.strategy)
+def _price(one: ConfigurationResults) -> tuple[float, int, str]:
+    """What winners are ordered by to find the cheapest."""
+    latency = one.cost.latency
+    return (latency[0] if latency else np.inf, one.trained, one.strategy)
 
 
 def _mean(metrics: Sequence[Mapping[str, float | None]], name: str) -> float | None:
+    """The mean of a metric over seeds; None where a seed has no value."""
     values = [one.get(name) for one in metrics]
     known = [value for value in values if value is not None]
     return float(np.mean(known)) if len(known) == len(values) else None
 
 
-def _notes(entries: Sequence[ConfigurationResults], rows: Sequence[Row], split: str) -> tuple[str, ...]:
+def _notes(results: Sequence[ConfigurationResults], rows: Sequence[Row], split: str) -> tuple[str, ...]:
+    """What limits the comparison, a sentence each."""
     notes = []
-    fewest = min(len(entry.seeds) for entry in entries)
+    fewest = min(len(one.seeds) for one in results)
     if fewest == 1:
-        notes.append("one seed: intervals are over photographs alone, and say nothing about another seed")
-    if len({entry.seeds for entry in entries}) > 1:
-        notes.append("not every way to train has the same seeds")
+        notes.append("one seed: intervals are over photographs alone and say nothing about other seeds")
+    if len({one.seeds for one in results}) > 1:
+        notes.append("not all configurations have the same seeds")
     half = max((row.interval[1] - row.interval[0]) / 2 for row in rows)
     if half > 0.05:
         notes.append(
-            f"`{split}` has {rows[0].images} photographs, so an accuracy is known to {100 * half:.0f} points at worst: "
-            "what cannot be told apart here may differ by as much"
+            f"`{split}` has {rows[0].images} photographs, so accuracies are known to within {100 * half:.0f} points at "
+            "worst: configurations may differ by as much without a significant difference"
         )
     return tuple(notes)
 
 
 def ensemble(tables: Sequence[Predictions]) -> Predictions:
-    """One table whose probabilities are the mean of several, of the same photographs.
+    """Predictions whose probabilities are the mean of those of several tables, for the same images in any order.
 
     Lakshminarayanan et al. 2017, "Simple and scalable predictive uncertainty estimation using deep ensembles".
     """
@@ -228,7 +254,7 @@ def ensemble(tables: Sequence[Predictions]) -> Predictions:
     return Predictions(
         split=first.split,
         classes=first.classes,
-        ids=tuple(first.ids[place] for place in order),
+        ids=tuple(first.ids[index] for index in order),
         labels=first.labels[order],
         logits=np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32),
     )

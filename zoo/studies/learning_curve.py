@@ -1,4 +1,4 @@
-"""Fractions: accuracy by the number of training images, and up to how many of them transfer is ahead."""
+"""Learning curves: accuracy by the number of training images, and where pretrained weights are ahead."""
 
 from __future__ import annotations
 
@@ -8,21 +8,25 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from zoo.studies.results import Results
 
-# Training images, accuracy, low, high, seconds, core-seconds
+# Number of training images, accuracy, ends of its interval, seconds, processor seconds
 Point = tuple[float, ...]
 
-# Tags of runs that start from nothing, or whose backbone has nothing to learn, as `hog_color`
+# Tags of weights of runs that start from random weights, or whose backbone has none, such as `hog_color`
 NO_WEIGHTS = ("none", "fixed")
 
 
 def points_by_images(results: Results, board: Mapping[str, Any]) -> tuple[dict[str, list[Point]], set[str]]:
-    """A point for each fraction, by way to train; and the ways that bring nothing from other photographs.
+    """A point for each fraction, by configuration; and the configurations without pretrained weights.
+
+    Args:
+        results: an opened study.
+        board: the content of its `leaderboard.json`.
 
     Raises:
         ZooError: a run is missing or damaged.
     """
     points: dict[str, list[Point]] = {}
-    bare: set[str] = set()
+    untrained: set[str] = set()
     for fraction, part in board["fractions"].items():
         finished = results.finished(float(fraction))
         for row in part["rows"]:
@@ -31,28 +35,37 @@ def points_by_images(results: Results, board: Mapping[str, Any]) -> tuple[dict[s
             point = (images, row["accuracy"], *row["interval"], row["seconds"], row["core_seconds"])
             points.setdefault(row["way"], []).append(point)
             if run.record["weights"]["tag"] in NO_WEIGHTS:
-                bare.add(row["way"])
-    return points, bare
+                untrained.add(row["way"])
+    return points, untrained
 
 
-def where_transfer_pays(points: Mapping[str, Sequence[Point]], bare: Collection[str]) -> list[str]:
-    """Up to how many training images transfer is ahead of what brings nothing, beyond the intervals of both."""
-    nothing = [point for way in bare for point in points[way]]
-    carried = [point for way in points if way not in bare for point in points[way]]
-    if not nothing or not carried or max(len(some) for some in points.values()) < 2:
+def where_transfer_pays(points: Mapping[str, Sequence[Point]], untrained: Collection[str]) -> list[str]:
+    """Up to how many training images pretrained weights are ahead, as a sentence; empty where nothing can be compared.
+
+    At each number of images the best configuration with pretrained weights is compared with the best one without. It is
+    ahead where its interval lies above the other's.
+
+    Args:
+        points: points of each configuration, as from `points_by_images`.
+        untrained: the configurations without pretrained weights.
+    """
+    without = [point for name in untrained for point in points[name]]
+    pretrained = [point for name in points if name not in untrained for point in points[name]]
+    if not without or not pretrained or max(len(some) for some in points.values()) < 2:
         return []
     ahead: list[int] = []
-    behind: list[int] = []
-    for images in sorted({point[0] for point in nothing} & {point[0] for point in carried}):
+    not_ahead: list[int] = []
+    for images in sorted({point[0] for point in without} & {point[0] for point in pretrained}):
         one, other = (
             max((point for point in group if point[0] == images), key=lambda point: point[1])
-            for group in (carried, nothing)
+            for group in (pretrained, without)
         )
-        (ahead if one[2] > other[3] else behind).append(int(images))
+        (ahead if one[2] > other[3] else not_ahead).append(int(images))
+    words = "pretrained weights are ahead of training without them, beyond both intervals,"
     if not ahead:
-        return ["transfer is at no number of images known to be ahead of training from nothing"]
-    if not behind:
-        return [f"transfer is ahead of training from nothing at every number of images, up to {max(ahead):,}"]
-    later = [images for images in behind if images > max(ahead)]
-    tail = f"; with {min(later):,} that is not known any more" if later else ""
-    return [f"transfer is ahead of training from nothing with up to {max(ahead):,} training images{tail}"]
+        return [f"{words} at no number of training images"]
+    if not not_ahead:
+        return [f"{words} at every number of training images, up to {max(ahead):,}"]
+    later = [images for images in not_ahead if images > max(ahead)]
+    tail = f"; with {min(later):,} no longer" if later else ""
+    return [f"{words} with up to {max(ahead):,} training images{tail}"]

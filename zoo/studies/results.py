@@ -1,13 +1,13 @@
 """Results: an opened study, and the leaderboard of its finished trials, computed whenever it is asked for.
 
-study.json          what was asked, and how the study stands
+study.json          the study's description, and its status
 outcomes.jsonl      a line per trial: finished, failed, or refused before it was trained, and why
-footprints.json     latency, size and licence of every configuration, known before the first trial
+footprints.json     deployment cost of every configuration, known before the first trial
 trials/NAME/        the runs
-search.db           what the search tried (Optuna)
-tuned.json          the settings that it found
+search.db           settings that the hyperparameter search tried (Optuna)
+tuned.json          settings that it found
 ledger.jsonl        a line per evaluation on the locked split
-leaderboard.json, leaderboard.csv
+leaderboard.json    the leaderboard, also as leaderboard.csv
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ LEDGER_FILE = "ledger.jsonl"
 LEADERBOARD_FILE = "leaderboard.json"
 CSV_FILE = "leaderboard.csv"
 
-MOST_AVERAGED = 5  # networks in an ensemble: more seldom help, and each costs its latency
+MOST_AVERAGED = 5  # networks in an ensemble: more rarely help, and each adds its latency
 
 
 @dataclass(frozen=True)
 class Results:
-    """An opened study: its folder, what was asked, and the latest result of each trial that has one."""
+    """An opened study: its folder, the content of `study.json`, and the latest result of each trial that has one."""
 
     path: Path
     record: dict[str, Any]
@@ -54,16 +54,16 @@ class Results:
         """Open a study's folder.
 
         Raises:
-            UsageError: it is not a study.
-            ZooError: its record is damaged or of a newer schema.
+            UsageError: the folder is not a study.
+            ZooError: its record is damaged or has a newer schema.
         """
         folder = Path(path)
         file = folder / STUDY_FILE
         if not file.is_file():
-            raise UsageError(f"`{folder}` is no study: it has no `{STUDY_FILE}`", hint="`zoo study --out` makes one")
+            raise UsageError(f"`{folder}` is not a study: it has no `{STUDY_FILE}`", hint="`zoo study --out` makes one")
         record = read_json(file)
         if not isinstance(record, dict) or not isinstance(record.get("study"), dict):
-            raise ZooError(f"`{file}` is no record of a study", hint="restore it from a copy")
+            raise ZooError(f"`{file}` is not the record of a study", hint="restore it from a copy")
         check_schema(record.get("schema"), file)
         latest: dict[str, TrialResult] = {}
         for line in read_lines(folder / OUTCOMES_FILE):
@@ -75,10 +75,12 @@ class Results:
 
     @property
     def study(self) -> Study:
+        """The study's description."""
         return Study.from_json(self.record["study"])
 
     @property
     def status(self) -> str:
+        """`running`, `finished`, `interrupted` or `out of time`."""
         return str(self.record.get("status"))
 
     @property
@@ -101,7 +103,7 @@ class Results:
 
     @property
     def winners(self) -> list[str]:
-        """Configurations that are not significantly worse than the best one, best first."""
+        """Configurations that are not significantly worse than any other, best first."""
         return [str(name) for name in self.leaderboard["winners"]]
 
     def run(self, result: TrialResult) -> Run:
@@ -117,7 +119,7 @@ class Results:
             raise ZooError(error.message, hint=f"`zoo study {self.path}` trains it again") from error
 
     def looks(self) -> list[dict[str, Any]]:
-        """Every evaluation on the locked split."""
+        """Every evaluation on the locked split, as the study's ledger records it."""
         return read_lines(self.path / LEDGER_FILE)
 
     def finished(self, fraction: float) -> dict[str, list[TrialResult]]:
@@ -140,10 +142,10 @@ class Results:
         return {fraction: self._board(fraction) for fraction in sorted(fractions)}
 
     def _board(self, fraction: float) -> Leaderboard:
-        costs, entries, tests = self.costs, [], {}
+        costs, compared, tests = self.costs, [], {}
         for configuration, results in self.finished(fraction).items():
             runs = [self.run(result) for result in results]
-            entries.append(
+            compared.append(
                 ConfigurationResults(
                     backbone=results[0].trial.backbone,
                     strategy=results[0].trial.strategy,
@@ -165,9 +167,9 @@ class Results:
                     "interval": interval,
                     "images": right.shape[1],
                 }
-        board = rank(entries)
+        board = rank(compared)
         if any(result.tuned for results in self.finished(fraction).values() for result in results):
-            note = f"settings were searched by the loss on `{board.split}`, which makes its figures too good"
+            note = f"settings were searched by the loss on `{board.split}`, so its figures are too optimistic"
             board = replace(board, notes=(*board.notes, note))
         return replace(board, rows=tuple(replace(row, test=tests.get(row.way)) for row in board.rows))
 
@@ -188,9 +190,8 @@ class Results:
         full["fractions"] = {f"{fraction:g}": board.to_json() for fraction, board in boards.items()}
         full["ensemble"] = self._ensemble(largest, boards[largest], plugins)
         full["looks"] = len(self.looks())
-        return LeaderboardContent(json.loads(json.dumps(full))), boards[
-            largest
-        ]  # tuples as lists, as a reader of the file has them
+        # through JSON, so that tuples are lists as in the file
+        return LeaderboardContent(json.loads(json.dumps(full))), boards[largest]
 
     def write_leaderboard(self, plugins: Plugins) -> None:
         """Write `leaderboard.json` and `leaderboard.csv`, if a trial is finished."""
@@ -200,7 +201,10 @@ class Results:
             write_bytes(self.path / CSV_FILE, board.to_csv().encode())
 
     def _ensemble(self, fraction: float, board: Leaderboard, plugins: Plugins) -> dict[str, Any] | None:
-        """The mean of one network of each winner; `helps` where it is better than the best on the compared split."""
+        """The mean of the winners' probabilities, one network each; None for a single winner.
+
+        `helps` says whether its accuracy on the compared split is higher than the best configuration's.
+        """
         members = board.winners[:MOST_AVERAGED]
         if len(members) < 2:
             return None
@@ -226,5 +230,5 @@ class Results:
 
 
 def _locked(run: Run) -> Predictions | None:
-    """Predictions on the locked split, where a run was evaluated on it."""
+    """A run's predictions on the locked split; None where it was not evaluated there."""
     return run.predictions("test") if (run.path / "predictions-test.safetensors").is_file() else None

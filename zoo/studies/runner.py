@@ -1,6 +1,6 @@
-"""Studying: carries a study out, trial by trial, in a folder that it goes on from after whatever stopped it.
+"""Runner: carries out a study trial by trial, in a folder from which another session can continue after any stop.
 
-What the folder holds stands in `zoo.studies.results`.
+`zoo.studies.results` lists the files of the folder.
 """
 
 from __future__ import annotations
@@ -54,13 +54,19 @@ def study(
     progress: Progress | None = None,
     executor: TrialExecutor | None = None,
 ) -> Results:
-    """Carry a study out, or go on with the one in the folder `out`, or `asked`, where it was stopped.
+    """Carry out a study, or continue one that was stopped.
 
-    A trial that fails is an outcome, and is not tried again unless `retry`. `time_budget` of a folder that goes on
-    takes the place of the study's own.
+    Args:
+        asked: The study; or the folder of one, which is continued.
+        out: The study's folder; if it holds the same study, that is continued. None: a new folder below `runs`.
+        retry: Train failed trials again.
+        time_budget: Seconds after which no further trial begins. None: the study's own.
+        plugins: Loaded plugins. None: they are loaded.
+        progress: Receives reports. None: the logger `zoo`.
+        executor: Carries out the trials. None: one worker process on this machine.
 
     Raises:
-        UsageError: names or settings are wrong, or the folder holds another study.
+        UsageError: names or settings are wrong, or the folder holds something else.
         ZooError: the data are not usable, or the folder cannot be written.
     """
     context = Context.of(plugins, progress)
@@ -69,7 +75,7 @@ def study(
         folder = Path(asked)
         asked = Results.open(folder).study
     else:
-        asked = replace(asked, data=absolute(asked.data, plugins))  # so that it goes on from anywhere
+        asked = replace(asked, data=absolute(asked.data, plugins))  # so that it can be continued from any folder
         folder = Path(out).expanduser() if out is not None else _default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
@@ -78,7 +84,7 @@ def study(
     images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
     for line in images.notes:
         progress.note(line)
-    _check_apart(images, progress)
+    _check_no_overlap(images, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         session = StudySession(folder, asked, trials, images, context, executor)
@@ -112,7 +118,7 @@ class StudySession:
         self._executor = executor or self._local
 
     def begin(self) -> None:
-        """Write how the study stands, and read what earlier sessions have done."""
+        """Write `study.json`, and read the results of earlier sessions."""
         file = self.folder / STUDY_FILE
         before = read_json(file) if file.is_file() else {"created": now()}
         self.record = {
@@ -135,7 +141,7 @@ class StudySession:
         self._read_results()
 
     def _read_results(self) -> None:
-        """Results so far; a finished trial whose run is missing or damaged counts as not begun."""
+        """Read the results so far; a finished trial whose run is missing or damaged is left out."""
         opened = Results.open(self.folder)
         for result in opened.outcomes:
             if result.finished:
@@ -147,7 +153,12 @@ class StudySession:
             self.results[result.name] = result
 
     def carry_out(self, retry: bool, until: float | None) -> str:
-        """Carry out every trial that has no result yet, until a time of the monotonic clock; returns how it ended."""
+        """Carry out every trial without a result; returns the status in which the study ends.
+
+        Args:
+            retry: train failed trials again.
+            until: time of the monotonic clock after which no further trial begins. None: no limit.
+        """
         try:
             costs = self._deployment_costs()
             tuned = self._tuned(costs, until)
@@ -163,7 +174,7 @@ class StudySession:
         return "finished"
 
     def write_status(self, status: str) -> None:
-        """Write how the study ended."""
+        """Write the study's status at the end of the session."""
         write_json(self.folder / STUDY_FILE, {**self.record, "status": status, "ended": now()})
 
     # trials
@@ -171,7 +182,7 @@ class StudySession:
     def _train_all(
         self, costs: Mapping[str, DeploymentCost], tuned: Mapping[str, Any], retry: bool, until: float | None
     ) -> bool:
-        """Train every trial that has no result; False where time ran out before the last one began."""
+        """Train every trial without a result; False where the time ran out before the last one began."""
         running: dict[Future[TrialResult], int] = {}
         in_time = True
         for number, trial in enumerate(self.trials, start=1):
@@ -197,10 +208,10 @@ class StudySession:
         return in_time
 
     def _note_completed(self, running: dict[Future[TrialResult], int]) -> None:
-        """Wait for a trial to end, and record it.
+        """Wait until a trial ends, and record its result.
 
         Raises:
-            DiskFull: no trial could be written any more.
+            DiskFull: the disk is full, so no further trial could be written.
         """
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
@@ -208,12 +219,10 @@ class StudySession:
             try:
                 self._note(future.result(), number)
             except DiskFull as error:
-                raise DiskFull(
-                    error.message, hint=f"make room; `zoo study {self.folder}` then continues where it was"
-                ) from error
+                raise DiskFull(error.message, hint=f"make room; `zoo study {self.folder}` then continues") from error
 
     def _note(self, result: TrialResult, number: int) -> None:
-        """Record a result; the session is the only writer of `outcomes.jsonl`."""
+        """Record a result; only the session writes to `outcomes.jsonl`."""
         append_json(self.folder / OUTCOMES_FILE, result.to_json())
         self.results[result.name] = result
         trial = result.trial
@@ -221,8 +230,8 @@ class StudySession:
         words += f" fraction {trial.fraction:g}" if len(self.study.fractions) > 1 else ""
         if result.finished:
             accuracy = result.metrics.get("accuracy")
-            shown = "unknown" if accuracy is None else f"{accuracy:.4f}"
-            self.progress.note(f"{words}: accuracy {shown}, {result.seconds:.0f} s")
+            figure = "unknown" if accuracy is None else f"{accuracy:.4f}"
+            self.progress.note(f"{words}: accuracy {figure}, {result.seconds:.0f} s")
         elif result.state is TrialState.REFUSED:
             self.progress.note(f"{words}: not trained: {result.failure}")
         else:
@@ -232,7 +241,7 @@ class StudySession:
     # before the trials
 
     def _deployment_costs(self) -> dict[str, DeploymentCost]:
-        """Costs of every configuration: its network with random weights, exported and timed before any is trained."""
+        """Deployment costs by configuration: networks with random weights are exported and timed before training."""
         configurations = {trial.configuration: trial for trial in self.trials}
         known = Results.open(self.folder).costs
         if set(configurations) <= set(known):
@@ -241,26 +250,26 @@ class StudySession:
         networks.mkdir(exist_ok=True)
         found: dict[str, DeploymentCost] = {}
         images = round(len(self.images.splits["train"]) * max(self.study.fractions))
-        self.progress.start("weigh networks", len(configurations), "networks")
+        self.progress.start("export untrained networks", len(configurations), "networks")
         for configuration, trial in configurations.items():
             experiment = self.study.experiment(trial)
             license = license_of(experiment, self.plugins)
             try:
-                weighed = self._local.ask(
-                    "weigh",
+                exported = self._local.ask(
+                    "export_untrained",
                     experiment=experiment.to_json(),
                     classes=list(self.images.classes),
                     images=images,
                     folder=str(networks),
                 )
-                found[configuration] = DeploymentCost(license=license, **weighed)
+                found[configuration] = DeploymentCost(license=license, **exported)
                 if found[configuration].unfit:
                     self.progress.warn(f"{configuration} will not be trained: {found[configuration].unfit}")
             except WorkerFailed as failure:
                 found[configuration] = DeploymentCost(license=license, failure=failure.reason)
             self.progress.advance(1)
         self.progress.stop()
-        self._local.cancel()  # it would take processor time from what is timed
+        self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
         device = self.study.experiment(self.trials[0]).device
         latencies = time_networks(networks, device, self.plugins)
         found = {configuration: with_latency(one, latencies) for configuration, one in found.items()}
@@ -270,7 +279,7 @@ class StudySession:
         return found
 
     def _tuned(self, costs: Mapping[str, DeploymentCost], until: float | None) -> dict[str, Any]:
-        """Settings that the search found, by configuration; a configuration without keeps the study's settings."""
+        """Settings that the search found, by configuration; a configuration without any keeps the study's."""
         file = self.folder / TUNED_FILE
         found: dict[str, Any] = read_json(file) if file.is_file() else {}
         if not self.study.search:
@@ -293,20 +302,20 @@ class StudySession:
                 found[configuration] = {"settings": None, "failure": failure.reason}
                 self.progress.warn(f"search {configuration} failed: {failure.reason}")
             write_json(file, found)
-            said = found[configuration].get("note") or found[configuration].get("settings")
-            self.progress.note(f"search {configuration}: {said}")
+            outcome = found[configuration].get("note") or found[configuration].get("settings")
+            self.progress.note(f"search {configuration}: {outcome}")
         return found
 
     # after the trials
 
     def _score_winners(self) -> None:
-        """Score the winners on the locked split: each of their runs once, as long as it stays the same run."""
+        """Evaluate every run of the winners on the locked split, once; a run that was trained again is another run."""
         opened = Results.open(self.folder)
         boards = opened.boards()
         if not boards or "test" not in self.images.splits:
             return
         largest = max(boards)
-        seen = {look.get("run") for look in opened.looks()}
+        seen = {line.get("run") for line in opened.looks()}
         for configuration in boards[largest].winners:
             for result in opened.finished(largest)[configuration]:
                 run = opened.run(result)
@@ -316,11 +325,11 @@ class StudySession:
                     found = self._local.ask("score", run=str(run.path), split="test")
                 except WorkerFailed as failure:
                     self.progress.warn(
-                        f"{configuration} seed {result.trial.seed} could not be scored on `test`: {failure.reason}"
+                        f"{configuration} seed {result.trial.seed} could not be evaluated on `test`: {failure.reason}"
                     )
                     continue
-                look = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id")}
-                append_json(self.folder / LEDGER_FILE, {**look, "name": result.name, **vars(result.trial), **found})
+                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id")}
+                append_json(self.folder / LEDGER_FILE, {**line, "name": result.name, **vars(result.trial), **found})
 
 
 def _default_folder() -> Path:
@@ -330,27 +339,27 @@ def _default_folder() -> Path:
 
 
 def _check_folder(folder: Path, asked: Study) -> None:
-    """Whether the study may be carried out there: nothing is there, or this very study is.
+    """Check that the study may be carried out in a folder: the folder is new or empty, or holds the same study.
 
     Raises:
-        UsageError: something else is.
+        UsageError: it holds something else.
     """
     if (folder / STUDY_FILE).is_file():
         differ = same_study(Results.open(folder).record["study"], json.loads(json.dumps(asked.to_json())))
         if differ:
             raise UsageError(
                 f"`{folder}` holds another study, which differs in `{'`, `'.join(differ)}`",
-                hint="pass another `--out`, or go on with that one by `zoo study FOLDER`",
+                hint="pass another `--out`, or continue that study with `zoo study FOLDER`",
             )
     elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UsageError(f"`{folder}` exists and is no study", hint="pass another `--out`")
+        raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
 
 
-def _check_apart(images: Images, progress: Progress) -> None:
-    """No photograph of the locked split is in another one, by its content.
+def _check_no_overlap(images: Images, progress: Progress) -> None:
+    """Check that no image is in two splits, by its content; an overlap of train and val is only a warning.
 
     Raises:
-        ZooError: one is.
+        ZooError: an image of the locked split is in another split.
     """
     seen: dict[str, tuple[str, str]] = {}
     overlaps: dict[tuple[str, str], list[tuple[str, str]]] = {}
@@ -360,10 +369,10 @@ def _check_apart(images: Images, progress: Progress) -> None:
             if before[0] != role:
                 overlaps.setdefault((before[0], role), []).append((before[1], sample.id))
     for (first, second), pairs in overlaps.items():
-        words = f"`{pairs[0][1]}` of {second} is `{pairs[0][0]}` of {first} once more ({len(pairs)} such)"
+        words = f"`{pairs[0][1]}` of {second} has the content of `{pairs[0][0]}` of {first} ({len(pairs)} such pairs)"
         if second == "test":
-            raise ZooError(f"test overlaps {first}: {words}", hint="delete one of the two; by their content, not names")
-        progress.warn(f"{second} overlaps {first}: {words}; what is chosen on it is too sure of itself")
+            raise ZooError(f"test overlaps {first}: {words}", hint="delete one of each pair")
+        progress.warn(f"{second} overlaps {first}: {words}; figures on {second} are too optimistic")
 
 
 def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
@@ -371,4 +380,4 @@ def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
         try:
             yield sample, content_digest(sample.source).hex()
         except OSError:
-            continue  # decoding reports it
+            continue  # decoding reports unreadable files

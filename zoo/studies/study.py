@@ -1,4 +1,4 @@
-"""Trials: what a study is made of. Which backbones, strategies, seeds and shares of the data, under which settings."""
+"""Study: the description of a study (backbones, strategies, seeds, fractions, settings, bounds) and its trials."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.studies.trial import Trial
 
-# Of an experiment, what a study sets itself
+# Settings of an experiment that a study sets for each trial
 OWN_SETTINGS = ("data", "backbone", "strategy", "seed", "fraction")
 
-# Of a study, what may differ when it goes on: none of it changes what a trial is
+# Fields of a study that may differ when it is continued, because they do not change its trials
 OF_A_SESSION = ("time_budget",)
 
 
@@ -59,12 +59,12 @@ class Study:
     test: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse what no study could honour, all at once.
+        """Check every value and report all problems at once.
 
         Raises:
-            UsageError: naming each value.
+            UsageError: a value is not valid; the message names each.
         """
-        problems = self._take()
+        problems = self._normalise()
         if problems:
             raise UsageError("; ".join(problems), hint="see docs/reference/study-folder.md for a study file")
         if not self.data:
@@ -77,29 +77,29 @@ class Study:
             values = getattr(self, name)
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
-                problems.append(f"`{twice[0]}` stands twice in `{name}`")
+                problems.append(f"`{twice[0]}` is given twice in `{name}`")
         if not self.seeds or not self.fractions:
             problems.append("a study needs a seed and a fraction")
         for fraction in self.fractions:
             if not 0 < fraction <= 1:
-                problems.append(f"a fraction of `{fraction}` is no share of the training images, such as 0.1")
+                problems.append(f"a fraction of `{fraction}` is not a share above 0 and up to 1, such as 0.1")
         for name, value, form in (
-            ("max_latency", self.max_latency, "in seconds, such as 0.02"),
-            ("max_size", self.max_size, "in bytes, such as 20000000"),
-            ("time_budget", self.time_budget, "in seconds, such as 1800"),
+            ("max_latency", self.max_latency, "seconds, such as 0.02"),
+            ("max_size", self.max_size, "bytes, such as 20000000"),
+            ("time_budget", self.time_budget, "seconds, such as 1800"),
         ):
             if value is not None and not (_is(value, int, float) and 0 < value < math.inf):
-                problems.append(f"`{name} {value}` is no bound {form}")
+                problems.append(f"`{name} {value}` is not a positive number of {form}")
         if not _is(self.search, int) or not 0 <= self.search <= 10_000:
-            problems.append(f"`search {self.search}` is no count of trials")
+            problems.append(f"`search {self.search}` is not a whole number from 0 to 10,000")
         taken = [name for name in self.settings if name in OWN_SETTINGS]
         if taken:
-            problems.append(f"setting `{taken[0]}` is the study's own")
+            problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 
-    def _take(self) -> list[str]:
-        """Lists as tuples, one value as a list of one; returns what is of another kind."""
+    def _normalise(self) -> list[str]:
+        """Make tuples of lists and of single values; returns a problem for each value of another type."""
         problems = []
         if not isinstance(self.data, str):
             problems.append(f"`data` is {self.data!r}, not the path of a folder")
@@ -127,7 +127,7 @@ class Study:
         return problems
 
     def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
-        """The experiment of a trial; `tuned` settings were found by the search."""
+        """The experiment of a trial; `tuned` are settings that the search found."""
         return Experiment.from_json(
             {
                 **self.settings,
@@ -141,13 +141,14 @@ class Study:
         )
 
     def trials(self, plugins: Plugins) -> tuple[Trial, ...]:
-        """Every trial, in the order that they are carried out: all pairs with the first seed, then with the next.
+        """All trials in the order in which they begin: every configuration with the first seed, then with the next.
 
-        So a study that ends early has compared all that it was asked to; and trials of one backbone follow each other,
-        which share what they freeze.
+        A study that ends early has thus compared all configurations, if with fewer seeds. Trials of one backbone follow
+        each other, because they share cached outputs of frozen stages.
 
         Raises:
-            UsageError: unknown names or settings, all at once; two names for one backbone or one strategy.
+            UsageError: names or settings are unknown (all are reported at once), or a backbone or a strategy is given
+                under two names.
         """
         pairs = [*((one, other) for one in self.backbones for other in self.strategies), *self.also]
         known: dict[str, Any] = {"backbone": {}, "strategy": {}}
@@ -167,7 +168,7 @@ class Study:
                 before = known[kind].setdefault(canonical, asked)
                 if before != asked:
                     text = f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"
-                    problems.append(UsageError(text, hint="say it once"))
+                    problems.append(UsageError(text, hint="give it once"))
             found.append((names.backbone.qualified, str(names.plan)))
         if problems:
             raise at_once(list({error.message: error for error in problems}.values()))
@@ -186,7 +187,7 @@ class Study:
         """Read what `to_json` wrote, or the tables of a study file.
 
         Raises:
-            UsageError: a key that is none of a study's.
+            UsageError: a key is unknown.
         """
         names = {entry.name for entry in dataclasses.fields(cls)}
         for key in data:
@@ -198,10 +199,10 @@ class Study:
 
     @classmethod
     def from_file(cls, file: Path) -> Study:
-        """Read a study file: TOML, whose keys are the fields; its paths are from the folder that it lies in.
+        """Read a study file: TOML whose keys are the fields. A relative `data` is looked up from the file's folder.
 
         Raises:
-            UsageError: it is no TOML, or holds an unknown key.
+            UsageError: the file cannot be read, is not TOML, or has an unknown key.
         """
         try:
             data = tomllib.loads(file.read_text(encoding="utf-8"))
@@ -216,7 +217,7 @@ class Study:
 
 
 def _is(value: Any, *kinds: type) -> bool:
-    """Whether a value is of these kinds; True and False are no numbers."""
+    """Whether a value has one of these types; True and False do not count as numbers."""
     return isinstance(value, kinds) and not isinstance(value, bool)
 
 
@@ -225,11 +226,11 @@ def _is_text(*values: Any) -> bool:
 
 
 def same_study(one: Mapping[str, Any], other: Mapping[str, Any]) -> Sequence[str]:
-    """Names of the fields in which two studies differ, but for what may differ from session to session."""
+    """Names of the fields in which two studies differ, without those that may differ from session to session."""
     names = {*one, *other} - set(OF_A_SESSION)
     return sorted(name for name in names if _plain(one.get(name)) != _plain(other.get(name)))
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as JSON has them."""
+    """Tuples as lists, as JSON has them."""
     return [_plain(part) for part in value] if isinstance(value, (list, tuple)) else value

@@ -1,4 +1,4 @@
-"""Trials of a study: one training run each, and what became of it."""
+"""Trials of a study: one training run each, and its result."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name of its folder, without characters that a shell or a file system objects to."""
+        """The name of its folder, without characters that are special to a shell or a file system."""
         words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
         return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
 
@@ -37,13 +37,13 @@ class TrialState(StrEnum):
     """How a trial ended."""
 
     FINISHED = "finished"
-    FAILED = "failed"  # it began, and did not end well
-    REFUSED = "refused"  # it was not begun: over a bound of the study, or the strategy does not fit
+    FAILED = "failed"  # it began and could not be finished
+    REFUSED = "refused"  # it did not begin: it exceeds a bound of the study, or the strategy does not fit the backbone
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What became of a trial: one line of `outcomes.jsonl`."""
+    """The result of a trial: one line of `outcomes.jsonl`."""
 
     trial: Trial
     state: TrialState

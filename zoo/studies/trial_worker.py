@@ -1,4 +1,8 @@
-"""The worker of a study: trains, weighs, scores and searches in a process whose end is an outcome like another."""
+"""Worker process of a study: exports untrained networks, searches settings, trains and evaluates.
+
+A trial that kills its process, by using up the memory for instance, thus becomes a failed trial and not the end of the
+study.
+"""
 
 from __future__ import annotations
 
@@ -22,14 +26,14 @@ class TrialWorker:
         self.plugins = Plugins()
 
     def train(self, experiment: dict[str, Any], folder: str) -> dict[str, Any]:
-        """Train into `folder`, or go on there with what was stopped; a finished run is returned as it is.
+        """Train into `folder`, or continue the stopped run that is there; a finished run is not trained again.
 
-        What is damaged there, or failed, is replaced: the folder is the study's own.
+        A run that failed or is damaged is replaced, because the folder belongs to the study.
         """
         from zoo.training.session import resume, train
 
         path, began = Path(folder), time.process_time()
-        if _goes_on(path):
+        if _can_continue(path):
             run = resume(path, force=True, plugins=self.plugins)
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -37,20 +41,24 @@ class TrialWorker:
         spent = round(time.process_time() - began, 2)
         return {"seconds": run.record["seconds"]["total"], "core_seconds": spent, "metrics": run.metrics}
 
-    def weigh(self, experiment: dict[str, Any], classes: list[str], images: int, folder: str) -> dict[str, Any]:
-        """Write the untrained network of an experiment as a file below `folder`, unless one of its shape lies there.
+    def export_untrained(
+        self, experiment: dict[str, Any], classes: list[str], images: int, folder: str
+    ) -> dict[str, Any]:
+        """Export the untrained network of an experiment below `folder`; see `deployment_cost.export_untrained`.
 
-        An experiment that no network of this kind can carry out is `unfit`, for that reason.
+        Where strategy and network do not fit, the answer is the reason, as `unfit`.
         """
-        from zoo.studies.deployment_cost import weigh
+        from zoo.studies.deployment_cost import export_untrained
 
         try:
-            return weigh(Experiment.from_json(experiment), tuple(classes), images, Path(folder), self.plugins)
+            return export_untrained(
+                Experiment.from_json(experiment), tuple(classes), images, Path(folder), self.plugins
+            )
         except UsageError as error:
             return {"unfit": error.message}
 
     def score(self, run: str, split: str) -> dict[str, Any]:
-        """Score a finished run on a split; the look is in the run's ledger, its predictions in its folder."""
+        """Evaluate a finished run on a split; the run's ledger and its folder keep the evaluation and predictions."""
         from zoo.evaluation.scoring import evaluate
 
         found = evaluate(Run.open(run), split=split, plugins=self.plugins)
@@ -60,14 +68,14 @@ class TrialWorker:
     def search(
         self, experiment: dict[str, Any], given: list[str], count: int, folder: str, seconds: float | None
     ) -> dict[str, Any]:
-        """Look for better settings of one way to train, of those that are not `given`."""
+        """Search better settings for one configuration; those that are `given` stay."""
         from zoo.studies.hyperparameter_search import search
 
         return search(Experiment.from_json(experiment), given, count, Path(folder), seconds, self.plugins)
 
 
-def _goes_on(path: Path) -> bool:
-    """Whether there is a run that can go on, or is finished and whole."""
+def _can_continue(path: Path) -> bool:
+    """Whether the folder holds a run that can be continued, or one that is finished and intact."""
     try:
         run = Run.open(path)
         if run.status == "finished":

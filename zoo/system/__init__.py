@@ -1,1 +1,1 @@
-"""The machine and the process: devices, memory, worker processes, torch without its compiler."""
+"""The machine and the process: devices, memory, worker processes, and importing torch without its compiler."""

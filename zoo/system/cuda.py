@@ -1,4 +1,4 @@
-"""CUDA devices as the driver tells of them, without torch and without onnxruntime."""
+"""CUDA devices as the driver reports them, without importing torch or onnxruntime."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _driver() -> ctypes.CDLL | None:
 
 
 def cuda_devices() -> tuple[str, ...]:
-    """Names of the devices that the driver offers to this process, by their number."""
+    """Names of the devices that this process can use, in the order of their numbers."""
     driver = _driver()
     count = ctypes.c_int(0)
     if driver is None or driver.cuDeviceGetCount(ctypes.byref(count)) != 0:
@@ -34,9 +34,9 @@ def cuda_devices() -> tuple[str, ...]:
 
 
 def cuda_memory_used(ordinal: int) -> int | None:
-    """Bytes in use on a device, by all processes; None where that cannot be read.
+    """Bytes of a device's memory that all processes use; None if they cannot be read.
 
-    Opens the device's primary context in this process, which is the one that torch and onnxruntime use too.
+    This opens the device's primary context in this process, which torch and onnxruntime use too.
     """
     driver = _driver()
     if driver is None:

@@ -1,8 +1,9 @@
-"""Depthwise convolutions trained in bf16 on a CPU: the backward pass in the precision that has a kernel for it.
+"""Depthwise convolutions that train in bf16 on a CPU: some gradients are computed in fp32, which is faster.
 
-oneDNN (of torch 2.14) has none in bf16 for gradients of strided inputs and of wide kernels, and falls to a reference
-loop. Measured on one core with AVX-512 BF16, batch 32, 672 channels of 14 x 14, kernel 5 x 5, in milliseconds: gradient
-of the weights 226 in bf16 and 68 in fp32; of the inputs at stride 2, 380 and 3; the forward pass 2 and 8.
+oneDNN (in torch 2.14) has no bf16 kernels for the gradients of strided convolutions, nor for the weights' gradient of
+wide ones, and uses a slow reference loop. Measured on one core with AVX-512 BF16, for a batch of 32, 672 channels of 14
+x 14 and a 5 x 5 kernel, in milliseconds in bf16 and in fp32: the gradient of the weights takes 226 and 68, that of the
+inputs at stride 2 takes 380 and 3, the forward pass takes 2 and 8.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-# The widest kernel whose weights' gradient has a kernel of its own in bf16
+# The largest convolution kernel for which oneDNN computes the gradient of the weights quickly in bf16
 WIDEST = 3
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution in bf16 whose gradients are computed in bf16 or in fp32, whichever is quick."""
+    """A depthwise convolution in bf16 whose gradients are computed in bf16 or in fp32, whichever is faster."""
 
     @staticmethod
     def forward(
@@ -49,22 +50,22 @@ class _Depthwise(torch.autograd.Function):
             if not needed:
                 found.append(None)
                 continue
-            answer = torch.ops.aten.convolution_backward(
+            gradient = torch.ops.aten.convolution_backward(
                 gradients[0].to(kind), values.to(kind), kernel.to(kind), None, stride, padding, dilation, False,
                 [0, 0], len(kernel), [number == 0, number == 1, False],
             )  # fmt: skip
-            found.append(answer[number].to(ctx.kinds[number]))
+            found.append(gradient[number].to(ctx.kinds[number]))
         return (*found, None, None, None)
 
 
 class FastDepthwise(TorchFunctionMode):
-    """Within it, depthwise convolutions that train under bf16 autocast take the quick backward pass."""
+    """A context manager in which depthwise convolutions use the faster backward pass; for training in bf16 autocast."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.conv2d and not kwargs and len(args) == 7:
             inputs, weight, bias, stride, padding, dilation, groups = args
             depthwise = groups == len(weight) > 1 and weight.shape[1] == 1 and not isinstance(padding, str)
             if depthwise and torch.is_grad_enabled() and (inputs.requires_grad or weight.requires_grad):
-                answer = _Depthwise.apply(inputs, weight, stride, padding, dilation)
-                return answer if bias is None else answer + bias.to(answer.dtype).reshape(1, -1, 1, 1)
+                output = _Depthwise.apply(inputs, weight, stride, padding, dilation)
+                return output if bias is None else output + bias.to(output.dtype).reshape(1, -1, 1, 1)
         return func(*args, **(kwargs or {}))

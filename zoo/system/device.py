@@ -1,4 +1,4 @@
-"""Device and precision: what was asked for, what was chosen, and why."""
+"""Device and precision: which ones are used, and why."""
 
 from __future__ import annotations
 
@@ -13,31 +13,42 @@ import torch
 from zoo.errors import ZooError
 from zoo.experiment import Precision
 from zoo.runtime import DeviceName
-from zoo.storage.cache import recall, source_key
+from zoo.storage.cache import memoise, source_key
 from zoo.system.cpu_memory import keep_freed_memory
 from zoo.system.depthwise import FastDepthwise
 from zoo.system.environment import machine
 
-# A step of one layer in bf16 may take this share of its time in fp32 for bf16 to be worth its rounding
-WORTH = 0.8
+# `auto` chooses bf16 on a CPU if a layer takes at most this share of its time in fp32. A smaller gain is not worth the
+# coarser rounding
+BF16_WORTH = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """Where a run computes. `reason` is for the user."""
+    """The device that a run computes on, and its precision.
+
+    Attributes:
+        place: The torch device.
+        autocast: The dtype of autocast while training. None: fp32, without autocast.
+        reason: Why this device was chosen, for the user.
+    """
 
     place: torch.device
-    autocast: torch.dtype | None  # None: fp32
+    autocast: torch.dtype | None
     reason: str
 
     @property
     def precision(self) -> str:
+        """`fp32` or `bf16`."""
         return "fp32" if self.autocast is None else "bf16"
 
 
 @contextmanager
 def training_precision(device: Device, compiled: bool = False) -> Iterator[None]:
-    """The precision that a training step's forward pass is computed in."""
+    """A context for the forward pass of a training step: it computes in the device's precision.
+
+    `compiled` says whether the network is compiled; `FastDepthwise` is then not used.
+    """
     with torch.autocast(device.place.type, device.autocast, enabled=device.autocast is not None):
         if device.place.type == "cpu" and device.autocast is torch.bfloat16 and not compiled:
             with FastDepthwise():
@@ -47,22 +58,20 @@ def training_precision(device: Device, compiled: bool = False) -> Iterator[None]
 
 
 def choose_device(asked: str, precision: Precision = "auto") -> Device:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`, and prepare the process for it.
-
-    CUDA that was asked for and is not there is an error.
+    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`, and prepare the process for the device.
 
     Raises:
-        UsageError: the text is no device.
-        ZooError: CUDA is not there, or bf16 was asked for and the device has none.
+        UsageError: `asked` is not a device.
+        ZooError: CUDA was asked for and is not available, or the device has no bf16.
     """
     name = DeviceName.parse(asked)
     if name.kind == "cuda":
         _require_cuda(name)
         device, why = torch.device(asked), "as asked"
     elif name.kind == "auto" and torch.cuda.is_available():
-        device, why = torch.device("cuda"), f"auto: {torch.cuda.get_device_name()} is there"
+        device, why = torch.device("cuda"), f"auto: {torch.cuda.get_device_name()} was found"
     elif name.kind == "auto":
-        device, why = torch.device("cpu"), "auto: no CUDA device is there"
+        device, why = torch.device("cpu"), "auto: no CUDA device was found"
     else:
         device, why = torch.device("cpu"), "as asked"
     if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
@@ -77,17 +86,18 @@ def _require_cuda(asked: DeviceName) -> None:
     if not torch.cuda.is_available():
         raise ZooError(
             f"`--device {asked}`: this machine has no CUDA device that torch can use",
-            hint="pass `--device cpu`, or `--device auto` to take what is there; `nvidia-smi` shows what is there",
+            hint="pass `--device cpu`, or `--device auto` to use what is available; `nvidia-smi` shows CUDA devices",
         )
     if asked.index >= torch.cuda.device_count():
-        raise ZooError(f"`--device {asked}`: there are {torch.cuda.device_count()} CUDA devices, counted from 0")
+        raise ZooError(f"`--device {asked}`: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
 
 
 def has_fast_bf16(device: torch.device) -> bool:
-    """Whether computing in bf16 pays. A CPU is asked once and its answer remembered, so that it is the same every time.
+    """Whether computing in bf16 is faster than in fp32.
 
-    What a processor says of itself does not tell: with AVX-512 BF16 and without AMX, an Intel of 2023 takes nearly
-    twice as long in bf16 as in fp32; with AVX2 only, ten times.
+    On a CPU this is measured once and stored, so that every run chooses the same. The features that a processor lists
+    do not tell: an Intel processor of 2023 with AVX-512 BF16 and without AMX takes nearly twice as long in bf16 as in
+    fp32; with AVX2 only, it takes ten times as long.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
@@ -95,11 +105,11 @@ def has_fast_bf16(device: torch.device) -> bool:
     if not any(getattr(torch.cpu, name, lambda: False)() for name in probes):
         return False
     key = f"{machine()['processor']} torch {torch.__version__} {source_key(Path(__file__))}"
-    return recall("bf16", key, _bf16_pays, encode=bool, decode=bool)
+    return memoise("bf16", key, _bf16_pays, encode=bool, decode=bool)
 
 
 def _bf16_pays() -> bool:
-    """By one convolution, forward and backward, in turns, the best of five: some 60 milliseconds."""
+    """Time one convolution, forward and backward, in both precisions alternately: the best of five, about 60 ms."""
     images = torch.full((4, 64, 28, 28), 0.5).contiguous(memory_format=torch.channels_last).requires_grad_()
     weight = torch.full((64, 64, 3, 3), 0.5, requires_grad=True)
     best = dict.fromkeys((False, True), float("inf"))
@@ -107,7 +117,7 @@ def _bf16_pays() -> bool:
         for bf16 in best:
             started = perf_counter()
             with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-                answer = torch.conv2d(images, weight, padding=1)
-            answer.float().sum().backward()  # type: ignore[no-untyped-call]
+                output = torch.conv2d(images, weight, padding=1)
+            output.float().sum().backward()  # type: ignore[no-untyped-call]
             best[bf16] = min(best[bf16], perf_counter() - started)
-    return best[True] <= WORTH * best[False]
+    return best[True] <= BF16_WORTH * best[False]

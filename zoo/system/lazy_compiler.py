@@ -1,8 +1,8 @@
-"""Start-up: torch without its compiler, which libraries import in passing and which takes a second.
+"""Importing torch's compiler only when something is compiled, since the import takes a second.
 
-torchvision 0.29 (`ops/roi_align.py`) asks it one question when a function is called, timm 1.0 (`models/naflexvit.py`)
-and torch's optimisers mark functions for it, and a step of an optimiser tells it where to break a graph. All that is
-answered here, until somebody does compile.
+Libraries import the compiler without compiling anything. torchvision 0.29 (`ops/roi_align.py`) asks it whether
+compilation is supported, timm 1.0 (`models/naflexvit.py`) and torch's optimisers mark functions for it, and an
+optimiser's step marks a graph break. Stand-in modules answer these calls until something is compiled.
 """
 
 from __future__ import annotations
@@ -16,57 +16,60 @@ from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
-COMPILER, QUESTIONS = "torch._dynamo", "torch._dynamo.utils"
+COMPILER, COMPILER_UTILS = "torch._dynamo", "torch._dynamo.utils"
 
 
 @contextmanager
 def without_compiler() -> Iterator[None]:
-    """Within it, stand-ins answer for torch's compiler, unless it has been imported already."""
+    """A context in which stand-ins take the place of torch's compiler, unless it has been imported already."""
     if COMPILER in sys.modules:
         yield
         return
     stand_ins = (
         _StandIn(COMPILER, {"graph_break": lambda *args, **kwargs: None, "disable": _disable}),
-        _StandIn(QUESTIONS, {"is_compile_supported": lambda *args: _real(QUESTIONS).is_compile_supported(*args)}),
+        _StandIn(
+            COMPILER_UTILS,
+            {"is_compile_supported": lambda *args: _import_real(COMPILER_UTILS).is_compile_supported(*args)},
+        ),
     )
     sys.modules.update({stand_in.__name__: stand_in for stand_in in stand_ins})
     try:
         yield
     finally:
-        _remove()
+        _remove_stand_ins()
 
 
 class _StandIn(ModuleType):
-    """In the place of a module that has not been imported; asked for more than its answers, it is imported."""
+    """A module with a few functions of a module that is not imported. Any other attribute imports the real module."""
 
-    def __init__(self, name: str, answers: Mapping[str, Callable[..., Any]]) -> None:
+    def __init__(self, name: str, functions: Mapping[str, Callable[..., Any]]) -> None:
         super().__init__(name)
-        self.__dict__.update(answers)
+        self.__dict__.update(functions)
 
     def __getattr__(self, name: str) -> Any:
-        package = name == "__path__" and self.__name__ == COMPILER  # somebody imports another module of it
-        if name.startswith("__") and not package:  # what looks through all modules is not answered
+        submodule = name == "__path__" and self.__name__ == COMPILER  # a module of the package is being imported
+        if name.startswith("__") and not submodule:  # code that inspects all modules must not import the real one
             raise AttributeError(name)
-        return getattr(_real(self.__name__), name)
+        return getattr(_import_real(self.__name__), name)
 
 
-def _real(name: str) -> ModuleType:
-    _remove()
+def _import_real(name: str) -> ModuleType:
+    _remove_stand_ins()
     return importlib.import_module(name)
 
 
-def _remove() -> None:
-    for name in (COMPILER, QUESTIONS):
+def _remove_stand_ins() -> None:
+    for name in (COMPILER, COMPILER_UTILS):
         if isinstance(sys.modules.get(name), _StandIn):
             del sys.modules[name]
 
 
 def _disable(fn: Any = None, recursive: bool = True, **settings: Any) -> Any:
-    """`torch._dynamo.disable` that asks the compiler when a marked function is called, and not at all without one."""
+    """`torch._dynamo.disable` without the compiler: a marked function uses the compiler only if it is imported."""
     if fn is None:
         return lambda fn: _disable(fn, recursive, **settings)
     if not inspect.isroutine(fn):
-        return _real(COMPILER).disable(fn, recursive, **settings)
+        return _import_real(COMPILER).disable(fn, recursive, **settings)
 
     @functools.wraps(fn)
     def marked(*args: Any, **kwargs: Any) -> Any:

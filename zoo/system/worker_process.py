@@ -1,7 +1,7 @@
-"""Worker: a process that does what it is told line by line, and whose death is an answer like another.
+"""Worker processes: a process that answers requests one by one. If it dies, the request fails as with any other error.
 
-A request is one line of JSON on stdin, `{"do": METHOD, ...}`; its answer is one line on what was stdout. Between
-requests the process is blocked on its pipe. What libraries print goes to stderr, whose end is kept with a failure.
+A request is one line of JSON on stdin, `{"do": METHOD, ...}`, and its answer is one line of JSON on stdout. Between
+requests the process waits for its pipe. What libraries print goes to stderr; its last lines are part of a failure.
 """
 
 from __future__ import annotations
@@ -23,15 +23,20 @@ from typing import IO, Any, TextIO
 from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full
 from zoo.target import load_target
 
-# torch.compile of a large network takes minutes on a small machine; a session that hangs must end some day
+# Time limit of an answer. torch.compile of a large network takes minutes on a small machine, and a request that hangs
+# must end at some point
 ANSWER_SECONDS = 1200.0
-LOG_LINES = 20  # of the worker's stderr, kept with a failure
+LOG_LINES = 20  # last lines of the worker's stderr that a failure contains
 
 
 class WorkerFailed(Exception):
-    """A worker reported an error or died: the reason in one line, a hint, and the last lines of its log.
+    """A worker reported an error, died, or did not answer.
 
-    `kind` is the type of an error that the worker raised on purpose; None for a bug, or for a process that died.
+    Attributes:
+        reason: What happened, in one line.
+        hint: What mends it. None: unknown.
+        log: The last lines of the worker's stderr.
+        kind: Type of the `ZooError` that the worker raised. None: another exception, or the process died.
     """
 
     def __init__(
@@ -44,19 +49,22 @@ class WorkerFailed(Exception):
         self.kind = kind
 
 
-# Errors whose type is handed from a worker to its parent
-KINDS: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull)}
+# Types of error that a worker passes on to its parent, by name
+ERROR_TYPES: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull)}
 
 
 class WorkerProcess:
-    """A process that answers requests. Leaving the `with` block kills it and all that it started."""
+    """A process that answers requests. Leaving the `with` block kills it and the processes that it started."""
 
     def __init__(self, target: str, *, threads: int | None = None) -> None:
-        """Start the process; each method of the class `target` ("module:class") answers the requests of its name.
+        """Start the process.
 
-        With `threads`, its libraries compute on that many.
+        Args:
+            target: `"module:class"`. Each method of the class answers the requests of its name with a dict of JSON
+                values.
+            threads: Threads that its libraries compute with. None: the libraries' own choice.
         """
-        # The working directory stays off the path, and this process's own path is handed on, as multiprocessing does
+        # The worker gets the path of this process, as in multiprocessing, and does not add its working directory (-P)
         code = (
             "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
             "import zoo.system.worker_process as w; w.serve(sys.argv[2], parent=int(sys.argv[3]))"
@@ -79,7 +87,7 @@ class WorkerProcess:
             text=True,
             encoding="utf-8",
             env={**os.environ, **limits},
-            start_new_session=True,  # Ctrl-C is the main process's to handle; and its children can be killed with it
+            start_new_session=True,  # only the main process handles Ctrl-C; the worker's group can be killed as one
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._requests, self._responses = self._process.stdin, self._process.stdout
@@ -96,43 +104,49 @@ class WorkerProcess:
     def ask(self, do: str, timeout: float | None = ANSWER_SECONDS, **request: Any) -> dict[str, Any]:
         """Send one request and wait for its answer.
 
+        Args:
+            do: Name of the method.
+            timeout: Time limit in seconds. None: no limit.
+            **request: Arguments of the method, as JSON values.
+
         Raises:
-            WorkerFailed: the worker reports an error, dies, or does not answer within `timeout` seconds, if any.
+            WorkerFailed: the worker reports an error, dies, or does not answer in time.
         """
         try:
             self._requests.write(json.dumps({"do": do, **request}) + "\n")
             self._requests.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
-            raise WorkerFailed(f"no answer within {timeout:.0f} seconds", log=self._tail()) from None
+            raise WorkerFailed(f"no answer within {timeout:.0f} seconds", log=self._last_lines()) from None
         except (BrokenPipeError, OSError):
             line = ""
         if not line:
-            raise WorkerFailed(self._epitaph(), log=self._tail())
+            raise WorkerFailed(self._exit_reason(), log=self._last_lines())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            kind = KINDS.get(answer["kind"])
-            raise WorkerFailed(answer["error"], hint=answer["hint"], log=self._tail(), kind=kind)
+            kind = ERROR_TYPES.get(answer["kind"])
+            raise WorkerFailed(answer["error"], hint=answer["hint"], log=self._last_lines(), kind=kind)
         return answer
 
     @property
     def alive(self) -> bool:
+        """Whether the process is running."""
         return self._process.poll() is None
 
-    def _epitaph(self) -> str:
+    def _exit_reason(self) -> str:
         status = self._process.wait(timeout=10)
         if status >= 0:
             return f"its process ended with status {status}"
         name = signal.Signals(-status).name if -status in set(signal.Signals) else str(-status)
-        return f"its process was killed by {name}" + (", perhaps for want of memory" if name == "SIGKILL" else "")
+        return f"its process was killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
 
-    def _tail(self) -> str:
-        self._log.seek(0)  # the worker writes at the same offset, which reading puts back to the end
+    def _last_lines(self) -> str:
+        self._log.seek(0)  # the worker writes at this offset too; reading moves it back to the end
         lines = self._log.read().decode("utf-8", errors="replace").splitlines()
         return "\n".join(lines[-LOG_LINES:])
 
     def close(self) -> None:
-        """Kill the process and what it started; there is nothing in it to be saved."""
+        """Kill the process and the processes that it started. A worker has nothing to save."""
         if hasattr(os, "killpg"):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
@@ -146,17 +160,22 @@ class WorkerProcess:
 
 
 def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:
-    """Lines of a pipe into a queue, which can be waited on for a limited time; an empty one at the end."""
+    """Put the lines of a pipe into a queue, then an empty line. Unlike a pipe, a queue can be read with a timeout."""
     for line in responses:
         answers.put(line)
     answers.put("")
 
 
 def serve(target: str, parent: int) -> None:
-    """Answer requests until the pipe closes: the worker's side. `parent` is the process id of who started it."""
+    """Answer requests until the pipe closes. This is what the worker process runs.
+
+    Args:
+        target: See `WorkerProcess`.
+        parent: Process id of the parent.
+    """
     die_with_parent(parent)
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # a library that prints must not reach the parent's parser
+    os.dup2(2, 1)  # what a library prints must not be read as an answer
     sys.stdout = sys.stderr
     worker = load_target(target)()
     for line in sys.stdin:
@@ -177,10 +196,14 @@ PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 
 
 def die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its parent dies; elsewhere it ends at the next request that does not come.
+    """End this process when its parent dies (on Linux only).
 
-    A parent that is killed cannot kill its workers, and one in the middle of a call would compute on for minutes. One
-    whose parent died while it was starting would carry out the request that waits in its pipe, so it ends here.
+    A parent that is killed cannot kill its workers, and a worker would otherwise finish its current request, which may
+    take minutes. If the parent died while the worker was starting, a request may be waiting in the pipe; it is not
+    carried out. On other systems, a worker ends when it waits for the next request and finds its pipe closed.
+
+    Args:
+        parent: Process id of the parent.
     """
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
@@ -194,4 +217,4 @@ def _send(answers: TextIO, answer: dict[str, Any]) -> None:
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
     except BrokenPipeError:
-        sys.exit(0)  # the parent has gone
+        sys.exit(0)  # the parent has ended

@@ -12,9 +12,9 @@ from tests_support import make_photos
 from torch import nn
 
 from zoo import Plugins, UsageError, ZooError, advise
-from zoo.advice.domain_distance import NormWatch, by_stage, divergence
-from zoo.advice.probing import Watch, pooled, probe
-from zoo.advice.recommendation import StageAdvice, follows, mean_ranks
+from zoo.advice.domain_distance import NormRecorder, by_stage, divergence
+from zoo.advice.probing import StageRecorder, pooled, probe
+from zoo.advice.recommendation import StageAdvice, mean_ranks, suggest_strategy
 from zoo.advice.track_record import track_record
 from zoo.networks.building import build_network
 from zoo.studies.results import Results
@@ -27,15 +27,15 @@ def test_every_stage_gives_a_vector_an_image(name: str, plugins: Plugins) -> Non
     network = build_network(backbone, classes=2, image_size=None if "swin" in name else 64)
     network.model.eval()
     side = 64 if "swin" not in name else 224
-    with Watch(network) as watch:
+    with StageRecorder(network) as watch:
         for seed in (0, 1):
-            watch.see(torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(seed)))
+            watch.record(torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(seed)))
     found = watch.features()
     assert list(found) == list(network.anatomy.names)
     assert all(value.shape[0] == 6 and value.shape[1] > 1 and np.isfinite(value).all() for value in found.values())
     alone = {}
-    with Watch(network) as watch:
-        watch.see(torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))[:1])
+    with StageRecorder(network) as watch:
+        watch.record(torch.randn(3, 3, side, side, generator=torch.Generator().manual_seed(1))[:1])
         alone = watch.features()
     for stage, value in found.items():  # a row is its image's own
         assert np.allclose(alone[stage][0], value[3], atol=1e-4)
@@ -84,7 +84,7 @@ def test_source_data_lie_at_no_distance(plugins: Plugins) -> None:
     network.model.eval()
     found = []
     for seen in (batch, batch**4):
-        with NormWatch(network) as watch, torch.no_grad():
+        with NormRecorder(network) as watch, torch.no_grad():
             network.model(seen)
         found.append(by_stage(network, watch.distances()))
     same, other = ([value for value in stage.values() if value is not None] for stage in found)
@@ -115,8 +115,8 @@ def profile(accuracies: list[float], distance: float | None) -> tuple[list[Stage
     ],
 )
 def test_the_strategy_that_follows(accuracies: list[float], distance: float | None, strategy: str) -> None:
-    found, reason = follows(*profile(accuracies, distance))
-    assert found == strategy and "a probe" in reason
+    found, reason = suggest_strategy(*profile(accuracies, distance))
+    assert found == strategy and "probe" in reason
 
 
 def test_ranks_are_means_and_unknown_estimates_have_no_vote() -> None:
@@ -149,7 +149,7 @@ def test_advice_from_photographs(
         advise(photos, [], plugins=plugins)
     with pytest.raises(UsageError, match="no photographs"):
         advise(backbones=["resnet18"], plugins=plugins)
-    with pytest.raises(UsageError, match="is no study"):
+    with pytest.raises(UsageError, match="is not a study"):
         advise(study=tmp_path, plugins=plugins)
     code = zoo(["advise", "--data", photos, "--backbone", "hog_color", "--studies", str(tmp_path), "--json"])
     found = json.loads(capsys.readouterr().out)

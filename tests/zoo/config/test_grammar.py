@@ -106,7 +106,7 @@ def test_canonical_form(text: str, form: str) -> None:
         ("full:3", ["takes no value"]),
         ("linear,lr=nan", ["`lr=nan` is not a positive number"]),
         ("linear,lr=0", ["`lr=0.0` is not a positive number"]),
-        ("linear,epochs=0", ["no epoch at all"]),
+        ("linear,epochs=0", ["`epochs=0`"]),
         ("rich,deep=maybe,rate=fast,color=1", ["not true or false", "not a number", "no option `color`"]),
         ("linear,epochs=2,epochs=3", ["given twice"]),
         ("linear+", ["a name is missing"]),
@@ -115,7 +115,7 @@ def test_canonical_form(text: str, form: str) -> None:
         ("linear,norm=melted", ["known are frozen train recalibrate"]),
         ("full,lr=0+partial:0+linear,solver=x", ["`lr=0.0` is not", "`partial:0` trains", "`solver=x`: known are"]),
         ("partial:0,lr=0", ["`partial:0` trains no stage", "`lr=0.0` is not a positive number"]),
-        ("ful+partial+knn:0", ["unknown strategy `ful`", "`partial` needs a value", "`knn:0` asks", "joined to `knn`"]),
+        ("ful+partial+knn:0", ["unknown strategy `ful`", "`partial` needs a value", "`knn:0`", "joined to `knn`"]),
         ("rich,rate=x,deep=1,epochs=0", ["`rate=x`", "`deep=1`", "`epochs=0`"]),
     ],
 )

@@ -87,7 +87,7 @@ def test_paths_and_arrays_are_wrapped() -> None:
     sample = Sample("a", "b", FileSource(Path("x.jpg")))
     assert sample.source is as_source(sample.source) and replace(sample, label="c").source is sample.source
     assert sample == Sample("a", "b", pixels) and "x.jpg" not in repr(sample)
-    with pytest.raises(AssertionError, match="a path, an array, or has `open`"):
+    with pytest.raises(AssertionError, match="an array or an object with `open`"):
         Sample("a", "b", 3)  # type: ignore[arg-type]
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo import Sample, ZooError
-from zoo.data.splitting import carve, split_stratified
+from zoo.data.splitting import hold_out, split_stratified
 
 
 def samples(counts: dict[str, int]) -> list[Sample]:
@@ -52,11 +52,11 @@ def test_too_few_images_are_refused() -> None:
     with pytest.raises(ZooError, match="class `b` has 2 images"):
         split_stratified(samples({"a": 10, "b": 2}), 0)
     with pytest.raises(ZooError, match="class `b` has one training image"):
-        carve(samples({"a": 10, "b": 1}), 0)
+        hold_out(samples({"a": 10, "b": 1}), 0)
 
 
 def test_carve_sets_aside_some_of_each_class() -> None:
-    fit, choose = carve(samples({"a": 20, "b": 40}), 0)
+    fit, choose = hold_out(samples({"a": 20, "b": 40}), 0)
     assert Counter(s.label for s in choose) == {"a": 3, "b": 6}
     assert not {s.id for s in fit} & {s.id for s in choose}
     assert len(fit) + len(choose) == 60

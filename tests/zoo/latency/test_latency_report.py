@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from zoo.errors import ZooError
-from zoo.latency.report import LEAST_FLOOR, apart, estimate, floor_of
+from zoo.latency.report import LEAST_FLOOR, estimate, is_slower, noise_floor_between
 from zoo.latency.worker import is_steady, make_batch
 from zoo.runtime import Input
 
@@ -70,7 +70,8 @@ def test_turns_that_another_program_disturbed() -> None:
         return turns
 
     found = {
-        scale: sum(apart(disturbed(scale, seed), disturbed(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
+        scale: sum(is_slower(disturbed(scale, seed), disturbed(1, seed + 1000), LEAST_FLOOR) for seed in range(200))
+        / 200
         for scale in (1.0, 1.1)
     }
     assert found[1.0] <= 0.01 and found[1.1] >= 0.9
@@ -78,11 +79,11 @@ def test_turns_that_another_program_disturbed() -> None:
 
 def test_what_is_told_apart() -> None:
     found = {
-        scale: sum(apart(turns_of(scale, seed), turns_of(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
+        scale: sum(is_slower(turns_of(scale, seed), turns_of(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
         for scale in (1.0, 1.02, 1.1)
     }
     assert found[1.0] <= 0.01 and found[1.02] <= 0.05 and found[1.1] >= 0.95
-    assert not apart(turns_of(1.1, 0), turns_of(1, 1), 0.2)  # a noisier machine
-    assert not apart(turns_of(2.0, 0, rounds=1), turns_of(1, 1, rounds=1), LEAST_FLOOR)  # one round tells nothing
-    assert floor_of(turns_of(1.25, 3), turns_of(1, 3)) == pytest.approx(0.25)
-    assert floor_of(turns_of(1, 3), turns_of(1.25, 3)) == pytest.approx(0.25)
+    assert not is_slower(turns_of(1.1, 0), turns_of(1, 1), 0.2)  # a noisier machine
+    assert not is_slower(turns_of(2.0, 0, rounds=1), turns_of(1, 1, rounds=1), LEAST_FLOOR)  # one round tells nothing
+    assert noise_floor_between(turns_of(1.25, 3), turns_of(1, 3)) == pytest.approx(0.25)
+    assert noise_floor_between(turns_of(1, 3), turns_of(1.25, 3)) == pytest.approx(0.25)

@@ -16,7 +16,7 @@ import pytest
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, report, train
-from zoo.reports.html import _of_study, render
+from zoo.reports.html import _study_page, render
 from zoo.reports.plots import fraction_curves
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.learning_curve import where_transfer_pays
@@ -119,10 +119,10 @@ def test_a_study_as_one_page(study: Results) -> None:
     [
         (
             [(10, 0.5, 0.4, 0.6), (100, 0.95, 0.93, 0.97)],
-            "with up to 10 training images; with 100 that is not known any",
+            "with up to 10 training images; with 100 no longer",
         ),
-        ([(10, 0.5, 0.4, 0.6), (100, 0.6, 0.5, 0.7)], "at every number of images, up to 100"),
-        ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of images known to be ahead"),
+        ([(10, 0.5, 0.4, 0.6), (100, 0.6, 0.5, 0.7)], "at every number of training images, up to 100"),
+        ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of training images"),
     ],
 )
 def test_up_to_where_transfer_is_ahead(bare: list[tuple[float, ...]], said: str) -> None:
@@ -153,13 +153,13 @@ def test_what_has_no_report(run: Run, tmp_path: Path) -> None:
     failed = {**run.record, "status": "failed"}
     with pytest.raises(ZooError, match="is failed, not finished") as error:
         report(Run(run.path, failed), out=tmp_path / "x.html")
-    assert error.value.hint == f"`zoo train --resume {run.path}` goes on"
+    assert error.value.hint == f"`zoo train --resume {run.path}` continues it"
     trial = tmp_path / "s/trials/one"
     trial.mkdir(parents=True)
     (tmp_path / "s/study.json").write_text("{}")
     with pytest.raises(ZooError) as error:
         report(Run(trial, failed), out=tmp_path / "x.html")
-    assert error.value.hint == f"`zoo study {tmp_path / 's'}` goes on"
+    assert error.value.hint == f"`zoo study {tmp_path / 's'}` continues it"
 
 
 def test_the_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -198,7 +198,7 @@ def test_the_page_in_chromium(study: Results, tmp_path: Path) -> None:
 def test_a_click_sorts(study: Results, tmp_path: Path) -> None:
     rows = [{**study.leaderboard["rows"][0], "strategy": name, "accuracy": value, "winner": False}
             for name, value in (("middle", 0.5), ("least", 0.25), ("most", 0.75))]  # fmt: skip
-    page, _ = _of_study(study, Plugins())
+    page, _ = _study_page(study, Plugins())
     html = render({**page, "board": {**study.leaderboard, "rows": rows}})
     clicks = '<script>document.querySelectorAll("th button")[2].click()</script>'
     file = tmp_path / "page.html"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from zoo.storage.cache import cache_folder, read_memo, recall, source_key, write_memo
+from zoo.storage.cache import cache_folder, memoise, read_memo, source_key, write_memo
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def count_calls(calls: list[int], key: str = "v1") -> list[int]:
         calls.append(1)
         return [1, 2, 3]
 
-    return recall("thing", key, compute, encode=list, decode=lambda kept: [int(number) for number in kept])
+    return memoise("thing", key, compute, encode=list, decode=lambda kept: [int(number) for number in kept])
 
 
 def test_computes_once(folder: Path) -> None:

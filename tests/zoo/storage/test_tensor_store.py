@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from zoo import UsageError
-from zoo.storage.tensor_store import SUFFIX, Store, budget_asked, size_text
+from zoo.storage.tensor_store import SUFFIX, Store, budget_from_environment, size_text
 
 KEY = {"what": "test", "number": 1}
 
@@ -208,13 +208,13 @@ def test_clearing_removes_entries_and_what_a_kill_left(store: Store) -> None:
 @pytest.mark.parametrize(("text", "size"), [("0", 0), ("500M", 500 * 2**20), ("1.5g", 1.5 * 2**30), (" 7 ", 7)])
 def test_a_budget_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, text: str, size: int) -> None:
     monkeypatch.setenv("ZOO_CACHE_BUDGET", text)
-    assert budget_asked() == size
+    assert budget_from_environment() == size
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "5X", "nan", "inf"])
 def test_a_budget_that_is_no_size_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ZOO_CACHE_BUDGET", text)
-    with pytest.raises(UsageError, match="is no size"):
+    with pytest.raises(UsageError, match="ZOO_CACHE_BUDGET"):
         Store()
 
 

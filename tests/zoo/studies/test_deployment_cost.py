@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from zoo import Experiment, Plugins, UsageError
-from zoo.studies.deployment_cost import FILE, weigh
+from zoo.studies.deployment_cost import FILE, export_untrained
 
 BASE = Experiment(data="nowhere", backbone="small/plain", weights="none", image_size=32, device="cpu", strategy="full")
 CLASSES = ("a", "b", "c")
@@ -17,7 +17,7 @@ CLASSES = ("a", "b", "c")
 
 def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Path, small_plugins: Plugins) -> None:
     experiment = replace(BASE, strategy="knn:5")
-    few, many = (weigh(experiment, CLASSES, images, tmp_path, small_plugins) for images in (30, 3000))
+    few, many = (export_untrained(experiment, CLASSES, images, tmp_path, small_plugins) for images in (30, 3000))
     assert few["shape"] != many["shape"]
     width = next(
         initializer.dims
@@ -29,9 +29,9 @@ def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Pa
 
 def test_ways_to_train_one_network_share_its_footprint(tmp_path: Path, small_plugins: Plugins) -> None:
     found = [
-        weigh(replace(BASE, strategy=name), CLASSES, 30, tmp_path, small_plugins)
+        export_untrained(replace(BASE, strategy=name), CLASSES, 30, tmp_path, small_plugins)
         for name in ("full", "linear", "lora:2")
     ]
     assert found[0] == found[1] == found[2] and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UsageError, match="asks for 40 stages"):
-        weigh(replace(BASE, strategy="partial:40"), CLASSES, 30, tmp_path, small_plugins)
+        export_untrained(replace(BASE, strategy="partial:40"), CLASSES, 30, tmp_path, small_plugins)

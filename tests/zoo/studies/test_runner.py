@@ -141,7 +141,7 @@ def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plu
     with pytest.raises(UsageError, match="holds another study, which differs in `seeds`, `strategies`"):
         study(asked(two_splits, seeds=(7,)), out=done.path, plugins=plugins)
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(UsageError, match="exists and is no study"):
+    with pytest.raises(UsageError, match="exists and is not a study"):
         study(asked(two_splits), out=tmp_path, plugins=plugins)
 
 
@@ -190,7 +190,7 @@ def test_a_worker_that_dies_is_an_outcome(
         ("full", "failed"),
         ("partial:1", "finished"),
     ]
-    assert "killed by SIGKILL, perhaps for want of memory" in found.outcomes[0].failure
+    assert "killed by SIGKILL" in found.outcomes[0].failure
     monkeypatch.setattr(LocalProcess, "_train", train)
     assert study(folder, plugins=plugins).outcomes == found.outcomes  # it is not tried again
     monkeypatch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
@@ -260,7 +260,7 @@ def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys:
     begin(folder, asked(two_splits, max_latency=1e-6))
     assert run_zoo(["study", str(folder)]) == 1
     captured = capsys.readouterr()
-    assert "Error: no trial of" in captured.err and "hint: loosen a bound" in captured.err
+    assert "Error: no trial of" in captured.err and "`--retry`" in captured.err
     assert "latency 10.0 ms, over 0.001 ms" in captured.err
 
 
@@ -278,7 +278,7 @@ def test_photographs_that_are_in_two_splits(two_splits: Path, plugins: Plugins, 
     shutil.copytree(two_splits, data)
     shutil.copy(data / "train/red/003.jpg", data / "val/red/other.jpg")
     with pytest.raises(
-        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test is `train/red/003.jpg`"
+        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test has the content of `train/red/003.jpg`"
     ):
         study(asked(data), out=tmp_path / "s", plugins=plugins)
     assert not (tmp_path / "s").exists()
@@ -431,16 +431,16 @@ def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_spli
     assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners
     for arguments, message in (
         (["--status"], "of which study"),
-        ([str(done.path), "--epochs", "3"], "`--epochs` is of a new study"),
-        ([str(done.path), "--backbone", "resnet18"], "`--backbone` is of a new study"),
-        ([str(done.path), "--out", "elsewhere"], "`--out` is of a new study"),
-        ([str(tmp_path)], "is no study"),
+        ([str(done.path), "--epochs", "3"], "`--epochs`"),
+        ([str(done.path), "--backbone", "resnet18"], "`--backbone`"),
+        ([str(done.path), "--out", "elsewhere"], "`--out`"),
+        ([str(tmp_path)], "is not a study"),
         ([str(tmp_path / "none.toml")], "there is no study"),
         (["--backbone", "resnet18"], "missing option `--data`"),
         (["--data", str(two_splits), "--backbone", "resnet18"], "needs a backbone and a strategy"),
         (
             ["--data", str(two_splits), "--backbone", "resnet18", "--strategy", "full", "--max-latency", "5"],
-            "no latency",
+            "`--max-latency`",
         ),
     ):
         assert run_zoo(["study", *arguments]) == 2

@@ -16,7 +16,7 @@ from zoo.training.session import train
 
 FAULTS = """
 import resource, torch
-from zoo.system.cpu_memory import keep_memory
+from zoo.system.cpu_memory import keep_freed_memory
 def touch():
     torch.empty(16 * 2**20).fill_(1.0)  # 64 MiB: 16,384 pages
 def faults():
@@ -27,8 +27,8 @@ def faults():
         touch()
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 print(faults())
-keep_memory()
-keep_memory()
+keep_freed_memory()
+keep_freed_memory()
 print(faults())
 """
 
