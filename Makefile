@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
 
-.PHONY: install demo lint test test-slow coverage changelog release-check browser clean
+.PHONY: install demo lint test test-slow coverage changelog release-check browser clean docs docs-output
 
 install: $(INSTALLED)
 
@@ -61,6 +61,14 @@ changelog: $(INSTALLED) # moves the fragments of changelog.d/ into CHANGELOG.md
 release-check: # builds both distributions and uses them outside the tree; installs torch anew (6 GB)
 	PYTHON="$(PYTHON)" bash scripts/release_check.sh
 
+docs: $(INSTALLED) # the documentation as a site in build/site: strict, links checked, no network
+	$(BIN)/python docs/generate.py build/docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
+	@echo "open build/site/index.html"
+
+docs-output: $(INSTALLED) # runs the commands of README and docs, and puts what they print into the pages where it differs
+	DOCS_OUTPUT=write $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/test_docs_run.py
+
 browser: # for the tests of reports, which skip without one
 	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium
 
@@ -68,4 +76,4 @@ test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow"
 
 clean:
-	rm -rf $(VENV) runs dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

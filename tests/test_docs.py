@@ -1,62 +1,270 @@
-"""The documents are under test: names that they mention exist."""
+"""Laws of the documentation: names, links, options and tables agree with the code. Its commands: test_docs_run.py."""
 
 from __future__ import annotations
 
+import importlib
+import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
+import docs_pages
+import generate
+import onnx
 import pytest
+from docs_pages import COMMANDS, DATA, PAGES, PROGRAM, ROOT, blocks_of, commands_of
 
 from zoo import hookspecs
 from zoo.plugin import Plugins
 from zoo.target import load_target
 
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+
+
+def read(name: str) -> str:
+    return (DOCS / name).read_text(encoding="utf-8")
+
+
+def keys_of(text: str) -> set[str]:
+    """What stands as code in the first column of a page's tables."""
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    return {name for row in rows for name in re.findall(r"`(.+?)`", row)}
+
+
+@pytest.fixture(scope="module")
+def commands() -> dict[str, click.Command]:
+    return {entry.name: load_target(entry.value.target) for entry in Plugins().commands}  # type: ignore[misc]
+
+
+# Plugins
 
 
 def test_every_hook_is_a_heading_of_the_plugin_page() -> None:
-    text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    text = read("how-to/plugins/index.md")
     hooks = {name for name in vars(hookspecs) if name.startswith("register_")}
     assert set(re.findall(r"^### `(register_\w+)\(register\)`$", text, re.MULTILINE)) == hooks
+    for hook in hooks:  # each has a guide whose package implements it
+        name = {"backbones": "backbone", "strategies": "strategy"}.get(hook.removeprefix("register_"), hook[9:-1])
+        assert f"def {hook}(register):" in read(f"how-to/plugins/{name}.md")
 
 
 def test_the_plugin_in_the_docs_is_the_one_that_is_tested() -> None:
-    text = (ROOT / "docs/plugins.md").read_text(encoding="utf-8")
+    text = read("how-to/plugins/index.md")
     folder = ROOT / "tests/packages/backbone-zoo-acme"
     for file in ("pyproject.toml", "zoo_acme/__init__.py", "zoo_acme/network.py", "tests/test_acme.py"):
         assert (folder / file).read_text().strip() in text, file
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_that_public_modules_pass_on_are_there() -> None:
+    section = read("how-to/plugins/index.md").partition("## What a plugin may import")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
+    assert len(rows) >= 5
+    for module, names in rows:
+        for name in re.findall(r"`(\w+)`", names):
+            assert getattr(importlib.import_module(module), name) is not None
+
+
+# Links and commands
+
+
+@every_page
 def test_links_lead_somewhere(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_commands_exist_with_their_options(page: Path) -> None:
-    commands = {entry.name: load_target(entry.value.target) for entry in Plugins().commands}
-    for block in re.findall(r"```(?:sh|console|bash)?\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
-        for line in block.replace("\\\n", " ").splitlines():
-            if not line.startswith("zoo "):
-                continue
-            words = shlex.split(line, comments=True)
-            if words[1].startswith("-"):
-                continue
-            command: click.Command = commands[words[1]]  # type: ignore[assignment]
-            known = {option for parameter in command.params for option in parameter.opts}
-            for word in words[2:]:
-                if word.startswith("--"):
-                    assert word.split("=")[0] in known, (line, word)
+def test_paths_of_documents_in_the_code_exist() -> None:
+    for root in ("zoo", "plugins", "exporters", "cli", "tests", "benchmarks", "examples"):
+        for file in (ROOT / root).rglob("*"):
+            if file.suffix in (".py", ".md", ".sh", ".ipynb"):
+                for name in re.findall(r"\bdocs/[\w/-]+\.(?:md|py)\b", file.read_text(encoding="utf-8")):
+                    assert (ROOT / name).exists(), f"{file.relative_to(ROOT)} names {name}"
+
+
+@every_page
+def test_every_block_is_run_or_says_why_not(page: Path) -> None:
+    """Blocks of commands and programs are run by `test_docs_run.py` unless a comment gives a reason."""
+    for block in blocks_of(page):
+        assert block.language in (COMMANDS, PROGRAM, *DATA), f"{block}: no language, or one that no test knows"
+        assert not block.not_run or block.language == COMMANDS, f"{block}: only commands may be left out"
+        if block.language in DATA:
+            for line in commands_of(block.text):
+                assert not re.match(r"\$?\s*(zoo|make|pip) ", line), f"{block}: a command that is shown as data"
+    indented = re.findall(r"^(?: {4}|\t)(?:zoo|make|pip|python) .*$", _prose(page), re.MULTILINE)
+    assert not indented, f"commands outside of a fenced block: {indented}"
+
+
+@every_page
+def test_commands_exist_with_their_options(page: Path, commands: dict[str, click.Command]) -> None:
+    """Of blocks that are not run, and of commands in running text."""
+    lines = [line for block in blocks_of(page) if block.language == COMMANDS for line in commands_of(block.text)]
+    lines += re.findall(r"`(zoo [^`]+)`", " ".join(_prose(page).split()))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    for line in lines:
+        words = shlex.split(line, comments=True)
+        if words[0] == "make":
+            assert words[1] in targets, line
+        if words[0] != "zoo" or words[1].startswith("-") or words[1].isupper() or words[1] == "confused":
+            continue
+        command = commands[words[1]]
+        known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+        for word in words[2:]:
+            if word.startswith("--") and word != "--help":
+                assert word.split("=")[0] in known, (line, word)
+
+
+def _prose(page: Path) -> str:
+    """A page without its fenced blocks."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    for block in reversed(blocks_of(page)):
+        for part in (block.output, block):
+            if part is not None:
+                del lines[part.first : part.last + 1]
+    return "\n".join(lines)
+
+
+# Tables of the reference
+
+
+def test_strategies_of_the_reference_are_the_built_in_ones() -> None:
+    section = read("reference/strategies.md").partition("## Built-in strategies")[2].partition("\n## ")[0]
+    named = {name.partition(":")[0] for name in re.findall(r"^\| `([\w:.]+)", section, re.MULTILINE)}
+    assert named == {entry.name for entry in Plugins().strategies}
+
+
+def test_every_environment_variable_of_ours_is_in_the_reference() -> None:
+    used = set()
+    for root in ("zoo", "plugins", "exporters", "cli"):
+        for file in (ROOT / root).rglob("*.py"):
+            used |= set(re.findall(r"\bZOO_[A-Z_]+\b", file.read_text(encoding="utf-8")))
+    assert used == set(re.findall(r"^\| `(ZOO_\w+)`", read("reference/environment.md"), re.MULTILINE))
+
+
+def test_exit_codes_of_the_reference_are_those_of_the_errors() -> None:
+    import zoo
+
+    codes = dict(re.findall(r"^\| (\d+) \|.*`zoo\.(\w+)` \|$", read("reference/environment.md"), re.MULTILINE))
+    assert codes == {"1": "ZooError", "2": "UsageError"}
+    assert all(getattr(zoo, name).exit_code == int(code) for code, name in codes.items())
+
+
+def test_runtimes_of_the_latency_page_are_those_that_are_registered() -> None:
+    section = read("explanation/latency.md").partition("## The provider that really ran")[2]
+    assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == {entry.name for entry in Plugins().runtimes}
+
+
+def test_every_public_name_is_in_the_python_reference() -> None:
+    import zoo
+
+    told = "".join(generate.GENERATED[name]() for name in generate.GENERATED if name.startswith("api "))
+    assert sorted(re.findall(r"::: zoo\.(\w+)", told)) == sorted(zoo.__all__)
+    asked = re.findall(r"<!-- generated: (api \w+) -->", read("reference/python.md"))
+    assert sorted(asked) == sorted(name for name in generate.GENERATED if name.startswith("api "))
+
+
+def test_the_command_line_reference_has_every_command_and_option(commands: dict[str, click.Command]) -> None:
+    text = generate.command_line()
+    for name, command in commands.items():
+        section = text.partition(f"## `zoo {name}` {{")[2].partition("\n## ")[0]
+        for parameter in command.params:
+            if isinstance(parameter, click.Option) and not parameter.hidden:
+                assert f"`{parameter.opts[0]}" in section, (name, parameter.opts[0])
+
+
+def test_every_key_of_a_file_s_metadata_is_in_the_reference(exported_run: Path) -> None:
+    model = onnx.load(str(exported_run / "model.onnx"))
+    told = {name for name in keys_of(read("reference/exported-file.md")) if name.startswith("zoo.")}
+    assert {entry.key for entry in model.metadata_props} | {"zoo.external"} == told
+
+
+def test_every_file_and_key_of_a_run_is_in_the_reference(exported_run: Path) -> None:
+    keys = keys_of(read("reference/run-folder.md"))
+    record = json.loads((exported_run / "run.json").read_text(encoding="utf-8"))
+    assert set(record) <= keys
+    for file in exported_run.iterdir():
+        if file.suffix != ".onnx":
+            assert re.sub(r"-(train|val|test)\.", "-SPLIT.", file.name) in keys
+
+
+# Code that pages show
+
+
+def test_code_of_the_pages_is_formatted_as_ours(tmp_path: Path) -> None:
+    programs = [block for page in PAGES for block in blocks_of(page) if block.language == PROGRAM]
+    for number, block in enumerate(programs):
+        (tmp_path / f"{number}_{block.page.stem.replace('-', '_')}.py").write_text(block.text, encoding="utf-8")
+    ruff: list[str | Path] = [sys.executable, "-m", "ruff"]
+    settings: list[str | Path] = ["--config", ROOT / "pyproject.toml", "--no-cache", tmp_path]
+    # third parties' plugins lie below no source root of ours, and a program may import in the middle
+    checks = [[*ruff, "format", "--diff", *settings], [*ruff, "check", "--ignore", "E402,I001,INP001", *settings]]
+    for check in checks:
+        done = subprocess.run(check, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_glossary_is_sorted_and_defines_each_word_once() -> None:
+    words = [word.casefold() for word in re.findall(r"^\*\*(.+?)\*\*:", read("glossary.md"), re.MULTILINE)]
+    assert len(words) > 25 and words == sorted(set(words))
+
+
+# Architecture
 
 
 def test_modules_of_the_architecture_exist() -> None:
-    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    text = read("explanation/architecture.md")
     for name in re.findall(r"`((?:zoo|plugins|exporters|cli|tests|docs|benchmarks)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), name
     for module in sorted((ROOT / "zoo").rglob("*.py")):
         name = str(module.relative_to(ROOT))
-        assert name in text or module.name == "__init__.py", f"{name} is not in docs/architecture.md"
+        assert name in text or module.name == "__init__.py", f"{name} is not in docs/explanation/architecture.md"
+
+
+def test_the_tree_of_the_readme_is_the_repository() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"^```text\n(zoo/.*?)```", text, re.MULTILINE | re.DOTALL)
+    lines = tree.splitlines()
+    assert len(lines) <= 15
+    tops = {line.split()[0].rstrip("/") for line in lines if not line.startswith(" ")}
+    tracked = {file.name for file in ROOT.iterdir() if file.is_dir() and any(file.rglob("*.py"))}
+    assert {"zoo", "plugins", "exporters", "cli", "tests"} <= tops <= tracked | {"docs"}
+    inside = {name.rstrip("/") for line in lines if line.startswith(" ") for name in re.findall(r"\w+/", line)}
+    assert inside <= {file.name for file in (ROOT / "zoo").iterdir() if file.is_dir()}
+
+
+# Comparing outputs
+
+
+@pytest.mark.parametrize(
+    ("shown", "found", "same"),
+    [
+        ("accuracy 0.889, 27 images in 8 s", "accuracy 0.852, 27 images in 13 s", True),
+        ("accuracy 0.889, 27 images", "accuracy 0.389, 27 images", False),
+        ("27 of 27 labels", "26 of 27 labels", False),
+        ("27 of 27 labels", "27 of 27 labels\nmore", False),
+        ("choice loss 0.1  200\nimages/s", "choice loss 0.2  9 images/s", True),
+        ("┏━━┓\n┃ a┃\n┗━━┛", "┏━━━┓\n┃ a ┃\n┗━━━┛", True),
+        ("device cpu bf16 (auto)\na", "device cpu fp32 (asked)\na", True),
+        ("0.719-0.961", "0.700-0.950", True),
+        ("SHA-256 0123456789abcdef", "SHA-256 fedcba9876543210", True),
+        ("resnet18 is there", "resnet50 is there", False),
+    ],
+)
+def test_outputs_are_compared_by_words_and_figures(shown: str, found: str, same: bool) -> None:
+    assert (docs_pages.difference(shown, found) is None) is same
+
+
+def test_what_is_generated_needs_no_torch() -> None:
+    program = """
+import sys
+sys.path.insert(0, "docs")
+import generate
+for part in generate.GENERATED.values():
+    part()
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

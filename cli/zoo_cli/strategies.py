@@ -18,7 +18,10 @@ from zoo_cli.options import console, print_json
 PHASE_OPTIONS = {
     "epochs": ("int", "number of epochs of the phase; phases without it share the rest of --epochs"),
     "lr": ("float", "factor by which the phase multiplies --lr"),
-    "norm": (" ".join(NORMS), "running statistics of batch norms: keep, update or recompute; see docs/training.md"),
+    "norm": (
+        " ".join(NORMS),
+        "running statistics of batch norms: keep, update or recompute; see docs/explanation/strategies.md",
+    ),
     "ema": ("float", "decay of an exponential moving average of the weights, with which the phase ends"),
     "mixup": ("float", "alpha of mixup, which blends images and labels (Zhang et al. 2018)"),
     "cutmix": ("float", "alpha of CutMix, which pastes part of another image and mixes labels (Yun et al. 2019)"),

@@ -117,7 +117,7 @@ def _part(model: onnx.ModelProto, start: str, end: str) -> bytes:
 
 
 def _as_documented(source: ImageSource) -> npt.NDArray[np.uint8] | None:
-    """An image decoded as documented in `docs/export.md` for users without zoo; None for modes that it excludes."""
+    """An image decoded as `docs/how-to/deploy-with-onnxruntime.md` tells users; None for modes that it excludes."""
     opened = source.open()
     if isinstance(opened, np.ndarray):
         return None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from zoo import Network
 
 # Learning rate as a fraction of the head's, like that of pretrained stages. Chosen on splits of a training set: the
-# figures are in docs/training.md
+# figures are in docs/explanation/strategies.md
 LORA_LR = 0.05
 
 

@@ -12,7 +12,8 @@ from zoo.strategy import Norm
 from zoo_strategies.extraction import Linear
 
 # Learning rate of pretrained stages, as a fraction of the head's: the head starts at random, they start from a
-# solution. Chosen by cross-validation on a training set, like the norm policy below; docs/training.md has the figures.
+# solution. Chosen by cross-validation on a training set, like the norm policy below; the figures are in
+# docs/explanation/strategies.md
 BODY_LR = 0.05
 
 # Pretrained running statistics stay frozen by default, even where affine parameters train. A short run on few images

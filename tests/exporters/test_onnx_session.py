@@ -122,14 +122,14 @@ def test_batches_stay_within_memory() -> None:
 
 
 def test_ten_lines_of_the_documentation(onnx_spec: ExportSpec, tmp_path: Path) -> None:
-    """The program in docs/export.md runs as it stands, with onnxruntime, numpy and pillow alone."""
+    """The program of the guide runs as it stands, with onnxruntime, numpy and pillow alone."""
     from PIL import Image
 
-    text = (Path(__file__).parents[2] / "docs" / "export.md").read_text(encoding="utf-8")
-    program = text.split("```python\n")[1].split("```")[0]
+    text = (Path(__file__).parents[2] / "docs/how-to/deploy-with-onnxruntime.md").read_text(encoding="utf-8")
+    program = text.split('```python title="classify.py"\n')[1].split("```")[0]
     photograph = tmp_path / "photo.jpg"
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 80, 3), dtype=np.uint8)).save(photograph)
-    program = program.replace("model.onnx", str(onnx_spec.file)).replace("photo.jpg", str(photograph))
+    program = program.replace("runs/first/model.onnx", str(onnx_spec.file)).replace("photo.jpg", str(photograph))
     program += "\nimport sys\nassert not {'zoo', 'torch', 'onnx'} & set(sys.modules)\n"
     done = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

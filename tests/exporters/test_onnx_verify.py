@@ -281,7 +281,7 @@ def test_second_seal_is_refused(onnx_spec: ExportSpec, tmp_path: Path) -> None:
 
 
 def test_seal_is_the_digest_of_the_file_with_its_digest_zeroed(onnx_spec: ExportSpec) -> None:
-    """As `docs/export.md` tells others to compute it."""
+    """As `docs/reference/exported-file.md` tells others to compute it."""
     import hashlib
 
     content = onnx_spec.file.read_bytes()

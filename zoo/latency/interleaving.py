@@ -81,7 +81,7 @@ def run_interleaved(
     noise_floor: bool = True,
     on_progress: ReportLine = lambda line: None,
 ) -> InterleavedResult:
-    """Measure every subject at every batch size; `docs/latency.md` explains the method.
+    """Measure every subject at every batch size; `docs/explanation/latency.md` explains the method.
 
     Only one subject computes at any time. Every worker process has ended when this function returns or raises.
 

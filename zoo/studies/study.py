@@ -66,7 +66,7 @@ class Study:
         """
         problems = self._normalise()
         if problems:
-            raise UsageError("; ".join(problems), hint="see docs/study.md for a study file")
+            raise UsageError("; ".join(problems), hint="see docs/reference/study-folder.md for a study file")
         if not self.data:
             problems.append("`data` is empty")
         if not self.also and not (self.backbones and self.strategies):
@@ -208,7 +208,7 @@ class Study:
             data = tomllib.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise UsageError(
-                f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/study.md"
+                f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/reference/study-folder.md"
             ) from error
         where = data.get("data")
         if isinstance(where, str) and (file.parent / where).exists():
