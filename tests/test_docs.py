@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import json
 import re
@@ -17,6 +18,7 @@ import onnx
 import pytest
 from docs_pages import COMMANDS, DATA, PAGES, PROGRAM, ROOT, blocks_of, commands_of
 
+import zoo
 from zoo import hookspecs
 from zoo.plugin import Plugins
 from zoo.target import load_target
@@ -59,13 +61,37 @@ def test_the_plugin_in_the_docs_is_the_one_that_is_tested() -> None:
         assert (folder / file).read_text().strip() in text, file
 
 
+def passed_on() -> dict[str, dict[str, str]]:
+    """What each public module takes from a deeper package when it is asked: `"module:attribute"` by name."""
+    found = {}
+    for file in sorted((ROOT / "zoo").glob("*.py")):
+        if file.stem not in ("__init__", "testing"):
+            lazy = vars(importlib.import_module(f"zoo.{file.stem}")).get("__getattr__")
+            if lazy is not None:
+                found[f"zoo.{file.stem}"] = dict(lazy.args[1])
+    return found
+
+
 def test_names_that_public_modules_pass_on_are_there() -> None:
     section = read("how-to/plugins/index.md").partition("## What a plugin may import")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `(.+?)` \| (.+) \|$", section, re.MULTILINE)
-    assert len(rows) >= 5
-    for module, names in rows:
-        for name in re.findall(r"`(\w+)`", names):
-            assert getattr(importlib.import_module(module), name) is not None
+    told = {module: set(re.findall(r"`(\w+)`", names)) for module, names in rows}
+    assert told == {module: set(names) for module, names in passed_on().items()}
+    for module, names in told.items():
+        assert all(getattr(importlib.import_module(module), name) is not None for name in names)
+
+
+def test_a_third_party_can_have_whatever_a_built_in_takes() -> None:
+    public = {target for names in passed_on().values() for target in names.values()}
+    public |= {f"{value.__module__}:{name}" for name, value in ((name, getattr(zoo, name)) for name in zoo.__all__)}
+    taken = 0
+    for file in (file for root in ("plugins", "exporters") for file in (ROOT / root).rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and node.module and re.match(r"zoo\.\w+\.", node.module):
+                for alias in node.names:
+                    assert f"{node.module}:{alias.name}" in public, f"{file.relative_to(ROOT)}: {alias.name}"
+                    taken += 1
+    assert taken > 30
 
 
 # Links and commands

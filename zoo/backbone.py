@@ -164,4 +164,13 @@ def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
     return bool(answer)
 
 
-__getattr__ = lazy_attributes(__name__, {"build_network": "zoo.networks.building:build_network"})
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        **{
+            name: f"zoo.networks.building:{name}"
+            for name in ("build_network", "load_state", "norm_parameters", "read_state")
+        },
+        "without_compiler": "zoo.system.lazy_compiler:without_compiler",
+    },
+)

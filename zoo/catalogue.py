@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
 
 from zoo.errors import UsageError, did_you_mean
+from zoo.target import lazy_attributes
 
 
 class Named(Protocol):
@@ -96,3 +97,9 @@ class Catalogue(Generic[T]):
         """The other entry that the short name of `entry` means; None if the short name means `entry` itself."""
         first = self._short[entry.name]
         return None if first is entry else first
+
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {name: f"zoo.storage.cache:{name}" for name in ("memoise", "source_key")},
+)

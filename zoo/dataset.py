@@ -166,5 +166,9 @@ class Dataset:
 
 __getattr__ = lazy_attributes(
     __name__,
-    {name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images")},
+    {
+        **{name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images")},
+        "SUFFIXES": "zoo.data.image:SUFFIXES",
+        "split_stratified": "zoo.data.splitting:split_stratified",
+    },
 )

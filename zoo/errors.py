@@ -78,3 +78,15 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     if not close:
         return otherwise
     return f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where the message is empty."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def type_and_first_line(error: BaseException) -> str:
+    """The type of an error and the first line of its message, such as `KeyError: 'x'`."""
+    name, text = type(error).__name__, first_line(error)
+    return name if text == name else f"{name}: {text}"

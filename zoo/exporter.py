@@ -156,4 +156,12 @@ class Exporter:
     preprocessing: tuple[str, ...] = ("graph",)
 
 
-__getattr__ = lazy_attributes(__name__, {"find_exporter": "zoo.inference.opening:find_exporter"})
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "find_exporter": "zoo.inference.opening:find_exporter",
+        **{name: f"zoo.exporting.golden:{name}" for name in ("TOLERANCE", "Golden", "check_golden")},
+        "golden_photographs": "zoo.exporting.golden_inputs:golden_photographs",
+        **{name: f"zoo.storage.files:{name}" for name in ("SCHEMA", "check_schema", "write_bytes")},
+    },
+)

@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
+from zoo.target import lazy_attributes
+
 # A strip of 20,000 x 1 pixels would be resized to gigabytes. So only the middle of the long side is kept, at most this
 # many times the short side. The centre crop that follows needs no more, and photographs seldom exceed 3:1
 MAX_ASPECT = 4
@@ -104,3 +106,9 @@ class Preprocess:
     def canvas(self) -> int:
         """Side in pixels of the square that augmented crops are drawn from."""
         return max(self.resize, self.crop)
+
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {name: f"zoo.data.image:{name}" for name in ("BadImage", "decode", "normalise", "pixels")},
+)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from zoo.errors import UsageError
+from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -137,3 +138,13 @@ class Runtime:
     devices: tuple[str, ...]
     available: str | Callable[[str], str | None] = field(repr=False)
     load: str = field(repr=False)
+
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "choose_device": "zoo.system.device:choose_device",
+        "cuda_devices": "zoo.system.cuda:cuda_devices",
+        "keep_freed_memory": "zoo.system.cpu_memory:keep_freed_memory",
+    },
+)

@@ -38,5 +38,9 @@ class Task:
 
 __getattr__ = lazy_attributes(
     __name__,
-    {"features": "zoo.training.features:features", "kept_features": "zoo.training.features:cached_features"},
+    {
+        "features": "zoo.training.features:features",
+        "kept_features": "zoo.training.features:cached_features",
+        "fit_temperature": "zoo.training.temperature_scaling:fit_temperature",
+    },
 )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from zoo.errors import UsageError
 from zoo.stage import HEAD, Anatomy
+from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
     from zoo.backbone import BuildSpec, Network
@@ -200,3 +201,14 @@ def option_help(kind: type[Strategy]) -> dict[str, str]:
                     if name in found:
                         found[name] = inspect.cleandoc(text)
     return found
+
+
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        **{name: f"zoo.networks.head:{name}" for name in ("features_width", "replace_head", "start_layer")},
+        **{
+            name: f"zoo.networks.tracing:{name}" for name in ("LARGE_BATCH", "eval_mode", "find_prefix", "prefix_graph")
+        },
+    },
+)

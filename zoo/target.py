@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,9 +32,10 @@ def lazy_attributes(module: str, targets: Mapping[str, str]) -> Callable[[str], 
         targets: `"module:attribute"` by the name of each attribute.
     """
 
-    def attribute(name: str) -> Any:
-        if name in targets:
-            return load_target(targets[name])
-        raise AttributeError(f"module `{module}` has no attribute `{name}`")
+    return functools.partial(_attribute, module, targets)
 
-    return attribute
+
+def _attribute(module: str, targets: Mapping[str, str], name: str) -> Any:
+    if name in targets:
+        return load_target(targets[name])
+    raise AttributeError(f"module `{module}` has no attribute `{name}`")

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_line
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
 
@@ -229,7 +229,7 @@ def _open(model: str | bytes, work: Workload, provider: str) -> ort.InferenceSes
     try:
         return ort.InferenceSession(model, options, providers=chosen)
     except Exception as error:  # onnxruntime's exceptions have no common base class
-        raise ZooError(f"onnxruntime cannot load the file: {str(error).splitlines()[0]}") from error
+        raise ZooError(f"onnxruntime cannot load the file: {first_line(error)}") from error
 
 
 def _assignment(session: ort.InferenceSession) -> dict[str, Counter[str]] | None:

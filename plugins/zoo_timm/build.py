@@ -14,8 +14,7 @@ from timm.models import get_pretrained_cfg
 from torch import Tensor, nn
 
 from zoo.backbone import BuildSpec, Network
-from zoo.errors import UsageError, ZooError
-from zoo.networks.building import first_line
+from zoo.errors import UsageError, ZooError, first_line
 from zoo_timm.download import check_reachable, local_file, unavailable
 from zoo_timm.rows import UNTAGGED
 from zoo_timm.stages import cut_network, head_parameters

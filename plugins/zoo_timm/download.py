@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 from zoo.backbone import Backbone, Weights
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_line
 
 HUB = "https://huggingface.co/"
 
@@ -76,8 +76,7 @@ def check_reachable(backbone: str, weights: Weights) -> None:
 def unavailable(backbone: str, weights: Weights, error: BaseException) -> ZooError:
     """The error for weights that cannot be downloaded, with a hint on how to get them."""
     name = repository(weights)
-    text = str(error).strip()
-    reason = text.splitlines()[0] if text else type(error).__name__
+    reason = first_line(error)
     if name is not None:
         url = f"{HUB}{name}/resolve/main/{weights.file}"
         where = f"or run `hf download {name}` there and copy its cache to `{hub_folder()}`"

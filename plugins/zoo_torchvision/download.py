@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zoo.backbone import Backbone, Weights
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def fetch_state(backbone: str, weights: Weights) -> dict[str, Tensor]:
             )
     except Exception as error:
         # urllib, ssl, sockets, the hash check and torch's reader raise a dozen unrelated types
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         if had:
             raise ZooError(
                 f"`{file}` cannot be read as the weights `{weights.tag}` of `{backbone}`: {reason}",

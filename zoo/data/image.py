@@ -15,7 +15,7 @@ import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.dataset import ImageSource, as_source
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_line
 from zoo.preprocess import Preprocess
 from zoo.storage.cache import source_key
 
@@ -72,7 +72,7 @@ def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> 
         raise BadImage(f"`{source}` cannot be read as an image") from error
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        reason = first_line(error)
         raise BadImage(f"`{source}` cannot be decoded: {reason}") from error
 
 

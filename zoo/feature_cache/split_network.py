@@ -14,6 +14,7 @@ from time import perf_counter
 import torch
 from torch import fx, nn
 
+from zoo.errors import type_and_first_line
 from zoo.networks.batchnorm_folding import fold
 from zoo.networks.freezing import digest_of_state
 from zoo.networks.tracing import LARGE_BATCH, SMALL_BATCH, find_prefix, prefix_graph, rest_graph
@@ -88,8 +89,7 @@ class SplitNetwork:
             raise
         except Exception as error:
             # a library's network may fail in any way when it is split, and only speed depends on the split
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else ""
-            raise ValueError(f"{type(error).__name__}: {reason}") from error
+            raise ValueError(type_and_first_line(error)) from error
 
     def _split(self, model: nn.Module, trainable: Collection[str], images: torch.Tensor) -> None:
         with self._autocast(), torch.no_grad():

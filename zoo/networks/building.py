@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from zoo.backbone import Backbone, BuildSpec, Network, Weights
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, first_line
 from zoo.experiment import Experiment
 from zoo.networks.head import start_head
 from zoo.stage import check_anatomy
@@ -97,12 +97,6 @@ def try_image_size(network: Network, size: int) -> None:
         ) from error
     finally:
         model.train(training)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, or its type where the message is empty."""
-    text = str(error).strip()
-    return text.splitlines()[0] if text else type(error).__name__
 
 
 def read_state(file: Path) -> dict[str, torch.Tensor]:

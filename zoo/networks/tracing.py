@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from zoo.errors import type_and_first_line
 from zoo.networks.freezing import keeps_statistics
 
 # Numbers of images that a graph is run with, to find the sizes that grow with the number of images
@@ -106,9 +107,7 @@ def find_prefix(model: nn.Module, trainable: Collection[str], images: torch.Tens
                 run.run(images[:count])
     except Exception as error:
         # a library's forward may raise any kind of error when it is called on a symbolic tensor
-        raise ValueError(
-            f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
-        ) from error
+        raise ValueError(type_and_first_line(error)) from error
     frozen = frozenset(runs[0].values) & frozenset(runs[1].values)
     image_dependent = _image_dependent(graph)
     useful = useful_nodes(graph)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import DiskFull, ZooError
+from zoo.errors import DiskFull, ZooError, first_line
 from zoo.experiment import DEFAULT_EPOCHS, Experiment
 from zoo.progress import Silent
 
@@ -138,7 +138,7 @@ def search(
         pruned = len(found.get_trials(states=[OptunaState.PRUNED]))
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         raise ZooError(
-            f"`{folder / DATABASE}` cannot be used: {str(error).splitlines()[0]}",
+            f"`{folder / DATABASE}` cannot be used: {first_line(error)}",
             hint="another program uses it, or it is damaged: close that program, or delete the file to search again",
         ) from error
     finally:

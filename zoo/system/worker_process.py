@@ -20,7 +20,7 @@ import traceback
 from types import TracebackType
 from typing import IO, Any, TextIO
 
-from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full
+from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full, type_and_first_line
 from zoo.target import load_target
 
 # Time limit of an answer. torch.compile of a large network takes minutes on a small machine, and a request that hangs
@@ -186,9 +186,8 @@ def serve(target: str, parent: int) -> None:
             answer = {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
         except Exception as error:
             traceback.print_exc()
-            text = str(error).strip().splitlines()[0] if str(error).strip() else ""
             kind = DiskFull.__name__ if is_disk_full(error) else ""
-            answer = {"error": f"{type(error).__name__}: {text}".rstrip(": "), "hint": None, "kind": kind}
+            answer = {"error": type_and_first_line(error), "hint": None, "kind": kind}
         _send(answers, answer)
 
 

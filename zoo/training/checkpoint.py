@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, first_line
 from zoo.storage.files import SCHEMA, write_bytes
 
 NEXT = "checkpoint-next.safetensors"
@@ -135,7 +135,7 @@ def _read(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
             metadata = opened.metadata() or {}
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as error:
-        raise _Damaged(str(error).splitlines()[0] if str(error) else type(error).__name__) from error
+        raise _Damaged(first_line(error)) from error
     if metadata.get("schema") != str(SCHEMA):
         raise _Damaged(f"its schema is {metadata.get('schema')}")
     if metadata.get("sha256") != _digest(tensors, metadata.get("state", "")):

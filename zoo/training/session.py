@@ -18,7 +18,7 @@ from zoo.config.context import Context
 from zoo.data.decoding import DecodedImages
 from zoo.data.opening import absolute
 from zoo.data.prefetch import Prefetch
-from zoo.errors import Diverged, UsageError
+from zoo.errors import Diverged, UsageError, first_line
 from zoo.evaluation.scoring import Evaluation, compute_metrics
 from zoo.experiment import Experiment
 from zoo.networks.predictor import TorchPredictor
@@ -222,7 +222,7 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
         run.update(status="interrupted", finished=now())
         raise
     except BaseException as error:
-        run.update(status="failed", finished=now(), failure=str(error).splitlines()[0] if str(error) else repr(error))
+        run.update(status="failed", finished=now(), failure=first_line(error))
         raise
     finally:
         progress.stop()
