@@ -22,6 +22,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -142,10 +143,14 @@ class Folder:
 
     def run(self, block: Block) -> str:
         """Run a block; what it printed, on stdout and stderr together."""
-        if block.language == PROGRAM:
-            return self._in_a_shell(f"python -W error::SyntaxWarning - <<'PROGRAM'\n{block.text}PROGRAM", block)
+        if self.shell and block.language == PROGRAM:
+            return self._in_a_shell(f"python - <<'PROGRAM'\n{block.text}PROGRAM", block)
         if self.shell:
             return self._in_a_shell(block.text, block)
+        if block.language == PROGRAM:
+            with self._captured() as printed:
+                exec(compile(block.text, str(block), "exec"), {"__name__": "__main__"})
+            return printed.getvalue()
         return "".join(self._one(line, block) for line in commands_of(block.text))
 
     def _one(self, line: str, block: Block) -> str:
@@ -153,16 +158,22 @@ class Folder:
             return self._in_a_shell(line, block)
         from zoo_cli.main import run
 
+        with self._captured() as printed:
+            words = [word for pattern in shlex.split(line, comments=True)[1:] for word in _expand(pattern)]
+            code = run(words)
+        assert code == 0, f"{block}: `{line}` exits {code}\n{printed.getvalue()}"
+        return printed.getvalue()
+
+    @contextlib.contextmanager
+    def _captured(self) -> Iterator[io.StringIO]:
+        """This process in the folder and its environment; what it prints on both streams."""
         printed = io.StringIO()
         with pytest.MonkeyPatch.context() as patch:
             for name in ("COLUMNS", "CUDA_VISIBLE_DEVICES"):
                 patch.setenv(name, self.environment[name])
             patch.chdir(self.path)
-            words = [word for pattern in shlex.split(line, comments=True)[1:] for word in _expand(pattern)]
             with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
-                code = run(words)
-        assert code == 0, f"{block}: `{line}` exits {code}\n{printed.getvalue()}"
-        return printed.getvalue()
+                yield printed
 
     def _in_a_shell(self, text: str, block: Block) -> str:
         done = subprocess.run(
@@ -192,6 +203,7 @@ _VARYING = (
     (re.compile(r"\b[0-9a-f]{16,}\b"), "DIGEST"),
     (re.compile(r"\d{4}-\d\d-\d\d(T[\d:+]+)?"), "TIME"),
     (re.compile(r"^device .*$", re.MULTILINE), "device"),  # bf16 where the processor is fast in it
+    (re.compile(r"\(tolerance [\d.e-]+\)"), "(tolerance)"),  # a share of the largest logit
     # times, speeds and sizes
     (re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)? ?(s|ms|KiB|MiB|GiB|kB|MB|GB|images/s)\b"), r"# \1"),
 )
