@@ -8,6 +8,7 @@ What the reference says of commands, strategies and plugins is read off the code
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import io
 import json
@@ -145,6 +146,17 @@ def _catalogue(plural: str) -> Callable[[], str]:
     return table
 
 
+def modules() -> str:
+    """Every module of the tree with the first paragraph of its docstring."""
+    lines = ["| module | what it holds |", "| --- | --- |"]
+    for root in ("zoo", "plugins", "exporters", "cli"):
+        for file in sorted((ROOT / root).rglob("*.py")):
+            told = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            first = told.split("\n\n")[0]
+            lines.append(f"| `{file.relative_to(ROOT)}` | {_cell(first)} |")
+    return "\n".join(lines)
+
+
 def _api(group: str) -> Callable[[], str]:
     """The public names of `zoo`, for mkdocstrings."""
 
@@ -171,6 +183,7 @@ def _group(name: str, members: dict[str, Any]) -> str:
 GENERATED: dict[str, Callable[[], str]] = {
     "command line": command_line,
     "strategies": strategy_options,
+    "modules": modules,
     **{plural: _catalogue(plural) for plural in ("datasets", "metrics", "exporters", "runtimes")},
     **{f"api {group}": _api(group) for group in ("functions", "users", "plugins", "errors")},
 }

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import click
@@ -263,13 +264,28 @@ def test_the_glossary_is_sorted_and_defines_each_word_once() -> None:
 # Architecture
 
 
-def test_modules_of_the_architecture_exist() -> None:
+def test_the_architecture_names_what_is_there() -> None:
     text = read("explanation/architecture.md")
-    for name in re.findall(r"`((?:zoo|plugins|exporters|cli|tests|docs|benchmarks)/[\w./-]+)`", text):
+    named = set(re.findall(r"`((?:zoo|plugins|exporters|cli|tests|docs|benchmarks)/[\w./-]+)`", text))
+    for name in named:
         assert (ROOT / name).exists(), name
-    for module in sorted((ROOT / "zoo").rglob("*.py")):
-        name = str(module.relative_to(ROOT))
-        assert name in text or module.name == "__init__.py", f"{name} is not in docs/explanation/architecture.md"
+    for root in ("zoo", "plugins", "exporters", "cli"):
+        packages = {str(file.parent.relative_to(ROOT)) for file in (ROOT / root).glob("*/__init__.py")}
+        modules = {str(file.relative_to(ROOT)) for file in (ROOT / root).glob("[!_]*.py")}
+        assert packages | modules <= named
+
+
+def test_packages_of_the_architecture_stand_in_the_order_of_the_layers() -> None:
+    text = read("explanation/architecture.md").partition("## Packages")[2].partition("| source root")[0]
+    layers = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]["layers"]
+    place = {name.strip(): number for number, layer in enumerate(layers) for name in layer.split("|")}
+    rows = [re.findall(r"`(zoo/\w+)(?:\.py)?`", line) for line in text.splitlines() if line.startswith("| `zoo/")]
+    lowest = -1
+    for row in rows:
+        places = [place[name.replace("/", ".")] for name in row]
+        assert min(places) > lowest, row
+        lowest = max(lowest, *places)
+    assert sorted(name.replace("/", ".") for row in rows for name in row) == sorted(place)
 
 
 def test_the_tree_of_the_readme_is_the_repository() -> None:
