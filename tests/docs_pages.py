@@ -204,6 +204,9 @@ _VARYING = (
     (re.compile(r"\d{4}-\d\d-\d\d(T[\d:+]+)?"), "TIME"),
     (re.compile(r"^device .*$", re.MULTILINE), "device"),  # bf16 where the processor is fast in it
     (re.compile(r"\(tolerance [\d.e-]+\)"), "(tolerance)"),  # a share of the largest logit
+    (re.compile(r"^[^\w\n]*seconds( .*)?$", re.MULTILINE), "seconds"),  # a row of a table
+    (re.compile(r"\babout a second\b"), "about 1 s"),
+    (re.compile(r"\bin place of\s+(?:a second|(\d+)\s+s)\b"), "in place of 1 s"),
     # times, speeds and sizes
     (re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)? ?(s|ms|KiB|MiB|GiB|kB|MB|GB|images/s)\b"), r"# \1"),
 )
