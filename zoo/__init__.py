@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from zoo.inference.prediction import predict
     from zoo.latency.measurement import bench
     from zoo.plugin import Plugins
+    from zoo.predictions import Predictions
     from zoo.progress import ProgressBar
     from zoo.reports.html import report
     from zoo.runs.run import Run
@@ -67,6 +68,7 @@ __all__ = [
     "Network",
     "Phase",
     "Plugins",
+    "Predictions",
     "Preprocess",
     "ProgressBar",
     "Results",
@@ -102,6 +104,7 @@ __getattr__ = lazy_attributes(
     {
         "Experiment": "zoo.experiment:Experiment",
         "Plugins": "zoo.plugin:Plugins",
+        "Predictions": "zoo.predictions:Predictions",
         "ProgressBar": "zoo.progress:ProgressBar",
         "Results": "zoo.studies.results:Results",
         "Run": "zoo.runs.run:Run",

@@ -32,7 +32,8 @@ LR_BOUNDS = (1e-12, 1e3)
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """Every setting of one training run. The defaults serve all data; `docs/` tells how they were chosen.
+    """Every setting of one training run. The defaults serve all data; `docs/explanation/strategies.md`
+    tells how they were chosen.
 
     Attributes:
         data: Images to train on: a folder, or `NAME:ARGUMENT` of a dataset.
@@ -58,10 +59,11 @@ class Experiment:
         norm: Running statistics of batch norms: keep them (`frozen`), update them in trainable stages (`train`), or
             compute them anew on the training images at the start of each phase (`recalibrate`). None: the strategy's.
         fraction: Fraction of the training images of each class to train on, up to 1.
-        early_stopping: End a phase after this many epochs without a lower validation loss, and keep the best epoch.
-            None: never.
-        keep: Epoch whose weights to keep: the `last`, or the one with the lowest validation loss. For data with only
-            two splits, `best` sets 15 % of the training images aside for validation.
+        early_stopping: Patience: end a phase after this many epochs in a row without a lower validation loss. Each
+            phase keeps the weights of its best epoch, whether it ends early or not. None: never.
+        keep: Epoch whose weights to keep: the `last`, or the `best` of all phases by validation loss. For data with
+            only two splits, `best`, early stopping and the schedule `plateau` set 15 % of the training images aside for
+            validation.
         image_size: Height and width of the network's input, in pixels. None: the backbone's own.
         workers: Threads that decode images. None: one per core, at most 8.
         seed: Seed of the head's first weights, the order of images, augmentation and dropout.

@@ -25,8 +25,8 @@ def print_run(run: Run, console: Console) -> None:
     split = record["reported_split"]
     images = len(run.predictions())
     console.print(
-        f"[bold]{split} accuracy {run.metrics['accuracy']:.4f}[/bold] (95 % interval {low:.3f} to {high:.3f}, "
-        f"{images} images)  macro-F1 {run.metrics['f1_macro']:.4f}  loss {run.metrics['loss']:.4f}  "
+        f"[bold]{split} accuracy {_figure(run.metrics.get('accuracy'))}[/bold] (95 % interval {low:.3f} to {high:.3f}, "
+        f"{images} images)  macro-F1 {_figure(run.metrics.get('f1_macro'))}  loss {_figure(run.metrics.get('loss'))}  "
         f"[dim]{record['seconds']['total']:.0f} s[/dim]"
     )
     if record["chosen_on"] == split and run.experiment.chooses:
@@ -34,6 +34,11 @@ def print_run(run: Run, console: Console) -> None:
             f"[dim]`{split}` was also used to choose the epoch, so this accuracy is optimistic; for an unbiased one, "
             f"run `zoo evaluate {run.path} --split test`[/dim]"
         )
+
+
+def _figure(value: float | None) -> str:
+    """A metric with four decimals; `-` for one that failed or is not installed."""
+    return "-" if value is None else f"{value:.4f}"
 
 
 def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
@@ -58,7 +63,7 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     low, high = evaluation.interval()
     for name, value in evaluation.metrics.items():
         extra = f" (95 % {low:.3f} to {high:.3f})" if name == "accuracy" else ""
-        table.add_row(name, f"{value:.4f}{extra}")
+        table.add_row(escape(name), f"{_figure(value)}{extra}")
     console.print(table)
     classes = Table("class", "precision", "recall", "f1", "images")
     for row in evaluation.per_class():

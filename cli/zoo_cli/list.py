@@ -74,10 +74,10 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table("name", "provider", *(["options"] if kind == "strategies" else []), "summary")
+    more = [name for name in ("options", "better") if rows and name in rows[0]]
+    table = Table("name", "provider", *more, "summary")
     for row in rows:
-        told = [escape(row["options"])] if kind == "strategies" else []
-        table.add_row(row["name"], row["provider"], *told, escape(row["summary"]))
+        table.add_row(*(escape(row[name]) for name in ("name", "provider", *more, "summary")))
     console().print(table)
 
 
@@ -88,4 +88,6 @@ def _row(kind: str, entry: Any, loaded: Plugins) -> dict[str, Any]:
             f"{field.name}={'' if field.default is dataclasses.MISSING else field.default}"
             for field in dataclasses.fields(entry.value)
         )
+    if kind == "metrics":
+        row["better"] = "higher" if entry.value.higher_is_better else "lower"
     return row

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from pathlib import Path
 from typing import Any
 
 import click
@@ -10,7 +11,7 @@ import click
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
-from zoo_cli.options import console, force_option, json_option, print_json
+from zoo_cli.options import console, json_option, print_json
 from zoo_cli.settings import settings_options
 
 # Options that may be given with `--resume`; all others are fixed by the run
@@ -32,10 +33,20 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
         return
     fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in RESUMABLE and _given(ctx, name)]
     if fixed:
-        verb, them = ("is", "it") if len(fixed) == 1 else ("are", "them")
+        from zoo.runs.run import Run
+
+        Run.open(resume)
+        them = "it" if len(fixed) == 1 else "them"
+        instead = "to change the settings, start a new run without `--resume`"
+        if _given(ctx, "epochs"):
+            instead = (
+                f"to train longer, start a new run without `--resume`, with `--epochs {settings['epochs']}`, another "
+                f"`--out` and the settings in `{Path(resume) / 'run.json'}`"
+            )
         raise UsageError(
-            f"{', '.join(fixed)} {verb} fixed by the run and cannot be changed with `--resume`",
-            hint=f"leave {them} out, or start a new run without `--resume`",
+            f"{', '.join(fixed)} cannot be changed with `--resume`: run `{resume}` keeps the settings that it was "
+            "started with",
+            hint=f"{instead}; to continue `{resume}` as it was started, leave {them} out",
         )
 
 
@@ -44,11 +55,14 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
 @click.option(
     "--resume",
     metavar="RUN",
-    help="Continue a stopped run in this folder, with the settings it was started with. Add --force if the versions of "
-    "libraries or the device have changed.",
+    help="Continue a stopped run in this folder, with the settings it was started with.",
 )
 @click.option("--out", metavar="DIR", help="Folder to write the run to.  [default: runs/<time>-<backbone>-<strategy>]")
-@force_option
+@click.option(
+    "--force",
+    is_flag=True,
+    help="Overwrite the run in --out; with --resume: accept other versions of libraries or another device.",
+)
 @json_option
 @click.pass_context
 def train(

@@ -98,6 +98,11 @@ def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     assert code == 0 and all(name in err for name in ("linear", "partial", "full", "scratch"))
     code, _, err = zoo(capsys, "plugins")
     assert code == 0 and "backbone-zoo" in err
+    code, out, _ = zoo(capsys, "list", "metrics", "--json")
+    better = {row["name"]: row["better"] for row in json.loads(out)}
+    assert (better["accuracy"], better["loss"], better["ece"]) == ("higher", "lower", "lower")
+    code, _, err = zoo(capsys, "list", "metrics", "loss")
+    assert code == 0 and "lower" in err and "higher" not in err
 
 
 @pytest.mark.parametrize(

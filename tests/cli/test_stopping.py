@@ -92,16 +92,25 @@ def test_bad_options_are_one_line_and_leave_nothing(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], ("run", "`run.json`")),
-        (["--epochs", "9"], ("`--epochs`", "run")),
-        (["--data", "x", "--out", "y"], ("`--data`", "`--out`", "run")),
+        (["--epochs", "9"], ("`--epochs`", "longer", "new run", "`--epochs 9`", "`--out`", "run.json")),
+        (["--lr", "1"], ("`--lr`", "settings", "new run")),
+        (["--data", "x", "--out", "y"], ("`--data`", "`--out`", "new run")),
     ],
 )
 def test_what_cannot_be_resumed_is_said(
-    arguments: list[str], words: tuple[str, ...], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    arguments: list[str], words: tuple[str, ...], exported_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["train", "--resume", str(exported_run), *arguments]) == 2
+    said = capsys.readouterr().err
+    assert not unsaid(said, f"`{exported_run}`", *words) and ("longer" in said) == ("--epochs" in arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--epochs", "9"]])
+def test_a_folder_that_is_no_run_is_not_resumed(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["train", "--resume", str(tmp_path), *arguments]) == 2
-    assert not unsaid(capsys.readouterr().err, *words)
+    assert not unsaid(capsys.readouterr().err, f"`{tmp_path}`", "run", "`run.json`")
 
 
 @pytest.mark.parametrize("name", [["--resume", ""], [*SMALL, "--data", "digits", "--strategy", "full", "--out", ""]])
@@ -124,6 +133,10 @@ def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFix
             ["--strategy", "full", "--epochs", "1", "--accumulate", "100"],
             ("`--accumulate 100`", "batch of 4", "4 parts"),
         ),
+        (
+            ["--strategy", "linear,solver=sgd,epochs=1+full,epochs=3", "--epochs", "4", "--early-stopping", "2"],
+            ("`--early-stopping 2`", "4 epochs", "best"),
+        ),
     ],
 )
 def test_what_has_no_effect_is_told(
@@ -132,7 +145,16 @@ def test_what_has_no_effect_is_told(
     folder = tmp_path / "run"
     assert run(["train", *SMALL, "--data", str(two_splits), *arguments, "--out", str(folder)]) == 0
     assert not unsaid(capsys.readouterr().err, *words)
-    assert Run.open(folder).history[0].get("parts", 4) == 4
+    parts = 4 if "--accumulate" in arguments else 1
+    assert Run.open(folder).history[0].get("parts", parts) == parts
+
+
+def test_a_patience_that_can_end_a_phase_needs_no_note(
+    two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--data", str(two_splits), "--strategy", "full", "--epochs", "4", "--early-stopping", "2"]
+    assert run(["train", *SMALL, *settings, "--out", str(tmp_path / "run")]) == 0
+    assert "`--early-stopping 2`" not in capsys.readouterr().err
 
 
 def test_a_finished_run_is_said_to_be(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from zoo import ZooError
 from zoo.evaluation.scoring import Evaluation, compute_metrics
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
+from zoo_cli.main import run
+from zoo_metrics import classification
 
 # 6 images of 3 classes; predicted a a b b c a where a a a b c c is shown
 CONFIDENT = math.log(8)  # the winner of three gets 0.8
@@ -61,6 +66,36 @@ def test_calibration_error_weighs_bins_by_their_images() -> None:
     assert compute_metrics(table([0, 1, 0], logits), Plugins())["ece"] == pytest.approx(0.4, abs=1e-6)
     # 0.9 right and 0.6 wrong: bins apart, |1 - 0.9| and |0 - 0.6|; in one bin the two would nearly cancel
     assert compute_metrics(table([0, 1], logits[1:]), Plugins())["ece"] == pytest.approx(0.35, abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, None, "text"])
+def test_a_metric_that_fails_is_a_dash_in_the_table_and_an_error_where_plugins_are_strict(
+    value: object,
+    exported_run: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    scored = shutil.copytree(exported_run, tmp_path / "run")
+    monkeypatch.setattr(classification, "top5", lambda predictions: value)
+    assert run(["evaluate", str(scored)]) == 0
+    said = capsys.readouterr().err
+    lines = [line.replace("│", " ").split() for line in said.splitlines()]
+    assert ["top5", "-"] in lines and ["f1_macro", "-"] not in lines and said.count("warning: ") == 1
+    monkeypatch.setenv("ZOO_STRICT_PLUGINS", "1")
+    with pytest.raises(ZooError, match="`top5`"):
+        compute_metrics(TABLE, Plugins())
+
+
+def test_without_the_built_in_metrics_a_run_is_trained_and_scored(
+    two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_DISABLE_PLUGINS", "metrics")
+    tiny = ["--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32", "--epochs", "1"]
+    assert run(["train", "--data", str(two_splits), *tiny, "--strategy", "full", "--out", str(tmp_path / "run")]) == 0
+    assert "accuracy -" in capsys.readouterr().err
+    assert run(["evaluate", str(tmp_path / "run")]) == 0
+    assert run(["compare", str(tmp_path / "run"), str(tmp_path / "run")]) == 0
 
 
 def test_tables() -> None:

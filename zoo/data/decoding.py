@@ -37,7 +37,7 @@ class DecodedImages:
     Attributes:
         samples: Their samples.
         labels: `(N,)`, class indices.
-        pixels: `(N, side, side, 3)` uint8.
+        pixels: `(N, side, side, 3)` uint8: canvases of images that are trained on, input crops of all others.
         digest: SHA-256 over names, labels and contents. It detects that data have changed.
         contents: SHA-256 of each image's content. They tell which image has changed.
     """

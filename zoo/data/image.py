@@ -1,7 +1,8 @@
 """Images: from a file's bytes to a network's input. Every evaluation uses these functions.
 
-An image is decoded in full, turned as its EXIF orientation says, laid over white where it is transparent, converted to
-RGB, resized by Pillow with antialiasing, and cropped in the centre.
+An image is decoded, turned as its EXIF orientation says, laid over white where it is transparent, converted to RGB,
+resized by Pillow with antialiasing, and cropped in the centre. Evaluation decodes in full; training may skip detail
+that the resize would remove.
 """
 
 from __future__ import annotations

@@ -9,55 +9,20 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from zoo.config.references import look_up
-from zoo.data.decoding import DecodeRequest, decode_parts, default_workers
-from zoo.data.image import Pixels, canvas, pixel_key, pixels
+from zoo.data.decode_plan import decode_requests, store_keys
+from zoo.data.decoding import decode_parts, default_workers
 from zoo.data.opening import open_images
-from zoo.data.roles import Roles, assign_roles
-from zoo.dataset import Images
+from zoo.data.roles import assign_roles
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
-from zoo.preprocess import Preprocess
 from zoo.storage.tensor_store import Store
-
-# A training image may be decoded at a fraction of its size, as long as its shorter side is this many times the side of
-# the canvas. With photographs of 12 megapixels this is six times as fast (24 per second instead of 4), and the canvas
-# differs by 0.24 grey levels on average
-SPARE = 2
 
 # Niceness of the second process, so that the training process has priority
 NICE = 5
-
-
-def parts_of(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
-    """What a run decodes, by role: canvases of training images, and input crops of the images it is evaluated on."""
-
-    def to_canvas(image: Pixels) -> Pixels:
-        return canvas(image, preprocess)
-
-    def to_crop(image: Pixels) -> Pixels:
-        return pixels(image, preprocess)
-
-    least = SPARE * max(preprocess.canvas, preprocess.resize)
-    parts: dict[str, DecodeRequest] = {
-        "fit": DecodeRequest(roles.fit, preprocess.canvas, to_canvas, least),
-    }
-    if roles.choose:
-        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, to_crop)
-    if not images.may_choose:  # else the images that are reported are those of `choose`
-        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, to_crop)
-    return parts
-
-
-def keys_of(parts: Mapping[str, DecodeRequest], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
-    """What the pixels of each part depend on besides the files: keys of the store."""
-    return {
-        name: {"side": part.side, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
-    }
 
 
 class Prefetch:
@@ -112,7 +77,7 @@ def main() -> None:
     plugins, store = Plugins(), Store()
     preprocess = look_up(experiment, plugins).preprocess
     images = open_images(experiment.data, experiment.split_seed, plugins)
-    parts = parts_of(images, assign_roles(images, experiment), preprocess)
+    parts = decode_requests(images, assign_roles(images, experiment), preprocess)
 
     def report(count: int) -> None:
         os.write(1, b"." * count)
@@ -127,7 +92,7 @@ def main() -> None:
         workers=experiment.workers or default_workers(),
         advance=report,
         store=store,
-        keys=keys_of(parts, preprocess),
+        keys=store_keys(parts, preprocess),
     )
 
 

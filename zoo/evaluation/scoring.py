@@ -105,6 +105,9 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
     """Compute every registered metric; returns values by name, or by `provider/name` where providers share a name.
 
     A metric that raises, or is not finite, is None and gives a `PluginWarning`, so that it cannot end a training run.
+
+    Raises:
+        ZooError: the same, where plugins are loaded strictly (`ZOO_STRICT_PLUGINS`).
     """
     catalogue = plugins.metrics
     found: dict[str, float | None] = {}
@@ -116,7 +119,10 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
         except Exception as error:
             reason = f"{type(error).__name__}: {error}"
         if reason:
-            warnings.warn(f"plugin `{entry.provider}`: metric `{name}` failed: {reason}", PluginWarning, stacklevel=2)
+            told = f"plugin `{entry.provider}`: metric `{name}` failed: {reason}"
+            if plugins.strict:
+                raise ZooError(told)
+            warnings.warn(told, PluginWarning, stacklevel=2)
         found[name] = None if reason else value
     return found
 

@@ -28,6 +28,7 @@ from zoo.system.environment import machine, versions
 # The code that makes pixels and rows: when any of it changes, entries of the store are not found any more
 CODE = (
     "zoo.data.augmentation",
+    "zoo.data.decode_plan",
     "zoo.data.image",
     "zoo.feature_cache.loader",
     "zoo.feature_cache.split_network",

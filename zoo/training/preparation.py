@@ -8,9 +8,10 @@ import torch
 
 from zoo.backbone import Network
 from zoo.config.context import Context
+from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers
 from zoo.data.opening import open_images
-from zoo.data.prefetch import Prefetch, keys_of, parts_of
+from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
 from zoo.experiment import Experiment
@@ -95,7 +96,7 @@ def _decode(
 ) -> tuple[dict[str, DecodedImages], list[BadFile]]:
     """Decode the images of every role, after the prefetch process has put what it decoded into the store."""
     progress = context.progress
-    parts = parts_of(images, roles, setup.preprocess)
+    parts = decode_requests(images, roles, setup.preprocess)
     count = sum(len(part.samples) for part in parts.values())
     if prefetch is not None:
         progress.start("scan", count)
@@ -108,7 +109,7 @@ def _decode(
         workers=experiment.workers or default_workers(),
         advance=progress.advance,
         store=context.store if experiment.cache != "off" else None,
-        keys=keys_of(parts, setup.preprocess),
+        keys=store_keys(parts, setup.preprocess),
     )
     progress.stop()
     if bad:

@@ -30,7 +30,7 @@ from zoo.training.state_dict import load_tensors, tensors_of
 from zoo.training.workspace import PhaseSteps, Workspace
 
 # `plateau` divides the learning rate by ten after two epochs without a better validation loss
-PLATEAU_PATIENCE = 2
+PLATEAU_EPOCHS = 2
 PLATEAU_FACTOR = 0.1
 
 
@@ -95,11 +95,15 @@ class Recipe:
             position.epoch, position.batch, state.totals = epoch + 1, 0, RunningTotals()
             position.records += 1
             yield record
-            patience = self.experiment.early_stopping
-            waited = epoch - max(state.best_of_phase.epoch, first)
+            # No checkpoint is written between the validation and this decision, so a resumed run decides the same
+            patience, waited = self.experiment.early_stopping, state.best_of_phase.waited(epoch, first)
             if patience is not None and waited >= patience and epoch + 1 < first + epochs:
                 best = state.best_of_phase.epoch + 1
-                self.job.context.progress.note(f"stopped early: epoch {best} stays the best of `{phase.name}`")
+                self.job.context.progress.note(
+                    f"stopped early: epoch {best} is the best of `{phase.name}`, and its weights are kept"
+                    if best
+                    else f"stopped early: no epoch of `{phase.name}` had a finite validation loss"
+                )
                 break
         if self.average is not None:
             self.model.load_state_dict(self.average.module.state_dict())
@@ -232,7 +236,7 @@ class Recipe:
         model: nn.Module = self.model if self.average is None else self.average.module
         state.best_of_phase.note(loss, epoch, model if self.experiment.early_stopping is not None else None)
         state.best_of_run.note(loss, epoch, model if self.experiment.keep == "best" else None)
-        if self.experiment.schedule == "plateau" and state.best_of_phase.waited(epoch) >= PLATEAU_PATIENCE:
+        if self.experiment.schedule == "plateau" and state.best_of_phase.waited_at_rate(epoch) >= PLATEAU_EPOCHS:
             state.position.lowered *= PLATEAU_FACTOR
             state.best_of_phase.since = epoch
 

@@ -114,21 +114,32 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
         notes.append(
             f"`{network.anatomy.backbone}` has nothing to train but its head, so `{plan}` trains only the head"
         )
-    notes += _notes_on_steps(stepped, experiment) if stepped else _notes_on_solving(phases, experiment, str(plan))
+    if stepped:
+        longest = max(count for phase, count in zip(phases, epochs) if phase.solver is None)
+        notes += _notes_on_steps(stepped, longest, experiment)
+    else:
+        notes += _notes_on_solving(phases, experiment, str(plan))
     return PlannedPhases(phases=phases, epochs=epochs, notes=tuple(notes))
 
 
-def _notes_on_steps(stepped: Sequence[Phase], experiment: Experiment) -> Iterator[str]:
+def _notes_on_steps(stepped: Sequence[Phase], longest: int, experiment: Experiment) -> Iterator[str]:
     """Notes on settings that optimiser steps cannot follow exactly."""
     least = 2 if any(phase.norm == "train" for phase in stepped) else 1  # images that a part needs
     most = max(experiment.batch_size // least, 1)
     if experiment.accumulate > most:
         yield f"`--accumulate {experiment.accumulate}`: a batch of {experiment.batch_size} has at most {most} parts"
+    patience = experiment.early_stopping
+    least = (patience or 0) + 2  # the best epoch, those without a lower loss, and one that is not trained
+    if patience is not None and longest < least:
+        yield (
+            f"`--early-stopping {patience}` ends no phase early, since none has {least} epochs; each keeps the weights "
+            "of its best epoch all the same"
+        )
 
 
 def _notes_on_solving(phases: Sequence[Phase], experiment: Experiment, plan: str) -> Iterator[str]:
     """Notes on settings that a strategy without optimiser steps ignores."""
-    instead = "; `--epochs 5` asks for steps" if all(phase.steps_if_asked for phase in phases) else ""
+    instead = "; `--epochs 5` trains it by steps instead" if all(phase.steps_if_asked for phase in phases) else ""
     yield (
         f"`{plan}` is solved from features of images without augmentation; settings of optimiser steps (rates, epochs, "
         f"augmentation) have no effect{instead}"

@@ -53,8 +53,17 @@ class BestEpoch:
             self.loss, self.epoch, self.since = loss, epoch, epoch
             self.state = copy.deepcopy(model.state_dict()) if model is not None else None
 
-    def waited(self, epoch: int) -> int:
-        """Epochs since the last improvement."""
+    def waited(self, epoch: int, first: int) -> int:
+        """Epochs up to `epoch` without a lower loss, which early stopping counts.
+
+        Args:
+            epoch: the epoch that has just ended.
+            first: the first epoch of the phase; it counts as the best one while no loss was finite.
+        """
+        return epoch - max(self.epoch, first)
+
+    def waited_at_rate(self, epoch: int) -> int:
+        """Epochs without a lower loss at the present rate, which the schedule `plateau` counts."""
         return epoch - self.since
 
     def to_json(self) -> dict[str, Any]:

@@ -181,6 +181,33 @@ def test_early_stopping_waits_as_long_as_asked_and_keeps_the_best(monkeypatch: p
     assert all(torch.equal(value, states[1][name]) for name, value in it.model.state_dict().items())
 
 
+def test_a_phase_that_stops_early_hands_its_best_weights_to_the_next_which_counts_anew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # the second phase never comes near the first one's best, and its own patience is counted from its own first epoch
+    losses = iter([0.1, 0.3, 5.0, 4.0, 4.5, 9.0])
+    it = recipe((phase(), phase()), (4, 4), choose=scanned([0, 1]), early_stopping=1)
+    validated, entered = [], []
+    enter = it._enter
+
+    def states() -> dict[str, torch.Tensor]:
+        return {name: value.clone() for name, value in it.model.state_dict().items()}
+
+    def evaluate() -> dict[str, float]:
+        validated.append(states())
+        return {"choice_loss": next(losses), "choice_accuracy": 0.5}
+
+    def entering(phase: Phase) -> None:
+        entered.append(states())
+        enter(phase)
+
+    monkeypatch.setattr(it, "_validate", evaluate)
+    monkeypatch.setattr(it, "_enter", entering)
+    assert [record["epoch"] for record in it.fit()] == [1, 2, 5, 6, 7]
+    for name, value in it.model.state_dict().items():
+        assert torch.equal(entered[1][name], validated[0][name]) and torch.equal(value, validated[3][name])
+
+
 def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
     it = recipe((phase(),), (1,))
     views = it.workspace.views.canvases[:3]
