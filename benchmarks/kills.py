@@ -28,7 +28,7 @@ from zoo.system.environment import machine, versions
 
 STRATEGY = "linear,solver=sgd,epochs=3+partial:2,epochs=3,ema=0.9,mixup=0.2+full,epochs=2,norm=recalibrate"
 SETTINGS = ["--data", "digits", "--backbone", "timm/test_efficientnet", "--weights", "none", "--image-size", "64"]
-SETTINGS += ["--early-stopping", "2"]
+SETTINGS += ["--early-stopping", "1"]  # a phase of three epochs can end early only by a patience of one
 
 
 def command(*arguments: str) -> list[str]:

@@ -57,6 +57,7 @@ def test_predicting_imports_neither_zoo_nor_torch() -> None:
     assert imported == {"__future__", "json", "sys", "numpy", "onnxruntime", "PIL"}
 
 
+@pytest.mark.slow
 def test_compare_strategies(fruit: Path, tmp_path: Path) -> None:
     printed = script("compare_strategies.py", fruit, "study", cwd=tmp_path)
     assert printed.count("accuracy on val") == 2 and "the cheapest of the best: " in printed
