@@ -1,7 +1,7 @@
-"""Fixtures: small folders of real image files, and what else many tests read.
+"""Fixtures: small folders of real image files, loaded plugins, and a finished run.
 
-What lives as long as the session is read-only: a test that changes it takes a copy. At the end it is compared with
-what it was (`shared.py`).
+Fixtures of session scope are read-only: a test that changes one takes a copy. At the end of the session each is
+compared with its initial state (`shared.py`).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # Imports make millions of objects that live to the end; looking through them again and again is a sixth of the time
 gc.disable()
 
-# Rich wraps tables to the width it believes in; tests read whole lines
+# Rich wraps tables to the terminal's width; tests read whole lines
 os.environ.setdefault("COLUMNS", "200")
 
 

@@ -1,4 +1,4 @@
-"""Matching messages by their key words, so that prose can be mended without touching tests.
+"""Matching messages by their key words, so that messages can be reworded without changing tests.
 
     with refused(UsageError, "partial:9", "5", "resnet18"):
         ...

@@ -1,4 +1,4 @@
-"""What many tests read and none changes: made once for all processes of a session, and compared at its end."""
+"""Shared read-only folders: made once for all processes of a session, and checked for changes at its end."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ EXPORTS = [
 
 
 @pytest.mark.parametrize(("backbone", "strategy"), EXPORTS)
-def test_what_is_left_exports_and_verifies(backbone: str, strategy: str, small_plugins: Plugins) -> None:
+def test_trained_networks_export_and_verify(backbone: str, strategy: str, small_plugins: Plugins) -> None:
     size = EXPORTED[backbone]
     network = check_strategy(strategy, backbone, image_size=size, plugins=small_plugins)
     check_export(network, image_size=size, plugins=small_plugins)

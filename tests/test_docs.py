@@ -82,7 +82,7 @@ def test_names_that_public_modules_pass_on_are_there() -> None:
         assert all(getattr(importlib.import_module(module), name) is not None for name in names)
 
 
-def test_a_third_party_can_have_whatever_a_built_in_takes() -> None:
+def test_public_modules_cover_all_imports_of_built_in_plugins() -> None:
     public = {target for names in passed_on().values() for target in names.values()}
     public |= {f"{value.__module__}:{name}" for name, value in ((name, getattr(zoo, name)) for name in zoo.__all__)}
     taken = 0
@@ -99,7 +99,7 @@ def test_a_third_party_can_have_whatever_a_built_in_takes() -> None:
 
 
 @every_page
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_resolve(page: Path) -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text(encoding="utf-8")):
         assert (page.parent / target).exists(), target
 
@@ -180,7 +180,7 @@ def test_exit_codes_of_the_reference_are_those_of_the_errors() -> None:
 
 
 def test_runtimes_of_the_latency_page_are_those_that_are_registered() -> None:
-    section = read("explanation/latency.md").partition("## The provider that really ran")[2]
+    section = read("explanation/latency.md").partition("## The provider that ran")[2]
     assert set(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == {entry.name for entry in Plugins().runtimes}
 
 
@@ -264,7 +264,7 @@ def test_the_glossary_is_sorted_and_defines_each_word_once() -> None:
 # Architecture
 
 
-def test_the_architecture_names_what_is_there() -> None:
+def test_paths_on_the_architecture_page_exist() -> None:
     text = read("explanation/architecture.md")
     named = set(re.findall(r"`((?:zoo|plugins|exporters|cli|tests|docs|benchmarks)/[\w./-]+)`", text))
     for name in named:
@@ -322,7 +322,7 @@ def test_outputs_are_compared_by_words_and_figures(shown: str, found: str, same:
     assert (docs_pages.difference(shown, found) is None) is same
 
 
-def test_what_is_generated_needs_no_torch() -> None:
+def test_generated_pages_need_no_torch() -> None:
     program = """
 import sys
 sys.path.insert(0, "docs")

@@ -94,7 +94,7 @@ def project(folder: Path) -> dict[str, Any]:
     return found
 
 
-def test_what_is_released_is_what_a_checkout_installs() -> None:
+def test_released_wheels_equal_the_checkout_s() -> None:
     """The root's `pyproject.toml` says everything in one; the two that are released share it between them."""
     import zoo
 

@@ -21,7 +21,7 @@ TINY = Experiment(
 
 
 class Killed(BaseException):
-    """Stops a run where a kill would: nothing that handles errors may mend it."""
+    """Simulates a kill: it is not an `Exception`, so no error handler catches it."""
 
 
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 50)}

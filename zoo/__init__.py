@@ -128,5 +128,5 @@ __getattr__ = lazy_attributes(
 
 
 def __dir__() -> list[str]:
-    """What `dir(zoo)` and `help(zoo)` show: the public names, those that load when they are first used among them."""
+    """The public names, including those that are loaded on first use."""
     return sorted({*__all__, "__version__", "__doc__", "__name__", "__file__", "__path__"})

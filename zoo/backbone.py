@@ -51,7 +51,7 @@ class Weights:
 
 @dataclass(frozen=True, kw_only=True)
 class BuildSpec:
-    """What a builder is asked to build.
+    """The settings that a network is built with.
 
     Later versions may add fields; a builder reads those that it knows.
 
@@ -135,7 +135,7 @@ class Backbone:
         """The weights that `default`, `none` or a published tag names; None for `none`.
 
         Raises:
-            UsageError: there is no such tag, or `default` is asked of a backbone without published weights.
+            UsageError: there is no such tag, or it is `default` and the backbone has no published weights.
         """
         if tag == "none":
             return None

@@ -1,4 +1,4 @@
-"""Errors that a user can mend, by kind.
+"""Exceptions for errors that the user can fix.
 
     ZooError                exit 1   the work cannot go on: data, weights, device, verification
     ├── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
@@ -18,11 +18,11 @@ LONGEST = 300  # characters quoted from another library's message
 
 
 class ZooError(Exception):
-    """An error that the user can mend.
+    """An error that the user can fix.
 
     Attributes:
         message: What is wrong, in one line without a full stop; names and values are in backticks.
-        hint: What mends it, in the same form. None: there is nothing to add.
+        hint: How to fix it, in the same form. None: no hint.
         exit_code: Exit status of the command line.
     """
 
@@ -62,7 +62,7 @@ def quoted(error: BaseException) -> str:
 
 
 def at_once(errors: Sequence[UsageError]) -> UsageError:
-    """One error that reports several, so that all can be mended at once; a repeated hint appears once."""
+    """Combine several errors into one, so that the user can fix all of them at once; a repeated hint appears once."""
     hints = dict.fromkeys(error.hint for error in errors if error.hint)
     return UsageError("; ".join(error.message for error in errors), hint="; ".join(hints) or None)
 

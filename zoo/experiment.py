@@ -33,7 +33,7 @@ LR_BOUNDS = (1e-12, 1e3)
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
     """Every setting of one training run. The defaults serve all data; `docs/explanation/strategies.md`
-    tells how they were chosen.
+    explains how they were chosen.
 
     Attributes:
         data: Images to train on: a folder, or `NAME:ARGUMENT` of a dataset.
@@ -128,9 +128,9 @@ class Experiment:
         for name in ("data", "backbone", "strategy", "weights", "device"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
-                object.__setattr__(self, name, os.fspath(value))  # `Path("photos")` is what one writes in Python
+                object.__setattr__(self, name, os.fspath(value))  # Python callers may pass a `Path`
             elif not isinstance(value, str) or not value or "\0" in value:
-                problems.append(f"`--{name} {value!r}` is no name or path")
+                problems.append(f"`--{name} {value!r}` is not a name or a path")
         if not isinstance(self.compile, bool):
             problems.append(f"`compile={self.compile!r}` is not True or False")
         for name, kind in get_type_hints(type(self)).items():
@@ -158,7 +158,7 @@ class Experiment:
 
     @property
     def for_steps(self) -> tuple[str, ...]:
-        """Options that were set and that only optimiser steps can honour, as the user writes them."""
+        """Options that differ from their defaults and apply only to optimiser steps, as typed on the command line."""
         values = {field.name: (getattr(self, field.name), field.default) for field in dataclasses.fields(self)}
         found = [name for name in _FOR_STEPS if values[name][0] != values[name][1]]
         found += ["norm"] if self.norm == "train" else []
@@ -168,7 +168,7 @@ class Experiment:
 
     @property
     def chooses(self) -> bool:
-        """Whether anything is chosen during training, which needs images that are neither fitted nor reported on."""
+        """Whether training needs validation images: for early stopping, `--keep best` or the schedule `plateau`."""
         return self.keep == "best" or self.early_stopping is not None or self.schedule == "plateau"
 
     def to_json(self) -> dict[str, Any]:
@@ -243,7 +243,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
 
 
 def attribute_docs(kind: type) -> dict[str, str]:
-    """What a class's docstring says about each attribute in its section `Attributes:`, on one line each."""
+    """The description of each attribute in the section `Attributes:` of a class's docstring, on one line each."""
     lines = inspect.cleandoc(kind.__doc__ or "").splitlines()
     found: dict[str, str] = {}
     name = ""

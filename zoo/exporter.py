@@ -40,7 +40,7 @@ class Calibration:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSpec:
-    """What an exporter is asked to write: a trained network, and what the file records about it.
+    """The input of an exporter: a trained network, and the metadata to store in the file.
 
     Attributes:
         model: The network in eval mode, on the CPU, in fp32.

@@ -1,4 +1,4 @@
-"""Hooks: what a plugin can add to zoo. A hook exists only if a real plugin uses it.
+"""Hooks: functions with which a plugin registers objects. A hook exists only if a real plugin uses it.
 
 A plugin is a module that an entry point of the group `zoo.plugins` names. It implements any of these hooks with
 `@zoo.hookimpl`. Each hook receives a function `register`, which knows the plugin that calls it. The module must not

@@ -1,4 +1,4 @@
-"""Progress: what a long call reports while it runs.
+"""Progress reports of long calls.
 
     zoo.train(experiment, progress=zoo.ProgressBar())       # bars in a terminal and in a notebook
     logging.basicConfig(level=logging.INFO)                 # or lines of the logger `zoo`, which need no argument
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOGGER = logging.getLogger("zoo")
-LOGGER.addHandler(logging.NullHandler())  # an application that wants the lines adds a handler, as for any library
+LOGGER.addHandler(logging.NullHandler())  # an application adds a handler, as for any library
 
 
 class Progress(Protocol):
@@ -133,7 +133,7 @@ class ProgressBar:
         self.done += count
         if self._bar is not None:
             speed = self.done / max(perf_counter() - self._started, 1e-9)
-            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # a speed of a few trials says nothing
+            words = f"{speed:.0f} images/s" if self._unit == "images" else ""  # trials per second would be a fraction
             self._bar.update(self._task, advance=count, speed=words)
 
     def epoch(self, record: dict[str, Any]) -> None:

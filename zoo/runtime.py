@@ -52,7 +52,7 @@ class DeviceName:
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """What a runtime loads, and how it is to be executed; equal for every subject of a latency measurement.
+    """The model that a runtime loads and how it is executed; the same for every subject of a latency measurement.
 
     Attributes:
         target: A run's folder or an exported file.
@@ -104,7 +104,7 @@ class Session(Protocol):
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a reader of the times must know, such as nodes that run elsewhere, or the memory layout."""
+        """Notes on how the times were measured, such as the memory layout or nodes on another device."""
         ...
 
     @property

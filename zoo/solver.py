@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a solver receives.
+    """The input of a solver: the head, and the features of the training images.
 
     The solver changes `head` in place and returns a dict of JSON values, such as the settings that it chose, which
     becomes part of the history. Two keys have a meaning: `note` is a line for the user, and `temperature` is a

@@ -1,4 +1,4 @@
-"""Strategies: what is fine-tuned, and how, as a sequence of phases that the training recipe carries out."""
+"""Strategies: which parameters are fine-tuned and how, as a sequence of phases."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def load_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
 
 
 def lazy_attributes(module: str, targets: Mapping[str, str]) -> Callable[[str], Any]:
-    """A module's `__getattr__` (PEP 562) that imports what it offers only when it is first used.
+    """A module's `__getattr__` (PEP 562) that imports attributes of other modules on first use.
 
     With it, a public module offers functions of inner packages without importing those packages.
 

@@ -1,4 +1,4 @@
-"""Checks for authors of plugins: what must hold for every backbone, strategy and exporter, to be called in a test.
+"""Contract tests for plugin authors: checks of backbones, strategies and exporters, to be called in a test.
 
     from zoo.testing import check_backbone, check_strategy
 
@@ -79,7 +79,7 @@ def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plu
 def check_strategy(
     strategy: str, backbone: str, *, image_size: int | None = None, plugins: Plugins | None = None
 ) -> Network:
-    """Check that a strategy does on a backbone what its phases say, by training one epoch of each phase.
+    """Train one epoch of each phase of a strategy on a backbone, and check the result against the phases.
 
     Every stage that trains changes, and every frozen tensor keeps its bits. The text of the strategy has a canonical
     form. Stages hold every parameter exactly once, also after the network is adapted. The optimiser has each trainable

@@ -128,7 +128,7 @@ def advise(
         )
     else:
         screen.print(
-            "[dim]no past study shows how good such advice is; `zoo advise --study DIR` stores it in a study[/dim]"
+            "[dim]there is no past study to compare it with; `zoo advise --study DIR` stores it in a study[/dim]"
         )
     for name in found.shortlist:
         click.echo(name)

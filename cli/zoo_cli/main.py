@@ -46,8 +46,8 @@ class LazyGroup(click.Group):
         entry = catalogue.find(cmd_name)
         if entry.provider == "cli" and cmd_name not in WITHOUT_TORCH and not _is_whole(plugins(ctx)):
             raise ZooError(
-                f"`zoo {cmd_name}` is not in `backbone-zoo-serve`, which is all that is installed",
-                hint="`pip install backbone-zoo` brings it, and torch",
+                f"`zoo {cmd_name}` needs `backbone-zoo`, but only `backbone-zoo-serve` is installed",
+                hint="`pip install backbone-zoo` installs it, and torch",
             )
         try:
             command: Any = load_target(entry.value.target)

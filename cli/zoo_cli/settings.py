@@ -81,7 +81,7 @@ ORDER = (
     "save_every",
 )
 
-# What only the command line has to say
+# Sentences that appear on the command line only
 _TYPES: dict[str, click.ParamType[Any]] = {
     "lr": RATE,
     "workers": click.IntRange(1),

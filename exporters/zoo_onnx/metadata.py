@@ -1,7 +1,7 @@
 """Metadata of an ONNX file, and its seal: a SHA-256 of the file, stored in the file, that reveals any change.
 
 All keys begin with `zoo.` in the file's `metadata_props`. Text is stored as it is, everything else as JSON.
-The digests reveal damage and changes; they are not a signature, because anybody can renew them.
+The digests reveal damage and changes; they are not a signature, because anyone can recompute them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The program that verifies a file without zoo: the text of `deployed`, with the generator of golden inputs inlined."""
+"""The source of the standalone verifier: the module `deployed`, with the generator of golden inputs inlined."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from zoo.stage import HEAD, Anatomy, Stage
 
 # Dalal and Triggs 2005, section 6: nine orientations, blocks of 2 x 2 cells
 ORIENTATIONS = 9
-CELL = 16  # pixels, of 128: coarse, because an object is to be recognised and not its exact outline
+CELL = 16  # pixels, of 128: coarse, so that small changes of an outline have no effect
 BLOCK = 2
 BINS = 16  # of the histogram of each colour channel
 GRID = 2  # cells along each side of the image, each with colour histograms of its own

@@ -117,7 +117,7 @@ class TorchSession:
 
     @torch.inference_mode()
     def _network(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
-        if layout is not self._layout:  # at most once a turn, in its untimed first call
+        if layout is not self._layout:  # at most once a slot, in its untimed first call
             with self._changing:
                 self._model.to(memory_format=layout)
                 self._layout = layout

@@ -8,7 +8,7 @@ from typing import ClassVar
 from zoo import Anatomy, Group, Phase, Strategy
 from zoo.stage import HEAD
 
-# Few parameters have to move further than many, so they train at the learning rate of the head. Chosen on splits of a
+# A small number of parameters needs a higher learning rate, so they train at that of the head. Chosen on splits of a
 # training set: the figures are in docs/explanation/strategies.md
 FEW_LR = 1.0
 

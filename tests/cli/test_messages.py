@@ -1,4 +1,4 @@
-"""What the program says: each mistake once, in our words, and tables that fit the terminal."""
+"""Messages of the command line: one line per mistake, worded by zoo, and tables that fit the terminal."""
 
 from __future__ import annotations
 
@@ -54,7 +54,9 @@ def test_no_command_is_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["list"], "missing argument `KIND`. Choose from: backbones, strategies, datasets, metrics,", "see"),
     ],
 )
-def test_a_mistake_is_said_once(capsys: pytest.CaptureFixture[str], arguments: list[str], line: str, hint: str) -> None:
+def test_a_usage_error_is_reported_once(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], line: str, hint: str
+) -> None:
     code, out, err = zoo(capsys, *arguments)
     first, empty, second = err.splitlines()
     assert (code, out, empty) == (2, "", "")
@@ -62,7 +64,7 @@ def test_a_mistake_is_said_once(capsys: pytest.CaptureFixture[str], arguments: l
     assert "id you mean" not in first and "\t" not in err
 
 
-def test_what_the_system_refuses_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_system_errors_are_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     code, _, err = zoo(capsys, "verify", "a" * 300 + ".onnx")
     assert code == 1 and err == f"Error: `{'a' * 300}.onnx`: file name too long\n"
 
@@ -81,7 +83,7 @@ def test_a_full_disk_behind_stdout_is_a_line(arguments: list[str]) -> None:
     assert (done.returncode, done.stderr) == (1, "Error: no space left on device\n")
 
 
-def test_compare_cuts_no_figure_on_a_narrow_terminal(
+def test_compare_truncates_no_figure_on_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = make_photos(tmp_path / "data", {"train": 4, "val": 2})
@@ -100,7 +102,7 @@ def test_compare_cuts_no_figure_on_a_narrow_terminal(
         assert all(err.count(f" {figure} ") >= len(runs) for figure in figures), width
 
 
-def test_backbones_cut_no_figure_on_a_narrow_terminal(
+def test_backbones_truncate_no_figure_on_a_narrow_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "80")

@@ -16,7 +16,7 @@ def nothing(**_: object) -> None: ...
 
 
 @pytest.mark.parametrize("name", Experiment.__dataclass_fields__)
-def test_an_option_says_what_the_setting_says(name: str) -> None:
+def test_help_of_an_option_is_the_docstring_of_its_setting(name: str) -> None:
     (option,) = [one for one in nothing.params if one.name == name]
     assert (
         isinstance(option, click.Option) and option.help is not None and option.opts == [f"--{name.replace('_', '-')}"]
@@ -27,5 +27,5 @@ def test_an_option_says_what_the_setting_says(name: str) -> None:
     assert nothing.make_context("x", []).params[name] == (default if isinstance(default, (str, int, float)) else None)
 
 
-def test_none_is_forgotten() -> None:
+def test_every_setting_has_an_option() -> None:
     assert sorted(ORDER) == sorted(Experiment.__dataclass_fields__)

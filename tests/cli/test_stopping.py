@@ -33,7 +33,7 @@ def test_a_time_budget_ends_a_run_in_good_order(
     assert len(ended.predictions()) == 12 and (ended.path / "model.safetensors").is_file()
 
 
-def test_a_budget_that_suffices_ends_nothing(two_splits: Path, tmp_path: Path) -> None:
+def test_a_sufficient_time_budget_has_no_effect(two_splits: Path, tmp_path: Path) -> None:
     settings = [*SMALL, "--data", str(two_splits), "--strategy", "partial:1", "--epochs", "1"]
     assert run(["train", *settings, "--out", str(tmp_path / "run"), "--time-budget", "2h"]) == 0
     ended = Run.open(tmp_path / "run")
@@ -97,7 +97,7 @@ def test_bad_options_are_one_line_and_leave_nothing(
         (["--data", "x", "--out", "y"], ("`--data`", "`--out`", "new run")),
     ],
 )
-def test_what_cannot_be_resumed_is_said(
+def test_settings_cannot_be_changed_when_resuming(
     arguments: list[str], words: tuple[str, ...], exported_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(["train", "--resume", str(exported_run), *arguments]) == 2
@@ -114,7 +114,7 @@ def test_a_folder_that_is_no_run_is_not_resumed(
 
 
 @pytest.mark.parametrize("name", [["--resume", ""], [*SMALL, "--data", "digits", "--strategy", "full", "--out", ""]])
-def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_empty_folder_name_is_a_usage_error(name: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["train", *name]) == 2
     assert "is empty\n\nhint: " in capsys.readouterr().err
 
@@ -139,7 +139,7 @@ def test_an_empty_folder_is_no_folder(name: list[str], capsys: pytest.CaptureFix
         ),
     ],
 )
-def test_what_has_no_effect_is_told(
+def test_settings_without_effect_are_noted(
     arguments: list[str], words: tuple[str, ...], two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""What goes with a file where there is no zoo: the program that checks it, what it says of itself, a second file."""
+"""ONNX files without zoo: the standalone verifier, the metadata, and external weights."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def test_golden_logits_that_were_changed_are_found(onnx_spec: ExportSpec, tmp_pa
     assert code == 1 and out.count("failed") == 1 and "failed golden input strip" in out
 
 
-def test_a_file_says_all_about_itself(onnx_spec: ExportSpec, tmp_path: Path) -> None:
+def test_inspect_returns_the_metadata(onnx_spec: ExportSpec, tmp_path: Path) -> None:
     found = inspect(onnx_spec.file)
     assert found["zoo"] and found["metadata"]["zoo.classes"] == list(CLASSES)
     assert found["inputs"] == ["photographs uint8 (N, H, W, 3)"] and found["nodes"]["Conv"] == 1

@@ -1,4 +1,4 @@
-"""Files of other making: predicted with what they do not say themselves, or refused by name."""
+"""ONNX files that zoo did not write: prediction with a given preprocessing, and errors."""
 
 from __future__ import annotations
 
@@ -51,9 +51,7 @@ def photographs(tmp_path: Path) -> list[Path]:
 
 @pytest.mark.parametrize("batch", ["batch_size", 1, 2, 32])
 @pytest.mark.parametrize("softmax", [False, True])
-def test_a_file_of_other_making_predicts(
-    batch: int | str, softmax: bool, photographs: list[Path], tmp_path: Path
-) -> None:
+def test_a_foreign_file_predicts(batch: int | str, softmax: bool, photographs: list[Path], tmp_path: Path) -> None:
     file = colours(tmp_path / "colours.onnx", batch, softmax)
     found, bad = predict(file, photographs, preprocess=FORM, classes=("red", "green", "blue"))
     assert not bad and [one.top[0][0] for one in found] == ["red", "green", "blue", "red", "green"]
@@ -63,7 +61,7 @@ def test_a_file_of_other_making_predicts(
     assert predict(file, photographs[:1], preprocess=FORM)[0][0].top[0][0] == "0"
 
 
-def test_what_it_cannot_be_asked(photographs: list[Path], tmp_path: Path) -> None:
+def test_unsupported_uses_are_errors(photographs: list[Path], tmp_path: Path) -> None:
     file = colours(tmp_path / "colours.onnx")
     with refused(ZooError, "colours.onnx`", "`zoo.schema`") as error:
         predict(file, photographs)
@@ -78,7 +76,7 @@ def test_what_it_cannot_be_asked(photographs: list[Path], tmp_path: Path) -> Non
         predict(tmp_path, photographs, preprocess=FORM)
 
 
-def test_how_photographs_are_prepared_is_told() -> None:
+def test_read_preprocess_takes_json_or_a_backbone() -> None:
     plugins = Plugins()
     assert (
         read_preprocess("torchvision/resnet18", plugins)
@@ -97,7 +95,7 @@ def test_how_photographs_are_prepared_is_told() -> None:
             read_preprocess(text, plugins)
 
 
-def test_a_file_of_zoo_knows_itself(onnx_spec: ExportSpec, photographs: list[Path]) -> None:
+def test_a_zoo_file_takes_no_preprocess(onnx_spec: ExportSpec, photographs: list[Path]) -> None:
     with refused(ZooError, "small.onnx`", "`--preprocess`"):
         predict(onnx_spec.file, photographs, preprocess=FORM)
 

@@ -108,7 +108,7 @@ def record(file: Path) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("kind", ["fp16", "int8"])
-def test_a_file_of_fewer_bits_is_smaller_sound_and_close(kind: Precision, tmp_path: Path) -> None:
+def test_fp16_and_int8_files_are_smaller_and_close_to_fp32(kind: Precision, tmp_path: Path) -> None:
     kinds: tuple[Precision, ...] = ("fp32", kind)
     plain, small = (spec_of(tmp_path / f"{name}.onnx", name) for name in kinds)
     for spec in (plain, small):
@@ -161,7 +161,7 @@ def test_layers_that_lose_too_much_stay_in_fp32(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("needed", [1, 2, 3, 5, 8])
-def test_as_few_layers_as_do(needed: int) -> None:
+def test_the_fewest_sufficient_layers_stay_in_fp32(needed: int) -> None:
     asked: list[int] = []
 
     def lost(count: int) -> float:
@@ -191,7 +191,7 @@ def test_attention_is_left_between_its_products() -> None:
         (size, "MAX_BYTES", 1000, ("2 GB", "int8")),
     ],
 )
-def test_what_cannot_be_quantised_says_so(
+def test_networks_that_cannot_be_quantised_are_errors(
     module: ModuleType,
     name: str,
     value: object,

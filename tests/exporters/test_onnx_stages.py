@@ -1,4 +1,4 @@
-"""Where a file parts from its run: the stage, and in the network the layer."""
+"""Stage comparison: the first stage, and in the network the first layer, where a file differs from its run."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def changed(spec: ExportSpec, name: str, folder: Path, by: float) -> Path:
     return file
 
 
-def test_a_sound_file_parts_nowhere(onnx_spec: ExportSpec, samples: tuple[Sample, ...]) -> None:
+def test_an_intact_file_differs_in_no_stage(onnx_spec: ExportSpec, samples: tuple[Sample, ...]) -> None:
     found = told(onnx_spec, samples, onnx_spec.file)
     assert list(found) == ["decode", "resize", "network"] and all(stage.passed for stage in found.values())
     assert found["decode"].largest == 0 and found["resize"].largest <= 2 and found["network"].largest < 1e-4
@@ -98,7 +98,7 @@ def traced() -> bytes:
 
 # a convolution is folded into the batch norm behind it, which is what is left to compare
 @pytest.mark.parametrize(("layer", "named"), [("stem", "norm"), ("head", "head")])
-def test_the_layer_where_a_network_parts_is_named(layer: str, named: str, traced: bytes) -> None:
+def test_the_first_differing_layer_is_named(layer: str, named: str, traced: bytes) -> None:
     model = SmallNet().eval()
     exported = onnx.load_from_string(traced)
     ends = outputs_of_modules(exported)
@@ -138,7 +138,7 @@ class Twice(nn.Module):
         return found
 
 
-def test_a_module_that_is_called_again_ends_where_it_ends_last() -> None:
+def test_the_last_call_of_a_module_counts() -> None:
     model = Twice().eval()
     exported = network._by_torch_export(model, 32)
     ends = outputs_of_modules(exported)

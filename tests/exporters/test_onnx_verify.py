@@ -224,7 +224,7 @@ def test_tampering_is_named_when_the_seal_was_renewed(
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_golden_inputs_tell_when_every_digest_was_renewed(
+def test_golden_inputs_find_changes_with_renewed_digests(
     onnx_spec: ExportSpec, tmp_path: Path, change: Callable[[ModelProto], None], message: str
 ) -> None:
     failed = tampered(onnx_spec, tmp_path, change, "digests")
@@ -252,7 +252,7 @@ def pin_the_batch(model: ModelProto) -> None:
     model.graph.node.extend(nodes)
 
 
-def test_a_batch_whose_photographs_see_one_another_is_found(onnx_spec: ExportSpec, tmp_path: Path) -> None:
+def test_images_that_affect_each_other_in_a_batch_are_found(onnx_spec: ExportSpec, tmp_path: Path) -> None:
     failed = tampered(onnx_spec, tmp_path, pin_the_batch, "digests")
     assert list(failed) == ["batches"] and "in a batch of 7 differ by" in failed["batches"]
 
@@ -320,7 +320,7 @@ def test_newer_schema_is_refused_by_name(onnx_spec: ExportSpec, tmp_path: Path) 
 
 @pytest.mark.parametrize("key", [meta.KEY_CLASSES, meta.KEY_PREPROCESS, meta.KEY_GOLDEN, meta.KEY_DIGESTS])
 @pytest.mark.parametrize("value", ["", "7", "{}", "[1]", '{"a": 1}', "null"])
-def test_damaged_metadata_is_no_bug(onnx_spec: ExportSpec, tmp_path: Path, key: str, value: str) -> None:
+def test_damaged_metadata_is_a_zoo_error(onnx_spec: ExportSpec, tmp_path: Path, key: str, value: str) -> None:
     model = onnx.load(onnx_spec.file)
     set_metadata(model, key, value)
     file = tmp_path / "damaged.onnx"

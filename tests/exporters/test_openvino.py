@@ -37,7 +37,7 @@ def test_a_file_predicts_what_torch_does(spec: ExportSpec) -> None:
 
 
 @pytest.mark.parametrize("part", ["integrity", "weights"])
-def test_a_changed_file_is_found_out(spec: ExportSpec, part: str, tmp_path: Path) -> None:
+def test_a_changed_file_fails_verification(spec: ExportSpec, part: str, tmp_path: Path) -> None:
     graph, weights = spec.file.read_text(), bytearray(spec.file.with_suffix(".bin").read_bytes())
     if part == "integrity":
         graph = graph.replace("Apache-2.0", "Apache-3.0")
@@ -48,7 +48,9 @@ def test_a_changed_file_is_found_out(spec: ExportSpec, part: str, tmp_path: Path
     assert part in [check.name for check in verify(tmp_path / "x.xml", "cpu") if not check.passed]
 
 
-def test_what_is_no_file_of_ours(spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_that_zoo_did_not_write_are_refused(
+    spec: ExportSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "x.xml").write_text("<net/>")
     with refused(ZooError, "x.xml`", "OpenVINO file"):
         open_file(tmp_path / "x.xml", "cpu")

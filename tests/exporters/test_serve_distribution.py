@@ -95,4 +95,4 @@ def test_a_command_that_needs_more_says_so(path: tuple[Path, ...], tmp_path: Pat
     done = run_installed(path, tmp_path, "-c", BLOCK + COMMAND, "train", "--data", "digits")
     assert done.returncode == 1
     assert done.stderr.startswith("Error: `zoo train` is not in `backbone-zoo-serve`")
-    assert "hint: `pip install backbone-zoo` brings it" in done.stderr
+    assert "hint: `pip install backbone-zoo` installs it" in done.stderr

@@ -45,7 +45,7 @@ def test_nested_class_folders_and_clutter(tmp_path: Path) -> None:
     assert images.rejected == ()
 
 
-def test_what_is_wrong_is_named(tmp_path: Path) -> None:
+def test_layout_errors_name_the_folder(tmp_path: Path) -> None:
     with refused(UsageError, "nowhere", "exist"):
         open_folder(str(tmp_path / "nowhere"), 0)
     (tmp_path / "empty").mkdir()
@@ -68,7 +68,7 @@ def test_what_is_wrong_is_named(tmp_path: Path) -> None:
         open_folder(str(tmp_path / "twice"), 0)
 
 
-def test_specs(two_splits: Path) -> None:
+def test_data_specs(two_splits: Path) -> None:
     plugins = Plugins()
     assert open_images(f"folder:{two_splits}", 0, plugins).splits == open_images(str(two_splits), 0, plugins).splits
     digits = open_images("digits", 0, plugins)

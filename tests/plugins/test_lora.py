@@ -87,7 +87,7 @@ def test_layers_that_compute_something_else_with_their_weight_are_left(plugins: 
         attach(network, spec, rank=2, alpha=4.0)
 
 
-def test_two_of_them_are_refused(plugins: Plugins) -> None:
+def test_lora_cannot_be_used_twice(plugins: Plugins) -> None:
     network, spec = build("torchvision/resnet18", 32, plugins)
     with refused(UsageError, "`lora`", "twice"):
         parse("lora:2+lora:4", plugins.strategies).attach(network, spec)

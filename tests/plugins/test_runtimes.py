@@ -230,7 +230,7 @@ def test_files_of_other_making(tmp_path: Path) -> None:
         assert str(session.input) == expected
 
 
-def test_files_that_cannot_be_timed(tmp_path: Path) -> None:
+def test_unsupported_files_are_errors(tmp_path: Path) -> None:
     (tmp_path / "text.onnx").write_text("no ONNX at all")
     (tmp_path / "empty.onnx").write_bytes(b"")
     damaged = write_file(tmp_path / "damaged.onnx")

@@ -81,7 +81,7 @@ def test_neighbours_vote_by_similarity() -> None:
     assert torch.allclose(head(query).exp()[0], expected, atol=1e-5)
 
 
-def test_what_is_remembered_is_loaded_whatever_its_length() -> None:
+def test_knn_buffers_load_at_any_length() -> None:
     head, other = neighbours.NeighbourHead(4, 3, 2), neighbours.NeighbourHead(4, 3, 2)
     head.remember(torch.randn(7, 4), torch.tensor([0, 1, 2, 0, 1, 2, 0]))
     other.load_state_dict(head.state_dict())
@@ -134,7 +134,7 @@ def test_a_solved_run_is_scored_opened_and_evaluated(
     ("setting", "value"),
     [("epochs", 1), ("augment", "flip"), ("lr", 0.01), ("keep", "best"), ("dropout", 0.1), ("norm", "train")],
 )
-def test_a_setting_that_only_steps_honour_makes_steps(
+def test_a_setting_of_steps_replaces_the_solver(
     setting: str, value: object, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
     settings = {"epochs": 1, setting: value}

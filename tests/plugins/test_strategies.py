@@ -65,23 +65,23 @@ def test_which_stages_train_at_which_rate(text: str, expected: list[dict[str, fl
     assert [rates(phase) for phase in phases(text, plugins)] == expected
 
 
-def test_statistics_stay_but_from_scratch(plugins: Plugins) -> None:
+def test_statistics_are_frozen_except_in_scratch(plugins: Plugins) -> None:
     texts = ("linear", "partial:1", "full", "lpft", "gradual", "layerdecay", "l2sp", "surgical", "norm", "bitfit")
     assert {phase.norm for text in texts for phase in phases(text, plugins)} == {"frozen"}
     assert phases("scratch", plugins)[0].norm == "train"
 
 
-def test_lpft_is_a_name(plugins: Plugins) -> None:
+def test_lpft_equals_linear_plus_full(plugins: Plugins) -> None:
     assert phases("lpft", plugins) == phases("linear+full", plugins)
     assert phases("lpft,lr=0.1,epochs=3", plugins)[1] == phases("linear+full,lr=0.1,epochs=3", plugins)[1]
 
 
-def test_few_parameters_are_narrowed_groups(plugins: Plugins) -> None:
+def test_norm_and_bitfit_limit_groups_to_one_kind_of_parameter(plugins: Plugins) -> None:
     assert [group.only for group in phases("norm", plugins)[0].groups] == ["norms", "all"]
     assert [group.only for group in phases("bitfit", plugins)[0].groups] == ["biases", "all"]
 
 
-def test_the_pull_is_the_option(plugins: Plugins) -> None:
+def test_l2sp_sets_the_pull(plugins: Plugins) -> None:
     assert phases("l2sp:0.3", plugins)[0].pull == 0.3 and phases("full", plugins)[0].pull == 0
 
 
@@ -133,8 +133,8 @@ def test_a_head_is_solved_unless_steps_are_asked_for(text: str, solved: bool, pl
         ("linear,head=mlp:0", "neither `linear` nor `mlp:WIDTH`"),
         ("linear,head=mlp:8,solver=lbfgs", "`solver=lbfgs`"),
         ("linear,solver=adam", "known are auto lbfgs sgd"),
-        ("linear,solver=lbfgs,epochs=2", "takes no steps, so `epochs=` means nothing"),
-        ("knn,lr=0.1", "takes no steps, so `lr=` means nothing"),
+        ("linear,solver=lbfgs,epochs=2", "takes no optimiser steps, so `epochs=` has no effect"),
+        ("knn,lr=0.1", "takes no optimiser steps, so `lr=` has no effect"),
         ("full,lr=nan", "not a positive number"),
         ("full,ema=1", "not between 0 and 1"),
         ("full,ema=0", "not between 0 and 1"),
@@ -148,13 +148,13 @@ def test_a_head_is_solved_unless_steps_are_asked_for(text: str, solved: bool, pl
         ("full+linear,head=mlp:8", "nothing can come before `linear`"),
     ],
 )
-def test_what_makes_no_sense_is_refused_in_words(text: str, words: str, plugins: Plugins) -> None:
+def test_invalid_strategies_are_usage_errors(text: str, words: str, plugins: Plugins) -> None:
     with pytest.raises(UsageError) as error:
         phases(text, plugins)
     assert words in error.value.message
 
 
-def test_all_mistakes_are_told_at_once(plugins: Plugins) -> None:
+def test_all_mistakes_are_reported_together(plugins: Plugins) -> None:
     with pytest.raises(UsageError) as error:
         phases("partial:0+ful+linear,epochs=0,lr=nan,ema=2+knn:x", plugins)
     for words in (

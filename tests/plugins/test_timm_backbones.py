@@ -221,7 +221,7 @@ def test_one_tensor_in_train_and_eval(name: str, rows: dict[str, Backbone]) -> N
             assert model.train(training)(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
 
 
-def test_settings_are_honoured() -> None:
+def test_settings_reach_the_network() -> None:
     model = on_meta("convnext_atto", dropout=0.25, drop_path=0.3).model
     assert any(isinstance(module, nn.Dropout) and module.p == 0.25 for module in model.modules())
     rates = [module.drop_prob for module in model.modules() if isinstance(module, DropPath)]
@@ -230,7 +230,7 @@ def test_settings_are_honoured() -> None:
     assert vit.state_dict()["pos_embed"].shape[1] == 37
 
 
-def test_settings_that_cannot_be_honoured_are_refused() -> None:
+def test_unsupported_settings_are_refused() -> None:
     with refused(UsageError, "`vgg11`", "drop path 0.1"):
         on_meta("vgg11", drop_path=0.1)
     on_meta("vgg11", drop_path=0.0)
@@ -252,7 +252,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "hub"
 
 
-def test_weights_that_cannot_be_had(hub: Path, rows: dict[str, Backbone]) -> None:
+def test_unavailable_weights_are_an_error(hub: Path, rows: dict[str, Backbone]) -> None:
     row = rows["resnet18"]
     with refused(ZooError, "`a1_in1k`", "`resnet18`", "https://huggingface.co/timm/resnet18.a1_in1k") as error:
         build_network(row, classes=7, weights=row.weights[0])

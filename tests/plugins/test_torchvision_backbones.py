@@ -210,7 +210,7 @@ def test_efficientnet_takes_drop_path_as_torchvision_does() -> None:
     assert found == pytest.approx(expected)
 
 
-def test_settings_that_cannot_be_honoured_are_refused() -> None:
+def test_unsupported_settings_are_refused() -> None:
     with refused(UsageError, "`resnet18`", "`--drop-path 0.1`"):
         on_meta("resnet18", drop_path=0.1)
     on_meta("resnet18", drop_path=0.0)

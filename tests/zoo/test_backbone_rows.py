@@ -15,7 +15,7 @@ SECOND = Weights(tag="second_in22k", preprocess=Preprocess(fit="squash"))
 ROW = Backbone(name="net", summary="a network", build="some.module:build", weights=(FIRST, SECOND), parameters=7)
 
 
-def test_json_both_ways() -> None:
+def test_json_round_trip() -> None:
     assert Backbone.from_json(json.loads(json.dumps(ROW.to_json()))) == ROW
 
 
@@ -35,7 +35,7 @@ def test_no_weights_at_all() -> None:
     assert bare.find_weights("none") is None
 
 
-def test_at_hand() -> None:
+def test_is_at_hand() -> None:
     assert not is_at_hand(ROW, SECOND)
     always = Weights(tag="t", preprocess=Preprocess(), at_hand=lambda backbone, weights: backbone.name == "net")
     assert is_at_hand(ROW, always)

@@ -25,7 +25,7 @@ def test_names_are_read_and_written(text: str, kind: str, index: int) -> None:
 @pytest.mark.parametrize(
     "text", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:1.5", "cpu:0", "auto:1", " cpu", "cuda:1 "]
 )
-def test_what_is_no_device_is_refused_alike(text: str) -> None:
+def test_invalid_device_names_raise_the_same_error(text: str) -> None:
     for ask in (
         DeviceName.parse,
         choose_device,

@@ -1,4 +1,4 @@
-"""The experiment: what no run could honour is refused, all at once."""
+"""Experiment: invalid settings are rejected, all at once."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_wrong_types_are_usage_errors(settings: dict[str, Any]) -> None:
         replace(TINY, **{"data": "x", **settings})
 
 
-def test_settings_outside_their_bounds_are_told_at_once() -> None:
+def test_settings_outside_their_bounds_are_reported_together() -> None:
     with pytest.raises(UsageError) as error:
         replace(TINY, data="x", lr=float("nan"), warmup=2.0, schedule="sometimes")  # type: ignore[arg-type]
     for part in ("`--lr nan`", "`--warmup 2`", "`--schedule sometimes`"):

@@ -1,4 +1,4 @@
-"""The package as a person meets it in Python: names, help, settings that are explained, one-line reprs, progress."""
+"""The public Python API: names, docstrings, reprs, progress."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def test_names_of_the_public_modules_stay() -> None:
         importlib.import_module("zoo.backbone").nothing  # noqa: B018 - it is what is tested
 
 
-def test_an_opened_run_says_in_one_line_what_it_is(two_splits: Path, tmp_path: Path) -> None:
+def test_repr_of_a_run(two_splits: Path, tmp_path: Path) -> None:
     run = zoo.train(replace(TINY, data=str(two_splits), epochs=1), out=tmp_path / "run")
     assert repr(zoo.Run.open(run.path)) == repr(run) and "\n" not in repr(run) and len(repr(run)) < 300
     assert f"{run.metrics['accuracy']:.4f} on val" in repr(run) and "finished" in repr(run)
@@ -90,7 +90,7 @@ def test_a_run_reports_to_the_logger(
 RECORD = {"epoch": 3, "phase": "[full]", "train_loss": 0.5, "train_accuracy": 0.75, "images_per_second": 12.3}
 
 
-def test_a_bar_is_drawn_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_bars_are_drawn_in_terminals_and_notebooks(monkeypatch: pytest.MonkeyPatch) -> None:
     def shown(**settings: bool) -> str:
         text = io.StringIO()
         progress = zoo.ProgressBar(Console(file=text, width=100, **settings))  # type: ignore[arg-type]
@@ -114,7 +114,7 @@ def test_a_bar_is_drawn_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None
     assert notebook._draws_bars()
 
 
-def test_a_validated_epoch_and_a_solved_head_have_their_lines(caplog: pytest.LogCaptureFixture) -> None:
+def test_epoch_line_of_validated_and_solved_epochs(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="zoo"):
         LogProgress().epoch({**RECORD, "choice_loss": 0.25, "choice_accuracy": 0.5})
         LogProgress().epoch({**RECORD, "solved": {}})

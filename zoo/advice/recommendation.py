@@ -1,6 +1,6 @@
 """Recommendation: a shortlist of backbones, each with a strategy, from one forward pass of the training images.
 
-A shortlist is not a winner: estimates of transferability are right more often than not, and no more. They are therefore
+A shortlist is not a winner: estimates of transferability are better than chance, but often wrong. They are therefore
 given with their track record in past studies.
 """
 
@@ -44,7 +44,7 @@ SATURATED = 0.97  # accuracy of a probe above which no strategy can be found sig
 
 @dataclass(frozen=True, kw_only=True)
 class StageAdvice:
-    """What the outputs of one stage of a network tell about the images.
+    """Estimates from the outputs of one stage of a network.
 
     Attributes:
         name: Name of the stage.
@@ -75,7 +75,7 @@ class BackboneAdvice:
         knn: Accuracy of the nearest neighbours in these features.
         probe: Accuracy of a linear probe on these features.
         interval: 95 % interval of the probe's accuracy.
-        stages: The same for each stage, from input to output.
+        stages: Estimates for each stage, from input to output.
         distance: Distance from the pretraining data in nats, the mean over stages. None: not known.
         strategy: The suggested strategy.
         reason: Why it is suggested, in one sentence.
@@ -104,7 +104,7 @@ class Advice:
 
     Attributes:
         data: The data that the advice is for.
-        images: Number of images that it rests on.
+        images: Number of images that the estimates were computed from.
         classes: Class names.
         backbones: Advice for each backbone.
         failures: Why there is no advice for the others, by backbone.
@@ -381,12 +381,14 @@ def suggest_strategy(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDAr
     distance = float(np.mean(known)) if known else None
     after = len(stages) - 1 - stages.index(best)
     significant = p_value(right[best.name][None], final[None]) <= LEVEL
-    near = f"the photographs are like its pretraining data (distance {distance:.2f})" if distance is not None else ""
+    near = (
+        f"the photographs are similar to its pretraining data (distance {distance:.2f})" if distance is not None else ""
+    )
     if after and significant and best.accuracy > accuracy:
         return (
             f"truncate:{after}",
             f"a linear probe has accuracy {best.accuracy:.3f} after `{best.name}` and {accuracy:.3f} before the head: "
-            "the stages in between lose what these photographs need",
+            "the stages in between lose information that these photographs need",
         )
     words = f"a linear probe on its features has accuracy {accuracy:.3f}"
     if accuracy >= SATURATED or (distance is not None and distance <= NEAR):
@@ -399,7 +401,7 @@ def suggest_strategy(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDAr
     if len(stages) == 1:
         return "linear", f"{words}, and it has no further stages that could be trained"
     if distance is not None and distance >= FAR:
-        return "full", f"{words}, and the photographs are unlike its pretraining data (distance {distance:.2f})"
+        return "full", f"{words}, and the photographs differ from its pretraining data (distance {distance:.2f})"
     if trained >= 1:
         return (
             f"partial:{trained}",

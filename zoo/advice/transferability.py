@@ -8,8 +8,8 @@ import numpy.typing as npt
 Features = npt.NDArray[np.float64]
 Labels = npt.NDArray[np.int64]
 
-# Relative change at which the fixed-point iteration of LogME ends; the evidence then changes only in digits that nobody
-# compares
+# Relative change at which the fixed-point iteration of LogME ends; the evidence then changes only in digits that do not
+# matter
 TOLERANCE = 1e-9
 MOST_ITERATIONS = 500
 

@@ -1,4 +1,4 @@
-"""Context: what every long call needs besides its own settings."""
+"""Context: plugins, progress, tensor store and clock, which long calls pass on."""
 
 from __future__ import annotations
 

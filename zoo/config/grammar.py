@@ -145,7 +145,7 @@ def _with_steps_if_asked(part: StrategyTerm, phases: tuple[Phase, ...]) -> tuple
     if not all(phase.steps_if_asked for phase in phases):
         alone = _canonical_part(StrategyTerm(strategy=part.strategy, provider=part.provider))  # `linear,solver=lbfgs`
         raise UsageError(
-            f"`{alone}` takes no steps, so `{part.step_words[0]}=` means nothing to it",
+            f"`{alone}` takes no optimiser steps, so `{part.step_words[0]}=` has no effect",
             hint=f"leave `{part.step_words[0]}=` out",
         )
     return tuple(replace(phase, solver=None) for phase in phases)
@@ -233,7 +233,7 @@ def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
 
 
 def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[str]) -> StrategyTerm | None:
-    """Parse one strategy with its options. What is wrong is added to `problems`, what mends it to `hints`.
+    """Parse one strategy with its options. Errors are added to `problems`, and their fixes to `hints`.
 
     Returns None if the strategy cannot be made, since a required option is missing or a value is refused.
     """
@@ -319,7 +319,7 @@ _RESERVED_TYPES: dict[str, Any] = {
 
 
 def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[str]) -> None:
-    """Read `raw` as a value of the annotated type into `into[key]`; what is wrong is added to `problems`."""
+    """Read `raw` as a value of the annotated type into `into[key]`; an error is added to `problems`."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         for choice in choices:

@@ -1,4 +1,4 @@
-"""References: what the names in an experiment mean. Nothing here imports torch, so this can run before torch loads."""
+"""Name resolution: the backbone, strategy and weights that an experiment names. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
 @dataclass(frozen=True, kw_only=True)
 class References:
-    """What an experiment names, looked up.
+    """The backbone, strategy and weights that an experiment names.
 
     Attributes:
         backbone: The backbone, as its catalogue has it.

@@ -18,7 +18,7 @@ SPARE = 2
 
 
 def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
-    """What a run decodes, by role: canvases of training images, and input crops of the images it is evaluated on."""
+    """Decode requests by role: canvases of training images, and input crops of the images that are evaluated."""
 
     def to_canvas(image: Pixels) -> Pixels:
         return canvas(image, preprocess)
@@ -38,7 +38,7 @@ def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dic
 
 
 def store_keys(parts: Mapping[str, DecodeRequest], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
-    """What the pixels of each part depend on besides the files: keys of the store."""
+    """Store keys of each part: everything besides the files that its pixels depend on."""
     return {
         name: {"side": part.side, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
     }

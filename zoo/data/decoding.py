@@ -147,8 +147,8 @@ def decode_parts(
         lines = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ZooError(
-            f"{len(bad)} files of `{images.name}` cannot be used as photographs:{lines}{more}",
-            hint="mend or remove them, or pass `--on-bad-image skip`",
+            f"{len(bad)} files of `{images.name}` cannot be read as images:{lines}{more}",
+            hint="repair or remove them, or pass `--on-bad-image skip`",
         )
     for name, part in found.items():
         missing = set(images.classes) - {sample.label for sample in part.samples}

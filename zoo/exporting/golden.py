@@ -1,4 +1,4 @@
-"""Golden answers: the logits that a run gave for the golden inputs, which every machine generates alike.
+"""Golden logits: the logits that a run computed for the golden inputs, which every machine generates identically.
 
 An exported file contains these logits. To verify the file, the golden inputs are generated again and the file's logits
 are compared. The file thus contains no image of the user. This module imports neither torch nor an inference engine.

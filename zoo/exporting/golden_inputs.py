@@ -1,4 +1,4 @@
-"""Golden inputs: test images that every machine generates alike, by integer arithmetic and with numpy alone."""
+"""Golden inputs: test images that every machine generates identically, by integer arithmetic in numpy."""
 
 from __future__ import annotations
 

@@ -79,7 +79,7 @@ def verify(
 
 
 def inspect(file: Path | str, *, plugins: Plugins | None = None) -> dict[str, Any]:
-    """Everything that an exported file says about itself, as JSON values; `verify` checks whether it is true.
+    """The metadata of an exported file, as JSON values; `verify` checks whether the file matches them.
 
     Raises:
         UsageError: the file or its format is unknown, or files of this format cannot be inspected.

@@ -371,7 +371,7 @@ def _details(parity: Parity) -> str:
     if failed is not None:
         lines.append(f"the first stage that differs too much: {failed}")
     elif parity.stages:
-        lines.append(f"photographs are prepared the same way: {parity.stages[-1]}")
+        lines.append(f"preprocessing is within its bounds: {parity.stages[-1]}")
     return "\n  ".join(lines)
 
 

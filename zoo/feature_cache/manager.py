@@ -25,7 +25,7 @@ from zoo.storage.tensor_store import Store
 from zoo.system.device import Device
 from zoo.system.environment import machine, versions
 
-# The code that makes pixels and rows: when any of it changes, entries of the store are not found any more
+# Source files that pixels and rows depend on: if one changes, older entries of the store are not used
 CODE = (
     "zoo.data.augmentation",
     "zoo.data.decode_plan",
@@ -110,7 +110,7 @@ class FeatureCache:
             source: The images.
             epochs: Epochs that the outputs are used in; 0 where they are used once.
             views: Number of views of each image.
-            title: What notes and progress bars call the outputs.
+            title: Name of the outputs in notes and progress bars.
         """
         store = None
         if self.store is not None:

@@ -39,7 +39,7 @@ def decide_caching(
         images: Number of images.
         views: Number of views of each image.
         epochs: Number of epochs of the phase; 0 if it is solved in one pass.
-        what: What the line calls the outputs.
+        what: Name of the outputs in the line.
     """
     size = images * views * split.bytes
     once, again = split.seconds * images * views, split.seconds * images * max(epochs, 1)

@@ -96,7 +96,7 @@ class SplitNetwork:
             found = find_prefix(model, trainable, images)
         first = next(iter(found.graph.nodes))
         if not found.boundary or first in found.boundary:
-            raise ValueError("nothing of it is frozen before the first stage that trains")
+            raise ValueError("no layer is frozen before the first stage that trains")
         self._prefix = fx.GraphModule(model, prefix_graph(found), "Prefix")
         self._state = digest_of_state(self._prefix)
         self._rest = fx.GraphModule(model, rest_graph(found), "Rest")

@@ -59,7 +59,7 @@ def bench(
         rounds: How often each subject is measured per batch size, at most.
         with_preprocess: Time from photograph to probabilities. False: the network alone.
         allow_fallback: Measure a file even where nodes of its network run on another device.
-        callers: Threads that call at once, each again as soon as it has its answer.
+        callers: Number of concurrent callers; each calls again as soon as its call returns.
         noise_floor: Also measure a second process of the fastest subject. A difference is significant only where it is
             larger than the one between these two processes.
         plugins: Loaded plugins. None: they are loaded.

@@ -100,7 +100,7 @@ class LatencyReport:
     machine: dict[str, Any]
     versions: dict[str, str]
     others: float  # processors that other processes kept busy during the measurement slots, on average
-    callers: int  # threads that call at once, each again as soon as it has its answer
+    callers: int  # concurrent callers; each calls again as soon as its call returns
     noise_floor: dict[int, float]  # by batch size: the share by which two processes of the same subject differed
     outcomes: tuple[Outcome, ...]
 

@@ -67,7 +67,7 @@ def build_network(
 
 
 def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: int) -> BuildSpec:
-    """What a strategy that changes the network knows about the build."""
+    """The settings of the build, for `Strategy.adapt` and `Strategy.attach`."""
     return BuildSpec(
         backbone=backbone.name,
         classes=classes,
@@ -175,7 +175,7 @@ def load_state(network: Network, state: dict[str, torch.Tensor], source: str, *,
     Args:
         network: where they are loaded.
         state: tensors by name.
-        source: what an error calls them.
+        source: their name in error messages.
         fresh_head: keep the initial head always, not only where its shape differs.
 
     Raises:

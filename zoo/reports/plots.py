@@ -163,7 +163,7 @@ def fraction_curves(curves: Mapping[str, Sequence[Point]]) -> str | None:
 
 
 def calibration(table: Predictions) -> str:
-    """How often predictions of a given confidence are right; the area of a dot shows the number of images.
+    """Reliability diagram: accuracy by confidence; the area of a dot shows the number of images.
 
     Guo et al. 2017, "On calibration of modern neural networks", section 2.
     """
@@ -177,7 +177,7 @@ def calibration(table: Predictions) -> str:
             if held.any():
                 area = 12 + 300 * held.mean()
                 axes.scatter(confidence[held].mean(), table.correct[held].mean(), s=area, color=SERIES[0], alpha=0.8)
-        axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0, 1.03), ylim=(-0.03, 1.06))
+        axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.03, 1.06))
 
     return _drawn(draw, "calibration")
 

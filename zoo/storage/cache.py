@@ -1,7 +1,7 @@
-"""Memos: JSON values in the user's cache folder, so that they are computed only once.
+"""Memos: small JSON values in the user's cache folder, so that they are computed only once.
 
-They hold what takes seconds to compute and does not change as long as the installed versions stay the same, such as a
-library's catalogue or a network's multiply-adds. Nothing here fails: where a folder cannot be written, or a file is
+A memo holds a value that takes seconds to compute and changes only with the installed versions, such as a
+library's catalogue or a network's multiply-adds. No error is raised: where a folder cannot be written, or a file is
 damaged or of another version, the value is computed again.
 """
 

@@ -214,7 +214,7 @@ def rank(results: Sequence[ConfigurationResults]) -> Leaderboard:
 
 
 def _price(one: ConfigurationResults) -> tuple[float, int, str]:
-    """What winners are ordered by to find the cheapest."""
+    """Sort key of winners, the cheapest first."""
     latency = one.cost.latency
     return (latency[0] if latency else np.inf, one.trained, one.strategy)
 
@@ -227,7 +227,7 @@ def _mean(metrics: Sequence[Mapping[str, float | None]], name: str) -> float | N
 
 
 def _notes(results: Sequence[ConfigurationResults], rows: Sequence[Row], split: str) -> tuple[str, ...]:
-    """What limits the comparison, a sentence each."""
+    """Limitations of the comparison, one sentence each."""
     notes = []
     fewest = min(len(one.seeds) for one in results)
     if fewest == 1:

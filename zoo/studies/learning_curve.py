@@ -40,7 +40,7 @@ def points_by_images(results: Results, board: Mapping[str, Any]) -> tuple[dict[s
 
 
 def where_transfer_pays(points: Mapping[str, Sequence[Point]], untrained: Collection[str]) -> list[str]:
-    """Up to how many training images pretrained weights are ahead, as a sentence; empty where nothing can be compared.
+    """The number of training images up to which pretrained weights are better, as a sentence; empty if unknown.
 
     At each number of images the best configuration with pretrained weights is compared with the best one without. It is
     ahead where its interval lies above the other's.

@@ -26,12 +26,12 @@ OF_A_SESSION = ("time_budget",)
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What a study compares: every backbone with every strategy, and the pairs in `also`.
+    """The description of a study: every backbone with every strategy, and the pairs in `also`.
 
     Attributes:
         data: Images: a folder, or `NAME:ARGUMENT` of a dataset.
         backbones: Names of the networks to fine-tune.
-        strategies: What trains, such as `linear` or `partial:2`.
+        strategies: Strategies, such as `linear` or `partial:2`.
         also: More pairs of a backbone and a strategy.
         seeds: Seeds that every configuration is trained with.
         fractions: Shares of the training images that every configuration is trained on.

@@ -96,8 +96,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     """Whether computing in bf16 is faster than in fp32.
 
     On a CPU this is measured once and stored, so that every run chooses the same. The features that a processor lists
-    do not tell: an Intel processor of 2023 with AVX-512 BF16 and without AMX takes nearly twice as long in bf16 as in
-    fp32; with AVX2 only, it takes ten times as long.
+    do not show it: an Intel processor of 2023 with AVX-512 BF16 and without AMX takes nearly twice as long in bf16 as
+    in fp32; with AVX2 only, it takes ten times as long.
     """
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -34,7 +34,7 @@ class WorkerFailed(Exception):
 
     Attributes:
         reason: What happened, in one line.
-        hint: What mends it. None: unknown.
+        hint: How to fix it. None: no hint.
         log: The last lines of the worker's stderr.
         kind: Type of the `ZooError` that the worker raised. None: another exception, or the process died.
     """

@@ -1,4 +1,4 @@
-"""Dry run: what a strategy would do to a network, stage by stage, without published weights and without training."""
+"""Dry run: the effect of a strategy on a network, stage by stage, without published weights and without training."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLASSES = 2
 
 @dataclass(frozen=True, kw_only=True)
 class StagePlan:
-    """What a phase does with a stage.
+    """One stage in one phase: whether it trains, and with which learning rate and weight decay.
 
     Attributes:
         trains: `yes`, `no`, `norms`, `biases`, `added` or `solved`.
@@ -64,7 +64,7 @@ class StagePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class PhasePlan:
-    """What a phase does.
+    """One phase: its settings, stages, steps, memory and time.
 
     Attributes:
         steps: optimiser steps; None without data.
@@ -94,7 +94,7 @@ class PhasePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What training would do with a strategy on a backbone.
+    """A planned run: its phases, steps, memory and time.
 
     Attributes:
         images: number of training images; None without data.
@@ -214,7 +214,7 @@ def _phase_plan(
 def _frozen(
     network: Network, phase: Phase, epochs: int, images: int | None, experiment: Experiment, setup: Setup
 ) -> tuple[str | None, float]:
-    """What a run would note about the phase's frozen prefix, and the seconds per image that caching it saves."""
+    """The note of a run about the phase's frozen prefix, and the seconds per image that caching it saves."""
     cache = FeatureCache(
         asked=experiment.cache,
         batch_size=experiment.batch_size,

@@ -115,5 +115,5 @@ def _decode(
     if bad:
         shown = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
         more = f"\n  and {len(bad) - 10} more, all in run.json" if len(bad) > 10 else ""
-        progress.warn(f"{len(bad)} files are left out because they are no usable photographs:{shown}{more}")
+        progress.warn(f"{len(bad)} files are left out because they cannot be read as images:{shown}{more}")
     return decoded, bad

@@ -104,7 +104,7 @@ class Stepper:
                 torch.cuda.empty_cache()
         if self.parts != asked:
             self.progress.warn(
-                f"out of memory: a batch of {len(labels)} is now computed in {self.parts} parts; the step is the same"
+                f"out of memory: a batch of {len(labels)} is now computed in {self.parts} parts; the result is the same"
             )
         self._pull(phase, start)
         if self.experiment.clip:

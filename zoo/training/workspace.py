@@ -1,4 +1,4 @@
-"""Workspace: the network on its device, and all that the phases of one training run share."""
+"""Workspace: the network on its device, and everything else that the phases of a run share."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def test_every_stage_gives_a_vector_an_image(name: str, plugins: Plugins) -> Non
         assert np.allclose(alone[stage][0], value[3], atol=1e-4)
 
 
-def test_what_is_averaged() -> None:
+def test_stage_outputs_are_averaged_over_positions() -> None:
     maps = torch.arange(2 * 3 * 4 * 4).view(2, 3, 4, 4)
     assert torch.equal(pooled(maps, 2), maps.float().mean((2, 3)))
     assert torch.equal(pooled(maps.permute(0, 2, 3, 1), 2), maps.float().mean((2, 3)))
@@ -114,7 +114,7 @@ def profile(accuracies: list[float], distance: float | None) -> tuple[list[Stage
         ([0.6, 0.85, 0.852], None, "partial:1"),  # no batch norms: the profile alone
     ],
 )
-def test_the_strategy_that_follows(accuracies: list[float], distance: float | None, strategy: str) -> None:
+def test_suggested_strategies(accuracies: list[float], distance: float | None, strategy: str) -> None:
     found, reason = suggest_strategy(*profile(accuracies, distance))
     assert found == strategy and "probe" in reason
 

@@ -119,7 +119,7 @@ def test_canonical_form(text: str, form: str) -> None:
         ("rich,rate=x,deep=1,epochs=0", ["`rate=x`", "`deep=1`", "`epochs=0`"]),
     ],
 )
-def test_every_mistake_is_told(text: str, complaints: list[str]) -> None:
+def test_every_mistake_is_reported(text: str, complaints: list[str]) -> None:
     with pytest.raises(UsageError) as error:
         parse(text, CATALOGUE)
     for complaint in complaints:
@@ -154,7 +154,7 @@ def test_epochs_of_a_part_are_hinted_at_as_they_are_written() -> None:
 
 
 def test_what_takes_no_steps_is_named_with_its_option() -> None:
-    with pytest.raises(UsageError, match="`linear,solver=lbfgs` takes no steps, so `ema=` means nothing to it"):
+    with pytest.raises(UsageError, match="`linear,solver=lbfgs` takes no optimiser steps, so `ema=` has no effect"):
         parse("linear,solver=lbfgs,ema=0.9", CATALOGUE).phases(ANATOMY)
 
 

@@ -84,9 +84,7 @@ def test_beyond_the_budget_pixels_are_mapped(monkeypatch: pytest.MonkeyPatch) ->
     assert not isinstance(allocate((1, 4, 4, 3)), np.memmap)
 
 
-def test_what_was_decoded_is_found_again_until_a_file_changes(
-    spoilt: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_stored_pixels_are_reused_until_a_file_changes(spoilt: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     folder = tmp_path_factory.mktemp("store")
     decoded: list[int] = []
 

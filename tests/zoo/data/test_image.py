@@ -139,7 +139,7 @@ def large(folder: Path, size: tuple[int, int], **settings: Any) -> Path:
 @pytest.mark.parametrize(
     ("size", "wanted"), [((1400, 1040), 130), ((700, 520), 130), ((400, 256), 128), ((400, 255), 255)]
 )
-def test_for_training_a_jpeg_may_come_at_a_fraction(tmp_path: Path, size: tuple[int, int], wanted: int) -> None:
+def test_training_jpegs_may_be_decoded_at_a_fraction(tmp_path: Path, size: tuple[int, int], wanted: int) -> None:
     file, preprocess = large(tmp_path, size), Preprocess(resize=64, crop=56)
     fraction, whole = decode(file, 128), decode(file)
     assert min(fraction.shape[:2]) == wanted and min(whole.shape[:2]) == size[1]
@@ -147,7 +147,7 @@ def test_for_training_a_jpeg_may_come_at_a_fraction(tmp_path: Path, size: tuple[
     assert away.mean() < 1.5
 
 
-def test_a_fraction_stands_upright_and_other_formats_come_whole(tmp_path: Path) -> None:
+def test_orientation_and_other_formats_at_a_fraction(tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     assert decode(large(tmp_path, (800, 640), exif=exif), 128).shape == (200, 160, 3)

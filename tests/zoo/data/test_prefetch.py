@@ -1,4 +1,4 @@
-"""Decoding ahead: what it leaves in the store is what a run finds there, and its troubles are nobody's."""
+"""Prefetching: a run finds the decoded pixels in the store; errors of the process do not affect the run."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_run_finds_what_was_decoded_ahead(two_splits: Path, tmp_path: Path, mo
     assert run.record["weights_sha256"] == plain.record["weights_sha256"]
 
 
-def test_nothing_is_decoded_where_nothing_is_kept(two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_prefetch_without_a_store(two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     experiment = replace(TINY, data=str(two_splits))
     assert start_prefetch(replace(experiment, cache="off")) is None
     for budget in ("0", "no size"):
@@ -55,13 +55,13 @@ def test_nothing_is_decoded_where_nothing_is_kept(two_splits: Path, monkeypatch:
 
 
 @pytest.mark.parametrize("wrong", [{"data": "no such folder"}, {"backbone": "no_such"}, {"strategy": "linear:x"}])
-def test_what_is_wrong_ends_it_and_nothing_else(two_splits: Path, wrong: dict[str, str]) -> None:
+def test_errors_end_the_prefetch_process_only(two_splits: Path, wrong: dict[str, str]) -> None:
     experiment = replace(TINY, **{"data": str(two_splits), **wrong})  # type: ignore[arg-type]
     assert finish(start_prefetch(experiment)) == 0
     assert not Store().usage().entries
 
 
-def test_it_ends_when_it_is_told_to(two_splits: Path) -> None:
+def test_stop_kills_the_prefetch_process(two_splits: Path) -> None:
     ahead = Prefetch(replace(TINY, data=str(two_splits)))
     ahead.stop()
     assert ahead._process.returncode is not None

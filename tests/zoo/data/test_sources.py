@@ -113,7 +113,7 @@ def broken() -> bytes:
         (BytesSource("cell 4", lambda: b""), "`cell 4` cannot be read as an image"),
     ],
 )
-def test_what_cannot_be_read_is_named(source: FileSource | BytesSource, said: str) -> None:
+def test_unreadable_sources_are_named(source: FileSource | BytesSource, said: str) -> None:
     with pytest.raises(BadImage, match=said):
         decode(source)
 

@@ -55,7 +55,7 @@ def test_too_few_images_are_refused() -> None:
         hold_out(samples({"a": 10, "b": 1}), 0)
 
 
-def test_carve_sets_aside_some_of_each_class() -> None:
+def test_hold_out_takes_a_share_of_each_class() -> None:
     fit, choose = hold_out(samples({"a": 20, "b": 40}), 0)
     assert Counter(s.label for s in choose) == {"a": 3, "b": 6}
     assert not {s.id for s in fit} & {s.id for s in choose}

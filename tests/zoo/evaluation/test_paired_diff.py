@@ -48,7 +48,7 @@ def test_the_p_value_is_mcnemar_s() -> None:
     assert compare_tables(table(ids, "x" * 10, "x" * 10), table(ids, "x" * 10, "x" * 10)).p_value == 1
 
 
-def test_what_cannot_be_compared() -> None:
+def test_runs_on_other_images_cannot_be_compared() -> None:
     with pytest.raises(UsageError, match="different photographs: `c`"):
         compare_tables(table("ab", "xx", "xx"), table("abc", "xxx", "xxx"))
     with pytest.raises(UsageError, match="different classes"):
@@ -57,7 +57,7 @@ def test_what_cannot_be_compared() -> None:
         compare_tables(table("ab", "xx", "xx"), table("ab", "xx", "xy"))
 
 
-def test_of_runs(capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:
+def test_diff_of_two_runs(capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:
     settings = ["--data", str(two_splits), "--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32"]
     for name, epochs in (("one", "1"), ("other", "2")):
         command = ["train", *settings, "--strategy", "full", "--epochs", epochs, "--device", "cpu", "--out"]

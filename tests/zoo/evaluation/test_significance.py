@@ -1,4 +1,4 @@
-"""The set of winners: equally good ways stay in it, worse ones do not, at the rates that are promised."""
+"""The set of winners: error rates for equally good and for worse configurations."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Table = npt.NDArray[np.bool_]
 def drawn(
     generator: np.random.Generator, accuracies: list[float], photographs: int, seeds: int, wander: float = 0.0
 ) -> dict[str, Table]:
-    """Ways to train of these accuracies: some photographs are hard for all; `wander` is a seed's own luck."""
+    """Configurations of these accuracies: some images are hard for all; `wander` is the spread over seeds."""
     hard = generator.normal(0, 1.0, photographs)
     found = {}
     for number, accuracy in enumerate(accuracies):
@@ -43,7 +43,7 @@ SLOW = pytest.mark.slow  # others with as many seeds, or with as much luck, are 
     ("seeds", "wander"),
     [(1, 0.0), pytest.param(2, 0.01, marks=SLOW), (2, 0.02), pytest.param(3, 0.0, marks=SLOW), (3, 0.02)],
 )
-def test_equally_good_ways_are_seldom_left_out(seeds: int, wander: float) -> None:
+def test_equally_good_configurations_are_rarely_excluded(seeds: int, wander: float) -> None:
     generator, studies = np.random.default_rng(1), 150
     wrong = sum(
         len(compare_configurations(drawn(generator, [0.9] * 5, 400, seeds, wander)).winners) < 5 for _ in range(studies)
@@ -52,7 +52,7 @@ def test_equally_good_ways_are_seldom_left_out(seeds: int, wander: float) -> Non
 
 
 @pytest.mark.parametrize(("seeds", "wander"), [(1, 0.0), pytest.param(2, 0.0, marks=SLOW), (3, 0.0), (5, 0.01)])
-def test_a_better_way_is_found(seeds: int, wander: float) -> None:
+def test_a_better_configuration_is_found(seeds: int, wander: float) -> None:
     generator, studies = np.random.default_rng(2), 100
     accuracies = [0.90, 0.95, 0.90, 0.90, 0.90]
     found = [compare_configurations(drawn(generator, accuracies, 2000, seeds, wander)).winners for _ in range(studies)]
@@ -67,7 +67,7 @@ def test_p_values_are_those_of_known_tests() -> None:
     assert p_value(np.ones((2, 9), bool), np.zeros((2, 9), bool)) == 0
 
 
-def test_so_many_photographs_would_tell() -> None:
+def test_images_needed_find_the_difference() -> None:
     generator = np.random.default_rng(3)
     table = drawn(generator, [0.93, 0.90], 300, 1)
     needed = compare_configurations(table).pairs[0].needed
@@ -80,7 +80,7 @@ def test_so_many_photographs_would_tell() -> None:
     assert 0.8 <= np.mean(again) <= 0.98
 
 
-def test_runs_that_differ_by_their_seed_are_one_way(two_splits: Path, tmp_path: Path) -> None:
+def test_runs_that_differ_by_seed_are_one_configuration(two_splits: Path, tmp_path: Path) -> None:
     runs = [
         train(replace(TINY, data=str(two_splits), strategy=strategy, epochs=1, seed=seed), out=tmp_path / name)
         for name, strategy, seed in (("a", "full", 0), ("b", "full", 1), ("c", "partial:1", 0))

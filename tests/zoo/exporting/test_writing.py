@@ -1,4 +1,4 @@
-"""The gate: a file is kept only if it predicts what its run predicts, from bytes to label."""
+"""Export: a file is kept only if it predicts what its run predicts, from bytes to label."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def test_run_and_file_agree_everywhere(run: Run, data: Path, plugins: Plugins) -
     assert all(check.passed for check in checks) and checks[-1].name == "photographs"
 
 
-def test_what_predicts_otherwise_is_not_kept(run: Run, plugins: Plugins) -> None:
+def test_a_file_with_other_predictions_is_not_kept(run: Run, plugins: Plugins) -> None:
     table = run.predictions()
     flipped = Predictions(
         split=table.split,
@@ -185,7 +185,7 @@ def raising(*given: object) -> None:
         ),
     ],
 )
-def test_a_gate_that_cannot_look_lets_nothing_through(
+def test_a_file_that_cannot_be_compared_is_not_kept(
     verbs: dict[str, object], message: str, run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     standing_in(plugins, monkeypatch, **verbs)
@@ -199,7 +199,7 @@ def truncating(file: Path, summary: object) -> None:
     file.write_bytes(file.read_bytes()[:-1000])
 
 
-def test_the_file_that_is_kept_is_verified(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_annotated_file_is_verified_again(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is written into it after it was compared may damage it."""
     standing_in(plugins, monkeypatch, annotate=truncating)
     before = files(run)
@@ -212,7 +212,7 @@ def test_the_file_that_is_kept_is_verified(run: Run, plugins: Plugins, monkeypat
 def test_a_record_of_other_preprocessing_is_refused(
     run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, precision: Precision
 ) -> None:
-    """Graph and record agree with one another, and not with the run; in fewer bits nothing else would tell."""
+    """Graph and record agree with each other but not with the run; in fp16 no other check would find it."""
     write = load_target(plugins.exporters.find("onnx").value.write)
 
     def otherwise(spec: ExportSpec) -> None:
@@ -225,7 +225,7 @@ def test_a_record_of_other_preprocessing_is_refused(
     assert "model.onnx" not in files(run)
 
 
-def test_a_file_that_may_run_on_either_is_held_to_both(run: Run, plugins: Plugins) -> None:
+def test_a_file_for_both_devices_is_compared_on_both(run: Run, plugins: Plugins) -> None:
     """Where a CUDA provider is taken of itself, the CPU's is held to the run as well."""
 
     class Other:
@@ -264,7 +264,7 @@ def test_an_existing_file_needs_force(run: Run, plugins: Plugins) -> None:
     assert error.value.hint is not None and "`onnx`" in error.value.hint
 
 
-def test_no_path_of_the_maker_s_machine_travels(run: Run, data: Path, plugins: Plugins) -> None:
+def test_files_contain_no_local_paths(run: Run, data: Path, plugins: Plugins) -> None:
     done = export(run, plugins=plugins)
     assert str(data).encode() not in done.path.read_bytes()
     assert str(run.path).encode() not in done.path.read_bytes()
@@ -292,7 +292,7 @@ def test_compare_matches_images_by_name_and_lists_flips() -> None:
         compare(ours, table([[2, 0]], ("a",)))
 
 
-def test_what_may_be_lost_in_fewer_bits() -> None:
+def test_max_drop_bounds_the_accuracy_lost_in_fp16_and_int8() -> None:
     ours = table([[0.03, 0], [0, 0.03], [0.03, 0], [0.03, 0]], ("a", "b", "c", "d"))  # all show x: three are right
     theirs = table([[0.02, 0], [0.02, 0], [0, 0.02], [0, 0.02]], ("a", "b", "c", "d"))  # two of four; three flips
     parity = compare(ours, theirs, precision="int8", max_drop=0.25)
@@ -321,7 +321,7 @@ def candidate(precision: str, middle: float, told_apart: bool = True) -> Precisi
     return PrecisionCandidate(precision=precision, latency=(middle, middle * 0.9, middle * 1.1), told_apart=told_apart)
 
 
-def test_the_fastest_wins_where_it_is_told_apart() -> None:
+def test_the_fastest_precision_wins_if_significantly_faster() -> None:
     plain, half, eight = candidate("fp32", 10), candidate("fp16", 20), candidate("int8", 5, told_apart=False)
     assert fastest([plain, half, eight]) is eight
     assert fastest([candidate("fp32", 10, told_apart=False), half, eight]).precision == "fp32"
@@ -337,7 +337,7 @@ def test_int8_of_a_run_is_written_and_verified_as_such(run: Run, data: Path, plu
     assert all(check.passed for check in checks) and "int8 accuracy" in checks[-1].detail
 
 
-def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_reports_every_precision(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(zoo.exporting.precision_search, "TIMED", 0.05)
     done = export(run, precision="auto", max_drop=0.3, calibration=8, plugins=plugins)
     assert [one.precision for one in done.candidates] == ["fp32", "fp16", "int8"]
@@ -346,7 +346,7 @@ def test_auto_tells_what_became_of_every_precision(run: Run, plugins: Plugins, m
     assert not [name for name in files(run) if name.startswith(".")]
 
 
-def test_precisions_that_cannot_be_had(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_precisions_are_usage_errors(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     before = files(run)
     for settings, message in (
         ({"precision": "int4"}, "unknown precision `int4`"),
@@ -387,7 +387,7 @@ def test_calibration_photographs_are_spread_over_the_classes() -> None:
     assert {sample.label for sample in chosen[:4]} != {sample.label for sample in balanced_order(samples, 1)[:4]}
 
 
-def test_what_lies_beside_is_not_replaced_unasked(run: Run, plugins: Plugins, tmp_path: Path) -> None:
+def test_files_beside_the_target_need_force(run: Run, plugins: Plugins, tmp_path: Path) -> None:
     out = tmp_path / "elsewhere"
     out.mkdir()
     (out / "m.onnx.data").write_bytes(b"precious")

@@ -1,4 +1,4 @@
-"""The frozen prefix: where a network is cut, and that what comes out is the same whoever computes it."""
+"""Split networks: where the frozen prefix ends, and equal results with and without the store."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ class Skips(nn.Module):
 LATE = {"late.weight", "late.bias", "fc.weight", "fc.bias"}
 
 
-def test_several_tensors_cross_and_chance_stays_behind() -> None:
+def test_several_tensors_may_cross_and_randomness_stays_in_the_rest() -> None:
     model = Skips().train()
     apply_phase(model, LATE, "train")
     model.drop.train()
@@ -155,10 +155,10 @@ class ByValue(Skips):
     [
         (Statistic(), LATE, "mixes the images of a batch"),
         (ByValue(), LATE, "symbolically traced"),
-        (Skips(), {"stem.weight"}, "nothing of it is frozen"),
+        (Skips(), {"stem.weight"}, "no layer is frozen"),
     ],
 )
-def test_what_cannot_be_cut_says_why(model: nn.Module, late: set[str], reason: str) -> None:
+def test_networks_that_cannot_be_split_raise_with_a_reason(model: nn.Module, late: set[str], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
         SplitNetwork(model.eval(), late, noise(8), None)
 
@@ -202,7 +202,7 @@ class Odd(Skips):
         return super().forward(x)
 
 
-def test_trouble_of_any_kind_is_a_reason_not_to_cut(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_any_error_while_splitting_disables_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match="a library's own trouble"):
         SplitNetwork(Odd().eval(), LATE, noise(8), None)
     monkeypatch.setattr(SplitNetwork, "rest", lambda self, *rows: 1 / 0)
@@ -219,7 +219,7 @@ def test_blocks_fit_batches(batch: int, block: int) -> None:
     assert block_size(batch, 32) == block
 
 
-def test_rows_do_not_depend_on_who_asks_together() -> None:
+def test_rows_do_not_depend_on_other_images_of_the_batch() -> None:
     model = Skips().eval()
     cut = SplitNetwork(model, LATE, noise(8), None)
     images = noise(8, 11)
@@ -332,7 +332,7 @@ class Told(Silent):
 
 
 @pytest.mark.parametrize("trouble", ["budget", "unwritable", "no home"])
-def test_a_store_that_fails_costs_time_and_nothing_else(
+def test_a_failing_store_does_not_change_results(
     trouble: str, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
     told = Told()
@@ -353,7 +353,7 @@ def test_a_store_that_fails_costs_time_and_nothing_else(
     assert any("computed in every epoch" in line for line in told.lines)
 
 
-def test_seconds_are_told_by_what_they_went_into(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_seconds_are_recorded_by_kind(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     asked = experiment(two_splits, "timm/test_resnet", 32, 1)
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     (first, second) = run.history
@@ -368,7 +368,7 @@ def test_a_phase_that_mixes_images_is_not_cut(two_splits: Path, tmp_path: Path, 
 
 
 @pytest.mark.parametrize("strategy", ["full", "surgical:1"])
-def test_asking_to_keep_what_is_not_frozen_is_answered(
+def test_cache_on_without_a_frozen_prefix_is_noted(
     strategy: str, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
     told = Told()
@@ -377,7 +377,7 @@ def test_asking_to_keep_what_is_not_frozen_is_answered(
     assert [line for line in told.lines if "`--cache on`" in line]
 
 
-def test_resumed_from_the_store_is_the_run(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_a_run_resumed_from_the_store_has_the_same_weights(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     """The views of a run that is cut are the same in every session, stored or not."""
     from zoo import resume
 

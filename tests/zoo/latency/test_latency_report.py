@@ -1,4 +1,4 @@
-"""Figures of latency: of made-up calls, without a process or a runtime."""
+"""Latency report: estimates from synthetic call times, without processes or runtimes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from zoo.latency.worker import is_steady, make_batch
 from zoo.runtime import Input
 
 
-def test_ratio_is_paired_by_turn() -> None:
-    """A drift of the machine that hits both alike widens their intervals and leaves the ratio sharp."""
+def test_ratio_is_paired_by_slot() -> None:
+    """A drift of the machine that affects both widens their intervals but not that of the ratio."""
     drift = np.geomspace(1, 4, 10)[:, None] * np.ones((1, 5))
     figures = estimate(2 * drift, drift, 2 * drift.sum(axis=1), batch_size=4)
     assert (figures.ratio.value, figures.ratio.low, figures.ratio.high) == pytest.approx((2, 2, 2))
@@ -22,7 +22,7 @@ def test_ratio_is_paired_by_turn() -> None:
     assert figures.images_per_second.value == pytest.approx(4 / (2 * drift.mean()))
 
 
-def test_intervals_cover_the_truth() -> None:
+def test_intervals_cover_the_true_median() -> None:
     """Of many experiments with turns that differ, about 95 in 100 intervals hold the true median."""
     generator = np.random.default_rng(0)
     hits = 0
@@ -33,7 +33,7 @@ def test_intervals_cover_the_truth() -> None:
     assert 85 <= hits <= 99  # ten turns make a percentile interval a little too narrow
 
 
-def test_steady() -> None:
+def test_is_steady_compares_two_windows() -> None:
     assert not is_steady([1.0] * 9)
     assert is_steady([9.0] + [1.0] * 10)
     assert is_steady([1.0] * 5 + [1.04] * 5) and not is_steady([1.0] * 5 + [1.06] * 5)
@@ -49,20 +49,20 @@ def test_batches() -> None:
         make_batch(Input(dtype="float32", shape=(3,), fixed_batch=4), 2)
 
 
-def test_throughput_counts_what_overlaps_once() -> None:
+def test_throughput_counts_overlapping_calls_once() -> None:
     turns = np.full((5, 12), 0.3)  # three callers, four calls each
     found = estimate(turns, turns, np.full(5, 4 * 0.3), batch_size=8)
     assert found.images_per_second.value == pytest.approx(8 * 12 / 1.2) and found.p50.value == pytest.approx(0.3)
 
 
 def turns_of(scale: float, seed: int, rounds: int = 10) -> np.ndarray[Any, Any]:
-    """Calls of a contender that is `scale` times as slow; noise of a call, and of a turn."""
+    """Calls of a subject that is `scale` times as slow, with noise per call and per slot."""
     generator = np.random.default_rng(seed)
     return scale * generator.lognormal(0, 0.05, (rounds, 20)) * generator.lognormal(0, 0.02, (rounds, 1))
 
 
-def test_turns_that_another_program_disturbed() -> None:
-    """One turn of each contender takes twice as long: a tenth is told all the same, and nothing is where nothing is."""
+def test_is_slower_tolerates_disturbed_slots() -> None:
+    """One slot of each subject takes twice as long: 10 % is still found, and equal subjects are not slower."""
 
     def disturbed(scale: float, seed: int) -> np.ndarray[Any, Any]:
         turns = turns_of(scale, seed)
@@ -77,7 +77,7 @@ def test_turns_that_another_program_disturbed() -> None:
     assert found[1.0] <= 0.01 and found[1.1] >= 0.9
 
 
-def test_what_is_told_apart() -> None:
+def test_is_slower_error_rates() -> None:
     found = {
         scale: sum(is_slower(turns_of(scale, seed), turns_of(1, seed + 1000), LEAST_FLOOR) for seed in range(200)) / 200
         for scale in (1.0, 1.02, 1.1)

@@ -1,4 +1,4 @@
-"""Latency: turns, processes, outcomes; with pretended runtimes that need neither torch nor onnxruntime."""
+"""Latency measurement: slots, processes, outcomes; with fake runtimes that need neither torch nor onnxruntime."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def gone(pids: set[int]) -> bool:
     return not any(psutil.pid_exists(pid) and psutil.Process(pid).ppid() == psutil.Process().pid for pid in pids)
 
 
-def test_contenders_take_turns_and_never_compute_at_once(folder: Path, plugins: Plugins) -> None:
+def test_subjects_are_interleaved_and_never_run_concurrently(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, "quick", "slow", batch_sizes=(2, 1), rounds=6)
     assert [outcome.status for outcome in report.outcomes] == ["measured", "measured"]
     calls = sorted((float(line[2]), float(line[3]), line[0]) for line in logged(folder) if line[1] == "called")
@@ -171,7 +171,7 @@ def test_figures_of_known_calls(folder: Path, plugins: Plugins) -> None:
     assert report.others >= 0
 
 
-def test_a_contender_that_fails_is_an_outcome(folder: Path, plugins: Plugins) -> None:
+def test_a_failing_subject_is_an_outcome(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, "dying", "refusing", "quick", "raising", "absent", "broken", batch_sizes=(1, 2))
     outcomes = {outcome.name: outcome for outcome in report.outcomes}
     assert [outcome.name for outcome in report.measured] == ["quick"]
@@ -185,13 +185,13 @@ def test_a_contender_that_fails_is_an_outcome(folder: Path, plugins: Plugins) ->
     assert outcomes["quick"].measurements[0].fastest
 
 
-def test_what_nobody_asked_for_is_left_out(folder: Path, plugins: Plugins) -> None:
+def test_unavailable_runtimes_are_skipped_unless_named(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, seconds=0.01, rounds=1)  # one of them computes until it is killed
     status = Counter(outcome.status for outcome in report.outcomes)
     assert status == {"measured": 5, "failed": 2, "unavailable": 2}  # `gpu` does not run on the CPU at all
 
 
-def test_spinning_between_turns_is_told(folder: Path, plugins: Plugins) -> None:
+def test_threads_spinning_between_slots_are_noted(folder: Path, plugins: Plugins) -> None:
     (outcome,) = measure(folder, plugins, "spinning", rounds=1, seconds=0.01).outcomes
     assert any("kept computing between" in note for note in outcome.notes)
 
@@ -218,13 +218,13 @@ def test_no_worker_outlives_an_interruption(folder: Path, plugins: Plugins, mome
     assert pids and gone(pids)
 
 
-def test_no_worker_outlives_its_contest(folder: Path, plugins: Plugins) -> None:
+def test_no_worker_outlives_the_measurement(folder: Path, plugins: Plugins) -> None:
     measure(folder, plugins, "quick", "raising", "dying", batch_sizes=(1, 2))
     pids = {int(line[0]) for line in logged(folder)}
     assert len(pids) == 3 and gone(pids)
 
 
-def test_a_worker_that_does_not_answer_is_given_up(folder: Path, plugins: Plugins) -> None:
+def test_a_worker_that_times_out_is_killed(folder: Path, plugins: Plugins) -> None:
     runtime = plugins.runtimes.find("slow").value
     with WorkerProcess(WORKER, threads=1) as worker:
         worker.ask("load", target=runtime.load, workload={"target": str(folder)})
@@ -233,7 +233,7 @@ def test_a_worker_that_does_not_answer_is_given_up(folder: Path, plugins: Plugin
     assert gone({int(line[0]) for line in logged(folder)})
 
 
-def test_a_run_brings_its_export(folder: Path, plugins: Plugins) -> None:
+def test_a_run_is_measured_with_its_exported_file(folder: Path, plugins: Plugins) -> None:
     (folder / "model.onnx").write_bytes(b"")
     with pytest.raises(UsageError, match=r"no runtime executes `.*model\.onnx`"):
         measure(folder, plugins, "quick")
@@ -250,12 +250,14 @@ def test_a_run_brings_its_export(folder: Path, plugins: Plugins) -> None:
         ({"rounds": 0}, "rounds of `0`"),
     ],
 )
-def test_numbers_that_cannot_be_meant(folder: Path, plugins: Plugins, options: dict[str, Any], message: str) -> None:
+def test_invalid_numbers_are_usage_errors(
+    folder: Path, plugins: Plugins, options: dict[str, Any], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         measure(folder, plugins, "quick", **options)
 
 
-def test_names_that_cannot_be_meant(folder: Path, plugins: Plugins, tmp_path: Path) -> None:
+def test_invalid_names_are_usage_errors(folder: Path, plugins: Plugins, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="unknown runtime `quik`") as caught:
         measure(folder, plugins, "quik")
     assert "did you mean `quick`" in str(caught.value)
@@ -275,9 +277,7 @@ def test_names_that_cannot_be_meant(folder: Path, plugins: Plugins, tmp_path: Pa
         bench([tmp_path / "a.txt"], plugins=plugins)
 
 
-def test_cuda_that_was_asked_for_and_is_not_there(
-    folder: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_cuda_is_an_error(folder: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("zoo.latency.measurement.cuda_devices", lambda: ())
     with pytest.raises(ZooError, match="this machine has no CUDA device") as caught:
         bench([folder], device="cuda", plugins=plugins)
@@ -358,7 +358,7 @@ def _is_gone(process: psutil.Process) -> bool:
         return True
 
 
-def test_the_fastest_has_a_twin(folder: Path, plugins: Plugins) -> None:
+def test_noise_floor_is_measured_with_a_second_process(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, "quick", "slow", noise_floor=True, rounds=5)
     assert [outcome.name for outcome in report.outcomes] == ["quick", "slow"]  # the twin is none of them
     assert len({line[0] for line in logged(folder)}) == 3 and report.noise_floor[1] >= 0
@@ -369,12 +369,12 @@ def test_the_fastest_has_a_twin(folder: Path, plugins: Plugins) -> None:
     assert measure(folder, plugins, "quick", noise_floor=True).noise_floor == {}  # nobody to be told apart from
 
 
-def test_a_twin_that_fails_costs_nobody_anything(folder: Path, plugins: Plugins) -> None:
+def test_a_failing_second_process_affects_no_subject(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, "single", "slow", noise_floor=True, rounds=5)
     assert [outcome.status for outcome in report.outcomes] == ["measured", "measured"] and report.noise_floor == {}
 
 
-def test_callers_call_at_once(folder: Path, plugins: Plugins) -> None:
+def test_callers_run_concurrently(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, "quick", callers=3, rounds=5)
     spans = sorted((float(line[2]), float(line[3])) for line in logged(folder) if line[1] == "called")
     together = sum(after[0] < before[1] for before, after in pairwise(spans))

@@ -96,7 +96,7 @@ def stirred(model: nn.Module) -> nn.Module:
     return model.eval()
 
 
-def test_what_cannot_be_folded_is_left() -> None:
+def test_unsupported_batch_norms_are_not_folded() -> None:
     torch.manual_seed(0)
     assert fold(stirred(Repeated()), noise(2, 8, CPU)) is None
     assert fold(stirred(nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1))), noise(2, 8, CPU)) is None

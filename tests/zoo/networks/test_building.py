@@ -118,7 +118,7 @@ def test_an_image_size_that_does_not_fit() -> None:
         ("folder", "is a folder"),
     ],
 )
-def test_what_is_refused_is_refused_in_our_words(tmp_path: Path, name: str, reason: str) -> None:
+def test_errors_of_unreadable_files_are_worded_by_zoo(tmp_path: Path, name: str, reason: str) -> None:
     torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
     torch.save({101: torch.zeros(2)}, tmp_path / "numbers.pt")
     (tmp_path / "text.pt").write_text("hello world")

@@ -69,7 +69,7 @@ def test_modes_follow_what_trains(model: Net) -> None:
     ]  # fmt: skip
 
 
-def test_what_is_frozen_behind_what_trains_is_in_eval_all_the_same(model: Net) -> None:
+def test_frozen_stages_after_trainable_ones_are_in_eval_mode(model: Net) -> None:
     """`surgical`: a frozen stage is as deterministic after a trained one as before it, its dropout included."""
     apply(model, phase("stem", "head"))
     assert not any(module.training for module in model.body.modules()) and model.stem[1].training
@@ -106,7 +106,7 @@ def test_training_statistics_move_only_where_stages_train(model: Net) -> None:
         ("stem.0.bias", lambda model: model.stem[0].bias.requires_grad_(True)),
     ],
 )
-def test_the_proof_names_what_moved(model: Net, tensor: str, spoil: object) -> None:
+def test_the_proof_names_the_changed_tensor(model: Net, tensor: str, spoil: object) -> None:
     apply(model, phase("body", "head"))
     proof = FrozenProof(model, "train")
     proof.check("before")

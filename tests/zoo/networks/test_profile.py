@@ -1,4 +1,4 @@
-"""Profile: counted as papers count, remembered, and never in a listing's way."""
+"""Network profiles: parameters and multiply-adds, measured once and cached."""
 
 from __future__ import annotations
 
@@ -49,18 +49,18 @@ def test_torchvision_s_own_figure_is_what_is_counted() -> None:
     assert measure(resnet) == NetworkProfile(parameters=11_689_512, gflops=1.814)
 
 
-def test_what_a_row_says_is_taken() -> None:
+def test_figures_of_a_row_are_used() -> None:
     said = replace(ROW, parameters=5, gflops=2.0)
     assert profile_network(said) == NetworkProfile(parameters=5, gflops=2.0)
     assert not BUILT
 
 
-def test_found_out_once() -> None:
+def test_a_profile_is_measured_once() -> None:
     assert profile_network(ROW) == profile_network(ROW)
     assert BUILT == ["net"]
 
 
-def test_too_many_are_left_unknown() -> None:
+def test_too_many_unknown_profiles_are_not_measured() -> None:
     many = [replace(ROW, name=f"net{number}") for number in range(5)]
     assert profile_networks(many, most=4) == [NetworkProfile(parameters=None, gflops=None)] * 5
     assert not BUILT

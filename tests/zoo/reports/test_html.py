@@ -125,7 +125,7 @@ def test_a_study_as_one_page(study: Results) -> None:
         ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of training images"),
     ],
 )
-def test_up_to_where_transfer_is_ahead(bare: list[tuple[float, ...]], said: str) -> None:
+def test_where_transfer_pays_off(bare: list[tuple[float, ...]], said: str) -> None:
     carried = [(10, 0.9, 0.85, 0.95), (100, 0.95, 0.93, 0.97)]
     assert said in where_transfer_pays({"a linear": carried, "a scratch": bare}, ["a scratch"])[0]
     assert where_transfer_pays({"a linear": carried}, []) == []
@@ -143,7 +143,7 @@ def test_photographs_that_are_gone_leave_the_page_whole(run: Run, tmp_path: Path
     assert "img" not in page.tags and "Worst mistakes" in page.text
 
 
-def test_what_has_no_report(run: Run, tmp_path: Path) -> None:
+def test_unfinished_runs_have_no_report(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is neither a run nor a study"):
         report(tmp_path)
     with pytest.raises(UsageError, match=r"does not end in `\.html`"):

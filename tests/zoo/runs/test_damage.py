@@ -108,7 +108,7 @@ def test_a_checkpoint_without_an_identity_is_of_another_run(killed: Path, plugin
         resume(killed, plugins=plugins)
 
 
-def test_checkpoints_that_are_gone_are_told(killed: Path, plugins: Plugins) -> None:
+def test_missing_checkpoints_are_reported(killed: Path, plugins: Plugins) -> None:
     for file in killed.glob("checkpoint*"):
         file.unlink()
     said = Said()
@@ -200,7 +200,7 @@ def test_noise_in_a_file_of_lines_is_left_out(killed: Path, finished: Path, plug
         (["resumed"], "often"),
     ],
 )
-def test_a_record_without_its_shape_is_damaged(finished: Path, path: list[str], value: Any) -> None:
+def test_a_record_that_violates_its_schema_is_damaged(finished: Path, path: list[str], value: Any) -> None:
     record = read_json(finished / "run.json")
     place = record
     for key in path[:-1]:

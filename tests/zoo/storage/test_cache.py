@@ -1,4 +1,4 @@
-"""Memos: kept, found again, and never in the way."""
+"""Memos: stored, read again, and recomputed after any error."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def count_calls(calls: list[int], key: str = "v1") -> list[int]:
     return memoise("thing", key, compute, encode=list, decode=lambda kept: [int(number) for number in kept])
 
 
-def test_computes_once(folder: Path) -> None:
+def test_a_value_is_computed_once(folder: Path) -> None:
     calls: list[int] = []
     assert count_calls(calls) == count_calls(calls) == [1, 2, 3]
     assert len(calls) == 1
@@ -68,7 +68,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.Monkey
     assert read_memo("thing", "v1") is None
 
 
-def test_no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_nothing_is_stored(monkeypatch: pytest.MonkeyPatch) -> None:
     def homeless() -> Path:
         raise RuntimeError("Could not determine home directory.")
 

@@ -1,4 +1,4 @@
-"""The store: what comes out is what went in, or nothing."""
+"""Tensor store: an entry is read as it was written, or counts as missing."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def same(found: dict[str, torch.Tensor] | None, wanted: dict[str, torch.Tensor])
     )
 
 
-def test_what_was_written_is_read_by_its_key_alone(store: Store, tmp_path: Path) -> None:
+def test_an_entry_is_read_by_its_key(store: Store, tmp_path: Path) -> None:
     assert store.read(KEY) is None
     assert same(store.write(KEY, tensors()), tensors())
     assert same(Store(tmp_path / "store").read({"number": 1, "what": "test"}), tensors())
@@ -80,7 +80,7 @@ def test_a_damaged_or_foreign_entry_is_written_anew(store: Store, damage: str) -
     assert same(store.write(KEY, tensors()), tensors()) and same(store.read(KEY), tensors())
 
 
-def test_the_budget_drops_what_was_used_longest_ago(tmp_path: Path) -> None:
+def test_the_budget_evicts_the_least_recently_used(tmp_path: Path) -> None:
     one = sum(tensor.nbytes for tensor in tensors(rows=1000).values())
     writer = Store(tmp_path / "store", budget=3 * one + 3000)
     for number in range(3):
@@ -192,12 +192,12 @@ def test_an_interrupted_write_leaves_nothing(store: Store, monkeypatch: pytest.M
     assert store.folder is not None and not [file for file in store.folder.rglob("*") if file.is_file()]
 
 
-def test_no_more_than_half_of_the_room_is_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_store_takes_at_most_half_of_the_free_space(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=1000))
     assert store.budget == 500 and store.draft(KEY, (501,)) is None and store.draft(KEY, (400,)) is not None
 
 
-def test_clearing_removes_entries_and_what_a_kill_left(store: Store) -> None:
+def test_clear_removes_entries_and_partial_files(store: Store) -> None:
     store.write(KEY, tensors())
     left = only_file(store).with_name(".half.partial")
     left.write_bytes(b"half")
@@ -212,7 +212,7 @@ def test_a_budget_is_read_from_the_environment(monkeypatch: pytest.MonkeyPatch, 
 
 
 @pytest.mark.parametrize("text", ["much", "-1", "5X", "nan", "inf"])
-def test_a_budget_that_is_no_size_is_told(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+def test_an_invalid_budget_is_a_usage_error(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("ZOO_CACHE_BUDGET", text)
     with pytest.raises(UsageError, match="ZOO_CACHE_BUDGET"):
         Store()
@@ -229,7 +229,7 @@ def filled(store: Store, rows: int = 3) -> np.ndarray:
     return draft.keep(rows, {"3": "is broken"})
 
 
-def test_rows_that_were_filled_are_read_with_what_was_told_of_them(store: Store) -> None:
+def test_rows_are_read_with_their_note(store: Store) -> None:
     kept = filled(store)
     found = store.read_rows(KEY)
     assert found is not None and found[1] == {"3": "is broken"}
@@ -283,7 +283,7 @@ def test_processes_share_a_store(tmp_path: Path) -> None:
         assert all(pool.map(_hammer, [tmp_path / "store"] * 3, range(3)))
 
 
-def test_what_a_kill_left_is_swept_after_a_day(store: Store) -> None:
+def test_partial_files_are_removed_after_a_day(store: Store) -> None:
     store.write(KEY, tensors())
     old, new = (only_file(store).with_name(f".{name}.partial") for name in ("old", "new"))
     for left in (old, new):

@@ -1,4 +1,4 @@
-"""What networks cost, before they are trained."""
+"""Deployment cost, measured before training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BASE = Experiment(data="nowhere", backbone="small/plain", weights="none", image_
 CLASSES = ("a", "b", "c")
 
 
-def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Path, small_plugins: Plugins) -> None:
+def test_size_of_knn_includes_the_training_features(tmp_path: Path, small_plugins: Plugins) -> None:
     experiment = replace(BASE, strategy="knn:5")
     few, many = (export_untrained(experiment, CLASSES, images, tmp_path, small_plugins) for images in (30, 3000))
     assert few["shape"] != many["shape"]
@@ -27,7 +27,7 @@ def test_a_head_that_remembers_is_as_large_as_what_it_will_remember(tmp_path: Pa
     assert many["size"] - few["size"] == pytest.approx(4 * 2970 * (min(width[0], width[1]) + len(CLASSES)), rel=0.02)
 
 
-def test_ways_to_train_one_network_share_its_footprint(tmp_path: Path, small_plugins: Plugins) -> None:
+def test_configurations_of_one_network_share_its_cost(tmp_path: Path, small_plugins: Plugins) -> None:
     found = [
         export_untrained(replace(BASE, strategy=name), CLASSES, 30, tmp_path, small_plugins)
         for name in ("full", "linear", "lora:2")

@@ -57,7 +57,7 @@ def test_the_cheapest_of_the_winners_is_named() -> None:
     assert board.to_json()["cheapest"] == "quick linear"
 
 
-def test_of_one_network_the_one_that_trains_least() -> None:
+def test_cheapest_of_one_network_has_fewest_trainable_parameters() -> None:
     right = np.random.default_rng(0).random((1, 100)) < 0.9
     board = rank([entry("a", right, trained=9), entry("b", right, trained=3)])
     assert board.cheapest == "b linear"
@@ -100,13 +100,13 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
         ({"licenses": ("apache*", "mit")}, ""),
     ],
 )
-def test_what_a_study_does_not_train(bounds: dict[str, object], reason: str) -> None:
+def test_refused_gives_the_reason(bounds: dict[str, object], reason: str) -> None:
     footprint = DeploymentCost(latency=(0.01, 0.01, 0.01), size=100, license="MIT")
     study = Study(data="x", backbones=("a",), strategies=("b",), **bounds)  # type: ignore[arg-type]
     assert footprint.refused(study) == reason
 
 
-def test_what_could_not_be_timed_meets_no_bound() -> None:
+def test_networks_without_latency_miss_every_latency_bound() -> None:
     study = Study(data="x", backbones=("a",), strategies=("b",), max_latency=1.0)
     assert "its latency is not known: no exporter" in DeploymentCost(failure="no exporter").refused(study)
     assert DeploymentCost(unfit="too few stages", latency=(1, 1, 1)).refused(study) == "too few stages"

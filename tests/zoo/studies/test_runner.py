@@ -103,7 +103,7 @@ def test_a_study_from_beginning_to_end(done: Results) -> None:
     assert first.record["reported_split"] == "val" and first.experiment.data.startswith("locked:")
 
 
-def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
+def test_deployment_costs_are_measured_before_training(done: Results) -> None:
     weighed_at = (done.path / COSTS_FILE).stat().st_mtime
     runs = [path.stat().st_mtime for path in (done.path / "trials").glob("*/run.json")]
     assert len(runs) == 4 and weighed_at < min(runs) and not (done.path / "networks").exists()
@@ -111,7 +111,7 @@ def test_networks_are_weighed_before_anything_is_trained(done: Results) -> None:
     assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["unfit"]
 
 
-def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Results) -> None:
+def test_the_locked_split_is_evaluated_once_per_winning_run(done: Results) -> None:
     board = done.leaderboard
     looks = done.looks()
     assert len(looks) == 2 * len(board["winners"]) == board["looks"]
@@ -137,7 +137,9 @@ def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugi
     assert again.looks() == done.looks()
 
 
-def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+def test_a_folder_of_another_study_is_refused(
+    done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path
+) -> None:
     with pytest.raises(UsageError, match="holds another study, which differs in `seeds`, `strategies`"):
         study(asked(two_splits, seeds=(7,)), out=done.path, plugins=plugins)
     (tmp_path / "notes.txt").write_text("mine")
@@ -146,7 +148,7 @@ def test_another_study_does_not_go_on_there(done: Results, two_splits: Path, plu
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_what_is_too_slow_is_never_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+def test_networks_over_the_latency_bound_are_not_trained(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
     footprints = json.loads((folder / COSTS_FILE).read_text())
     footprints[WAYS[0]]["latency"] = [0.5, 0.5, 0.5]
@@ -202,7 +204,7 @@ def test_a_worker_that_dies_is_an_outcome(
 
 @pytest.mark.usefixtures("in_this_process")
 @pytest.mark.parametrize("killed_in", [(1,), pytest.param((0, 1), marks=pytest.mark.slow)])
-def test_killed_at_any_time_it_ends_the_same(
+def test_a_killed_study_resumes_to_the_same_leaderboard(
     killed_in: tuple[int, ...], two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
     """Killed in the middle of these of its two trials, and carried out to the end by another process."""
@@ -244,7 +246,7 @@ def table(results: Results) -> list[dict[str, Any]]:
     ]
 
 
-def test_what_a_killed_study_has_so_far(
+def test_a_killed_study_has_a_leaderboard_of_its_finished_trials(
     done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its leaderboard is of the trials that are finished, without another session."""
@@ -267,7 +269,7 @@ def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys:
     assert "latency 10.0 ms, over 0.001 ms" in captured.err
 
 
-def test_a_budget_ends_in_good_order(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+def test_a_time_budget_ends_the_study_cleanly(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
     begin(folder, asked(two_splits, seeds=(0,)))
     found = study(folder, time_budget=1e-6, plugins=plugins)
@@ -323,7 +325,7 @@ def test_damaged_files_are_named_or_made_anew(
     assert run_zoo(["study", str(folder)]) == 1 and "cannot be read as JSON" in capsys.readouterr().err
 
 
-def test_two_at_once(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+def test_two_sessions_cannot_share_a_folder(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
     folder = weighed(tmp_path / "s", WAYS[:2])
     begin(folder, asked(two_splits))
     with FileLock(folder / ".lock"), pytest.raises(ZooError, match="another process is carrying out"):
@@ -345,7 +347,7 @@ def test_a_full_disk_stops_the_study_and_is_no_outcome(two_splits: Path, plugins
     assert [one.state for one in study(folder, plugins=plugins).outcomes] == ["finished"]
 
 
-def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_the_search_uses_val_and_resumes(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     import optuna
 
     from zoo.studies.hyperparameter_search import search
@@ -377,7 +379,7 @@ def test_the_search_is_by_val_and_goes_on(two_splits: Path, tmp_path: Path, plug
 
 
 @pytest.mark.usefixtures("in_this_process")
-def test_trials_take_what_was_found(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_trials_use_the_settings_of_the_search(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     folder = weighed(tmp_path / "s", WAYS[:1])
     begin(folder, asked(two_splits, strategies=("full",), seeds=(0,), search=2))
     found = study(folder, plugins=plugins)

@@ -51,7 +51,7 @@ def test_every_pair_with_every_seed_the_first_seed_first(plugins: Plugins) -> No
         ({"settings": 3}, "`settings` is 3, not a table"),
     ],
 )
-def test_what_no_study_could_honour(changes: dict[str, object], message: str) -> None:
+def test_invalid_values_are_usage_errors(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         asked(**changes)
 
@@ -65,7 +65,7 @@ def test_names_are_looked_up_at_once(plugins: Plugins) -> None:
 @pytest.mark.parametrize(
     "changes", [{"backbones": ("resnet18", "torchvision/resnet18")}, {"strategies": ("partial:2", "partial:02")}]
 )
-def test_two_names_of_one_thing(changes: dict[str, object], plugins: Plugins) -> None:
+def test_two_names_for_one_entry_are_refused(changes: dict[str, object], plugins: Plugins) -> None:
     with pytest.raises(UsageError, match="are two names of one"):
         asked(**changes).trials(plugins)
 
@@ -75,7 +75,7 @@ def test_unknown_settings(plugins: Plugins) -> None:
         asked(settings={"epoch": 3}).trials(plugins)
 
 
-def test_a_file_says_the_same(tmp_path: Path) -> None:
+def test_a_study_file_equals_the_study(tmp_path: Path) -> None:
     (tmp_path / "photos").mkdir()
     file = tmp_path / "study.toml"
     file.write_text(
@@ -100,7 +100,7 @@ def test_a_file_says_the_same(tmp_path: Path) -> None:
         Study.from_file(file)
 
 
-def test_a_budget_makes_no_other_study() -> None:
+def test_a_time_budget_does_not_change_the_study() -> None:
     one = asked().to_json()
     assert same_study(one, asked(time_budget=3.0).to_json()) == []
     assert same_study(one, asked(seeds=(1,)).to_json()) == ["seeds"]

@@ -1,4 +1,4 @@
-"""The process: memory that is freed stays at hand, and numbers too small to matter are zero while training."""
+"""Process settings: freed memory is kept, and denormals are flushed to zero while training."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ print(faults())
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's malloc is what is set")
-def test_pages_are_made_once() -> None:
+def test_freed_memory_is_reused() -> None:
     done = subprocess.run([sys.executable, "-c", FAULTS], capture_output=True, text=True, check=True)
     usual, kept = map(int, done.stdout.split())
     assert kept * 4 < usual
 
 
-def test_tiny_numbers_are_zero_within_and_only_there() -> None:
+def test_denormals_are_flushed_only_inside_the_block() -> None:
     tiny = torch.tensor([1e-40])
     for _ in range(2):
         with flush_denormals():
@@ -51,7 +51,7 @@ def test_tiny_numbers_are_zero_within_and_only_there() -> None:
         assert float(tiny * 1.0) > 0
 
 
-def test_training_leaves_tiny_numbers_as_they_were(tmp_path: Path) -> None:
+def test_training_restores_denormals(tmp_path: Path) -> None:
     with pytest.raises(ZooError):
         train(Experiment(data=str(tmp_path / "nowhere"), backbone="resnet18", strategy="linear"))
     assert sys.float_info.min / 2 > 0

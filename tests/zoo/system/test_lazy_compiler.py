@@ -108,7 +108,7 @@ for program in json.loads(sys.argv[1]):
         pytest.param(("a function of torch", "to compile"), marks=pytest.mark.slow),
     ],
 )
-def test_who_asks_for_the_compiler_gets_it_and_who_does_not_is_spared_it(asked: tuple[str, ...]) -> None:
+def test_the_compiler_is_imported_only_when_used(asked: tuple[str, ...]) -> None:
     programs = {name: f"with without_compiler():\n    {ASKED[name]}" for name in asked}
     programs |= {"libraries": LIBRARIES, "marked": MARKED}
     answers = run(RUN_ALL, json.dumps([*programs.values(), "assert False"])).split()

@@ -1,4 +1,4 @@
-"""A run that was stopped goes on as if nothing had happened, or says what differs."""
+"""Resuming: a stopped run ends with the weights of an uninterrupted one, or an error names the difference."""
 
 from __future__ import annotations
 
@@ -211,7 +211,7 @@ def test_when_all_checkpoints_are_damaged_each_is_named(killed: Run, plugins: Pl
     assert "--force" in str(error.value.hint)
 
 
-def test_half_a_save_is_no_checkpoint(killed: Run, plugins: Plugins) -> None:
+def test_a_partial_save_is_ignored(killed: Run, plugins: Plugins) -> None:
     whole = (killed.path / "checkpoint.safetensors").read_bytes()
     (killed.path / ".checkpoint-next.safetensors.x1").write_bytes(whole[: len(whole) // 2])
     again = resume(killed, plugins=plugins)
@@ -332,7 +332,7 @@ def test_saves_are_spaced_by_time_and_by_their_cost(tmp_path: Path, monkeypatch:
     assert not due_after(own, 99.0) and due_after(own, 1.1)  # two per cent
 
 
-def test_a_real_kill_and_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_after_kill_9(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photos = make_photos(tmp_path / "photos", {"train": 24, "val": 4})
     settings = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "full", "--epochs", "12"]
     settings += ["--image-size", "32", "--batch-size", "12", "--save-every", "0s", "--data", str(photos)]
@@ -354,7 +354,7 @@ def test_a_real_kill_and_the_command_line(tmp_path: Path, capsys: pytest.Capture
     same(Run.open(tmp_path / "whole"), Run.open(folder))
 
 
-def test_files_that_were_lost_are_told_or_made_again(killed: Run, plugins: Plugins) -> None:
+def test_lost_files_are_reported_or_rebuilt(killed: Run, plugins: Plugins) -> None:
     (killed.path / "history.jsonl").unlink()
     splits = (killed.path / "splits.json").read_bytes()
     (killed.path / "splits.json").unlink()

@@ -79,7 +79,7 @@ def test_the_same_seed_gives_the_same_weights(two_splits: Path, tmp_path: Path, 
     assert runs[0].record["weights_sha256"] == runs[1].record["weights_sha256"]
 
 
-def test_what_is_frozen_comes_out_as_it_went_in(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_frozen_tensors_keep_their_bits(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     start = fit(two_splits, tmp_path / "start", plugins, strategy="scratch")
     file = str(start.path / "model.safetensors")
     before = weights(start)
@@ -232,7 +232,7 @@ def test_a_run_finds_its_photographs_from_anywhere(
     assert len(evaluate(run, data=str(tmp_path / "moved"), plugins=plugins).predictions) == 12
 
 
-def test_a_failing_metric_costs_nobody_a_run(two_splits: Path, tmp_path: Path) -> None:
+def test_a_failing_metric_does_not_end_a_run(two_splits: Path, tmp_path: Path) -> None:
     plugins = Plugins()
     good = plugins.metrics.entries
     bad = [
@@ -281,7 +281,7 @@ def test_settings_reach_the_network_and_the_phases(
     assert run.history[0]["lr"] == pytest.approx(run.experiment.lr)
 
 
-def test_what_is_set_aside_follows_the_split_seed(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_held_out_images_depend_on_the_split_seed(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     runs = [fit(two_splits, tmp_path / str(seed), plugins, keep="best", split_seed=seed, epochs=1) for seed in (0, 1)]
     first, second = (read_json(run.path / "splits.json")["roles"]["choose"] for run in runs)
     assert first != second
@@ -344,7 +344,7 @@ def test_wrong_names_are_usage_errors(
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a CUDA device is there")
-def test_cuda_is_never_replaced_quietly(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_missing_cuda_is_an_error(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     with pytest.raises(ZooError, match="no CUDA device"):
         fit(two_splits, tmp_path / "run", plugins, device="cuda")
 

@@ -71,7 +71,7 @@ def take(model: Net, it: Stepper, phase: Phase = PHASE, start: dict[str, torch.T
     return it.step(model, (IMAGES,), LABELS, optimizer, phase, epoch=3, batch=1, start=start or {})[0]
 
 
-def test_memory_that_runs_out_halves_until_it_fits_and_is_said_once() -> None:
+def test_out_of_memory_doubles_the_parts_and_warns_once() -> None:
     whole, small, progress = net(), net(room=2), Warned()
     for model in (whole, small):
         model.eval()  # without dropout, whose masks differ by the batch's shape
@@ -79,7 +79,7 @@ def test_memory_that_runs_out_halves_until_it_fits_and_is_said_once() -> None:
     it = stepper(small, progress)
     assert take(small, it) == pytest.approx(first, rel=1e-6)
     assert small.seen == [8, 4, 2, 2, 2, 2] and it.parts == 4
-    assert progress.warnings == ["out of memory: a batch of 8 is now computed in 4 parts; the step is the same"]
+    assert progress.warnings == ["out of memory: a batch of 8 is now computed in 4 parts; the result is the same"]
     assert torch.allclose(small.fc.weight, whole.fc.weight, atol=1e-7)
     take(small, it)
     assert small.seen[6:] == [2, 2, 2, 2] and len(progress.warnings) == 1
@@ -111,7 +111,7 @@ def test_one_image_that_does_not_fit_is_told(norm: Any, words: str) -> None:
     assert "--image-size" in str(error.value.hint)
 
 
-def test_other_errors_are_not_taken_for_memory() -> None:
+def test_other_errors_do_not_count_as_out_of_memory() -> None:
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert is_out_of_memory(MemoryError()) and not is_out_of_memory(RuntimeError("shapes differ"))
     model = net()
@@ -147,7 +147,7 @@ def test_mixed_images_have_mixed_labels(word: str) -> None:
     assert torch.equal(single, IMAGES[:1]) and torch.equal(label, LABELS[:1])
 
 
-def test_both_mixtures_take_turns_by_chance() -> None:
+def test_mixup_and_cutmix_are_drawn_at_random() -> None:
     it = stepper(net())
     both = replace(PHASE, mixup=1.0, cutmix=1.0)
     kinds = set()
@@ -159,7 +159,7 @@ def test_both_mixtures_take_turns_by_chance() -> None:
     assert kinds == {"cutmix", "mixup"}
 
 
-def test_a_step_s_chance_depends_on_its_place_alone() -> None:
+def test_randomness_of_a_step_depends_on_its_position() -> None:
     def draws(*place: int) -> list[float]:
         seed_step(*place)
         return [float(torch.rand(1)), float(np.random.rand())]

@@ -1,4 +1,4 @@
-"""The temperature: what is too sure becomes less so, and run, weights and file have it alike."""
+"""Temperature scaling: logits are calibrated, equally in run, weights and file."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_the_true_scale_is_found(scale: float) -> None:
     assert fit_temperature(logits, labels) == pytest.approx(scale, rel=0.08)
 
 
-def test_without_smoothing_the_same_optimum_by_another_way() -> None:
+def test_without_smoothing_the_optimum_equals_scipy_s() -> None:
     logits, labels = drawn(20_000, 2.0)
 
     def loss(temperature: float) -> float:
@@ -41,7 +41,7 @@ def test_without_smoothing_the_same_optimum_by_another_way() -> None:
     assert fit_temperature(logits, labels) == pytest.approx(other, rel=0.01)  # smoothing weighs little on so many
 
 
-def test_where_every_image_is_right_certainty_has_an_end() -> None:
+def test_the_temperature_is_bounded_where_every_image_is_correct() -> None:
     few, many = (np.arange(count) % 3 for count in (30, 3000))
     temperatures = [fit_temperature(np.eye(3)[labels] * 8, labels) for labels in (few, many)]
     # unsmoothed, both would lie at the lower bound

@@ -1,4 +1,4 @@
-"""The laws that every backbone and every strategy keeps, asked of ours."""
+"""Contract tests of zoo, applied to this plugin."""
 
 from zoo.testing import check_backbone, check_export, check_strategy
 

@@ -8,7 +8,7 @@ from zoo import Anatomy, Backbone, Group, Phase, Preprocess, Strategy, hookimpl
 
 @dataclass(frozen=True)
 class Edges(Strategy):
-    """Train the first `stages` and the head; what lies between stays frozen."""
+    """Train the first `stages` stages and the head; the stages between them stay frozen."""
 
     name: ClassVar[str] = "edges"
     summary: ClassVar[str] = "train the first N stages and the head"
