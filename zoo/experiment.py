@@ -19,7 +19,7 @@ Augment = Literal["none", "flip", "rotate", "zoom", "light", "trivial", "rand"]
 Optimizer = Literal["adamw", "sgd"]
 Balance = Literal["none", "loss", "sample"]
 Keep = Literal["last", "best"]
-Precision = Literal["auto", "fp32", "bf16"]
+TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Cache = Literal["auto", "on", "off"]
 OnBadImage = Literal["skip", "fail"]
 
@@ -109,7 +109,7 @@ class Experiment:
     seed: int = 0
     split_seed: int = 0
     device: str = "auto"
-    precision: Precision = "auto"
+    precision: TrainingPrecision = "auto"
     compile: bool = False
     views: int | None = None
     cache: Cache = "auto"

@@ -11,7 +11,7 @@ from time import perf_counter
 import torch
 
 from zoo.errors import ZooError
-from zoo.experiment import Precision
+from zoo.experiment import TrainingPrecision
 from zoo.runtime import DeviceName
 from zoo.storage.cache import memoise, source_key
 from zoo.system.cpu_memory import keep_freed_memory
@@ -57,7 +57,7 @@ def training_precision(device: Device, compiled: bool = False) -> Iterator[None]
             yield
 
 
-def choose_device(asked: str, precision: Precision = "auto") -> Device:
+def choose_device(asked: str, precision: TrainingPrecision = "auto") -> Device:
     """Resolve `auto`, `cpu`, `cuda` or `cuda:N`, and prepare the process for the device.
 
     Raises:
