@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.errors import UsageError, did_you_mean
@@ -143,14 +144,18 @@ class Experiment:
             if (value is None and fields[name].default is None) or (name == "lr" and value == "find"):
                 continue
             whole = name in _WHOLE
-            if isinstance(value, bool) or not isinstance(value, int if whole else (int, float)):
+            number: Any = value  # mypy knows no order of `numbers.Real`
+            if isinstance(value, bool) or not isinstance(value, Integral if whole else Real):
                 problems.append(f"`--{name.replace('_', '-')} {value}` is not a {'whole ' if whole else ''}number")
-            elif not math.isfinite(value):
+            elif value != value or value in (math.inf, -math.inf):
                 problems.append(f"`--{name.replace('_', '-')} {value}` is not a number")
-            elif not low <= value <= high:
+            elif not low <= number <= high:
                 form = ",.0f" if whole else "g"
                 above = f"{low:{form}} to {high:{form}}" if high < math.inf else f"{low:{form}} or more"
-                problems.append(f"`--{name.replace('_', '-')} {value:g}` is outside {above}")
+                shown = f"{value:g}" if abs(number) < 1e300 else f"{str(value)[:10]}..."  # more digits than a float has
+                problems.append(f"`--{name.replace('_', '-')} {shown}` is outside {above}")
+            else:
+                object.__setattr__(self, name, _plain(value, whole))
         if self.norm is not None and self.norm not in NORMS:
             problems.append(f"`--norm {self.norm}`: known are {' '.join(NORMS)}")
         if problems:
@@ -240,6 +245,11 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("time_budget", 1, math.inf),
     ("save_every", 0, math.inf),
 )
+
+
+def _plain(value: Any, whole: bool) -> int | float:
+    """A number as one of Python, which JSON can hold; numpy's are converted."""
+    return int(value) if whole else value if type(value) is int else float(value)
 
 
 def attribute_docs(kind: type) -> dict[str, str]:

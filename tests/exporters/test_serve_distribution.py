@@ -94,5 +94,5 @@ def test_an_onnx_file_is_verified_inspected_and_predicted_with(
 def test_a_command_that_needs_more_says_so(path: tuple[Path, ...], tmp_path: Path) -> None:
     done = run_installed(path, tmp_path, "-c", BLOCK + COMMAND, "train", "--data", "digits")
     assert done.returncode == 1
-    assert done.stderr.startswith("Error: `zoo train` is not in `backbone-zoo-serve`")
+    assert done.stderr.startswith("Error: `zoo train` needs `backbone-zoo`, but only `backbone-zoo-serve` is installed")
     assert "hint: `pip install backbone-zoo` installs it" in done.stderr

@@ -85,7 +85,7 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
         UsageError: a path is not a run, or the runs were evaluated on different images or classes.
         ZooError: a run has no predictions of the split.
     """
-    one, other = (run if isinstance(run, Run) else Run.open(run) for run in (first, second))
+    one, other = (Run.open(run) for run in (first, second))
     ours = one.predictions(split)
     theirs = other.predictions(ours.split)
     found = compare_tables(ours, theirs)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.config.arguments import as_list
 from zoo.errors import UsageError
 from zoo.evaluation.statistics import Correct, correct, holm, images_needed, mcnemar_test
 from zoo.runs.run import Run
@@ -69,7 +70,7 @@ class Comparison:
         return {"accuracies": self.accuracies, "winners": list(self.winners), "pairs": pairs}
 
 
-def compare(runs: Sequence[Run | Path | str]) -> Comparison | None:
+def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison | None:
     """Compare runs that were evaluated on the same images.
 
     Runs that differ only in their seed are one configuration; returns None where all runs are.
@@ -78,7 +79,7 @@ def compare(runs: Sequence[Run | Path | str]) -> Comparison | None:
         UsageError: a path is not a run, or the runs were evaluated on different images.
         ZooError: a run has no predictions.
     """
-    opened = [run if isinstance(run, Run) else Run.open(run) for run in runs]
+    opened = [Run.open(run) for run in as_list(runs, Run)]
     configurations: dict[str, list[Run]] = {}
     for run in {run.path.resolve(): run for run in opened}.values():
         asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}

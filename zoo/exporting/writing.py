@@ -100,7 +100,7 @@ def export(
 
     plugins, progress = plugins or Plugins(), progress or LogProgress()
     choose_device(device, "fp32")  # raises now if it does not exist, not after minutes of writing
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
     _check_device(exporter, device)

@@ -12,6 +12,7 @@ from typing import Any
 import psutil
 
 from zoo.catalogue import Entry
+from zoo.config.arguments import as_list
 from zoo.errors import UsageError, ZooError
 from zoo.latency.interleaving import ROUNDS, ReportLine, run_interleaved
 from zoo.latency.report import LatencyReport, Outcome, Status
@@ -27,11 +28,11 @@ EXPORT = "model.onnx"  # the file that `zoo export` writes into a run's folder b
 
 
 def bench(
-    targets: Sequence[Path],
+    targets: Sequence[Path | str] | Path | str,
     *,
-    runtimes: Sequence[str] | None = None,
+    runtimes: Sequence[str] | str | None = None,
     device: str = "auto",
-    batch_sizes: Sequence[int] = (1, 8),
+    batch_sizes: Sequence[int] | int = (1, 8),
     threads: int | None = None,
     seconds: float = 2.0,
     rounds: int = ROUNDS,
@@ -70,10 +71,11 @@ def bench(
         ZooError: CUDA was asked for and this machine has none.
     """
     plugins = Plugins() if plugins is None else plugins
-    sizes = _check_numbers(batch_sizes, threads, seconds, rounds, callers)
+    sizes = _check_numbers(as_list(batch_sizes, int), threads, seconds, rounds, callers)
     _check_device(device)
-    named = None if runtimes is None else [plugins.runtimes.find(name) for name in dict.fromkeys(runtimes)]
-    paths = _with_exports(targets)
+    named = None if runtimes is None else [plugins.runtimes.find(name) for name in dict.fromkeys(as_list(runtimes))]
+    asked = [Path(target).expanduser() for target in as_list(targets)]
+    paths = _with_exports(asked)
     threads = usable_cores() if threads is None else threads
     subjects: list[Subject] = []
     missing: list[Outcome] = []
@@ -105,7 +107,7 @@ def bench(
                 # a runtime that was named and cannot run has failed; one that is only registered is unavailable
                 status: Status = "unavailable" if named is None else "failed"
                 missing.append(subject.outcome(status, reason=reason))
-    _check_used(targets, named, used)
+    _check_used(asked, named, used)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     result = run_interleaved(
         subjects,

@@ -75,13 +75,15 @@ class Run:
         return f"<Run {self.path}: {what}, {self.record.get('status', 'not begun')}{result}>"
 
     @classmethod
-    def open(cls, path: Path | str) -> Run:
-        """Open a run's folder.
+    def open(cls, path: Run | Path | str) -> Run:
+        """Open a run's folder; a run that is open already is returned.
 
         Raises:
             UsageError: it is not the folder of a run.
             ZooError: its record is damaged or has a newer schema.
         """
+        if isinstance(path, Run):
+            return path
         if path == "":
             raise UsageError("the name of the run is empty", hint="pass the folder that `zoo train` made")
         folder = Path(path)

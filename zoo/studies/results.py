@@ -27,7 +27,7 @@ from zoo.storage.files import check_schema, read_json, read_lines, write_bytes, 
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
-from zoo.studies.trial import TrialResult
+from zoo.studies.trial import TrialResult, TrialState
 
 STUDY_FILE = "study.json"
 OUTCOMES_FILE = "outcomes.jsonl"
@@ -48,6 +48,11 @@ class Results:
     path: Path
     record: dict[str, Any]
     outcomes: tuple[TrialResult, ...]
+
+    def __repr__(self) -> str:
+        """One line: folder, status and number of finished trials."""
+        finished = sum(result.state is TrialState.FINISHED for result in self.outcomes)
+        return f"<Results {self.path}: {self.status}, {finished} trials finished>"
 
     @classmethod
     def open(cls, path: Path | str) -> Results:

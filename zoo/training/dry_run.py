@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
+from zoo.config.arguments import check_kind
 from zoo.data.opening import open_images
 from zoo.data.roles import assign_roles
 from zoo.experiment import Experiment
@@ -139,6 +140,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         UsageError: a name, a strategy or a setting is wrong.
         ZooError: the data or the device are not usable. The images are not decoded, so broken ones are not found.
     """
+    check_kind(experiment, Experiment, "plan", "zoo.plan(zoo.Experiment(data=..., backbone=..., strategy=...))")
     plugins = plugins or Plugins()
     setup = resolve(experiment, plugins)
     images, classes, notes = None, CLASSES, []

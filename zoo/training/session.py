@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from zoo.backbone import Network
+from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.decoding import DecodedImages
 from zoo.data.opening import absolute
@@ -77,6 +78,7 @@ def train(
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
         ZooError: data, weights or device are not usable, or training diverged.
     """
+    check_kind(experiment, Experiment, "train", "zoo.train(zoo.Experiment(data=..., backbone=..., strategy=...))")
     context = Context.of(plugins, progress)
     experiment = replace(experiment, data=absolute(experiment.data, context.plugins))
     if out == "":
@@ -122,7 +124,7 @@ def resume(
         ZooError: the data, the starting weights, versions or the device are not those of the run.
     """
     context = Context.of(plugins, progress)
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = Run.open(run)
     if run.status == "finished":
         return _finished(run, context.progress)
     with _hold(run.path):
