@@ -76,6 +76,11 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
         (["--strategy", "truncate:99"], ("`truncate:99`", "99 stages")),
         (["--strategy", "knn", "--epochs", "3"], ("`--epochs 3`", "steps", "`knn`")),
         (["--strategy", "lora:2,head=x"], ("`lora`", "option", "`head`")),
+        (
+            ["--strategy", "linear+full,norm=frozen", "--norm", "train"],
+            ("`norm=frozen`", "`--norm train`", "leave one"),
+        ),
+        (["--epochs", "9" * 400], ("`--epochs 9999999999...`", "1 to 1,000,000")),
     ],
 )
 def test_bad_options_are_one_line_and_leave_nothing(

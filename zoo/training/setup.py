@@ -89,6 +89,12 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
     plan = setup.plan
     phases = plan.phases(network.anatomy)
     if experiment.norm is not None:
+        other = next((part.norm for part in plan.parts if part.norm not in (None, experiment.norm)), None)
+        if other is not None:
+            raise UsageError(
+                f"strategy `{plan}` has `norm={other}`, and `--norm {experiment.norm}` contradicts it",
+                hint="leave one of the two out",
+            )
         phases = tuple(replace(phase, norm=experiment.norm) for phase in phases)
     notes: list[str] = []
     if any(phase.solver for phase in phases) and not takes_vectors(network, setup.preprocess.crop):
