@@ -218,24 +218,6 @@ def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation
     )
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3, 6])
-@pytest.mark.parametrize("balance", ["loss", "none"])
-def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: Any) -> None:
-    labels = [0] * 4 + [1] * 2
-    it = recipe((phase(),), (1,), labels=labels, label_smoothing=0.2, class_balance=balance, accumulate=parts, lr=1e-9)
-    inputs, targets = torch.randn(6, 3, 8, 8), torch.tensor(labels)
-    it.model.eval()
-    weight = torch.tensor([6 / 8, 6 / 4]) if balance == "loss" else None
-    expected = nn.functional.cross_entropy(it.model(inputs), targets, weight, label_smoothing=0.2)
-    (wanted,) = torch.autograd.grad(expected, [it.network.model.get_parameter("fc.weight")])
-    optimizer = make_optimizer(it.model, it.workspace.groups[0], it.experiment)
-    loss, right = it.workspace.stepper._gradients(it.model, (inputs,), targets, optimizer, parts, 0)
-    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
-    gradient = it.network.model.get_parameter("fc.weight").grad
-    assert gradient is not None and torch.allclose(gradient, wanted, atol=1e-7)
-    assert right == int((it.model(inputs).argmax(1) == targets).sum())
-
-
 def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
     norms = []
     step = torch.optim.SGD.step
