@@ -305,7 +305,7 @@ def _calibrate(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str
         lines  # the history may have been deleted in the meantime
         and all(phase.solver for phase in recipe.phases)
         and "temperature" in lines[-1].get("solved", {})
-        and len(job.decoded["fit"].samples) >= FEWEST
+        and lines[-1]["solved"].get("held_out", len(job.decoded["fit"].samples)) >= FEWEST
     ):
         value, on = float(lines[-1]["solved"]["temperature"]), "folds of train"
     else:

@@ -14,6 +14,7 @@ from tests_support import TINY
 from zoo import Images, Sample, ZooError
 from zoo.data.roles import assign_roles
 from zoo.data.splitting import hold_out, lock, split_stratified
+from zoo.dataset import Role
 
 
 def samples(counts: dict[str, int]) -> list[Sample]:
@@ -74,7 +75,10 @@ def test_carve_sets_aside_some_of_each_class() -> None:
 def test_a_smaller_fraction_lies_within_a_larger_one_and_both_are_validated_alike(
     counts: dict[str, int], fractions: tuple[float, float], layout: str, seed: int
 ) -> None:
-    splits = {"train": tuple(samples(counts)), "val": tuple(samples({f"{label}v": 1 for label in counts}))}
+    splits: dict[Role, tuple[Sample, ...]] = {
+        "train": tuple(samples(counts)),
+        "val": tuple(samples({f"{label}v": 1 for label in counts})),
+    }
     images = Images(
         name="x", classes=tuple(sorted(counts)), splits=splits | ({"test": ()} if layout == "three" else {})
     )
