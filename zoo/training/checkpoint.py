@@ -66,7 +66,7 @@ class Checkpoints:
         """
         started = perf_counter()
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps({**state, "run": self._run})
+        text = json.dumps({**state, "run": self._run, "checkpoints": (self.written + 1, self.spent)})
         metadata = {"schema": str(SCHEMA), "state": text, "sha256": _digest(kept, text)}
         data = save_tensors(kept, metadata)
         newest, written = self._folder / NEWEST, self._folder / NEXT

@@ -169,7 +169,6 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
         if resumed:
             run = _restore(run, recipe, checkpoints)
             keep = recipe.state.position.records
-        seconds: dict[str, float] = {}
         with preserved_generators():
             for line in recipe.fit():
                 if keep is not None:  # not earlier, so that a run that cannot be resumed loses nothing
@@ -178,8 +177,6 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
                 append_json(folder / HISTORY_FILE, line)
                 if "note" in line.get("solved", {}):
                     progress.note(line["solved"]["note"])
-                for name, value in line["seconds"].items():
-                    seconds[name] = round(seconds.get(name, 0.0) + value, 3)
         clock.lap("train")
         network = job.setup.plan.merge(job.network)
         _check_finite(network, job.experiment)
@@ -215,7 +212,7 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
             accuracy_interval_95=list(evaluation.interval()),
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},
-            seconds={**clock.laps, "total": clock.total(), "of_train": seconds},
+            seconds={**clock.laps, "total": clock.total(), "of_train": recipe.seconds},
         )
         checkpoints.clear()
     except KeyboardInterrupt:
@@ -253,7 +250,8 @@ def _restore(run: Run, recipe: Recipe, checkpoints: Checkpoints) -> Run:
         for problem in problems:
             progress.warn(f"{problem}; resuming from the one before")
         recipe.restore(tensors, state)
-        recipe.job.context.clock.before = float(state["seconds"])
+        recipe.job.context.clock.continue_from(state.get("laps", {}), float(state["seconds"]))
+        checkpoints.written, checkpoints.spent = state.get("checkpoints", (0, 0.0))
     elif run.history:
         progress.warn(
             f"there is no checkpoint in `{run.path}` (deleted, or not written yet), so the epochs in `{HISTORY_FILE}` "

@@ -78,10 +78,10 @@ def test_the_loss_of_the_fitted_images_never_rises(images: list[tuple[list[float
 
 @pytest.mark.parametrize("scale", [0.3, 3.0])
 def test_the_temperature_is_the_most_probable_one(scale: float) -> None:
-    logits, labels = drawn(40, scale)
+    logits, labels = drawn(150, scale)
     grid = np.exp(np.linspace(np.log(LOWEST), np.log(HIGHEST), 4001))
     prior = norm.logpdf(np.log(grid), loc=0, scale=np.log(2))
-    posterior = [logprior - 40 * log_loss(logits / one, labels) for one, logprior in zip(grid, prior)]
+    posterior = [logprior - 150 * log_loss(logits / one, labels) for one, logprior in zip(grid, prior)]
     assert fit_temperature(logits, labels) == pytest.approx(grid[np.argmax(posterior)], rel=2e-3)
 
 
