@@ -40,6 +40,7 @@ from zoo.runs.run import (
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
+from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
@@ -181,6 +182,7 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
         network = job.setup.plan.merge(job.network)
         _check_finite(network, job.experiment)
         run = run.update(temperature=_calibrate(network, job, recipe, run))
+        run = run.update(fitted=_compare_with_guessing(network, job, recipe, run))
         digest = _save_weights(network, folder)
         clock.lap("save")
         predictions = _predict(network, job, recipe)
@@ -311,6 +313,27 @@ def _calibrate(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str
     return {"value": value, "fitted_on": on} if fold_temperature(network, value) else {"value": 1.0, "fitted_on": None}
 
 
+def _compare_with_guessing(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Score some training images, and say so if the network is no better than guessing; returns a record."""
+    lines, labels = run.history, job.decoded["fit"].labels
+    if lines and "solved" in lines[-1] and len(recipe.phases) == 1:  # its loss on all of them is known already
+        loss, guessing = lines[-1]["train_loss"], entropy(labels)
+        fitted = Fitted(images=len(labels), loss=loss, guessing=guessing, learnt=loss < guessing)
+    else:
+        part = some_fitted(job.decoded["fit"], job.setup.preprocess.crop)
+        logits = _logits(network, job, recipe, part, "score training images", cached=False)
+        balanced = job.experiment.class_balance != "none"
+        fitted = compare_with_guessing(logits, part.labels, labels, balanced=balanced)
+    if not fitted.learnt:
+        steps = recipe.state.position.step
+        job.context.progress.warn(
+            f"on {fitted.images} of its training images the network has a loss of {fitted.loss:.3f}, not significantly "
+            f"below the {fitted.guessing:.3f} of guessing the shares of the classes, so its probabilities mean nothing"
+            + (f"; it took {steps} step{'s' * (steps != 1)}: pass more `--epochs`, or another `--lr`" if steps else "")
+        )
+    return fitted.to_json()
+
+
 def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     """Predictions of the finished network on the reported split."""
     part = job.decoded.get("reported") or job.decoded["choose"]
@@ -323,12 +346,14 @@ def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     )
 
 
-def _logits(network: Network, job: Job, recipe: Recipe, part: DecodedImages, title: str) -> npt.NDArray[np.float32]:
+def _logits(
+    network: Network, job: Job, recipe: Recipe, part: DecodedImages, title: str, *, cached: bool = True
+) -> npt.NDArray[np.float32]:
     """Logits `(N, classes)` of a part's images by the finished network."""
     progress = job.context.progress
     predictor = TorchPredictor(network.model.eval(), (), job.setup.preprocess, job.setup.device.place)
     outputs = None
-    if not job.network.anatomy.added:
+    if cached and not job.network.anatomy.added:
         cache, last = recipe.workspace.cache, recipe.phases[-1]
         outputs = cache.evaluation_outputs(network, changed_by(network, last), part)
     progress.start(title, len(part.samples))
