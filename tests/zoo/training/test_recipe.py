@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import zoo.feature_cache.loader
@@ -165,6 +167,18 @@ def test_plateau_divides_the_rate_by_ten_after_two_epochs_without_progress(
     monkeypatch.setattr(it, "_validate", lambda: {"choice_loss": 1.0, "choice_accuracy": 0.5})
     list(it.fit())
     assert [row[-1] for row in rates[::3]] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+@settings(max_examples=50, deadline=None)
+@given(losses=st.lists(st.sampled_from([0.5, 0.6, 0.7, 0.8, float("nan")]), min_size=1, max_size=15))
+def test_plateau_lowers_the_rate_when_torch_s_class_does(losses: list[float]) -> None:
+    it = recipe((phase(),), (len(losses),), choose=scanned([0, 1]), schedule="plateau")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=1, threshold=0.0, eps=0.0)
+    for epoch, loss in enumerate(losses):
+        it._note_validation(loss, epoch)
+        theirs.step(loss)
+        assert it.state.position.lowered == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 def test_early_stopping_waits_as_long_as_asked_and_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
