@@ -159,6 +159,7 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
     """JSON values of everything that pixels depend on besides the file: sizes, filter, this code, Pillow's version."""
     return {
         "resize": preprocess.resize,
+        "crop": preprocess.crop,
         "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
         "code": source_key(Path(__file__)),

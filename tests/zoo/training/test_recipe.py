@@ -25,7 +25,7 @@ from zoo.data.roles import Roles
 from zoo.progress import Progress, Silent
 from zoo.system.device import choose_device
 from zoo.training.lr_schedule import factor
-from zoo.training.optimizer import make_optimizer, plan_groups, trained_by
+from zoo.training.optimizer import make_optimizer, plan_groups, pulled_by, trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
 from zoo.training.sampler import epoch_order
@@ -136,6 +136,13 @@ def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3, 0.0]
     sgd = make_optimizer(net.model, groups, replace(E, optimizer="sgd"))
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in sgd.param_groups)
+
+
+def test_the_pull_replaces_the_decay_of_what_is_pulled_and_of_nothing_else() -> None:
+    groups = plan_groups(network(), phase(pull=0.5), replace(E, weight_decay=0.3), 0.1)
+    decays = {name: group.weight_decay for group in groups for name in group.names}
+    assert {name: value for name, value in decays.items() if value} == {"fc.weight": 0.3}
+    assert pulled_by(network(), phase(pull=0.5)) == tuple(name for name in decays if name.startswith("body"))
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.3])
@@ -286,6 +293,26 @@ def test_the_best_of_the_run_is_kept_over_phases(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(it, "_validate", evaluate)
     list(it.fit())
     assert all(torch.equal(value, states[0][name]) for name, value in it.model.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", [{"keep": "best"}, {"early_stopping": 1}], ids=str)
+def test_the_best_weights_are_the_averaged_ones(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was scored is kept: the average of the best epoch, not the weights that the optimiser steps from."""
+    it = recipe((phase(ema=0.8),), (3,), choose=scanned([0, 1]), **asked)
+    losses = iter([0.5, 0.1, 9.0])
+    raw: list[dict[str, torch.Tensor]] = []
+    averaged: list[dict[str, torch.Tensor]] = []
+
+    def evaluate() -> dict[str, float]:
+        assert it.average is not None
+        for states, model in ((raw, it.model), (averaged, it.average.module)):
+            states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"choice_loss": next(losses), "choice_accuracy": 0.5}
+
+    monkeypatch.setattr(it, "_validate", evaluate)
+    list(it.fit())
+    assert not torch.allclose(raw[1]["fc.weight"], averaged[1]["fc.weight"], atol=1e-4)
+    assert all(torch.equal(value, averaged[1][name]) for name, value in it.model.state_dict().items())
 
 
 @pytest.mark.parametrize("seed", [1, 2])

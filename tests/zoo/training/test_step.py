@@ -106,6 +106,24 @@ def test_a_pass_that_failed_leaves_no_trace_in_the_statistics() -> None:
     assert torch.equal(counts[4][1], failed.get_buffer("norm.running_mean"))
 
 
+def test_a_pass_that_failed_leaves_no_trace_in_what_is_drawn_at_random() -> None:
+    """Dropout draws before memory runs out, and the step is that of a batch in two parts from the beginning."""
+
+    class Drawn(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.drop(x))
+
+    found = []
+    for room, accumulate in ((4, 1), (100, 2)):
+        torch.manual_seed(0)
+        model = Drawn(room).train()
+        it = stepper(model, accumulate=accumulate)
+        take(model, it)
+        assert it.parts == 2
+        found.append(model.fc.weight.detach())
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("norm", "words"), [("frozen", "one image at a time does"), ("train", "two images")])
 def test_one_image_that_does_not_fit_is_told(norm: Any, words: str) -> None:
     model = net(room=0)
