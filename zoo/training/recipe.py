@@ -171,7 +171,11 @@ class Recipe:
         before, since, started = dataclasses.replace(totals), phase_steps.spent(), perf_counter()
         for times in range(int(shown.max()) + 1):
             phase_steps.prepare(phase_steps.view(position.epoch, times))
-        progress.start(f"epoch {position.epoch + 1}/{sum(self.epochs)} {phase.name}", len(labels))
+        title, after = (
+            f"epoch {position.epoch + 1}/{sum(self.epochs)} {phase.name}",
+            sum(self.epochs) - position.epoch - 1,
+        )
+        progress.start(title, len(labels), later=after * len(labels))
         progress.advance(totals.seen)
         for batch, positions in enumerate(cuts[position.batch :], start=position.batch):
             rate = self._rate((position.epoch - first) * steps + batch, epochs * steps)

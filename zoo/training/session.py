@@ -41,7 +41,7 @@ from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
-from zoo.training.checkpoint import Checkpoints
+from zoo.training.checkpoint import FILES, Checkpoints
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
 from zoo.training.optimizer import changed_by
@@ -217,8 +217,13 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
             seconds={**clock.laps, "total": clock.total(), "of_train": recipe.seconds},
         )
         checkpoints.clear()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         run.update(status="interrupted", finished=now())
+        saved = any((folder / name).is_file() for name in FILES)
+        stop.add_note(
+            f"`zoo train --resume {folder}` continues the run from its "
+            + ("last checkpoint" if saved else "beginning, since no checkpoint was written yet")
+        )
         raise
     except BaseException as error:
         run.update(status="failed", finished=now(), failure=first_line(error))
