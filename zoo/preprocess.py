@@ -108,6 +108,14 @@ class Preprocess:
         return max(self.resize, self.crop)
 
 
+def crop_start(excess: int) -> int:
+    """First row or column of a centre crop of a side that is `excess` pixels longer than the crop.
+
+    Half the excess, and a half is rounded to even, as in torchvision's and timm's transforms.
+    """
+    return round(excess / 2)
+
+
 __getattr__ = lazy_attributes(
     __name__,
     {name: f"zoo.data.image:{name}" for name in ("BadImage", "decode", "normalise", "pixels")},

@@ -18,8 +18,9 @@ class Task:
     """The input of a solver: the head, and the features of the training images.
 
     The solver changes `head` in place and returns a dict of JSON values, such as the settings that it chose, which
-    becomes part of the history. Two keys have a meaning: `note` is a line for the user, and `temperature` is a
-    temperature that the solver fitted on held-out images.
+    becomes part of the history. Three keys have a meaning: `note` is a line for the user, `temperature` is a
+    temperature that the solver fitted on held-out images, and `held_out` is their number where it is not that of all
+    images.
 
     Attributes:
         head: Maps features `(N, D)` to logits `(N, classes)`.
@@ -40,6 +41,8 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "features": "zoo.training.features:features",
+        "held_out": "zoo.training.held_out_folds:held_out",
+        "held_out_folds": "zoo.training.held_out_folds:held_out_folds",
         "kept_features": "zoo.training.features:cached_features",
         "fit_temperature": "zoo.training.temperature_scaling:fit_temperature",
     },

@@ -111,8 +111,11 @@ def run(arguments: list[str] | None = None) -> int:
             return code if isinstance(code, int) else 0  # from `ctx.exit`
         except click.exceptions.Exit as stop:
             return stop.exit_code
-        except (KeyboardInterrupt, click.exceptions.Abort):
+        except (KeyboardInterrupt, click.exceptions.Abort) as stop:
             click.echo("\ninterrupted", err=True)
+            # click raises its own exception from the interrupt, whose notes say how to go on
+            for note in getattr(stop.__cause__ or stop, "__notes__", ()):
+                click.echo(f"\n{click.style('hint', fg='cyan', bold=True)}: {note}", err=True, color=_color())
             return 130
         except ZooError as error:
             _say("Error", error.message, error.hint)

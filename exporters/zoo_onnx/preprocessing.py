@@ -93,7 +93,10 @@ def build_preprocessing(preprocess: Preprocess) -> Preprocessing:
     # Centre crop; if the image is smaller, Slice stops at its border
     excess = part.node("Sub", [resized_size, side], "excess")
     removed = part.node("Max", [excess, none], "removed")
-    crop_start = part.node("Div", [removed, two], "crop_start")
+    # Half of it, with a half rounded to even: 3, 7, 11... are rounded up, as by `zoo.preprocess.crop_start`
+    quarter = part.node("Mod", [removed, part.integers("four", 4)], "removed_mod_4")
+    rounding = part.node("Div", [quarter, part.integers("three", 3)], "rounding")
+    crop_start = part.node("Div", [part.node("Add", [removed, rounding], "rounded"), two], "crop_start")
     crop_end = part.node("Add", [crop_start, side], "crop_end")
     cropped = part.node("Slice", [resized, crop_start, crop_end, part.integers("axes_nchw", 2, 3)], "cropped")
     values = part.node("Cast", [cropped], "values", to=TensorProto.FLOAT)

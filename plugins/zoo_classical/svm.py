@@ -8,15 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.model_selection import StratifiedKFold
 from sklearn.svm import LinearSVC
 from torch import nn
 
 from zoo.solver import Task
+from zoo.training.held_out_folds import held_out, held_out_folds
 from zoo.training.temperature_scaling import fit_temperature
 
 STRENGTHS = (1e-2, 1e-1, 1.0, 1e1, 1e2)
-FOLDS = 5
 
 
 def solve(task: Task) -> dict[str, Any]:
@@ -31,26 +30,31 @@ def solve(task: Task) -> dict[str, Any]:
     inputs = task.features - mean
     scale = max(float(np.sqrt((inputs**2).sum(axis=1).mean())), 1e-12)
     inputs /= scale
-    folds = min(FOLDS, int(np.bincount(task.labels, minlength=task.classes).min()))
-    held: dict[float, Any] = {}
-    if folds >= 2:
-        splits = list(StratifiedKFold(folds, shuffle=True, random_state=task.seed).split(inputs, task.labels))
-        for strength in STRENGTHS:
-            held[strength] = np.empty((len(inputs), task.classes))
-            for fit, out in splits:
-                held[strength][out] = _margins(*_fit(inputs[fit], task.labels[fit], strength, task), inputs[out])
-    right = {strength: float((margins.argmax(1) == task.labels).mean()) for strength, margins in held.items()}
-    strength = max(right, key=right.__getitem__) if right else STRENGTHS[2]
+    folds, note = held_out_folds(task.labels, task.seed)
+    some = held_out(folds) if folds else np.arange(len(inputs))
+    margins: dict[float, Any] = {}  # of images that are held out, or of the fitted ones where none can be
+    for strength in STRENGTHS:
+        margins[strength] = np.full((len(inputs), task.classes), np.nan)
+        for fit, out in folds or [(some, some)]:
+            margins[strength][out] = _margins(*_fit(inputs[fit], task.labels[fit], strength, task), inputs[out])
+    right = {
+        strength: float((values[some].argmax(1) == task.labels[some]).mean()) for strength, values in margins.items()
+    }
+    strength = max(right, key=right.__getitem__)  # the first of equal ones has the strongest penalty
     weight, bias = _fit(inputs, task.labels, strength, task)
     weight = weight / scale
     bias = bias - weight @ mean
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         head.bias.copy_(torch.from_numpy(bias))
-    found: dict[str, Any] = {"solver": "linear svm", "strength": strength, "folds": folds if right else 0}
-    if right:
+    found: dict[str, Any] = {"solver": "linear svm", "strength": strength, "folds": len(folds)}
+    if folds:
         found["cross_validated_accuracy"] = round(right[strength], 6)
-        found["temperature"] = fit_temperature(held[strength], task.labels)
+        found["temperature"] = fit_temperature(margins[strength][some], task.labels[some])
+    if note is not None:
+        found["held_out"] = len(some) if folds else 0
+        how = "chosen on the others" if folds else "the strongest that classifies most of them correctly"
+        found["note"] = f"{note}: the strength of the penalty is {how}"
     return found
 
 
@@ -58,6 +62,7 @@ def _fit(inputs: Any, labels: Any, strength: float, task: Task) -> tuple[Any, An
     model = LinearSVC(C=strength, random_state=task.seed, dual="auto")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # many, with one image of most
         model.fit(inputs, labels)
     weight, bias = np.asarray(model.coef_), np.asarray(model.intercept_)
     if task.classes == 2:  # scikit-learn returns one row, for the second class against the first

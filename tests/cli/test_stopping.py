@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -52,10 +53,35 @@ def test_sigterm_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
     process.terminate()
     _, said = process.communicate()
     assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    assert not unsaid(said, "hint", f"`zoo train --resume {folder}`", "last checkpoint")
     assert Run.open(folder).status == "interrupted"
     assert not (folder / ".lock").exists()
     assert run(["train", "--resume", str(folder)]) == 0 and Run.open(folder).status == "finished"
     assert len(Run.open(folder).history) == 5
+
+
+def test_after_ctrl_c_it_is_said_how_to_go_on(
+    two_splits: Path,
+    exported_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def stopped(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    for place in ("training.recipe.Recipe.fit", "exporting.writing._write", "studies.executor.LocalProcess.submit"):
+        monkeypatch.setattr(f"zoo.{place}", stopped)
+    asked = [*SMALL, "--data", str(two_splits), "--strategy", "full"]
+    copied = tmp_path / "copied"
+    shutil.copytree(exported_run, copied)
+    for command, goes_on in (
+        (["train", *asked, "--out", str(tmp_path / "run")], (f"`zoo train --resume {tmp_path / 'run'}`", "beginning")),
+        (["export", str(copied), "--out", str(tmp_path / "x.onnx")], (f"`zoo export {copied}`", "again")),
+        (["study", *asked, "--out", str(tmp_path / "study")], (f"`zoo study {tmp_path / 'study'}`", "continues")),
+    ):
+        assert run(command) == 130
+        assert not unsaid(capsys.readouterr().err, "interrupted", "hint", *goes_on)
 
 
 @pytest.mark.parametrize(

@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper
+from torchvision.transforms.v2.functional import center_crop
 
 from zoo.data.image import normalise, pixels
 from zoo.exporting.golden_inputs import golden_photographs
@@ -111,6 +113,16 @@ def test_normalisation_has_the_same_bits_as_the_runs() -> None:
     form = Preprocess(resize=32, crop=32)
     noise = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     assert np.array_equal(session(form).run(None, {PHOTOGRAPHS: noise})[0], normalise(noise, form))
+
+
+@pytest.mark.parametrize("excess", range(9))
+def test_the_crop_begins_where_torchvision_s_does(excess: int) -> None:
+    """On noise without a resize, where one pixel aside is everything."""
+    form = Preprocess(resize=20, crop=15, **PLAIN)
+    noise = np.random.default_rng(0).integers(0, 256, (1, 20, 15 + excess + 5, 3), dtype=np.uint8)
+    ours = session(form).run(None, {PHOTOGRAPHS: noise})[0]
+    theirs = center_crop(torch.from_numpy(noise).permute(0, 3, 1, 2), [15, 15])
+    assert np.array_equal(np.rint(ours * 255).astype(np.uint8), theirs.numpy())
 
 
 def test_without_antialiasing_it_would_differ() -> None:

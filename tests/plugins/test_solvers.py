@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from messages import refused
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
@@ -19,6 +23,8 @@ from zoo.networks.head import head_path, replace_head, takes_vectors
 from zoo.predictions import softmax
 from zoo.solver import Task
 from zoo.training.features import features
+from zoo.training.held_out_folds import held_out, held_out_folds
+from zoo_classical import svm
 from zoo_strategies import logistic, neighbours
 
 
@@ -66,6 +72,48 @@ def test_folds_hold_every_class_or_there_are_none() -> None:
     alone = np.array([0, 0, 0, 1])
     answer = logistic.solve(task(nn.Linear(6, 2), found[:4], alone))
     assert answer["folds"] == 0 and answer["strength"] in logistic.STRENGTHS and "cross_validated_loss" not in answer
+    assert "1 of 2 classes have one training image" in answer["note"]
+
+
+@given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(0, 99))
+def test_folds_hold_out_every_image_that_is_not_alone_in_its_class(counts: list[int], seed: int) -> None:
+    labels = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
+    folds, note = held_out_folds(labels, seed)
+    several = [count for count in counts if count > 1]
+    assert (note is not None) is (1 in counts)
+    assert len(folds) == (min(5, *several) if len(several) >= 2 else 0)
+    for fit, held in folds:
+        assert sorted([*fit, *held]) == list(range(len(labels)))
+        assert set(labels[fit]) == set(labels)
+    expected = np.flatnonzero(np.array(counts)[labels] > 1) if folds else np.zeros(0)
+    assert np.array_equal(held_out(folds), expected)
+    if folds and not note:  # as before there were classes of one image
+        theirs = StratifiedKFold(len(folds), shuffle=True, random_state=seed).split(labels, labels)
+        assert all(np.array_equal(a, b) for ours, their in zip(folds, theirs) for a, b in zip(ours, their))
+
+
+@pytest.mark.parametrize("solve", [logistic.solve, svm.solve])
+def test_one_image_in_the_rarest_class_changes_little(solve: Callable[[Task], dict[str, Any]]) -> None:
+    """Nearly the same strength and answers as without it, where a strength fixed for all was chosen before."""
+    found, labels = blobs(4, count=30)
+    noisy = found + np.random.default_rng(0).normal(size=found.shape).astype(np.float32) * 6
+    one = np.concatenate([noisy, found[:1] + 90]), np.concatenate([labels, [4]])
+    without, beside = solve(task(nn.Linear(6, 4), noisy, labels)), solve(task(head := nn.Linear(6, 5), *one))
+    assert beside["folds"] == without["folds"] == 5 and beside["held_out"] == 120
+    assert "1 of 5 classes have one training image, which is never held out" in beside["note"]
+    assert abs(np.log10(beside["strength"] / without["strength"])) <= 1
+    assert head(torch.from_numpy(one[0][-1:])).argmax() == 4
+
+
+@pytest.mark.parametrize("solve", [logistic.solve, svm.solve])
+def test_classes_of_one_image_are_all_classified(solve: Callable[[Task], dict[str, Any]]) -> None:
+    generator = np.random.default_rng(0)
+    common = generator.normal(size=(1, 64)) * generator.uniform(0.2, 3, (120, 1))
+    found = (common + generator.normal(size=(120, 64)) * 0.05).astype(np.float32)  # nearly parallel, some much longer
+    head, labels = nn.Linear(64, 120), np.arange(120)
+    answer = solve(task(head, found, labels))
+    assert float((head(torch.from_numpy(found)).argmax(1).numpy() == labels).mean()) > 0.95
+    assert answer["folds"] == 0 and "120 of 120 classes" in answer["note"] and "temperature" not in answer
 
 
 def test_neighbours_vote_by_similarity() -> None:
@@ -191,7 +239,7 @@ def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(short) == min(len(full), list(full).index(best) + 3) and len(asked) == 5 * len(short)
 
 
-def _args(features: np.ndarray, labels: np.ndarray, patch: pytest.MonkeyPatch, rises: int) -> tuple[object, Task, int]:
+def _args(features: np.ndarray, labels: np.ndarray, patch: pytest.MonkeyPatch, rises: int) -> tuple[Any, Task, Any]:
     patch.setattr(logistic, "RISES", rises)
     found = task(nn.Linear(features.shape[1], 2), features, labels)
-    return features.astype(np.float64), found, 5
+    return features.astype(np.float64), found, held_out_folds(labels, 0)[0]

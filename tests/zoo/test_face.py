@@ -9,14 +9,18 @@ import logging
 import pydoc
 import re
 import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
 from tests_support import TINY
 
 import zoo
+import zoo.progress
 from zoo.experiment import attribute_docs
 from zoo.progress import LogProgress, epoch_line
 
@@ -112,6 +116,50 @@ def test_progress_bars_are_drawn_in_terminals_and_notebooks(monkeypatch: pytest.
     assert not notebook._draws_bars()
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     assert notebook._draws_bars()
+
+
+@pytest.mark.parametrize(
+    ("task", "after", "line"),
+    [
+        (("epoch 2/4 full", 1000, "images", 2000), (0, 250), "epoch 2/4 full: 250 of 1,000 images, 100 s so far"),
+        (("trials", 8, "trials"), (2, 1), "trials: 3 of 8 trials, 100 s so far, about 8 min left"),
+        (("trials", 8, "trials"), (2, 0), "trials: 2 of 8 trials, 100 s so far"),
+        (("write .onnx in fp32", 0), (0, 0), "write .onnx in fp32: 100 s so far"),
+    ],
+)
+def test_how_far_a_task_is_and_how_long_it_takes(
+    task: tuple[Any, ...], after: tuple[int, int], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [50.0]
+    monkeypatch.setattr(zoo.progress, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(zoo.ProgressBar, "_end_silence", lambda *_: None)
+    progress = zoo.ProgressBar(Console(file=io.StringIO()))
+    progress.start(*task)
+    progress.advance(after[0])  # at once: done before
+    now[0] += 100
+    progress.advance(after[1])
+    if task[3:]:
+        line += ", about 5 min left, with all that follows 18 min"
+    assert progress.standing() == line.replace("100 s", "2 min")
+    progress.stop()
+
+
+def test_silence_without_a_terminal_is_ended_until_the_task_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zoo.progress, "SILENCE", 0.01)
+    text = io.StringIO()
+    progress = zoo.ProgressBar(Console(file=text, width=100))
+    progress.start("write .onnx in [fp32]", 0)
+    while text.getvalue().count("write .onnx in [fp32]: 0 s so far\n") < 2:
+        time.sleep(0.005)
+    thread = next(one for one in threading.enumerate() if "_end_silence" in one.name)
+    progress.stop()
+    thread.join(60)
+    assert not thread.is_alive()
+    drawn = io.StringIO()
+    terminal = zoo.ProgressBar(Console(file=drawn, width=100, force_terminal=True))
+    terminal.start("write", 0)  # a bar moves, and there is no thread
+    assert not [one for one in threading.enumerate() if "_end_silence" in one.name]
+    terminal.stop()
 
 
 def test_epoch_line_of_validated_and_solved_epochs(caplog: pytest.LogCaptureFixture) -> None:

@@ -17,7 +17,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from zoo.dataset import ImageSource, as_source
 from zoo.errors import ZooError, first_line
-from zoo.preprocess import Preprocess
+from zoo.preprocess import Preprocess, crop_start
 from zoo.storage.cache import source_key
 
 # Formats that are accepted. GIF is not: such a file is more often a placeholder ("image not found") than a photograph
@@ -132,13 +132,21 @@ def resize(image: Pixels, preprocess: Preprocess) -> Pixels:
 
 def centre_crop(image: Pixels, side: int) -> Pixels:
     """The middle `(side, side, 3)` of an image. A smaller image is padded with black, as in torchvision."""
+    image = _pad(image, side)
+    return _cut(image, side, crop_start(image.shape[0] - side), crop_start(image.shape[1] - side))
+
+
+def _pad(image: Pixels, side: int) -> Pixels:
+    """Pad with black to at least `side` pixels both ways."""
     height, width = image.shape[:2]
-    if height < side or width < side:
-        above, left = max(side - height, 0) // 2, max(side - width, 0) // 2
-        below, right = max(side - height, 0) - above, max(side - width, 0) - left
-        image = np.pad(image, ((above, below), (left, right), (0, 0)))
-        height, width = image.shape[:2]
-    top, left = (height - side) // 2, (width - side) // 2
+    if height >= side and width >= side:
+        return image
+    above, left = max(side - height, 0) // 2, max(side - width, 0) // 2
+    below, right = max(side - height, 0) - above, max(side - width, 0) - left
+    return np.pad(image, ((above, below), (left, right), (0, 0)))
+
+
+def _cut(image: Pixels, side: int, top: int, left: int) -> Pixels:
     return np.ascontiguousarray(image[top : top + side, left : left + side])
 
 
@@ -151,6 +159,7 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
     """JSON values of everything that pixels depend on besides the file: sizes, filter, this code, Pillow's version."""
     return {
         "resize": preprocess.resize,
+        "crop": preprocess.crop,
         "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
         "code": source_key(Path(__file__)),
@@ -159,8 +168,15 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
 
 
 def canvas(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The square that random crops are taken from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8."""
-    return centre_crop(resize(image, preprocess), preprocess.canvas)
+    """The square that random crops are taken from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8.
+
+    Its centre crop is what `pixels` returns: a centre crop of a centre crop would be rounded twice.
+    """
+    side = preprocess.canvas
+    image = _pad(resize(image, preprocess), side)
+    within = crop_start(side - preprocess.crop)
+    top, left = (crop_start(length - preprocess.crop) - within for length in image.shape[:2])
+    return _cut(image, side, top, left)
 
 
 def normalise(batch: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:

@@ -38,16 +38,16 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     """
     fit, choose = images.splits["train"], tuple[Sample, ...]()
     notes: tuple[str, ...] = ()
-    if experiment.fraction < 1:
-        fit = stratified_subset(fit, experiment.fraction, experiment.split_seed)
-        notes = (f"`--fraction {experiment.fraction:g}`: {len(fit)} of {len(images.splits['train'])} training images",)
     if images.may_choose:
         choose = images.splits["val"]
-    elif experiment.chooses:
+    elif experiment.chooses:  # before the fraction is taken: so all fractions are validated on the same images
         fit, choose = hold_out(fit, experiment.split_seed)
         notes = (
-            *notes,
             f"metrics are reported on `{images.reported}`, so {len(choose)} of {len(fit) + len(choose)} training "
             "images are held out for validation",
         )
+    if experiment.fraction < 1:
+        count = len(fit)
+        fit = stratified_subset(fit, experiment.fraction, experiment.split_seed)
+        notes = (*notes, f"`--fraction {experiment.fraction:g}`: {len(fit)} of {count} training images")
     return Roles(fit=fit, choose=choose, reported=images.reported, notes=notes)

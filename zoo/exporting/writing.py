@@ -154,11 +154,15 @@ def export(
             best = good[0]
             if len(good) > 1:
                 progress.note("measuring the latency of the precisions that passed")
+                progress.start("measure latencies", 0)
                 candidates = time_candidates(candidates, files, exporter, plugins)
                 best = fastest([one for one in candidates if not one.failure])
             _move(files[best.precision], target, exporter)
     except OSError as error:
         raise unwritable(target, error) from error
+    except KeyboardInterrupt as stop:
+        stop.add_note(f"`zoo export {run.path}` starts again, nothing was written")
+        raise
     finally:
         progress.stop()
     assert best.parity is not None and best.size is not None
@@ -277,6 +281,7 @@ def _write(
         ZooError: it cannot be written, or does not pass.
     """
     progress.note(f"writing {exporter.suffix} in {spec.precision}")
+    progress.start(f"write {exporter.suffix} in {spec.precision}", 0)
     try:
         load_target(exporter.write)(spec)
     except (ZooError, OSError):

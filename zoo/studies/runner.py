@@ -166,7 +166,11 @@ class StudySession:
             if not self._train_all(costs, tuned, retry, until):
                 return "out of time"
             if self.study.test:
+                self.progress.start("score the winners on `test`", 0)
                 self._score_winners()
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"`zoo study {self.folder}` continues it; finished trials are kept")
+            raise
         finally:
             self.progress.stop()
             self._executor.cancel()
@@ -288,6 +292,7 @@ class StudySession:
             if configuration in found or costs[configuration].refused(self.study):
                 continue
             left = None if until is None else max(until - time.monotonic(), 1.0)
+            self.progress.start(f"search {configuration}", 0)
             experiment = replace(self.study.experiment(trial), fraction=max(self.study.fractions))
             try:
                 found[configuration] = self._local.ask(

@@ -24,6 +24,7 @@ from zoo.storage.files import SCHEMA, write_bytes
 NEXT = "checkpoint-next.safetensors"
 NEWEST = "checkpoint.safetensors"
 PREVIOUS = "checkpoint-previous.safetensors"
+FILES = (NEXT, NEWEST, PREVIOUS)  # from the newest to the oldest
 
 # Without `--save-every`, at least so many seconds lie between two saves, and at least so many times the duration of a
 # save. The second number keeps the cost of saves below two per cent
@@ -66,7 +67,7 @@ class Checkpoints:
         """
         started = perf_counter()
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps({**state, "run": self._run})
+        text = json.dumps({**state, "run": self._run, "checkpoints": (self.written + 1, self.spent)})
         metadata = {"schema": str(SCHEMA), "state": text, "sha256": _digest(kept, text)}
         data = save_tensors(kept, metadata)
         newest, written = self._folder / NEWEST, self._folder / NEXT
@@ -87,7 +88,7 @@ class Checkpoints:
             ZooError: all checkpoints are damaged or belong to another run, or a folder has a checkpoint's name.
         """
         problems: list[str] = []
-        files = [self._folder / name for name in (NEXT, NEWEST, PREVIOUS)]
+        files = [self._folder / name for name in FILES]
         for file in files:
             if file.is_dir():
                 raise ZooError(

@@ -6,10 +6,10 @@ import math
 
 from zoo.experiment import Schedule
 
-# `one-cycle` starts at 1/25 of the highest rate and ends at 1e-4 of it: Smith and Topin 2018, "Super-convergence". The
-# start is that of fastai and of torch's OneCycleLR
+# `one-cycle`, Smith and Topin 2018, "Super-convergence", starts at 1/25 of the highest rate and ends at 1e-4 of its
+# start, as torch's OneCycleLR. fastai's start is the same; its end is 1e-5 of the highest rate
 START = 1 / 25
-END = 1e-4
+END = START * 1e-4
 
 # `step` divides the rate by ten after each third of the phase, as in the ImageNet recipe of He et al. 2016
 STEPS = 3

@@ -50,6 +50,7 @@ class Recipe:
         self.average: AveragedModel | None = None  # of the trainable weights, where the phase asks for one
         self.proof: FrozenProof | None = None
         self.ended_by: str | None = None  # why the run ended before its last epoch
+        self.seconds: dict[str, float] = {}  # of all records so far, by what they were spent on
         self._restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None
 
     def fit(self) -> Iterator[dict[str, Any]]:
@@ -91,7 +92,7 @@ class Recipe:
             record["seconds"]["evaluate"] = round(perf_counter() - started, 3)
             if "choice_loss" in record:
                 self._note_validation(record["choice_loss"], epoch)
-            self.job.context.progress.epoch(record)
+            self._count(record)
             position.epoch, position.batch, state.totals = epoch + 1, 0, RunningTotals()
             position.records += 1
             yield record
@@ -145,9 +146,15 @@ class Recipe:
             record["seconds"]["evaluate"] = round(perf_counter() - started, 3)
             keep = self.model if self.experiment.keep == "best" else None
             self.state.best_of_run.note(record["choice_loss"], position.epoch - 1, keep)
-        self.job.context.progress.epoch(record)
+        self._count(record)
         position.records += 1
         return record
+
+    def _count(self, record: dict[str, Any]) -> None:
+        """Report a record, and add up its seconds."""
+        self.job.context.progress.epoch(record)
+        for name, value in record["seconds"].items():
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + value, 3)
 
     def _train_epoch(self, phase: Phase, first: int, epochs: int) -> dict[str, Any]:
         """Train from the current batch to the end of the epoch; returns its part of the history record.
@@ -164,7 +171,11 @@ class Recipe:
         before, since, started = dataclasses.replace(totals), phase_steps.spent(), perf_counter()
         for times in range(int(shown.max()) + 1):
             phase_steps.prepare(phase_steps.view(position.epoch, times))
-        progress.start(f"epoch {position.epoch + 1}/{sum(self.epochs)} {phase.name}", len(labels))
+        title, after = (
+            f"epoch {position.epoch + 1}/{sum(self.epochs)} {phase.name}",
+            sum(self.epochs) - position.epoch - 1,
+        )
+        progress.start(title, len(labels), later=after * len(labels))
         progress.advance(totals.seen)
         for batch, positions in enumerate(cuts[position.batch :], start=position.batch):
             rate = self._rate((position.epoch - first) * steps + batch, epochs * steps)
@@ -252,6 +263,8 @@ class Recipe:
             **self.state.to_json(),
             "parts": self.workspace.stepper.parts,
             "seconds": self.job.context.clock.total(),
+            "laps": self.job.context.clock.laps_with("train"),
+            "of_train": self.seconds,
             "proof": self.proof.digest if self.proof is not None else None,
         }
         return tensors, state
@@ -260,5 +273,6 @@ class Recipe:
         """Continue from what `snapshot` returned; the optimiser is restored when its phase begins."""
         self.state = TrainingState.from_json(state, tensors)
         self.workspace.stepper.parts = state["parts"]
+        self.seconds = dict(state.get("of_train", {}))
         load_tensors(tensors, self.model, None, None)
         self._restored = (tensors, state)

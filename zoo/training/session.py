@@ -41,7 +41,8 @@ from zoo.runs.run import (
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
-from zoo.training.checkpoint import Checkpoints
+from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
+from zoo.training.checkpoint import FILES, Checkpoints
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
 from zoo.training.optimizer import changed_by
@@ -171,7 +172,6 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
         if resumed:
             run = _restore(run, recipe, checkpoints)
             keep = recipe.state.position.records
-        seconds: dict[str, float] = {}
         with preserved_generators():
             for line in recipe.fit():
                 if keep is not None:  # not earlier, so that a run that cannot be resumed loses nothing
@@ -180,12 +180,11 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
                 append_json(folder / HISTORY_FILE, line)
                 if "note" in line.get("solved", {}):
                     progress.note(line["solved"]["note"])
-                for name, value in line["seconds"].items():
-                    seconds[name] = round(seconds.get(name, 0.0) + value, 3)
         clock.lap("train")
         network = job.setup.plan.merge(job.network)
         _check_finite(network, job.experiment)
         run = run.update(temperature=_calibrate(network, job, recipe, run))
+        run = run.update(fitted=_compare_with_guessing(network, job, recipe, run))
         digest = _save_weights(network, folder)
         clock.lap("save")
         predictions = _predict(network, job, recipe)
@@ -217,11 +216,16 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
             accuracy_interval_95=list(evaluation.interval()),
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},
-            seconds={**clock.laps, "total": clock.total(), "of_train": seconds},
+            seconds={**clock.laps, "total": clock.total(), "of_train": recipe.seconds},
         )
         checkpoints.clear()
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         run.update(status="interrupted", finished=now())
+        saved = any((folder / name).is_file() for name in FILES)
+        stop.add_note(
+            f"`zoo train --resume {folder}` continues the run from its "
+            + ("last checkpoint" if saved else "beginning, since no checkpoint was written yet")
+        )
         raise
     except BaseException as error:
         run.update(status="failed", finished=now(), failure=first_line(error))
@@ -255,7 +259,8 @@ def _restore(run: Run, recipe: Recipe, checkpoints: Checkpoints) -> Run:
         for problem in problems:
             progress.warn(f"{problem}; resuming from the one before")
         recipe.restore(tensors, state)
-        recipe.job.context.clock.before = float(state["seconds"])
+        recipe.job.context.clock.continue_from(state.get("laps", {}), float(state["seconds"]))
+        checkpoints.written, checkpoints.spent = state.get("checkpoints", (0, 0.0))
     elif run.history:
         progress.warn(
             f"there is no checkpoint in `{run.path}` (deleted, or not written yet), so the epochs in `{HISTORY_FILE}` "
@@ -307,12 +312,33 @@ def _calibrate(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str
         lines  # the history may have been deleted in the meantime
         and all(phase.solver for phase in recipe.phases)
         and "temperature" in lines[-1].get("solved", {})
-        and len(job.decoded["fit"].samples) >= FEWEST
+        and lines[-1]["solved"].get("held_out", len(job.decoded["fit"].samples)) >= FEWEST
     ):
         value, on = float(lines[-1]["solved"]["temperature"]), "folds of train"
     else:
         return {"value": 1.0, "fitted_on": None}
     return {"value": value, "fitted_on": on} if fold_temperature(network, value) else {"value": 1.0, "fitted_on": None}
+
+
+def _compare_with_guessing(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Score some training images, and say so if the network is no better than guessing; returns a record."""
+    lines, labels = run.history, job.decoded["fit"].labels
+    if lines and "solved" in lines[-1] and len(recipe.phases) == 1:  # its loss on all of them is known already
+        loss, guessing = lines[-1]["train_loss"], entropy(labels)
+        fitted = Fitted(images=len(labels), loss=loss, guessing=guessing, learnt=loss < guessing)
+    else:
+        part = some_fitted(job.decoded["fit"], job.setup.preprocess.crop)
+        logits = _logits(network, job, recipe, part, "score training images", cached=False)
+        balanced = job.experiment.class_balance != "none"
+        fitted = compare_with_guessing(logits, part.labels, labels, balanced=balanced)
+    if not fitted.learnt:
+        steps = recipe.state.position.step
+        job.context.progress.warn(
+            f"on {fitted.images} of its training images the network has a loss of {fitted.loss:.3f}, not significantly "
+            f"below the {fitted.guessing:.3f} of guessing the shares of the classes, so its probabilities mean nothing"
+            + (f"; it took {steps} step{'s' * (steps != 1)}: pass more `--epochs`, or another `--lr`" if steps else "")
+        )
+    return fitted.to_json()
 
 
 def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
@@ -327,12 +353,14 @@ def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     )
 
 
-def _logits(network: Network, job: Job, recipe: Recipe, part: DecodedImages, title: str) -> npt.NDArray[np.float32]:
+def _logits(
+    network: Network, job: Job, recipe: Recipe, part: DecodedImages, title: str, *, cached: bool = True
+) -> npt.NDArray[np.float32]:
     """Logits `(N, classes)` of a part's images by the finished network."""
     progress = job.context.progress
     predictor = TorchPredictor(network.model.eval(), (), job.setup.preprocess, job.setup.device.place)
     outputs = None
-    if not job.network.anatomy.added:
+    if cached and not job.network.anatomy.added:
         cache, last = recipe.workspace.cache, recipe.phases[-1]
         outputs = cache.evaluation_outputs(network, changed_by(network, last), part)
     progress.start(title, len(part.samples))

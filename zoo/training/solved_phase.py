@@ -49,6 +49,7 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
     in_head = {id(parameter) for parameter in head.parameters()}
     frozen = FrozenProof(model, "frozen", excluded=in_head | {id(buffer) for buffer in head.buffers()})
     computed = perf_counter()
+    workspace.job.context.progress.start(f"solve {phase.name}", 0)
     solve: Callable[[Task], dict[str, Any]] = load_target(phase.solver)
     answer = solve(
         Task(

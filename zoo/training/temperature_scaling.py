@@ -7,6 +7,7 @@ it.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -22,24 +23,37 @@ from zoo.predictions import softmax
 LOWEST, HIGHEST = 0.1, 10.0  # bounds of the temperature
 FEWEST = 20  # images to fit on; with fewer, the result would be mostly chance
 
+# Standard deviation of the prior of log T, a normal distribution around T = 1: most networks are between half and twice
+# as sure as they are right (Guo et al. 2017, table 1 and section 4)
+SPREAD = math.log(2)
+
 
 def fit_temperature(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> float:
-    """The temperature between 0.1 and 10 with the lowest log-loss of `logits` `(N, classes)` for `labels` `(N,)`.
+    """The most probable temperature between 0.1 and 10 for `logits` `(N, classes)` and `labels` `(N,)`, or 1.
 
-    Targets are smoothed by one count per class (Platt 1999): without that, the temperature would go to its lower bound
-    where every image is classified correctly.
+    The likelihood alone has no maximum where every image is classified correctly; the prior (`SPREAD`) has its mode at
+    1. The result is exactly 1 unless the gain in log-loss on these images is larger than 1.96 of its standard errors.
+    For that, one more image is counted for which the temperature is as wrong as it can be, since images among which no
+    error was seen do not show how large one is. So the log-loss of these images never rises.
     """
     from scipy.optimize import minimize_scalar
 
-    count, classes = logits.shape
-    targets = np.full((count, classes), 1 / (count + classes))
-    targets[np.arange(count), labels] = (count + 1) / (count + classes)
+    rows = np.arange(len(labels))
 
-    def loss(exponent: float) -> float:
-        share = softmax((logits / np.exp(exponent)).astype(np.float64))
-        return float(-(targets * np.log(np.maximum(share, 1e-300))).sum() / count)
+    def losses(exponent: float) -> npt.NDArray[np.float64]:
+        """The loss `(N, classes)` of each image, whichever its label."""
+        shares = softmax((logits / np.exp(exponent)).astype(np.float64))
+        found: npt.NDArray[np.float64] = -np.log(np.maximum(shares, 1e-300))
+        return found
 
-    found = minimize_scalar(loss, bounds=(np.log(LOWEST), np.log(HIGHEST)), method="bounded")
+    def objective(exponent: float) -> float:
+        return float(losses(exponent)[rows, labels].sum() + (exponent / SPREAD) ** 2 / 2)
+
+    found = minimize_scalar(objective, bounds=(math.log(LOWEST), math.log(HIGHEST)), method="bounded")
+    every = losses(0.0) - losses(found.x)
+    gains = np.append(every[rows, labels], every.min(1).mean())
+    if gains.mean() <= 1.96 * gains.std() / math.sqrt(len(gains)):
+        return 1.0
     return float(np.exp(found.x))
 
 

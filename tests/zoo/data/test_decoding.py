@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import combinations, product
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 import pytest
-from tests_support import make_photos
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+from tests_support import TINY, make_photos
 
 import zoo.data.decoding
+import zoo.inference.prediction
 from zoo import Images, Preprocess, ZooError
+from zoo.data.decode_plan import SPARE, decode_requests, store_keys
 from zoo.data.decoding import DecodeRequest, allocate, decode_parts
-from zoo.data.image import pixel_key, pixels
+from zoo.data.image import canvas, decode, pixel_key, pixels
+from zoo.data.roles import Roles
+from zoo.preprocess import Fit
 from zoo.storage.tensor_store import Store
 from zoo_datasets.folder import open_folder
 
@@ -111,3 +121,72 @@ def test_stored_pixels_are_reused_until_a_file_changes(spoilt: Path, tmp_path_fa
     (spoilt / "train/red/000.jpg").write_bytes((spoilt / "train/blue/000.jpg").read_bytes())  # mended
     third, told = again()
     assert len(third.samples) == 9 and len(told) == 2
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Images:
+    """Noisy photographs of 8 to 12 times the canvas, so that a JPEG decoded at a fraction has other pixels."""
+    root = tmp_path_factory.mktemp("large")
+    generator = np.random.default_rng(0)
+    for split, label, number in product(("train", "val"), ("a", "b"), range(2)):
+        pixels = generator.integers(0, 256, (300, 360 + 20 * number, 3), dtype=np.uint8)
+        (root / split / label).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(root / split / label / f"{number}.jpg", quality=95)
+    return open_folder(str(root), 0)
+
+
+@pytest.mark.parametrize("sizes", [(32, 24), (32, 32), (24, 33)])
+def test_what_is_scored_is_decoded_in_full_and_shares_no_pixels_with_what_is_fitted(
+    large: Images, sizes: tuple[int, int], tmp_path: Path
+) -> None:
+    preprocess = Preprocess(resize=sizes[0], crop=sizes[1])
+    samples = large.splits["val"]
+    both = Roles(fit=samples, choose=samples, reported="val", notes=())  # the same files, so that the key alone decides
+    parts = decode_requests(large, both, preprocess)
+    store, keys = Store(tmp_path), store_keys(parts, preprocess)
+    for _ in range(2):  # decoded, then read from the store
+        found, _ = decode_parts(large, parts, on_bad_image="fail", workers=1, store=store, keys=keys)
+        for role, least, shown in (
+            ("fit", SPARE * preprocess.canvas, canvas),
+            ("choose", None, pixels),
+            ("reported", None, pixels),
+        ):
+            expected = [shown(decode(sample.source, least), preprocess) for sample in samples]
+            assert np.array_equal(found[role].pixels, np.stack(expected)), role
+    assert SPARE * preprocess.canvas < 150  # so that a half is enough
+    some = samples[0].source
+    assert not np.array_equal(
+        pixels(decode(some, SPARE * preprocess.canvas), preprocess), pixels(decode(some), preprocess)
+    )
+
+
+def test_every_evaluation_decodes_in_full(large: Images, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Training's own figures, `evaluate` and `predict`: no image but those of train is decoded at a fraction."""
+    asked: dict[str, set[int | None]] = {}
+
+    def noted(source: Any, at_least: int | None = None) -> Any:
+        asked.setdefault("train" if "/train/" in str(source) else "val", set()).add(at_least)
+        return decode(source, at_least)
+
+    for module in (zoo.data.decoding, zoo.inference.prediction):
+        if hasattr(module, "decode"):
+            monkeypatch.setattr(module, "decode", noted)
+    run = zoo.train(replace(TINY, data=large.name, strategy="linear", epochs=None, cache="off"), out=tmp_path / "run")
+    assert asked.pop("train") == {SPARE * run.preprocess.canvas} and asked == {"val": {None}}
+    zoo.evaluate(run, split="train")
+    zoo.predict(run, [sample.source.path for sample in large.splits["train"]])  # type: ignore[attr-defined]
+    assert asked == {"val": {None}, "train": {None}}
+
+
+@given(st.integers(20, 40), st.tuples(*[st.integers(16, 40)] * 2), st.tuples(*[st.sampled_from(get_args(Fit))] * 2))
+def test_equal_keys_mean_equal_pixels(resize: int, crops: tuple[int, int], fits: tuple[Fit, Fit]) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
+    images = Images(name="x", classes=("a",), splits={"train": (), "val": ()})
+    roles, found = Roles(fit=(), choose=(), reported="val", notes=()), []
+    for crop, fit in zip(crops, fits):
+        preprocess = Preprocess(resize=resize, crop=crop, fit=fit)
+        parts = decode_requests(images, roles, preprocess)
+        keys = store_keys(parts, preprocess)
+        found += [(keys[name], part.convert(image)) for name, part in parts.items()]
+    for (key, shown), (another, seen) in combinations(found, 2):
+        assert key != another or np.array_equal(shown, seen)

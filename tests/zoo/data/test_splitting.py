@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests_support import TINY
 
-from zoo import Sample, ZooError
-from zoo.data.splitting import hold_out, split_stratified
+from zoo import Images, Sample, ZooError
+from zoo.data.roles import assign_roles
+from zoo.data.splitting import hold_out, lock, split_stratified
+from zoo.dataset import Role
 
 
 def samples(counts: dict[str, int]) -> list[Sample]:
@@ -60,3 +64,28 @@ def test_hold_out_takes_a_share_of_each_class() -> None:
     assert Counter(s.label for s in choose) == {"a": 3, "b": 6}
     assert not {s.id for s in fit} & {s.id for s in choose}
     assert len(fit) + len(choose) == 60
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), st.integers(2, 40), min_size=2, max_size=4),
+    st.tuples(st.floats(0.01, 1), st.floats(0.01, 1)),
+    st.sampled_from(["two", "two, held out", "locked", "three"]),
+    st.integers(0, 100),
+)
+def test_a_smaller_fraction_lies_within_a_larger_one_and_both_are_validated_alike(
+    counts: dict[str, int], fractions: tuple[float, float], layout: str, seed: int
+) -> None:
+    splits: dict[Role, tuple[Sample, ...]] = {
+        "train": tuple(samples(counts)),
+        "val": tuple(samples({f"{label}v": 1 for label in counts})),
+    }
+    images = Images(
+        name="x", classes=tuple(sorted(counts)), splits=splits | ({"test": ()} if layout == "three" else {})
+    )
+    images = lock(images, seed) if layout == "locked" else images
+    asked = replace(TINY, split_seed=seed, early_stopping=None if layout == "two" else 2)
+    fewer, more, whole = (assign_roles(images, replace(asked, fraction=one)) for one in (*sorted(fractions), 1.0))
+    assert set(fewer.fit) <= set(more.fit) <= set(whole.fit)
+    assert fewer.choose == more.choose == whole.choose
+    assert not set(whole.fit) & set(whole.choose)
+    assert bool(whole.choose) is (layout != "two")

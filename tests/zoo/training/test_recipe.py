@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import zoo.feature_cache.loader
@@ -23,7 +25,7 @@ from zoo.data.roles import Roles
 from zoo.progress import Progress, Silent
 from zoo.system.device import choose_device
 from zoo.training.lr_schedule import factor
-from zoo.training.optimizer import make_optimizer, plan_groups, trained_by
+from zoo.training.optimizer import make_optimizer, plan_groups, pulled_by, trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
 from zoo.training.sampler import epoch_order
@@ -136,6 +138,13 @@ def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in sgd.param_groups)
 
 
+def test_the_pull_replaces_the_decay_of_what_is_pulled_and_of_nothing_else() -> None:
+    groups = plan_groups(network(), phase(pull=0.5), replace(E, weight_decay=0.3), 0.1)
+    decays = {name: group.weight_decay for group in groups for name in group.names}
+    assert {name: value for name, value in decays.items() if value} == {"fc.weight": 0.3}
+    assert pulled_by(network(), phase(pull=0.5)) == tuple(name for name in decays if name.startswith("body"))
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.3])
 @pytest.mark.parametrize(
     "asked", [phase(), phase(pull=0.5), Phase(name="norms", groups=(Group(stages=("body",), only="norms"),))]
@@ -165,6 +174,18 @@ def test_plateau_divides_the_rate_by_ten_after_two_epochs_without_progress(
     monkeypatch.setattr(it, "_validate", lambda: {"choice_loss": 1.0, "choice_accuracy": 0.5})
     list(it.fit())
     assert [row[-1] for row in rates[::3]] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
+
+
+@settings(max_examples=50, deadline=None)
+@given(losses=st.lists(st.sampled_from([0.5, 0.6, 0.7, 0.8, float("nan")]), min_size=1, max_size=15))
+def test_plateau_lowers_the_rate_when_torch_s_class_does(losses: list[float]) -> None:
+    it = recipe((phase(),), (len(losses),), choose=scanned([0, 1]), schedule="plateau")
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+    theirs = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.1, patience=1, threshold=0.0, eps=0.0)
+    for epoch, loss in enumerate(losses):
+        it._note_validation(loss, epoch)
+        theirs.step(loss)
+        assert it.state.position.lowered == pytest.approx(optimizer.param_groups[0]["lr"])
 
 
 def test_early_stopping_waits_as_long_as_asked_and_keeps_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,24 +237,6 @@ def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation
         torch.from_numpy(normalise(it.workspace.train.pixels[:3], PREPROCESS)),
         atol=1e-5,
     )
-
-
-@pytest.mark.parametrize("parts", [1, 2, 3, 6])
-@pytest.mark.parametrize("balance", ["loss", "none"])
-def test_a_batch_in_parts_has_the_gradient_of_torch_s_mean(parts: int, balance: Any) -> None:
-    labels = [0] * 4 + [1] * 2
-    it = recipe((phase(),), (1,), labels=labels, label_smoothing=0.2, class_balance=balance, accumulate=parts, lr=1e-9)
-    inputs, targets = torch.randn(6, 3, 8, 8), torch.tensor(labels)
-    it.model.eval()
-    weight = torch.tensor([6 / 8, 6 / 4]) if balance == "loss" else None
-    expected = nn.functional.cross_entropy(it.model(inputs), targets, weight, label_smoothing=0.2)
-    (wanted,) = torch.autograd.grad(expected, [it.network.model.get_parameter("fc.weight")])
-    optimizer = make_optimizer(it.model, it.workspace.groups[0], it.experiment)
-    loss, right = it.workspace.stepper._gradients(it.model, (inputs,), targets, optimizer, parts, 0)
-    assert loss == pytest.approx(float(expected.detach()), rel=1e-6)
-    gradient = it.network.model.get_parameter("fc.weight").grad
-    assert gradient is not None and torch.allclose(gradient, wanted, atol=1e-7)
-    assert right == int((it.model(inputs).argmax(1) == targets).sum())
 
 
 def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -290,6 +293,26 @@ def test_the_best_of_the_run_is_kept_over_phases(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(it, "_validate", evaluate)
     list(it.fit())
     assert all(torch.equal(value, states[0][name]) for name, value in it.model.state_dict().items())
+
+
+@pytest.mark.parametrize("asked", [{"keep": "best"}, {"early_stopping": 1}], ids=str)
+def test_the_best_weights_are_the_averaged_ones(asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was scored is kept: the average of the best epoch, not the weights that the optimiser steps from."""
+    it = recipe((phase(ema=0.8),), (3,), choose=scanned([0, 1]), **asked)
+    losses = iter([0.5, 0.1, 9.0])
+    raw: list[dict[str, torch.Tensor]] = []
+    averaged: list[dict[str, torch.Tensor]] = []
+
+    def evaluate() -> dict[str, float]:
+        assert it.average is not None
+        for states, model in ((raw, it.model), (averaged, it.average.module)):
+            states.append({name: value.clone() for name, value in model.state_dict().items()})
+        return {"choice_loss": next(losses), "choice_accuracy": 0.5}
+
+    monkeypatch.setattr(it, "_validate", evaluate)
+    list(it.fit())
+    assert not torch.allclose(raw[1]["fc.weight"], averaged[1]["fc.weight"], atol=1e-4)
+    assert all(torch.equal(value, averaged[1][name]) for name, value in it.model.state_dict().items())
 
 
 @pytest.mark.parametrize("seed", [1, 2])

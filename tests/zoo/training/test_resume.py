@@ -136,6 +136,14 @@ def test_a_run_killed_three_times_ends_with_the_same_weights(
     assert any(f"resumed at step {at[-1]} " in note for note in said.notes)
     assert again.status == "finished" and not list(again.path.glob("*checkpoint*"))
     assert again.record["steps"] == steps
+    for run in (whole, again):
+        seconds = run.record["seconds"]
+        laps = {name: value for name, value in seconds.items() if name not in ("total", "of_train")}
+        assert set(laps) == {"build", "scan", "train", "save", "report"}
+        rounding = 0.0005 * (len(laps) + 8 * len(run.history))
+        assert sum(seconds["of_train"].values()) <= laps["train"] + rounding
+        assert sum(laps.values()) <= seconds["total"] + rounding
+    assert again.record["checkpoints"]["written"] == steps
 
 
 def test_without_a_checkpoint_it_begins_anew(
@@ -186,6 +194,29 @@ def test_a_kill_after_the_last_step_of_an_epoch_keeps_its_rate(
         patch.setattr(Checkpoints, "write", dying)
         train(experiment, out=tmp_path / "killed", plugins=plugins)
     same(whole, resume(tmp_path / "killed", plugins=plugins))
+
+
+def test_seconds_count_all_sessions_up_to_the_checkpoint_that_was_resumed(
+    killed: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of build, scan, train, its parts and the total has its own seconds of the earlier sessions."""
+    read = Checkpoints.read
+    before = {"build": 1000.0, "scan": 2000.0, "train": 4000.0}
+    parts = {"data": 1500.0, "rest": 1200.0, "evaluate": 800.0}
+
+    def slow(self: Checkpoints) -> Any:
+        tensors, state, problems = read(self) or pytest.fail("there is no checkpoint")
+        assert set(state["laps"]) == set(before) and set(state["of_train"]) <= {*parts, "prefix", "store"}
+        assert sum(state["of_train"].values()) <= state["laps"]["train"] <= state["seconds"]
+        return tensors, {**state, "laps": before, "seconds": 7000.0, "of_train": parts}, problems
+
+    monkeypatch.setattr(Checkpoints, "read", slow)
+    seconds = resume(killed, plugins=plugins).record["seconds"]
+    for name, least in {**before, "total": 7000.0}.items():
+        assert least < seconds[name] < least + 500, name
+    for name, least in parts.items():
+        assert least <= seconds["of_train"][name] < least + 500, name
+    assert sum(seconds["of_train"].values()) <= seconds["train"] <= seconds["total"]
 
 
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from zoo import Experiment, Group, Phase, ZooError
 from zoo.progress import Silent
 from zoo.system.device import choose_device
-from zoo.training.sampler import preserved_generators, seed_step
-from zoo.training.step import Stepper, is_out_of_memory
+from zoo.training.sampler import class_weights, preserved_generators, seed_step
+from zoo.training.step import Stepper, is_out_of_memory, summed_loss
 
 E = Experiment(data="x", backbone="x", strategy="x", device="cpu", label_smoothing=0.0, clip=0.0)
 PHASE = Phase(name="p", groups=(Group(stages=("head",)),), norm="frozen")
@@ -103,6 +106,24 @@ def test_a_pass_that_failed_leaves_no_trace_in_the_statistics() -> None:
     assert torch.equal(counts[4][1], failed.get_buffer("norm.running_mean"))
 
 
+def test_a_pass_that_failed_leaves_no_trace_in_what_is_drawn_at_random() -> None:
+    """Dropout draws before memory runs out, and the step is that of a batch in two parts from the beginning."""
+
+    class Drawn(Net):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(self.drop(x))
+
+    found = []
+    for room, accumulate in ((4, 1), (100, 2)):
+        torch.manual_seed(0)
+        model = Drawn(room).train()
+        it = stepper(model, accumulate=accumulate)
+        take(model, it)
+        assert it.parts == 2
+        found.append(model.fc.weight.detach())
+    assert torch.equal(*found)
+
+
 @pytest.mark.parametrize(("norm", "words"), [("frozen", "one image at a time does"), ("train", "two images")])
 def test_one_image_that_does_not_fit_is_told(norm: Any, words: str) -> None:
     model = net(room=0)
@@ -181,3 +202,134 @@ def test_training_leaves_the_generators_as_they_were() -> None:
     with preserved_generators():
         seed_step(1, 2, 3)
     assert (float(torch.rand(1)), float(np.random.rand())) == expected
+
+
+class Small(nn.Module):
+    """Three classes, a body that is pulled and a head that is not; no layer whose result depends on other images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Linear(3 * 4 * 4, 5)
+        self.head = nn.Linear(5, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(x.flatten(1)).tanh())  # type: ignore[no-any-return]
+
+
+RARE = np.array(
+    [0, 0, 0, 0, 1, 1, 0, 2, 0]
+)  # a batch, of data with other shares: the weights do not add up to its size
+DATA = np.array([0] * 10 + [1] * 7 + [2] * 4)
+PAIRED: dict[str, tuple[Any, Any]] = {
+    "class_balance": ("none", "loss"),
+    "label_smoothing": (0.0, 0.3),
+    "mixup": (None, 0.7),
+    "cutmix": (None, 0.7),
+    "accumulate": (1, 4),
+    "clip": (0.0, 0.05),
+    "pull": (0.0, 0.4),
+}
+
+
+def parameters(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone().to(dtype) for name, value in model.named_parameters()}
+
+
+@pytest.mark.parametrize("asked", list(product(*PAIRED.values())), ids=str)
+def test_all_settings_of_the_loss_together_take_the_step_of_their_definitions(asked: tuple[Any, ...]) -> None:
+    """One step against the definitions, written out in double precision, image by image and class by class."""
+    wanted = dict(zip(PAIRED, asked))
+    model = Small()
+    settings = {name: wanted[name] for name in ("class_balance", "label_smoothing", "accumulate", "clip")}
+    experiment = replace(E, batch_size=9, **settings)
+    phase = replace(PHASE, mixup=wanted["mixup"], cutmix=wanted["cutmix"], pull=wanted["pull"])
+    it = Stepper(
+        model,
+        experiment=experiment,
+        device=choose_device("cpu", "fp32"),
+        classes=3,
+        class_weights=class_weights(DATA, experiment),
+        progress=Silent(),
+    )
+    images, labels = torch.randn(9, 3, 4, 4, generator=torch.Generator().manual_seed(1)), torch.from_numpy(RARE)
+    inputs, targets = images, nn.functional.one_hot(labels, 3).double()
+    if phase.mixup or phase.cutmix:  # what is mixed is chance, and tested by itself
+        with preserved_generators():
+            seed_step(experiment.seed, 3, 1)
+            inputs, mixed = it._mix(images, labels, phase)
+        targets = mixed.double()
+        assert targets.shape == (9, 3) and not torch.equal(inputs, images)
+    pulled = [name for name in parameters(model) if name.startswith("body")]
+    start = {name: torch.full_like(value, 0.1) for name, value in parameters(model).items() if name in pulled}
+
+    before = parameters(model, torch.double)
+    double = Small().double()
+    shares = double(inputs.double()).log_softmax(1)
+    weights = [21 / (3 * count) if experiment.class_balance == "loss" else 1.0 for count in (10, 7, 4)]
+    smoothing, total, divisor = experiment.label_smoothing, torch.zeros((), dtype=torch.double), 0.0
+    for image in range(9):
+        for k in range(3):
+            smoothed = (1 - smoothing) * -shares[image, k] + smoothing * -shares[image].mean()
+            total = total + targets[image, k] * weights[k] * smoothed
+            divisor += float(targets[image, k]) * weights[k]
+    (total / divisor).backward()  # type: ignore[no-untyped-call]
+    gradients = {name: value.grad.clone() for name, value in double.named_parameters() if value.grad is not None}
+    for name in pulled if phase.pull else ():
+        gradients[name] += phase.pull * (before[name] - start[name].double())
+    norm = float(torch.cat([value.flatten() for value in gradients.values()]).norm())
+    assert norm > 0.05
+    scale = min(1.0, experiment.clip / norm) if experiment.clip else 1.0
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
+    with preserved_generators():
+        loss, _ = it.step(
+            model, (images,), labels, optimizer, phase, epoch=3, batch=1, start=start if phase.pull else {}
+        )
+    assert loss == pytest.approx(float(total.detach()) / divisor, rel=1e-5)
+    for name, value in parameters(model, torch.double).items():
+        assert torch.allclose(value, before[name] - 0.5 * scale * gradients[name], atol=2e-6), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 2), min_size=1, max_size=12),
+    st.tuples(*[st.integers(1, 5)] * 3),
+    st.floats(0, 0.9),
+    st.integers(0, 1000),
+)
+def test_a_weight_is_worth_as_many_copies_of_the_image(
+    labels: list[int], weights: tuple[int, int, int], smoothing: float, seed: int
+) -> None:
+    found = torch.tensor(labels)
+    logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
+    counts = torch.tensor(weights)
+    copies = counts[found]
+    weighted = summed_loss(logits, found, counts.double(), smoothing)
+    repeated = summed_loss(logits.repeat_interleave(copies, 0), found.repeat_interleave(copies), None, smoothing)
+    assert float(weighted) == pytest.approx(float(repeated))
+    # a label that is not mixed is the mixture of itself
+    whole = nn.functional.one_hot(found, 3).double()
+    assert float(summed_loss(logits, whole, counts.double(), smoothing)) == pytest.approx(float(weighted))
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_classes_that_can_be_separated_are_separated_however_rare_one_is(smoothing: float) -> None:
+    labels = np.array([0] * 80 + [1] * 2)
+    inputs = torch.randn(82, 4, generator=torch.Generator().manual_seed(0)) * 0.3
+    inputs[:, 0] += torch.from_numpy(np.where(labels, 2.0, -2.0)).float()
+    experiment = replace(E, batch_size=82, class_balance="loss", label_smoothing=smoothing)
+    torch.manual_seed(0)
+    model = nn.Linear(4, 2)
+    it = Stepper(
+        model,
+        experiment=experiment,
+        device=choose_device("cpu", "fp32"),
+        classes=2,
+        class_weights=class_weights(labels, experiment),
+        progress=Silent(),
+    )
+    optimizer, right = torch.optim.SGD(model.parameters(), lr=0.5), 0
+    for batch in range(100):
+        _, right = it.step(model, (inputs,), torch.from_numpy(labels), optimizer, PHASE, epoch=0, batch=batch, start={})
+    assert right == 82

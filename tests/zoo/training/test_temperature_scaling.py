@@ -8,9 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
+from scipy.stats import norm
 from tests_support import TINY, make_photos
 
+import zoo.training.session
+import zoo_strategies.logistic
 from zoo import Plugins, Run, evaluate, train
 from zoo.networks.building import build_network
 from zoo.predictions import softmax
@@ -42,10 +47,56 @@ def test_without_smoothing_the_optimum_equals_scipy_s() -> None:
 
 
 def test_the_temperature_is_bounded_where_every_image_is_correct() -> None:
-    few, many = (np.arange(count) % 3 for count in (30, 3000))
-    temperatures = [fit_temperature(np.eye(3)[labels] * 8, labels) for labels in (few, many)]
-    # unsmoothed, both would lie at the lower bound
-    assert 2 * LOWEST < temperatures[1] < temperatures[0] < HIGHEST / 2
+    """The likelihood alone would go to the lower bound; and four images are too few to say anything."""
+    temperatures = [
+        fit_temperature(np.eye(3)[np.arange(count) % 3] * 2, np.arange(count) % 3) for count in (4, 60, 3000)
+    ]
+    assert temperatures[0] == 1.0
+    assert 2 * LOWEST < temperatures[2] < temperatures[1] < 0.8
+
+
+def log_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    return -float(np.log(softmax(logits)[np.arange(len(labels)), labels]).mean())
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.integers(2, 5).flatmap(
+        lambda classes: st.lists(
+            st.tuples(st.lists(st.floats(-20, 20), min_size=classes, max_size=classes), st.integers(0, classes - 1)),
+            min_size=1,
+            max_size=30,
+        )
+    )
+)
+def test_the_loss_of_the_fitted_images_never_rises(images: list[tuple[list[float], int]]) -> None:
+    logits, labels = np.array([image[0] for image in images]), np.array([image[1] for image in images])
+    temperature = fit_temperature(logits, labels)
+    assert LOWEST <= temperature <= HIGHEST
+    assert log_loss(logits / temperature, labels) <= log_loss(logits, labels)
+
+
+@pytest.mark.parametrize("scale", [0.3, 3.0])
+def test_the_temperature_is_the_most_probable_one(scale: float) -> None:
+    logits, labels = drawn(150, scale)
+    grid = np.exp(np.linspace(np.log(LOWEST), np.log(HIGHEST), 4001))
+    prior = norm.logpdf(np.log(grid), loc=0, scale=np.log(2))
+    posterior = [logprior - 150 * log_loss(logits / one, labels) for one, logprior in zip(grid, prior)]
+    assert fit_temperature(logits, labels) == pytest.approx(grid[np.argmax(posterior)], rel=2e-3)
+
+
+@pytest.mark.parametrize("count", [20, 100, 1000])
+def test_probabilities_that_are_right_are_left_alone(count: int) -> None:
+    changed = sum(fit_temperature(*drawn(count, 1.0, seed)) != 1.0 for seed in range(100))
+    assert changed <= 5
+
+
+@pytest.mark.parametrize("scale", [0.4, 2.5])
+def test_probabilities_that_are_wrong_become_better_for_other_images(scale: float) -> None:
+    for seed in range(10):
+        temperature = fit_temperature(*drawn(200, scale, seed))
+        logits, labels = drawn(2000, scale, 1000 + seed)
+        assert log_loss(logits / temperature, labels) < log_loss(logits, labels)
 
 
 @pytest.mark.parametrize(("name", "folded"), [("timm/test_resnet", True), ("torchvision/squeezenet1_1", False)])
@@ -76,14 +127,22 @@ def to_choose_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
 )
 def test_a_run_says_where_its_temperature_comes_from(
-    data: str, strategy: str, on: str | None, request: pytest.FixtureRequest, tmp_path: Path, plugins: Plugins
+    data: str,
+    strategy: str,
+    on: str | None,
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    plugins: Plugins,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for module in (zoo.training.session, zoo_strategies.logistic):  # on a few images it would mostly be 1
+        monkeypatch.setattr(module, "fit_temperature", lambda *_: 2.0)
     photographs = str(request.getfixturevalue(data))
-    settings = replace(TINY, data=photographs, strategy=strategy, epochs=None, augment="none")
-    run = train(settings, out=tmp_path / "run", plugins=plugins)
+    asked = replace(TINY, data=photographs, strategy=strategy, epochs=None, augment="none")
+    run = train(asked, out=tmp_path / "run", plugins=plugins)
     scored = run.predictions().logits
     found = run.record["temperature"]
-    assert found["fitted_on"] == on and (found["value"] == 1.0) is (on is None)
+    assert found == {"fitted_on": on, "value": 1.0 if on is None else 2.0}
     # the weights that were saved have it, and what was scored was scored with it
     again = evaluate(run, split=run.record["reported_split"], plugins=plugins)
     np.testing.assert_allclose(again.predictions.logits, scored, rtol=1e-4, atol=1e-5)
@@ -93,6 +152,6 @@ def test_a_history_that_was_deleted_costs_the_temperature_alone(
     two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A run that is taken up after its last phase finds out what was solved from its history."""
-    settings = replace(TINY, data=str(two_splits), strategy="linear", epochs=None, augment="none")
+    asked = replace(TINY, data=str(two_splits), strategy="linear", epochs=None, augment="none")
     monkeypatch.setattr(Run, "history", property(lambda run: []))
-    assert train(settings, out=tmp_path / "run").record["temperature"] == {"value": 1.0, "fitted_on": None}
+    assert train(asked, out=tmp_path / "run").record["temperature"] == {"value": 1.0, "fitted_on": None}

@@ -1,0 +1,84 @@
+"""A run that is no better than guessing says so, and one that learnt does not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests_support import TINY
+
+from zoo import Plugins, train
+from zoo.progress import Silent
+from zoo.training.baseline import compare_with_guessing, entropy
+
+WORDS = "guessing the shares of the classes"
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@given(st.lists(st.integers(1, 30), min_size=2, max_size=5), st.booleans(), st.floats(0.01, 3))
+def test_guessing_the_shares_is_never_learnt_and_anything_better_is(
+    counts: list[int], balanced: bool, better: float
+) -> None:
+    labels = np.repeat(np.arange(len(counts)), counts)
+    shares = np.full(len(counts), 1.0) if balanced else np.array(counts)
+    logits = np.log(np.tile(shares / shares.sum(), (len(labels), 1)))
+    assert entropy(labels) == pytest.approx(compare_with_guessing(logits, labels, labels, balanced=False).guessing)
+    guessed = compare_with_guessing(logits, labels, labels, balanced=balanced)
+    assert guessed.loss == pytest.approx(guessed.guessing) and not guessed.learnt
+    logits[np.arange(len(labels)), labels] += better
+    found = compare_with_guessing(logits, labels, labels, balanced=balanced)
+    assert found.loss < found.guessing
+    logits[np.arange(len(labels)), labels] -= 2 * better
+    assert not compare_with_guessing(logits, labels, labels, balanced=balanced).learnt
+
+
+@pytest.mark.parametrize("better", [0.0, 0.02, 1.0])
+def test_a_gain_within_its_error_is_none(better: float) -> None:
+    labels = np.arange(100) % 2
+    logits = np.random.default_rng(0).normal(0, 1, (100, 2))
+    logits[np.arange(100), labels] += better + 0.5 * (better == 1.0)
+    assert compare_with_guessing(logits, labels, labels, balanced=False).learnt is (better == 1.0)
+
+
+def test_with_balanced_classes_a_rare_one_counts_as_much() -> None:
+    labels = np.array([0] * 98 + [1] * 2)
+    logits = np.where(labels[:, None] == np.arange(2), 0.0, -1.0)  # 0.73 sure of each, right
+    plain, balanced = (compare_with_guessing(logits, labels, labels, balanced=one) for one in (False, True))
+    assert not plain.learnt and plain.guessing == pytest.approx(0.098, abs=1e-3)
+    assert balanced.learnt and balanced.guessing == pytest.approx(np.log(2))
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"epochs": 1, "lr": 3.0}, True),
+        ({"epochs": 1, "lr": 1e-7, "class_balance": "loss"}, True),
+        ({"epochs": 8, "lr": 0.02, "augment": "none"}, False),
+        ({"epochs": None, "strategy": "linear", "augment": "none"}, False),
+    ],
+    ids=str,
+)
+def test_a_run_that_learnt_nothing_says_so(
+    settings: dict[str, object], said: bool, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    progress = Said()
+    asked = replace(TINY, data=str(two_splits), **settings)  # type: ignore[arg-type]
+    run = train(asked, out=tmp_path / "run", plugins=plugins, progress=progress)
+    fitted = run.record["fitted"]
+    assert fitted["images"] == 24 and fitted["guessing"] == pytest.approx(np.log(2), abs=1e-6)
+    assert fitted["learnt"] is not said
+    warnings = [text for text in progress.warnings if WORDS in text]
+    assert len(warnings) == said
+    if said:
+        assert "it took 3 steps: pass more `--epochs`" in warnings[0]

@@ -1,0 +1,91 @@
+"""The baseline of every run: the loss of guessing the shares of the classes, which a network that learnt lies below."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from zoo.data.decoding import DecodedImages
+from zoo.data.image import centre_crop
+from zoo.predictions import softmax
+
+# Training images that are scored after training. A network that learnt is so far below the baseline that these few show
+# it, and they cost less than three per cent of the shortest training
+IMAGES = 100
+
+LEAST = (
+    0.01  # share of the loss of guessing; a random head on few images can be this much better by chance, on all alike
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted:
+    """What a finished network makes of images that it was fitted on.
+
+    Attributes:
+        images: how many of them were scored.
+        loss: mean log-loss; with balanced classes, the mean over classes.
+        guessing: the log-loss of answering each of them with the shares of the classes in training.
+        learnt: whether the loss is below that by more than 1.96 standard errors of the difference, and by one per cent.
+    """
+
+    images: int
+    loss: float
+    guessing: float
+    learnt: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """All fields as JSON values."""
+        return {
+            "images": self.images,
+            "loss": round(self.loss, 6),
+            "guessing": round(self.guessing, 6),
+            "learnt": self.learnt,
+        }
+
+
+def some_fitted(part: DecodedImages, crop: int) -> DecodedImages:
+    """Up to `IMAGES` training images, drawn at random but always the same, as the network sees them in evaluation."""
+    chosen = np.sort(np.random.default_rng(0).permutation(len(part.samples))[:IMAGES])
+    pixels = np.stack([centre_crop(part.pixels[index], crop) for index in chosen])
+    return replace(
+        part, samples=tuple(part.samples[index] for index in chosen), labels=part.labels[chosen], pixels=pixels
+    )
+
+
+def entropy(labels: npt.NDArray[np.int64]) -> float:
+    """The log-loss of answering all images with the shares of their classes."""
+    shares = np.bincount(labels) / len(labels)
+    return float(-np.log(shares[labels]).mean())
+
+
+def compare_with_guessing(
+    logits: npt.NDArray[Any], labels: npt.NDArray[np.int64], all_labels: npt.NDArray[np.int64], *, balanced: bool
+) -> Fitted:
+    """Compare logits `(N, classes)` of fitted images with guessing.
+
+    Args:
+        logits: of some of the training images.
+        labels: `(N,)`, theirs.
+        all_labels: of all training images, for the shares.
+        balanced: whether classes counted equally in training; then they do here.
+    """
+    shares = np.bincount(all_labels, minlength=logits.shape[1]) / len(all_labels)
+    weights = 1 / shares[labels] if balanced else np.ones(len(labels))
+    if balanced:
+        shares = np.full(len(shares), 1 / len(shares))
+    probabilities = softmax(logits.astype(np.float64))[np.arange(len(labels)), labels]
+    losses, guesses = -np.log(np.maximum(probabilities, 1e-300)), -np.log(shares[labels])
+    weights /= weights.sum()
+    gain = float((weights * (guesses - losses)).sum())
+    error = math.sqrt(float(((weights * (guesses - losses - gain)) ** 2).sum()))
+    return Fitted(
+        images=len(labels),
+        loss=float((weights * losses).sum()),
+        guessing=float((weights * guesses).sum()),
+        learnt=gain > max(1.96 * error, LEAST * float((weights * guesses).sum())),
+    )
