@@ -65,6 +65,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         extra = f" (95 % {low:.3f} to {high:.3f})" if name == "accuracy" else ""
         table.add_row(escape(name), f"{_figure(value)}{extra}")
     console.print(table)
+    if evaluation.fitted:
+        console.print(
+            f"[dim]the model was fitted on {evaluation.fitted} of these {len(evaluation.predictions)} images, so its "
+            "accuracy on new images is lower[/dim]"
+        )
     classes = Table("class", "precision", "recall", "f1", "images")
     for row in evaluation.per_class():
         figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))

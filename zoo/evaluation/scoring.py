@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from zoo.data.decoding import BadFile, default_workers
 from zoo.data.image import BadImage
+from zoo.data.leakage import digests
 from zoo.data.opening import choose_split, open_images
 from zoo.dataset import Sample
 from zoo.errors import PluginWarning, UsageError, ZooError
@@ -39,7 +40,8 @@ class Evaluation:
         data: name of the data.
         metrics: by name; None where a metric is not finite or failed.
         split_seed: with which the data were split.
-        fitted: number of the images that the model was fitted on.
+        fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
+            no run, or its `splits.json` is missing.
         bad: files that could not be decoded.
     """
 
@@ -49,7 +51,7 @@ class Evaluation:
     predictions: Predictions
     metrics: dict[str, float | None]
     split_seed: int = 0
-    fitted: int = 0
+    fitted: int | None = None
     bad: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -220,7 +222,7 @@ def evaluate(
         split_seed = run.experiment.split_seed if run is not None else 0
     images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
     name, samples = choose_split(images, split)
-    fitted: set[str] = run.fitted() if run is not None and images.name == run.data_name else set()
+    known = run.contents() if run is not None else {}
     done = 0
 
     def step(count: int) -> None:
@@ -229,6 +231,11 @@ def evaluate(
         advance(done, len(samples))
 
     predictions, bad = score(predictor, samples, name, workers=workers or default_workers(), advance=step)
+    held = set(predictions.ids)
+    scored = digests(sample for sample in samples if sample.id in held) if known else ()
+    contents = {sample.id: digest for sample, digest in scored}
+    fitted = set(known.get("fit", {}).values())
+    changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())
     evaluation = Evaluation(
         model=str(run.path if run is not None and model is run else model),
         data=images.name,
@@ -236,7 +243,7 @@ def evaluate(
         predictions=predictions,
         metrics=compute_metrics(predictions, plugins),
         split_seed=split_seed,
-        fitted=len(fitted & set(predictions.ids)),
+        fitted=sum(digest in fitted for digest in contents.values()) if known else None,
         bad=tuple(bad),
     )
     if run is not None:
@@ -247,7 +254,13 @@ def evaluate(
                 data=evaluation.data,
                 split_seed=evaluation.split_seed,
                 accuracy=evaluation.metrics.get("accuracy"),
+                changed=changed > 0,
             )
+            if changed and images.name == run.data_name:
+                warnings.warn(
+                    f"{changed} images have changed since the run was trained, so its stored predictions stay",
+                    stacklevel=2,
+                )
         except ZooError as error:
             warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
-from zoo.data.decoding import content_digest
+from zoo.data.leakage import digests, find_leaks, told
 from zoo.data.opening import absolute, open_images
-from zoo.dataset import Images, Sample
+from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError
+from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.run import make_folder, now
@@ -84,7 +85,7 @@ def study(
     images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
     for line in images.notes:
         progress.note(line)
-    _check_no_overlap(images, progress)
+    _check_no_leaks(images, asked.experiment(trials[0]).on_leak, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         session = StudySession(folder, asked, trials, images, context, executor)
@@ -355,29 +356,17 @@ def _check_folder(folder: Path, asked: Study) -> None:
         raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
 
 
-def _check_no_overlap(images: Images, progress: Progress) -> None:
-    """Check that no image is in two splits, by its content; an overlap of train and val is only a warning.
+def _check_no_leaks(images: Images, on_leak: OnLeak, progress: Progress) -> None:
+    """Check that no image is in two splits or has two labels, by its content; if none is locked, only warn.
 
     Raises:
-        ZooError: an image of the locked split is in another split.
+        ZooError: an image of the locked split is in another split; or any of this, with `on_leak` `fail`.
     """
-    seen: dict[str, tuple[str, str]] = {}
-    overlaps: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for role in ("train", "val", "test"):
-        for sample, digest in _digests(images.splits.get(role, ())):
-            before = seen.setdefault(digest, (role, sample.id))
-            if before[0] != role:
-                overlaps.setdefault((before[0], role), []).append((before[1], sample.id))
-    for (first, second), pairs in overlaps.items():
-        words = f"`{pairs[0][1]}` of {second} has the content of `{pairs[0][0]}` of {first} ({len(pairs)} such pairs)"
-        if second == "test":
-            raise ZooError(f"test overlaps {first}: {words}", hint="delete one of each pair")
-        progress.warn(f"{second} overlaps {first}: {words}; figures on {second} are too optimistic")
-
-
-def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
-    for sample in samples:
-        try:
-            yield sample, content_digest(sample.source).hex()
-        except OSError:
-            continue  # decoding reports unreadable files
+    leaks = find_leaks({role: digests(samples) for role, samples in images.splits.items()})
+    locked = [leak for leak in leaks if "test" in leak.roles and len(leak.roles) > 1]
+    if locked:
+        raise ZooError(f"the locked split `test` overlaps another: {told(locked)}", hint="delete all but one of each")
+    if leaks and on_leak == "fail":
+        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each")
+    if leaks:
+        progress.warn(told(leaks))
