@@ -42,7 +42,13 @@ def _figure(value: float | None) -> str:
 
 
 def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
-    """Print how many photographs would make the best configuration significantly better than the other winners."""
+    """Print what the winners hold for, and how many photographs would make the best one significantly better."""
+    if comparison.get("caution"):
+        console.print(f"[yellow]{escape(comparison['caution'])}[/yellow]")
+    for run in comparison.get("repeated", ()):
+        console.print(
+            f"[dim]{escape(run)} repeats the settings and the seed of another run, so it is not counted[/dim]"
+        )
     winners = comparison["winners"]
     pairs = [one for one in comparison["pairs"] if one["better"] == winners[0] and one["worse"] in winners]
     for pair in [one for one in pairs if one["needed"]][:MOST_NEEDED]:

@@ -311,7 +311,8 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         )
     else:
         screen.print(f"{cheapest} is the only winner: all other configurations are significantly worse")
-    print_needed(board["comparison"], screen)
+    if len(board["rows"]) > 1:
+        print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
         screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")

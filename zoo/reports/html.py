@@ -319,6 +319,9 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
             f"{count} of {rows} configurations are winners: none is significantly worse than another, {data}. "
             f"The cheapest of them is {name}."
         )
+    caution = board["comparison"].get("caution") if rows > 1 else None
+    if caution:
+        text += f" {caution[0].upper()}{caution[1:]}."
     if chosen["test"]:
         low, high = chosen["test"]["interval"]
         accuracy = chosen["test"]["accuracy"]
