@@ -23,6 +23,7 @@ from zoo.inference.opening import open_model
 from zoo.inference.prediction import predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
+from zoo.runs.looks import note_look
 from zoo.storage.files import SCHEMA
 from zoo.target import load_target
 
@@ -189,10 +190,13 @@ def evaluate(
     split_seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
+    by_study: bool = False,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate a run or an exported file on a split; every evaluation is written to the run's ledger.
+
+    An evaluation of a study's trial on the locked images is written to the study's ledger, too.
 
     Args:
         model: a run, its folder, or an exported file.
@@ -201,6 +205,7 @@ def evaluate(
         split_seed: with which the data are split; None: that of the run, else 0.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
+        by_study: whether the study asks whose trial the run is, and writes its own ledger.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
@@ -256,6 +261,13 @@ def evaluate(
                 accuracy=evaluation.metrics.get("accuracy"),
                 changed=changed > 0,
             )
+            study = None if by_study else note_look(run, name, contents.values(), evaluation.metrics.get("accuracy"))
+            if study is not None:
+                warnings.warn(
+                    f"this is an evaluation on the locked images of study `{study}`, and is written to its ledger: a "
+                    "configuration that is chosen by it will have too optimistic figures",
+                    stacklevel=2,
+                )
             if changed and images.name == run.data_name:
                 warnings.warn(
                     f"{changed} images have changed since the run was trained, so its stored predictions stay",

@@ -23,7 +23,8 @@ from zoo.errors import DiskFull, UsageError, ZooError
 from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
-from zoo.runs.run import make_folder, now
+from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked
+from zoo.runs.run import LEDGER_FILE, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
@@ -32,10 +33,7 @@ from zoo.studies.results import (
     COSTS_FILE,
     CSV_FILE,
     LEADERBOARD_FILE,
-    LEDGER_FILE,
     OUTCOMES_FILE,
-    STUDY_FILE,
-    TRIALS,
     TUNED_FILE,
     Results,
 )
@@ -137,6 +135,13 @@ class StudySession:
         }
         write_json(file, self.record)
         (self.folder / TRIALS).mkdir(exist_ok=True)
+        if not (self.folder / LOCKED_FILE).is_file():
+            write_locked(self.folder, (digest for _, digest in digests(self.images.splits.get("test", ()))))
+        for name, looks in earlier_looks(self.folder).items():
+            self.progress.warn(
+                f"study `{name}` has evaluated on these locked images {looks} times; if its results led to this study, "
+                "figures on them are too optimistic"
+            )
         for name in (LEADERBOARD_FILE, CSV_FILE):  # written by the session before; out of date from now on
             (self.folder / name).unlink(missing_ok=True)
         self._read_results()
@@ -316,7 +321,7 @@ class StudySession:
         if not boards or "test" not in self.images.splits:
             return
         largest = max(boards)
-        seen = {line.get("run") for line in opened.looks()}
+        seen = {line.get("run") for line in opened.looks() if is_by_study(line)}
         for configuration in boards[largest].winners:
             for result in opened.finished(largest)[configuration]:
                 run = opened.run(result)
@@ -329,7 +334,7 @@ class StudySession:
                         f"{configuration} seed {result.trial.seed} could not be evaluated on `test`: {failure.reason}"
                     )
                     continue
-                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id")}
+                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), "by": "study"}
                 append_json(self.folder / LEDGER_FILE, {**line, "name": result.name, **vars(result.trial), **found})
 
 

@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from shared import made_once
 
-from zoo import Plugins, Run, Study, UsageError, ZooError, study
+from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study
 from zoo.errors import DiskFull
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.results import COSTS_FILE, Results
@@ -124,6 +124,37 @@ def test_the_locked_split_is_looked_at_once_for_each_run_of_a_winner(done: Resul
     for row in board["rows"]:
         if row["winner"]:
             assert row["test"]["images"] == 12
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_every_look_counts_but_only_the_study_s_own_are_on_the_leaderboard(
+    done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "first"
+    shutil.copytree(done.path, folder)
+    (folder / "ledger.jsonl").unlink()
+    for file in folder.glob("trials/*/predictions-test.safetensors"):
+        file.unlink()
+    loser = next(iter(sorted((folder / "trials").iterdir())))
+    for number, (data, split) in enumerate([(None, "test"), (str(two_splits), "val"), (str(two_splits), "all")], 1):
+        with pytest.warns(UserWarning, match="evaluation on the locked images of study"):
+            found = evaluate(loser, data=data, split=split, plugins=plugins)
+        opened = Results.open(folder)
+        assert opened.leaderboard["looks"] == len(opened.looks()) == number
+        last = opened.looks()[-1]
+        assert (last["by"], last["name"], last["images"]) == ("evaluate", loser.name, 12) and found.metrics
+        assert all(row["test"] is None for row in opened.leaderboard["rows"])
+    assert (loser / "predictions-test.safetensors").is_file()  # it was seen, and is on no leaderboard
+    evaluate(loser, plugins=plugins)  # `val` is for looking
+    assert len(Results.open(folder).looks()) == 3
+
+    copy = tmp_path / "photos"  # the same locked images under another name
+    shutil.copytree(two_splits, copy)
+    begin(weighed(tmp_path / "second", WAYS[:1]), asked(copy, strategies=("full",), seeds=(0,)))
+    second = study(tmp_path / "second", plugins=plugins)
+    assert second.leaderboard["looks"] == 1 and second.leaderboard["earlier_looks"] == {"first": 3}
+    assert "study `first` has evaluated on these locked images 3 times" in caplog.text
+    assert second.leaderboard["rows"][0]["test"]["images"] == 12
 
 
 def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins, tmp_path: Path) -> None:
