@@ -30,7 +30,7 @@ from zoo.storage.files import check_schema, read_json, read_lines, write_bytes, 
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
-from zoo.studies.trial import TrialResult
+from zoo.studies.trial import Trial, TrialResult, fraction_text
 
 OUTCOMES_FILE = "outcomes.jsonl"
 COSTS_FILE = "footprints.json"
@@ -65,10 +65,11 @@ class Results:
         if not isinstance(record, dict) or not isinstance(record.get("study"), dict):
             raise ZooError(f"`{file}` is not the record of a study", hint="restore it from a copy")
         check_schema(record.get("schema"), file)
-        latest: dict[str, TrialResult] = {}
+        latest: dict[Trial, TrialResult] = {}
         for line in read_lines(folder / OUTCOMES_FILE):
             try:
-                latest[line["name"]] = TrialResult.from_json(line)
+                result = TrialResult.from_json(line)
+                latest[result.trial] = result
             except (KeyError, ValueError, TypeError):
                 continue  # cut short by a kill, or damaged
         return cls(folder, record, tuple(latest.values()))
@@ -191,7 +192,7 @@ class Results:
             )
         largest = max(boards)
         full = boards[largest].to_json()
-        full["fractions"] = {f"{fraction:g}": board.to_json() for fraction, board in boards.items()}
+        full["fractions"] = {fraction_text(fraction): board.to_json() for fraction, board in boards.items()}
         full["ensemble"] = self._ensemble(largest, boards[largest], plugins)
         full["looks"] = len(self.looks())
         full["earlier_looks"] = earlier_looks(self.path)

@@ -24,7 +24,7 @@ from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked
-from zoo.runs.run import LEDGER_FILE, make_folder, now
+from zoo.runs.run import LEDGER_FILE, Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
@@ -38,7 +38,7 @@ from zoo.studies.results import (
     Results,
 )
 from zoo.studies.study import Study, same_study
-from zoo.studies.trial import Trial, TrialResult, TrialState
+from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
 from zoo.system.environment import machine, versions
 from zoo.system.worker_process import WorkerFailed
 
@@ -112,7 +112,7 @@ class StudySession:
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = context.plugins, context.progress
-        self.results: dict[str, TrialResult] = {}  # by the name of the trial
+        self.results: dict[Trial, TrialResult] = {}
         self._local = LocalProcess()
         self._executor = executor or self._local
 
@@ -156,7 +156,7 @@ class StudySession:
                 except ZooError as error:
                     self.progress.warn(f"{result.name} is trained again: {error.message}")
                     continue
-            self.results[result.name] = result
+            self.results[result.trial] = result
 
     def carry_out(self, retry: bool, until: float | None) -> str:
         """Carry out every trial without a result; returns the status in which the study ends.
@@ -189,10 +189,10 @@ class StudySession:
         self, costs: Mapping[str, DeploymentCost], tuned: Mapping[str, Any], retry: bool, until: float | None
     ) -> bool:
         """Train every trial without a result; False where the time ran out before the last one began."""
-        running: dict[Future[TrialResult], int] = {}
+        running: dict[Future[TrialResult], tuple[int, Path]] = {}
         in_time = True
         for number, trial in enumerate(self.trials, start=1):
-            before = self.results.get(trial.name)
+            before = self.results.get(trial)
             if before is not None and not (retry and before.state is TrialState.FAILED):
                 self.progress.advance(1)
                 continue
@@ -207,13 +207,24 @@ class StudySession:
                 break
             settings = (tuned.get(trial.configuration) or {}).get("settings")
             experiment = self.study.experiment(trial, settings)
-            folder = self.folder / TRIALS / trial.name
-            running[self._executor.submit(trial, experiment, folder, settings)] = number
+            folder = self._folder_of(trial)
+            running[self._executor.submit(trial, experiment, folder, settings)] = (number, folder)
         while running:
             self._note_completed(running)
         return in_time
 
-    def _note_completed(self, running: dict[Future[TrialResult], int]) -> None:
+    def _folder_of(self, trial: Trial) -> Path:
+        """The trial's folder; one of an earlier version is kept, if the run in it is this trial's."""
+        old = self.folder / TRIALS / trial.old_name
+        try:
+            experiment = Run.open(old).experiment
+        except ZooError:
+            return self.folder / TRIALS / trial.name
+        names = ("backbone", "strategy", "seed", "fraction")
+        own = all(getattr(experiment, name) == getattr(trial, name) for name in names)
+        return old if own else self.folder / TRIALS / trial.name
+
+    def _note_completed(self, running: dict[Future[TrialResult], tuple[int, Path]]) -> None:
         """Wait until a trial ends, and record its result.
 
         Raises:
@@ -221,19 +232,19 @@ class StudySession:
         """
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            number = running.pop(future)
+            number, folder = running.pop(future)
             try:
-                self._note(future.result(), number)
+                self._note(replace(future.result(), name=folder.name), number)
             except DiskFull as error:
                 raise DiskFull(error.message, hint=f"make room; `zoo study {self.folder}` then continues") from error
 
     def _note(self, result: TrialResult, number: int) -> None:
         """Record a result; only the session writes to `outcomes.jsonl`."""
         append_json(self.folder / OUTCOMES_FILE, result.to_json())
-        self.results[result.name] = result
+        self.results[result.trial] = result
         trial = result.trial
         words = f"{number}/{len(self.trials)} {trial.configuration} seed {trial.seed}"
-        words += f" fraction {trial.fraction:g}" if len(self.study.fractions) > 1 else ""
+        words += f" fraction {fraction_text(trial.fraction)}" if len(self.study.fractions) > 1 else ""
         if result.finished:
             accuracy = result.metrics.get("accuracy")
             figure = "unknown" if accuracy is None else f"{accuracy:.4f}"

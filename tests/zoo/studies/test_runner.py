@@ -330,6 +330,38 @@ def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plu
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_a_fraction_with_many_digits(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    fractions = (1 / 3, 0.333333)
+    begin(folder, asked(two_splits, strategies=("full",), fractions=fractions, seeds=(0,), test=False))
+    found = study(folder, plugins=plugins)
+    assert sorted(map(float, found.leaderboard["fractions"])) == sorted(fractions)
+    assert len({one.name for one in found.outcomes}) == 2 == len(list((folder / "trials").iterdir()))
+    assert run_zoo(["report", str(folder)]) == 0
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_study_of_an_earlier_version_is_opened_and_goes_on(done: Results, plugins: Plugins, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    lines = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    for line, one in zip(lines, done.outcomes):
+        line["name"] = one.trial.old_name
+        if one.finished:
+            (folder / "trials" / one.name).rename(folder / "trials" / one.trial.old_name)
+    killed = next(index for index, one in enumerate(done.outcomes) if one.finished)
+    left = [line for index, line in enumerate(lines) if index != killed]  # killed before the line was written
+    (folder / "outcomes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in left))
+    assert Results.open(folder).leaderboard["rows"]
+    before = {file: file.stat().st_mtime for file in folder.glob("trials/*/model.safetensors")}
+    again = study(folder, plugins=plugins)
+    assert {file: file.stat().st_mtime for file in folder.glob("trials/*/model.safetensors")} == before
+    assert {one.name for one in again.outcomes} == {line["name"] for line in lines}
+    accuracies = [{row["way"]: row["accuracy"] for row in one.leaderboard["rows"]} for one in (again, done)]
+    assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_damaged_files_are_named_or_made_anew(
     done: Results, plugins: Plugins, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
