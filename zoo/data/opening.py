@@ -91,6 +91,10 @@ def call_dataset(entry: Entry[Dataset], call: Callable[..., Any], *arguments: An
         raise ZooError(f"{where} failed: {type(error).__name__}: {quoted(error)}", hint=hint) from error
     if not isinstance(images, Images):
         raise ZooError(f"{where} returned {type(images).__name__}, not `zoo.Images`", hint=hint)
+    classes = set(images.classes)
+    for sample in (sample for samples in images.splits.values() for sample in samples):
+        if sample.label not in classes:
+            raise ZooError(f"image `{sample.id}` of {where} has the label `{sample.label}`, not a class", hint=hint)
     return images
 
 
