@@ -43,6 +43,7 @@ class Evaluation:
         split_seed: with which the data were split.
         fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
             no run, or its `splits.json` is missing.
+        changed: number of images with an id of the run, and another content than when it was trained.
         bad: files that could not be decoded.
     """
 
@@ -53,6 +54,7 @@ class Evaluation:
     metrics: dict[str, float | None]
     split_seed: int = 0
     fitted: int | None = None
+    changed: int = 0
     bad: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -249,6 +251,7 @@ def evaluate(
         metrics=compute_metrics(predictions, plugins),
         split_seed=split_seed,
         fitted=sum(digest in fitted for digest in contents.values()) if known else None,
+        changed=changed,
         bad=tuple(bad),
     )
     if run is not None:

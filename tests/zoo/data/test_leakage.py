@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests_support import TINY
 
-from zoo import Plugins, Run, evaluate, train
+from zoo import Plugins, Run, ZooError, evaluate, train, verify
 from zoo.data.leakage import SHOWN, digests, find_leaks, told
 from zoo.dataset import Sample
 from zoo.exporting.calibration_set import draw
@@ -91,6 +91,19 @@ def test_fitted_images_are_known_by_content(
     assert "the model was fitted on 24 of these 24 images" in capsys.readouterr().err
     (run.path / "splits.json").unlink()
     assert evaluate(run, plugins=plugins).fitted is None  # unknown, which is not none
+
+
+def test_a_file_is_not_blamed_for_other_images(
+    exported_run: Path, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    shutil.copytree(exported_run, tmp_path / "run")
+    data = tmp_path / "data"
+    shutil.copytree(two_splits, data)
+    file = tmp_path / "run/model.onnx"
+    assert verify(file, data=str(data), plugins=plugins)[-1].passed
+    shutil.copy(data / "val/red/001.jpg", data / "val/red/002.jpg")  # the same names
+    with pytest.raises(ZooError, match=r"1 photographs of .* have another content"):
+        verify(file, data=str(data), plugins=plugins)
 
 
 def test_an_image_that_changed_is_not_the_run_s(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
