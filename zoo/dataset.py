@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
 
+from zoo.errors import ZooError
 from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
@@ -134,6 +135,32 @@ class Images:
     splits: Mapping[Role, tuple[Sample, ...]]
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check what every user of the images relies on.
+
+        Raises:
+            ZooError: a role is unknown, a split is empty, or an id is repeated.
+        """
+        ids: set[str] = set()
+        classes = set(self.classes)
+        if not self.splits:
+            raise ZooError(f"`{self.name}` has no split")
+        if len(classes) < len(self.classes) or not all(isinstance(name, str) and name for name in classes):
+            raise ZooError(f"`{self.name}` has classes that are not different names: {self.classes!r}")
+        for role, samples in self.splits.items():
+            if role not in ROLES:
+                meant = next((known for known in ROLES if str(role).lower().startswith(known)), None)
+                hint = f"did you mean `{meant}`?" if meant else f"the splits are {' '.join(ROLES)}"
+                raise ZooError(f"`{self.name}` has an unknown split `{role}`", hint=hint)
+            if not samples:
+                raise ZooError(f"split `{role}` of `{self.name}` is empty", hint="leave it out")
+            for sample in samples:
+                if not isinstance(sample, Sample) or not isinstance(sample.id, str) or not sample.id:
+                    raise ZooError(f"split `{role}` of `{self.name}` holds {sample!r}, not a `zoo.Sample` with an id")
+                if sample.id in ids:
+                    raise ZooError(f"`{self.name}` has two images with the id `{sample.id}`", hint="make ids unique")
+                ids.add(sample.id)
 
     @property
     def reported(self) -> Role:

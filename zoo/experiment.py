@@ -23,6 +23,7 @@ Keep = Literal["last", "best"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Cache = Literal["auto", "on", "off"]
 OnBadImage = Literal["skip", "fail"]
+OnLeak = Literal["warn", "fail"]
 
 # Epochs of a strategy that names no count; chosen together with the default learning rate
 DEFAULT_EPOCHS = 5
@@ -78,6 +79,8 @@ class Experiment:
             does if that saves time. Results are the same.
         on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
             `fail`.
+        on_leak: What to do where an image, by its content, is both trained on and reported on, or has two labels:
+            `warn`, or `fail`.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
@@ -115,6 +118,7 @@ class Experiment:
     views: int | None = None
     cache: Cache = "auto"
     on_bad_image: OnBadImage = "skip"
+    on_leak: OnLeak = "warn"
     time_budget: float | None = None
     save_every: float | None = None
 

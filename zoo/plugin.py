@@ -26,6 +26,7 @@ from zoo.dataset import Dataset
 from zoo.errors import PluginWarning, ZooError, did_you_mean
 from zoo.exporter import Exporter
 from zoo.metric import Metric
+from zoo.row import check_row
 from zoo.runtime import Runtime
 from zoo.strategy import Strategy
 
@@ -188,6 +189,8 @@ class Plugins:
 
                 def register(value: Any, /, mine: dict[str, Entry[Any]] = mine, plugin: Plugin = plugin) -> None:
                     _check_entry(value, noun, kind)
+                    if plugin.distribution not in DISTRIBUTIONS:  # the rows of the others are checked by tests
+                        check_row(value, noun)
                     if value.name in mine:
                         raise ZooError(f"{noun} `{value.name}` is registered twice by `{plugin.name}`")
                     mine[value.name] = Entry(plugin.name, value)

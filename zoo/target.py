@@ -7,15 +7,26 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from zoo.errors import ZooError
+
 
 def load_target(target: str | Callable[..., Any]) -> Callable[..., Any]:
     """The function that `"module:attribute"` names, imported; a callable is returned unchanged.
 
     Raises:
-        ImportError, AttributeError: there is no such module, or it has no such attribute.
+        ZooError: the module cannot be imported, or it has no such attribute.
     """
     if callable(target):
         return target
+    try:
+        return _load(target)
+    except (ImportError, AttributeError) as error:
+        raise ZooError(
+            f"`{target}` cannot be loaded: {error}", hint="`zoo plugins` lists what is installed; mend the plugin"
+        ) from error
+
+
+def _load(target: str) -> Callable[..., Any]:
     module, _, attribute = target.partition(":")
     assert attribute, f"a target is written `module:attribute`, not `{target}`"
     found: Callable[..., Any] = getattr(importlib.import_module(module), attribute)
@@ -37,5 +48,5 @@ def lazy_attributes(module: str, targets: Mapping[str, str]) -> Callable[[str], 
 
 def _attribute(module: str, targets: Mapping[str, str], name: str) -> Any:
     if name in targets:
-        return load_target(targets[name])
+        return _load(targets[name])
     raise AttributeError(f"module `{module}` has no attribute `{name}`")

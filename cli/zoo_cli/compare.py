@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zoo.evaluation.significance import Comparison
-    from zoo.runs.run import Run
 
 
 @click.command()
@@ -54,7 +53,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         }
         for run in opened
     ]
-    same = len({(row["data"], row["split"], _scored(run)) for row, run in zip(rows, opened)}) == 1
+    same = len({(run.record["reported_split"], run.digest_of(run.record["reported_split"])) for run in opened}) == 1
     screen = console()
     verdict = None
     if same and all(run.status == "finished" for run in opened):
@@ -129,9 +128,3 @@ def _print_verdict(screen: Console, verdict: Comparison) -> None:
     else:
         screen.print(f"{escape(first)} is the only winner: all other configurations are significantly worse")
     print_needed(verdict.to_json(), screen)
-
-
-def _scored(run: Run) -> str:
-    """The digest of the images that a run was scored on."""
-    data = run.record["data"]
-    return str((data.get("reported") or data.get("choose") or {}).get("sha256"))

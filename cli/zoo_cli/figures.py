@@ -42,7 +42,13 @@ def _figure(value: float | None) -> str:
 
 
 def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
-    """Print how many photographs would make the best configuration significantly better than the other winners."""
+    """Print what the winners hold for, and how many photographs would make the best one significantly better."""
+    if comparison.get("caution"):
+        console.print(f"[yellow]{escape(comparison['caution'])}[/yellow]")
+    for run in comparison.get("repeated", ()):
+        console.print(
+            f"[dim]{escape(run)} repeats the settings and the seed of another run, so it is not counted[/dim]"
+        )
     winners = comparison["winners"]
     pairs = [one for one in comparison["pairs"] if one["better"] == winners[0] and one["worse"] in winners]
     for pair in [one for one in pairs if one["needed"]][:MOST_NEEDED]:
@@ -65,6 +71,11 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         extra = f" (95 % {low:.3f} to {high:.3f})" if name == "accuracy" else ""
         table.add_row(escape(name), f"{_figure(value)}{extra}")
     console.print(table)
+    if evaluation.fitted:
+        console.print(
+            f"[dim]the model was fitted on {evaluation.fitted} of these {len(evaluation.predictions)} images, so its "
+            "accuracy on new images is lower[/dim]"
+        )
     classes = Table("class", "precision", "recall", "f1", "images")
     for row in evaluation.per_class():
         figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))

@@ -77,6 +77,7 @@ ORDER = (
     "cache",
     "compile",
     "on_bad_image",
+    "on_leak",
     "time_budget",
     "save_every",
 )

@@ -268,7 +268,7 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
-    from zoo.studies.results import TRIALS
+    from zoo.runs.looks import TRIALS
     from zoo.studies.trial import TrialState
 
     states = [one.state for one in results.outcomes]
@@ -311,12 +311,14 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         )
     else:
         screen.print(f"{cheapest} is the only winner: all other configurations are significantly worse")
-    print_needed(board["comparison"], screen)
+    if len(board["rows"]) > 1:
+        print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
         screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")
     for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
-    screen.print(f"[dim]evaluations on the test split: {board['looks']}[/dim]")
+    earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())
+    screen.print(f"[dim]evaluations on the test split: {board['looks']}{escape(earlier)}[/dim]")
     trial = results.path / TRIALS / results.first(board["cheapest"]).name
     screen.print(f"[dim]next: zoo report {escape(str(results.path))}; zoo export {escape(str(trial))}[/dim]")

@@ -54,6 +54,14 @@ def table(labels: list[int], logits: list[list[float]]) -> Predictions:
     return Predictions(split="v", classes=names, ids=ids, labels=np.array(labels), logits=np.array(logits, np.float32))
 
 
+def test_macro_figures_are_over_the_classes_that_have_images() -> None:
+    # c and d have no image; one of b is predicted as c: precision a 1, b 1; recall a 1, b 1/2; F1 a 1, b 2/3
+    found = compute_metrics(table([0, 0, 1, 1], [[1, 0, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]), Plugins())
+    assert found["precision_macro"] == found["precision_weighted"] == 1.0
+    assert found["recall_macro"] == found["recall_weighted"] == 0.75
+    assert found["f1_macro"] == found["f1_weighted"] == pytest.approx(5 / 6)
+
+
 def test_macro_and_weighted_differ_where_classes_do() -> None:
     # three of a, all right; one of b, predicted as a: F1 of a is 6/7, of b 0
     found = compute_metrics(table([0, 0, 0, 1], [[1, 0]] * 4), Plugins())

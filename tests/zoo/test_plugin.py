@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
+from tests_support import TINY
 
-from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, hookimpl
+from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, ZooError, hookimpl
+from zoo.backbone import Weights
+from zoo.command import Command
+from zoo.data.opening import open_images
+from zoo.data.roles import assign_roles
+from zoo.dataset import Dataset, Images, Sample
 from zoo.errors import PluginWarning
-from zoo.plugin import PluginCandidate, Plugins, installed_candidates
+from zoo.exporter import Exporter
+from zoo.metric import Metric
+from zoo.plugin import KINDS, PluginCandidate, Plugins, installed_candidates
+from zoo.preprocess import Preprocess
+from zoo.row import check_row
+from zoo.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -162,6 +174,136 @@ def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., Pl
 def test_a_bad_entry_is_refused(make: Callable[..., PluginCandidate], entry: Any, reason: str) -> None:
     with pytest.warns(PluginWarning, match=reason):
         load(make("foo", register_backbones=registering(entry)))
+
+
+ROWS: dict[str, Any] = {
+    "register_backbones": row("x"),
+    "register_datasets": Dataset(name="x", summary="a test", open="a:b"),
+    "register_metrics": Metric(name="x", summary="a test", compute="a:b"),
+    "register_exporters": Exporter(name="x", summary="a test", suffix=".x", write="a:b", open="a:b", verify="a:b"),
+    "register_runtimes": Runtime(
+        name="x", summary="a test", accepts="run", devices=("cpu",), available="a:b", load="a:b"
+    ),
+    "register_commands": Command(name="x", summary="a test", target="a:b"),
+}
+WEIGHTS = Weights(tag="x", preprocess=Preprocess())
+
+
+def implementing(hook: str, entry: Any) -> Callable[..., None]:
+    def function(register: Callable[[Any], None]) -> None:
+        register(entry)
+
+    function.__name__ = hook
+    found: Callable[..., None] = hookimpl(function)
+    return found
+
+
+@pytest.mark.parametrize("hook", ROWS)
+def test_every_field_of_every_row_is_checked(make: Callable[..., PluginCandidate], hook: str) -> None:
+    good = ROWS[hook]
+    plugins = Plugins([make("good", **{hook: implementing(hook, good)})])
+    plugins.load_everything()  # no warning
+    assert only(plugins, "good").provides
+    for field in dataclasses.fields(good):
+        bad = dataclasses.replace(good, **{field.name: object()})
+        with pytest.warns(PluginWarning, match=rf"failed in `{hook}`: .*`{field.name}` .*object object"):
+            plugins = Plugins([make("foo", **{hook: implementing(hook, bad)})])
+            plugins.load_everything()
+        assert only(plugins, "foo").provides == {}
+
+
+@pytest.mark.parametrize(
+    ("hook", "changes", "reason"),
+    [
+        ("register_datasets", {"open": "no_function"}, "`open` is written `module:function`"),
+        ("register_commands", {"target": "no_function"}, "`target` is written `module:function`"),
+        ("register_runtimes", {"load": "no_function"}, "`load` is written `module:function`"),
+        ("register_runtimes", {"devices": ("tpu",)}, "`devices` are some of cpu cuda"),
+        ("register_runtimes", {"devices": "cpu"}, "`devices` is a tuple, not 'cpu'"),
+        ("register_exporters", {"suffix": "onnx"}, "begins with a dot"),
+        ("register_exporters", {"precisions": ("int4",)}, "`precisions` is a tuple"),
+        ("register_exporters", {"runtimes": {"cpu": 1}}, "`runtimes` is a mapping"),
+        ("register_backbones", {"gflops": float("nan")}, "`gflops` is not a finite number"),
+        ("register_backbones", {"weights": (WEIGHTS, WEIGHTS)}, "two sets of weights with one tag"),
+        ("register_backbones", {"weights": (dataclasses.replace(WEIGHTS, top1=80.1),)}, "from 0 to 1, not 80.1"),
+        (
+            "register_backbones",
+            {"weights": (dataclasses.replace(WEIGHTS, source=cast("str", 1)),)},
+            "weights's `source` is a text",
+        ),
+    ],
+)
+def test_values_that_no_row_has(
+    make: Callable[..., PluginCandidate], hook: str, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.warns(PluginWarning, match=reason):
+        Plugins(
+            [make("foo", **{hook: implementing(hook, dataclasses.replace(ROWS[hook], **changes))})]
+        ).load_everything()
+
+
+def test_strategies_that_could_not_be_used(make: Callable[..., PluginCandidate]) -> None:
+    class Unfinished(Strategy):
+        name: ClassVar[str] = "unfinished"
+        summary: ClassVar[str] = "a test"
+
+    class Odd(Nothing):
+        pretrained: ClassVar[Any] = "yes"
+
+    for kind, reason in ((Unfinished, "does not implement `phases`"), (Odd, "`pretrained` is True or False")):
+        with pytest.warns(PluginWarning, match=reason):
+            Plugins([make("foo", register_strategies=implementing("register_strategies", kind))]).load_everything()
+
+
+def test_rows_of_built_ins_are_right(plugins: Plugins) -> None:
+    for plural in KINDS:
+        for entry in getattr(plugins, plural):
+            check_row(entry.value, plural)
+
+
+def test_a_function_that_is_not_there_is_no_traceback(make: Callable[..., PluginCandidate]) -> None:
+    plugins = Plugins([make("foo", register_datasets=implementing("register_datasets", ROWS["register_datasets"]))])
+    with pytest.raises(ZooError, match="`a:b` cannot be loaded: No module named 'a'"):
+        open_images("x", 0, plugins)
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (None, "returned NoneType, not `zoo.Images`"),
+        (KeyError("column"), "dataset `x` of plugin `foo` failed: KeyError: 'column'"),
+        ({"train": 2, "validation": 2, "test": 2}, "unknown split `validation`"),
+        ({"train": 2, "val": 0, "test": 2}, "split `val` of `x` is empty"),
+        ({"train": 2, "valid": 2}, "unknown split `valid`"),
+        ({}, "has no split"),
+        ({"train": 2}, "has train alone"),
+        ({"test": 2}, "has test alone"),
+        ([Sample("a", "u", "f"), Sample("a", "v", "f")], "two images with the id `a`"),
+        ([Sample("a", "u", "f"), Sample("b", "w", "f")], "has the label `w`, not a class"),
+        ([("a", "u", "f")], "not a `zoo.Sample`"),
+    ],
+)
+def test_a_dataset_s_mistake_is_named(make: Callable[..., PluginCandidate], returned: Any, reason: str) -> None:
+    def opened(argument: str, split_seed: int) -> Any:
+        if isinstance(returned, Exception):
+            raise returned
+        if isinstance(returned, list):
+            return Images(name="x", classes=("u", "v"), splits={"train": tuple(returned)})
+        if returned is None:
+            return None
+        splits: Any = {
+            role: tuple(Sample(f"{role}{index}", "uv"[index], "f") for index in range(count))
+            for role, count in returned.items()
+        }
+        return Images(name="x", classes=("u", "v"), splits=splits)
+
+    good = dataclasses.replace(ROWS["register_datasets"], open=opened)
+    plugins = Plugins([make("foo", register_datasets=implementing("register_datasets", good))])
+    with pytest.raises(ZooError, match=reason) as error:
+        assign_roles(open_images("x", 0, plugins), TINY)
+    assert error.value.exit_code == 1
+    if "valid" in reason:
+        assert error.value.hint is not None and "`val`" in error.value.hint
 
 
 def test_a_name_registered_twice_is_refused(make: Callable[..., PluginCandidate]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import ZooError
+from zoo.runs.looks import STUDY_FILE
 from zoo.storage.files import read_json
-from zoo.studies.results import STUDY_FILE, Results
+from zoo.studies.results import Results
 
 ADVICE_FILE = "advice.json"  # in a study's folder
 SHORTLIST = 3  # backbones that advice recommends

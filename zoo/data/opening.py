@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+from zoo.catalogue import Entry
 from zoo.data.splitting import lock
-from zoo.dataset import LOCKED, ROLES, Images, Sample
-from zoo.errors import UsageError, ZooError, did_you_mean
+from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
+from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.target import load_target
 
@@ -68,7 +71,30 @@ def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
                 hint=did_you_mean(name, known, "see `zoo list datasets`, or pass the path of a folder"),
             )
         name, argument = "folder", spec
-    images: Images = load_target(datasets.find(name).value.open)(argument, split_seed)
+    entry = datasets.find(name)
+    return call_dataset(entry, load_target(entry.value.open), argument, split_seed)
+
+
+def call_dataset(entry: Entry[Dataset], call: Callable[..., Any], *arguments: Any) -> Images:
+    """What a dataset's function returns.
+
+    Raises:
+        ZooError: it fails in a way that it does not explain, or returns something other than images.
+    """
+    where = f"dataset `{entry.name}` of plugin `{entry.provider}`"
+    hint = "the plugin must be mended; `zoo plugins` names its distribution"
+    try:
+        images = call(*arguments)
+    except (ZooError, OSError):
+        raise
+    except Exception as error:
+        raise ZooError(f"{where} failed: {type(error).__name__}: {quoted(error)}", hint=hint) from error
+    if not isinstance(images, Images):
+        raise ZooError(f"{where} returned {type(images).__name__}, not `zoo.Images`", hint=hint)
+    classes = set(images.classes)
+    for sample in (sample for samples in images.splits.values() for sample in samples):
+        if sample.label not in classes:
+            raise ZooError(f"image `{sample.id}` of {where} has the label `{sample.label}`, not a class", hint=hint)
     return images
 
 

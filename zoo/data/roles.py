@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from zoo.data.splitting import hold_out, stratified_subset
 from zoo.dataset import Images, Role, Sample
+from zoo.errors import ZooError
 from zoo.experiment import Experiment
 
 
@@ -34,8 +35,12 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     validation, a part of the training images is held out for it.
 
     Raises:
-        ZooError: a class has too few training images to hold one out.
+        ZooError: there are no images to train on, or to report on; or a class has too few to hold one out.
     """
+    if "train" not in images.splits or len(images.splits) < 2:
+        raise ZooError(
+            f"`{images.name}` has {' '.join(images.splits)} alone", hint="training needs `train`, and `val` or `test`"
+        )
     fit, choose = images.splits["train"], tuple[Sample, ...]()
     notes: tuple[str, ...] = ()
     if images.may_choose:

@@ -81,6 +81,8 @@ def lock(images: Images, seed: int) -> Images:
     """
     if images.may_choose:
         return images
+    if "train" not in images.splits or len(images.splits) < 2:
+        raise ZooError(f"`{images.name}` has {' '.join(images.splits)} alone, so no split of it can be locked")
     fit, choose = hold_out(images.splits["train"], seed)
     note = (
         f"`{images.reported}` is locked as `test`; {len(choose)} of {len(fit) + len(choose)} training images are held "

@@ -89,20 +89,13 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
     ours = one.predictions(split)
     theirs = other.predictions(ours.split)
     found = compare_tables(ours, theirs)
-    digests = [_digest(run, ours.split) for run in (one, other)]
+    digests = [run.digest_of(ours.split) for run in (one, other)]
     if None not in digests and digests[0] != digests[1]:
         raise UsageError(
             "the runs were evaluated on different photographs: some files have the same name and another content",
             hint="train or evaluate both runs on the same data",
         )
     return found
-
-
-def _digest(run: Run, split: str) -> str | None:
-    """SHA-256 over the images of the split that a run reports; None for another split, for which it has none."""
-    data = run.record.get("data") or {}
-    found = data.get("reported") or data.get("choose") if split == run.record.get("reported_split") else None
-    return str(found["sha256"]) if found else None
 
 
 def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from zoo.data.decoding import BadFile, default_workers
 from zoo.data.image import BadImage
+from zoo.data.leakage import digests
 from zoo.data.opening import choose_split, open_images
 from zoo.dataset import Sample
 from zoo.errors import PluginWarning, UsageError, ZooError
@@ -22,6 +23,7 @@ from zoo.inference.opening import open_model
 from zoo.inference.prediction import predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
+from zoo.runs.looks import note_look
 from zoo.storage.files import SCHEMA
 from zoo.target import load_target
 
@@ -39,7 +41,9 @@ class Evaluation:
         data: name of the data.
         metrics: by name; None where a metric is not finite or failed.
         split_seed: with which the data were split.
-        fitted: number of the images that the model was fitted on.
+        fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
+            no run, or its `splits.json` is missing.
+        changed: number of images with an id of the run, and another content than when it was trained.
         bad: files that could not be decoded.
     """
 
@@ -49,7 +53,8 @@ class Evaluation:
     predictions: Predictions
     metrics: dict[str, float | None]
     split_seed: int = 0
-    fitted: int = 0
+    fitted: int | None = None
+    changed: int = 0
     bad: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
@@ -187,10 +192,13 @@ def evaluate(
     split_seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
+    by_study: bool = False,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
     """Evaluate a run or an exported file on a split; every evaluation is written to the run's ledger.
+
+    An evaluation of a study's trial on the locked images is written to the study's ledger, too.
 
     Args:
         model: a run, its folder, or an exported file.
@@ -199,6 +207,7 @@ def evaluate(
         split_seed: with which the data are split; None: that of the run, else 0.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
+        by_study: whether the study asks whose trial the run is, and writes its own ledger.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
@@ -220,7 +229,7 @@ def evaluate(
         split_seed = run.experiment.split_seed if run is not None else 0
     images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
     name, samples = choose_split(images, split)
-    fitted: set[str] = run.fitted() if run is not None and images.name == run.data_name else set()
+    known = run.contents() if run is not None else {}
     done = 0
 
     def step(count: int) -> None:
@@ -229,6 +238,11 @@ def evaluate(
         advance(done, len(samples))
 
     predictions, bad = score(predictor, samples, name, workers=workers or default_workers(), advance=step)
+    held = set(predictions.ids)
+    scored = digests(sample for sample in samples if sample.id in held) if known else ()
+    contents = {sample.id: digest for sample, digest in scored}
+    fitted = set(known.get("fit", {}).values())
+    changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())
     evaluation = Evaluation(
         model=str(run.path if run is not None and model is run else model),
         data=images.name,
@@ -236,7 +250,8 @@ def evaluate(
         predictions=predictions,
         metrics=compute_metrics(predictions, plugins),
         split_seed=split_seed,
-        fitted=len(fitted & set(predictions.ids)),
+        fitted=sum(digest in fitted for digest in contents.values()) if known else None,
+        changed=changed,
         bad=tuple(bad),
     )
     if run is not None:
@@ -247,7 +262,20 @@ def evaluate(
                 data=evaluation.data,
                 split_seed=evaluation.split_seed,
                 accuracy=evaluation.metrics.get("accuracy"),
+                changed=changed > 0,
             )
+            study = None if by_study else note_look(run, name, contents.values(), evaluation.metrics.get("accuracy"))
+            if study is not None:
+                warnings.warn(
+                    f"this is an evaluation on the locked images of study `{study}`, and is written to its ledger: a "
+                    "configuration that is chosen by it will have too optimistic figures",
+                    stacklevel=2,
+                )
+            if changed and images.name == run.data_name:
+                warnings.warn(
+                    f"{changed} images have changed since the run was trained, so its stored predictions stay",
+                    stacklevel=2,
+                )
         except ZooError as error:
             warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation

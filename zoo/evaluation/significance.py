@@ -2,7 +2,7 @@
 
 The answer is a set, not one winner. Every pair is tested, and a configuration leaves the set only where one of its
 pairs is significant after Holm's correction over all pairs. The chance that any of equally good configurations leaves
-the set therefore stays below 5 %, however many there are.
+the set therefore stays below 5 %, however many there are, and however unequal their numbers of seeds.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from zoo.config.arguments import as_list
 from zoo.errors import UsageError
@@ -24,6 +26,12 @@ from zoo.runs.run import Run
 
 LEVEL = 0.05
 POWER = 0.9  # probability of finding a difference as large as the one seen
+# Degrees of freedom: with fewer, so little is known about other seeds that hardly a difference can be significant
+FEWEST_DEGREES = 3
+NODES = 256  # of a quadrature; p-values then have three correct digits
+
+# Settings that change neither the network nor its figures, so that runs that differ in them are repetitions
+WITHOUT_EFFECT = ("workers", "save_every", "cache", "on_bad_image", "on_leak")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,21 +67,37 @@ class Comparison:
         accuracies: by configuration, the best first.
         pairs: every pair of configurations.
         winners: the configurations that are not significantly worse than any other, the best first.
+        seeds: number of seeds by configuration.
+        seed_degrees: degrees of freedom of the variance from seed to seed, over all configurations; 0: it is unknown.
+        caution: why the winners hold for these seeds alone; None: they do not.
+        repeated: runs that are left out, because they repeat the settings and the seed of another.
     """
 
     accuracies: dict[str, float]
     pairs: tuple[Pair, ...]
     winners: tuple[str, ...]
+    seeds: dict[str, int]
+    seed_degrees: int
+    caution: str | None
+    repeated: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        pairs = [{**vars(pair), "told_apart": pair.told_apart} for pair in self.pairs]
-        return {"accuracies": self.accuracies, "winners": list(self.winners), "pairs": pairs}
+        return {
+            "accuracies": self.accuracies,
+            "winners": list(self.winners),
+            "pairs": [{**vars(pair), "told_apart": pair.told_apart} for pair in self.pairs],
+            "seeds": self.seeds,
+            "seed_degrees": self.seed_degrees,
+            "caution": self.caution,
+            "repeated": list(self.repeated),
+        }
 
 
 def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison | None:
     """Compare runs that were evaluated on the same images.
 
-    Runs that differ only in their seed are one configuration; returns None where all runs are.
+    Runs that differ only in their seed are one configuration; returns None where all runs are. A run that repeats the
+    settings and the seed of another is left out, since it is no further seed.
 
     Raises:
         UsageError: a path is not a run, or the runs were evaluated on different images.
@@ -81,17 +105,23 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
     """
     opened = [Run.open(run) for run in as_list(runs, Run)]
     configurations: dict[str, list[Run]] = {}
+    repeated: list[str] = []
     for run in {run.path.resolve(): run for run in opened}.values():
-        asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
-        configurations.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
+        some = configurations.setdefault(_settings(run), [])
+        if any(other.experiment.seed == run.experiment.seed for other in some):
+            repeated.append(str(run.path))
+        else:
+            some.append(run)
     if len(configurations) < 2:
         return None
     tables: dict[str, Correct] = {}
     images: set[tuple[str, ...]] = set()
+    contents: set[str] = set()
     for some in configurations.values():
         found = [run.predictions() for run in some]
         images |= {tuple(sorted(table.ids)) for table in found}
-        if len(images) > 1:
+        contents |= {digest for run, table in zip(some, found) if (digest := run.digest_of(table.split)) is not None}
+        if len(images) > 1 or len(contents) > 1:
             raise UsageError(
                 "the runs were evaluated on different images",
                 hint="compare runs that share data, split and `--split-seed`",
@@ -99,7 +129,14 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
         name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
         name = name if name not in tables else f"{name} ({some[0].path})"
         tables[name] = correct(found)
-    return compare_configurations(tables)
+    return replace(compare_configurations(tables), repeated=tuple(repeated))
+
+
+def _settings(run: Run) -> str:
+    """What a run was trained with, apart from its seed; data count by their contents, not by their path."""
+    left_out = ("seed", "data", *WITHOUT_EFFECT)
+    asked = {name: value for name, value in run.experiment.to_json().items() if name not in left_out}
+    return json.dumps([asked, run.record["data"]], sort_keys=True)
 
 
 def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
@@ -129,43 +166,83 @@ def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
         accuracies={name: accuracies[name] for name in ordered},
         pairs=pairs,
         winners=tuple(name for name in ordered if name not in lost),
+        seeds={name: len(tables[name]) for name in ordered},
+        seed_degrees=pooled.degrees if pooled is not None else 0,
+        caution=_caution(list(tables.values()), pooled),
     )
+
+
+def _caution(tables: Sequence[Correct], pooled: SeedVariance | None) -> str | None:
+    """Why the winners hold for these seeds alone; None where they do not."""
+    if pooled is None:
+        single = any(len(table) == 1 for table in tables)
+        words = "no configuration was repeated with another seed, so" if single else None
+    elif pooled.degrees < FEWEST_DEGREES:
+        times = (
+            "one run with another seed tells"
+            if pooled.degrees == 1
+            else f"{pooled.degrees} runs with another seed tell"
+        )
+        words = f"only {times} how accuracy varies from seed to seed, so hardly a difference can be significant, and"
+    else:
+        words = None
+    return words and f"{words} the winners hold for these seeds alone; repeat with more seeds"
 
 
 def p_value(one: Correct, other: Correct, pooled: SeedVariance | None = None) -> float:
     """Two-sided p-value for the difference of two configurations, `(seeds, images)` each.
 
-    With one seed each, this is McNemar's exact test. With several, it is Student's t of the difference averaged over
-    seeds. The variance is that over images, plus that over seeds where accuracies vary from seed to seed by more than
-    images explain. Degrees of freedom are those of Satterthwaite 1946 for such a sum of estimated variances.
+    Where seeds have no effect, because there is one of each or all rows are equal, this is McNemar's exact test. Else
+    it is a generalised p-value of the difference averaged over seeds (Tsui and Weerahandi 1989, "Generalized p-values
+    in significance testing of hypotheses in the presence of nuisance parameters"): Student's t given the variance from
+    seed to seed, averaged over what that variance may be after so few seeds. Where images add nothing, it equals
+    Student's t with the degrees of freedom of the seeds. Where seeds add nothing, it is Student's t over images.
 
     Two or three seeds give a poor estimate of the variance over seeds. `pooled` is the variance over the seeds of all
-    configurations. It replaces a configuration's own variance where that is smaller; where that is larger, the mean of
-    both is used.
+    configurations; None: of these two. It replaces a configuration's own variance where that is smaller, or unknown for
+    a single seed; where that is larger, the mean of both is used.
     """
     from scipy.stats import t
 
-    if len(one) == len(other) == 1:
+    pooled = pooled or _pooled([one, other])
+    varied = [table for table in (one, other) if not _seed_has_no_effect(table)]
+    if pooled is None or not varied:
         return mcnemar_test(one[0], other[0])
     count = one.shape[1]
     differences = one.mean(axis=0) - other.mean(axis=0)
-    over_images = differences.var(ddof=1) / count
-    parts = [(over_images, count - 1)]
-    over_seeds = 0.0
-    varied = [
-        (found.widened(pooled), len(table)) for table in (one, other) if (found := _seed_variance(table)) is not None
-    ]
-    for found, seeds in varied:
-        over_seeds += max(found.beyond, 0.0) / seeds
-    if over_seeds > 0 and pooled is not None:  # both rest on the same estimate
-        parts.append((sum(found.whole / seeds for found, seeds in varied), pooled.degrees))
-    elif over_seeds > 0:
-        parts += [(found.whole / seeds, found.degrees) for found, seeds in varied]
-    variance = over_images + over_seeds
-    if variance == 0:
-        return 1.0 if differences.mean() == 0 else 0.0
-    degrees = variance**2 / sum(part**2 / its for part, its in parts)
-    return float(2 * t.sf(abs(differences.mean()) / math.sqrt(variance), degrees))
+    mean = float(abs(differences.mean()))
+    if mean == 0:
+        return 1.0
+    whole = of_images = 0.0
+    for table in varied:
+        own = _seed_variance(table)
+        found = pooled if own is None else own.widened(pooled)
+        whole += found.whole / len(table)
+        of_images += (found.whole - found.beyond) / len(table)
+    factors, weights = _variance_factors(pooled.degrees)
+    beyond = np.maximum(whole * factors - of_images, 0.0)  # what the variance over seeds may be
+    variance = differences.var(ddof=1) / count + beyond
+    with np.errstate(divide="ignore"):
+        return min(float(weights @ (2 * t.sf(mean / np.sqrt(variance), count - 1))), 1.0)
+
+
+@cache
+def _variance_factors(degrees: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """What an estimated variance is multiplied by to get what it may be, with weights that add up to 1.
+
+    `degrees / chi2` at quantiles of the chi-squared distribution: nodes of Gauss and Legendre, closer to each other
+    where the variance may be many times the estimate.
+    """
+    from scipy.stats import chi2
+
+    nodes, weights = np.polynomial.legendre.leggauss(NODES)
+    places = (nodes + 1) / 2
+    return degrees / chi2.ppf(places**4, degrees), weights / 2 * 4 * places**3
+
+
+def _seed_has_no_effect(table: Correct) -> bool:
+    """Whether several seeds gave the same answers to every image, as those of many solved heads do."""
+    return len(table) > 1 and bool((table == table[0]).all())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,8 +276,9 @@ def _seed_variance(table: Correct) -> SeedVariance | None:
 
 
 def _pooled(tables: Sequence[Correct]) -> SeedVariance | None:
-    """The seed variance of all configurations together; None where all have a single seed."""
-    found = [variance for table in tables if (variance := _seed_variance(table)) is not None]
+    """The seed variance of all configurations on which seeds have an effect; None where all have a single seed."""
+    some = [table for table in tables if not _seed_has_no_effect(table)]
+    found = [variance for table in some if (variance := _seed_variance(table)) is not None]
     degrees = sum(variance.degrees for variance in found)
     if not degrees:
         return None

@@ -8,6 +8,7 @@ import numpy as np
 
 from zoo.data.decoding import decode_all, default_workers
 from zoo.data.image import pixels
+from zoo.data.leakage import digests
 from zoo.data.splitting import balanced_order
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import Calibration
@@ -44,13 +45,14 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     _require(len(samples), "are there")
     count = min(count, len(samples) // 2)
     shown, labels = [], []
-    for sample, result in decode_all(
-        balanced_order(samples, run.experiment.seed)[: count + CHOICES], default_workers()
-    ):
+    contents = run.contents().get("fit", {})
+    drawn = balanced_order(samples, run.experiment.seed)[: count + CHOICES]
+    same = [sample for sample, digest in digests(drawn) if contents.get(sample.id) == digest]
+    for sample, result in decode_all(same, default_workers()):
         if isinstance(result, np.ndarray):
             shown.append(pixels(result, run.preprocess))
             labels.append(run.classes.index(sample.label))
-    _require(len(shown), "can be decoded")
+    _require(len(shown), "can be decoded and have not changed")
     count = min(count, len(shown) // 2)
     batch = np.stack(shown)
     return Calibration(ranges=batch[:count], choices=batch[count:], labels=np.array(labels[count:], np.int64))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, ZooError
 from zoo.exporter import Check
 from zoo.exporting.parity import compare
 from zoo.inference.opening import find_exporter
@@ -40,7 +40,7 @@ def verify(
 
     Raises:
         UsageError: the file or its format is unknown, or with `data` the file is not in its run's folder.
-        ZooError: the file cannot be read at all.
+        ZooError: the file cannot be read at all, or the images are not those of the run.
     """
     from zoo.evaluation.scoring import evaluate
     from zoo.plugin import Plugins
@@ -71,6 +71,12 @@ def verify(
         plugins=plugins,
         advance=advance,
     )
+    if theirs.changed:
+        raise ZooError(
+            f"{theirs.changed} photographs of `{data}` have another content than those that the run was trained and "
+            "evaluated on, so predictions cannot be compared",
+            hint="pass the run's own photographs",
+        )
     plain: dict[str, Any] = {"name": "fp32"}
     made = plain if exporter.inspect is None else load_target(exporter.inspect)(path)["precision"]
     parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))

@@ -57,6 +57,8 @@ def build_network(
         image_size=image_size,
     )
     network: Network = build(spec)
+    if not isinstance(network, Network):
+        raise ZooError(f"backbone `{backbone.name}` builds a {type(network).__name__}, not a `zoo.Network`")
     check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
     start_head(network)
     if weights_file is not None:

@@ -26,10 +26,11 @@ from zoo.reports.plots import (
     fraction_curves,
     learning_curves,
 )
+from zoo.runs.looks import STUDY_FILE, TRIALS
 from zoo.runs.run import RUN_FILE, Run
 from zoo.storage.files import read_json, write_bytes, write_json
 from zoo.studies.learning_curve import points_by_images, where_transfer_pays
-from zoo.studies.results import STUDY_FILE, TRIALS, Results
+from zoo.studies.results import Results
 
 if TYPE_CHECKING:
     from zoo.dataset import Sample
@@ -319,6 +320,9 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
             f"{count} of {rows} configurations are winners: none is significantly worse than another, {data}. "
             f"The cheapest of them is {name}."
         )
+    caution = board["comparison"].get("caution") if rows > 1 else None
+    if caution:
+        text += f" {caution[0].upper()}{caution[1:]}."
     if chosen["test"]:
         low, high = chosen["test"]["interval"]
         accuracy = chosen["test"]["accuracy"]

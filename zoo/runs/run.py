@@ -229,7 +229,14 @@ class Run:
         return Run(self.path, record)
 
     def note_look(
-        self, predictions: Predictions, *, model: str, data: str, split_seed: int, accuracy: float | None
+        self,
+        predictions: Predictions,
+        *,
+        model: str,
+        data: str,
+        split_seed: int,
+        accuracy: float | None,
+        changed: bool = False,
     ) -> None:
         """Write an evaluation to the ledger; predictions of the run itself on its own data are stored, too.
 
@@ -239,6 +246,7 @@ class Run:
             data: name of the data.
             split_seed: with which the data were split.
             accuracy: of the predictions.
+            changed: whether images have another content than when the run was trained; the predictions are not stored.
 
         Raises:
             ZooError: the folder cannot be written; the evaluation is valid nevertheless.
@@ -257,7 +265,7 @@ class Run:
             },
         )
         own = data == self.record.get("data_name") and split_seed == self.experiment.split_seed
-        if own and Path(model) == self.path:
+        if own and not changed and Path(model) == self.path:
             predictions.save(self.path / f"predictions-{predictions.split}.safetensors")
 
     def looks(self, split: str) -> int:
@@ -272,6 +280,23 @@ class Run:
         """
         file = self.path / SPLITS_FILE
         return set(self.splits()["roles"]["fit"]) if file.exists() else set()
+
+    def contents(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of each image's content by role and id; empty without `splits.json`.
+
+        Raises:
+            ZooError: `splits.json` is damaged.
+        """
+        if not (self.path / SPLITS_FILE).exists():
+            return {}
+        found = self.splits()
+        return {role: dict(zip(names, found["sha256"][role])) for role, names in found["roles"].items()}
+
+    def digest_of(self, split: str) -> str | None:
+        """SHA-256 over names, labels and contents of the reported split; None for another, for which there is none."""
+        data = self.record.get("data") or {}
+        found = data.get("reported") or data.get("choose") if split == self.record.get("reported_split") else None
+        return str(found["sha256"]) if found else None
 
     def splits(self) -> dict[str, Any]:
         """The content of `splits.json`.

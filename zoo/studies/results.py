@@ -6,6 +6,7 @@ footprints.json     deployment cost of every configuration, known before the fir
 trials/NAME/        the runs
 search.db           settings that the hyperparameter search tried (Optuna)
 tuned.json          settings that it found
+locked.json         the SHA-256 of each image of the locked split
 ledger.jsonl        a line per evaluation on the locked split
 leaderboard.json    the leaderboard, also as leaderboard.csv
 """
@@ -13,6 +14,7 @@ leaderboard.json    the leaderboard, also as leaderboard.csv
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,19 +24,17 @@ from zoo.evaluation.scoring import compute_metrics
 from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
+from zoo.runs.looks import STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
 from zoo.runs.run import Run
 from zoo.storage.files import check_schema, read_json, read_lines, write_bytes, write_json
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
-from zoo.studies.trial import TrialResult, TrialState
+from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
 
-STUDY_FILE = "study.json"
 OUTCOMES_FILE = "outcomes.jsonl"
 COSTS_FILE = "footprints.json"
-TRIALS = "trials"
 TUNED_FILE = "tuned.json"
-LEDGER_FILE = "ledger.jsonl"
 LEADERBOARD_FILE = "leaderboard.json"
 CSV_FILE = "leaderboard.csv"
 
@@ -70,10 +70,11 @@ class Results:
         if not isinstance(record, dict) or not isinstance(record.get("study"), dict):
             raise ZooError(f"`{file}` is not the record of a study", hint="restore it from a copy")
         check_schema(record.get("schema"), file)
-        latest: dict[str, TrialResult] = {}
+        latest: dict[Trial, TrialResult] = {}
         for line in read_lines(folder / OUTCOMES_FILE):
             try:
-                latest[line["name"]] = TrialResult.from_json(line)
+                result = TrialResult.from_json(line)
+                latest[result.trial] = result
             except (KeyError, ValueError, TypeError):
                 continue  # cut short by a kill, or damaged
         return cls(folder, record, tuple(latest.values()))
@@ -125,7 +126,11 @@ class Results:
 
     def looks(self) -> list[dict[str, Any]]:
         """Every evaluation on the locked split, as the study's ledger records it."""
-        return read_lines(self.path / LEDGER_FILE)
+        return read_looks(self.path)
+
+    def _looked(self) -> set[Any]:
+        """Ids of the runs that the study itself evaluated on the locked split."""
+        return {look.get("run") for look in self.looks() if is_by_study(look)}
 
     def finished(self, fraction: float) -> dict[str, list[TrialResult]]:
         """Results of finished trials by configuration, sorted by backbone, strategy and seed."""
@@ -147,7 +152,7 @@ class Results:
         return {fraction: self._board(fraction) for fraction in sorted(fractions)}
 
     def _board(self, fraction: float) -> Leaderboard:
-        costs, compared, tests = self.costs, [], {}
+        costs, compared, tests, looked = self.costs, [], {}, self._looked()
         for configuration, results in self.finished(fraction).items():
             runs = [self.run(result) for result in results]
             compared.append(
@@ -163,7 +168,7 @@ class Results:
                     cost=costs.get(configuration, DeploymentCost()),
                 )
             )
-            scored = [table for run in runs if (table := _locked(run)) is not None]
+            scored = [table for run in runs if (table := _locked(run, looked)) is not None]
             if scored:
                 right = correct(scored)
                 interval = list(bootstrap_interval(right))
@@ -192,9 +197,10 @@ class Results:
             )
         largest = max(boards)
         full = boards[largest].to_json()
-        full["fractions"] = {f"{fraction:g}": board.to_json() for fraction, board in boards.items()}
+        full["fractions"] = {fraction_text(fraction): board.to_json() for fraction, board in boards.items()}
         full["ensemble"] = self._ensemble(largest, boards[largest], plugins)
         full["looks"] = len(self.looks())
+        full["earlier_looks"] = earlier_looks(self.path)
         # through JSON, so that tuples are lists as in the file
         return LeaderboardContent(json.loads(json.dumps(full))), boards[largest]
 
@@ -218,7 +224,8 @@ class Results:
         table = ensemble([run.predictions() for run in runs])
         metrics = compute_metrics(table, plugins)
         latencies = [row.latency for row in board.rows if row.way in members]
-        scored = [one for run in runs if (one := _locked(run)) is not None]
+        looked = self._looked()
+        scored = [one for run in runs if (one := _locked(run, looked)) is not None]
         right = correct([ensemble(scored)]) if len(scored) == len(runs) else None
         test = None
         if right is not None:
@@ -234,6 +241,11 @@ class Results:
         }
 
 
-def _locked(run: Run) -> Predictions | None:
-    """A run's predictions on the locked split; None where it was not evaluated there."""
-    return run.predictions("test") if (run.path / "predictions-test.safetensors").is_file() else None
+def _locked(run: Run, looked: Collection[Any]) -> Predictions | None:
+    """A run's predictions on the locked split; None where the study did not evaluate it there.
+
+    `zoo evaluate` may have, but a leaderboard with such figures would invite to choose by them.
+    """
+    if run.record.get("id") not in looked or not (run.path / "predictions-test.safetensors").is_file():
+        return None
+    return run.predictions("test")

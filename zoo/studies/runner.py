@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime
@@ -16,13 +16,15 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
-from zoo.data.decoding import content_digest
+from zoo.data.leakage import digests, find_leaks, told
 from zoo.data.opening import absolute, open_images
-from zoo.dataset import Images, Sample
+from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError
+from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
-from zoo.runs.run import make_folder, now
+from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked
+from zoo.runs.run import LEDGER_FILE, Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
@@ -31,15 +33,12 @@ from zoo.studies.results import (
     COSTS_FILE,
     CSV_FILE,
     LEADERBOARD_FILE,
-    LEDGER_FILE,
     OUTCOMES_FILE,
-    STUDY_FILE,
-    TRIALS,
     TUNED_FILE,
     Results,
 )
 from zoo.studies.study import Study, same_study
-from zoo.studies.trial import Trial, TrialResult, TrialState
+from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
 from zoo.system.environment import machine, versions
 from zoo.system.worker_process import WorkerFailed
 
@@ -84,7 +83,7 @@ def study(
     images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
     for line in images.notes:
         progress.note(line)
-    _check_no_overlap(images, progress)
+    _check_no_leaks(images, asked.experiment(trials[0]).on_leak, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         session = StudySession(folder, asked, trials, images, context, executor)
@@ -113,7 +112,7 @@ class StudySession:
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = context.plugins, context.progress
-        self.results: dict[str, TrialResult] = {}  # by the name of the trial
+        self.results: dict[Trial, TrialResult] = {}
         self._local = LocalProcess()
         self._executor = executor or self._local
 
@@ -136,6 +135,13 @@ class StudySession:
         }
         write_json(file, self.record)
         (self.folder / TRIALS).mkdir(exist_ok=True)
+        if not (self.folder / LOCKED_FILE).is_file():
+            write_locked(self.folder, (digest for _, digest in digests(self.images.splits.get("test", ()))))
+        for name, looks in earlier_looks(self.folder).items():
+            self.progress.warn(
+                f"study `{name}` has evaluated on these locked images {looks} times; if its results led to this study, "
+                "figures on them are too optimistic"
+            )
         for name in (LEADERBOARD_FILE, CSV_FILE):  # written by the session before; out of date from now on
             (self.folder / name).unlink(missing_ok=True)
         self._read_results()
@@ -150,7 +156,7 @@ class StudySession:
                 except ZooError as error:
                     self.progress.warn(f"{result.name} is trained again: {error.message}")
                     continue
-            self.results[result.name] = result
+            self.results[result.trial] = result
 
     def carry_out(self, retry: bool, until: float | None) -> str:
         """Carry out every trial without a result; returns the status in which the study ends.
@@ -187,10 +193,10 @@ class StudySession:
         self, costs: Mapping[str, DeploymentCost], tuned: Mapping[str, Any], retry: bool, until: float | None
     ) -> bool:
         """Train every trial without a result; False where the time ran out before the last one began."""
-        running: dict[Future[TrialResult], int] = {}
+        running: dict[Future[TrialResult], tuple[int, Path]] = {}
         in_time = True
         for number, trial in enumerate(self.trials, start=1):
-            before = self.results.get(trial.name)
+            before = self.results.get(trial)
             if before is not None and not (retry and before.state is TrialState.FAILED):
                 self.progress.advance(1)
                 continue
@@ -205,13 +211,24 @@ class StudySession:
                 break
             settings = (tuned.get(trial.configuration) or {}).get("settings")
             experiment = self.study.experiment(trial, settings)
-            folder = self.folder / TRIALS / trial.name
-            running[self._executor.submit(trial, experiment, folder, settings)] = number
+            folder = self._folder_of(trial)
+            running[self._executor.submit(trial, experiment, folder, settings)] = (number, folder)
         while running:
             self._note_completed(running)
         return in_time
 
-    def _note_completed(self, running: dict[Future[TrialResult], int]) -> None:
+    def _folder_of(self, trial: Trial) -> Path:
+        """The trial's folder; one of an earlier version is kept, if the run in it is this trial's."""
+        old = self.folder / TRIALS / trial.old_name
+        try:
+            experiment = Run.open(old).experiment
+        except ZooError:
+            return self.folder / TRIALS / trial.name
+        names = ("backbone", "strategy", "seed", "fraction")
+        own = all(getattr(experiment, name) == getattr(trial, name) for name in names)
+        return old if own else self.folder / TRIALS / trial.name
+
+    def _note_completed(self, running: dict[Future[TrialResult], tuple[int, Path]]) -> None:
         """Wait until a trial ends, and record its result.
 
         Raises:
@@ -219,19 +236,19 @@ class StudySession:
         """
         done, _ = wait(running, return_when=FIRST_COMPLETED)
         for future in done:
-            number = running.pop(future)
+            number, folder = running.pop(future)
             try:
-                self._note(future.result(), number)
+                self._note(replace(future.result(), name=folder.name), number)
             except DiskFull as error:
                 raise DiskFull(error.message, hint=f"make room; `zoo study {self.folder}` then continues") from error
 
     def _note(self, result: TrialResult, number: int) -> None:
         """Record a result; only the session writes to `outcomes.jsonl`."""
         append_json(self.folder / OUTCOMES_FILE, result.to_json())
-        self.results[result.name] = result
+        self.results[result.trial] = result
         trial = result.trial
         words = f"{number}/{len(self.trials)} {trial.configuration} seed {trial.seed}"
-        words += f" fraction {trial.fraction:g}" if len(self.study.fractions) > 1 else ""
+        words += f" fraction {fraction_text(trial.fraction)}" if len(self.study.fractions) > 1 else ""
         if result.finished:
             accuracy = result.metrics.get("accuracy")
             figure = "unknown" if accuracy is None else f"{accuracy:.4f}"
@@ -320,7 +337,7 @@ class StudySession:
         if not boards or "test" not in self.images.splits:
             return
         largest = max(boards)
-        seen = {line.get("run") for line in opened.looks()}
+        seen = {line.get("run") for line in opened.looks() if is_by_study(line)}
         for configuration in boards[largest].winners:
             for result in opened.finished(largest)[configuration]:
                 run = opened.run(result)
@@ -333,7 +350,7 @@ class StudySession:
                         f"{configuration} seed {result.trial.seed} could not be evaluated on `test`: {failure.reason}"
                     )
                     continue
-                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id")}
+                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), "by": "study"}
                 append_json(self.folder / LEDGER_FILE, {**line, "name": result.name, **vars(result.trial), **found})
 
 
@@ -360,29 +377,17 @@ def _check_folder(folder: Path, asked: Study) -> None:
         raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
 
 
-def _check_no_overlap(images: Images, progress: Progress) -> None:
-    """Check that no image is in two splits, by its content; an overlap of train and val is only a warning.
+def _check_no_leaks(images: Images, on_leak: OnLeak, progress: Progress) -> None:
+    """Check that no image is in two splits or has two labels, by its content; if none is locked, only warn.
 
     Raises:
-        ZooError: an image of the locked split is in another split.
+        ZooError: an image of the locked split is in another split; or any of this, with `on_leak` `fail`.
     """
-    seen: dict[str, tuple[str, str]] = {}
-    overlaps: dict[tuple[str, str], list[tuple[str, str]]] = {}
-    for role in ("train", "val", "test"):
-        for sample, digest in _digests(images.splits.get(role, ())):
-            before = seen.setdefault(digest, (role, sample.id))
-            if before[0] != role:
-                overlaps.setdefault((before[0], role), []).append((before[1], sample.id))
-    for (first, second), pairs in overlaps.items():
-        words = f"`{pairs[0][1]}` of {second} has the content of `{pairs[0][0]}` of {first} ({len(pairs)} such pairs)"
-        if second == "test":
-            raise ZooError(f"test overlaps {first}: {words}", hint="delete one of each pair")
-        progress.warn(f"{second} overlaps {first}: {words}; figures on {second} are too optimistic")
-
-
-def _digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
-    for sample in samples:
-        try:
-            yield sample, content_digest(sample.source).hex()
-        except OSError:
-            continue  # decoding reports unreadable files
+    leaks = find_leaks({role: digests(samples) for role, samples in images.splits.items()})
+    locked = [leak for leak in leaks if "test" in leak.roles and len(leak.roles) > 1]
+    if locked:
+        raise ZooError(f"the locked split `test` overlaps another: {told(locked)}", hint="delete all but one of each")
+    if leaks and on_leak == "fail":
+        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each")
+    if leaks:
+        progress.warn(told(leaks))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,6 +12,9 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.runs.run import Run, now
+
+READABLE = 52  # characters of backbone and strategy in a trial's name; file systems take 255 bytes in all
+DIGITS = 8  # of the digest in a trial's name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,9 +33,28 @@ class Trial:
 
     @property
     def name(self) -> str:
-        """The name of its folder, without characters that are special to a shell or a file system."""
-        words = f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}"
-        return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+        """The name of its folder, which no other trial has, without characters special to a shell or a file system.
+
+        It ends in a digest of the exact words, since different words may read alike without those characters.
+        """
+        exact = json.dumps([self.backbone, self.strategy, self.seed, float(self.fraction)])
+        words = _readable(f"{self.backbone}-{self.strategy}")[:READABLE]
+        return f"{words}-{self.fraction:g}-{self.seed}-{hashlib.sha256(exact.encode()).hexdigest()[:DIGITS]}"
+
+    @property
+    def old_name(self) -> str:
+        """The name of its folder in studies of earlier versions, which another trial may have, too."""
+        return _readable(f"{self.backbone}-{self.strategy}-{self.fraction:g}-{self.seed}")
+
+
+def _readable(words: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-._" else "_" for letter in words)
+
+
+def fraction_text(fraction: float) -> str:
+    """The shortest usual text of a fraction that reads back as the same number: `1`, `0.1`, `0.03333333333333333`."""
+    short = f"{fraction:g}"
+    return short if float(short) == fraction else repr(float(fraction))
 
 
 class TrialState(StrEnum):
@@ -107,5 +131,10 @@ def result_of_folder(trial: Trial, folder: Path, tuned: Mapping[str, Any] | None
         return None
     seconds = float((run.record.get("seconds") or {}).get("total", 0.0))
     return TrialResult(
-        trial=trial, state=TrialState.FINISHED, seconds=seconds, metrics=run.metrics, tuned=tuned or None
+        trial=trial,
+        name=folder.name,
+        state=TrialState.FINISHED,
+        seconds=seconds,
+        metrics=run.metrics,
+        tuned=tuned or None,
     )

@@ -61,7 +61,7 @@ class TrialWorker:
         """Evaluate a finished run on a split; the run's ledger and its folder keep the evaluation and predictions."""
         from zoo.evaluation.scoring import evaluate
 
-        found = evaluate(Run.open(run), split=split, plugins=self.plugins)
+        found = evaluate(Run.open(run), split=split, by_study=True, plugins=self.plugins)
         digest = hashlib.sha256("\n".join(found.predictions.ids).encode()).hexdigest()
         return {"metrics": found.metrics, "images": len(found.predictions), "ids_sha256": digest}
 

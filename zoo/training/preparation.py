@@ -10,10 +10,12 @@ from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers
+from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import open_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
+from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
 from zoo.networks.freezing import digest_of_state
@@ -34,6 +36,7 @@ class Job:
     bad: tuple[BadFile, ...]
     start_digest: str  # SHA-256 over the network as it starts
     context: Context
+    leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -71,6 +74,11 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
+    leaks = leaks_of(decoded, roles.reported)
+    if leaks and experiment.on_leak == "fail":
+        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak warn`")
+    if leaks:
+        progress.warn(told(leaks))
     clock.lap("scan")
     return Job(
         experiment=experiment,
@@ -81,6 +89,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         phases=phases,
         decoded=decoded,
         bad=tuple(bad),
+        leaks=tuple(leaks),
         start_digest=digest_of_state(network.model),
         context=context,
     )

@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm
 from tests_support import make_photos
 from torch import nn
 
 from zoo import Plugins, UsageError, ZooError, advise
 from zoo.advice.domain_distance import NormRecorder, by_stage, divergence
 from zoo.advice.probing import StageRecorder, pooled, probe
-from zoo.advice.recommendation import StageAdvice, mean_ranks, suggest_strategy
+from zoo.advice.recommendation import MARGIN, StageAdvice, mean_ranks, suggest_strategy
 from zoo.advice.track_record import track_record
+from zoo.evaluation.statistics import paired_difference_interval
 from zoo.networks.building import build_network
 from zoo.studies.results import Results
 from zoo_cli.main import run as zoo
@@ -91,6 +95,9 @@ def test_source_data_lie_at_no_distance(plugins: Plugins) -> None:
     assert max(same) < 0.01 and min(other) > 10 * max(same)
 
 
+Profile = tuple[list[StageAdvice], dict[str, np.ndarray]]
+
+
 def profile(accuracies: list[float], distance: float | None) -> tuple[list[StageAdvice], dict[str, np.ndarray]]:
     count = 1000
     right = {f"s{n}": np.arange(count) < accuracy * count for n, accuracy in enumerate(accuracies)}
@@ -117,6 +124,55 @@ def profile(accuracies: list[float], distance: float | None) -> tuple[list[Stage
 def test_suggested_strategies(accuracies: list[float], distance: float | None, strategy: str) -> None:
     found, reason = suggest_strategy(*profile(accuracies, distance))
     assert found == strategy and "probe" in reason
+
+
+def correlated(generator: np.random.Generator, accuracies: list[float], count: int, shared: float) -> Profile:
+    """Probes of these true accuracies; `shared` is the correlation of their scores, image by image."""
+    hard = generator.normal(size=count)
+    right = {}
+    for number, accuracy in enumerate(accuracies):
+        scores = shared**0.5 * hard + (1 - shared) ** 0.5 * generator.normal(size=count)
+        right[f"s{number}"] = scores < norm.ppf(accuracy)
+    stages = [
+        StageAdvice(name=name, depth=1.0, width=4, accuracy=float(rows.mean()), interval=(0, 1), distance=None)
+        for name, rows in right.items()
+    ]
+    return stages, {**right, "features": right[f"s{len(accuracies) - 1}"]}
+
+
+@pytest.mark.parametrize(("count", "stages"), [(300, 7), pytest.param(2000, 30, marks=pytest.mark.slow), (300, 30)])
+def test_equally_good_stages_are_seldom_cut_off(count: int, stages: int) -> None:
+    generator, times = np.random.default_rng(0), 120
+    found = [suggest_strategy(*correlated(generator, [0.85] * stages, count, 0.5))[0] for _ in range(times)]
+    wrong = sum(strategy.startswith("truncate") for strategy in found)
+    assert binomtest(wrong, times, 0.05, alternative="greater").pvalue > 0.05
+
+
+def test_a_stage_that_loses_is_cut_off() -> None:
+    generator = np.random.default_rng(0)
+    found = [suggest_strategy(*correlated(generator, [0.6, 0.9, 0.8], 1000, 0.5))[0] for _ in range(50)]
+    assert found.count("truncate:1") == 50
+
+
+@pytest.mark.parametrize("count", [40, 100, 300, 1000])
+def test_few_photographs_do_not_say_that_a_stage_adds_nothing(count: int) -> None:
+    generator = np.random.default_rng(0)
+    rising = [0.55 + 0.04 * number for number in range(9)]  # every stage adds four points
+    found = [suggest_strategy(*correlated(generator, rising, count, 0.5)) for _ in range(100)]
+    assert sum(strategy.startswith("partial") for strategy, _ in found) <= 5
+    told = [reason for strategy, reason in found if strategy == "linear"]
+    assert all("do not tell" in reason or "too few photographs are wrong" in reason for reason in told)
+    assert bool(told) is (count < 1000) or len(told) < 50
+
+
+@given(st.integers(20, 400), st.integers(0, 2**32 - 1), st.floats(0, 0.9))
+@settings(deadline=None, max_examples=40)
+def test_whatever_is_said_to_add_nothing_adds_at_most_the_margin(count: int, seed: int, shared: float) -> None:
+    stages, right = correlated(np.random.default_rng(seed), [0.8, 0.8, 0.81, 0.82], count, shared)
+    strategy, _ = suggest_strategy(stages, right)
+    if strategy.startswith("partial"):
+        for stage in stages[-1 - int(strategy.removeprefix("partial:")) : -1]:
+            assert paired_difference_interval(right["s3"], right[stage.name])[1] <= MARGIN
 
 
 def test_ranks_are_means_and_unknown_estimates_have_no_vote() -> None:

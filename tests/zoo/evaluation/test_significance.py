@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from scipy.stats import binomtest, norm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.stats import binomtest, norm, ttest_1samp
+from scipy.stats import t as student
 from tests_support import TINY
 
-from zoo import ZooError, train
-from zoo.evaluation.significance import compare, compare_configurations, p_value
+from zoo import Run, ZooError, train
+from zoo.evaluation.significance import SeedVariance, compare, compare_configurations, p_value
 from zoo_cli.main import run as zoo
 
 Table = npt.NDArray[np.bool_]
 
 
 def drawn(
-    generator: np.random.Generator, accuracies: list[float], photographs: int, seeds: int, wander: float = 0.0
+    generator: np.random.Generator,
+    accuracies: list[float],
+    photographs: int,
+    seeds: int | tuple[int, ...],
+    wander: float = 0.0,
 ) -> dict[str, Table]:
     """Configurations of these accuracies: some images are hard for all; `wander` is the spread over seeds."""
+    counts = seeds if isinstance(seeds, tuple) else (seeds,) * len(accuracies)
     hard = generator.normal(0, 1.0, photographs)
     found = {}
     for number, accuracy in enumerate(accuracies):
         own = generator.normal(0, 0.7, photographs)  # what this way finds hard
         rows = []
-        for _ in range(seeds):
+        for _ in range(counts[number]):
             score = hard + own + generator.normal(0, 0.5, photographs)
             luck = accuracy + generator.normal(0, wander)
             # the quantile that such scores exceed with this probability: variances 1, 0.49 and 0.25 add up
@@ -51,6 +60,35 @@ def test_equally_good_configurations_are_rarely_excluded(seeds: int, wander: flo
     assert binomtest(wrong, studies, 0.05, alternative="greater").pvalue > 0.01  # not above 5 per cent
 
 
+@pytest.mark.parametrize(
+    "seeds",
+    [(2, 1, 1, 1), (2, 2, 2, 1), pytest.param((2, 1), marks=SLOW), pytest.param((3, 1), marks=SLOW)],
+)
+def test_unequal_numbers_of_seeds_exclude_no_more(seeds: tuple[int, ...]) -> None:
+    generator, studies = np.random.default_rng(1), 150
+    found = [compare_configurations(drawn(generator, [0.9] * len(seeds), 2000, seeds, 0.01)) for _ in range(studies)]
+    wrong = sum(len(one.winners) < len(seeds) for one in found)
+    assert binomtest(wrong, studies, 0.05, alternative="greater").pvalue > 0.01
+    assert all((one.caution is not None) is (one.seed_degrees < 3) for one in found)
+    assert all(found[0].seeds[f"way {number}"] == count for number, count in enumerate(seeds))
+
+
+def test_what_the_winners_hold_for() -> None:
+    generator = np.random.default_rng(0)
+    for seeds, degrees, word in (
+        ((1, 1, 1), 0, "no configuration was repeated"),
+        ((2, 1, 1), 1, "only one run"),
+        ((2, 2, 1), 2, "only 2 runs"),
+        ((2, 2, 2), 3, None),
+        ((4, 1), 3, None),
+    ):
+        found = compare_configurations(drawn(generator, [0.9] * len(seeds), 300, seeds))
+        assert found.seed_degrees == degrees and (found.caution is None) is (word is None)
+        if found.caution is not None and word is not None:
+            assert word in found.caution and "hold for these seeds alone" in found.caution
+        assert sorted(found.seeds.values()) == sorted(seeds)
+
+
 @pytest.mark.parametrize(("seeds", "wander"), [(1, 0.0), pytest.param(2, 0.0, marks=SLOW), (3, 0.0), (5, 0.01)])
 def test_a_better_configuration_is_found(seeds: int, wander: float) -> None:
     generator, studies = np.random.default_rng(2), 100
@@ -64,7 +102,39 @@ def test_p_values_are_those_of_known_tests() -> None:
     one[0, :9], other[0, 9] = True, True
     assert p_value(one, other) == pytest.approx(binomtest(9, 10).pvalue)
     assert p_value(one, one) == 1 and p_value(np.repeat(one, 2, 0), np.repeat(one, 2, 0)) == 1
-    assert p_value(np.ones((2, 9), bool), np.zeros((2, 9), bool)) == 0
+    # images alone, in accuracies that vary no more than images explain: Student's t over images, nearly
+    generator = np.random.default_rng(0)
+    table = drawn(generator, [0.9, 0.91], 2000, 40)
+    first, second = table.values()
+    plain = ttest_1samp(first.mean(0) - second.mean(0), 0).pvalue
+    assert p_value(first, second) == pytest.approx(plain, rel=0.2)
+
+
+@given(
+    st.integers(1, 12),
+    st.floats(0.1, 30),
+    st.sampled_from([(1, 1), (2, 1), (1, 3), (4, 4)]),
+)
+@settings(deadline=None)
+def test_where_images_add_nothing_it_is_student_s_t(degrees: int, size: float, seeds: tuple[int, int]) -> None:
+    one, other = (np.zeros((count, 200_000), bool) for count in seeds)
+    one[:, :20_000] = True
+    for row, table in enumerate([*one, *other]):
+        table[-1 - row] = True  # so that seeds have an effect
+    whole = (0.1 / size) ** 2 / (1 / seeds[0] + 1 / seeds[1])
+    found = p_value(one, other, SeedVariance(whole=whole, beyond=whole, degrees=degrees))
+    assert found == pytest.approx(2 * student.sf(size, degrees), rel=0.05, abs=2e-4)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
+@settings(deadline=None, max_examples=50)
+def test_rows_that_are_repeated_are_no_evidence(seed: int, first: int, second: int) -> None:
+    generator = np.random.default_rng(seed)
+    one, other = generator.random((1, 60)) < 0.9, generator.random((1, 60)) < 0.8
+    exact = p_value(one, other)
+    assert p_value(np.repeat(one, first, 0), np.repeat(other, second, 0)) == exact
+    found = compare_configurations({"a": np.repeat(one, first, 0), "b": np.repeat(other, second, 0)})
+    assert found.pairs[0].p_value == exact and found.seed_degrees == 0
 
 
 def test_images_needed_find_the_difference() -> None:
@@ -80,14 +150,37 @@ def test_images_needed_find_the_difference() -> None:
     assert 0.8 <= np.mean(again) <= 0.98
 
 
-def test_runs_that_differ_by_seed_are_one_configuration(two_splits: Path, tmp_path: Path) -> None:
+def _told(capsys: pytest.CaptureFixture[str], runs: list[Run]) -> str:
+    assert zoo(["compare", *(str(run.path) for run in runs)]) == 0
+    return capsys.readouterr().err
+
+
+def test_runs_that_differ_by_seed_are_one_configuration(
+    two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     runs = [
         train(replace(TINY, data=str(two_splits), strategy=strategy, epochs=1, seed=seed), out=tmp_path / name)
         for name, strategy, seed in (("a", "full", 0), ("b", "full", 1), ("c", "partial:1", 0))
     ]
     assert compare(runs[:2]) is None
     found = compare([*runs, runs[0]])  # twice the same is once
-    assert found is not None and set(found.accuracies) == {f"timm/test_resnet {name}" for name in ("full", "partial:1")}
+    again = train(  # another data folder of the same content, and settings that change no figure
+        replace(
+            runs[0].experiment, data=str(shutil.copytree(two_splits, tmp_path / "copy")), workers=1, save_every=9.0
+        ),
+        out=tmp_path / "again",
+    )
+    repeated = compare([*runs, again])
+    assert repeated is not None and found is not None
+    assert repeated == replace(found, repeated=(str(again.path),)) and found.repeated == ()
+    assert "again repeats the settings and the seed of another run" in _told(capsys, [*runs, again])
+    other = tmp_path / "other"
+    shutil.copytree(two_splits, other)
+    shutil.copy(other / "val/red/000.jpg", other / "val/red/001.jpg")  # the same names
+    changed = train(replace(runs[2].experiment, data=str(other)), out=tmp_path / "changed")
+    with pytest.raises(ZooError, match="evaluated on different images"):
+        compare([runs[0], changed])
+    assert set(found.accuracies) == {f"timm/test_resnet {name}" for name in ("full", "partial:1")}
     right = [run.predictions().correct.mean() for run in runs[:2]]
     assert found.accuracies["timm/test_resnet full"] == pytest.approx(np.mean(right))
     (runs[2].path / "predictions-val.safetensors").unlink()

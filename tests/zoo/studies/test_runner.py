@@ -18,7 +18,7 @@ import pytest
 from filelock import FileLock
 from shared import made_once
 
-from zoo import Plugins, Run, Study, UsageError, ZooError, study
+from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study
 from zoo.errors import DiskFull
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.results import COSTS_FILE, Results
@@ -124,6 +124,37 @@ def test_the_locked_split_is_evaluated_once_per_winning_run(done: Results) -> No
     for row in board["rows"]:
         if row["winner"]:
             assert row["test"]["images"] == 12
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_every_look_counts_but_only_the_study_s_own_are_on_the_leaderboard(
+    done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = tmp_path / "first"
+    shutil.copytree(done.path, folder)
+    (folder / "ledger.jsonl").unlink()
+    for file in folder.glob("trials/*/predictions-test.safetensors"):
+        file.unlink()
+    loser = next(iter(sorted((folder / "trials").iterdir())))
+    for number, (data, split) in enumerate([(None, "test"), (str(two_splits), "val"), (str(two_splits), "all")], 1):
+        with pytest.warns(UserWarning, match="evaluation on the locked images of study"):
+            found = evaluate(loser, data=data, split=split, plugins=plugins)
+        opened = Results.open(folder)
+        assert opened.leaderboard["looks"] == len(opened.looks()) == number
+        last = opened.looks()[-1]
+        assert (last["by"], last["name"], last["images"]) == ("evaluate", loser.name, 12) and found.metrics
+        assert all(row["test"] is None for row in opened.leaderboard["rows"])
+    assert (loser / "predictions-test.safetensors").is_file()  # it was seen, and is on no leaderboard
+    evaluate(loser, plugins=plugins)  # `val` is for looking
+    assert len(Results.open(folder).looks()) == 3
+
+    copy = tmp_path / "photos"  # the same locked images under another name
+    shutil.copytree(two_splits, copy)
+    begin(weighed(tmp_path / "second", WAYS[:1]), asked(copy, strategies=("full",), seeds=(0,)))
+    second = study(tmp_path / "second", plugins=plugins)
+    assert second.leaderboard["looks"] == 1 and second.leaderboard["earlier_looks"] == {"first": 3}
+    assert "study `first` has evaluated on these locked images 3 times" in caplog.text
+    assert second.leaderboard["rows"][0]["test"]["images"] == 12
 
 
 def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins, tmp_path: Path) -> None:
@@ -283,7 +314,8 @@ def test_photographs_that_are_in_two_splits(two_splits: Path, plugins: Plugins, 
     shutil.copytree(two_splits, data)
     shutil.copy(data / "train/red/003.jpg", data / "val/red/other.jpg")
     with pytest.raises(
-        ZooError, match=r"test overlaps (train|val): `val/red/other.jpg` of test has the content of `train/red/003.jpg`"
+        ZooError,
+        match=r"`test` overlaps another: (.*\n)* +`train/red/003.jpg` \((train|val)\) = `val/red/other.jpg` \(test\)",
     ):
         study(asked(data), out=tmp_path / "s", plugins=plugins)
     assert not (tmp_path / "s").exists()
@@ -297,6 +329,38 @@ def test_fractions_have_leaderboards_of_their_own(two_splits: Path, plugins: Plu
     assert set(found.leaderboard["fractions"]) == {"0.4", "1"}
     sizes = {one.trial.fraction: len(found.run(one).splits()["roles"]["fit"]) for one in found.outcomes}
     assert sizes == {1.0: 20, 0.4: 8}
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_fraction_with_many_digits(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    folder = weighed(tmp_path / "s", WAYS[:1])
+    fractions = (1 / 3, 0.333333)
+    begin(folder, asked(two_splits, strategies=("full",), fractions=fractions, seeds=(0,), test=False))
+    found = study(folder, plugins=plugins)
+    assert sorted(map(float, found.leaderboard["fractions"])) == sorted(fractions)
+    assert len({one.name for one in found.outcomes}) == 2 == len(list((folder / "trials").iterdir()))
+    assert run_zoo(["report", str(folder)]) == 0
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_study_of_an_earlier_version_is_opened_and_goes_on(done: Results, plugins: Plugins, tmp_path: Path) -> None:
+    folder = tmp_path / "s"
+    shutil.copytree(done.path, folder)
+    lines = [json.loads(line) for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    for line, one in zip(lines, done.outcomes):
+        line["name"] = one.trial.old_name
+        if one.finished:
+            (folder / "trials" / one.name).rename(folder / "trials" / one.trial.old_name)
+    killed = next(index for index, one in enumerate(done.outcomes) if one.finished)
+    left = [line for index, line in enumerate(lines) if index != killed]  # killed before the line was written
+    (folder / "outcomes.jsonl").write_text("".join(f"{json.dumps(line)}\n" for line in left))
+    assert Results.open(folder).leaderboard["rows"]
+    before = {file: file.stat().st_mtime for file in folder.glob("trials/*/model.safetensors")}
+    again = study(folder, plugins=plugins)
+    assert {file: file.stat().st_mtime for file in folder.glob("trials/*/model.safetensors")} == before
+    assert {one.name for one in again.outcomes} == {line["name"] for line in lines}
+    accuracies = [{row["way"]: row["accuracy"] for row in one.leaderboard["rows"]} for one in (again, done)]
+    assert accuracies[0] == accuracies[1]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from zoo import Plugins, Study, UsageError
 from zoo.data.opening import open_images
 from zoo.data.splitting import lock, stratified_subset
 from zoo.dataset import Images, Sample
 from zoo.studies.study import same_study
+from zoo.studies.trial import Trial, fraction_text
 
 
 def asked(**changes: object) -> Study:
@@ -133,6 +136,32 @@ def test_three_splits_are_as_they_are() -> None:
 def test_locked_data_are_opened_by_name(two_splits: Path, plugins: Plugins) -> None:
     found = open_images(f"locked:{two_splits}", 0, plugins)
     assert {role: len(samples) for role, samples in found.splits.items()} == {"train": 20, "val": 4, "test": 12}
+
+
+WORDS = st.text("ab/_-:+=,.", min_size=1, max_size=4) | st.text(min_size=1, max_size=90)
+TRIAL_ = st.builds(
+    Trial,
+    backbone=WORDS,
+    strategy=WORDS,
+    seed=st.integers(0, 20),
+    fraction=st.floats(1e-6, 1) | st.sampled_from([1 / 3, 0.333333, 0.3333333, 1.0]),
+)
+
+
+@given(TRIAL_, TRIAL_)
+@example(*(Trial(backbone="lite/x", strategy="linear", seed=0, fraction=part) for part in (1 / 3, 0.333333)))
+@example(*(Trial(backbone=name, strategy="linear", seed=0, fraction=1.0) for name in ("x/y_z", "x_y/z")))
+@example(*(Trial(backbone=name, strategy=other, seed=0, fraction=1.0) for name, other in (("a-b", "c"), ("a", "b-c"))))
+def test_names_of_trials_cannot_collide(one: Trial, other: Trial) -> None:
+    assert (one.name == other.name) is (one == other)
+    assert len(one.name.encode()) < 255 and "/" not in one.name and one.name not in (".", "..")
+
+
+@given(st.floats(1e-6, 1))
+@example(1 / 30)
+def test_a_fraction_reads_back(fraction: float) -> None:
+    assert float(fraction_text(fraction)) == fraction
+    assert (fraction_text(1.0), fraction_text(0.1)) == ("1", "0.1")
 
 
 def test_a_smaller_share_lies_within_a_larger_one() -> None:

@@ -1,0 +1,95 @@
+"""Leakage: images whose content occurs in two roles, or under two labels. Contents are compared by SHA-256, not names.
+
+Such images make reported figures too optimistic, or teach the network two answers to one question.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from zoo.data.decoding import DecodedImages, content_digest
+from zoo.dataset import Sample
+
+SHOWN = 10  # images in a message; the rest are in `run.json`
+
+_NAMES = {"fit": "train", "choose": "validation"}  # what messages call the roles of a run; other roles are splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class Leak:
+    """One content that occurs in two roles, or under two labels.
+
+    Attributes:
+        sha256: Of the content.
+        images: Role and sample of each occurrence.
+    """
+
+    sha256: str
+    images: tuple[tuple[str, Sample], ...]
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """The roles that the content occurs in, in their order."""
+        return tuple(dict.fromkeys(role for role, _ in self.images))
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels that the content has."""
+        return tuple(sorted({sample.label for _, sample in self.images}))
+
+    def __str__(self) -> str:
+        """One line: every occurrence with its role, and with its label where labels differ."""
+        several = len(self.labels) > 1
+        return " = ".join(
+            f"`{sample.id}` ({_NAMES.get(role, role)}{f', label `{sample.label}`' if several else ''})"
+            for role, sample in self.images
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        images = [{"id": sample.id, "role": role, "label": sample.label} for role, sample in self.images]
+        return {"sha256": self.sha256, "images": images}
+
+
+def digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
+    """Each sample with the SHA-256 of its content; unreadable ones are left out, since decoding reports them."""
+    for sample in samples:
+        try:
+            yield sample, content_digest(sample.source).hex()
+        except OSError:
+            continue
+
+
+def find_leaks(parts: Mapping[str, Iterable[tuple[Sample, str]]]) -> list[Leak]:
+    """Find contents that occur in two of the parts, or under two labels anywhere.
+
+    Args:
+        parts: By role, samples with the digests of their contents. A content twice in one part, under one label, is no
+            leak.
+    """
+    found: dict[str, list[tuple[str, Sample]]] = {}
+    for role, samples in parts.items():
+        for sample, digest in samples:
+            found.setdefault(digest, []).append((role, sample))
+    leaks = (Leak(sha256=digest, images=tuple(images)) for digest, images in found.items() if len(images) > 1)
+    return [leak for leak in leaks if len(leak.roles) > 1 or len(leak.labels) > 1]
+
+
+def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
+    """The leaks among the images that a run decoded; the part that is reported is called by its split."""
+    parts = {name: zip(part.samples, part.contents) for name, part in decoded.items()}
+    if "reported" in parts:
+        return find_leaks({reported if name == "reported" else name: part for name, part in parts.items()})
+    return find_leaks({reported if name == "choose" else name: part for name, part in parts.items()})
+
+
+def told(leaks: Sequence[Leak]) -> str:
+    """The leaks in words: what is wrong and how often, then a line for each of the first."""
+    shared = sum(len(leak.roles) > 1 for leak in leaks)
+    labelled = sum(len(leak.labels) > 1 for leak in leaks)
+    words = [f"{shared} images are in two parts of the data, so figures are too optimistic" if shared else ""]
+    words += [f"{labelled} images have two labels" if labelled else ""]
+    lines = "".join(f"\n  {leak}" for leak in leaks[:SHOWN])
+    more = f"\n  and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
+    return f"{'; '.join(word for word in words if word)}:{lines}{more}"

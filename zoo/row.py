@@ -1,0 +1,139 @@
+"""Rows: the objects that plugins register. Each is checked as it is registered, so that no mistake is met later."""
+
+from __future__ import annotations
+
+import builtins
+import inspect
+import math
+import re
+import sys
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from functools import cache
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from zoo.errors import ZooError
+
+TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+
+# Fields of any row whose text names a function, though their annotation does not say so
+TARGETS = ("target", "load")
+
+
+def check_row(value: Any, noun: str) -> None:
+    """Check every field of a row against its annotation, and what only its kind requires.
+
+    Raises:
+        ZooError: a field has a wrong type or value; the message names it.
+    """
+    if isinstance(value, type):
+        _check_strategy(value, noun)
+        return
+    kind: Any = type(value)
+    for name, hint in _hints(kind).items():
+        _check(getattr(value, name), hint, f"a {noun}'s `{name}`", target=name in TARGETS)
+    weights = getattr(value, "weights", ())
+    tags = [one.tag for one in weights]
+    if len(set(tags)) < len(tags):
+        raise ZooError(f"{noun} `{value.name}` has two sets of weights with one tag: {' '.join(tags)}")
+    for one in weights:
+        check_row(one, f"{noun}'s weights")
+        if one.top1 is not None and not 0 <= one.top1 <= 1:
+            raise ZooError(f"a {noun}'s `top1` is a share from 0 to 1, not {one.top1}")
+    suffix = getattr(value, "suffix", None)
+    if suffix is not None and (not suffix.startswith(".") or suffix == "."):
+        raise ZooError(f"a {noun}'s `suffix` begins with a dot, such as `.onnx`, not {suffix!r}")
+    for name, known in (("devices", ("cpu", "cuda")), ("preprocessing", ("graph", "outside")), ("precisions", None)):
+        found = getattr(value, name, None)
+        if found is not None and (not found or (known and not set(found) <= set(known))):
+            raise ZooError(
+                f"a {noun}'s `{name}` are some of {' '.join(known or ('fp32', 'fp16', 'int8'))}, not {found}"
+            )
+
+
+def _check_strategy(kind: type, noun: str) -> None:
+    missing = sorted(getattr(kind, "__abstractmethods__", ()))
+    if missing:
+        raise ZooError(f"{noun} `{getattr(kind, 'name', kind.__name__)}` does not implement `{missing[0]}`")
+    for name, right in (("pretrained", bool), ("alone", str)):
+        if not isinstance(getattr(kind, name), right):
+            raise ZooError(f"a {noun}'s `{name}` is {_NAMES[right]}, not {getattr(kind, name)!r}")
+
+
+class _Names(dict[str, Any]):
+    """Names in annotations. Those that are imported for type checkers alone may be anything."""
+
+    def __missing__(self, name: str) -> Any:
+        return Any
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    """The annotation of each field of a row."""
+    names = _Names({**vars(builtins), **vars(sys.modules[kind.__module__])})
+    found = get_type_hints(kind, localns=names)
+    return {field.name: found[field.name] for field in fields(kind)}
+
+
+_NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "True or False", tuple: "a tuple"}
+
+
+def _check(value: Any, hint: Any, where: str, *, target: bool = False) -> None:
+    """Check a value against an annotation.
+
+    Raises:
+        ZooError: it does not match; `where` is what the message calls it.
+    """
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    of_function = any(get_origin(one) is Callable or get_origin(one) is _CALLABLE for one in options)
+    if not any(_matches(value, one) for one in options):
+        known = " or ".join(dict.fromkeys(_words(one) for one in options))
+        raise ZooError(f"{where} is {known}, not {value!r}")
+    if isinstance(value, str) and (target or of_function) and not TARGET.fullmatch(value):
+        raise ZooError(f"{where} is written `module:function`, not {value!r}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ZooError(f"{where} is not a finite number")
+
+
+_CALLABLE = get_origin(Callable[[], None])
+
+
+def _matches(value: Any, hint: Any) -> bool:
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is Any or hint is inspect.Parameter.empty:
+        return True
+    if hint is None or hint is type(None):
+        return value is None
+    if origin is Literal:
+        return value in parts
+    if origin is _CALLABLE:
+        return callable(value)
+    if origin is tuple:
+        inner = parts[0] if parts else Any
+        return isinstance(value, tuple) and all(_matches(one, inner) for one in value)
+    if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
+        return isinstance(value, Mapping) and all(
+            _matches(key, parts[0]) and _matches(one, parts[1]) for key, one in value.items()
+        )
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(hint, type) or isinstance(value, hint)
+
+
+def _words(hint: Any) -> str:
+    """What a message calls an annotation."""
+    origin, parts = get_origin(hint), get_args(hint)
+    if hint is None or hint is type(None):
+        return "None"
+    if origin is _CALLABLE:
+        return "a function"
+    if origin is tuple:
+        return "a tuple"
+    if origin is Literal:
+        return f"one of {' '.join(map(str, parts))}"
+    if isinstance(hint, type) and is_dataclass(hint):
+        return f"a `zoo.{hint.__name__}`"
+    return _NAMES.get(hint, "a mapping" if origin is not None else str(getattr(hint, "__name__", hint)))
