@@ -71,6 +71,8 @@ def evaluate(
         )
     finally:
         display.stop()
+    for text in found.notes:
+        display.note(text)
     if found.bad:
         listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
         display.warn(f"{len(found.bad)} files are left out because they cannot be read as images:{listed}")

@@ -14,6 +14,7 @@ def register_datasets(register: Register[Dataset]) -> None:
             summary="folder:PATH or PATH: class folders, or train/, val/ and test/ with class folders in each",
             open="zoo_datasets.folder:open_folder",
             absolute="zoo_datasets.folder:absolute",
+            open_to_score="zoo_datasets.folder:open_to_score",
         )
     )
     register(

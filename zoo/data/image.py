@@ -24,6 +24,17 @@ from zoo.storage.cache import source_key
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
+# Photographs of formats that are not read, by suffix: they are named, not passed over
+FOREIGN_SUFFIXES = {
+    ".heic": "HEIC",
+    ".heif": "HEIF",
+    ".avif": "AVIF",
+    ".jxl": "JPEG XL",
+    ".jp2": "JPEG 2000",
+    ".gif": "GIF",
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"), "raw"),
+}
+
 # Largest image that is decoded; a larger one is reported as unusable. Pillow warns of a decompression bomb above 89
 # megapixels and refuses twice as many, but cameras reach 200
 MAX_PIXELS = 300_000_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from zoo.data.splitting import lock
-from zoo.dataset import LOCKED, ROLES, Images, Sample
+from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean
 from zoo.plugin import Plugins
 from zoo.target import load_target
@@ -42,23 +42,56 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
         UsageError: there is neither a dataset nor a folder of that name.
         ZooError: the data cannot be used; or the same as above, with `of_run`.
     """
-    if not of_run:
-        return _open_images(spec, split_seed, plugins)
     try:
         return _open_images(spec, split_seed, plugins)
     except UsageError as error:
-        raise ZooError(
-            f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
-            hint="pass `--data` with the folder that the photographs are in now",
-        ) from error
+        if not of_run:
+            raise
+        raise _of_run(spec, error) from error
 
 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
+    locked, dataset, argument = _dataset_of(spec, plugins)
+    images: Images = load_target(dataset.open)(argument, split_seed)
+    return lock(images, split_seed) if locked else images
+
+
+def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
+    """Open labelled images to evaluate a model on: unlike data to train on, they may be few, or of one class.
+
+    Takes and raises what `open_images` does.
+    """
+    try:
+        locked, dataset, argument = _dataset_of(spec, plugins)
+        if locked or dataset.open_to_score is None:
+            return _open_images(spec, split_seed, plugins)
+        images: Images = load_target(dataset.open_to_score)(argument)
+        return images
+    except UsageError as error:
+        if not of_run:
+            raise
+        raise _of_run(spec, error) from error
+
+
+def _of_run(spec: str, error: UsageError) -> ZooError:
+    return ZooError(
+        f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
+        hint="pass `--data` with the folder that the photographs are in now",
+    )
+
+
+def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Dataset, str]:
+    """Whether the data are locked, their dataset, and its argument.
+
+    Raises:
+        UsageError: there is neither a dataset nor a folder of that name.
+    """
     if not spec.strip() or spec.strip() == "folder:":
         raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
-        return lock(_open_images(argument, split_seed, plugins), split_seed)
+        _, dataset, argument = _dataset_of(argument, plugins)
+        return True, dataset, argument
     datasets = plugins.datasets
     if name not in datasets:
         if not Path(spec).expanduser().exists() and "/" not in spec and "\\" not in spec and "." not in spec:
@@ -68,8 +101,7 @@ def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
                 hint=did_you_mean(name, known, "see `zoo list datasets`, or pass the path of a folder"),
             )
         name, argument = "folder", spec
-    images: Images = load_target(datasets.find(name).value.open)(argument, split_seed)
-    return images
+    return False, datasets.find(name).value, argument
 
 
 def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:

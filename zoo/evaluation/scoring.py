@@ -5,17 +5,18 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from zoo.data.decoding import BadFile, default_workers
+from zoo.data.class_names import composed, folded
+from zoo.data.decoding import BadFile, content_digest, default_workers
 from zoo.data.image import BadImage
-from zoo.data.opening import choose_split, open_images
-from zoo.dataset import Sample
+from zoo.data.opening import absolute, choose_split, open_images, open_to_score
+from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
 
+SAME = 8  # images whose contents are compared to recognise the data of a run in another place
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
@@ -40,7 +43,8 @@ class Evaluation:
         metrics: by name; None where a metric is not finite or failed.
         split_seed: with which the data were split.
         fitted: number of the images that the model was fitted on.
-        bad: files that could not be decoded.
+        bad: files that could not be decoded, or are no images.
+        notes: what was decided when the data were opened.
     """
 
     model: str
@@ -51,6 +55,7 @@ class Evaluation:
     split_seed: int = 0
     fitted: int = 0
     bad: tuple[BadFile, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall, F1 and number of images of every class."""
@@ -98,6 +103,7 @@ class Evaluation:
             "classes": list(self.predictions.classes),
             "confusion": self.confusion().tolist(),
             "bad_images": [{"path": file.id, "reason": file.reason} for file in self.bad],
+            "notes": list(self.notes),
         }
 
 
@@ -147,12 +153,16 @@ def score(
     Raises:
         ZooError: a label is not a class of the model, or no image can be decoded.
     """
-    index = {name: position for position, name in enumerate(predictor.classes)}
-    unknown = sorted({sample.label for sample in samples} - set(index))
+    index = {composed(name): position for position, name in enumerate(predictor.classes)}
+    index |= {name: position for position, name in enumerate(predictor.classes)}
+    spelt = {name: name if name in index else composed(name) for name in {sample.label for sample in samples}}
+    unknown = sorted(name for name in spelt if spelt[name] not in index)
     if unknown:
+        alike = [name for name in predictor.classes if folded(name) == folded(unknown[0])]
+        like = f"it has `{alike[0]}`, which differs in case or spaces; " if alike else ""
         raise ZooError(
             f"the model has no class `{unknown[0]}` ({len(unknown)} classes of the data are unknown to it)",
-            hint=f"the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
+            hint=f"{like}the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     ids: list[str] = []
     labels: list[int] = []
@@ -163,7 +173,7 @@ def score(
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
         ids.append(sample.id)
-        labels.append(index[sample.label])
+        labels.append(index[spelt[sample.label]])
         rows.append(result)
     if not ids:
         raise ZooError(
@@ -195,7 +205,8 @@ def evaluate(
     Args:
         model: a run, its folder, or an exported file.
         data: the data to evaluate on; None: those of the run.
-        split: None: the split that the data report, `val` where there is one, else `test`.
+        split: None: the split that the data report, `val` where there is one, else `test`; of other data than the run's
+            that come without splits, all images.
         split_seed: with which the data are split; None: that of the run, else 0.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
@@ -218,8 +229,7 @@ def evaluate(
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
         split_seed = run.experiment.split_seed if run is not None else 0
-    images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
-    name, samples = choose_split(images, split)
+    images, name, samples = _open(data, split, split_seed, run, plugins)
     fitted: set[str] = run.fitted() if run is not None and images.name == run.data_name else set()
     done = 0
 
@@ -237,7 +247,8 @@ def evaluate(
         metrics=compute_metrics(predictions, plugins),
         split_seed=split_seed,
         fitted=len(fitted & set(predictions.ids)),
-        bad=tuple(bad),
+        bad=(*_rejected(images, samples), *bad),
+        notes=images.notes,
     )
     if run is not None:
         try:
@@ -251,3 +262,49 @@ def evaluate(
         except ZooError as error:
             warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation
+
+
+def _open(
+    data: str, split: str | None, split_seed: int, run: Run | None, plugins: Plugins
+) -> tuple[Images, str, tuple[Sample, ...]]:
+    """The data, and the name and samples of the split to score.
+
+    Data without splits are scored whole, unless they are the run's own, which must be split as they were for training,
+    or a split is named.
+    """
+    of_run = run is not None and data == run.experiment.data
+    images = open_to_score(data, split_seed, plugins, of_run=of_run)
+    if images.drawn:
+        own = of_run or (run is not None and _is_data_of(run, images, data, plugins))
+        if own or split not in (None, "all"):
+            images = open_images(data, split_seed, plugins, of_run=of_run)
+        elif split is None:
+            name, samples = choose_split(images, "all")
+            whole = f"`{data}` comes without splits, so all its {len(samples)} images are scored"
+            return replace(images, notes=(*images.notes, whole)), name, samples
+    elif split is None and images.reported not in images.splits:
+        split = "all"
+    return images, *choose_split(images, split)
+
+
+def _is_data_of(run: Run, images: Images, data: str, plugins: Plugins) -> bool:
+    """Whether these are the data that a run was trained on, under another spelling or in another place."""
+    if absolute(data, plugins) == run.experiment.data:
+        return True
+    fitted = run.fitted()
+    found = {sample.id: sample for samples in images.splits.values() for sample in samples}
+    if not fitted or not fitted <= set(found):
+        return False
+    splits = run.splits()
+    digests = dict(zip(splits["roles"]["fit"], splits.get("sha256", {}).get("fit", ())))
+    some = list(digests.items())[:SAME]
+    try:
+        return bool(some) and all(content_digest(found[name].source).hex() == digest for name, digest in some)
+    except OSError:
+        return False
+
+
+def _rejected(images: Images, samples: Sequence[Sample]) -> list[BadFile]:
+    """Files that are no images, in the top folders of the samples that are scored."""
+    tops = {sample.id.partition("/")[0] for sample in samples}
+    return [BadFile(name, reason) for name, reason in images.rejected if name.partition("/")[0] in tops]

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.decoding import BadFile, decode_all, default_workers
+from zoo.data.folder_walk import is_clutter, is_photograph, is_readable, walk_files
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
@@ -51,7 +52,8 @@ class Prediction:
 def find_photographs(paths: Iterable[str]) -> list[Path]:
     """Image files that `paths` name, in order and without repetition.
 
-    A path is a file, a folder (with all folders in it) or a glob pattern.
+    A path is a file, a folder (with all folders in it) or a glob pattern. What lies in a folder is found as it is for
+    training; photographs of formats that cannot be read are among them, so that they are reported.
 
     Raises:
         UsageError: a path matches no file.
@@ -65,17 +67,23 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             raise ZooError(f"folder `{text}` may not be read", hint="`chmod u+rx` it, or copy the photographs")
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            matches = sorted(file for file in walk_files(path) if is_photograph(file) and is_readable(file))
         elif path.exists():
             matches = [path]
         else:
             names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
-            matches = [Path(name) for name in names if Path(name).is_file()]
+            matches = [Path(name) for name in names if Path(name).is_file() and not _crosses_clutter(name, text)]
         if not matches:
             what = "holds no photographs" if path.is_dir() else "matches no file"
             raise UsageError(f"`{text}` {what}", hint=f"names of photographs end in {' '.join(SUFFIXES)}")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def _crosses_clutter(name: str, pattern: str) -> bool:
+    """Whether a match of a pattern lies in a folder that systems create, and that the pattern does not name."""
+    named = set(Path(pattern).parts)
+    return any(is_clutter(Path(part)) for part in Path(name).parts[:-1] if part not in named)
 
 
 def predict(
