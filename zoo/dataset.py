@@ -182,6 +182,7 @@ __getattr__ = lazy_attributes(
             for name in ("is_clutter", "is_photograph", "subfolders", "walk_files", "why_unprintable", "why_unusable")
         },
         **{name: f"zoo.data.class_names:{name}" for name in ("composed", "folded")},
+        "user_path": "zoo.storage.paths:user_path",
         "SUFFIXES": "zoo.data.image:SUFFIXES",
         "split_stratified": "zoo.data.splitting:split_stratified",
     },

@@ -13,6 +13,7 @@ from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_fil
 from zoo.data.image import SUFFIXES
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Role
+from zoo.storage.paths import user_path
 
 # Usual names of split folders, and the role of each
 SPLIT_FOLDERS: dict[str, Role] = {
@@ -31,7 +32,7 @@ SHOWN = 5  # names in a note
 
 def absolute(argument: str) -> str:
     """The path of an existing folder made absolute; another text as it is."""
-    folder = Path(argument).expanduser()
+    folder = user_path(argument)
     return str(folder.resolve()) if argument and folder.is_dir() else argument
 
 
@@ -105,7 +106,7 @@ def open_to_score(argument: str) -> Images:
 
 
 def _root(argument: str) -> Path:
-    root = Path(argument).expanduser()
+    root = user_path(argument)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UsageError(f"data folder `{argument}` {what}", hint=LAYOUT)

@@ -93,7 +93,7 @@ def why_unusable(path: Path, name: str) -> str | None:
     if suffix in SUFFIXES:
         return None
     if suffix in FOREIGN_SUFFIXES:
-        return f"is a {FOREIGN_SUFFIXES[suffix]} file, which zoo does not read: convert it to JPEG or PNG"
+        return f"is a {FOREIGN_SUFFIXES[suffix]} photograph, which zoo does not read: convert it to JPEG or PNG"
     return f"its suffix `{path.suffix}` is not that of an image" if suffix else "has no suffix"
 
 

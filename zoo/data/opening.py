@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean
 from zoo.plugin import Plugins
+from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
 
@@ -24,7 +23,7 @@ def absolute(spec: str, plugins: Plugins) -> str:
         return f"{name}:{load_target(resolve)(argument)}" if colon and resolve is not None else spec
     if "://" in spec or not spec:
         return spec
-    folder = Path(spec).expanduser()
+    folder = user_path(spec)
     return str(folder.resolve()) if folder.is_dir() else spec
 
 
@@ -88,13 +87,14 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Dataset, str]:
     """
     if not spec.strip() or spec.strip() == "folder:":
         raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
+    check_recordable(spec, "--data")
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
         _, dataset, argument = _dataset_of(argument, plugins)
         return True, dataset, argument
     datasets = plugins.datasets
     if name not in datasets:
-        if not Path(spec).expanduser().exists() and "/" not in spec and "\\" not in spec and "." not in spec:
+        if not user_path(spec).exists() and "/" not in spec and "\\" not in spec and "." not in spec:
             known = [entry.name for entry in datasets]
             raise UsageError(
                 f"`{spec}` is neither a folder here nor a dataset",

@@ -22,6 +22,7 @@ from zoo.inference.opening import find_exporter, open_model
 from zoo.predictions import softmax
 from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
+from zoo.storage.paths import user_path
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for text in paths:
-        path = Path(text).expanduser()
+        path = user_path(text)
         if not text.strip():
             raise UsageError("a photograph's path is empty", hint="`.` is the current folder")
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):

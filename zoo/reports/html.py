@@ -28,6 +28,7 @@ from zoo.reports.plots import (
 )
 from zoo.runs.run import RUN_FILE, Run
 from zoo.storage.files import read_json, write_bytes, write_json
+from zoo.storage.paths import output_path
 from zoo.studies.learning_curve import points_by_images, where_transfer_pays
 from zoo.studies.results import STUDY_FILE, TRIALS, Results
 
@@ -84,7 +85,7 @@ def report(
             of = Run.open(folder)
         else:
             raise UsageError(f"`{folder}` is neither a run nor a study", hint="pass the folder that zoo made")
-    target = Path(out) if out is not None else of.path / "report.html"
+    target = output_path(out) if out is not None else of.path / "report.html"
     if target.suffix != ".html":
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
     if not target.parent.is_dir():

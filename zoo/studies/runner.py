@@ -25,6 +25,7 @@ from zoo.progress import Progress
 from zoo.runs.run import make_folder, now
 from zoo.storage.files import SCHEMA, append_json, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
+from zoo.storage.paths import output_path
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, TrialExecutor
 from zoo.studies.results import (
@@ -76,7 +77,7 @@ def study(
         asked = Results.open(folder).study
     else:
         asked = replace(asked, data=absolute(asked.data, plugins))  # so that it can be continued from any folder
-        folder = Path(out).expanduser() if out is not None else _default_folder()
+        folder = output_path(out) if out is not None else _default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
     trials = asked.trials(plugins)

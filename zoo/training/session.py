@@ -39,6 +39,7 @@ from zoo.runs.run import (
 )
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
+from zoo.storage.paths import output_path
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.lr_finder import find_rate
@@ -82,7 +83,7 @@ def train(
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, context.plugins)
-    folder = Path(out).expanduser() if out is not None else default_folder(setup.backbone.name, str(setup.plan))
+    folder = output_path(out) if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(experiment, setup, context, ahead)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import v2
 
 from zoo.data.image import BadImage, canvas, decode, normalise, pixels
+from zoo.dataset import BytesSource
 from zoo.preprocess import MAX_ASPECT, Preprocess
 
 GRADIENT = np.linspace(0, 255, 40 * 30 * 3).astype(np.uint8).reshape(30, 40, 3)
@@ -157,3 +162,81 @@ def test_a_fraction_stands_upright_and_other_formats_come_whole(tmp_path: Path) 
     truncated.write_bytes(large(tmp_path, (800, 640)).read_bytes()[:20_000])
     with pytest.raises(BadImage):
         decode(truncated, 128)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp"])
+@pytest.mark.filterwarnings("error")
+def test_pillow_s_bound_is_left_to_the_host_program(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image far over the bound of the process is decoded without a warning, and the bound stays."""
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(GRADIENT).save(file)
+    whole = decode(file)
+    for bound in (1000, 100):  # a warning, an error
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound)
+        assert np.array_equal(decode(file), whole)
+        assert bound == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr("zoo.data.image.MAX_PIXELS", 1000)
+    with pytest.raises(BadImage, match="40 x 30 pixels"):
+        decode(file)
+
+
+def test_importing_zoo_leaves_pillow_s_bound(tmp_path: Path) -> None:
+    program = "from PIL import Image as I; a = I.MAX_IMAGE_PIXELS; import zoo.data.image; print(a, I.MAX_IMAGE_PIXELS)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split()
+    assert before == after != "None"
+
+
+def entropy_coded(size: tuple[int, int], progressive: bool) -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "JPEG", quality=80, progressive=progressive)
+    return stream.getvalue()
+
+
+@settings(max_examples=60)
+@given(lost=st.integers(1, 60), progressive=st.booleans(), width=st.integers(17, 60))
+def test_a_jpeg_is_repaired_where_no_part_of_the_image_is_missing(lost: int, progressive: bool, width: int) -> None:
+    """Without its end marker (2 bytes) it is the same image; without more it is none: a decoder would make that up."""
+    whole = entropy_coded((width, 40), progressive)
+    remarks = list[str]()
+    source = BytesSource("x.jpg", lambda: whole[:-lost])
+    if lost <= 2:
+        expected = decode(BytesSource("y.jpg", lambda: whole))
+        assert np.array_equal(decode(source, remark=remarks.append), expected) and "last bytes" in remarks[0]
+        assert decode(source, 8).shape[0] <= 40
+    else:
+        try:
+            kept = decode(source, remark=remarks.append)
+        except BadImage:
+            return
+        # the last byte may be padding alone
+        assert lost == 3 and np.array_equal(kept, decode(BytesSource("y.jpg", lambda: whole)))
+
+
+@pytest.mark.parametrize("chunk", ["profile", "text"])
+def test_a_png_with_a_large_profile_or_text_is_read(chunk: str, tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("comment", "x" * 2_000_000, zip=True)
+    extra: dict[str, Any] = {"icc_profile": b"x" * 2_000_000} if chunk == "profile" else {"pnginfo": info}
+    Image.fromarray(GRADIENT).save(tmp_path / "a.png", **extra)
+    remarks = list[str]()
+    assert np.array_equal(decode(tmp_path / "a.png", remark=remarks.append), GRADIENT)
+    assert "1 MB" in remarks[0] and len(remarks) == 1
+
+
+@pytest.mark.parametrize(
+    ("beginning", "words"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC photograph"),
+        (b"\0\0\0\x18ftypavif", "AVIF photograph"),
+        (b"GIF89a", "GIF file"),
+        (b"<!DOCTYPE html>", "HTML or XML file"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+    ],
+)
+def test_what_is_no_photograph_is_named(beginning: bytes, words: str) -> None:
+    with pytest.raises(BadImage, match=words):
+        decode(BytesSource("a.jpg", lambda: beginning + bytes(100)))
