@@ -128,13 +128,13 @@ def repair(stream: BinaryIO) -> Repaired | None:
 def _ended_jpeg(data: bytes) -> bytes | None:
     """A JPEG with its end marker, if its image is complete.
 
-    Two ends are tried: the marker alone, after which a decoder makes up what is missing, and random bytes before it,
-    which it would decode. Only if nothing is missing, both give the same image.
+    Several ends are tried: the marker alone, after which a decoder makes up what is missing, and random bytes before
+    it, which it would decode. Only if nothing is missing, all give the same image.
     """
     data = data.rstrip(b"\xff")
     noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # without 255, which is special
     found = set()
-    for end in (b"", noise):
+    for end in (b"", *(bytes([first]) + noise for first in (0x2A, 0x6A, 0x95, 0xD5))):  # begin with bits 00 to 11
         try:
             pixels = np.asarray(open_image(io.BytesIO(data + end + b"\xff\xd9")))
         except Exception:  # damaged in another way
