@@ -9,9 +9,11 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.errors import UsageError, did_you_mean
+from zoo.storage.paths import data_text
 from zoo.strategy import NORMS, Norm
 
 Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
@@ -128,7 +130,8 @@ class Experiment:
         for name in ("data", "backbone", "strategy", "weights", "device"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
-                object.__setattr__(self, name, os.fspath(value))  # `Path("photos")` is what one writes in Python
+                # `Path("photos")` is what one writes in Python
+                object.__setattr__(self, name, data_text(Path(value)) if name == "data" else os.fspath(value))
             elif not isinstance(value, str) or not value or "\0" in value:
                 problems.append(f"`--{name} {value!r}` is no name or path")
         if not isinstance(self.compile, bool):

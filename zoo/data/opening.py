@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
 from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean
@@ -10,20 +13,30 @@ from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
 
-def absolute(spec: str, plugins: Plugins) -> str:
+def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
     """The text of `--data` with its paths made absolute, so that a run finds its data from any folder.
 
-    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names are unchanged.
+    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names are unchanged; the name
+    of a dataset stands for it, whatever folders there are.
+
+    Args:
+        spec: The text.
+        plugins: Loaded plugins.
+        base: The folder that relative paths begin at. None: the current one.
     """
+    base = Path() if base is None else base
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
-        return f"{LOCKED}:{absolute(argument, plugins)}"
+        return f"{LOCKED}:{absolute(argument, plugins, base)}"
     if name in plugins.datasets:
         resolve = plugins.datasets.find(name).value.absolute
-        return f"{name}:{load_target(resolve)(argument)}" if colon and resolve is not None else spec
+        if not colon or resolve is None:
+            return spec
+        beside = base / user_path(argument)
+        return f"{name}:{load_target(resolve)(str(beside) if argument and beside.exists() else argument)}"
     if "://" in spec or not spec:
         return spec
-    folder = user_path(spec)
+    folder = base / user_path(spec)
     return str(folder.resolve()) if folder.is_dir() else spec
 
 
@@ -52,7 +65,7 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
     locked, dataset, argument = _dataset_of(spec, plugins)
     images: Images = load_target(dataset.open)(argument, split_seed)
-    return lock(images, split_seed) if locked else images
+    return _not_the_folder(spec, lock(images, split_seed) if locked else images, plugins)
 
 
 def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
@@ -70,6 +83,15 @@ def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool 
         if not of_run:
             raise
         raise _of_run(spec, error) from error
+
+
+def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
+    """The images with a note if they are a dataset and there is a folder of the same name."""
+    name = spec.removeprefix(f"{LOCKED}:")
+    if name not in plugins.datasets or not Path(name).is_dir():
+        return images
+    note = f"`{name}` is the dataset of that name; for the folder `{name}`, write `./{name}`"
+    return replace(images, notes=(note, *images.notes))
 
 
 def _of_run(spec: str, error: UsageError) -> ZooError:

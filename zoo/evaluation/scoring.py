@@ -24,6 +24,7 @@ from zoo.inference.prediction import predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
 from zoo.storage.files import SCHEMA
+from zoo.storage.paths import data_text
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -192,7 +193,7 @@ def score(
 def evaluate(
     model: Path | str | Run,
     *,
-    data: str | None = None,
+    data: Path | str | None = None,
     split: str | None = None,
     split_seed: int | None = None,
     device: str = "auto",
@@ -229,7 +230,7 @@ def evaluate(
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
         split_seed = run.experiment.split_seed if run is not None else 0
-    images, name, samples = _open(data, split, split_seed, run, plugins)
+    images, name, samples = _open(data_text(data), split, split_seed, run, plugins)
     fitted: set[str] = run.fitted() if run is not None and images.name == run.data_name else set()
     done = 0
 

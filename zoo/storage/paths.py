@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from zoo.errors import UsageError
@@ -21,6 +22,12 @@ def user_path(text: Path | str) -> Path:
         raise UsageError(
             f"there is no {who}, so `{text}` is no path", hint=f"for a file or folder named `{first}`, write `./{text}`"
         ) from error
+
+
+def data_text(data: Path | str) -> str:
+    """The text of `--data` for what is given in Python: a `Path` is a folder, never the name of a dataset."""
+    text = os.fspath(data)
+    return text if isinstance(data, str) or Path(text).is_absolute() else os.path.join(".", text)  # noqa: PTH118
 
 
 def check_recordable(text: Path | str, option: str) -> None:
