@@ -42,6 +42,7 @@ def evaluate(
     zoo evaluate runs/first --split test
     zoo evaluate runs/first/model.onnx --data photos
     """
+    from zoo.data.decoding import doubts_text
     from zoo.evaluation.scoring import evaluate as score
     from zoo.progress import ProgressBar
     from zoo_cli.figures import print_evaluation
@@ -76,6 +77,8 @@ def evaluate(
     if found.bad:
         listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
         display.warn(f"{len(found.bad)} files are left out because they cannot be read as images:{listed}")
+    if found.doubtful:
+        display.warn(doubts_text(found.doubtful))
     if as_json:
         print_json(found.to_json())
     else:

@@ -69,6 +69,7 @@ ORDER = (
     "early_stopping",
     "keep",
     "image_size",
+    "levels",
     "workers",
     "seed",
     "split_seed",
@@ -84,6 +85,7 @@ ORDER = (
 # What only the command line has to say
 _TYPES: dict[str, click.ParamType[Any]] = {
     "lr": RATE,
+    "levels": click.Tuple([click.FLOAT, click.FLOAT]),
     "workers": click.IntRange(1),
     "time_budget": SECONDS,
     "save_every": SECONDS,
@@ -96,6 +98,7 @@ _METAVARS = {
     "views": "K",
     "early_stopping": "EPOCHS",
     "image_size": "PIXELS",
+    "levels": "LOW HIGH",
     "device": "auto|cpu|cuda|cuda:N",
     "time_budget": "TIME",
     "save_every": "TIME",

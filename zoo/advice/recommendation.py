@@ -38,7 +38,8 @@ if TYPE_CHECKING:
 MOST_IMAGES = 2000  # the interval of a probe's accuracy is then 2 points wide, and the pass takes a minute
 BATCH = 32
 LEVEL = 0.05
-OF_A_STUDY = ("split_seed", "device", "image_size", "weights", "workers")  # a study's settings that change the advice
+# A study's settings that change the advice
+OF_A_STUDY = ("split_seed", "device", "image_size", "levels", "weights", "workers")
 SATURATED = 0.97  # accuracy of a probe above which no strategy can be found significantly better
 
 

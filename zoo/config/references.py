@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
@@ -78,7 +78,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         plan=plan,
         weights=weights,
         weights_file=file,
-        preprocess=base.at(experiment.image_size),
+        preprocess=replace(base.at(experiment.image_size), levels=experiment.levels),
     )
 
 

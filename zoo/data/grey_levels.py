@@ -18,6 +18,9 @@ FEW = 0.01
 DARK = 4096
 
 
+_HINT = "; `--levels LOW HIGH` of `zoo train` tells which are black and white"
+
+
 class UnknownLevels(ValueError):
     """The type of an image does not say which of its grey levels are black and white."""
 
@@ -52,7 +55,7 @@ def to_8_bits(
         levels = _levels_of_type(image.mode, kind)
     if levels is None:
         raise UnknownLevels(
-            f"its grey levels are {least:,.6g} to {most:,.6g}, and 32-bit integers do not say which are black and white"
+            f"its grey levels are {least:,.6g} to {most:,.6g}, and 32-bit integers have no usual range{_HINT}"
         )
     low, high = levels
     half = (high - low) / 510  # half a step of the result
@@ -60,7 +63,7 @@ def to_8_bits(
     if not given and outside > FEW * values.size:
         raise UnknownLevels(
             f"its grey levels are {least:,.6g} to {most:,.6g}, and {outside / values.size:.0%} of them lie outside "
-            f"{low:,.6g} to {high:,.6g}, the range of the type"
+            f"{low:,.6g} to {high:,.6g}, the range of the type{_HINT}"
         )
     if outside and not given:
         remark(f"{outside:,} of {values.size:,} grey levels lie outside {low:,.6g} to {high:,.6g}, or are not numbers")

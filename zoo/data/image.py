@@ -101,7 +101,7 @@ def decode(
     except UnidentifiedImageError as error:
         raise BadImage(f"`{source}` cannot be read as an image") from error
     except UnknownLevels as error:
-        raise BadImage(f"`{source}` cannot be scaled to 8 bits: {error}", hint="pass `--levels LOW HIGH`") from error
+        raise BadImage(f"`{source}` cannot be scaled to 8 bits: {error}") from error
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
         reason = first_line(error)
@@ -200,6 +200,7 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
         "resize": preprocess.resize,
         "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
+        "levels": preprocess.levels,
         "code": source_key(*(Path(__file__).with_name(f"{name}.py") for name in _CODE)),
         "pillow": PIL.__version__,
     }

@@ -46,6 +46,7 @@ class Evaluation:
         fitted: number of the images that the model was fitted on.
         bad: files that could not be decoded, or are no images.
         notes: what was decided when the data were opened.
+        doubtful: images that are scored though something is wrong with them.
     """
 
     model: str
@@ -57,6 +58,7 @@ class Evaluation:
     fitted: int = 0
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
+    doubtful: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall, F1 and number of images of every class."""
@@ -104,6 +106,7 @@ class Evaluation:
             "classes": list(self.predictions.classes),
             "confusion": self.confusion().tolist(),
             "bad_images": [{"path": file.id, "reason": file.reason} for file in self.bad],
+            "doubtful_images": [{"path": file.id, "reason": file.reason} for file in self.doubtful],
             "notes": list(self.notes),
         }
 
@@ -141,6 +144,7 @@ def score(
     *,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
+    remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> tuple[Predictions, list[BadFile]]:
     """Decode and classify every sample; returns the predictions, and the files that could not be decoded.
 
@@ -150,6 +154,7 @@ def score(
         split: name of the split, for the table of predictions.
         workers: threads that decode images.
         advance: called with the number of images classified.
+        remark: called, by any thread, with what was wrong with an image that is scored nevertheless.
 
     Raises:
         ZooError: a label is not a class of the model, or no image can be decoded.
@@ -169,7 +174,7 @@ def score(
     labels: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
     bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance):
+    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance, remark=remark):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
@@ -239,7 +244,15 @@ def evaluate(
         done += count
         advance(done, len(samples))
 
-    predictions, bad = score(predictor, samples, name, workers=workers or default_workers(), advance=step)
+    doubts: dict[str, str] = {}
+    predictions, bad = score(
+        predictor,
+        samples,
+        name,
+        workers=workers or default_workers(),
+        advance=step,
+        remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
+    )
     evaluation = Evaluation(
         model=str(run.path if run is not None and model is run else model),
         data=images.name,
@@ -250,6 +263,7 @@ def evaluate(
         fitted=len(fitted & set(predictions.ids)),
         bad=(*_rejected(images, samples), *bad),
         notes=images.notes,
+        doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
     if run is not None:
         try:

@@ -45,7 +45,9 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     count = min(count, len(samples) // 2)
     shown, labels = [], []
     for sample, result in decode_all(
-        balanced_order(samples, run.experiment.seed)[: count + CHOICES], default_workers()
+        balanced_order(samples, run.experiment.seed)[: count + CHOICES],
+        default_workers(),
+        levels=run.preprocess.levels,
     ):
         if isinstance(result, np.ndarray):
             shown.append(pixels(result, run.preprocess))

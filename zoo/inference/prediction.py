@@ -97,6 +97,7 @@ def predict(
     preprocess: Preprocess | None = None,
     classes: tuple[str, ...] | None = None,
     plugins: Plugins | None = None,
+    remark: Callable[[str, str], None] = lambda path, text: None,
 ) -> tuple[list[Prediction], list[BadFile]]:
     """Classify images; returns their predictions, in order, and the files that could not be decoded.
 
@@ -109,6 +110,7 @@ def predict(
         preprocess: how images are prepared; only for a file that zoo did not write.
         classes: the class names; only for a file that zoo did not write.
         plugins: loaded plugins; None: load those installed.
+        remark: called with the path of an image that is classified though something is wrong with it, and what that is.
 
     Raises:
         UsageError: the model is neither a run nor an exported file, or `preprocess` or `classes` are given for a model
@@ -130,7 +132,8 @@ def predict(
     samples = [Sample(str(path), "", Path(path)) for path in photographs]
     found: list[Prediction] = []
     bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers or default_workers()):
+    told: Callable[[Sample, str], None] = lambda sample, text: remark(sample.id, text)
+    for sample, result in predict_all(predictor, samples, workers=workers or default_workers(), remark=told):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message))
             continue
@@ -146,6 +149,7 @@ def predict_all(
     *,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
+    remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
     """Decode and classify samples, in order; yields each with its logits `(classes,)` or its decoding error.
 
@@ -156,6 +160,7 @@ def predict_all(
         samples: their labels are not used.
         workers: threads that decode images.
         advance: called with the number of images classified.
+        remark: called, by any thread, with what was wrong with an image that is classified nevertheless.
     """
     pending: list[tuple[Sample, Pixels | BadImage]] = []
 
@@ -168,7 +173,8 @@ def predict_all(
         pending.clear()
 
     count = 0
-    for sample, result in decode_all(samples, workers):
+    levels = predictor.preprocess.levels
+    for sample, result in decode_all(samples, workers, levels=levels, remark=remark):
         pending.append((sample, result))
         count += not isinstance(result, BadImage)
         if count == BATCH:
@@ -208,7 +214,7 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
     default = Preprocess().to_json()
     try:
         given = json.loads(text)
-        unknown = sorted(set(given) - set(default))
+        unknown = sorted(set(given) - {*default, "levels"})
         if not unknown:
             return Preprocess.from_json({**default, **given})
     except (ValueError, TypeError, KeyError) as error:

@@ -278,13 +278,13 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
             "shows": table.classes[table.labels[index]],
             "taken_for": table.classes[table.predicted[index]],
             "confidence": float(confidence[index]),
-            "photograph": _thumbnail(samples.get(table.ids[index])),
+            "photograph": _thumbnail(samples.get(table.ids[index]), run.preprocess.levels),
         }
         for index in order
     ]
 
 
-def _thumbnail(sample: Sample | None) -> str | None:
+def _thumbnail(sample: Sample | None, levels: tuple[float, float] | None) -> str | None:
     """A small JPEG as a data URL; None where the image cannot be read."""
     from PIL import Image
 
@@ -293,7 +293,7 @@ def _thumbnail(sample: Sample | None) -> str | None:
     if sample is None:
         return None
     try:
-        image = Image.fromarray(decode(sample.source))
+        image = Image.fromarray(decode(sample.source, levels=levels))
     except (BadImage, OSError):
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))

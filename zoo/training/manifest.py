@@ -67,6 +67,9 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
         "notes": [*job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
+        "doubtful_images": [
+            {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful
+        ],
         "device": {
             "name": str(setup.device.place),
             "precision": setup.device.precision,

@@ -9,7 +9,7 @@ import torch
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
-from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers
+from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers, doubts_text
 from zoo.data.opening import open_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
@@ -116,4 +116,7 @@ def _decode(
         shown = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
         more = f"\n  and {len(bad) - 10} more, all in run.json" if len(bad) > 10 else ""
         progress.warn(f"{len(bad)} files are left out because they are no usable photographs:{shown}{more}")
+    doubtful = [file for part in decoded.values() for file in part.doubtful]
+    if doubtful:
+        progress.warn(doubts_text(doubtful))
     return decoded, bad
