@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zoo_cli.options import console, device_option, json_option, print_json, workers_option
+from zoo_cli.options import classes_from_option, console, device_option, json_option, print_json, workers_option
 
 
 @click.command()
@@ -21,6 +21,7 @@ from zoo_cli.options import console, device_option, json_option, print_json, wor
 @device_option
 @workers_option
 @json_option
+@classes_from_option
 @click.pass_context
 def evaluate(
     ctx: click.Context,

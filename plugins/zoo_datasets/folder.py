@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from zoo import Images, Sample, UsageError, ZooError
 from zoo.data.class_names import composed, folded
@@ -26,6 +27,10 @@ SPLIT_FOLDERS: dict[str, Role] = {
     "testing": "test",
 }
 
+# How folders become classes, and the name of the dataset that reads them so, as in `--classes-from leaf`
+Reading = Literal["plain", "leaf", "top"]
+READINGS: dict[Reading, str] = {"plain": "folder", "leaf": "folder-leaf", "top": "folder-top"}
+
 LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
 SHOWN = 5  # names in a note
 
@@ -36,21 +41,54 @@ def absolute(argument: str) -> str:
     return str(folder.resolve()) if argument and folder.is_dir() else argument
 
 
-def open_folder(argument: str, split_seed: int) -> Images:
+def open_leaf(argument: str, split_seed: int) -> Images:
+    """As `open_folder`, but the lowest folder that an image lies in is its class, not the highest."""
+    return open_folder(argument, split_seed, "leaf")
+
+
+def open_top(argument: str, split_seed: int) -> Images:
+    """As `open_folder`, but every folder is a class, also one whose name is that of a split."""
+    return open_folder(argument, split_seed, "top")
+
+
+def score_leaf(argument: str) -> Images:
+    """As `open_to_score`, but the lowest folder that an image lies in is its class."""
+    return open_to_score(argument, "leaf")
+
+
+def score_top(argument: str) -> Images:
+    """As `open_to_score`, but every folder is a class."""
+    return open_to_score(argument, "top")
+
+
+def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> Images:
     """Open a folder of images to train on; its layout decides whether it is split at random.
 
     A `test/` without the classes of `train/` is left out with a note.
+
+    Args:
+        argument: The path.
+        split_seed: Seed of the split, for a folder without split folders.
+        reading: Which folders are classes, see `READINGS`.
 
     Raises:
         UsageError: there is no such folder.
         ZooError: the folder has no images or only one class, or a class is missing from a split.
     """
     root = _root(argument)
-    found = _Found(root)
-    roles = _roles(root, argument)
+    found = _Found(root, reading)
+    roles = _roles(root, argument, reading)
     if "train" not in roles and roles:
-        names = " ".join(folder.name for folder in roles.values())
-        raise ZooError(f"`{argument}` has {names} but no folder `train`", hint=LAYOUT)
+        names = " ".join(f"`{folder.name}`" for folder in roles.values())
+        raise ZooError(
+            f"`{argument}` has {names} but no folder `train`",
+            hint=f"{LAYOUT}; if {names} is a class, pass `--classes-from top`",
+        )
+    if (odd := _class_named_as_split(roles)) is not None:
+        raise ZooError(
+            f"`{argument}` has a folder `{odd}` with photographs but without class folders",
+            hint=f"{LAYOUT}; if `{odd}` is a class, pass `--classes-from top`",
+        )
     found.look_beside(roles)
     notes: list[str] = []
     parts: dict[Role, Path] = roles or {"train": root}
@@ -59,32 +97,36 @@ def open_folder(argument: str, split_seed: int) -> Images:
     _leave_out_unlabelled(splits, parts, found, notes)
     drawn = set(splits) == {"train"}
     if drawn:
-        _check_classes(splits["train"], argument)
+        _check_classes(splits["train"], argument, root)
         splits = split_stratified(splits["train"], split_seed)
         notes.append(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}")
     images = Images(
-        name=f"folder:{argument}",
+        name=f"{READINGS[reading]}:{argument}",
         classes=tuple(sorted({sample.label for sample in splits["train"]})),
         splits=splits,
         rejected=tuple(found.rejected),
-        notes=(*notes, *_case_notes(splits["train"])),
+        notes=(*notes, *_case_notes(splits["train"]), *found.nested_notes()),
         drawn=drawn,
     )
-    _check_classes(images.splits["train"], argument)
+    _check_classes(images.splits["train"], argument, root)
     _check_splits(images, argument)
     return images
 
 
-def open_to_score(argument: str) -> Images:
+def open_to_score(argument: str, reading: Reading = "plain") -> Images:
     """Open a folder of images to evaluate a model on: any split folders, or class folders alone, of any size.
+
+    Args:
+        argument: The path.
+        reading: Which folders are classes, see `READINGS`.
 
     Raises:
         UsageError: there is no such folder.
         ZooError: no photographs lie in class folders.
     """
     root = _root(argument)
-    found = _Found(root)
-    roles = _roles(root, argument)
+    found = _Found(root, reading)
+    roles = _roles(root, argument, reading)
     found.look_beside(roles)
     parts: dict[Role, Path] = roles or {"test": root}
     read = {role: found.samples(parts[role], may_be_empty=True) for role in ROLES if role in parts}
@@ -96,16 +138,18 @@ def open_to_score(argument: str) -> Images:
             hint=f"{LAYOUT}; `zoo predict` classifies photographs without labels",
         )
     return Images(
-        name=f"folder:{argument}",
+        name=f"{READINGS[reading]}:{argument}",
         classes=tuple(sorted({sample.label for samples in splits.values() for sample in samples})),
         splits=splits,
         rejected=tuple(found.rejected),
-        notes=tuple(notes),
+        notes=(*notes, *found.nested_notes()),
         drawn=not roles or set(roles) == {"train"},
     )
 
 
 def _root(argument: str) -> Path:
+    if not argument.strip():
+        raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
     root = user_path(argument)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
@@ -113,14 +157,23 @@ def _root(argument: str) -> Path:
     return root
 
 
-def _roles(root: Path, argument: str) -> dict[Role, Path]:
-    """The split folders of a data folder, by role.
+def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
+    """The name of a `train/` or `val/` that holds photographs and no folders, as that of a class does."""
+    for role, folder in roles.items():
+        loose = any(is_photograph(child) and not is_clutter(child) for child in folder.iterdir())
+        if role != "test" and loose and not subfolders(folder):
+            return folder.name
+    return None
+
+
+def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
+    """The split folders of a data folder, by role; none where every folder is a class.
 
     Raises:
         ZooError: two folders are for one role.
     """
     roles: dict[Role, Path] = {}
-    for folder in subfolders(root):
+    for folder in subfolders(root) if reading != "top" else ():
         role = SPLIT_FOLDERS.get(folder.name.lower())
         if role is None:
             continue
@@ -135,7 +188,10 @@ class _Found:
     """What lies in a data folder: samples as they are asked for, and the path and reason of every other file."""
 
     root: Path
+    reading: Reading
     rejected: list[tuple[str, str]] = field(default_factory=list)
+    nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
+    merged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # class -> the folders of it
 
     def look_beside(self, roles: Mapping[Role, Path]) -> None:
         """Reject the photographs beside the folders, and the folders beside those of the splits."""
@@ -150,6 +206,8 @@ class _Found:
     def samples(self, base: Path, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
         """Every image in the class folders of `base`, at any depth; other files are rejected.
 
+        The class is the highest folder below `base`, or the lowest one for the reading `leaf`.
+
         Raises:
             ZooError: a class folder holds no photographs, and `may_be_empty` is not set.
         """
@@ -161,13 +219,34 @@ class _Found:
             for path in walk_files(folder):
                 name = path.relative_to(self.root).as_posix()
                 reason = why_unusable(path, name)
+                label = path.parent.name if self.reading == "leaf" else folder.name
                 if reason is None:
-                    kept.append(Sample(name, folder.name, path))
+                    kept.append(Sample(name, label, path))
+                    below = path.parent.relative_to(base).as_posix()
+                    self.merged[label].add(below)
+                    if path.parent != folder:
+                        self.nested[below] = folder.name
                 else:
                     self.rejected.append((name if why_unprintable(name) is None else ascii(name), reason))
             if len(kept) == before:
                 self._empty(folder, self.rejected[rejected:], may_be_empty)
         return tuple(kept)
+
+    def nested_notes(self) -> list[str]:
+        """A note if images lie in folders of class folders: what they count for, and how to get the other reading."""
+        if self.reading == "leaf":
+            return [
+                f"folders {_listed(folders)} are one class, `{label}`"
+                for label, folders in sorted(self.merged.items())
+                if len(folders) > 1
+            ]
+        if not self.nested:
+            return []
+        some = next(iter(sorted(self.nested)))
+        return [
+            f"{len(self.nested)} folders lie in class folders: photographs in `{some}` count for class "
+            f"`{self.nested[some]}`. `--classes-from leaf` makes the lowest folders the classes"
+        ]
 
     def _empty(self, folder: Path, others: Sequence[tuple[str, str]], may_be: bool) -> None:
         name = self._name(folder)
@@ -251,14 +330,17 @@ def _listed(names: Iterable[str]) -> str:
     return " ".join(f"`{name}`" for name in known[:SHOWN]) + (" ..." if len(known) > SHOWN else "")
 
 
-def _check_classes(samples: Iterable[Sample], argument: str) -> None:
+def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None:
     names = sorted({sample.label for sample in samples})
     if not names:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
     if len(names) == 1:
-        raise ZooError(
-            f"`{argument}` has one class only, `{names[0]}`", hint="classification needs at least two classes"
-        )
+        hint = "classification needs at least two classes"
+        lower = subfolders(root / names[0]) if (root / names[0]).is_dir() else []
+        if lower:
+            folders = _listed(folder.name for folder in lower)
+            hint = f"if its folders {folders} are the classes, pass `--data {Path(argument) / names[0]}`"
+        raise ZooError(f"`{argument}` has one class only, `{names[0]}`", hint=hint)
 
 
 def _check_splits(images: Images, argument: str) -> None:

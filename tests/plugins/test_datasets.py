@@ -13,7 +13,7 @@ from tests_support import make_photos
 
 from zoo import UsageError, ZooError
 from zoo.data.folder_walk import why_unprintable
-from zoo.data.opening import choose_split, open_images
+from zoo.data.opening import absolute, choose_split, found_text, open_images, with_classes_from
 from zoo.inference.prediction import find_photographs
 from zoo.plugin import Plugins
 from zoo_datasets.folder import open_folder, open_to_score
@@ -135,7 +135,7 @@ def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pyt
         open_folder(str(root), 0)
 
 
-@pytest.mark.parametrize("spec", ["", " ", "folder:"])
+@pytest.mark.parametrize("spec", ["", " ", "folder:", "folder-leaf:", "locked:folder-top: "])
 def test_an_empty_text_is_not_the_current_folder(spec: str, two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_splits)
     with refused(UsageError, "`--data`", "empty"):
@@ -273,3 +273,69 @@ def test_data_to_score_need_less_than_data_to_train(tmp_path: Path) -> None:
     with refused(ZooError, "loose", "class folders") as error:
         open_to_score(str(tmp_path / "loose"))
     assert error.value.hint is not None and "`zoo predict`" in error.value.hint
+
+
+def nest(root: Path, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    """animals/{cat,dog} and plants/{fern,rose}, in splits."""
+    for split in splits:
+        for upper, lower in (("animals", ("cat", "dog")), ("plants", ("fern", "rose"))):
+            for name in lower:
+                make_photos(root / split / upper, {name: 4}, ("red",))
+                for file in (root / split / upper / name / "red").iterdir():
+                    file.rename(file.parents[1] / file.name)
+                (root / split / upper / name / "red").rmdir()
+    return root
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("",)])
+def test_folders_in_folders_are_told_and_read_either_way(splits: tuple[str, ...], tmp_path: Path) -> None:
+    root, plugins = nest(tmp_path, splits), Plugins()
+    images = open_images(str(root), 0, plugins)
+    assert images.classes == ("animals", "plants")
+    note = next(note for note in images.notes if "--classes-from leaf" in note)
+    assert "`animals/cat`" in note and "`animals`" in note
+    leaf = with_classes_from(str(root), "leaf", plugins)
+    assert leaf == f"folder-leaf:{root}" and absolute(leaf, plugins) == leaf
+    for found in (open_images(leaf, 0, plugins), open_to_score(str(root), "leaf")):
+        assert found.classes == ("cat", "dog", "fern", "rose") and found.notes[1:] == () and found.name == leaf
+        assert {sample.id for part in found.splits.values() for sample in part} == {
+            file.relative_to(root).as_posix() for file in root.rglob("*.jpg")
+        }
+    assert with_classes_from(f"locked:{root}", "leaf", plugins) == f"locked:{leaf}"
+    with refused(UsageError, "`--classes-from leaf`", "`digits`"):
+        with_classes_from("digits", "leaf", plugins)
+
+
+def test_leaves_of_one_name_are_one_class_and_told(tmp_path: Path) -> None:
+    root = nest(tmp_path, ("",))
+    (root / "plants/rose").rename(root / "plants/cat")
+    images = open_folder(str(root), 0, "leaf")
+    assert images.classes == ("cat", "dog", "fern")
+    assert any("`animals/cat` `plants/cat`" in note and "one class" in note for note in images.notes)
+
+
+@pytest.mark.parametrize("name", ["test", "train", "val"])
+def test_a_class_named_as_a_split(name: str, tmp_path: Path) -> None:
+    """A vehicle may be a train: the message offers the reading in which it is a class."""
+    root = make_photos(tmp_path, {"": 4}, ("blue", "green", "red"))
+    (root / "red").rename(root / name)
+    with refused(ZooError, f"`{name}`", "`--classes-from top`"):
+        open_folder(str(root), 0)
+    images = open_folder(str(root), 0, "top")
+    assert images.classes == tuple(sorted(("blue", "green", name)))
+    assert open_to_score(str(root), "top").classes == images.classes
+
+
+def test_one_folder_too_many_is_told(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos/photos", {"": 4})
+    with refused(ZooError, "one class only, `photos`", f"`--data {tmp_path}/photos/photos`", "`blue` `red`"):
+        open_folder(str(tmp_path / "photos"), 0)
+
+
+def test_what_was_found_is_one_line(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 3, "val": 2})
+    (root / "train/red/000.jpg").unlink()
+    images = open_folder(str(root), 0)
+    assert found_text(images) == "2 classes: blue red; train 5 images, 2 to 3 a class; val 4 images, 2 a class"
+    digits = found_text(open_images("digits", 0, Plugins()))
+    assert digits.startswith("10 classes: 0 1 2 3 4 5 6 7 8 9; train ")

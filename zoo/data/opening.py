@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from zoo.errors import UsageError, ZooError, did_you_mean
 from zoo.plugin import Plugins
 from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
+
+SHOWN = 12  # names of classes in a note
 
 
 def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
@@ -124,6 +127,36 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Dataset, str]:
             )
         name, argument = "folder", spec
     return False, datasets.find(name).value, argument
+
+
+def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
+    """The text of `--data` for a folder whose classes are its lowest (`leaf`) or its highest folders (`top`).
+
+    Raises:
+        UsageError: the data are not a folder.
+    """
+    name, colon, argument = spec.partition(":")
+    if name == LOCKED and colon:
+        return f"{LOCKED}:{with_classes_from(argument, which, plugins)}"
+    if name not in plugins.datasets:
+        return f"folder-{which}:{spec}"
+    if name in ("folder", f"folder-{which}"):
+        return f"folder-{which}:{argument}"
+    raise UsageError(
+        f"`--classes-from {which}` is for folders, and `{spec}` is a dataset", hint="leave out `--classes-from`"
+    )
+
+
+def found_text(images: Images) -> str:
+    """A line that says which classes and how many images were found: `2 classes: cat dog; train 24 images ...`."""
+    names = " ".join(images.classes[:SHOWN]) + (" ..." if len(images.classes) > SHOWN else "")
+    parts = []
+    for role, samples in images.splits.items():
+        counts = Counter(sample.label for sample in samples).values()
+        least, most = min(counts, default=0), max(counts, default=0)
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        parts.append(f"{role} {len(samples):,} images, {each} a class")
+    return f"{len(images.classes):,} classes: {names}; {'; '.join(parts)}"
 
 
 def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.decoding import content_digest
-from zoo.data.opening import absolute, open_images
+from zoo.data.opening import absolute, found_text, open_images
 from zoo.dataset import Images, Sample
 from zoo.errors import DiskFull, UsageError, ZooError
 from zoo.plugin import Plugins
@@ -83,7 +83,7 @@ def study(
     trials = asked.trials(plugins)
     _check_folder(folder, asked)
     images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
-    for line in images.notes:
+    for line in (found_text(images), *images.notes):
         progress.note(line)
     _check_no_overlap(images, progress)
     make_folder(folder)

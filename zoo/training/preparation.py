@@ -10,7 +10,7 @@ from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers, doubts_text
-from zoo.data.opening import open_images
+from zoo.data.opening import found_text, open_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
@@ -66,7 +66,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     phases = plan_phases(setup, network, experiment)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
-    for text in (*images.notes, *roles.notes, *phases.notes):
+    for text in (found_text(images), *images.notes, *roles.notes, *phases.notes):
         progress.note(text)
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
