@@ -124,10 +124,12 @@ class Images:
     Attributes:
         name: What messages and reports call the data.
         classes: Names of the classes, sorted.
-        splits: Samples of each split: `train`, and at least one of `val` and `test`.
+        splits: Samples of each split: `train`, and at least one of `val` and `test`. Data that a model is evaluated on
+            may have any of them.
         rejected: Path and reason of each file that is not an image by its type. Damaged images are found later, when
             they are decoded.
         notes: Decisions taken while opening, for the user, such as how the data were split.
+        drawn: Whether the splits were drawn at random, because the data came without any.
     """
 
     name: str
@@ -135,6 +137,7 @@ class Images:
     splits: Mapping[Role, tuple[Sample, ...]]
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
+    drawn: bool = False
 
     def __post_init__(self) -> None:
         """Check what every user of the images relies on.
@@ -183,18 +186,30 @@ class Dataset:
         open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
         absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
             A callable or `"module:function"`. None: the argument contains no path.
+        open_to_score: `(argument) -> Images` for evaluating a model, which needs less than training: one class, a few
+            images or a test split alone will do. A callable or `"module:function"`. None: `open` serves for both.
     """
 
     name: str
     summary: str
     open: str | Callable[[str, int], Images] = field(repr=False)
     absolute: str | Callable[[str], str] | None = field(repr=False, default=None)
+    open_to_score: str | Callable[[str], Images] | None = field(repr=False, default=None)
 
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        **{name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images")},
+        **{name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images", "open_to_score")},
+        **{
+            name: f"zoo.data.folder_walk:{name}" for name in ("is_clutter", "is_photograph", "subfolders", "walk_files")
+        },
+        **{
+            name: f"zoo.data.folder_walk:{name}"
+            for name in ("is_clutter", "is_photograph", "subfolders", "walk_files", "why_unprintable", "why_unusable")
+        },
+        **{name: f"zoo.data.class_names:{name}" for name in ("composed", "folded")},
+        "user_path": "zoo.storage.paths:user_path",
         "SUFFIXES": "zoo.data.image:SUFFIXES",
         "split_stratified": "zoo.data.splitting:split_stratified",
     },

@@ -10,9 +10,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.errors import UsageError, did_you_mean
+from zoo.storage.paths import data_text
 from zoo.strategy import NORMS, Norm
 
 Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
@@ -67,6 +69,8 @@ class Experiment:
             only two splits, `best`, early stopping and the schedule `plateau` set 15 % of the training images aside for
             validation.
         image_size: Height and width of the network's input, in pixels. None: the backbone's own.
+        levels: Grey levels that become black and white, in grey images of more than 8 bits; 0 and 4095 are those of 12
+            bits. None: those of the type, 0 to 65535 for 16 bits and 0 to 1 for floats.
         workers: Threads that decode images. None: one per core, at most 8.
         seed: Seed of the head's first weights, the order of images, augmentation and dropout.
         split_seed: Seed of the split into train, val and test, for data that are not split yet.
@@ -109,6 +113,7 @@ class Experiment:
     early_stopping: int | None = None
     keep: Keep = "last"
     image_size: int | None = None
+    levels: tuple[float, float] | None = None
     workers: int | None = None
     seed: int = 0
     split_seed: int = 0
@@ -133,9 +138,12 @@ class Experiment:
         for name in ("data", "backbone", "strategy", "weights", "device"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
-                object.__setattr__(self, name, os.fspath(value))  # Python callers may pass a `Path`
+                # Python callers may pass a `Path`
+                object.__setattr__(self, name, data_text(Path(value)) if name == "data" else os.fspath(value))
             elif not isinstance(value, str) or not value or "\0" in value:
                 problems.append(f"`--{name} {value!r}` is not a name or a path")
+        if self.levels is not None:
+            problems += self._check_levels()
         if not isinstance(self.compile, bool):
             problems.append(f"`compile={self.compile!r}` is not True or False")
         for name, kind in get_type_hints(type(self)).items():
@@ -164,6 +172,17 @@ class Experiment:
             problems.append(f"`--norm {self.norm}`: known are {' '.join(NORMS)}")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo train --help`")
+
+    def _check_levels(self) -> list[str]:
+        """Make a tuple of the levels; returns what is wrong with them."""
+        try:
+            low, high = (float(value) for value in self.levels or ())
+        except (TypeError, ValueError):
+            return [f"`--levels {self.levels!r}` are not two numbers"]
+        object.__setattr__(self, "levels", (low, high))
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            return [f"`--levels {low:g} {high:g}` are not two numbers of which the first is lower"]
+        return []
 
     @property
     def for_steps(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class Preprocess:
             `squash`: both sides become `resize` pixels.
         mean: Mean of the red, green and blue channel in 0..1, which is subtracted.
         std: Standard deviation of the channels in 0..1, by which the result is divided.
+        levels: Grey levels that become black and white, in images of more than 8 bits. None: those of the image's type.
     """
 
     resize: int = 256
@@ -46,6 +47,7 @@ class Preprocess:
     fit: Fit = "shorter"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    levels: tuple[float, float] | None = None
 
     def at(self, image_size: int | None) -> Preprocess:
         """The same preprocessing for another input size; `resize` keeps its ratio to `crop`. None: unchanged."""
@@ -54,8 +56,8 @@ class Preprocess:
         return replace(self, crop=image_size, resize=round(self.resize * image_size / self.crop))
 
     def to_json(self) -> dict[str, Any]:
-        """All fields as JSON values."""
-        return {
+        """All fields as JSON values; `levels` only if they are set."""
+        found = {
             "resize": self.resize,
             "crop": self.crop,
             "interpolation": self.interpolation,
@@ -63,6 +65,7 @@ class Preprocess:
             "mean": list(self.mean),
             "std": list(self.std),
         }
+        return found if self.levels is None else {**found, "levels": list(self.levels)}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Preprocess:
@@ -87,6 +90,7 @@ class Preprocess:
             fit=data["fit"],
             mean=mean,
             std=std,
+            levels=_levels(data.get("levels")),  # None in files that are older than the key
         )
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -114,6 +118,15 @@ def crop_start(excess: int) -> int:
     Half the excess, and a half is rounded to even, as in torchvision's and timm's transforms.
     """
     return round(excess / 2)
+
+
+def _levels(found: Any) -> tuple[float, float] | None:
+    if found is None:
+        return None
+    low, high = map(float, found)
+    if not (math.isfinite(low) and math.isfinite(high) and low < high):
+        raise ValueError("levels must be two numbers, the lower one first")
+    return low, high
 
 
 __getattr__ = lazy_attributes(

@@ -6,7 +6,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo_cli.options import console, device_option, json_option, percent, print_json
+from zoo_cli.options import classes_from_option, console, device_option, json_option, percent, print_json
 
 
 @click.command()
@@ -44,6 +44,7 @@ from zoo_cli.options import console, device_option, json_option, percent, print_
 )
 @device_option
 @json_option
+@classes_from_option
 @click.pass_context
 def advise(
     ctx: click.Context,

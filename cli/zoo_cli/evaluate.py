@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zoo_cli.options import console, device_option, json_option, print_json, workers_option
+from zoo_cli.options import classes_from_option, console, device_option, json_option, print_json, workers_option
 
 
 @click.command()
@@ -21,6 +21,7 @@ from zoo_cli.options import console, device_option, json_option, print_json, wor
 @device_option
 @workers_option
 @json_option
+@classes_from_option
 @click.pass_context
 def evaluate(
     ctx: click.Context,
@@ -42,6 +43,7 @@ def evaluate(
     zoo evaluate runs/first --split test
     zoo evaluate runs/first/model.onnx --data photos
     """
+    from zoo.data.decoding import doubts_text
     from zoo.evaluation.scoring import evaluate as score
     from zoo.progress import ProgressBar
     from zoo_cli.figures import print_evaluation
@@ -71,9 +73,13 @@ def evaluate(
         )
     finally:
         display.stop()
+    for text in found.notes:
+        display.note(text)
     if found.bad:
         listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
         display.warn(f"{len(found.bad)} files are left out because they cannot be read as images:{listed}")
+    if found.doubtful:
+        display.warn(doubts_text(found.doubtful))
     if as_json:
         print_json(found.to_json())
     else:

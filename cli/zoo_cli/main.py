@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import re
 import sys
@@ -86,7 +87,25 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+    open_streams()
     leave(run(arguments))
+
+
+def open_streams() -> None:
+    """Open what a scheduler has closed of stdin, stdout and stderr; file names on stdout are written byte by byte.
+
+    Python has None for a closed stream. Its descriptor would go to the next file that is opened, such as a checkpoint,
+    and what a C library prints would go into it.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, closefd=False, errors="replace"))
+    if isinstance(sys.stdout, io.TextIOWrapper) and (sys.stdout.encoding, sys.stdout.errors) == ("utf-8", "strict"):
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def leave(code: int) -> NoReturn:
@@ -129,6 +148,13 @@ def run(arguments: list[str] | None = None) -> int:
         except BrokenPipeError:
             # The reader of stdout is gone, as with `| head`. Without this, Python prints another error when it exits
             _discard_stdout()
+            return 1
+        except UnicodeEncodeError as error:
+            # A path that is no text came where only text can be written, such as a report
+            if not any("\ud800" <= letter <= "\udfff" for letter in error.object):
+                raise
+            text = error.object if len(error.object) < 200 else error.object[max(error.start - 80, 0) : error.end + 20]
+            _say("Error", f"a path is not valid UTF-8: {text!a}", "rename the file or folder")
             return 1
         except OSError as error:
             # A full disk, a name too long: errors of the system about a path that we did not check before

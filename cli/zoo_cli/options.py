@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+
+from zoo.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,6 +33,30 @@ workers_option = click.option(
     default=None,
     help="Threads that decode images.  [default: one per core, at most 8]",
 )
+
+
+def classes_from_option(command: F) -> F:
+    """The option `--classes-from`, which changes what the command is given for `--data`. It stands above all others."""
+
+    @click.option(
+        "--classes-from",
+        type=click.Choice(["leaf", "top"]),
+        help="Folders that are the classes: the lowest ones (`leaf`), or the highest ones, also those named train, val "
+        "or test (`top`).  [default: the highest, below split folders if there are any]",
+    )
+    @functools.wraps(command)
+    def with_classes(*arguments: Any, classes_from: str | None, **options: Any) -> Any:
+        if classes_from is not None:
+            from zoo.data.opening import with_classes_from
+            from zoo_cli.main import plugins
+
+            if options["data"] is None:
+                raise UsageError("`--classes-from` needs `--data`", hint="pass the folder")
+            known = plugins(click.get_current_context())
+            options["data"] = with_classes_from(options["data"], classes_from, known)
+        return command(*arguments, **options)
+
+    return with_classes  # type: ignore[return-value]
 
 
 def console() -> Console:

@@ -55,12 +55,14 @@ def predict(
     zoo predict runs/first holiday/
     zoo predict runs/first/model.onnx holiday/*.jpg --top 3
     """
+    from zoo.data.decoding import BadFile, doubts_text
     from zoo.inference.prediction import find_photographs, read_classes, read_preprocess
     from zoo.inference.prediction import predict as classify
     from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
     paths = find_photographs(photographs)
+    doubtful: list[BadFile] = []
     found, bad = classify(
         model,
         paths,
@@ -70,6 +72,7 @@ def predict(
         preprocess=read_preprocess(preprocess, plugins(ctx)) if preprocess is not None else None,
         classes=read_classes(classes) if classes is not None else None,
         plugins=plugins(ctx),
+        remark=lambda path, text: doubtful.append(BadFile(path, text)),
     )
     if as_json:
         print_json([prediction.to_json() for prediction in found])
@@ -77,6 +80,8 @@ def predict(
         for prediction in found:
             words = [word for label, share in prediction.top for word in (label, f"{share:.4f}")]
             click.echo("\t".join([prediction.path, *words]))
+    if doubtful:
+        ProgressBar(console()).warn(doubts_text(doubtful))
     for file in bad:
         ProgressBar(console()).warn(file.reason)
     if bad and not found:

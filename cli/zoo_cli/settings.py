@@ -69,6 +69,7 @@ ORDER = (
     "early_stopping",
     "keep",
     "image_size",
+    "levels",
     "workers",
     "seed",
     "split_seed",
@@ -85,6 +86,7 @@ ORDER = (
 # Sentences that appear on the command line only
 _TYPES: dict[str, click.ParamType[Any]] = {
     "lr": RATE,
+    "levels": click.Tuple([click.FLOAT, click.FLOAT]),
     "workers": click.IntRange(1),
     "time_budget": SECONDS,
     "save_every": SECONDS,
@@ -97,6 +99,7 @@ _METAVARS = {
     "views": "K",
     "early_stopping": "EPOCHS",
     "image_size": "PIXELS",
+    "levels": "LOW HIGH",
     "device": "auto|cpu|cuda|cuda:N",
     "time_budget": "TIME",
     "save_every": "TIME",

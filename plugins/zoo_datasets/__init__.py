@@ -14,6 +14,25 @@ def register_datasets(register: Register[Dataset]) -> None:
             summary="folder:PATH or PATH: class folders, or train/, val/ and test/ with class folders in each",
             open="zoo_datasets.folder:open_folder",
             absolute="zoo_datasets.folder:absolute",
+            open_to_score="zoo_datasets.folder:open_to_score",
+        )
+    )
+    register(
+        Dataset(
+            name="folder-leaf",
+            summary="folder-leaf:PATH: as folder, but the lowest folder of an image is its class (--classes-from leaf)",
+            open="zoo_datasets.folder:open_leaf",
+            absolute="zoo_datasets.folder:absolute",
+            open_to_score="zoo_datasets.folder:score_leaf",
+        )
+    )
+    register(
+        Dataset(
+            name="folder-top",
+            summary="folder-top:PATH: as folder, but train, val and test are classes as well (--classes-from top)",
+            open="zoo_datasets.folder:open_top",
+            absolute="zoo_datasets.folder:absolute",
+            open_to_score="zoo_datasets.folder:score_top",
         )
     )
     register(

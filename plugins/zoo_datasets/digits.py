@@ -29,4 +29,5 @@ def open_digits(argument: str, split_seed: int) -> Images:
         classes=tuple(str(name) for name in digits.target_names),
         splits=split_stratified(samples, split_seed),
         notes=(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}",),
+        drawn=True,
     )

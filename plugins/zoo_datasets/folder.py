@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from zoo import Images, Sample, UsageError, ZooError
+from zoo.data.class_names import composed, folded
+from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
 from zoo.data.image import SUFFIXES
 from zoo.data.splitting import split_stratified
-from zoo.dataset import Role
+from zoo.dataset import ROLES, Role
+from zoo.storage.paths import user_path
 
 # Usual names of split folders, and the role of each
 SPLIT_FOLDERS: dict[str, Role] = {
@@ -22,157 +27,320 @@ SPLIT_FOLDERS: dict[str, Role] = {
     "testing": "test",
 }
 
-# Files that operating systems create in folders; ignored without a warning
-CLUTTER = ("thumbs.db", "desktop.ini")
+# How folders become classes, and the name of the dataset that reads them so, as in `--classes-from leaf`
+Reading = Literal["plain", "leaf", "top"]
+READINGS: dict[Reading, str] = {"plain": "folder", "leaf": "folder-leaf", "top": "folder-top"}
 
 LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
+SHOWN = 5  # names in a note
 
 
 def absolute(argument: str) -> str:
     """The path of an existing folder made absolute; another text as it is."""
-    folder = Path(argument).expanduser()
+    folder = user_path(argument)
     return str(folder.resolve()) if argument and folder.is_dir() else argument
 
 
-def open_folder(argument: str, split_seed: int) -> Images:
-    """Open a folder of images; its layout decides whether it is split at random.
+def open_leaf(argument: str, split_seed: int) -> Images:
+    """As `open_folder`, but the lowest folder that an image lies in is its class, not the highest."""
+    return open_folder(argument, split_seed, "leaf")
+
+
+def open_top(argument: str, split_seed: int) -> Images:
+    """As `open_folder`, but every folder is a class, also one whose name is that of a split."""
+    return open_folder(argument, split_seed, "top")
+
+
+def score_leaf(argument: str) -> Images:
+    """As `open_to_score`, but the lowest folder that an image lies in is its class."""
+    return open_to_score(argument, "leaf")
+
+
+def score_top(argument: str) -> Images:
+    """As `open_to_score`, but every folder is a class."""
+    return open_to_score(argument, "top")
+
+
+def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> Images:
+    """Open a folder of images to train on; its layout decides whether it is split at random.
+
+    A `test/` without the classes of `train/` is left out with a note.
+
+    Args:
+        argument: The path.
+        split_seed: Seed of the split, for a folder without split folders.
+        reading: Which folders are classes, see `READINGS`.
 
     Raises:
         UsageError: there is no such folder.
         ZooError: the folder has no images or only one class, or a class is missing from a split.
     """
-    root = Path(argument).expanduser()
+    root = _root(argument)
+    found = _Found(root, reading)
+    roles = _roles(root, argument, reading)
+    if "train" not in roles and roles:
+        names = " ".join(f"`{folder.name}`" for folder in roles.values())
+        raise ZooError(
+            f"`{argument}` has {names} but no folder `train`",
+            hint=f"{LAYOUT}; if {names} is a class, pass `--classes-from top`",
+        )
+    if (odd := _class_named_as_split(roles)) is not None:
+        raise ZooError(
+            f"`{argument}` has a folder `{odd}` with photographs but without class folders",
+            hint=f"{LAYOUT}; if `{odd}` is a class, pass `--classes-from top`",
+        )
+    found.look_beside(roles)
+    notes: list[str] = []
+    parts: dict[Role, Path] = roles or {"train": root}
+    read = {role: found.samples(parts[role], may_be_empty=role == "test") for role in ROLES if role in parts}
+    splits = _same_spelling(read, notes)
+    _leave_out_unlabelled(splits, parts, found, notes)
+    drawn = set(splits) == {"train"}
+    if drawn:
+        _check_classes(splits["train"], argument, root)
+        splits = split_stratified(splits["train"], split_seed)
+        notes.append(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}")
+    images = Images(
+        name=f"{READINGS[reading]}:{argument}",
+        classes=tuple(sorted({sample.label for sample in splits["train"]})),
+        splits=splits,
+        rejected=tuple(found.rejected),
+        notes=(*notes, *_case_notes(splits["train"]), *found.nested_notes()),
+        drawn=drawn,
+    )
+    _check_classes(images.splits["train"], argument, root)
+    _check_splits(images, argument)
+    return images
+
+
+def open_to_score(argument: str, reading: Reading = "plain") -> Images:
+    """Open a folder of images to evaluate a model on: any split folders, or class folders alone, of any size.
+
+    Args:
+        argument: The path.
+        reading: Which folders are classes, see `READINGS`.
+
+    Raises:
+        UsageError: there is no such folder.
+        ZooError: no photographs lie in class folders.
+    """
+    root = _root(argument)
+    found = _Found(root, reading)
+    roles = _roles(root, argument, reading)
+    found.look_beside(roles)
+    parts: dict[Role, Path] = roles or {"test": root}
+    read = {role: found.samples(parts[role], may_be_empty=True) for role in ROLES if role in parts}
+    notes: list[str] = []
+    splits = _same_spelling({role: samples for role, samples in read.items() if samples}, notes)
+    if not splits:
+        raise ZooError(
+            f"`{argument}` holds no photographs in class folders",
+            hint=f"{LAYOUT}; `zoo predict` classifies photographs without labels",
+        )
+    return Images(
+        name=f"{READINGS[reading]}:{argument}",
+        classes=tuple(sorted({sample.label for samples in splits.values() for sample in samples})),
+        splits=splits,
+        rejected=tuple(found.rejected),
+        notes=(*notes, *found.nested_notes()),
+        drawn=not roles or set(roles) == {"train"},
+    )
+
+
+def _root(argument: str) -> Path:
+    if not argument.strip():
+        raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
+    root = user_path(argument)
     if not root.is_dir():
         what = "is a file, not a folder" if root.exists() else "does not exist"
         raise UsageError(f"data folder `{argument}` {what}", hint=LAYOUT)
-    try:
-        return _open(root, argument, split_seed)
-    except PermissionError as error:
-        raise ZooError(
-            f"`{error.filename}` cannot be read: permission denied", hint="check the permissions of the folder"
-        ) from error
+    return root
 
 
-def _open(root: Path, argument: str, split_seed: int) -> Images:
-    folders = _folders(root)
+def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
+    """The name of a `train/` or `val/` that holds photographs and no folders, as that of a class does."""
+    for role, folder in roles.items():
+        loose = any(is_photograph(child) and not is_clutter(child) for child in folder.iterdir())
+        if role != "test" and loose and not subfolders(folder):
+            return folder.name
+    return None
+
+
+def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
+    """The split folders of a data folder, by role; none where every folder is a class.
+
+    Raises:
+        ZooError: two folders are for one role.
+    """
     roles: dict[Role, Path] = {}
-    for folder in folders:
+    for folder in subfolders(root) if reading != "top" else ():
         role = SPLIT_FOLDERS.get(folder.name.lower())
         if role is None:
             continue
         if role in roles:
             raise ZooError(f"`{argument}` has two folders for {role}: `{roles[role].name}` and `{folder.name}`")
         roles[role] = folder
-    if "train" not in roles and roles:
-        names = " ".join(folder.name for folder in roles.values())
-        raise ZooError(f"`{argument}` has {names} but no folder `train`", hint=LAYOUT)
-    rejected: list[tuple[str, str]] = []
-    _reject_loose(root, root, rejected)
-    if roles:
-        rejected += [
-            (f"{folder.name}/", "is not a split folder, so it is ignored")
-            for folder in folders
-            if folder not in roles.values()
+    return roles
+
+
+@dataclass
+class _Found:
+    """What lies in a data folder: samples as they are asked for, and the path and reason of every other file."""
+
+    root: Path
+    reading: Reading
+    rejected: list[tuple[str, str]] = field(default_factory=list)
+    nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
+    merged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # class -> the folders of it
+
+    def look_beside(self, roles: Mapping[Role, Path]) -> None:
+        """Reject the photographs beside the folders, and the folders beside those of the splits."""
+        self._reject_loose(self.root)
+        if roles:
+            self.rejected += [
+                (f"{self._name(folder)}/", "is not a split folder, so it is ignored")
+                for folder in subfolders(self.root)
+                if folder not in roles.values()
+            ]
+
+    def samples(self, base: Path, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
+        """Every image in the class folders of `base`, at any depth; other files are rejected.
+
+        The class is the highest folder below `base`, or the lowest one for the reading `leaf`.
+
+        Raises:
+            ZooError: a class folder holds no photographs, and `may_be_empty` is not set.
+        """
+        if base != self.root:
+            self._reject_loose(base)
+        kept: list[Sample] = []
+        for folder in subfolders(base):
+            before, rejected = len(kept), len(self.rejected)
+            for path in walk_files(folder):
+                name = path.relative_to(self.root).as_posix()
+                reason = why_unusable(path, name)
+                label = path.parent.name if self.reading == "leaf" else folder.name
+                if reason is None:
+                    kept.append(Sample(name, label, path))
+                    below = path.parent.relative_to(base).as_posix()
+                    self.merged[label].add(below)
+                    if path.parent != folder:
+                        self.nested[below] = folder.name
+                else:
+                    self.rejected.append((name if why_unprintable(name) is None else ascii(name), reason))
+            if len(kept) == before:
+                self._empty(folder, self.rejected[rejected:], may_be_empty)
+        return tuple(kept)
+
+    def nested_notes(self) -> list[str]:
+        """A note if images lie in folders of class folders: what they count for, and how to get the other reading."""
+        if self.reading == "leaf":
+            return [
+                f"folders {_listed(folders)} are one class, `{label}`"
+                for label, folders in sorted(self.merged.items())
+                if len(folders) > 1
+            ]
+        if not self.nested:
+            return []
+        some = next(iter(sorted(self.nested)))
+        return [
+            f"{len(self.nested)} folders lie in class folders: photographs in `{some}` count for class "
+            f"`{self.nested[some]}`. `--classes-from leaf` makes the lowest folders the classes"
         ]
-    if len(roles) >= 2:
-        splits = {
-            role: tuple(_samples(roles[role], root, rejected)) for role in ("train", "val", "test") if role in roles
-        }
-        notes: tuple[str, ...] = ()
-    else:
-        base = roles.get("train", root)
-        samples = list(_samples(base, root, rejected))
-        _check_classes(samples, argument)
-        splits = split_stratified(samples, split_seed)
-        notes = (f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}",)
-    images = Images(
-        name=f"folder:{argument}",
-        classes=tuple(sorted({sample.label for sample in splits["train"]})),
-        splits=splits,
-        rejected=tuple(rejected),
-        notes=notes,
-    )
-    _check_classes(images.splits["train"], argument)
-    _check_splits(images, argument)
-    return images
+
+    def _empty(self, folder: Path, others: Sequence[tuple[str, str]], may_be: bool) -> None:
+        name = self._name(folder)
+        if may_be:
+            self.rejected.append((f"{name}/", "holds no photographs"))
+            return
+        what = f"; the first other file, `{others[0][0]}`, {others[0][1]}" if others else ""
+        raise ZooError(
+            f"class folder `{name}` holds no photographs{what}",
+            hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is not a class",
+        )
+
+    def _reject_loose(self, folder: Path) -> None:
+        """Reject the photographs beside the class folders: they belong to no class."""
+        self.rejected += [
+            (self._name(path), "lies outside the class folders")
+            for path in sorted(folder.iterdir())
+            if path.is_file() and is_photograph(path) and not is_clutter(path)
+        ]
+
+    def _name(self, path: Path) -> str:
+        name = path.relative_to(self.root).as_posix()
+        return name if why_unprintable(name) is None else ascii(name)
 
 
-def _folders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) -> dict[Role, tuple[Sample, ...]]:
+    """Samples with labels that are equal where they are the same text in two Unicode forms.
 
-
-def _is_clutter(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in CLUTTER
-
-
-def _samples(base: Path, root: Path, rejected: list[tuple[str, str]]) -> Iterable[Sample]:
-    """Yield every image in the class folders of `base`, at any depth; list other files in `rejected`."""
-    if base != root:
-        _reject_loose(base, root, rejected)
-    for folder in _folders(base):
-        before = len(rejected)
-        found = 0
-        for path in _walk(folder):
-            name = path.relative_to(root).as_posix()
-            if not name.isprintable():  # such as bytes that are not UTF-8, which neither JSON nor a terminal can show
-                rejected.append((ascii(name), "its name cannot be printed"))
-            elif not path.is_file():
-                rejected.append((name, "is a broken link" if path.is_symlink() else "is not a regular file"))
-            elif path.suffix.lower() in SUFFIXES:
-                found += 1
-                yield Sample(name, folder.name, path)
-            else:
-                rejected.append(
-                    (name, f"its suffix `{path.suffix}` is not that of an image" if path.suffix else "has no suffix")
-                )
-        if found == 0:
-            what = f"; the first other file is `{rejected[before][0]}`" if len(rejected) > before else ""
-            raise ZooError(
-                f"class folder `{folder.relative_to(root).as_posix()}` holds no photographs{what}",
-                hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is not a class",
-            )
-
-
-def _walk(folder: Path) -> Iterable[Path]:
-    """Yield every file at any depth; follow links once, and skip hidden files and clutter.
-
-    Raises:
-        PermissionError: a folder cannot be read.
+    Linux and Windows write é as one character (NFC), macOS as two (NFD). The spelling that comes first is kept: of the
+    training images, if there are any.
     """
+    spelling: dict[str, str] = {}
+    for samples in splits.values():
+        for label in sorted({sample.label for sample in samples}):
+            if spelling.setdefault(composed(label), label) != label:
+                notes.append(f"class `{label}` comes in two Unicode forms (NFC and NFD), which are taken for one class")
+    return {
+        role: tuple(
+            sample
+            if (label := spelling[composed(sample.label)]) == sample.label
+            else Sample(sample.id, label, sample.source)
+            for sample in samples
+        )
+        for role, samples in splits.items()
+    }
 
-    def refuse(error: OSError) -> None:
-        raise error
 
-    seen = set()
-    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        real = os.path.realpath(place)
-        if real in seen:  # a loop of links
-            folders.clear()
-            continue
-        seen.add(real)
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if not _is_clutter(Path(name)):
-                yield Path(place, name)
-
-
-def _reject_loose(folder: Path, root: Path, rejected: list[tuple[str, str]]) -> None:
-    """List images beside the class folders in `rejected`; they belong to no class."""
-    rejected += [
-        (path.relative_to(root).as_posix(), "lies outside the class folders")
-        for path in sorted(folder.iterdir())
-        if path.is_file() and path.suffix.lower() in SUFFIXES and not _is_clutter(path)
+def _case_notes(samples: Iterable[Sample]) -> list[str]:
+    """A note for classes that are told apart only by case or spaces."""
+    alike: dict[str, set[str]] = defaultdict(set)
+    for sample in samples:
+        alike[folded(sample.label)].add(sample.label)
+    return [
+        f"classes {' '.join(f'`{name}`' for name in sorted(names))} differ only in case or spaces: if they are one "
+        "class, merge their folders"
+        for names in alike.values()
+        if len(names) > 1
     ]
 
 
-def _check_classes(samples: Iterable[Sample], argument: str) -> None:
+def _leave_out_unlabelled(
+    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path], found: _Found, notes: list[str]
+) -> None:
+    """Drop a `test/` that has no class of `train/`: it may be there to be predicted, and training does not need it."""
+    if "test" not in splits:
+        return
+    labels = {sample.label for sample in splits["test"]}
+    if labels & {sample.label for sample in splits["train"]}:
+        return
+    name = roles["test"].name
+    del splits["test"]
+    found.rejected[:] = [one for one in found.rejected if not one[0].startswith(f"{name}/")]
+    what = (
+        f"its folders are {_listed(labels)}, none of them a class of `train`" if labels else "it has no class folders"
+    )
+    notes.append(f"`{name}/` is left out: {what}; `zoo predict` classifies photographs without labels")
+
+
+def _listed(names: Iterable[str]) -> str:
+    known = sorted(names)
+    return " ".join(f"`{name}`" for name in known[:SHOWN]) + (" ..." if len(known) > SHOWN else "")
+
+
+def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None:
     names = sorted({sample.label for sample in samples})
     if not names:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
     if len(names) == 1:
-        raise ZooError(
-            f"`{argument}` has one class only, `{names[0]}`", hint="classification needs at least two classes"
-        )
+        hint = "classification needs at least two classes"
+        lower = subfolders(root / names[0]) if (root / names[0]).is_dir() else []
+        if lower:
+            folders = _listed(folder.name for folder in lower)
+            hint = f"if its folders {folders} are the classes, pass `--data {Path(argument) / names[0]}`"
+        raise ZooError(f"`{argument}` has one class only, `{names[0]}`", hint=hint)
 
 
 def _check_splits(images: Images, argument: str) -> None:
@@ -182,10 +350,18 @@ def _check_splits(images: Images, argument: str) -> None:
             if name not in found:
                 raise ZooError(
                     f"class `{name}` is missing from `{role}` of `{argument}`",
-                    hint="every class needs photographs in every split, in a folder of the same name",
+                    hint=_spelt_otherwise(name, found, role) or _EVERY_CLASS,
                 )
         for name in sorted(found - set(images.classes)):
             raise ZooError(
                 f"class `{name}` of `{role}` is missing from `train` of `{argument}`",
-                hint="every class needs photographs in every split, in a folder of the same name",
+                hint=_spelt_otherwise(name, images.classes, "train") or _EVERY_CLASS,
             )
+
+
+_EVERY_CLASS = "every class needs photographs in every split, in a folder of the same name"
+
+
+def _spelt_otherwise(name: str, others: Iterable[str], role: Role) -> str | None:
+    alike = [other for other in sorted(others) if folded(other) == folded(name)]
+    return f"`{role}` has `{alike[0]}`: names of classes are compared by case and spaces" if alike else None

@@ -10,6 +10,7 @@ from urllib.request import getproxies
 
 from zoo.backbone import Backbone, Weights
 from zoo.errors import ZooError, first_line
+from zoo.storage.paths import user_path
 
 HUB = "https://huggingface.co/"
 
@@ -21,16 +22,16 @@ def hub_folder() -> Path:
     """The cache folder of the Hugging Face hub, found by the rules of its client without importing it."""
     for variable in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE"):
         if os.environ.get(variable):
-            return Path(os.environ[variable]).expanduser()
+            return user_path(os.environ[variable])
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
     home = os.environ.get("HF_HOME") or str(Path(cache) / "huggingface")
-    return Path(home).expanduser() / "hub"
+    return user_path(home) / "hub"
 
 
 def checkpoints_folder() -> Path:
     """The folder of torch.hub, for weights that are not in a repository of the Hugging Face hub."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
+    home = user_path(os.environ.get("TORCH_HOME", Path(cache) / "torch"))
     return home / "hub" / "checkpoints"
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from zoo.backbone import Backbone, Weights
 from zoo.errors import ZooError, first_line
+from zoo.storage.paths import user_path
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 def checkpoints_folder() -> Path:
     """The folder for torch.hub's downloads, found by the rules of `torch.hub.get_dir` without importing torch."""
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    home = Path(os.environ.get("TORCH_HOME", Path(cache) / "torch")).expanduser()
+    home = user_path(os.environ.get("TORCH_HOME", Path(cache) / "torch"))
     return home / "hub" / "checkpoints"
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from messages import unsaid
+from tests_support import make_photos
 
+from zoo import Run
 from zoo_cli.main import run
 
 SMALL = ["--backbone", "timm/test_efficientnet", "--weights", "none", "--image-size", "32"]
@@ -75,3 +78,25 @@ def test_options_are_listed_without_torch() -> None:
         "print(sorted({'peft', 'torch', 'sklearn', 'timm'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
+
+
+def test_classes_from_is_for_every_command_that_opens_data(
+    tmp_path: Path, exported_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for split, upper in (("train", "upper"), ("val", "above them")):
+        make_photos(tmp_path / split, {upper: 3})
+        (tmp_path / split / upper / "blue").rename(tmp_path / split / "blue")
+    small = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "linear", "--image-size", "32"]
+    data = ["--data", str(tmp_path), "--classes-from", "leaf"]
+    assert run(["plan", *small, *data]) == 0
+    assert "2 classes: blue red; train 6 images, 3 a class; val 6 images, 3 a class" in capsys.readouterr().err
+    assert run(["train", *small, *data, "--out", str(tmp_path / "run")]) == 0
+    assert "2 classes: blue red" in capsys.readouterr().err
+    assert Run.open(tmp_path / "run").experiment.data == f"folder-leaf:{tmp_path}"
+    shutil.copytree(exported_run, tmp_path / "other")
+    assert run(["evaluate", str(tmp_path / "other"), *data, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["images"] == 6
+    assert run(["study", *small, *data, "--seed", "0", "--out", str(tmp_path / "study")]) == 0
+    assert "2 classes: blue red" in capsys.readouterr().err
+    assert run(["evaluate", str(tmp_path / "other"), "--classes-from", "leaf"]) == 2
+    assert "`--classes-from` needs `--data`" in capsys.readouterr().err

@@ -6,13 +6,17 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from messages import refused
 from tests_support import make_photos
 
 from zoo import UsageError, ZooError
-from zoo.data.opening import choose_split, open_images
+from zoo.data.folder_walk import why_unprintable
+from zoo.data.opening import absolute, choose_split, found_text, open_images, with_classes_from
+from zoo.inference.prediction import find_photographs
 from zoo.plugin import Plugins
-from zoo_datasets.folder import open_folder
+from zoo_datasets.folder import open_folder, open_to_score
 
 
 def test_split_folders_by_any_of_their_names(tmp_path: Path) -> None:
@@ -88,7 +92,7 @@ def test_a_name_that_is_no_text_is_left_out(tmp_path: Path) -> None:
     photo = root / "train/red/000.jpg"
     photo.rename(photo.parent / os.fsdecode(b"caf\xe9.jpg"))
     images = open_folder(str(root), 0)
-    assert images.rejected == (("'train/red/caf\\udce9.jpg'", "its name cannot be printed"),)
+    assert images.rejected == (("'train/red/caf\\udce9.jpg'", "its name is not valid UTF-8"),)
     assert len(images.splits["train"]) == 3
 
 
@@ -131,8 +135,207 @@ def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pyt
         open_folder(str(root), 0)
 
 
-@pytest.mark.parametrize("spec", ["", " ", "folder:"])
+@pytest.mark.parametrize("spec", ["", " ", "folder:", "folder-leaf:", "locked:folder-top: "])
 def test_an_empty_text_is_not_the_current_folder(spec: str, two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(two_splits)
     with refused(UsageError, "`--data`", "empty"):
         open_images(spec, 0, Plugins())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Screenshot 2026-01-01 at 9.41.00\u202fAM.jpg",  # macOS: narrow no-break space
+        "Sn\u00edmek\u00a0obrazovky.jpg",  # no-break space
+        "\u5199\u771f\u30001.jpg",  # ideographic space
+        "\u0646\u0645\u06cc\u200c\u062f\u0627\u0646\u0645.jpg",  # zero-width non-joiner
+        "\U0001f468\u200d\U0001f467.jpg",  # zero-width joiner
+        "\u200f\u05d0.jpg",  # right-to-left mark
+    ],
+)
+def test_names_of_every_script_are_used(name: str, tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    for split in ("train", "val"):
+        (root / split / "red").rename(root / split / Path(name).stem)
+        (root / split / "blue/000.jpg").rename(root / split / "blue" / name)
+    images = open_folder(str(root), 0)
+    assert images.rejected == () and set(images.classes) == {"blue", Path(name).stem}
+    assert {sample.id for sample in images.splits["train"]} >= {f"train/blue/{name}"}
+
+
+@given(st.text(min_size=1, max_size=20))
+def test_every_name_that_json_and_a_terminal_take_is_used(name: str) -> None:
+    """What is refused cannot be encoded, or is a control character; both ways."""
+    harmless = all(letter >= " " and not "\x7f" <= letter <= "\x9f" for letter in name)
+    assert (why_unprintable(name) is None) == harmless
+    assert why_unprintable(name + "\udce9") == "its name is not valid UTF-8"
+
+
+def test_a_name_that_controls_a_terminal_is_left_out(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    (root / "train/red/000.jpg").rename(root / "train/red/\x1b[31m.jpg")
+    assert open_folder(str(root), 0).rejected == ((r"'train/red/\x1b[31m.jpg'", "its name has control characters"),)
+    (root / "train/red/001.jpg").rename(root / "train/red/a\nb.jpg")
+    with refused(ZooError, "`train/red`", "control characters"):
+        open_folder(str(root), 0)
+
+
+def test_both_unicode_forms_of_a_name_are_one_class(tmp_path: Path) -> None:
+    """Linux wrote train, macOS wrote val; the spelling of train is that of the model."""
+    composed, decomposed = "caf\u00e9", "cafe\u0301"
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    (root / "train/red").rename(root / "train" / decomposed)
+    (root / "val/red").rename(root / "val" / composed)
+    images = open_folder(str(root), 0)
+    assert images.classes == ("blue", decomposed)
+    assert {sample.label for sample in images.splits["val"]} == {"blue", decomposed}
+    assert f"val/{composed}/000.jpg" in {sample.id for sample in images.splits["val"]}
+    assert any("NFC" in note for note in images.notes)
+
+
+def test_names_that_differ_in_case_are_told(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    (root / "val/red").rename(root / "val/Red ")
+    with refused(ZooError, "`red`", "missing", "`val`") as error:
+        open_folder(str(root), 0)
+    assert error.value.hint is not None and "`Red `" in error.value.hint
+    for split in ("train", "val"):
+        (root / split / "blue").rename(root / split / "RED")
+    (root / "val/Red ").rename(root / "val/red")
+    images = open_folder(str(root), 0)
+    assert images.classes == ("RED", "red") and any("`RED` `red`" in note for note in images.notes)
+
+
+CLUTTER = (
+    "red/@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg",
+    "red/._000.jpg",
+    "__MACOSX/red/._000.jpg",
+    "__MACOSX/red/000.jpg",
+    "$RECYCLE.BIN/$R1.jpg",
+    "lost+found/1.jpg",
+    "System Volume Information/x.jpg",
+    ".thumbnails/x.jpg",
+    "#recycle/x.jpg",
+    "red/Thumbs.db",
+)
+
+
+@pytest.mark.parametrize("split", ["", "train", "val"])
+def test_training_evaluation_and_prediction_find_the_same_photographs(split: str, tmp_path: Path) -> None:
+    """What systems leave in folders is found by none of them, wherever it lies."""
+    root = make_photos(tmp_path, {"": 5} if not split else {"train": 3, "val": 2})
+    files = {file.relative_to(root).as_posix() for file in root.rglob("*.jpg")}
+    for name in CLUTTER:
+        file = root / split / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes((root / min(files)).read_bytes())
+    for images in (open_folder(str(root), 0), open_to_score(str(root))):
+        assert {sample.id for part in images.splits.values() for sample in part} == files
+        assert images.rejected == ()
+    assert {path.relative_to(root).as_posix() for path in find_photographs([str(root)])} == files
+    assert {Path(path).relative_to(root).as_posix() for path in find_photographs([f"{root}/**/*.jpg"])} == files
+
+
+def test_a_photograph_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    for name in ("IMG_1.HEIC", "b.avif", "c.txt"):
+        (root / "train/red" / name).write_bytes(b"x")
+    reasons = dict(open_folder(str(root), 0).rejected)
+    assert "HEIC" in reasons["train/red/IMG_1.HEIC"] and "AVIF" in reasons["train/red/b.avif"]
+    names = [path.name for path in find_photographs([str(root / "train/red")])]
+    assert names == ["000.jpg", "001.jpg", "IMG_1.HEIC", "b.avif"]
+
+
+@pytest.mark.parametrize("unlabelled", ["test/1.jpg", "test/unknown/1.jpg"])
+@pytest.mark.parametrize("counts", [{"train": 4, "val": 2}, {"train": 4}])
+def test_a_test_split_without_labels_does_not_stop_training(
+    counts: dict[str, int], unlabelled: str, tmp_path: Path
+) -> None:
+    before = open_folder(str(make_photos(tmp_path, counts)), 0)
+    (tmp_path / unlabelled).parent.mkdir(parents=True)
+    (tmp_path / unlabelled).write_bytes((tmp_path / "train/red/000.jpg").read_bytes())
+    images = open_folder(str(tmp_path), 0)
+    assert images.splits == before.splits and images.rejected == ()
+    assert any("`test/` is left out" in note for note in images.notes)
+
+
+def test_data_to_score_need_less_than_data_to_train(tmp_path: Path) -> None:
+    few = open_to_score(str(make_photos(tmp_path / "few", {"": 2})))
+    assert few.drawn and choose_split(few, "all")[0] == "all" and len(choose_split(few, "all")[1]) == 4
+    one = open_to_score(str(make_photos(tmp_path / "one", {"": 1}, ("red",))))
+    assert one.classes == ("red",)
+    test = open_to_score(str(make_photos(tmp_path / "test", {"test": 2})))
+    assert not test.drawn and test.reported == "test" and len(test.splits["test"]) == 4
+    (tmp_path / "few/nothing").mkdir()
+    assert open_to_score(str(tmp_path / "few")).rejected == (("nothing/", "holds no photographs"),)
+    (tmp_path / "loose").mkdir()
+    (tmp_path / "loose/1.jpg").write_bytes(b"x")
+    with refused(ZooError, "loose", "class folders") as error:
+        open_to_score(str(tmp_path / "loose"))
+    assert error.value.hint is not None and "`zoo predict`" in error.value.hint
+
+
+def nest(root: Path, splits: tuple[str, ...] = ("train", "val")) -> Path:
+    """animals/{cat,dog} and plants/{fern,rose}, in splits."""
+    for split in splits:
+        for upper, lower in (("animals", ("cat", "dog")), ("plants", ("fern", "rose"))):
+            for name in lower:
+                make_photos(root / split / upper, {name: 4}, ("red",))
+                for file in (root / split / upper / name / "red").iterdir():
+                    file.rename(file.parents[1] / file.name)
+                (root / split / upper / name / "red").rmdir()
+    return root
+
+
+@pytest.mark.parametrize("splits", [("train", "val"), ("",)])
+def test_folders_in_folders_are_told_and_read_either_way(splits: tuple[str, ...], tmp_path: Path) -> None:
+    root, plugins = nest(tmp_path, splits), Plugins()
+    images = open_images(str(root), 0, plugins)
+    assert images.classes == ("animals", "plants")
+    note = next(note for note in images.notes if "--classes-from leaf" in note)
+    assert "`animals/cat`" in note and "`animals`" in note
+    leaf = with_classes_from(str(root), "leaf", plugins)
+    assert leaf == f"folder-leaf:{root}" and absolute(leaf, plugins) == leaf
+    for found in (open_images(leaf, 0, plugins), open_to_score(str(root), "leaf")):
+        assert found.classes == ("cat", "dog", "fern", "rose") and found.notes[1:] == () and found.name == leaf
+        assert {sample.id for part in found.splits.values() for sample in part} == {
+            file.relative_to(root).as_posix() for file in root.rglob("*.jpg")
+        }
+    assert with_classes_from(f"locked:{root}", "leaf", plugins) == f"locked:{leaf}"
+    with refused(UsageError, "`--classes-from leaf`", "`digits`"):
+        with_classes_from("digits", "leaf", plugins)
+
+
+def test_leaves_of_one_name_are_one_class_and_told(tmp_path: Path) -> None:
+    root = nest(tmp_path, ("",))
+    (root / "plants/rose").rename(root / "plants/cat")
+    images = open_folder(str(root), 0, "leaf")
+    assert images.classes == ("cat", "dog", "fern")
+    assert any("`animals/cat` `plants/cat`" in note and "one class" in note for note in images.notes)
+
+
+@pytest.mark.parametrize("name", ["test", "train", "val"])
+def test_a_class_named_as_a_split(name: str, tmp_path: Path) -> None:
+    """A vehicle may be a train: the message offers the reading in which it is a class."""
+    root = make_photos(tmp_path, {"": 4}, ("blue", "green", "red"))
+    (root / "red").rename(root / name)
+    with refused(ZooError, f"`{name}`", "`--classes-from top`"):
+        open_folder(str(root), 0)
+    images = open_folder(str(root), 0, "top")
+    assert images.classes == tuple(sorted(("blue", "green", name)))
+    assert open_to_score(str(root), "top").classes == images.classes
+
+
+def test_one_folder_too_many_is_told(tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos/photos", {"": 4})
+    with refused(ZooError, "one class only, `photos`", f"`--data {tmp_path}/photos/photos`", "`blue` `red`"):
+        open_folder(str(tmp_path / "photos"), 0)
+
+
+def test_what_was_found_is_one_line(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"train": 3, "val": 2})
+    (root / "train/red/000.jpg").unlink()
+    images = open_folder(str(root), 0)
+    assert found_text(images) == "2 classes: blue red; train 5 images, 2 to 3 a class; val 4 images, 2 a class"
+    digits = found_text(open_images("digits", 0, Plugins()))
+    assert digits.startswith("10 classes: 0 1 2 3 4 5 6 7 8 9; train ")

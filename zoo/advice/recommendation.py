@@ -40,7 +40,8 @@ BATCH = 32
 LEVEL = 0.05
 # Accuracy that stages may add and still count as adding nothing; the probe is too rough a measure for less
 MARGIN = 0.02
-OF_A_STUDY = ("split_seed", "device", "image_size", "weights", "workers")  # a study's settings that change the advice
+# A study's settings that change the advice
+OF_A_STUDY = ("split_seed", "device", "image_size", "levels", "weights", "workers")
 SATURATED = 0.97  # accuracy of a probe above which no strategy can be found significantly better
 
 

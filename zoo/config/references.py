@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
@@ -12,6 +12,7 @@ from zoo.errors import UsageError, at_once
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
+from zoo.storage.paths import user_path
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
 
@@ -56,7 +57,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
     file: Path | None = None
     asked = experiment.weights
     if _is_file(asked):
-        file = Path(asked).expanduser()
+        file = user_path(asked)
         if file.is_dir():
             raise UsageError(f"`{asked}` is a folder, not a file of weights", hint="pass the file in it")
         if not file.is_file():
@@ -77,7 +78,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         plan=plan,
         weights=weights,
         weights_file=file,
-        preprocess=base.at(experiment.image_size),
+        preprocess=replace(base.at(experiment.image_size), levels=experiment.levels),
     )
 
 

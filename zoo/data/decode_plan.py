@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from zoo.data.decoding import DecodeRequest
+import numpy as np
+
+from zoo.data.decoding import CHECKED, DecodeRequest
 from zoo.data.image import Pixels, canvas, pixel_key, pixels
 from zoo.data.roles import Roles
 from zoo.dataset import Images
@@ -18,7 +20,10 @@ SPARE = 2
 
 
 def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
-    """Decode requests by role: canvases of training images, and input crops of the images that are evaluated."""
+    """Decode requests by role: canvases of training images, and input crops of the images that are evaluated.
+
+    Images of a `test` split that it does not use are only checked, as small as a JPEG can be decoded.
+    """
 
     def to_canvas(image: Pixels) -> Pixels:
         return canvas(image, preprocess)
@@ -26,15 +31,21 @@ def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dic
     def to_crop(image: Pixels) -> Pixels:
         return pixels(image, preprocess)
 
-    least = SPARE * preprocess.canvas
+    least, levels = SPARE * preprocess.canvas, preprocess.levels
     parts: dict[str, DecodeRequest] = {
-        "fit": DecodeRequest(roles.fit, preprocess.canvas, to_canvas, least),
+        "fit": DecodeRequest(roles.fit, preprocess.canvas, to_canvas, least, levels),
     }
     if roles.choose:
-        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, to_crop)
+        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, to_crop, None, levels)
     if not images.may_choose:  # else the images that are reported are those of `choose`
-        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, to_crop)
+        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, to_crop, None, levels)
+    elif roles.reported != "test":
+        parts[CHECKED] = DecodeRequest(images.splits["test"], 1, _nothing, 1, levels)
     return parts
+
+
+def _nothing(image: Pixels) -> Pixels:
+    return np.zeros((1, 1, 3), np.uint8)
 
 
 def store_keys(parts: Mapping[str, DecodeRequest], preprocess: Preprocess) -> dict[str, dict[str, Any]]:

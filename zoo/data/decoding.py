@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, decode
 from zoo.dataset import Images, ImageSource, Sample, as_source
 from zoo.errors import DiskFull, ZooError, is_disk_full
@@ -28,6 +29,10 @@ from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 # Largest array of pixels in memory where there is no store: 1,300 images of 256 x 256. A larger one is a mapped file,
 # whose pages the system can drop
 MEMORY_BUDGET = 256 * 2**20  # bytes
+
+
+# The role of images that no command but `zoo evaluate` uses, and that are checked with all others
+CHECKED = "checked"
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,7 @@ class DecodedImages:
         pixels: `(N, side, side, 3)` uint8: canvases of images that are trained on, input crops of all others.
         digest: SHA-256 over names, labels and contents. It detects that data have changed.
         contents: SHA-256 of each image's content. They tell which image has changed.
+        doubtful: What was wrong with images that are used nevertheless.
     """
 
     samples: tuple[Sample, ...]
@@ -47,14 +53,22 @@ class DecodedImages:
     pixels: npt.NDArray[np.uint8]
     digest: str
     contents: tuple[str, ...] = ()
+    doubtful: tuple[BadFile, ...] = ()
 
 
 @dataclass(frozen=True)
 class BadFile:
-    """A file that cannot be used: its path below the data folder (`id`), and the reason."""
+    """A file that cannot be used, or only with doubt: its path below the data folder (`id`), and the reason."""
 
     id: str
     reason: str
+
+
+def doubts_text(files: Sequence[BadFile]) -> str:
+    """A warning that names images that are used though something is wrong with them."""
+    shown = "".join(f"\n  {file.id}: {file.reason}" for file in files[:10])
+    more = f"\n  and {len(files) - 10} more" if len(files) > 10 else ""
+    return f"{len(files)} photographs are used though something is wrong with them:{shown}{more}"
 
 
 class DecodeRequest(NamedTuple):
@@ -65,12 +79,14 @@ class DecodeRequest(NamedTuple):
         side: Height and width of the kept pixels.
         convert: Converts a decoded image to `(side, side, 3)`.
         at_least: See `zoo.data.image.decode`.
+        levels: See `zoo.data.image.decode`.
     """
 
     samples: Sequence[Sample]
     side: int
     convert: Callable[[Pixels], Pixels]
     at_least: int | None = None
+    levels: Levels | None = None
 
 
 def decode_all(
@@ -78,6 +94,9 @@ def decode_all(
     workers: int,
     convert: Callable[[Pixels], Pixels] | None = None,
     at_least: int | None = None,
+    *,
+    levels: Levels | None = None,
+    remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> Iterator[tuple[Sample, Pixels | BadImage]]:
     """Decode samples in `workers` threads, and yield each in order with its pixels, or with the error.
 
@@ -88,11 +107,13 @@ def decode_all(
         workers: Number of threads.
         convert: Applied to the pixels of each image, in the same thread.
         at_least: See `zoo.data.image.decode`.
+        levels: See `zoo.data.image.decode`.
+        remark: Receives what was wrong with an image that is decoded nevertheless; called by any thread.
     """
 
     def one(sample: Sample) -> Pixels | BadImage:
         try:
-            pixels = decode(sample.source, at_least)
+            pixels = decode(sample.source, at_least, levels=levels, remark=lambda text: remark(sample, text))
         except BadImage as error:
             return error
         return pixels if convert is None else convert(pixels)
@@ -128,7 +149,8 @@ def decode_parts(
 
     Args:
         images: The dataset.
-        parts: What to decode, by role: `fit`, `choose`, `reported`.
+        parts: What to decode, by role: `fit`, `choose`, `reported`. Of `CHECKED` it is only asked whether they can be
+            decoded.
         on_bad_image: Whether a bad file is left out (`skip`) or an error (`fail`).
         workers: Number of threads.
         advance: Receives the number of images as they are decoded.
@@ -150,6 +172,7 @@ def decode_parts(
             f"{len(bad)} files of `{images.name}` cannot be read as images:{lines}{more}",
             hint="repair or remove them, or pass `--on-bad-image skip`",
         )
+    found.pop(CHECKED, None)
     for name, part in found.items():
         missing = set(images.classes) - {sample.label for sample in part.samples}
         if missing:
@@ -164,6 +187,13 @@ def decode_parts(
 _PURPOSE = {"fit": "train on", "choose": "validate on", "reported": "report on"}
 
 
+class _Notes(NamedTuple):
+    """What was found while images were decoded, by their index: why some cannot be used, and doubts about others."""
+
+    bad: dict[int, str]
+    doubtful: dict[int, str]
+
+
 @dataclass(frozen=True)
 class _StoredPixels:
     """Pixels of one part in the store, if there is a store. `key` is what they depend on besides the files."""
@@ -171,13 +201,13 @@ class _StoredPixels:
     store: Store | None
     key: Mapping[str, Any] | None
 
-    def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], dict[int, str]] | None:
-        """The pixels of the usable images, and the reason for each other image by its index; None: not in the store."""
+    def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], _Notes] | None:
+        """The pixels of the usable images, and what was found about images; None: not in the store."""
         found = None if self.store is None else self.store.read_rows(self._key(contents))
         if found is None:
             return None
         rows, note = found
-        return rows, {int(index): str(reason) for index, reason in note.items()}
+        return rows, _Notes(*({int(index): str(text) for index, text in one.items()} for one in note))
 
     def draft(self, contents: Sequence[str], shape: tuple[int, ...]) -> Draft | None:
         """A new entry of the store to decode into; None where nothing can be stored."""
@@ -200,51 +230,60 @@ def _find_or_decode(
     contents = [_content(sample) for sample in samples]
     found = stored.find(contents)
     if found is not None:
-        pixels, reasons = found
+        pixels, notes = found
         advance(len(samples))
     else:
         draft = stored.draft(contents, (len(samples), side, side, 3))
-        pixels, reasons = _decode_part(part, workers, advance, draft)
+        pixels, notes = _decode_part(part, workers, advance, draft)
     digest = hashlib.sha256()
     usable: list[Sample] = []
     for index, (sample, content) in enumerate(zip(samples, contents)):
-        if index in reasons:
-            bad.append(BadFile(sample.id, reasons[index]))
+        if index in notes.bad:
+            bad.append(BadFile(sample.id, notes.bad[index]))
         else:
             usable.append(sample)
             digest.update(f"{sample.id}\0{sample.label}\0".encode() + bytes.fromhex(content))
     class_indices = {label: position for position, label in enumerate(classes)}
     labels = np.array([class_indices[sample.label] for sample in usable], dtype=np.int64)
-    kept = tuple(content for index, content in enumerate(contents) if index not in reasons)
-    return DecodedImages(tuple(usable), labels, pixels, digest.hexdigest(), kept)
+    kept = tuple(content for index, content in enumerate(contents) if index not in notes.bad)
+    doubtful = tuple(BadFile(samples[index].id, text) for index, text in sorted(notes.doubtful.items()))
+    return DecodedImages(tuple(usable), labels, pixels, digest.hexdigest(), kept, doubtful)
 
 
 def _decode_part(
     part: DecodeRequest, workers: int, advance: Callable[[int], None], draft: Draft | None
-) -> tuple[npt.NDArray[np.uint8], dict[int, str]]:
+) -> tuple[npt.NDArray[np.uint8], _Notes]:
     """Decode a part into an entry of the store, or into new memory.
 
-    Returns the pixels of the usable images, and the reason for each other image by its index.
+    Returns the pixels of the usable images, and what was found about images.
     """
-    samples, side, convert, at_least = part
+    samples, side, convert, at_least, levels = part
     pixels = draft.array if draft is not None else allocate((len(samples), side, side, 3))
-    reasons: dict[int, str] = {}
+    notes = _Notes({}, {})
+    texts: dict[int, list[str]] = {}  # by the identity of a sample: two may have one id
     count = 0
+
+    def remark(sample: Sample, text: str) -> None:
+        texts.setdefault(id(sample), []).append(text)
+
     try:
-        for index, (sample, result) in enumerate(decode_all(samples, workers, convert, at_least)):
+        decoded = decode_all(samples, workers, convert, at_least, levels=levels, remark=remark)
+        for index, (sample, result) in enumerate(decoded):
             if isinstance(result, BadImage):
-                reasons[index] = result.message.replace(f"`{sample.source}` ", "")
+                notes.bad[index] = result.message.replace(f"`{sample.source}` ", "")
             else:
                 pixels[count] = result
                 count += 1
+                if id(sample) in texts:
+                    notes.doubtful[index] = "; ".join(texts[id(sample)])
             advance(1)
     except BaseException:
         if draft is not None:
             draft.drop()
         raise
     if draft is not None:
-        return draft.keep(count, reasons), reasons
-    return pixels[:count], reasons
+        return draft.keep(count, notes), notes
+    return pixels[:count], notes
 
 
 def _content(sample: Sample) -> str:

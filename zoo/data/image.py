@@ -7,31 +7,44 @@ that the resize would remove.
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zoo.data.grey_levels import Levels, UnknownLevels, is_deep_grey, to_8_bits
+from zoo.data.image_file import PHOTOGRAPHS, exceeds_bound, format_name, open_image, repair, without_bound
 from zoo.dataset import ImageSource, as_source
 from zoo.errors import ZooError, first_line
 from zoo.preprocess import Preprocess, crop_start
 from zoo.storage.cache import source_key
 
-# Formats that are accepted. GIF is not: such a file is more often a placeholder ("image not found") than a photograph
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+# Photographs of formats that are not read, by suffix: they are named, not passed over
+FOREIGN_SUFFIXES = {
+    ".heic": "HEIC",
+    ".heif": "HEIF",
+    ".avif": "AVIF",
+    ".jxl": "JPEG XL",
+    ".jp2": "JPEG 2000",
+    ".gif": "GIF",
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"), "raw"),
+}
 
 # Largest image that is decoded; a larger one is reported as unusable. Pillow warns of a decompression bomb above 89
 # megapixels and refuses twice as many, but cameras reach 200
 MAX_PIXELS = 300_000_000
 
-# Pillow's own bound (179 megapixels) is global and too low. `decode` checks `MAX_PIXELS` before it decodes anything
-Image.MAX_IMAGE_PIXELS = None
-
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+_CODE = ("image", "image_file", "grey_levels")  # modules that decide the pixels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -40,7 +53,13 @@ class BadImage(ZooError):
     """An image that cannot be used: it is missing, damaged, too large, or in another format."""
 
 
-def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> Pixels:
+def decode(
+    source: ImageSource | Path | Pixels,
+    at_least: int | None = None,
+    *,
+    levels: Levels | None = None,
+    remark: Callable[[str], None] = lambda text: None,
+) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
     Args:
@@ -48,43 +67,82 @@ def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> 
         at_least: For training only: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
             shorter side has this many pixels. This is faster, since the decoder skips detail that the resize would
             remove. None: full size.
+        levels: Grey levels that become black and white, in images of more than 8 bits. None: those of their type.
+        remark: Receives what was wrong with an image that is decoded nevertheless.
 
     Raises:
-        BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`.
+        BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
+            which grey levels are black and white.
     """
     source = as_source(source)
     try:
         opened = source.open()
         if isinstance(opened, np.ndarray):
             return opened
-        with opened, Image.open(opened) as image:
-            if image.format not in FORMATS:
-                raise BadImage(f"`{source}` is a {image.format} file, not a photograph")
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
-            if at_least is not None:
-                image.draft(None, (at_least, at_least))
-            return to_rgb(image)
+        with opened:
+            try:
+                return _decode(source, opened, at_least, levels, remark)
+            except (BadImage, UnidentifiedImageError, UnknownLevels, MemoryError):
+                raise
+            except Image.DecompressionBombError:  # in formats that check while they open
+                with without_bound():
+                    return _decode(source, opened, at_least, levels, remark)
+            except Exception:
+                repaired = repair(opened)
+                if repaired is None:
+                    raise
+                pixels = _decode(source, io.BytesIO(repaired.data), at_least, levels, remark)
+                remark(repaired.what)
+                return pixels
     except BadImage:
         raise
     except FileNotFoundError as error:
         raise BadImage(f"there is no file `{source}`") from error
     except UnidentifiedImageError as error:
         raise BadImage(f"`{source}` cannot be read as an image") from error
+    except UnknownLevels as error:
+        raise BadImage(f"`{source}` cannot be scaled to 8 bits: {error}") from error
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
         reason = first_line(error)
         raise BadImage(f"`{source}` cannot be decoded: {reason}") from error
 
 
-def to_rgb(image: Image.Image) -> Pixels:
+def _decode(
+    source: ImageSource, stream: BinaryIO, at_least: int | None, levels: Levels | None, remark: Callable[[str], None]
+) -> Pixels:
+    try:
+        image = open_image(stream)
+    except UnidentifiedImageError:
+        name = format_name(stream)
+        if name is None:
+            raise
+        what = f"{name} file, not a photograph"
+        if name in PHOTOGRAPHS:
+            what = f"{name} photograph, which zoo does not read: convert it to JPEG or PNG"
+        raise BadImage(f"`{source}` is a {what}") from None
+    if image.width * image.height > MAX_PIXELS:
+        raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
+    if at_least is not None:
+        image.draft(None, (at_least, at_least))
+    with without_bound() if exceeds_bound(image) else nullcontext():
+        return to_rgb(image, levels, remark)
+
+
+def to_rgb(
+    image: Image.Image, levels: Levels | None = None, remark: Callable[[str], None] = lambda text: None
+) -> Pixels:
     """Convert an opened image to upright RGB `(H, W, 3)` uint8.
 
-    16-bit grey levels are scaled to 8 bits, and transparent images are laid over white.
+    Grey levels of more than 8 bits are scaled, and transparent images are laid over white.
+
+    Raises:
+        UnknownLevels: the type does not say which grey levels are black and white.
     """
+    kind = image.format
     image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _grey16(image)
+    if is_deep_grey(image.mode):
+        return to_8_bits(image, kind, levels, remark)
     if image.mode in ("P", "PA") and ("transparency" in image.info or image.mode == "PA"):
         image = image.convert("RGBA")
     if image.mode in ("LA", "La", "RGBa") or (image.mode in ("L", "RGB") and "transparency" in image.info):
@@ -93,17 +151,6 @@ def to_rgb(image: Image.Image) -> Pixels:
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
-
-
-def _grey16(image: Image.Image) -> Pixels:
-    """Scale 16-bit or 32-bit grey levels to 8 bits by their full range. Pillow's own conversion clips at 255."""
-    values = np.asarray(image).astype(np.float64)
-    if image.mode == "F" and values.max(initial=0.0) <= 1.0:
-        values = values * 255.0
-    elif image.mode.startswith("I;16") or values.max(initial=0.0) > 255:
-        values = values / 257.0  # 65535 / 255
-    grey = np.clip(np.rint(values), 0, 255).astype(np.uint8)
-    return np.repeat(grey[:, :, None], 3, axis=2)
 
 
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:
@@ -162,7 +209,8 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
         "crop": preprocess.crop,
         "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
-        "code": source_key(Path(__file__)),
+        "levels": preprocess.levels,
+        "code": source_key(*(Path(__file__).with_name(f"{name}.py") for name in _CODE)),
         "pillow": PIL.__version__,
     }
 

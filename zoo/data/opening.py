@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +13,36 @@ from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
+from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
+SHOWN = 12  # names of classes in a note
 
-def absolute(spec: str, plugins: Plugins) -> str:
+
+def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
     """The text of `--data` with its paths made absolute, so that a run finds its data from any folder.
 
-    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names are unchanged.
+    A dataset knows which parts of its argument are paths (`Dataset.absolute`). URLs and names are unchanged; the name
+    of a dataset stands for it, whatever folders there are.
+
+    Args:
+        spec: The text.
+        plugins: Loaded plugins.
+        base: The folder that relative paths begin at. None: the current one.
     """
+    base = Path() if base is None else base
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
-        return f"{LOCKED}:{absolute(argument, plugins)}"
+        return f"{LOCKED}:{absolute(argument, plugins, base)}"
     if name in plugins.datasets:
         resolve = plugins.datasets.find(name).value.absolute
-        return f"{name}:{load_target(resolve)(argument)}" if colon and resolve is not None else spec
+        if not colon or resolve is None:
+            return spec
+        beside = base / user_path(argument)
+        return f"{name}:{load_target(resolve)(str(beside) if argument and beside.exists() else argument)}"
     if "://" in spec or not spec:
         return spec
-    folder = Path(spec).expanduser()
+    folder = base / user_path(spec)
     return str(folder.resolve()) if folder.is_dir() else spec
 
 
@@ -45,37 +60,78 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
         UsageError: there is neither a dataset nor a folder of that name.
         ZooError: the data cannot be used; or the same as above, with `of_run`.
     """
-    if not of_run:
-        return _open_images(spec, split_seed, plugins)
     try:
         return _open_images(spec, split_seed, plugins)
     except UsageError as error:
-        raise ZooError(
-            f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
-            hint="pass `--data` with the folder that the photographs are in now",
-        ) from error
+        if not of_run:
+            raise
+        raise _of_run(spec, error) from error
 
 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
+    locked, entry, argument = _dataset_of(spec, plugins)
+    images = call_dataset(entry, entry.value.open, argument, split_seed)
+    return _not_the_folder(spec, lock(images, split_seed) if locked else images, plugins)
+
+
+def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
+    """Open labelled images to evaluate a model on: unlike data to train on, they may be few, or of one class.
+
+    Takes and raises what `open_images` does.
+    """
+    try:
+        locked, entry, argument = _dataset_of(spec, plugins)
+        if locked or entry.value.open_to_score is None:
+            return _open_images(spec, split_seed, plugins)
+        return call_dataset(entry, entry.value.open_to_score, argument)
+    except UsageError as error:
+        if not of_run:
+            raise
+        raise _of_run(spec, error) from error
+
+
+def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
+    """The images with a note if they are a dataset and there is a folder of the same name."""
+    name = spec.removeprefix(f"{LOCKED}:")
+    if name not in plugins.datasets or not Path(name).is_dir():
+        return images
+    note = f"`{name}` is the dataset of that name; for the folder `{name}`, write `./{name}`"
+    return replace(images, notes=(note, *images.notes))
+
+
+def _of_run(spec: str, error: UsageError) -> ZooError:
+    return ZooError(
+        f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
+        hint="pass `--data` with the folder that the photographs are in now",
+    )
+
+
+def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Entry[Dataset], str]:
+    """Whether the data are locked, their dataset, and its argument.
+
+    Raises:
+        UsageError: there is neither a dataset nor a folder of that name.
+    """
     if not spec.strip() or spec.strip() == "folder:":
         raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
+    check_recordable(spec, "--data")
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
-        return lock(_open_images(argument, split_seed, plugins), split_seed)
+        _, entry, argument = _dataset_of(argument, plugins)
+        return True, entry, argument
     datasets = plugins.datasets
     if name not in datasets:
-        if not Path(spec).expanduser().exists() and "/" not in spec and "\\" not in spec and "." not in spec:
+        if not user_path(spec).exists() and "/" not in spec and "\\" not in spec and "." not in spec:
             known = [entry.name for entry in datasets]
             raise UsageError(
                 f"`{spec}` is neither a folder here nor a dataset",
                 hint=did_you_mean(name, known, "see `zoo list datasets`, or pass the path of a folder"),
             )
         name, argument = "folder", spec
-    entry = datasets.find(name)
-    return call_dataset(entry, load_target(entry.value.open), argument, split_seed)
+    return False, datasets.find(name), argument
 
 
-def call_dataset(entry: Entry[Dataset], call: Callable[..., Any], *arguments: Any) -> Images:
+def call_dataset(entry: Entry[Dataset], target: str | Callable[..., Any], *arguments: Any) -> Images:
     """What a dataset's function returns.
 
     Raises:
@@ -84,7 +140,7 @@ def call_dataset(entry: Entry[Dataset], call: Callable[..., Any], *arguments: An
     where = f"dataset `{entry.name}` of plugin `{entry.provider}`"
     hint = "the plugin must be mended; `zoo plugins` names its distribution"
     try:
-        images = call(*arguments)
+        images = load_target(target)(*arguments)
     except (ZooError, OSError):
         raise
     except Exception as error:
@@ -96,6 +152,36 @@ def call_dataset(entry: Entry[Dataset], call: Callable[..., Any], *arguments: An
         if sample.label not in classes:
             raise ZooError(f"image `{sample.id}` of {where} has the label `{sample.label}`, not a class", hint=hint)
     return images
+
+
+def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
+    """The text of `--data` for a folder whose classes are its lowest (`leaf`) or its highest folders (`top`).
+
+    Raises:
+        UsageError: the data are not a folder.
+    """
+    name, colon, argument = spec.partition(":")
+    if name == LOCKED and colon:
+        return f"{LOCKED}:{with_classes_from(argument, which, plugins)}"
+    if name not in plugins.datasets:
+        return f"folder-{which}:{spec}"
+    if name in ("folder", f"folder-{which}"):
+        return f"folder-{which}:{argument}"
+    raise UsageError(
+        f"`--classes-from {which}` is for folders, and `{spec}` is a dataset", hint="leave out `--classes-from`"
+    )
+
+
+def found_text(images: Images) -> str:
+    """A line that says which classes and how many images were found: `2 classes: cat dog; train 24 images ...`."""
+    names = " ".join(images.classes[:SHOWN]) + (" ..." if len(images.classes) > SHOWN else "")
+    parts = []
+    for role, samples in images.splits.items():
+        counts = Counter(sample.label for sample in samples).values()
+        least, most = min(counts, default=0), max(counts, default=0)
+        each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
+        parts.append(f"{role} {len(samples):,} images, {each} a class")
+    return f"{len(images.classes):,} classes: {names}; {'; '.join(parts)}"
 
 
 def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:

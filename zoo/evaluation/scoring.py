@@ -5,18 +5,19 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from zoo.data.decoding import BadFile, default_workers
+from zoo.data.class_names import composed, folded
+from zoo.data.decoding import BadFile, content_digest, default_workers
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
-from zoo.data.opening import choose_split, open_images
-from zoo.dataset import Sample
+from zoo.data.opening import absolute, choose_split, open_images, open_to_score
+from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
@@ -25,11 +26,14 @@ from zoo.predictions import Predictions
 from zoo.predictor import Predictor
 from zoo.runs.looks import note_look
 from zoo.storage.files import SCHEMA
+from zoo.storage.paths import data_text
 from zoo.target import load_target
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
+
+SAME = 8  # images whose contents are compared to recognise the data of a run in another place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,9 @@ class Evaluation:
         fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
             no run, or its `splits.json` is missing.
         changed: number of images with an id of the run, and another content than when it was trained.
-        bad: files that could not be decoded.
+        bad: files that could not be decoded, or are no images.
+        notes: what was decided when the data were opened.
+        doubtful: images that are scored though something is wrong with them.
     """
 
     model: str
@@ -56,6 +62,8 @@ class Evaluation:
     fitted: int | None = None
     changed: int = 0
     bad: tuple[BadFile, ...] = ()
+    notes: tuple[str, ...] = ()
+    doubtful: tuple[BadFile, ...] = ()
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall, F1 and number of images of every class."""
@@ -103,6 +111,8 @@ class Evaluation:
             "classes": list(self.predictions.classes),
             "confusion": self.confusion().tolist(),
             "bad_images": [{"path": file.id, "reason": file.reason} for file in self.bad],
+            "doubtful_images": [{"path": file.id, "reason": file.reason} for file in self.doubtful],
+            "notes": list(self.notes),
         }
 
 
@@ -139,6 +149,7 @@ def score(
     *,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
+    remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> tuple[Predictions, list[BadFile]]:
     """Decode and classify every sample; returns the predictions, and the files that could not be decoded.
 
@@ -148,27 +159,32 @@ def score(
         split: name of the split, for the table of predictions.
         workers: threads that decode images.
         advance: called with the number of images classified.
+        remark: called, by any thread, with what was wrong with an image that is scored nevertheless.
 
     Raises:
         ZooError: a label is not a class of the model, or no image can be decoded.
     """
-    index = {name: position for position, name in enumerate(predictor.classes)}
-    unknown = sorted({sample.label for sample in samples} - set(index))
+    index = {composed(name): position for position, name in enumerate(predictor.classes)}
+    index |= {name: position for position, name in enumerate(predictor.classes)}
+    spelt = {name: name if name in index else composed(name) for name in {sample.label for sample in samples}}
+    unknown = sorted(name for name in spelt if spelt[name] not in index)
     if unknown:
+        alike = [name for name in predictor.classes if folded(name) == folded(unknown[0])]
+        like = f"it has `{alike[0]}`, which differs in case or spaces; " if alike else ""
         raise ZooError(
             f"the model has no class `{unknown[0]}` ({len(unknown)} classes of the data are unknown to it)",
-            hint=f"the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
+            hint=f"{like}the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     ids: list[str] = []
     labels: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
     bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance):
+    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance, remark=remark):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
         ids.append(sample.id)
-        labels.append(index[sample.label])
+        labels.append(index[spelt[sample.label]])
         rows.append(result)
     if not ids:
         raise ZooError(
@@ -187,7 +203,7 @@ def score(
 def evaluate(
     model: Path | str | Run,
     *,
-    data: str | None = None,
+    data: Path | str | None = None,
     split: str | None = None,
     split_seed: int | None = None,
     device: str = "auto",
@@ -203,7 +219,8 @@ def evaluate(
     Args:
         model: a run, its folder, or an exported file.
         data: the data to evaluate on; None: those of the run.
-        split: None: the split that the data report, `val` where there is one, else `test`.
+        split: None: the split that the data report, `val` where there is one, else `test`; of other data than the run's
+            that come without splits, all images.
         split_seed: with which the data are split; None: that of the run, else 0.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
@@ -227,8 +244,7 @@ def evaluate(
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
         split_seed = run.experiment.split_seed if run is not None else 0
-    images = open_images(data, split_seed, plugins, of_run=run is not None and data == run.experiment.data)
-    name, samples = choose_split(images, split)
+    images, name, samples = _open(data_text(data), split, split_seed, run, plugins)
     known = run.contents() if run is not None else {}
     done = 0
 
@@ -237,7 +253,15 @@ def evaluate(
         done += count
         advance(done, len(samples))
 
-    predictions, bad = score(predictor, samples, name, workers=workers or default_workers(), advance=step)
+    doubts: dict[str, str] = {}
+    predictions, bad = score(
+        predictor,
+        samples,
+        name,
+        workers=workers or default_workers(),
+        advance=step,
+        remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
+    )
     held = set(predictions.ids)
     scored = digests(sample for sample in samples if sample.id in held) if known else ()
     contents = {sample.id: digest for sample, digest in scored}
@@ -252,7 +276,9 @@ def evaluate(
         split_seed=split_seed,
         fitted=sum(digest in fitted for digest in contents.values()) if known else None,
         changed=changed,
-        bad=tuple(bad),
+        bad=(*_rejected(images, samples), *bad),
+        notes=images.notes,
+        doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
     if run is not None:
         try:
@@ -279,3 +305,49 @@ def evaluate(
         except ZooError as error:
             warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
     return evaluation
+
+
+def _open(
+    data: str, split: str | None, split_seed: int, run: Run | None, plugins: Plugins
+) -> tuple[Images, str, tuple[Sample, ...]]:
+    """The data, and the name and samples of the split to score.
+
+    Data without splits are scored whole, unless they are the run's own, which must be split as they were for training,
+    or a split is named.
+    """
+    of_run = run is not None and data == run.experiment.data
+    images = open_to_score(data, split_seed, plugins, of_run=of_run)
+    if images.drawn:
+        own = of_run or (run is not None and _is_data_of(run, images, data, plugins))
+        if own or split not in (None, "all"):
+            images = open_images(data, split_seed, plugins, of_run=of_run)
+        elif split is None:
+            name, samples = choose_split(images, "all")
+            whole = f"`{data}` comes without splits, so all its {len(samples)} images are scored"
+            return replace(images, notes=(*images.notes, whole)), name, samples
+    elif split is None and images.reported not in images.splits:
+        split = "all"
+    return images, *choose_split(images, split)
+
+
+def _is_data_of(run: Run, images: Images, data: str, plugins: Plugins) -> bool:
+    """Whether these are the data that a run was trained on, under another spelling or in another place."""
+    if absolute(data, plugins) == run.experiment.data:
+        return True
+    fitted = run.fitted()
+    found = {sample.id: sample for samples in images.splits.values() for sample in samples}
+    if not fitted or not fitted <= set(found):
+        return False
+    splits = run.splits()
+    digests = dict(zip(splits["roles"]["fit"], splits.get("sha256", {}).get("fit", ())))
+    some = list(digests.items())[:SAME]
+    try:
+        return bool(some) and all(content_digest(found[name].source).hex() == digest for name, digest in some)
+    except OSError:
+        return False
+
+
+def _rejected(images: Images, samples: Sequence[Sample]) -> list[BadFile]:
+    """Files that are no images, in the top folders of the samples that are scored."""
+    tops = {sample.id.partition("/")[0] for sample in samples}
+    return [BadFile(name, reason) for name, reason in images.rejected if name.partition("/")[0] in tops]

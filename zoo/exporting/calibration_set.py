@@ -48,7 +48,7 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     contents = run.contents().get("fit", {})
     drawn = balanced_order(samples, run.experiment.seed)[: count + CHOICES]
     same = [sample for sample, digest in digests(drawn) if contents.get(sample.id) == digest]
-    for sample, result in decode_all(same, default_workers()):
+    for sample, result in decode_all(same, default_workers(), levels=run.preprocess.levels):
         if isinstance(result, np.ndarray):
             shown.append(pixels(result, run.preprocess))
             labels.append(run.classes.index(sample.label))

@@ -20,6 +20,7 @@ from zoo.progress import LogProgress, Progress
 from zoo.runs.run import Run, now
 from zoo.runtime import DeviceName
 from zoo.storage.files import unwritable
+from zoo.storage.paths import output_path
 from zoo.system.environment import versions
 from zoo.target import load_target
 
@@ -210,7 +211,7 @@ def _check_device(exporter: Exporter, device: str) -> None:
 
 
 def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -> Path:
-    target = Path(out).expanduser() if out is not None else run.path / f"model{exporter.suffix}"
+    target = output_path(out) if out is not None else run.path / f"model{exporter.suffix}"
     if target.suffix != exporter.suffix:
         raise UsageError(
             f"`{target}` does not end in `{exporter.suffix}`",

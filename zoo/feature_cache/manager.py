@@ -29,7 +29,9 @@ from zoo.system.environment import machine, versions
 CODE = (
     "zoo.data.augmentation",
     "zoo.data.decode_plan",
+    "zoo.data.grey_levels",
     "zoo.data.image",
+    "zoo.data.image_file",
     "zoo.feature_cache.loader",
     "zoo.feature_cache.split_network",
     "zoo.networks.batchnorm_folding",

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.decoding import BadFile, decode_all, default_workers
+from zoo.data.folder_walk import is_clutter, is_photograph, is_readable, walk_files
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
@@ -21,6 +22,7 @@ from zoo.inference.opening import find_exporter, open_model
 from zoo.predictions import softmax
 from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
+from zoo.storage.paths import user_path
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -51,7 +53,8 @@ class Prediction:
 def find_photographs(paths: Iterable[str]) -> list[Path]:
     """Image files that `paths` name, in order and without repetition.
 
-    A path is a file, a folder (with all folders in it) or a glob pattern.
+    A path is a file, a folder (with all folders in it) or a glob pattern. What lies in a folder is found as it is for
+    training; photographs of formats that cannot be read are among them, so that they are reported.
 
     Raises:
         UsageError: a path matches no file.
@@ -59,23 +62,29 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for text in paths:
-        path = Path(text).expanduser()
+        path = user_path(text)
         if not text.strip():
             raise UsageError("a photograph's path is empty", hint="`.` is the current folder")
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
             raise ZooError(f"folder `{text}` may not be read", hint="`chmod u+rx` it, or copy the photographs")
         if path.is_dir():
-            matches = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            matches = sorted(file for file in walk_files(path) if is_photograph(file) and is_readable(file))
         elif path.exists():
             matches = [path]
         else:
             names = sorted(glob.glob(str(path), recursive=True))  # noqa: PTH207 - the pattern may be absolute
-            matches = [Path(name) for name in names if Path(name).is_file()]
+            matches = [Path(name) for name in names if Path(name).is_file() and not _crosses_clutter(name, text)]
         if not matches:
             what = "holds no photographs" if path.is_dir() else "matches no file"
             raise UsageError(f"`{text}` {what}", hint=f"names of photographs end in {' '.join(SUFFIXES)}")
         found.update(dict.fromkeys(matches))
     return list(found)
+
+
+def _crosses_clutter(name: str, pattern: str) -> bool:
+    """Whether a match of a pattern lies in a folder that systems create, and that the pattern does not name."""
+    named = set(Path(pattern).parts)
+    return any(is_clutter(Path(part)) for part in Path(name).parts[:-1] if part not in named)
 
 
 def predict(
@@ -88,6 +97,7 @@ def predict(
     preprocess: Preprocess | None = None,
     classes: tuple[str, ...] | None = None,
     plugins: Plugins | None = None,
+    remark: Callable[[str, str], None] = lambda path, text: None,
 ) -> tuple[list[Prediction], list[BadFile]]:
     """Classify images; returns their predictions, in order, and the files that could not be decoded.
 
@@ -100,6 +110,7 @@ def predict(
         preprocess: how images are prepared; only for a file that zoo did not write.
         classes: the class names; only for a file that zoo did not write.
         plugins: loaded plugins; None: load those installed.
+        remark: called with the path of an image that is classified though something is wrong with it, and what that is.
 
     Raises:
         UsageError: the model is neither a run nor an exported file, or `preprocess` or `classes` are given for a model
@@ -121,7 +132,8 @@ def predict(
     samples = [Sample(str(path), "", Path(path)) for path in photographs]
     found: list[Prediction] = []
     bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers or default_workers()):
+    told: Callable[[Sample, str], None] = lambda sample, text: remark(sample.id, text)
+    for sample, result in predict_all(predictor, samples, workers=workers or default_workers(), remark=told):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message))
             continue
@@ -137,6 +149,7 @@ def predict_all(
     *,
     workers: int,
     advance: Callable[[int], None] = lambda count: None,
+    remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
     """Decode and classify samples, in order; yields each with its logits `(classes,)` or its decoding error.
 
@@ -147,6 +160,7 @@ def predict_all(
         samples: their labels are not used.
         workers: threads that decode images.
         advance: called with the number of images classified.
+        remark: called, by any thread, with what was wrong with an image that is classified nevertheless.
     """
     pending: list[tuple[Sample, Pixels | BadImage]] = []
 
@@ -159,7 +173,8 @@ def predict_all(
         pending.clear()
 
     count = 0
-    for sample, result in decode_all(samples, workers):
+    levels = predictor.preprocess.levels
+    for sample, result in decode_all(samples, workers, levels=levels, remark=remark):
         pending.append((sample, result))
         count += not isinstance(result, BadImage)
         if count == BATCH:
@@ -199,7 +214,7 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
     default = Preprocess().to_json()
     try:
         given = json.loads(text)
-        unknown = sorted(set(given) - set(default))
+        unknown = sorted(set(given) - {*default, "levels"})
         if not unknown:
             return Preprocess.from_json({**default, **given})
     except (ValueError, TypeError, KeyError) as error:

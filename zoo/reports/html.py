@@ -29,6 +29,7 @@ from zoo.reports.plots import (
 from zoo.runs.looks import STUDY_FILE, TRIALS
 from zoo.runs.run import RUN_FILE, Run
 from zoo.storage.files import read_json, write_bytes, write_json
+from zoo.storage.paths import output_path
 from zoo.studies.learning_curve import points_by_images, where_transfer_pays
 from zoo.studies.results import Results
 
@@ -85,7 +86,7 @@ def report(
             of = Run.open(folder)
         else:
             raise UsageError(f"`{folder}` is neither a run nor a study", hint="pass the folder that zoo made")
-    target = Path(out) if out is not None else of.path / "report.html"
+    target = output_path(out) if out is not None else of.path / "report.html"
     if target.suffix != ".html":
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
     if not target.parent.is_dir():
@@ -278,13 +279,13 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
             "shows": table.classes[table.labels[index]],
             "taken_for": table.classes[table.predicted[index]],
             "confidence": float(confidence[index]),
-            "photograph": _thumbnail(samples.get(table.ids[index])),
+            "photograph": _thumbnail(samples.get(table.ids[index]), run.preprocess.levels),
         }
         for index in order
     ]
 
 
-def _thumbnail(sample: Sample | None) -> str | None:
+def _thumbnail(sample: Sample | None, levels: tuple[float, float] | None) -> str | None:
     """A small JPEG as a data URL; None where the image cannot be read."""
     from PIL import Image
 
@@ -293,7 +294,7 @@ def _thumbnail(sample: Sample | None) -> str | None:
     if sample is None:
         return None
     try:
-        image = Image.fromarray(decode(sample.source))
+        image = Image.fromarray(decode(sample.source, levels=levels))
     except (BadImage, OSError):
         return None
     image.thumbnail((THUMBNAIL, THUMBNAIL))

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoo.storage.paths import user_path
+
 T = TypeVar("T")
 
 # What reading a damaged memo, or one of another version, may raise. In each case the value is computed again
@@ -25,7 +27,7 @@ def cache_folder() -> Path | None:
     """The user's cache folder: `ZOO_CACHE`, else `zoo` below the XDG cache folder. None: the user has no home."""
     chosen = os.environ.get("ZOO_CACHE")
     if chosen:
-        return Path(chosen).expanduser()
+        return user_path(chosen)
     shared = os.environ.get("XDG_CACHE_HOME")
     try:
         return (Path(shared) if shared else Path.home() / ".cache") / "zoo"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +40,6 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # the file stays: a process that has opened it already would lock it after it is gone, beside one that locks a
+        # new file of the same name
         lock.release()
-        with contextlib.suppress(OSError):
-            file.unlink(missing_ok=True)

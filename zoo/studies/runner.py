@@ -17,7 +17,7 @@ from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.leakage import digests, find_leaks, told
-from zoo.data.opening import absolute, open_images
+from zoo.data.opening import absolute, found_text, open_images
 from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError
 from zoo.experiment import OnLeak
@@ -27,6 +27,7 @@ from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by
 from zoo.runs.run import LEDGER_FILE, Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
+from zoo.storage.paths import output_path
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, TrialExecutor
 from zoo.studies.results import (
@@ -75,13 +76,13 @@ def study(
         asked = Results.open(folder).study
     else:
         asked = replace(asked, data=absolute(asked.data, plugins))  # so that it can be continued from any folder
-        folder = Path(out).expanduser() if out is not None else _default_folder()
+        folder = output_path(out) if out is not None else _default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
     trials = asked.trials(plugins)
     _check_folder(folder, asked)
     images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
-    for line in images.notes:
+    for line in (found_text(images), *images.notes):
         progress.note(line)
     _check_no_leaks(images, asked.experiment(trials[0]).on_leak, progress)
     make_folder(folder)

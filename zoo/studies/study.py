@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.references import look_up
+from zoo.data.opening import absolute
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.storage.paths import data_text
 from zoo.studies.trial import Trial
 
 # Settings of an experiment that a study sets for each trial
@@ -101,6 +103,8 @@ class Study:
     def _normalise(self) -> list[str]:
         """Make tuples of lists and of single values; returns a problem for each value of another type."""
         problems = []
+        if isinstance(self.data, Path):
+            object.__setattr__(self, "data", data_text(self.data))
         if not isinstance(self.data, str):
             problems.append(f"`data` is {self.data!r}, not the path of a folder")
         for name, kinds, what in (
@@ -198,7 +202,7 @@ class Study:
         return cls(**data)
 
     @classmethod
-    def from_file(cls, file: Path) -> Study:
+    def from_file(cls, file: Path, plugins: Plugins | None = None) -> Study:
         """Read a study file: TOML whose keys are the fields. A relative `data` is looked up from the file's folder.
 
         Raises:
@@ -211,8 +215,8 @@ class Study:
                 f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/reference/study-folder.md"
             ) from error
         where = data.get("data")
-        if isinstance(where, str) and (file.parent / where).exists():
-            data["data"] = str(file.parent / where)
+        if isinstance(where, str):
+            data["data"] = absolute(where, plugins or Plugins(), file.parent)
         return cls.from_json(data)
 
 

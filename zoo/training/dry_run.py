@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
-from zoo.data.opening import open_images
+from zoo.data.opening import found_text, open_images
 from zoo.data.roles import assign_roles
 from zoo.experiment import Experiment
 from zoo.feature_cache.loader import default_views
@@ -146,7 +146,9 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     images, classes, notes = None, CLASSES, []
     if with_data:
         opened = open_images(experiment.data, experiment.split_seed, plugins)
-        images, classes = len(assign_roles(opened, experiment).fit), len(opened.classes)
+        roles = assign_roles(opened, experiment)
+        images, classes = len(roles.fit), len(opened.classes)
+        notes += [found_text(opened), *opened.notes, *roles.notes]
     else:
         notes.append(f"without `--data`, {CLASSES} classes are assumed")
     torch.manual_seed(experiment.seed)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from zoo.data.opening import found_text
 from zoo.networks.building import count_parameters
 from zoo.runs.run import now
 from zoo.storage.files import SCHEMA
@@ -65,9 +66,12 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
         "reported_split": job.roles.reported,
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
-        "notes": [*job.images.notes, *job.roles.notes, *job.phases.notes],
+        "notes": [found_text(job.images), *job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
         "leaks": [leak.to_json() for leak in job.leaks],
+        "doubtful_images": [
+            {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful
+        ],
         "device": {
             "name": str(setup.device.place),
             "precision": setup.device.precision,

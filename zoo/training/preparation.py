@@ -9,9 +9,9 @@ import torch
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
-from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers
+from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers, doubts_text
 from zoo.data.leakage import Leak, leaks_of, told
-from zoo.data.opening import open_images
+from zoo.data.opening import found_text, open_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
@@ -69,7 +69,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     phases = plan_phases(setup, network, experiment)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
-    for text in (*images.notes, *roles.notes, *phases.notes):
+    for text in (found_text(images), *images.notes, *roles.notes, *phases.notes):
         progress.note(text)
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
@@ -125,4 +125,7 @@ def _decode(
         shown = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
         more = f"\n  and {len(bad) - 10} more, all in run.json" if len(bad) > 10 else ""
         progress.warn(f"{len(bad)} files are left out because they cannot be read as images:{shown}{more}")
+    doubtful = [file for part in decoded.values() for file in part.doubtful]
+    if doubtful:
+        progress.warn(doubts_text(doubtful))
     return decoded, bad

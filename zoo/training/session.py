@@ -40,6 +40,7 @@ from zoo.runs.run import (
 )
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
+from zoo.storage.paths import output_path
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
@@ -85,7 +86,7 @@ def train(
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, context.plugins)
-    folder = Path(out).expanduser() if out is not None else default_folder(setup.backbone.name, str(setup.plan))
+    folder = output_path(out) if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(experiment, setup, context, ahead)

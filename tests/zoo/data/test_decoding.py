@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import refused
 from PIL import Image
 from tests_support import TINY, make_photos
 
 import zoo.data.decoding
 import zoo.inference.prediction
-from zoo import Images, Preprocess, ZooError
+from zoo import Images, Plugins, Preprocess, UsageError, ZooError, evaluate, export, train
 from zoo.data.decode_plan import SPARE, decode_requests, store_keys
 from zoo.data.decoding import DecodeRequest, allocate, decode_parts
 from zoo.data.image import canvas, decode, pixel_key, pixels
@@ -190,3 +191,57 @@ def test_equal_keys_mean_equal_pixels(resize: int, crops: tuple[int, int], fits:
         found += [(keys[name], part.convert(image)) for name, part in parts.items()]
     for (key, shown), (another, seen) in combinations(found, 2):
         assert key != another or np.array_equal(shown, seen)
+
+
+def cut(file: Path, lost: int | None = None) -> None:
+    """Cut the last bytes off a file, or half of it."""
+    whole = file.read_bytes()
+    file.write_bytes(whole[: len(whole) - lost if lost else len(whole) // 2])
+
+
+def test_bad_files_of_every_split_are_found_by_training(tmp_path: Path, plugins: Plugins) -> None:
+    root = make_photos(tmp_path / "photos", {"train": 4, "val": 3, "test": 3})
+    for split in ("train", "val", "test"):
+        cut(root / split / "red/000.jpg")
+        cut(root / split / "blue/001.jpg", 2)
+    settings = replace(TINY, data=str(root), strategy="linear")
+    for attempt in ("first", "from the store"):
+        run = train(settings, out=tmp_path / attempt, plugins=plugins)
+        assert {file["path"] for file in run.record["bad_images"]} == {
+            f"{split}/red/000.jpg" for split in ("train", "val", "test")
+        }
+        doubtful = {file["path"]: file["reason"] for file in run.record["doubtful_images"]}
+        assert set(doubtful) == {"train/blue/001.jpg", "val/blue/001.jpg"}
+        assert all("last bytes" in reason for reason in doubtful.values())
+        assert set(run.record["data"]) == set(run.splits()["roles"]) == {"fit", "choose"}
+    assert {file.id for file in evaluate(run, split="test", plugins=plugins).doubtful} == {"test/blue/001.jpg"}
+    with refused(ZooError, "2 files", "test/red/000.jpg", "test/red/002.jpg"):
+        for split in ("train", "val"):
+            (root / split / "red/000.jpg").unlink()
+        cut(root / "test/red/002.jpg")
+        train(replace(settings, on_bad_image="fail"), out=tmp_path / "failed", plugins=plugins)
+
+
+def test_levels_belong_to_the_run_and_to_its_file(tmp_path: Path, plugins: Plugins) -> None:
+    """12 bits in 16, or float levels of a thermometer: what the user said in training holds wherever the model goes."""
+    root = make_photos(tmp_path / "photos", {"train": 6, "val": 3})
+    for file in sorted(root.rglob("*.jpg")):
+        levels = np.asarray(Image.open(file).convert("L")).astype(np.float32) / 255 * 40 - 10
+        Image.fromarray(levels).save(file.with_suffix(".tif"))
+        file.unlink()
+    settings = replace(TINY, data=str(root), strategy="linear", levels=[-10, 30])  # type: ignore[arg-type]
+    run = train(settings, out=tmp_path / "run", plugins=plugins)
+    assert run.preprocess.levels == (-10.0, 30.0) and not run.record["bad_images"]
+    file = export(run, plugins=plugins).path
+    for model, apart in ((run, 1e-4), (file, 0.05)):  # the file resizes in its graph
+        found = evaluate(model, data=str(root), split="val", plugins=plugins)
+        assert not found.bad
+        assert np.allclose(found.predictions.logits, run.predictions().logits, atol=apart)
+    with refused(ZooError, "grey levels", "`--levels LOW HIGH`"):
+        train(replace(settings, levels=None), out=tmp_path / "none", plugins=plugins)
+
+
+@pytest.mark.parametrize("levels", [(1, 0), (0, 0), (0, float("nan")), (1,), "ab", (0, "x")])
+def test_levels_that_are_none(levels: Any) -> None:
+    with refused(UsageError, "`--levels", "numbers"):
+        replace(TINY, levels=levels)

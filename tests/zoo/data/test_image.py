@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, get_args
 
@@ -11,10 +14,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import v2
 
 from zoo.data.augmentation import make_view
 from zoo.data.image import BadImage, canvas, decode, normalise, pixels
+from zoo.dataset import BytesSource
 from zoo.preprocess import MAX_ASPECT, Fit, Preprocess
 
 GRADIENT = np.linspace(0, 255, 40 * 30 * 3).astype(np.uint8).reshape(30, 40, 3)
@@ -169,3 +174,143 @@ def test_orientation_and_other_formats_at_a_fraction(tmp_path: Path) -> None:
     truncated.write_bytes(large(tmp_path, (800, 640)).read_bytes()[:20_000])
     with pytest.raises(BadImage):
         decode(truncated, 128)
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "bmp", "tif", "webp"])
+@pytest.mark.filterwarnings("error")
+def test_pillow_s_bound_is_left_to_the_host_program(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An image far over the bound of the process is decoded without a warning, and the bound stays."""
+    file = tmp_path / f"a.{suffix}"
+    Image.fromarray(GRADIENT).save(file)
+    whole = decode(file)
+    for bound in (1000, 100):  # a warning, an error
+        monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", bound)
+        assert np.array_equal(decode(file), whole)
+        assert bound == Image.MAX_IMAGE_PIXELS
+    monkeypatch.setattr("zoo.data.image.MAX_PIXELS", 1000)
+    with pytest.raises(BadImage, match="40 x 30 pixels"):
+        decode(file)
+
+
+def test_importing_zoo_leaves_pillow_s_bound(tmp_path: Path) -> None:
+    program = "from PIL import Image as I; a = I.MAX_IMAGE_PIXELS; import zoo.data.image; print(a, I.MAX_IMAGE_PIXELS)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    before, after = done.stdout.split()
+    assert before == after != "None"
+
+
+def entropy_coded(size: tuple[int, int], progressive: bool) -> bytes:
+    stream = io.BytesIO()
+    noise = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    Image.fromarray(noise).save(stream, "JPEG", quality=80, progressive=progressive)
+    return stream.getvalue()
+
+
+@settings(max_examples=60)
+@given(lost=st.integers(1, 60), progressive=st.booleans(), width=st.integers(17, 60))
+def test_a_jpeg_is_repaired_where_no_part_of_the_image_is_missing(lost: int, progressive: bool, width: int) -> None:
+    """Without its end marker (2 bytes) it is the same image; without more it is none: a decoder would make that up."""
+    whole = entropy_coded((width, 40), progressive)
+    remarks = list[str]()
+    source = BytesSource("x.jpg", lambda: whole[:-lost])
+    if lost <= 2:
+        expected = decode(BytesSource("y.jpg", lambda: whole))
+        assert np.array_equal(decode(source, remark=remarks.append), expected)
+        assert all("last bytes" in text for text in remarks)  # Pillow takes some without a word
+        assert decode(source, 8).shape[0] <= 40
+    else:
+        try:
+            kept = decode(source, remark=remarks.append)
+        except BadImage:
+            return
+        # the last byte may be padding alone
+        assert lost == 3 and np.array_equal(kept, decode(BytesSource("y.jpg", lambda: whole)))
+
+
+@pytest.mark.parametrize("chunk", ["profile", "text"])
+def test_a_png_with_a_large_profile_or_text_is_read(chunk: str, tmp_path: Path) -> None:
+    info = PngInfo()
+    info.add_text("comment", "x" * 2_000_000, zip=True)
+    extra: dict[str, Any] = {"icc_profile": b"x" * 2_000_000} if chunk == "profile" else {"pnginfo": info}
+    Image.fromarray(GRADIENT).save(tmp_path / "a.png", **extra)
+    remarks = list[str]()
+    assert np.array_equal(decode(tmp_path / "a.png", remark=remarks.append), GRADIENT)
+    assert "1 MB" in remarks[0] and len(remarks) == 1
+
+
+@pytest.mark.parametrize(
+    ("beginning", "words"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC photograph"),
+        (b"\0\0\0\x18ftypavif", "AVIF photograph"),
+        (b"GIF89a", "GIF file"),
+        (b"<!DOCTYPE html>", "HTML or XML file"),
+        (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),
+    ],
+)
+def test_what_is_no_photograph_is_named(beginning: bytes, words: str) -> None:
+    with pytest.raises(BadImage, match=words):
+        decode(BytesSource("a.jpg", lambda: beginning + bytes(100)))
+
+
+def grey(values: Any, dtype: Any, **settings: Any) -> tuple[list[int], list[str]]:
+    """The grey levels of a row of pixels in a TIFF of a type, and the remarks."""
+    stream, remarks = io.BytesIO(), list[str]()
+    Image.fromarray(np.array([values], dtype)).save(stream, "TIFF")
+    decoded = decode(BytesSource("x.tif", stream.getvalue), remark=remarks.append, **settings)
+    assert (decoded == decoded[:, :, :1]).all()
+    return decoded[0, :, 0].tolist(), remarks
+
+
+LEVELS = st.lists(st.floats(0, 1, width=32), min_size=1, max_size=9)
+
+
+@given(LEVELS, LEVELS)
+def test_a_grey_level_means_the_same_in_every_image(some: list[float], others: list[float]) -> None:
+    """No image is scaled by its own pixels: what lies beside a pixel does not change it, whatever the type."""
+    for dtype, scale, levels in ((np.float32, 1, None), (np.uint16, 65535, None), (np.int32, 1e6, (-1e6, 1e6))):
+        first, both = ([value * scale for value in values] for values in (some, some + others))
+        alone, _ = grey(first, dtype, levels=levels)
+        beside, _ = grey(both, dtype, levels=levels)
+        assert beside[: len(some)] == alone
+
+
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=9), st.integers(0, 60_000), st.integers(1, 5000))
+def test_levels_are_linear_between_black_and_white(values: list[int], low: int, width: int) -> None:
+    found, _ = grey(values, np.uint16, levels=(low, low + width))
+    exact = [255 * min(max((value - low) / width, 0), 1) for value in values]
+    assert all(abs(level - wanted) <= 0.5 + 1e-9 for level, wanted in zip(found, exact))
+
+
+@pytest.mark.parametrize("odd", [1.004, -0.5, 40.0, float("nan"), float("inf")])
+def test_a_pixel_that_does_not_fit_changes_no_other(odd: float) -> None:
+    values = np.linspace(0, 1, 400)
+    plain, none = grey(values, np.float32)
+    found, remarks = grey([*values, odd], np.float32)
+    assert found[:400] == plain and none == [] and max(plain) == 255
+    assert len(remarks) == 1 and "1 of 401 grey levels" in remarks[0]
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype", "told"),
+    [
+        ([-200.0, 300.0, 800.0], np.float32, "-200 to 800"),
+        ([0.0, 128.0, 255.0], np.float32, "0 to 255"),
+        ([0, 70_000, 200_000], np.int32, "0 to 200,000"),
+        ([0, 100], np.int32, "0 to 100"),
+    ],
+)
+def test_a_type_that_does_not_tell_needs_levels(values: list[float], dtype: Any, told: str) -> None:
+    with pytest.raises(BadImage, match=f"{told}.*`--levels LOW HIGH`"):
+        grey(values, dtype)
+    found, remarks = grey(values, dtype, levels=(min(values), max(values)))
+    assert (found[0], found[-1], remarks) == (0, 255, [])
+
+
+def test_twelve_bits_in_sixteen_are_told() -> None:
+    values = [0, 2048, 4095]
+    found, remarks = grey(values, np.uint16)
+    assert max(found) == 16 and "`--levels 0 4095`" in remarks[0]
+    assert grey(values, np.uint16, levels=(0, 4095)) == ([0, 128, 255], [])

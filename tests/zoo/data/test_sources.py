@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from tests_support import TINY, make_photos
 
-from zoo import Images, Plugins, Sample, train
+from zoo import Experiment, Images, Plugins, Sample, Study, train
 from zoo.catalogue import Catalogue, Entry
 from zoo.data.decoding import content_digest
 from zoo.data.image import BadImage, decode
-from zoo.data.opening import absolute
+from zoo.data.opening import absolute, open_images, open_to_score
 from zoo.dataset import ArraySource, BytesSource, Dataset, FileSource, ImageSource, Role, as_source
 from zoo.exporting.verification import verify
 from zoo.exporting.writing import export
@@ -191,3 +191,39 @@ def test_a_stream_is_closed() -> None:
         decode(source)
     content_digest(source)
     assert len(opened) == 2 and all(stream.closed for stream in opened)
+
+
+@pytest.mark.parametrize("spec", ["digits", "locked:digits", "./digits", "folder:digits", "locked:folder:digits"])
+def test_data_are_resolved_alike_by_every_command(
+    spec: str, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The name of a dataset is the dataset, also where there is a folder of that name; a note names the other."""
+    make_photos(tmp_path / "digits", {"train": 3, "val": 2})
+    (tmp_path / "study.toml").write_text(
+        f'data = "{spec}"\nbackbones = ["timm/test_resnet"]\nstrategies = ["linear"]\n', encoding="utf-8"
+    )
+    monkeypatch.chdir(tmp_path)
+    there = Study.from_file(Path("study.toml"), plugins).data
+    monkeypatch.chdir(tmp_path.parent)
+    assert Study.from_file(tmp_path / "study.toml", plugins).data == there
+    monkeypatch.chdir(tmp_path)
+    opened = [
+        open_images(spec, 0, plugins),  # plan, train's other process, advise
+        open_images(absolute(spec, plugins), 0, plugins),  # train, study
+        open_images(there, 0, plugins),
+        open_to_score(spec, 0, plugins),  # evaluate
+    ]
+    dataset = spec.removeprefix("locked:") == "digits"
+    for images in opened:
+        assert len(images.classes) == (10 if dataset else 2)
+        assert any("`./digits`" in note for note in images.notes) == dataset
+    monkeypatch.chdir(tmp_path.parent)
+    assert open_images(there, 0, plugins).splits.keys() == opened[0].splits.keys()
+
+
+def test_a_path_in_python_is_a_folder(tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_photos(tmp_path / "digits", {"train": 3, "val": 2})
+    monkeypatch.chdir(tmp_path)
+    data = Experiment(data=Path("digits"), backbone="x", strategy="linear").data  # type: ignore[arg-type]
+    assert open_images(data, 0, plugins).classes == ("blue", "red")
+    assert Experiment(data=tmp_path, backbone="x", strategy="linear").data == str(tmp_path)  # type: ignore[arg-type]

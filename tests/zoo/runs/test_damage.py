@@ -125,6 +125,7 @@ def test_a_folder_in_the_place_of_a_checkpoint_is_named(killed: Path, plugins: P
 
 
 def test_a_folder_in_the_place_of_the_lock_is_named(killed: Path, plugins: Plugins) -> None:
+    (killed / ".lock").unlink()
     (killed / ".lock").mkdir()
     with pytest.raises(ZooError, match=r"\.lock` cannot be written: is a directory") as error:
         resume(killed, plugins=plugins)

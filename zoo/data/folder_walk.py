@@ -1,0 +1,110 @@
+"""Folder walk: the one list of the files below a folder, for training, evaluation and prediction."""
+
+from __future__ import annotations
+
+import os
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+
+from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.errors import ZooError
+
+# What systems and programs create in folders, in lower case. Hidden files and folders are skipped as well
+CLUTTER_FILES = ("thumbs.db", "ehthumbs.db", "desktop.ini")
+CLUTTER_FOLDERS = (
+    "@eadir",  # Synology: thumbnails of the photographs beside it
+    "#recycle",
+    "#snapshot",
+    "@recycle",  # QNAP
+    "@recently-snapshot",
+    "__macosx",  # an archive packed by macOS
+    "network trash folder",
+    "temporary items",
+    "$recycle.bin",  # Windows
+    "recycler",
+    "system volume information",
+    "lost+found",  # Linux
+    "__pycache__",
+)
+
+
+def is_clutter(path: Path) -> bool:
+    """Whether a file or folder is hidden, or one that a system creates."""
+    name = path.name.lower()
+    return name.startswith(".") or name in CLUTTER_FILES or name in CLUTTER_FOLDERS
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without clutter.
+
+    Raises:
+        ZooError: the folder cannot be read.
+    """
+    try:
+        return sorted(child for child in folder.iterdir() if child.is_dir() and not is_clutter(child))
+    except OSError as error:
+        raise _unreadable(error) from error
+
+
+def walk_files(folder: Path) -> Iterator[Path]:
+    """Yield every file at any depth, without clutter; links are followed once.
+
+    Raises:
+        ZooError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise _unreadable(error) from error
+
+    seen = set()
+    for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:  # a loop of links
+            folders.clear()
+            continue
+        seen.add(real)
+        folders[:] = sorted(name for name in folders if not is_clutter(Path(name)))
+        yield from (Path(place, name) for name in sorted(files) if not is_clutter(Path(name)))
+
+
+def is_photograph(path: Path) -> bool:
+    """Whether a file is a photograph by its suffix, also of a format that cannot be read."""
+    return path.suffix.lower() in SUFFIXES or path.suffix.lower() in FOREIGN_SUFFIXES
+
+
+def is_readable(path: Path) -> bool:
+    """Whether opening a file ends, unlike that of a pipe; a broken link counts, so that it is reported."""
+    return path.is_file() or (path.is_symlink() and not path.exists())
+
+
+def why_unusable(path: Path, name: str) -> str | None:
+    """Why a file cannot be a labelled image, by its kind and name; None: it can.
+
+    Args:
+        path: The file.
+        name: Its path below the data folder.
+    """
+    if (reason := why_unprintable(name)) is not None:
+        return reason
+    if not path.is_file():
+        return "is a broken link" if path.is_symlink() else "is not a regular file"
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        return None
+    if suffix in FOREIGN_SUFFIXES:
+        return f"is a {FOREIGN_SUFFIXES[suffix]} photograph, which zoo does not read: convert it to JPEG or PNG"
+    return f"its suffix `{path.suffix}` is not that of an image" if suffix else "has no suffix"
+
+
+def why_unprintable(name: str) -> str | None:
+    """Why a name cannot be written to JSON or to a terminal; None: it can. Spaces and marks of any script can."""
+    kinds = {unicodedata.category(letter) for letter in name}
+    if "Cs" in kinds:
+        return "its name is not valid UTF-8"
+    return "its name has control characters" if "Cc" in kinds else None
+
+
+def _unreadable(error: OSError) -> ZooError:
+    reason = (error.strerror or str(error)).lower()
+    return ZooError(f"`{error.filename}` cannot be read: {reason}", hint="check the permissions of the folder")

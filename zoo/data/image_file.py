@@ -1,0 +1,160 @@
+"""Image files: opened without Pillow's global bound, and repaired where nothing of the image is missing."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+from PIL import (  # importing a format's module registers it
+    BmpImagePlugin,
+    Image,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
+
+_REGISTERED = (BmpImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
+
+# Formats that are accepted. GIF is not: such a file is more often a placeholder ("image not found") than a photograph
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+
+# Formats by the bytes that files begin with, for the message about a file that is not accepted
+PHOTOGRAPHS = ("HEIC", "HEIF", "AVIF", "JPEG 2000", "JPEG XL")
+_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
+_BEGINNINGS = {
+    b"GIF8": "GIF",
+    b"\0\0\0\x0cjP  ": "JPEG 2000",
+    b"\0\0\0\x0cJXL ": "JPEG XL",
+    b"\xff\x0a": "JPEG XL",
+    b"%PDF": "PDF",
+    b"version https://git-lfs": "Git LFS pointer",
+    b"<": "HTML or XML",
+}
+
+_BOUND = threading.RLock()
+
+
+class Repaired(NamedTuple):
+    """A file's bytes that can be decoded, and what was wrong with it."""
+
+    data: bytes
+    what: str
+
+
+def open_image(stream: BinaryIO) -> Image.Image:
+    """Open an image of one of `FORMATS`; nothing is decoded.
+
+    `Image.open` would check a bound that is global to the process (179 megapixels), which belongs to the program that
+    imports zoo.
+
+    Raises:
+        UnidentifiedImageError: the file is not of one of these formats.
+    """
+    stream.seek(0)
+    prefix = stream.read(16)
+    for name in FORMATS:
+        factory, accept = Image.OPEN.get(name, (None, None))
+        if factory is None or (accept is not None and accept(prefix) is not True):
+            continue
+        stream.seek(0)
+        try:
+            return factory(stream, "")
+        except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open` does: it may be another format
+            continue
+    raise UnidentifiedImageError
+
+
+@contextmanager
+def without_bound() -> Iterator[None]:
+    """Without Pillow's bound, which some formats also check while they decode; only one thread at a time."""
+    with _BOUND:
+        before = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            yield
+        finally:
+            Image.MAX_IMAGE_PIXELS = before
+
+
+def exceeds_bound(image: Image.Image) -> bool:
+    """Whether Pillow might warn of an image's size while it decodes."""
+    return Image.MAX_IMAGE_PIXELS is not None and image.width * image.height > Image.MAX_IMAGE_PIXELS
+
+
+def format_name(stream: BinaryIO) -> str | None:
+    """The name of a format that is not accepted; None: unknown."""
+    stream.seek(0)
+    prefix = stream.read(64).lstrip()
+    if prefix[4:8] == b"ftyp":
+        return _BRANDS.get(prefix[8:12], "film")
+    for beginning, name in _BEGINNINGS.items():
+        if prefix.startswith(beginning):
+            return name
+    try:
+        stream.seek(0)
+        return Image.open(stream).format
+    except Exception:  # a decoder may raise anything
+        return None
+
+
+def repair(stream: BinaryIO) -> Repaired | None:
+    """The bytes of a file that Pillow refuses though nothing of its image is missing; None: they are not that.
+
+    - a JPEG without its last bytes, which mark its end. Browsers show it. One that lacks a part of its image is not
+      repaired: a decoder would make up the rest.
+    - a PNG with a colour profile or a text of over 1 MB, which Pillow takes for an attack.
+    """
+    stream.seek(0)
+    data = stream.read()
+    if data.startswith(b"\xff\xd8"):
+        whole = _ended_jpeg(data)
+        return None if whole is None else Repaired(whole, "lacks its last bytes, but no part of the image")
+    if data.startswith(PNG):
+        kept = _without_texts(data)
+        if kept is not None and len(kept) < len(data):
+            return Repaired(kept, "has a colour profile or a text of over 1 MB, which is ignored")
+    return None
+
+
+def _ended_jpeg(data: bytes) -> bytes | None:
+    """A JPEG with its end marker, if its image is complete.
+
+    Several ends are tried: the marker alone, after which a decoder makes up what is missing, and random bytes before
+    it, which it would decode. Only if nothing is missing, all give the same image.
+    """
+    data = data.rstrip(b"\xff")
+    noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # without 255, which is special
+    found = set()
+    for end in (b"", *(bytes([first]) + noise for first in (0x2A, 0x6A, 0x95, 0xD5))):  # begin with bits 00 to 11
+        try:
+            pixels = np.asarray(open_image(io.BytesIO(data + end + b"\xff\xd9")))
+        except Exception:  # damaged in another way
+            return None
+        found.add(hashlib.sha256(np.ascontiguousarray(pixels).data).digest())
+    return data + b"\xff\xd9" if len(found) == 1 else None
+
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def _without_texts(data: bytes) -> bytes | None:
+    """A PNG without the chunks that hold texts and colour profiles; None: it is damaged."""
+    kept, place = [data[: len(PNG)]], len(PNG)
+    while place + 12 <= len(data):
+        (length,) = struct.unpack_from(">I", data, place)
+        end = place + 12 + length
+        if end > len(data):
+            return None
+        if data[place + 4 : place + 8] not in (b"iCCP", b"tEXt", b"zTXt", b"iTXt"):
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept)
