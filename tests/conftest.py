@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from shared import made_once
+from shared import made_once, unchanged
 from tests_support import TINY, make_photos
 
-from zoo.plugin import KINDS, Plugins
+from zoo.plugin import Plugins
 
 # A third party's own tests are run where it is installed: test_third_party.py
 collect_ignore = ["packages"]
@@ -56,7 +56,7 @@ def three_splits(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def plugins() -> Iterator[Plugins]:
     """What is installed, loaded once. A test that registers something makes `Plugins` of its own."""
-    yield from _unchanged(Plugins())
+    yield from unchanged(Plugins())
 
 
 @pytest.fixture(scope="session")
@@ -64,7 +64,7 @@ def small_plugins() -> Iterator[Plugins]:
     """What is installed, and the networks of `small_backbones.py`."""
     from small_backbones import small_plugins
 
-    yield from _unchanged(small_plugins())
+    yield from unchanged(small_plugins())
 
 
 @pytest.fixture(scope="session")
@@ -78,19 +78,6 @@ def exported_run(two_splits: Path, tmp_path_factory: pytest.TempPathFactory, plu
 
     for folder in made_once(tmp_path_factory.getbasetemp(), "exported-run", make):
         yield folder / "run"
-
-
-def _unchanged(plugins: Plugins) -> Iterator[Plugins]:
-    plugins.load_everything()
-    before = _told(plugins)
-    yield plugins
-    assert _told(plugins) == before, "a test changed the plugins, which others use: it must make its own"
-
-
-def _told(plugins: Plugins) -> tuple[set[str], list[object]]:
-    """What is registered, and the attributes, in case one was put in the place of a method."""
-    catalogues = [getattr(plugins, kind) for kind in KINDS]
-    return set(vars(plugins)), [(set(vars(catalogue)), list(catalogue)) for catalogue in catalogues]
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from filelock import FileLock
 
+from zoo.plugin import KINDS, Plugins
+
 
 def made_once(base: Path, name: str, make: Callable[[Path], object]) -> Iterator[Path]:
     """A fixture's body: yields the folder `name`, which `make` has filled, and fails if a test changed it.
@@ -36,3 +38,17 @@ def digest(folder: Path) -> str:
         if path.is_file():
             found.update(hashlib.sha256(path.read_bytes()).digest())
     return found.hexdigest()
+
+
+def unchanged(plugins: Plugins) -> Iterator[Plugins]:
+    """A fixture's body: yields the plugins, loaded, and fails if a test changed them."""
+    plugins.load_everything()
+    before = _told(plugins)
+    yield plugins
+    assert _told(plugins) == before, "a test changed the plugins, which others use: it must make its own"
+
+
+def _told(plugins: Plugins) -> tuple[set[str], list[object]]:
+    """What is registered, and the attributes, in case one was put in the place of a method."""
+    catalogues = [getattr(plugins, kind) for kind in KINDS]
+    return set(vars(plugins)), [(set(vars(catalogue)), list(catalogue)) for catalogue in catalogues]

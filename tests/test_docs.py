@@ -82,6 +82,18 @@ def test_names_that_public_modules_pass_on_are_there() -> None:
         assert all(getattr(importlib.import_module(module), name) is not None for name in names)
 
 
+RENAMED = {"kept_features": "cached_features"}  # the public name was there first
+
+
+def test_names_that_are_passed_on_lead_to_what_has_that_name() -> None:
+    lazy = {**passed_on(), "zoo": dict(vars(zoo)["__getattr__"].args[1])}
+    for module, targets in lazy.items():
+        for name, target in targets.items():
+            deeper, _, attribute = target.partition(":")
+            assert attribute == RENAMED.get(name, name), f"{module}.{name} leads to {target}"
+            assert getattr(importlib.import_module(module), name) is getattr(importlib.import_module(deeper), attribute)
+
+
 def test_public_modules_cover_all_imports_of_built_in_plugins() -> None:
     public = {target for names in passed_on().values() for target in names.values()}
     public |= {f"{value.__module__}:{name}" for name, value in ((name, getattr(zoo, name)) for name in zoo.__all__)}
@@ -316,10 +328,116 @@ def test_the_tree_of_the_readme_is_the_repository() -> None:
         ("0.719-0.961", "0.700-0.950", True),
         ("SHA-256 0123456789abcdef", "SHA-256 fedcba9876543210", True),
         ("resnet18 is there", "resnet50 is there", False),
+        ("ece 0.20", "ece 0.40", False),
+        ("loss 2.00", "loss 3.20", False),
+        ("seconds 3\nresnet18", "seconds 4\nresnet50", False),
     ],
 )
 def test_outputs_are_compared_by_words_and_figures(shown: str, found: str, same: bool) -> None:
     assert (docs_pages.difference(shown, found) is None) is same
+
+
+def test_counts_and_lines_that_are_compared_are_those_that_a_page_asks_for() -> None:
+    assert docs_pages.difference("27 of 30", "25 of 30", counts=2) is None
+    assert docs_pages.difference("27 of 30", "25 of 30", counts=1) is not None
+    assert docs_pages.difference("one\ntwo", "one\nthree", lines=1) is None
+    assert docs_pages.difference("one\ntwo", "one\nthree", lines=2) is not None
+
+
+PAGE = """# Title
+<!-- given: photos -->
+
+<!-- compared: the first 2 lines -->
+<!-- counts may differ by 3 -->
+```sh
+zoo list
+```
+
+```text
+out
+```
+
+```sh
+zoo plugins
+```
+
+Words between.
+
+```text
+shown
+```
+
+<!-- not run: it needs a network -->
+```sh
+zoo train
+```
+
+```python title="a/b.py"
+print(1)
+```
+"""
+
+
+def test_blocks_are_read_as_the_page_has_them(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(PAGE, encoding="utf-8")
+    first, second, shown, left_out, file = blocks_of(page)
+    assert docs_pages.given(page) == ["photos"]
+    assert (first.language, first.text, first.not_run, first.counts, first.compared) == ("sh", "zoo list\n", "", 3, 2)
+    assert first.output is not None and first.output.text == "out\n"
+    assert second.output is None and (shown.language, shown.text) == ("text", "shown\n")
+    assert left_out.not_run == "it needs a network" and (file.title, file.language) == ("a/b.py", "python")
+
+
+def test_most_blocks_of_the_pages_are_run_and_their_outputs_compared() -> None:
+    blocks = [block for page in PAGES for block in blocks_of(page) if block.language == COMMANDS]
+    assert sum(not block.not_run for block in blocks) > len(blocks) / 2 > 30
+    assert sum(block.output is not None and not block.not_run for block in blocks) >= 15
+
+
+@pytest.mark.parametrize("shell", [False, True])
+@pytest.mark.parametrize("text", ["false\n", "zoo list nothing\n", "false | cat\n", "false\ntrue\n"])
+def test_a_command_that_fails_fails_the_page(text: str, shell: bool, tmp_path: Path) -> None:
+    for name in ("folder", "extras"):
+        (tmp_path / name).mkdir()
+    runner = docs_pages.Folder(tmp_path / "folder", tmp_path / "extras", shell=shell)
+    with pytest.raises(AssertionError, match=r"README\.md:1"):
+        runner.run(docs_pages.Block(ROOT / "README.md", 0, 2, COMMANDS, text))
+    assert runner.run(docs_pages.Block(ROOT / "README.md", 0, 2, COMMANDS, "true\nprintf 1\n")) == "1"
+
+
+def _cells(row: str) -> list[str]:
+    """The cells of a table's row; a bar in code or behind a backslash divides none."""
+    return re.split(r"(?<!\\)\|", re.sub(r"`[^`]*`", "CODE", row))[1:-1]
+
+
+def test_generated_tables_are_whole_and_show_defaults() -> None:
+    for name, part in generate.GENERATED.items():
+        width = 0
+        for line in part().splitlines():
+            assert not line.startswith("|") or not width or len(_cells(line)) == width, f"{name}: {line}"
+            width = len(_cells(line)) if line.startswith("|") else 0
+    train = generate.command_line().partition("## `zoo train` {")[2].partition("\n## ")[0]
+    assert generate._cell("a | b\n  c") == "a \\| b c"
+    (batch,) = re.findall(r"^\| `--batch-size .*$", train, re.MULTILINE)
+    (patience,) = re.findall(r"^\| `--early-stopping .*$", train, re.MULTILINE)
+    assert batch.endswith(" | 32 |") and patience.endswith(" | never |")
+
+
+def test_generated_strategies_have_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    from zoo_cli.main import run
+
+    assert run(["list", "strategies", "--options", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    text = generate.strategy_options()
+    sections = re.split(r"^\| `([\w-]+)` \|", text, flags=re.MULTILINE)
+    of = dict(zip(sections[1::2], sections[2::2]))
+    for row in told["options"]:
+        default = "required" if row["required"] else f"`{row['default']}`"
+        assert f"| `{row['option']}` | {row['type']} | {default} |" in of[row["strategy"]]
+    for word in told["of_every_phase"]:
+        assert f"| every strategy | | `{word['name']}` |" in text
+    assert told["options"] and told["of_every_phase"]
 
 
 def test_generated_pages_need_no_torch() -> None:

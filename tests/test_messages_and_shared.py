@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 from messages import refused, unsaid
-from shared import digest, made_once
+from shared import digest, made_once, unchanged
 
-from zoo import UsageError, ZooError
+from zoo import Plugins, UsageError, ZooError
+from zoo.catalogue import Catalogue
 
 MESSAGE = "strategy `partial:9` asks for 9 stages but `resnet18` has 5: stem layer1"
 
@@ -41,7 +42,7 @@ def add(folder: Path) -> None:
 
 
 def change(folder: Path) -> None:
-    (folder / "file").write_text("other")
+    (folder / "file").write_text("CONTENT")  # of the same length
 
 
 def remove(folder: Path) -> None:
@@ -73,3 +74,24 @@ def test_a_shared_folder_that_a_test_changed_is_noticed(
         patch.setenv("PYTEST_XDIST_WORKER", "gw1")
         for folder in made_once(tmp_path / "gw1", "thing", make):
             meddle(folder)
+
+
+def drop_a_metric(plugins: Plugins) -> None:
+    plugins.__dict__["metrics"] = Catalogue("metric", "metrics", plugins.metrics.entries[1:])
+
+
+def replace_a_method(plugins: Plugins) -> None:
+    vars(plugins.metrics)["find"] = lambda name: None
+
+
+def put_an_attribute(plugins: Plugins) -> None:
+    vars(plugins)["load_everything"] = lambda: None
+
+
+@pytest.mark.parametrize("meddle", [drop_a_metric, replace_a_method, put_an_attribute])
+def test_shared_plugins_that_a_test_changed_are_noticed(meddle: Callable[[Plugins], None]) -> None:
+    for plugins in unchanged(Plugins()):
+        assert len(plugins.metrics.entries) > 1
+    with pytest.raises(AssertionError, match="must make its own"):
+        for plugins in unchanged(Plugins()):
+            meddle(plugins)

@@ -6,13 +6,14 @@ import json
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
-from wheels import ROOT, SERVE, WHOLE, build_wheel, install, run_installed, third_parties
+from wheels import ROOT, SERVE, WHOLE, build_sdist, build_wheel, install, run_installed, third_parties
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +55,22 @@ def test_the_wheels_hold_what_the_tree_holds_and_no_file_twice(wheel: Path, serv
     assert ours | theirs == tree
     assert {"zoo_timm/top1.json", "zoo_timm/py.typed"} <= ours
     assert {"zoo/py.typed", "zoo/reports/report.html.j2"} <= theirs
+
+
+@pytest.mark.parametrize("project", [WHOLE, SERVE], ids=["whole", "serve"])
+def test_an_sdist_alone_builds_the_same_wheel(project: Path, wheel: Path, serve_wheel: Path, tmp_path: Path) -> None:
+    with tarfile.open(build_sdist(project, tmp_path / "sdist")) as archive:
+        archive.extractall(tmp_path / "unpacked", filter="data")
+    (folder,) = (tmp_path / "unpacked").iterdir()
+
+    def contents(file: Path) -> dict[str, bytes]:
+        with zipfile.ZipFile(file) as opened:
+            found = {name: opened.read(name) for name in opened.namelist() if not name.endswith("/RECORD")}
+        # hatchling finds the licence in an sdist by itself, beside the one that the hook brings
+        found = {name: content for name, content in found.items() if "/licenses/" not in name}
+        return {name: content.replace(b"License-File: LICENSE\n", b"") for name, content in found.items()}
+
+    assert contents(build_wheel(folder, tmp_path / "wheel")) == contents(wheel if project == WHOLE else serve_wheel)
 
 
 def test_an_import_package_belongs_to_one_distribution(wheel: Path, serve_wheel: Path) -> None:

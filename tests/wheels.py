@@ -23,6 +23,14 @@ def build_wheel(project: Path, target: Path) -> Path:
     return found
 
 
+def build_sdist(project: Path, target: Path) -> Path:
+    """The source distribution of a project, alone in the folder `target`."""
+    command: list[str | Path] = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", target]
+    subprocess.run(command, cwd=project, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    (found,) = target.glob("*.tar.gz")
+    return found
+
+
 def install(target: Path, *wheels: Path) -> Path:
     """Installs wheels, and nothing that they require, into the empty folder `target`."""
     subprocess.run([*PIP, "install", "--no-index", "--no-deps", "--target", target, *wheels], check=True)

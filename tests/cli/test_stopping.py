@@ -160,12 +160,13 @@ def test_an_empty_folder_name_is_a_usage_error(name: list[str], capsys: pytest.C
         (["--strategy", "knn:100000"], ("`knn:100000`", "24 training images")),
         (
             ["--strategy", "linear", "--time-budget", "60", "--save-every", "1", "--compile"],
-            ("`--time-budget`", "`--save-every`", "`--compile`", "steps", "`linear`"),
+            ("`--time-budget`", "`--save-every`", "`--compile` need", "steps", "`linear`"),
         ),
         (
             ["--strategy", "full", "--epochs", "1", "--accumulate", "100"],
             ("`--accumulate 100`", "batch of 4", "4 parts"),
         ),
+        (["--strategy", "linear", "--compile"], ("`--compile` needs", "`linear`")),
         (
             ["--strategy", "linear,solver=sgd,epochs=1+full,epochs=3", "--epochs", "4", "--early-stopping", "2"],
             ("`--early-stopping 2`", "4 epochs", "best"),
@@ -182,10 +183,19 @@ def test_settings_without_effect_are_noted(
     assert Run.open(folder).history[0].get("parts", parts) == parts
 
 
-def test_a_patience_that_can_end_a_phase_needs_no_note(
+def test_a_part_has_two_images_where_batch_norms_follow(
     two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["--data", str(two_splits), "--strategy", "full", "--epochs", "4", "--early-stopping", "2"]
+    settings = ["--data", str(two_splits), "--strategy", "full,norm=train", "--epochs", "1", "--accumulate", "3"]
+    assert run(["train", *SMALL, *settings, "--out", str(tmp_path / "run")]) == 0
+    assert not unsaid(capsys.readouterr().err, "`--accumulate 3`", "batch of 4", "2 parts")
+
+
+@pytest.mark.parametrize("strategy", ["full,epochs=4", "linear,solver=sgd,epochs=1+full,epochs=4"])
+def test_a_patience_that_can_end_a_phase_needs_no_note(
+    strategy: str, two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--data", str(two_splits), "--strategy", strategy, "--early-stopping", "2"]
     assert run(["train", *SMALL, *settings, "--out", str(tmp_path / "run")]) == 0
     assert "`--early-stopping 2`" not in capsys.readouterr().err
 

@@ -39,7 +39,9 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> tuple[Sample, ...]:
         exif = Image.Exif()
         if number == 3:
             exif[0x0112] = 6
-        (image.convert("RGBA") if number == 12 else image).save(file, exif=exif)
+        if number == 12:
+            image.putalpha(Image.linear_gradient("L").resize(image.size))
+        image.save(file, exif=exif)
         found.append(Sample(id=file.name, label=CLASSES[number % 3], source=file))
     return tuple(found)
 

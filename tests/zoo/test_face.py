@@ -118,6 +118,24 @@ def test_progress_bars_are_drawn_in_terminals_and_notebooks(monkeypatch: pytest.
     assert notebook._draws_bars()
 
 
+@pytest.mark.parametrize("unit", ["images", "trials"])
+def test_a_bar_tells_the_speed_of_images_only_and_gives_way_to_the_next(unit: str) -> None:
+    text = io.StringIO()
+    progress = zoo.ProgressBar(Console(file=text, width=100, force_terminal=True))
+    progress.start("[scan]", 10, unit)
+    progress.advance(4)
+    progress.start("next", 20, unit)  # the one before has not ended
+    progress.advance(5)
+    progress.stop()
+    progress.note("[noted]")
+    progress.warn("[bold]")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", text.getvalue())
+    assert "[scan]" in shown and "4/10" in shown and "5/20" in shown and "9/20" not in shown
+    assert ("images/s" in shown) == (unit == "images")
+    assert "[noted]" in shown and "[bold]" in shown  # brackets are no markup
+    assert text.getvalue().count("\x1b[1A\x1b[2K") >= 2  # both were wiped away
+
+
 @pytest.mark.parametrize(
     ("task", "after", "line"),
     [
@@ -164,6 +182,7 @@ def test_silence_without_a_terminal_is_ended_until_the_task_ends(monkeypatch: py
 
 def test_epoch_line_of_validated_and_solved_epochs(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="zoo"):
+        LogProgress().start("a task is no line of its own", 3)
         LogProgress().epoch({**RECORD, "choice_loss": 0.25, "choice_accuracy": 0.5})
         LogProgress().epoch({**RECORD, "solved": {}})
     assert caplog.messages[0].endswith("validation loss 0.2500 accuracy 0.500  12 images/s")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import builtins
+import hashlib
 import io
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,6 +102,36 @@ def test_nothing_is_read_before_it_is_needed() -> None:
     with pytest.raises(BadImage, match="`lazy` cannot be read as an image"):
         decode(sample.source)
     assert read == ["read"]
+
+
+def test_opening_a_folder_reads_no_image(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    really = io.open
+
+    def spy(file: Any, *rest: Any, **more: Any) -> Any:
+        read.append(str(file))
+        return really(file, *rest, **more)
+
+    for module in (io, builtins):
+        monkeypatch.setattr(module, "open", spy)
+    images = open_images(str(archive.parent / "photos"), 0, Plugins())
+    assert len(images.splits["train"]) == 16 and not [name for name in read if name.endswith(".jpg")]
+    sample = images.splits["train"][0]
+    assert decode(sample.source).ndim == 3 and read[-1] == str(sample.source)
+
+
+def test_the_digest_is_that_of_the_whole_content(tmp_path: Path) -> None:
+    content = bytes(3 * 2**20)
+    (tmp_path / "large.jpg").write_bytes(content + b"a")
+    digest = content_digest(FileSource(tmp_path / "large.jpg"))
+    assert digest == hashlib.sha256(content + b"a").digest()
+    assert content_digest(BytesSource("other", lambda: content + b"b")) != digest
+
+
+def test_pixels_have_the_same_digest_however_they_lie_in_memory() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    turned = pixels[:, ::-1]
+    assert content_digest(turned) == content_digest(turned.copy()) != content_digest(pixels)
 
 
 def broken() -> bytes:

@@ -74,6 +74,19 @@ def test_the_paired_interval_of_a_published_example() -> None:
     assert found == pytest.approx((-0.507, -0.026), abs=5e-4)
 
 
+@pytest.mark.parametrize(
+    ("counts", "correlation"),
+    [((45, 5, 5, 45), (45 * 45 - 5 * 5 - 50) / 2500), ((25, 25, 25, 25), 0.0), ((5, 45, 45, 5), (25 - 2025) / 2500)],
+)
+def test_the_paired_interval_is_narrow_where_both_are_right_on_the_same_images(
+    counts: tuple[int, int, int, int], correlation: float
+) -> None:
+    """Of two shares of a half, Newcombe's formula is the distance to Wilson's bound times `sqrt(2 (1 - phi))`."""
+    one, other = cells(*counts)
+    side = (0.5 - wilson_interval(50, 100)[0]) * np.sqrt(2 * (1 - correlation))
+    assert paired_difference_interval(one, other) == pytest.approx((-side, side))
+
+
 @given(st.tuples(*[st.integers(0, 60)] * 4).filter(lambda counts: sum(counts) > 0))
 def test_the_paired_interval_holds_the_difference_and_turns_with_the_order(counts: tuple[int, int, int, int]) -> None:
     one, other = cells(*counts)

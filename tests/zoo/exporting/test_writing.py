@@ -313,6 +313,7 @@ def test_max_drop_bounds_the_accuracy_lost_in_fp16_and_int8() -> None:
     assert (
         paired_difference_interval(ours.correct, ours.correct)[1] > 0
     )  # nothing differs, and four photographs prove little
+    assert (low, high) == paired_difference_interval(ours.correct, theirs.correct)  # what is lost counts as positive
     assert low < 0.25 < high and parity.flip_interval[0] < 0.75 < parity.flip_interval[1]
     assert "flips" not in parity.summary() and len(parity.to_json()["flips"]) == 3
 

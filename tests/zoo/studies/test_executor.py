@@ -14,7 +14,7 @@ import pytest
 from zoo import Experiment, Plugins, Results, Study, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.studies.deployment_cost import DeploymentCost
-from zoo.studies.executor import LocalProcess
+from zoo.studies.executor import LOG, LocalProcess
 from zoo.studies.results import COSTS_FILE
 from zoo.studies.trial import Trial, TrialResult, TrialState, result_of_folder
 from zoo.system.worker_process import WorkerFailed
@@ -32,6 +32,7 @@ class Threads:
         self.most = 0
         self.cancelled = False
         self._busy = 0
+        self._submitted: list[Future[TrialResult]] = []
         self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(slots)
         self._together = threading.Barrier(slots)
@@ -40,8 +41,10 @@ class Threads:
         self, trial: Trial, experiment: Experiment, folder: Path, tuned: Mapping[str, Any] | None = None
     ) -> Future[TrialResult]:
         assert folder.name == trial.name and experiment.seed == trial.seed
+        assert sum(not one.done() for one in self._submitted) < self.slots
         self.order.append(trial.name)
-        return self._pool.submit(self._run, trial)
+        self._submitted.append(self._pool.submit(self._run, trial))
+        return self._submitted[-1]
 
     def _run(self, trial: Trial) -> TrialResult:
         with self._lock:
@@ -87,6 +90,85 @@ def test_an_executor_gets_as_many_trials_as_it_has_slots(slots: int, two_splits:
     assert {result.trial.seed for result in failed} == {2} and all(result.hint == "try again" for result in failed)
 
 
+class OneWaits(Threads):
+    """The first trial ends only when the third has begun, as a slot that is free takes the next trial at once."""
+
+    def __init__(self, slots: int, results: Path) -> None:
+        super().__init__(slots, results)
+        self.third = threading.Event()
+
+    def submit(
+        self, trial: Trial, experiment: Experiment, folder: Path, tuned: Mapping[str, Any] | None = None
+    ) -> Future[TrialResult]:
+        future = super().submit(trial, experiment, folder, tuned)
+        if len(self.order) == 3:
+            self.third.set()
+        return future
+
+    def _run(self, trial: Trial) -> TrialResult:
+        if trial.name == self.order[0]:
+            in_time = self.third.wait(timeout=10)
+            return TrialResult(trial=trial, state=TrialState.FAILED, failure="a slot was free" if in_time else "waited")
+        return TrialResult(trial=trial, state=TrialState.FAILED, failure="out of luck")
+
+
+def test_a_slot_that_is_free_takes_the_next_trial_while_others_are_busy(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    spec = Study(
+        data=str(two_splits), backbones=("timm/test_resnet",), strategies=("full",), seeds=(0, 1, 2),
+        settings=SETTINGS, test=False,
+    )  # fmt: skip
+    folder = folder_of(tmp_path, spec, ["timm/test_resnet full"])
+    executor = OneWaits(2, folder)
+    found = study(folder, executor=executor, plugins=plugins)
+    assert sorted(result.failure for result in found.outcomes) == [
+        "a slot was free", "out of luck", "out of luck",
+    ]  # fmt: skip
+
+
+def test_the_worker_of_this_machine_ends_with_the_study_whoever_trains(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It exports, searches and scores beside every executor."""
+    spec = Study(
+        data=str(two_splits), backbones=("timm/test_resnet",), strategies=("full",), seeds=(2,),
+        settings=SETTINGS, test=False,
+    )  # fmt: skip
+    folder = folder_of(tmp_path, spec, ["timm/test_resnet full"])
+    cancelled: list[LocalProcess] = []
+    monkeypatch.setattr(LocalProcess, "cancel", lambda self: cancelled.append(self))
+    study(folder, executor=Threads(1, folder), plugins=plugins)
+    assert len(cancelled) == 1
+
+
+def test_what_is_cancelled_before_it_began_is_never_trained(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = Trial(backbone="timm/test_resnet", strategy="full", seed=0, fraction=1.0)
+    experiment = Experiment(data=str(two_splits), backbone=trial.backbone, strategy="full", **SETTINGS)  # type: ignore[arg-type]
+    executor = LocalProcess()
+    begun, end, dropped = threading.Event(), threading.Event(), threading.Event()
+
+    def dying(do: str, **request: Any) -> dict[str, Any]:
+        begun.set()
+        end.wait(timeout=60)
+        raise WorkerFailed("its process was killed by SIGKILL", log="first\n" + "x" * LOG + "last")
+
+    monkeypatch.setattr(executor, "ask", dying)
+    first, second = (executor.submit(trial, experiment, tmp_path / name) for name in ("first", "second"))
+    assert begun.wait(timeout=60)
+    second.add_done_callback(lambda _: dropped.set())
+    stopper = threading.Thread(target=executor.cancel)
+    stopper.start()
+    dropped.wait(timeout=10)
+    end.set()
+    stopper.join(timeout=60)
+    assert second.cancelled()
+    log = first.result().log  # its end is what tells why it failed
+    assert len(log) == LOG and log.endswith("xlast")
+
+
 def test_results_survive_the_file() -> None:
     trial = Trial(backbone="timm/test_resnet", strategy="partial:1", seed=1, fraction=0.5)
     for result in (
@@ -118,6 +200,11 @@ def test_a_trial_that_finished_before_its_worker_died_is_finished(
     run = train(experiment, out=folder, plugins=plugins)
     found = executor.submit(trial, experiment, folder, {"lr": 0.1}).result()
     assert found.finished and found.metrics == run.metrics and found.tuned == {"lr": 0.1}
+    record = (folder / "run.json").read_text()
+    (folder / "run.json").write_text(json.dumps({**json.loads(record), "status": "running"}))  # it is not done yet
+    assert executor.submit(trial, experiment, folder).result().state is TrialState.FAILED
+    (folder / "run.json").write_text(record)
+    assert executor.submit(trial, experiment, folder).result().finished
     (folder / "predictions-val.safetensors").write_bytes(b"damaged")
     assert executor.submit(trial, experiment, folder).result().state is TrialState.FAILED
     executor.cancel()

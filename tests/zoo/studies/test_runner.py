@@ -111,6 +111,33 @@ def test_deployment_costs_are_measured_before_training(done: Results) -> None:
     assert found[WAYS[0]]["shape"] == found[WAYS[1]]["shape"] and "asks for 40" in found[WAYS[2]]["unfit"]
 
 
+def test_no_worker_is_there_while_networks_are_timed(
+    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An idle one would still take processor time from what is measured."""
+    from zoo.studies.executor import LocalProcess
+
+    closed: list[LocalProcess] = []
+    cancel = LocalProcess.cancel
+
+    def cancelling(self: LocalProcess) -> None:
+        closed.append(self)
+        cancel(self)
+
+    def asked_of(self: LocalProcess, do: str, **request: Any) -> dict[str, Any]:
+        return {"unfit": "it does not fit"}
+
+    def timing(*_: Any) -> dict[str, Any]:
+        assert len(closed) == 1
+        return {}
+
+    monkeypatch.setattr(LocalProcess, "cancel", cancelling)
+    monkeypatch.setattr(LocalProcess, "ask", asked_of)
+    monkeypatch.setattr("zoo.studies.runner.time_networks", timing)
+    found = study(asked(two_splits, strategies=("full",), test=False), out=tmp_path / "s", plugins=plugins)
+    assert {one.failure for one in found.outcomes} == {"it does not fit"} and len(closed) >= 2
+
+
 def test_the_locked_split_is_evaluated_once_per_winning_run(done: Results) -> None:
     board = done.leaderboard
     looks = done.looks()
@@ -380,11 +407,12 @@ def test_damaged_files_are_named_or_made_anew(
     finished = [one for one in done.outcomes if one.state == "finished"]
     (folder / "trials" / finished[0].name / "run.json").write_text("{")
     shutil.rmtree(folder / "trials" / finished[1].name)
+    (folder / "trials" / finished[2].name / "predictions-val.safetensors").write_bytes(b"damaged")
     assert run_zoo(["study", str(folder), "--status"]) == 0
     assert f"`zoo study {folder}` trains it again" in capsys.readouterr().err
     again = study(folder, plugins=plugins)
     assert table(again) == table(done)
-    assert len(again.looks()) == len(done.looks()) + 2  # the two are other runs, and were looked at
+    assert len(again.looks()) == len(done.looks()) + 3  # the three are other runs, and were looked at
     (folder / "study.json").write_text("{")
     assert run_zoo(["study", str(folder)]) == 1 and "cannot be read as JSON" in capsys.readouterr().err
 

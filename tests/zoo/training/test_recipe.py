@@ -229,6 +229,29 @@ def test_a_phase_that_stops_early_hands_its_best_weights_to_the_next_which_count
         assert torch.equal(entered[1][name], validated[0][name]) and torch.equal(value, validated[3][name])
 
 
+@pytest.mark.parametrize(
+    ("losses", "said"),
+    [
+        ([3.0, 1.0, 2.0, 2.0, 0.0, 0.0], ["stopped early: epoch 2 is the best of `p`, and its weights are kept"]),
+        ([float("nan")] * 6, ["stopped early: no epoch of `p` had a finite validation loss"]),
+        ([6.0, 5.0, 4.0, 3.0, 3.0, 3.0], []),  # the patience ends with the phase, which is not early
+    ],
+)
+def test_early_stopping_tells_which_epoch_is_kept(
+    losses: list[float], said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Noted(Silent):
+        def note(self, text: str) -> None:
+            notes.append(text)
+
+    notes: list[str] = []
+    found = iter(losses)
+    it = Recipe(job((phase(),), (6,), choose=scanned([0, 1]), progress=Noted(), early_stopping=2))
+    monkeypatch.setattr(it, "_validate", lambda: {"choice_loss": next(found), "choice_accuracy": 0.5})
+    list(it.fit())
+    assert notes == said
+
+
 def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
     it = recipe((phase(),), (1,))
     views = it.workspace.views.canvases[:3]
