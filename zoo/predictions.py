@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,12 @@ from safetensors.numpy import save
 from zoo.errors import ZooError
 from zoo.storage.files import SCHEMA, check_schema, write_bytes
 
+T = TypeVar("T", bound=np.generic)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Predictions:
-    """A table of N images and C classes, in the order of the split.
+    """A table of N images and C classes, in the order of the split. Its arrays are read-only, since metrics share them.
 
     Attributes:
         split: Name of the split.
@@ -37,6 +39,8 @@ class Predictions:
 
     def __post_init__(self) -> None:
         assert self.logits.shape == (len(self.ids), len(self.classes)) and self.labels.shape == (len(self.ids),)
+        for name in ("labels", "logits"):
+            object.__setattr__(self, name, _read_only(getattr(self, name).view()))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -44,19 +48,19 @@ class Predictions:
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float64]:
         """Softmax of the logits, `(N, C)`."""
-        return softmax(self.logits)
+        return _read_only(softmax(self.logits))
 
     @cached_property
     def predicted(self) -> npt.NDArray[np.int64]:
         """Index of the most probable class of each image, `(N,)`."""
         best: npt.NDArray[np.int64] = self.logits.argmax(axis=1)
-        return best
+        return _read_only(best)
 
     @cached_property
     def correct(self) -> npt.NDArray[np.bool_]:
         """Whether each image is classified correctly, `(N,)`."""
         right: npt.NDArray[np.bool_] = self.predicted == self.labels
-        return right
+        return _read_only(right)
 
     def save(self, file: Path) -> None:
         """Write a safetensors file: the tensors `logits` and `labels`, with ids and classes in the header.
@@ -94,6 +98,11 @@ class Predictions:
             raise ZooError(
                 f"predictions `{file}` cannot be read: {error}", hint="`zoo evaluate RUN` writes them again"
             ) from error
+
+
+def _read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
+    array.flags.writeable = False
+    return array
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -168,6 +168,10 @@ def test_an_empty_folder_name_is_a_usage_error(name: list[str], capsys: pytest.C
         ),
         (["--strategy", "linear", "--compile"], ("`--compile` needs", "`linear`")),
         (
+            ["--strategy", "full,norm=train", "--epochs", "1", "--accumulate", "3"],
+            ("`--accumulate 3`", "batch of 4", "2 parts"),
+        ),
+        (
             ["--strategy", "linear,solver=sgd,epochs=1+full,epochs=3", "--epochs", "4", "--early-stopping", "2"],
             ("`--early-stopping 2`", "4 epochs", "best"),
         ),
@@ -179,7 +183,7 @@ def test_settings_without_effect_are_noted(
     folder = tmp_path / "run"
     assert run(["train", *SMALL, "--data", str(two_splits), *arguments, "--out", str(folder)]) == 0
     assert not unsaid(capsys.readouterr().err, *words)
-    parts = 4 if "--accumulate" in arguments else 1
+    parts = (2 if "norm=train" in str(arguments) else 4) if "--accumulate" in arguments else 1
     assert Run.open(folder).history[0].get("parts", parts) == parts
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from zoo import ZooError
+from zoo.errors import PluginWarning
 from zoo.evaluation.scoring import Evaluation, compute_metrics
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
@@ -93,6 +94,24 @@ def test_a_metric_that_fails_is_a_dash_in_the_table_and_an_error_where_plugins_a
     monkeypatch.setenv("ZOO_STRICT_PLUGINS", "1")
     with pytest.raises(ZooError, match="`top5`"):
         compute_metrics(TABLE, Plugins())
+
+
+def test_a_metric_can_change_no_prediction_and_end_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def erases(predictions: Predictions) -> float:
+        predictions.logits[:] = 0
+        return 1.0
+
+    def leaves(predictions: Predictions) -> float:
+        raise SystemExit(3)
+
+    before = TABLE.logits.copy()
+    for function, reason in ((erases, "read-only"), (leaves, "SystemExit")):
+        monkeypatch.setattr(classification, "top5", function)
+        with pytest.warns(PluginWarning, match=rf"`top5`.*{reason}"):
+            assert compute_metrics(TABLE, Plugins())["top5"] is None
+    assert np.array_equal(TABLE.logits, before)
+    for array in (TABLE.labels, TABLE.logits, TABLE.probabilities, TABLE.predicted, TABLE.correct):
+        assert not array.flags.writeable
 
 
 def test_without_the_built_in_metrics_a_run_is_trained_and_scored(

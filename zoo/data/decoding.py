@@ -314,14 +314,16 @@ def _add(digest: hashlib._Hash, sample: Sample) -> str:
 
 
 def content_digest(source: ImageSource | Path | Pixels) -> bytes:
-    """SHA-256 of an image's encoded bytes, or of its pixels if they are in memory.
+    """SHA-256 of an image's encoded bytes; if it is in memory, of its type, shape and pixels.
 
     Raises:
         OSError: it cannot be read.
     """
     opened = as_source(source).open()
     if isinstance(opened, np.ndarray):
-        return hashlib.sha256(np.ascontiguousarray(opened).data).digest()
+        digest = hashlib.sha256(f"{opened.dtype.str} {opened.shape}".encode())
+        digest.update(np.ascontiguousarray(opened).data)
+        return digest.digest()
     with opened:
         return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
 

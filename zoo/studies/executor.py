@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from zoo.errors import DiskFull
@@ -51,17 +52,22 @@ class LocalProcess:
     def __init__(self) -> None:
         self._worker: WorkerProcess | None = None
         self._thread: ThreadPoolExecutor | None = None
+        self._lock = Lock()  # a worker is made by the thread that trains, and closed by the one that cancels
+        self._cancelled = False
 
     def ask(self, do: str, **request: Any) -> dict[str, Any]:
         """Send a request to the worker and wait for its answer; a worker that died before is replaced.
 
         Raises:
-            WorkerFailed: the worker reports an error, or dies.
+            WorkerFailed: the worker reports an error, or dies; or the executor is being cancelled.
             DiskFull: the disk is full.
         """
-        if self._worker is None:
-            self._worker = WorkerProcess(WORKER)
-        worker = self._worker
+        with self._lock:
+            if self._cancelled:
+                raise WorkerFailed("the trial was cancelled before it began")
+            if self._worker is None:
+                self._worker = WorkerProcess(WORKER)
+            worker = self._worker
         try:
             return worker.ask(do, timeout=None, **request)
         except WorkerFailed as failure:
@@ -95,9 +101,12 @@ class LocalProcess:
         return TrialResult(trial=trial, state=TrialState.FINISHED, **done, tuned=tuned or None)
 
     def cancel(self) -> None:
-        worker, self._worker = self._worker, None
+        with self._lock:
+            self._cancelled = True  # so that the thread makes no new worker
+            worker, self._worker = self._worker, None
         if worker is not None:
             worker.close()
         if self._thread is not None:
             self._thread.shutdown(wait=True, cancel_futures=True)
             self._thread = None
+        self._cancelled = False

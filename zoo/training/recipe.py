@@ -205,7 +205,7 @@ class Recipe:
             "train_loss": totals.loss / totals.seen,
             "train_accuracy": totals.right / totals.seen,
             "images_per_second": round(totals.seen / totals.total, 1),
-            "parts": self.workspace.stepper.parts,
+            "parts": self.workspace.stepper.parts_of(phase, self.experiment.batch_size),
             "seconds": {
                 "data": round(totals.data, 3),
                 "prefix": round(totals.prefix, 3),

@@ -79,10 +79,10 @@ class Stepper:
         if phase.mixup is not None or phase.cutmix is not None:
             mixed, targets = self._mix(inputs[0], labels, phase)
             inputs = (mixed,)
-        least = 2 if phase.norm == "train" else 1  # a batch norm over a 1 x 1 map cannot train on one image
+        least = _least_images(phase)
         asked = self.parts
         while True:
-            parts = min(self.parts, max(len(labels) // least, 1))
+            parts = self.parts_of(phase, len(labels))
             kept = self._statistics(phase)
             try:
                 loss, right = self._gradients(forward, inputs, targets, optimizer, parts, epoch)
@@ -126,6 +126,10 @@ class Stepper:
             return inputs, labels
         mixed, targets = (v2.RandomChoice(kinds) if len(kinds) > 1 else kinds[0])(inputs, labels)
         return mixed.contiguous(memory_format=torch.channels_last), targets
+
+    def parts_of(self, phase: Phase, images: int) -> int:
+        """The number of parts that a batch of so many images is computed in."""
+        return min(self.parts, max(images // _least_images(phase), 1))
 
     def _gradients(
         self,
@@ -215,6 +219,11 @@ def summed_loss(
     weighted = targets * weights
     spread = smoothing / len(weights) * weighted.sum(1, keepdim=True)
     return loss(logits, (1 - smoothing) * weighted + spread, reduction="sum")
+
+
+def _least_images(phase: Phase) -> int:
+    """The images that a part needs: a batch norm over a 1 x 1 map cannot train on one image."""
+    return 2 if phase.norm == "train" else 1
 
 
 def is_out_of_memory(error: BaseException) -> bool:

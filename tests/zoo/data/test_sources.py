@@ -260,3 +260,10 @@ def test_a_path_in_python_is_a_folder(tmp_path: Path, plugins: Plugins, monkeypa
     data = Experiment(data=Path("digits"), backbone="x", strategy="linear").data  # type: ignore[arg-type]
     assert open_images(data, 0, plugins).classes == ("blue", "red")
     assert Experiment(data=tmp_path, backbone="x", strategy="linear").data == str(tmp_path)  # type: ignore[arg-type]
+
+
+def test_arrays_of_other_shapes_or_types_have_other_digests() -> None:
+    zeros: list[Any] = [np.zeros(shape, kind) for shape in ((4, 2, 3), (2, 4, 3), (8, 3)) for kind in (np.uint8, np.bool_)]
+    assert len({content_digest(ArraySource(array)) for array in zeros}) == len(zeros)
+    turned = np.arange(24, dtype=np.uint8).reshape(4, 2, 3).transpose(1, 0, 2)
+    assert content_digest(ArraySource(turned)) == content_digest(ArraySource(turned.copy()))

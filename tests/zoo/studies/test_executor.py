@@ -7,6 +7,7 @@ import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -167,6 +168,22 @@ def test_what_is_cancelled_before_it_began_is_never_trained(
     assert second.cancelled()
     log = first.result().log  # its end is what tells why it failed
     assert len(log) == LOG and log.endswith("xlast")
+
+
+def test_a_trial_that_has_no_worker_yet_gets_none_once_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor, made = LocalProcess(), []
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", lambda *_: made.append(1))
+
+    def shutdown(**_: bool) -> None:  # the moment at which a trial of the thread would ask for its worker
+        with pytest.raises(WorkerFailed, match="cancelled"):
+            executor.ask("train")
+
+    executor._thread = SimpleNamespace(shutdown=shutdown)  # type: ignore[assignment]
+    executor.cancel()
+    assert not made
+    with pytest.raises(AttributeError):  # afterwards it may be used again
+        executor.ask("train")
+    assert made
 
 
 def test_results_survive_the_file() -> None:
