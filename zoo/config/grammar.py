@@ -19,7 +19,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.catalogue import Catalogue, Entry
-from zoo.errors import UsageError, did_you_mean
+from zoo.errors import UsageError, ZooError, did_you_mean
+from zoo.row import check_row
 from zoo.stage import Anatomy, check_anatomy
 from zoo.strategy import NORMS, RESERVED, STEP_WORDS, Norm, Phase, Strategy, check_phase
 
@@ -112,10 +113,13 @@ class ParsedStrategy:
 
         Raises:
             UsageError: the options do not fit the network.
+            ZooError: a strategy returns something other than phases.
         """
         found = []
         for part in self.parts:
-            phases = _with_steps_if_asked(part, part.strategy.phases(anatomy))
+            given = part.strategy.phases(anatomy)
+            _check_phases(given, str(self))
+            phases = _with_steps_if_asked(part, given)
             shares = None
             if part.epochs is not None:
                 shares = share_epochs(phases, part.epochs, part.epochs, str(self), option="epochs=")
@@ -132,6 +136,20 @@ class ParsedStrategy:
                 check_phase(changed, anatomy, str(self))
                 found.append(changed)
         return tuple(found)
+
+
+def _check_phases(phases: Any, strategy: str) -> None:
+    """Check the type of what a strategy returns, and of each field; `check_phase` checks the values.
+
+    Raises:
+        ZooError: it is wrong.
+    """
+    if not isinstance(phases, (tuple, list)) or not phases or not all(isinstance(one, Phase) for one in phases):
+        raise ZooError(f"strategy `{strategy}` returns {phases!r}, not a tuple of `zoo.Phase`")
+    for phase in phases:
+        check_row(phase, f"phase of `{strategy}`")
+        for group in phase.groups:
+            check_row(group, f"group of `{strategy}`")
 
 
 def _with_steps_if_asked(part: StrategyTerm, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:

@@ -263,7 +263,7 @@ def evaluate(
         remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
     )
     held = set(predictions.ids)
-    scored = digests(sample for sample in samples if sample.id in held) if known else ()
+    scored = digests(sample for sample in samples if sample.id in held) if run is not None else ()
     contents = {sample.id: digest for sample, digest in scored}
     fitted = set(known.get("fit", {}).values())
     changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())

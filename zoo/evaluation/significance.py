@@ -26,7 +26,7 @@ from zoo.runs.run import Run
 
 LEVEL = 0.05
 POWER = 0.9  # probability of finding a difference as large as the one seen
-# Degrees of freedom: with fewer, so little is known about other seeds that hardly a difference can be significant
+# Degrees of freedom: with fewer, so little is known about other seeds that only large differences can be significant
 FEWEST_DEGREES = 3
 NODES = 256  # of a quadrature; p-values then have three correct digits
 
@@ -183,7 +183,7 @@ def _caution(tables: Sequence[Correct], pooled: SeedVariance | None) -> str | No
             if pooled.degrees == 1
             else f"{pooled.degrees} runs with another seed tell"
         )
-        words = f"only {times} how accuracy varies from seed to seed, so hardly a difference can be significant, and"
+        words = f"only {times} how accuracy varies from seed to seed, so only large differences can be significant, and"
     else:
         words = None
     return words and f"{words} the winners hold for these seeds alone; repeat with more seeds"

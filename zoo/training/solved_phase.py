@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.errors import ZooError
 from zoo.networks.freezing import FrozenProof, apply_phase, recalibrate
 from zoo.networks.head import find_head
 from zoo.solver import Task
@@ -60,6 +61,8 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
             seed=workspace.experiment.seed,
         )
     )
+    if not isinstance(answer, dict):
+        raise ZooError(f"solver `{phase.solver}` returns {answer!r}, not a dict")
     frozen.check(f"while `{phase.name}` was solved")
     with torch.no_grad():
         logits = head(torch.from_numpy(found).to(workspace.device.place)).float().cpu()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo import Anatomy, Group, Phase, Stage, Strategy, UsageError
+from zoo import Anatomy, Group, Phase, Stage, Strategy, UsageError, ZooError
 from zoo.catalogue import Catalogue, Entry
 from zoo.config.grammar import canonical, parse, share_epochs
 from zoo.plugin import Plugins
@@ -197,3 +197,30 @@ def test_epochs_are_shared(text: str, epochs: int | None, shares: tuple[int, ...
 def test_epochs_that_do_not_fit_are_refused(text: str, epochs: int) -> None:
     with pytest.raises(UsageError, match="epochs"):
         share_epochs(parse(text, CATALOGUE).phases(ANATOMY), epochs, 10, text)
+
+
+@pytest.mark.parametrize(
+    ("returned", "reason"),
+    [
+        (None, "returns None, not a tuple"),
+        ([], "not a tuple"),
+        ((), "not a tuple"),
+        (("head",), "not a tuple"),
+        ((Phase(name="x", groups="head"),), "`groups` is a tuple, not 'head'"),  # type: ignore[arg-type]
+        ((Phase(name="x", groups=(Group(stages="head"),)),), "`stages` is a tuple, not 'head'"),  # type: ignore[arg-type]
+        ((Phase(name="x", groups=(Group(stages=("head",), lr="1"),)),), "`lr` is a number"),  # type: ignore[arg-type]
+        ((Phase(name="x", groups=(Group(stages=("head",)),), norm="odd"),), "`norm` is one of"),  # type: ignore[arg-type]
+        ((Phase(name="x", groups=(Group(stages=("head",)),), epochs=1.5),), "`epochs` is a whole number or None"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_a_strategy_returns_is_checked(returned: Any, reason: str) -> None:
+    class Wrong(Rich):
+        name: ClassVar[str] = "wrong"
+
+        def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+            found: tuple[Phase, ...] = returned
+            return found
+
+    catalogue: Catalogue[Any] = Catalogue("strategy", "strategies", [Entry("acme", Wrong)])
+    with pytest.raises(ZooError, match=reason):
+        parse("wrong", catalogue).phases(ANATOMY)

@@ -172,6 +172,10 @@ def test_every_look_counts_but_only_the_study_s_own_are_on_the_leaderboard(
         assert (last["by"], last["name"], last["images"]) == ("evaluate", loser.name, 12) and found.metrics
         assert all(row["test"] is None for row in opened.leaderboard["rows"])
     assert (loser / "predictions-test.safetensors").is_file()  # it was seen, and is on no leaderboard
+    (loser / "splits.json").unlink()  # what was fitted is unknown then, and a look is a look
+    with pytest.warns(UserWarning, match="evaluation on the locked images of study"):
+        assert evaluate(loser, split="test", plugins=plugins).fitted is None
+    (folder / "ledger.jsonl").write_text("".join((folder / "ledger.jsonl").read_text().splitlines(keepends=True)[:3]))
     evaluate(loser, plugins=plugins)  # `val` is for looking
     assert len(Results.open(folder).looks()) == 3
 
