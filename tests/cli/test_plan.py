@@ -89,7 +89,7 @@ def test_classes_from_is_for_every_command_that_opens_data(
     small = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "linear", "--image-size", "32"]
     data = ["--data", str(tmp_path), "--classes-from", "leaf"]
     assert run(["plan", *small, *data]) == 0
-    assert "2 classes: blue red; train 6 images, 3 a class; val 6 images, 3 a class" in capsys.readouterr().err
+    assert "2 classes: blue red; train 6 images, 3 a class; val 6, 3 a class" in capsys.readouterr().err
     assert run(["train", *small, *data, "--out", str(tmp_path / "run")]) == 0
     assert "2 classes: blue red" in capsys.readouterr().err
     assert Run.open(tmp_path / "run").experiment.data == f"folder-leaf:{tmp_path}"

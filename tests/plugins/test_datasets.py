@@ -336,6 +336,6 @@ def test_what_was_found_is_one_line(tmp_path: Path) -> None:
     root = make_photos(tmp_path, {"train": 3, "val": 2})
     (root / "train/red/000.jpg").unlink()
     images = open_folder(str(root), 0)
-    assert found_text(images) == "2 classes: blue red; train 5 images, 2 to 3 a class; val 4 images, 2 a class"
+    assert found_text(images) == "2 classes: blue red; train 5 images, 2 to 3 a class; val 4, 2 a class"
     digits = found_text(open_images("digits", 0, Plugins()))
     assert digits.startswith("10 classes: 0 1 2 3 4 5 6 7 8 9; train ")

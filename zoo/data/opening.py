@@ -180,7 +180,7 @@ def found_text(images: Images) -> str:
         counts = Counter(sample.label for sample in samples).values()
         least, most = min(counts, default=0), max(counts, default=0)
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
-        parts.append(f"{role} {len(samples):,} images, {each} a class")
+        parts.append(f"{role} {len(samples):,}{'' if parts else ' images'}, {each} a class")
     return f"{len(images.classes):,} classes: {names}; {'; '.join(parts)}"
 
 
