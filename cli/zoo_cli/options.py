@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -52,7 +51,9 @@ def fits(screen: Console, table: Table) -> bool:
 
 def print_json(data: Any) -> None:
     """Print JSON on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    from zoo.storage.files import json_text
+
+    click.echo(json_text(data, indent=2))
 
 
 def percent(value: float | None) -> str:

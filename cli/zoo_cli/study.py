@@ -314,7 +314,7 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
-        screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")
+        screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {percent(mixed['metrics'].get('accuracy'))}")
     for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
     screen.print(f"[dim]evaluations on the test split: {board['looks']}[/dim]")

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from zoo.errors import ZooError
-from zoo.storage.files import SCHEMA
+from zoo.storage.files import SCHEMA, json_text
 
 PREFIX = "zoo."
 KEY_SCHEMA = "zoo.schema"
@@ -55,7 +55,7 @@ _SEAL = b"\x0a" + bytes([len(KEY_SHA256)]) + KEY_SHA256.encode() + b"\x12" + byt
 
 def encode(value: Any) -> str:
     """Encode a metadata value as text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def read(model: onnx.ModelProto) -> dict[str, str]:
@@ -160,7 +160,7 @@ def digest_parts(model: onnx.ModelProto, metadata: Mapping[str, str]) -> dict[st
     rest = {key: value for key, value in others.items() if key not in named}
     return {
         **{name: digest_text(metadata.get(key, "")) for key, name in named.items()},
-        "metadata": digest_text(json.dumps(rest, sort_keys=True)),
+        "metadata": digest_text(json_text(rest, sort_keys=True, ascii_only=True)),
         "nodes": hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest(),
         "initialisers": {tensor.name: digest_tensor(tensor) for tensor in model.graph.initializer},
     }

@@ -22,7 +22,7 @@ from zoo.exporter import Check, ExportSpec
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
-from zoo.storage.files import SCHEMA, check_schema, write_bytes
+from zoo.storage.files import SCHEMA, check_schema, json_text, write_bytes
 
 PLACE = ["zoo", "record"]  # path of the record in the model's runtime information
 BLANK = "0" * 64
@@ -109,7 +109,7 @@ def write(spec: ExportSpec) -> None:
 
 def _save(model: Any, record: dict[str, Any], file: Path) -> None:
     """Write both files, with the record and its seal in the `.xml` file."""
-    model.set_rt_info(json.dumps({**record, "sha256": BLANK}), PLACE)
+    model.set_rt_info(json_text({**record, "sha256": BLANK}, ascii_only=True), PLACE)
     openvino().save_model(model, file, compress_to_fp16=False)
     content = file.read_bytes()
     assert content.count(BLANK.encode()) == 1

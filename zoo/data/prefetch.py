@@ -19,6 +19,7 @@ from zoo.data.roles import assign_roles
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.storage.files import json_text
 from zoo.storage.tensor_store import Store
 
 # Niceness of the second process, so that the training process has priority
@@ -38,7 +39,7 @@ class Prefetch:
         )
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(json.dumps(experiment.to_json()).encode())
+            self._process.stdin.write(json_text(experiment.to_json()).encode())
             self._process.stdin.close()
         except OSError:  # it could not start
             self._process.kill()

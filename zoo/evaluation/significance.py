@@ -7,7 +7,6 @@ the set therefore stays below 5 %, however many there are.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ import numpy as np
 from zoo.errors import UsageError
 from zoo.evaluation.statistics import Correct, correct, holm, images_needed, mcnemar_test
 from zoo.runs.run import Run
+from zoo.storage.files import json_text
 
 LEVEL = 0.05
 POWER = 0.9  # probability of finding a difference as large as the one seen
@@ -82,7 +82,7 @@ def compare(runs: Sequence[Run | Path | str]) -> Comparison | None:
     configurations: dict[str, list[Run]] = {}
     for run in {run.path.resolve(): run for run in opened}.values():
         asked = {name: value for name, value in run.record["experiment"].items() if name != "seed"}
-        configurations.setdefault(json.dumps(asked, sort_keys=True), []).append(run)
+        configurations.setdefault(json_text(asked, sort_keys=True, ascii_only=True), []).append(run)
     if len(configurations) < 2:
         return None
     tables: dict[str, Correct] = {}

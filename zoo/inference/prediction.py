@@ -18,7 +18,7 @@ from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
 from zoo.inference.opening import find_exporter, open_model
-from zoo.predictions import softmax
+from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.target import load_target
@@ -147,12 +147,16 @@ def predict_all(
         samples: their labels are not used.
         workers: threads that decode images.
         advance: called with the number of images classified.
+
+    Raises:
+        ZooError: the model gives a logit that is not finite.
     """
     pending: list[tuple[Sample, Pixels | BadImage]] = []
 
     def classified() -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
         images = [result for _, result in pending if not isinstance(result, BadImage)]
-        rows = iter(predictor.logits(images) if images else ())
+        names = [sample.id for sample, result in pending if not isinstance(result, BadImage)]
+        rows = iter(_finite_logits(predictor, images, names) if images else ())
         advance(len(images))
         for sample, result in pending:
             yield sample, result if isinstance(result, BadImage) else next(rows)
@@ -166,6 +170,22 @@ def predict_all(
             yield from classified()
             count = 0
     yield from classified()
+
+
+def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Logits of decoded images. NaN has no largest class, so it must not become a label.
+
+    Raises:
+        ZooError: one of them is not finite.
+    """
+    logits = predictor.logits(images)
+    broken = not_finite(logits, names, predictor.classes)
+    if broken is not None:
+        raise ZooError(
+            f"the model is damaged, or its numbers overflow: {broken}",
+            hint="`zoo verify FILE` finds damage of an exported file; fp16 overflows above 65504, so export in fp32",
+        )
+    return logits
 
 
 def _foreign(

@@ -304,7 +304,8 @@ def _thumbnail(sample: Sample | None) -> str | None:
 def _run_verdict(run: Run) -> str:
     interval = run.record.get("accuracy_interval_95") or [None, None]
     accuracy = run.metrics.get("accuracy")
-    return f"accuracy {accuracy:.3f} on `{run.record['reported_split']}` (95 % {interval[0]:.3f} to {interval[1]:.3f})"
+    figure = "-" if accuracy is None else f"{accuracy:.3f}"  # a metric that failed
+    return f"accuracy {figure} on `{run.record['reported_split']}` (95 % {interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:

@@ -23,7 +23,7 @@ from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
-from zoo.storage.files import check_schema, read_json, read_lines, write_bytes, write_json
+from zoo.storage.files import check_schema, json_text, read_json, read_lines, write_bytes, write_json
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
@@ -191,7 +191,7 @@ class Results:
         full["ensemble"] = self._ensemble(largest, boards[largest], plugins)
         full["looks"] = len(self.looks())
         # through JSON, so that tuples are lists as in the file
-        return LeaderboardContent(json.loads(json.dumps(full))), boards[largest]
+        return LeaderboardContent(json.loads(json_text(full))), boards[largest]
 
     def write_leaderboard(self, plugins: Plugins) -> None:
         """Write `leaderboard.json` and `leaderboard.csv`, if a trial is finished."""

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any, TextIO
 
 from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full, type_and_first_line
+from zoo.storage.files import json_text
 from zoo.target import load_target
 
 # Time limit of an answer. torch.compile of a large network takes minutes on a small machine, and a request that hangs
@@ -77,7 +78,7 @@ class WorkerProcess:
                 "-P",
                 "-c",
                 code,
-                json.dumps([path for path in sys.path if path]),
+                json_text([path for path in sys.path if path], ascii_only=True),
                 target,
                 str(os.getpid()),
             ],
@@ -113,7 +114,7 @@ class WorkerProcess:
             WorkerFailed: the worker reports an error, dies, or does not answer in time.
         """
         try:
-            self._requests.write(json.dumps({"do": do, **request}) + "\n")
+            self._requests.write(json_text({"do": do, **request}, ascii_only=True) + "\n")
             self._requests.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
@@ -181,13 +182,15 @@ def serve(target: str, parent: int) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = getattr(worker, request.pop("do"))(**request)
+            answer = json_text(getattr(worker, request.pop("do"))(**request), ascii_only=True)
         except ZooError as error:
-            answer = {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+            answer = json_text(
+                {"error": error.message, "hint": error.hint, "kind": type(error).__name__}, ascii_only=True
+            )
         except Exception as error:
             traceback.print_exc()
             kind = DiskFull.__name__ if is_disk_full(error) else ""
-            answer = {"error": type_and_first_line(error), "hint": None, "kind": kind}
+            answer = _failure(type_and_first_line(error), None, kind)
         _send(answers, answer)
 
 
@@ -211,9 +214,13 @@ def die_with_parent(parent: int) -> None:
             sys.exit(1)
 
 
-def _send(answers: TextIO, answer: dict[str, Any]) -> None:
+def _failure(message: str, hint: str | None, kind: str) -> str:
+    return json_text({"error": message, "hint": hint, "kind": kind}, ascii_only=True)
+
+
+def _send(answers: TextIO, answer: str) -> None:
     try:
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(answer + "\n")
         answers.flush()
     except BrokenPipeError:
         sys.exit(0)  # the parent has ended
