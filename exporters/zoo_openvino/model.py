@@ -47,7 +47,10 @@ class OpenvinoPredictor:
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
         for start in range(0, len(photographs), MAX_BATCH):
             seen = np.stack([pixels(one, self.preprocess) for one in photographs[start : start + MAX_BATCH]])
-            found[start : start + len(seen)] = self.network(normalise(seen, self.preprocess))[0]
+            try:
+                found[start : start + len(seen)] = self.network(normalise(seen, self.preprocess))[0]
+            except RuntimeError as error:  # the base class of OpenVINO's exceptions
+                raise ZooError(f"the file does not run on a batch of {len(seen)}: {quoted(error)}") from error
         return found
 
 

@@ -68,8 +68,12 @@ class ArchivePredictor:
         for start in range(0, len(photographs), MAX_BATCH):
             chunk = photographs[start : start + MAX_BATCH]
             batch = normalise(np.stack([pixels(photograph, self.preprocess) for photograph in chunk]), self.preprocess)
-            with torch.inference_mode():
-                found[start : start + len(chunk)] = self.network(torch.from_numpy(batch).to(self.place)).cpu().numpy()
+            try:
+                with torch.inference_mode():
+                    answer = self.network(torch.from_numpy(batch).to(self.place)).cpu().numpy()
+            except RuntimeError as error:  # such as for lack of memory
+                raise ZooError(f"the file does not run on a batch of {len(chunk)}: {quoted(error)}") from error
+            found[start : start + len(chunk)] = answer
         return found
 
 

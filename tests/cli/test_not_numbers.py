@@ -65,12 +65,13 @@ def test_metrics_that_failed_are_dashes(
     record = json.loads((folder / "run.json").read_text())
     record["metrics"] = dict.fromkeys(record["metrics"])
     (folder / "run.json").write_text(json.dumps(record))
-    for command in (
+    commands: tuple[list[str | Path], ...] = (
         ["compare", folder, exported_run],
         ["compare", folder, exported_run, "--json"],
         ["report", folder],
         ["inspect", folder / "model.onnx"],
         ["diff", folder, exported_run],
-    ):
+    )
+    for command in commands:
         code, _, err = zoo(capsys, *command)
         assert code == 0 and "Traceback" not in err, err

@@ -119,13 +119,14 @@ def predict(
     else:
         predictor, _ = open_model(model, device, plugins)
     samples = [Sample(str(path), "", Path(path)) for path in photographs]
+    independent = bool(getattr(predictor, "independent", False))  # probabilities that do not sum to 1
     found: list[Prediction] = []
     bad: list[BadFile] = []
     for sample, result in predict_all(predictor, samples, workers=workers or default_workers()):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message))
             continue
-        shares = softmax(result[None])[0]
+        shares = 1 / (1 + np.exp(-result.astype(np.float64))) if independent else softmax(result[None])[0]
         order = np.argsort(-shares, kind="stable")[:top]
         found.append(Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order)))
     return found, bad
@@ -204,6 +205,8 @@ def _foreign(
     exporter = find_exporter(Path(model), plugins)
     if exporter.foreign is None:
         raise UsageError(f"`{exporter.name}` files that zoo did not write cannot be opened")
+    if classes is not None:
+        check_classes(classes)
     found: Predictor = load_target(exporter.foreign)(Path(model), device, preprocess, classes)
     return found
 
@@ -228,17 +231,35 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Read class names from a text file with one name per line.
+    """Read class names from a text file with one name per line; editors may begin and end it with what is no name.
 
     Raises:
-        UsageError: the file cannot be read as text.
+        UsageError: the file cannot be read as text, a line is empty, or a name occurs twice.
     """
     try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
+        names = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"classes `{file}` cannot be read: {error}", hint="pass a UTF-8 text file with one class name per line"
         ) from error
+    names = [name.removesuffix("\r") for name in names]
+    if "" in names:
+        raise UsageError(
+            f"line {names.index('') + 1} of classes `{file}` is empty", hint="write one class name per line"
+        )
+    return check_classes(tuple(names))
+
+
+def check_classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that class names are unique.
+
+    Raises:
+        UsageError: one occurs twice.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"class `{twice}` occurs twice in `--classes`", hint="class names must be unique")
+    return names
 
 
 _EXAMPLE = """pass '{"resize": 256, "crop": 224, "interpolation": "bicubic"}', or the name of a backbone"""
