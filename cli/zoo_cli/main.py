@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import io
 import os
 import re
 import sys
@@ -12,7 +13,7 @@ from typing import Any, NoReturn
 import click
 
 import zoo
-from zoo.errors import PluginWarning, UsageError, ZooError, did_you_mean
+from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
 from zoo.target import load_target
 
@@ -86,6 +87,9 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file name that is not UTF-8 is printed as the bytes that it is, as `ls` does
+        sys.stdout.reconfigure(errors="surrogateescape")
     leave(run(arguments))
 
 
@@ -104,7 +108,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the program and return the exit code; a mistake of the user becomes a message and a hint on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if not sys.warnoptions else "default")
-        warnings.simplefilter("always", PluginWarning)
+        warnings.simplefilter("always", ZooWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             code = program.main(args=arguments, prog_name="zoo", standalone_mode=False)
@@ -158,11 +162,13 @@ _named: set[str] = set()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    if not issubclass(category, PluginWarning):
+    if not issubclass(category, ZooWarning):
         click.echo(f"{category.__name__}: {message}", err=True)
         return
-    name = str(message).split("`")[1]
     click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {message}", err=True, color=_color())
+    if not issubclass(category, PluginWarning):
+        return
+    name = str(message).split("`")[1]
     if name not in _named:
         click.echo(f"hint: run `zoo plugins` for details, or set ZOO_DISABLE_PLUGINS={name}\n", err=True)
     _named.add(name)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -54,6 +55,28 @@ def print_json(data: Any) -> None:
     from zoo.storage.files import json_text
 
     click.echo(json_text(data, indent=2))
+
+
+@contextmanager
+def json_rows() -> Iterator[Callable[[Any], None]]:
+    """Print a JSON list on stdout whose rows are printed one by one, as `print_json` would print them together.
+
+    Yields the function that prints a row. The list is closed also where an error ends it.
+    """
+    from zoo.storage.files import json_text
+
+    begun = False
+
+    def write(row: Any) -> None:
+        nonlocal begun
+        text = "".join(f"  {line}\n" for line in json_text(row, indent=2).split("\n"))
+        click.echo((",\n" if begun else "[\n") + text.rstrip("\n"), nl=False)
+        begun = True
+
+    try:
+        yield write
+    finally:
+        click.echo("\n]" if begun else "[]")
 
 
 def percent(value: float | None) -> str:

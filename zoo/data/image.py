@@ -7,6 +7,7 @@ that the resize would remove.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,11 @@ class BadImage(ZooError):
     """An image that cannot be used: it is missing, damaged, too large, or in another format."""
 
 
-def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> Pixels:
+def decode(
+    source: ImageSource | Path | Pixels,
+    at_least: int | None = None,
+    admit: Callable[[int], None] = lambda pixels: None,
+) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
     Args:
@@ -48,6 +53,8 @@ def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> 
         at_least: For training only: a JPEG may be decoded at a half, a quarter or an eighth of its size, as long as its
             shorter side has this many pixels. This is faster, since the decoder skips detail that the resize would
             remove. None: full size.
+        admit: Called with the number of pixels before they are decoded, from the size that the file declares. It may
+            wait.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`.
@@ -64,6 +71,7 @@ def decode(source: ImageSource | Path | Pixels, at_least: int | None = None) -> 
                 raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
             if at_least is not None:
                 image.draft(None, (at_least, at_least))
+            admit(image.width * image.height)
             return to_rgb(image)
     except BadImage:
         raise

@@ -16,7 +16,7 @@ from zoo.data.decoding import BadFile, default_workers
 from zoo.data.image import BadImage
 from zoo.data.opening import choose_split, open_images
 from zoo.dataset import Sample
-from zoo.errors import PluginWarning, UsageError, ZooError
+from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import predict_all
@@ -249,5 +249,5 @@ def evaluate(
                 accuracy=evaluation.metrics.get("accuracy"),
             )
         except ZooError as error:
-            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
+            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=2)
     return evaluation

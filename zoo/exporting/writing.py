@@ -207,7 +207,7 @@ def _check_device(exporter: Exporter, device: str) -> None:
 
 def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -> Path:
     target = Path(out).expanduser() if out is not None else run.path / f"model{exporter.suffix}"
-    if target.suffix != exporter.suffix:
+    if target.suffix.lower() != exporter.suffix:
         raise UsageError(
             f"`{target}` does not end in `{exporter.suffix}`",
             hint=f"`--to {exporter.name}` writes {exporter.suffix} files",

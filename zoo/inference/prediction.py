@@ -17,7 +17,7 @@ from zoo.data.decoding import BadFile, decode_all, default_workers
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
-from zoo.inference.opening import find_exporter, open_model
+from zoo.inference.opening import find_exporter, is_url, open_predictor
 from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 # Images in a batch; an image of 12 megapixels takes 36 MB of memory
 BATCH = 8
+# Pixels from which on a batch is classified before it has so many images, so that large ones take no more memory
+BATCH_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +51,20 @@ class Prediction:
 
 
 def find_photographs(paths: Iterable[str]) -> list[Path]:
-    """Image files that `paths` name, in order and without repetition.
+    """Image files that `paths` name, in order; a file that is named twice comes twice.
 
     A path is a file, a folder (with all folders in it) or a glob pattern.
 
     Raises:
-        UsageError: a path matches no file.
+        UsageError: a path matches no file, or is a URL or `-`.
         ZooError: a folder cannot be read, for lack of permission.
     """
-    found: dict[Path, None] = {}
+    found: list[Path] = []
     for text in paths:
         path = Path(text).expanduser()
+        if is_url(text) or (text == "-" and not path.exists()):
+            what = "a URL" if is_url(text) else "the standard input"
+            raise UsageError(f"`{text}` is {what}, and photographs are read from files alone", hint="save it to a file")
         if not text.strip():
             raise UsageError("a photograph's path is empty", hint="`.` is the current folder")
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
@@ -74,8 +79,8 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
         if not matches:
             what = "holds no photographs" if path.is_dir() else "matches no file"
             raise UsageError(f"`{text}` {what}", hint=f"names of photographs end in {' '.join(SUFFIXES)}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        found.extend(matches)
+    return found
 
 
 def predict(
@@ -106,6 +111,40 @@ def predict(
             that states them itself.
         ZooError: the model cannot be opened.
     """
+    found: list[Prediction] = []
+    bad: list[BadFile] = []
+    for one in predict_each(
+        model,
+        photographs,
+        top=top,
+        device=device,
+        workers=workers,
+        preprocess=preprocess,
+        classes=classes,
+        plugins=plugins,
+    ):
+        if isinstance(one, Prediction):
+            found.append(one)
+        else:
+            bad.append(one)
+    return found, bad
+
+
+def predict_each(
+    model: Path | str | Run,
+    photographs: Sequence[Path | str],
+    *,
+    top: int = 1,
+    device: str = "auto",
+    workers: int | None = None,
+    preprocess: Preprocess | None = None,
+    classes: tuple[str, ...] | None = None,
+    plugins: Plugins | None = None,
+) -> Iterator[Prediction | BadFile]:
+    """Classify images one batch after the other; yields one result for each path, in order. See `predict`.
+
+    The model is opened at once; each batch is read when it is asked for.
+    """
     from zoo.plugin import Plugins
 
     plugins = plugins or Plugins()
@@ -117,19 +156,20 @@ def predict(
             hint="leave it out: runs and files that zoo wrote name their classes themselves",
         )
     else:
-        predictor, _ = open_model(model, device, plugins)
+        predictor = open_predictor(model, device, plugins)
     samples = [Sample(str(path), "", Path(path)) for path in photographs]
     independent = bool(getattr(predictor, "independent", False))  # probabilities that do not sum to 1
-    found: list[Prediction] = []
-    bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers or default_workers()):
-        if isinstance(result, BadImage):
-            bad.append(BadFile(sample.id, result.message))
-            continue
-        shares = 1 / (1 + np.exp(-result.astype(np.float64))) if independent else softmax(result[None])[0]
-        order = np.argsort(-shares, kind="stable")[:top]
-        found.append(Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order)))
-    return found, bad
+
+    def results() -> Iterator[Prediction | BadFile]:
+        for sample, result in predict_all(predictor, samples, workers=workers or default_workers()):
+            if isinstance(result, BadImage):
+                yield BadFile(sample.id, result.message)
+                continue
+            shares = 1 / (1 + np.exp(-result.astype(np.float64))) if independent else softmax(result[None])[0]
+            order = np.argsort(-shares, kind="stable")[:top]
+            yield Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order))
+
+    return results()
 
 
 def predict_all(
@@ -163,13 +203,15 @@ def predict_all(
             yield sample, result if isinstance(result, BadImage) else next(rows)
         pending.clear()
 
-    count = 0
+    count = size = 0
     for sample, result in decode_all(samples, workers):
         pending.append((sample, result))
-        count += not isinstance(result, BadImage)
-        if count == BATCH:
+        if not isinstance(result, BadImage):
+            count, size = count + 1, size + result.shape[0] * result.shape[1]
+        del result
+        if count == BATCH or size >= BATCH_PIXELS:
             yield from classified()
-            count = 0
+            count = size = 0
     yield from classified()
 
 

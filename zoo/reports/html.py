@@ -85,7 +85,7 @@ def report(
         else:
             raise UsageError(f"`{folder}` is neither a run nor a study", hint="pass the folder that zoo made")
     target = Path(out) if out is not None else of.path / "report.html"
-    if target.suffix != ".html":
+    if target.suffix.lower() != ".html":
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")

@@ -15,6 +15,7 @@ from messages import refused
 from zoo import Preprocess, Sample, ZooError
 from zoo.data.image import BadImage
 from zoo.dataset import BytesSource
+from zoo.inference import prediction
 from zoo.inference.prediction import BATCH, predict_all
 
 
@@ -88,3 +89,10 @@ def test_images_are_classified_as_they_come(tmp_path: Path) -> None:
     next(found)
     assert len(taken) <= BATCH + 2 * 2 + 1
     found.close()  # type: ignore[attr-defined]
+
+
+def test_a_batch_ends_where_it_has_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "BATCH_PIXELS", 12)
+    predictor = Brightness()
+    assert len(list(predict_all(predictor, [sample(number, True) for number in range(7)], workers=1))) == 7
+    assert predictor.batches == [3, 3, 1]  # of four pixels each
