@@ -378,7 +378,7 @@ def _details(parity: Parity) -> str:
 def _hint(parity: Parity) -> str:
     if parity.precision == "fp32" or parity.parted() is not None:
         return f"probabilities may differ by {TOLERANCE} and no label may; the exporter writes this network wrongly"
-    if parity.drop <= parity.max_drop:
+    if parity.verdict != "exceeds":
         return "the accuracy is high enough, but the probabilities differ too much; use another `--precision`"
     return f"`--max-drop {parity.max_drop:g}` is the accuracy that may be lost; raise it, or use another `--precision`"
 
