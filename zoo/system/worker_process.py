@@ -54,6 +54,25 @@ class WorkerFailed(Exception):
 ERROR_TYPES: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull)}
 
 
+def python_command(target: str, *arguments: str) -> list[str]:
+    """The command of a Python process that calls a function with `arguments`.
+
+    The process has the import path of this one, as in multiprocessing, and not its working directory (`-P`): a
+    `random.py` that lies there is a user's, and must not be imported for the library's.
+
+    Args:
+        target: `"module:function"`.
+        arguments: Its arguments, which are texts.
+    """
+    module, _, function = target.partition(":")
+    code = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import importlib; "
+        "getattr(importlib.import_module(sys.argv[2]), sys.argv[3])(*sys.argv[4:])"
+    )
+    path = json_text([folder for folder in sys.path if folder], ascii_only=True)
+    return [sys.executable, "-P", "-c", code, path, module, function, *arguments]
+
+
 class WorkerProcess:
     """A process that answers requests. Leaving the `with` block kills it and the processes that it started."""
 
@@ -65,23 +84,10 @@ class WorkerProcess:
                 values.
             threads: Threads that its libraries compute with. None: the libraries' own choice.
         """
-        # The worker gets the path of this process, as in multiprocessing, and does not add its working directory (-P)
-        code = (
-            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-            "import zoo.system.worker_process as w; w.serve(sys.argv[2], parent=int(sys.argv[3]))"
-        )
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                code,
-                json_text([path for path in sys.path if path], ascii_only=True),
-                target,
-                str(os.getpid()),
-            ],
+            python_command(f"{__name__}:serve_command", target, str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -165,6 +171,11 @@ def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:
     for line in responses:
         answers.put(line)
     answers.put("")
+
+
+def serve_command(target: str, parent: str) -> None:
+    """`serve`, with its arguments as a command line has them."""
+    serve(target, int(parent))
 
 
 def serve(target: str, parent: int) -> None:

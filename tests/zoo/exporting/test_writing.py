@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from shared import digest
 from tests_support import make_photos
@@ -294,7 +295,7 @@ def test_compare_matches_images_by_name_and_lists_flips() -> None:
         compare(ours, table([[2, 0]], ("a",)))
 
 
-@settings(max_examples=40, deadline=None)
+@hypothesis.settings(max_examples=40, deadline=None)
 @given(
     images=st.integers(1, 400),
     lost=st.integers(0, 60),
