@@ -6,7 +6,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo_cli.options import console, device_option, json_option, percent, print_json
+from zoo_cli.options import console, device_option, echo, json_option, percent, print_json
 
 
 @click.command()
@@ -131,4 +131,4 @@ def advise(
             "[dim]no past study shows how good such advice is; `zoo advise --study DIR` stores it in a study[/dim]"
         )
     for name in found.shortlist:
-        click.echo(name)
+        echo(name)

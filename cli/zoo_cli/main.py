@@ -16,6 +16,7 @@ import zoo
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
 from zoo.target import load_target
+from zoo_cli.options import with_data_on_stdout
 
 # What `backbone-zoo-serve` runs by itself
 WITHOUT_TORCH = ("predict", "verify", "inspect", "bench", "list", "cache", "plugins")
@@ -52,12 +53,14 @@ class LazyGroup(click.Group):
             )
         try:
             command: Any = load_target(entry.value.target)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
             if entry.provider == "cli":
                 raise
             raise ZooError(f"command `{cmd_name}` of plugin `{entry.provider}` failed to load: {error}") from error
         assert isinstance(command, click.Command)
-        return command
+        return with_data_on_stdout(command) if entry.provider == "cli" else command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(entry.name, entry.value.summary) for entry in plugins(ctx).commands]
@@ -121,6 +124,9 @@ def run(arguments: list[str] | None = None) -> int:
         except ZooError as error:
             _say("Error", error.message, error.hint)
             return error.exit_code
+        except SystemExit as error:  # zoo never raises it here
+            _say("Error", f"a plugin ended the program with `sys.exit({error.code!r})`", "see `zoo plugins`")
+            return 1
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             return error.exit_code

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import unicodedata
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.errors import ZooError
-from zoo_cli.options import console, device_option, json_option, json_rows, workers_option
+from zoo_cli.options import console, data_stream, device_option, echo, json_option, json_rows, workers_option
 
 if TYPE_CHECKING:
     from zoo.data.decoding import BadFile
@@ -80,7 +79,7 @@ def predict(
         plugins=plugins(ctx),
     )
     display = ProgressBar(console())
-    if not sys.stdout.isatty():  # on a terminal the results themselves show the progress
+    if not data_stream().isatty():  # on a terminal the results themselves show the progress
         display.start("predict", len(paths))
     good, reasons = 0, []
     try:
@@ -109,7 +108,7 @@ def _print_line(row: dict[str, Any]) -> None:
     """Print a row of `--json` as a line; nothing for a file that could not be decoded."""
     words = [word for one in row["top"] for word in (one["label"], f"{one['probability']:.4f}")]
     if words:
-        click.echo("\t".join(_without_controls(word) for word in (row["path"], *words)))
+        echo("\t".join(_without_controls(word) for word in (row["path"], *words)))
 
 
 def _without_controls(text: str) -> str:

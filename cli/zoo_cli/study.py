@@ -13,7 +13,7 @@ from rich.table import Table
 
 from zoo.errors import UsageError, ZooError
 from zoo_cli.figures import print_needed
-from zoo_cli.options import console, json_option, percent, print_json
+from zoo_cli.options import console, echo, json_option, percent, print_json
 from zoo_cli.settings import SECONDS, settings_options
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def study(
         whole = {"study": str(results.path), **results.record, "outcomes": [one.to_json() for one in results.outcomes]}
         print_json({**whole, "leaderboard": board})
     else:
-        click.echo(str(results.path))
+        echo(str(results.path))
     if not status and results.outcomes and not any(one.finished for one in results.outcomes):
         raise ZooError(
             f"no trial of `{results.path}` is finished; the reasons are printed above",

@@ -116,7 +116,9 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
         try:
             value = float(load_target(entry.value.compute)(predictions))
             reason = "" if math.isfinite(value) else f"it gave {value}"
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
             reason = f"{type(error).__name__}: {error}"
         if reason:
             told = f"plugin `{entry.provider}`: metric `{name}` failed: {reason}"
