@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,6 +91,7 @@ def write(spec: ExportSpec) -> None:
     try:
         plain.write_bytes(network.SerializeToString())
         model = ov.convert_model(plain)
+        _number_made_up_names(model)
         golden = Golden.of(spec.classes, torch_logits(spec, list(golden_photographs().values())))
         record = {
             "schema": SCHEMA,
@@ -108,6 +110,14 @@ def write(spec: ExportSpec) -> None:
         raise ZooError(f"the network cannot be converted to OpenVINO: {quoted(error)}") from error
     finally:
         plain.unlink(missing_ok=True)
+
+
+def _number_made_up_names(model: Any) -> None:
+    """Name nodes such as `Reshape_19242` by their place: OpenVINO's number is of a counter of the whole process."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        found = re.fullmatch(r"([A-Z][A-Za-z]*)_\d+", node.get_friendly_name())
+        if found is not None:
+            node.set_friendly_name(f"{found[1]}_{place}")
 
 
 def _save(model: Any, record: dict[str, Any], file: Path) -> None:

@@ -108,7 +108,7 @@ def write(spec: ExportSpec) -> None:
     text = json_text(record)
     sealed = json_text({**record, "sha256": hashlib.sha256(text.encode()).hexdigest()})
     with zipfile.ZipFile(stream, "a", compression=zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{_top(archive)}{RECORD}", sealed)
+        archive.writestr(zipfile.ZipInfo(f"{_top(archive)}{RECORD}"), sealed)  # of 1980, as torch's own members
     write_bytes(spec.file, stream.getvalue())
 
 

@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import refused
 from shared import digest
 from tests_support import make_photos
 from torch import nn
@@ -38,6 +40,7 @@ from zoo.data.splitting import balanced_order
 from zoo.dataset import Sample
 from zoo.evaluation.statistics import paired_difference_interval
 from zoo.exporter import Check, Precision, StageDifference
+from zoo.exporting.metadata import file_metadata
 from zoo.exporting.parity import TOLERANCE, compare, images_to_tell, verdict
 from zoo.exporting.precision_search import PrecisionCandidate, fastest
 from zoo.networks.freezing import digest_of_state
@@ -436,3 +439,28 @@ def test_openvino_of_a_run(run: Run, plugins: Plugins) -> None:
     assert all(check.passed for check in verify(done.path, plugins=plugins))
     with pytest.raises(UsageError, match="run on cpu, not on `cuda`"):
         zoo.exporting.writing._check_device(plugins.exporters.find("openvino").value, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("to", "precision"), [("onnx", "fp32"), ("onnx", "int8"), ("pt2", "fp32"), ("openvino", "fp32")]
+)
+def test_exports_of_a_run_are_equal_byte_for_byte(
+    run: Run, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, precision: Precision
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    suffix = plugins.exporters.find(to).value.suffix
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / f"model{suffix}"
+        options: dict[str, Any] = {"max_drop": 0.3, "calibration": 8} if precision == "int8" else {}
+        export(run, to=to, precision=precision, out=file, plugins=plugins, **options)
+        found.append({one.name: one.read_bytes() for one in file.parent.iterdir()})
+    assert found[0] == found[1]
+    assert any(b"2023-11-14T22:13:20+00:00" in content for content in found[0].values())
+
+
+def test_a_time_that_is_none_is_refused(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with refused(UsageError, "SOURCE_DATE_EPOCH=yesterday", "seconds", "1970"):
+        file_metadata(run)
