@@ -5,7 +5,7 @@
 For each version it makes a virtual environment with that version, verifies each file by the program that `zoo verify
 --script` writes, and compares the logits of the golden inputs with those of the newest version. Needs a network for
 pip. With `--gpu` it installs `onnxruntime-gpu` and asks the CUDA provider; it needs a CUDA device then. The results are
-the bounds `MINIMUM` in `exporters/zoo_onnx/metadata.py`.
+the bounds in `exporters/zoo_onnx/metadata.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 
 from zoo_onnx.script import source
 
-VERSIONS = ("1.16.3", "1.17.3", "1.18.1", "1.19.2", "1.20.1", "1.21.1", "1.22.1", "1.23.2")
+VERSIONS = ("1.16.3", "1.17.3", "1.18.0", "1.20.1", "1.22.1", "1.23.2", "1.31.1")
 PROGRAM = """
 import json, sys
 import onnxruntime as ort

@@ -23,7 +23,9 @@ KEY_PREPROCESS = "zoo.preprocess"
 KEY_GOLDEN = "zoo.golden"
 KEY_DIGESTS = "zoo.digests"
 KEY_EXPORTER = "zoo.exporter"
-KEY_MINIMUM = "zoo.minimum_onnxruntime"
+KEY_MINIMUM = "zoo.minimum_onnxruntime"  # on CUDA; its name is older than the bound on a CPU
+KEY_MINIMUM_ON_CPU = "zoo.minimum_onnxruntime_cpu"
+KEY_MINIMUM_ON_CUDA = "zoo.minimum_onnxruntime_cuda"
 KEY_PRECISION = "zoo.precision"
 KEY_PREPROCESSING = "zoo.preprocessing"
 KEY_PARITY = "zoo.parity"  # difference between file and run, on the images that the run was scored on
@@ -37,6 +39,8 @@ RESERVED = (
     KEY_DIGESTS,
     KEY_EXPORTER,
     KEY_MINIMUM,
+    KEY_MINIMUM_ON_CPU,
+    KEY_MINIMUM_ON_CUDA,
     KEY_PRECISION,
     KEY_PREPROCESSING,
     KEY_PARITY,
@@ -44,6 +48,9 @@ RESERVED = (
     KEY_SHA256,
 )
 
+# The first release that reads a file on a CPU: older ones refuse IR version 10. From here on the logits of the golden
+# inputs are those of the newest release, bit for bit; measured by `benchmarks/minimum_onnxruntime.py`
+MINIMUM_ON_CPU = "1.18.0"
 # The first release whose CUDA provider resizes correctly with `mode=cubic, antialias=1` (onnxruntime#25264: earlier
 # ones left out rows and ignored `cubic_coeff_a`). On the CPU, older releases are correct too.
 MINIMUM_ONNXRUNTIME = "1.23.0"
