@@ -49,7 +49,7 @@ RESERVED = (
 )
 
 # The first release that reads a file on a CPU: older ones refuse IR version 10. From here on the logits of the golden
-# inputs are those of the newest release, bit for bit; measured by `benchmarks/minimum_onnxruntime.py`
+# inputs are those of the newest release, in fp16 up to 1e-6; measured by `benchmarks/minimum_onnxruntime.py`
 MINIMUM_ON_CPU = "1.18.0"
 # The first release whose CUDA provider resizes correctly with `mode=cubic, antialias=1` (onnxruntime#25264: earlier
 # ones left out rows and ignored `cubic_coeff_a`). On the CPU, older releases are correct too.
