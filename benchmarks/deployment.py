@@ -82,7 +82,7 @@ write(ExportSpec(model=network.model.eval(), preprocess=preprocess, classes=("a"
 seconds = time.perf_counter() - began
 failed = [check.detail for check in verify(file, "cpu") if not check.passed]
 said = inspect(file)["metadata"]["zoo.exporter"]
-print(json.dumps({"seconds": round(seconds, 1), "failed": failed, **said}))
+print(json.dumps({"seconds": round(seconds, 1), "failed": failed, **said}, allow_nan=False))
 """
 
 
@@ -97,7 +97,7 @@ def backbones(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         lines = [line for line in done.stderr.strip().splitlines() if "Error" in line]
         rows[name] = json.loads(done.stdout.splitlines()[-1]) if done.returncode == 0 else {"refused": lines[-1:]}
         file.unlink(missing_ok=True)
-        print(f"{len(rows):3d} {name} {json.dumps(rows[name])[:200]}", flush=True)
+        print(f"{len(rows):3d} {name} {json.dumps(rows[name], allow_nan=False)[:200]}", flush=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(one, [name for name in BACKBONES if name not in rows]))
@@ -232,7 +232,7 @@ def whole(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     found = {}
     for path in options.runs:
         found[path.name] = bytes_to_label(path, folder / f"{path.name}.onnx")
-        print(path.name, json.dumps(found[path.name], indent=2), flush=True)
+        print(path.name, json.dumps(found[path.name], indent=2, allow_nan=False), flush=True)
     return found
 
 
@@ -390,7 +390,7 @@ def main() -> None:
     for name in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options, Path(folder))}
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
+        options.out.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
         options.out.with_suffix(".md").write_text(page(found))
 
 

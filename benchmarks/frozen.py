@@ -247,8 +247,8 @@ def main() -> None:
     for name in options.parts:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = {"machine": machine(), "versions": versions(), **PARTS[name](options.data, Path(folder))}
-        options.out.write_text(json.dumps(found, indent=2) + "\n")
-        print(json.dumps({name: found[name]}, indent=2))
+        options.out.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+        print(json.dumps({name: found[name]}, indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -132,10 +132,10 @@ def main() -> None:
             "saves": cost,
             "seconds": round(time.monotonic() - began, 1),
         }
-        print(json.dumps(summary, indent=2))
+        print(json.dumps(summary, indent=2, allow_nan=False))
         if options.out:
             about = {"machine": machine(), "versions": versions(), "threads": os.environ.get("OMP_NUM_THREADS")}
-            options.out.write_text(json.dumps({**summary, **about, "rows": rows}, indent=2) + "\n")
+            options.out.write_text(json.dumps({**summary, **about, "rows": rows}, indent=2, allow_nan=False) + "\n")
         if summary["equal"] != len(rows):
             raise SystemExit(1)
 

@@ -96,8 +96,8 @@ def main() -> None:
             "machine": machine(),
             "versions": versions(),
         }
-    OUT.write_text(json.dumps(found, indent=2) + "\n")
-    print(json.dumps(found, indent=2))
+    OUT.write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    print(json.dumps(found, indent=2, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, did_you_mean
@@ -26,8 +27,9 @@ class Weights:
         file: Name of their file in the download cache.
         license: Licence of the weights.
         top1: Published top-1 accuracy on ImageNet-1k, in 0..1. None: not known.
-        at_hand: `(backbone, weights) -> bool`: whether they can be used without an internet connection. A callable or
-            `"module:function"`. None: they cannot.
+        at_hand: `(backbone, weights) -> bool | Path | None`: whether they can be used without an internet connection,
+            best as the path of their file, whose SHA-256 a run then records. A callable or `"module:function"`. None:
+            they cannot.
     """
 
     tag: str
@@ -36,7 +38,7 @@ class Weights:
     file: str = ""
     license: str = "unknown"
     top1: float | None = None
-    at_hand: str | Callable[..., bool] | None = None
+    at_hand: str | Callable[..., bool | Path | None] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """All fields as JSON values; `at_hand` must be a `"module:function"` string."""
@@ -162,6 +164,12 @@ def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
         return False
     answer: Any = load_target(weights.at_hand)(backbone, weights)
     return bool(answer)
+
+
+def published_file(backbone: Backbone, weights: Weights) -> Path | None:
+    """The file of published weights on this machine; None if it is not there, or its plugin does not tell."""
+    answer: Any = None if weights.at_hand is None else load_target(weights.at_hand)(backbone, weights)
+    return answer if isinstance(answer, Path) and answer.is_file() else None
 
 
 __getattr__ = lazy_attributes(

@@ -67,7 +67,11 @@ def at_once(errors: Sequence[UsageError]) -> UsageError:
     return UsageError("; ".join(error.message for error in errors), hint="; ".join(hints) or None)
 
 
-class PluginWarning(UserWarning):
+class ZooWarning(UserWarning):
+    """Something that the user should know, while the work goes on; the command line shows it."""
+
+
+class PluginWarning(ZooWarning):
     """A plugin, or a part of it, could not be used; everything else works."""
 
 

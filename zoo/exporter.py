@@ -162,6 +162,6 @@ __getattr__ = lazy_attributes(
         "find_exporter": "zoo.inference.opening:find_exporter",
         **{name: f"zoo.exporting.golden:{name}" for name in ("TOLERANCE", "Golden", "check_golden")},
         "golden_photographs": "zoo.exporting.golden_inputs:golden_photographs",
-        **{name: f"zoo.storage.files:{name}" for name in ("SCHEMA", "check_schema", "write_bytes")},
+        **{name: f"zoo.storage.files:{name}" for name in ("SCHEMA", "check_schema", "json_text", "write_bytes")},
     },
 )

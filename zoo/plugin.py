@@ -7,6 +7,7 @@ recorded with the hook that failed, and the command goes on.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import inspect
 import os
@@ -26,6 +27,7 @@ from zoo.dataset import Dataset
 from zoo.errors import PluginWarning, ZooError, did_you_mean
 from zoo.exporter import Exporter
 from zoo.metric import Metric
+from zoo.progress import stdout_to_stderr
 from zoo.row import check_row
 from zoo.runtime import Runtime
 from zoo.strategy import Strategy
@@ -142,11 +144,14 @@ class Plugins:
     def _load(self, plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
         module = None
         try:
-            module = point.load()
+            with _quiet(plugin):
+                module = point.load()
             if self._manager.is_registered(module):
                 raise ZooError(f"`{plugin.target}` is registered already, under another name")
             self._manager.register(module, plugin.name)
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # also `SystemExit`, and exceptions that are not derived from `Exception`
             if module is not None and self._manager.is_registered(module):
                 self._manager.unregister(module)
             self._fail(plugin, "load", error)
@@ -196,8 +201,11 @@ class Plugins:
                     mine[value.name] = Entry(plugin.name, value)
 
                 try:
-                    implementation.function(register)
-                except (Exception, SystemExit) as error:
+                    with _quiet(plugin):
+                        implementation.function(register)
+                except KeyboardInterrupt:
+                    raise
+                except BaseException as error:
                     self._fail(plugin, hook, error)
                     continue
                 plugin.provides[plural] = list(mine)
@@ -252,6 +260,11 @@ class Plugins:
 
 
 KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes", "commands")
+
+
+def _quiet(plugin: Plugin) -> contextlib.AbstractContextManager[object]:
+    """While a third party's plugin is loaded, what it prints goes to stderr."""
+    return contextlib.nullcontext() if plugin.distribution in DISTRIBUTIONS else stdout_to_stderr()
 
 
 def _order(candidate: PluginCandidate) -> tuple[int, int, str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from zoo.errors import ZooError
-from zoo.storage.files import SCHEMA, check_schema, write_bytes
+from zoo.storage.files import SCHEMA, check_schema, json_text, write_bytes
 
 T = TypeVar("T", bound=np.generic)
 
@@ -71,8 +72,8 @@ class Predictions:
         header = {
             "schema": str(SCHEMA),
             "split": self.split,
-            "classes": json.dumps(self.classes),
-            "ids": json.dumps(self.ids),
+            "classes": json_text(self.classes, ascii_only=True),
+            "ids": json_text(self.ids, ascii_only=True),
         }
         write_bytes(file, save({"logits": self.logits, "labels": self.labels}, metadata=header))
 
@@ -87,13 +88,17 @@ class Predictions:
             with safe_open(file, framework="numpy") as opened:
                 header = opened.metadata() or {}
                 check_schema(int(header.get("schema", 0)), file)
-                return cls(
+                table = cls(
                     split=header["split"],
                     classes=tuple(json.loads(header["classes"])),
                     ids=tuple(json.loads(header["ids"])),
                     labels=opened.get_tensor("labels"),
                     logits=opened.get_tensor("logits"),
                 )
+                broken = not_finite(table.logits, table.ids, table.classes)
+                if broken is not None:
+                    raise ValueError(broken)
+                return table
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             raise ZooError(
                 f"predictions `{file}` cannot be read: {error}", hint="`zoo evaluate RUN` writes them again"
@@ -103,6 +108,15 @@ class Predictions:
 def _read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     array.flags.writeable = False
     return array
+
+
+def not_finite(logits: npt.NDArray[np.floating[Any]], ids: Sequence[str], classes: Sequence[str]) -> str | None:
+    """The first of the logits `(N, classes)` that is not finite, in words; None where all are."""
+    places = np.argwhere(~np.isfinite(logits))
+    if not len(places):
+        return None
+    row, column = (int(place) for place in places[0])
+    return f"the logit of `{ids[row]}` for class `{classes[column]}` is {float(logits[row, column])}"
 
 
 def softmax(logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:

@@ -49,6 +49,20 @@ class Preprocess:
     std: tuple[float, float, float] = IMAGENET_STD
     levels: tuple[float, float] | None = None
 
+    def __post_init__(self) -> None:
+        """Check mean and standard deviation.
+
+        Raises:
+            ValueError: they are not finite, or are those of pixels in 0..255.
+        """
+        if not all(math.isfinite(value) for value in (*self.mean, *self.std)) or min(self.std) <= 0:
+            raise ValueError("mean and std must be finite, and std above 0")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if max(values) > 1:
+                raise ValueError(
+                    f"{name} {max(values):g} is not of pixels in 0..1; divide mean and std of pixels in 0..255 by 255"
+                )
+
     def at(self, image_size: int | None) -> Preprocess:
         """The same preprocessing for another input size; `resize` keeps its ratio to `crop`. None: unchanged."""
         if image_size is None or image_size == self.crop:
@@ -75,10 +89,8 @@ class Preprocess:
             KeyError, TypeError, ValueError: a value is missing, of the wrong type, or out of bounds.
         """
         mean, std = tuple(map(float, data["mean"])), tuple(map(float, data["std"]))
-        if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(value) for value in mean):
+        if len(mean) != 3 or len(std) != 3:
             raise ValueError("mean and std must be three numbers each")
-        if not all(math.isfinite(value) and value > 0 for value in std):
-            raise ValueError("std must be above 0")
         if not (1 <= int(data["resize"]) <= LARGEST and 1 <= int(data["crop"]) <= LARGEST):
             raise ValueError(f"resize and crop must be 1 to {LARGEST} pixels")
         if data["interpolation"] not in get_args(Interpolation) or data["fit"] not in get_args(Fit):

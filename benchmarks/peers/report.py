@@ -31,7 +31,7 @@ class Record:
     def add(self, key: dict[str, Any], measured: dict[str, Any]) -> None:
         """Add a measurement; it replaces one with the same key."""
         self.measurements = [one for one in self.measurements if _key(one) != _key(key)] + [{**key, **measured}]
-        text = json.dumps({"about": self.about, "measurements": self.measurements}, indent=2) + "\n"
+        text = json.dumps({"about": self.about, "measurements": self.measurements}, indent=2, allow_nan=False) + "\n"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         beside = self.path.with_suffix(".part")
         beside.write_text(text)

@@ -48,4 +48,4 @@ def report(
         "recipe": recipe,
         "versions": {name: version(name) for name in PACKAGES},
     }
-    print(json.dumps(record))
+    print(json.dumps(record, allow_nan=False))

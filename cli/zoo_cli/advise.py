@@ -6,7 +6,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo_cli.options import classes_from_option, console, device_option, json_option, percent, print_json
+from zoo_cli.options import classes_from_option, console, device_option, echo, json_option, percent, print_json
 
 
 @click.command()
@@ -132,4 +132,4 @@ def advise(
             "[dim]there is no past study to compare it with; `zoo advise --study DIR` stores it in a study[/dim]"
         )
     for name in found.shortlist:
-        click.echo(name)
+        echo(name)

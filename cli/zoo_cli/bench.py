@@ -131,7 +131,7 @@ def bench(
             raise UsageError(f"there is no folder `{file.parent}`", hint="make it first, or pass another file")
         if not os.access(file.parent, os.W_OK):
             raise ZooError(f"folder `{file.parent}` is not writable", hint="pass a file in another folder")
-    if out is not None and out.suffix != ".json":
+    if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"`{out}` does not end in `.json`", hint="pass `--out latency.json`")
     if plot is not None:
         check_plot(plot)

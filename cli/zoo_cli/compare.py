@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import click
@@ -67,7 +68,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         print_json({"runs": rows, "comparison": verdict.to_json() if verdict is not None else None})
         return
     cells = []
-    for row in sorted(rows, key=lambda row: -row["metrics"].get("accuracy", -1.0)):
+    for row in sorted(rows, key=lambda row: -_accuracy(row["metrics"])):
         metrics, interval = row["metrics"], row["accuracy_interval_95"]
         cells.append(
             {
@@ -128,3 +129,9 @@ def _print_verdict(screen: Console, verdict: Comparison) -> None:
     else:
         screen.print(f"{escape(first)} is the only winner: all other configurations are significantly worse")
     print_needed(verdict.to_json(), screen)
+
+
+def _accuracy(metrics: Mapping[str, float | None]) -> float:
+    """The accuracy, below all others for a metric that failed or is not installed."""
+    found = metrics.get("accuracy")
+    return -1.0 if found is None else found

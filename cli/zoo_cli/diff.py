@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 from rich.markup import escape
 
-from zoo_cli.options import console, json_option, print_json
+from zoo_cli.options import console, echo, json_option, print_json
 
 
 @click.command()
@@ -42,4 +42,4 @@ def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
     for what, changes in (("fixed", found.fixed), ("broken", found.broken)):
         for change in changes:
             said = [f"{label} {share:.4f}" for label, share in (change.before, change.after)]
-            click.echo("\t".join([what, change.id, change.label, *said]))
+            echo("\t".join([what, change.id, change.label, *said]))

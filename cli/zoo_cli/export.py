@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from zoo_cli.options import console, device_option, force_option, json_option, print_json
+from zoo_cli.options import console, device_option, echo, force_option, json_option, print_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -113,7 +113,7 @@ def export(
             }
         )
     else:
-        click.echo(str(done.path))
+        echo(str(done.path))
 
 
 def _table(candidates: tuple[PrecisionCandidate, ...], chosen: str) -> Table:

@@ -13,9 +13,10 @@ from typing import Any, NoReturn
 import click
 
 import zoo
-from zoo.errors import PluginWarning, UsageError, ZooError, did_you_mean
+from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
 from zoo.target import load_target
+from zoo_cli.options import with_data_on_stdout
 
 # What `backbone-zoo-serve` runs by itself
 WITHOUT_TORCH = ("predict", "verify", "inspect", "bench", "list", "cache", "plugins")
@@ -52,12 +53,14 @@ class LazyGroup(click.Group):
             )
         try:
             command: Any = load_target(entry.value.target)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
             if entry.provider == "cli":
                 raise
             raise ZooError(f"command `{cmd_name}` of plugin `{entry.provider}` failed to load: {error}") from error
         assert isinstance(command, click.Command)
-        return command
+        return with_data_on_stdout(command) if entry.provider == "cli" else command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(entry.name, entry.value.summary) for entry in plugins(ctx).commands]
@@ -123,7 +126,7 @@ def run(arguments: list[str] | None = None) -> int:
     """Run the program and return the exit code; a mistake of the user becomes a message and a hint on stderr."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore" if not sys.warnoptions else "default")
-        warnings.simplefilter("always", PluginWarning)
+        warnings.simplefilter("always", ZooWarning)
         warnings.showwarning = _show_warning  # type: ignore[assignment]
         try:
             code = program.main(args=arguments, prog_name="zoo", standalone_mode=False)
@@ -139,6 +142,9 @@ def run(arguments: list[str] | None = None) -> int:
         except ZooError as error:
             _say("Error", error.message, error.hint)
             return error.exit_code
+        except SystemExit as error:  # zoo never raises it here
+            _say("Error", f"a plugin ended the program with `sys.exit({error.code!r})`", "see `zoo plugins`")
+            return 1
         except click.exceptions.NoArgsIsHelpError as error:
             click.echo(error.format_message())
             return error.exit_code
@@ -187,11 +193,13 @@ _named: set[str] = set()
 
 
 def _show_warning(message: Warning | str, category: type[Warning], *_: Any) -> None:
-    if not issubclass(category, PluginWarning):
+    if not issubclass(category, ZooWarning):
         click.echo(f"{category.__name__}: {message}", err=True)
         return
-    name = str(message).split("`")[1]
     click.echo(f"{click.style('warning', fg='yellow', bold=True)}: {message}", err=True, color=_color())
+    if not issubclass(category, PluginWarning):
+        return
+    name = str(message).split("`")[1]
     if name not in _named:
         click.echo(f"hint: run `zoo plugins` for details, or set ZOO_DISABLE_PLUGINS={name}\n", err=True)
     _named.add(name)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import functools
-import json
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
 import click
 
@@ -77,9 +79,65 @@ def fits(screen: Console, table: Table) -> bool:
     return Measurement.get(screen, unbounded, table).maximum <= screen.width
 
 
+_data: TextIO | None = None  # the real stdout, while a command runs
+
+
+def data_stream() -> TextIO:
+    """The stream for data. `sys.stdout` is stderr while a command runs, for what plugins print."""
+    return _data if _data is not None else sys.stdout
+
+
+def echo(text: str, nl: bool = True) -> None:
+    """Print data on stdout."""
+    click.echo(text, file=data_stream(), nl=nl)
+
+
+def with_data_on_stdout(command: click.Command) -> click.Command:
+    """The same command; while it runs, only `echo` writes to stdout, and what other code prints goes to stderr."""
+
+    def invoke(ctx: click.Context) -> Any:
+        from zoo.progress import stdout_to_stderr
+
+        global _data
+        with stdout_to_stderr() as stream:
+            before, _data = _data, stream
+            try:
+                return command.invoke(ctx)
+            finally:
+                _data = before
+
+    found = copy.copy(command)
+    found.invoke = invoke  # type: ignore[method-assign]
+    return found
+
+
 def print_json(data: Any) -> None:
     """Print JSON on stdout."""
-    click.echo(json.dumps(data, indent=2, ensure_ascii=False))
+    from zoo.storage.files import json_text
+
+    echo(json_text(data, indent=2))
+
+
+@contextmanager
+def json_rows() -> Iterator[Callable[[Any], None]]:
+    """Print a JSON list on stdout whose rows are printed one by one, as `print_json` would print them together.
+
+    Yields the function that prints a row. The list is closed also where an error ends it.
+    """
+    from zoo.storage.files import json_text
+
+    begun = False
+
+    def write(row: Any) -> None:
+        nonlocal begun
+        text = "".join(f"  {line}\n" for line in json_text(row, indent=2).split("\n"))
+        echo((",\n" if begun else "[\n") + text.rstrip("\n"), nl=False)
+        begun = True
+
+    try:
+        yield write
+    finally:
+        echo("\n]" if begun else "[]")
 
 
 def percent(value: float | None) -> str:

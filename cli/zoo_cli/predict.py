@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import unicodedata
+from contextlib import nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo.errors import ZooError
-from zoo_cli.options import console, device_option, json_option, print_json, workers_option
+from zoo_cli.options import console, data_stream, device_option, echo, json_option, json_rows, workers_option
+
+if TYPE_CHECKING:
+    from zoo.data.decoding import BadFile
 
 
 @click.command()
@@ -48,22 +54,22 @@ def predict(
 ) -> None:
     """Classify photographs with a run or an exported file.
 
-    PHOTO is a file, a folder or a pattern such as 'holiday/*.jpg'. Prints a line for each photograph: path, label and
-    probability, separated by tabs. The exit code is 1 if a photograph cannot be read.
+    PHOTO is a file, a folder or a pattern such as 'holiday/*.jpg'. Prints a line for each photograph, as soon as it is
+    classified: path, label and probability, separated by tabs. The exit code is 1 if a photograph cannot be read. With
+    --json such a photograph has a row too, with an `error` in place of a label, so that the rows are those of the
+    photographs that were named.
 
     \b
     zoo predict runs/first holiday/
     zoo predict runs/first/model.onnx holiday/*.jpg --top 3
     """
-    from zoo.data.decoding import BadFile, doubts_text
-    from zoo.inference.prediction import find_photographs, read_classes, read_preprocess
-    from zoo.inference.prediction import predict as classify
+    from zoo.inference.prediction import Prediction, find_photographs, predict_each, read_classes, read_preprocess
     from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
     paths = find_photographs(photographs)
     doubtful: list[BadFile] = []
-    found, bad = classify(
+    results = predict_each(
         model,
         paths,
         top=top,
@@ -74,17 +80,44 @@ def predict(
         plugins=plugins(ctx),
         remark=lambda path, text: doubtful.append(BadFile(path, text)),
     )
-    if as_json:
-        print_json([prediction.to_json() for prediction in found])
-    else:
-        for prediction in found:
-            words = [word for label, share in prediction.top for word in (label, f"{share:.4f}")]
-            click.echo("\t".join([prediction.path, *words]))
-    if doubtful:
-        ProgressBar(console()).warn(doubts_text(doubtful))
-    for file in bad:
-        ProgressBar(console()).warn(file.reason)
-    if bad and not found:
+    display = ProgressBar(console())
+    if not data_stream().isatty():  # on a terminal the results themselves show the progress
+        display.start("predict", len(paths))
+    good, reasons = 0, []
+    try:
+        with json_rows() if as_json else nullcontext(_print_line) as write:
+            for result in results:
+                if isinstance(result, Prediction):
+                    good += 1
+                    write(result.to_json())
+                else:
+                    write(_failed(result))
+                    reasons.append(result.reason)
+                    if not as_json:  # which holds the reason at its place
+                        display.warn(reasons.pop())
+                display.advance(1)
+    finally:
+        display.stop()
+        for reason in reasons:
+            display.warn(reason)
+    if not good:
         raise ZooError("none of the photographs could be decoded", hint="the reasons are printed above")
-    if bad:
+    if good < len(paths):
         ctx.exit(1)
+
+
+def _print_line(row: dict[str, Any]) -> None:
+    """Print a row of `--json` as a line; nothing for a file that could not be decoded."""
+    words = [word for one in row["top"] for word in (one["label"], f"{one['probability']:.4f}")]
+    if words:
+        echo("\t".join(_without_controls(word) for word in (row["path"], *words)))
+
+
+def _without_controls(text: str) -> str:
+    """The text without what would end a line or a column: a tab becomes the two characters `\\t`."""
+    return "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)
+
+
+def _failed(file: BadFile) -> dict[str, Any]:
+    """The row of a file that could not be decoded, with the keys of the others."""
+    return {"path": file.id, "label": None, "probability": None, "top": [], "error": file.reason}

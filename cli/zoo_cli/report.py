@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from zoo_cli.options import json_option
+from zoo_cli.options import echo, json_option
 
 
 @click.command()
@@ -33,4 +33,4 @@ def report(ctx: click.Context, of: str, out: str | None, photographs: bool, as_j
     from zoo_cli.main import plugins
 
     found = write(of, out=out, photographs=photographs, plugins=plugins(ctx))
-    click.echo(found.json.read_text(encoding="utf-8").rstrip() if as_json else str(found.html))
+    echo(found.json.read_text(encoding="utf-8").rstrip() if as_json else str(found.html))

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from zoo.errors import UsageError, ZooError
 from zoo_cli.figures import print_needed
-from zoo_cli.options import classes_from_option, console, json_option, percent, print_json
+from zoo_cli.options import classes_from_option, console, echo, json_option, percent, print_json
 from zoo_cli.settings import SECONDS, settings_options
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def study(
         whole = {"study": str(results.path), **results.record, "outcomes": [one.to_json() for one in results.outcomes]}
         print_json({**whole, "leaderboard": board})
     else:
-        click.echo(str(results.path))
+        echo(str(results.path))
     if not status and results.outcomes and not any(one.finished for one in results.outcomes):
         raise ZooError(
             f"no trial of `{results.path}` is finished; the reasons are printed above",
@@ -316,7 +316,7 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
     if mixed and mixed["helps"]:
-        screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {mixed['metrics']['accuracy']:.3f}")
+        screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {percent(mixed['metrics'].get('accuracy'))}")
     for note in board["notes"]:
         screen.print(f"[dim]{escape(note)}[/dim]")
     earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())

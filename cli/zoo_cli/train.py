@@ -11,7 +11,7 @@ import click
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
-from zoo_cli.options import classes_from_option, console, json_option, print_json
+from zoo_cli.options import classes_from_option, console, echo, json_option, print_json
 from zoo_cli.settings import settings_options
 
 # Options that may be given with `--resume`; all others are fixed by the run
@@ -129,4 +129,4 @@ def _train(
     if as_json:
         print_json({"run": str(run.path), **run.record})
     else:
-        click.echo(str(run.path))
+        echo(str(run.path))

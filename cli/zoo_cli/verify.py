@@ -92,7 +92,7 @@ def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
             f"`{exporter.name}` files have no program that checks them",
             hint="leave out `--script`; `zoo verify FILE` checks them",
         )
-    if script.suffix != ".py":
+    if script.suffix.lower() != ".py":
         raise UsageError(f"`{script}` does not end in `.py`", hint="pass `--script verify_model.py`")
     if not script.parent.is_dir():
         raise UsageError(f"there is no folder `{script.parent}`", hint="make it first, or pass another `--script`")

@@ -11,6 +11,7 @@ import onnx
 
 from zoo.errors import ZooError
 from zoo_onnx import metadata as meta
+from zoo_onnx.saturation import describe
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -26,6 +27,8 @@ def inspect(path: Path) -> dict[str, Any]:
     if not model.graph.node:
         raise ZooError(f"`{path}` is not an ONNX file, or is truncated", hint="copy it again")
     said = meta.read(model)
+    precision = _decoded(said.get(meta.KEY_PRECISION, '{"name": "fp32"}'))
+    saturation = {"saturation": describe(model)} if _is_int8(precision) else {}
     return {
         "file": str(path),
         "bytes": path.stat().st_size,
@@ -36,10 +39,15 @@ def inspect(path: Path) -> dict[str, Any]:
         "inputs": [_value(value) for value in model.graph.input],
         "outputs": [_value(value) for value in model.graph.output],
         "nodes": dict(Counter(node.op_type for node in model.graph.node).most_common()),
-        "precision": _decoded(said.get(meta.KEY_PRECISION, '{"name": "fp32"}')),
+        "precision": precision,
+        **saturation,
         "parity": _decoded(said.get(meta.KEY_PARITY, "{}")),
         "metadata": {key: _decoded(value) for key, value in said.items()},
     }
+
+
+def _is_int8(precision: Any) -> bool:
+    return isinstance(precision, dict) and precision.get("name") == "int8"
 
 
 def _value(value: onnx.ValueInfoProto) -> str:

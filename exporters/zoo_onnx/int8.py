@@ -1,8 +1,8 @@
 """int8: static quantisation by onnxruntime, with a method chosen on training images and sensitive layers in fp32.
 
-Weights are signed, with a scale for each channel. Activations are unsigned, with a scale for each tensor, which is the
-fastest combination on current processors. Scales are constants in the file (static quantisation): the channels of a
-depthwise layer's output differ too much for scales computed at run time.
+Weights are signed and of seven bits, with a scale for each channel. Activations are unsigned, with a scale for each
+tensor, which is the fastest combination on current processors. Scales are constants in the file (static quantisation):
+the channels of a depthwise layer's output differ too much for scales computed at run time.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from scipy.special import log_softmax
 
 from zoo.errors import ZooError, quoted
 from zoo_onnx.preprocessing import PIXELS
+from zoo_onnx.saturation import describe
 
 # Nodes with weights; the search for layers to keep in fp32 is among these
 WEIGHTED = ("Conv", "Gemm", "MatMul")
@@ -43,6 +44,8 @@ BETWEEN = (
 # In networks with these nodes (attention), only products are quantised: residual sums and softmax need more bits
 PRODUCTS_ONLY = ("LayerNormalization", "Softmax", "SimplifiedLayerNormalization")
 
+WEIGHT_BITS = 7
+REDUCE_RANGE = True  # weights of seven bits, on which no processor's kernel saturates; see `zoo_onnx.saturation`
 METHODS = ("min-max", "percentile", "entropy")
 PERCENTILE = 99.99
 BATCH = 8
@@ -61,6 +64,7 @@ class Quantised:
     divergences: dict[str, float]  # by method: mean KL divergence of the probabilities from those in fp32
     kept: tuple[str, ...]  # layers in fp32
     layers: int  # number of layers with weights
+    saturation: dict[str, object]  # see `zoo_onnx.saturation.describe`
     drop: float  # accuracy lost on `choices`, the images on which method and layers were chosen
 
     def to_json(self) -> dict[str, Any]:
@@ -70,6 +74,8 @@ class Quantised:
             "layers": self.layers,
             "kept_in_fp32": list(self.kept),
             "drop_on_train": self.drop,
+            "weight_bits": WEIGHT_BITS,
+            "saturation": self.saturation,
         }
 
 
@@ -124,8 +130,11 @@ def quantise(
             kept = tuple(ranked[:count])
             model, drop = _quantised(prepared, tensors, kept), lost(count)
             note(f"int8 with {count} of {len(weighted)} layers in fp32 loses {drop:.4f} of accuracy")
+    saturation = describe(model)
+    assert not saturation["can_saturate"], saturation
     return Quantised(
         model=model,
+        saturation=saturation,
         method=method,
         divergences={name: value for name, (value, _) in found.items()},
         kept=kept,
@@ -220,7 +229,7 @@ def _quantised(
         quantizer = QDQQuantizer(
             copy,
             True,  # a scale for each channel
-            False,  # no reduced range: all eight bits
+            REDUCE_RANGE,
             QuantType.QInt8,
             QuantType.QUInt8,
             tensors,

@@ -14,7 +14,7 @@ from typing import Any
 import onnx
 
 from zoo.errors import ZooError
-from zoo.storage.files import SCHEMA
+from zoo.storage.files import SCHEMA, json_text
 
 PREFIX = "zoo."
 KEY_SCHEMA = "zoo.schema"
@@ -23,7 +23,9 @@ KEY_PREPROCESS = "zoo.preprocess"
 KEY_GOLDEN = "zoo.golden"
 KEY_DIGESTS = "zoo.digests"
 KEY_EXPORTER = "zoo.exporter"
-KEY_MINIMUM = "zoo.minimum_onnxruntime"
+KEY_MINIMUM = "zoo.minimum_onnxruntime"  # on CUDA; its name is older than the bound on a CPU
+KEY_MINIMUM_ON_CPU = "zoo.minimum_onnxruntime_cpu"
+KEY_MINIMUM_ON_CUDA = "zoo.minimum_onnxruntime_cuda"
 KEY_PRECISION = "zoo.precision"
 KEY_PREPROCESSING = "zoo.preprocessing"
 KEY_PARITY = "zoo.parity"  # difference between file and run, on the images that the run was scored on
@@ -37,6 +39,8 @@ RESERVED = (
     KEY_DIGESTS,
     KEY_EXPORTER,
     KEY_MINIMUM,
+    KEY_MINIMUM_ON_CPU,
+    KEY_MINIMUM_ON_CUDA,
     KEY_PRECISION,
     KEY_PREPROCESSING,
     KEY_PARITY,
@@ -44,6 +48,9 @@ RESERVED = (
     KEY_SHA256,
 )
 
+# The first release that reads a file on a CPU: older ones refuse IR version 10. From here on the logits of the golden
+# inputs are those of the newest release, in fp16 up to 1e-6; measured by `benchmarks/minimum_onnxruntime.py`
+MINIMUM_ON_CPU = "1.18.0"
 # The first release whose CUDA provider resizes correctly with `mode=cubic, antialias=1` (onnxruntime#25264: earlier
 # ones left out rows and ignored `cubic_coeff_a`). On the CPU, older releases are correct too.
 MINIMUM_ONNXRUNTIME = "1.23.0"
@@ -55,7 +62,7 @@ _SEAL = b"\x0a" + bytes([len(KEY_SHA256)]) + KEY_SHA256.encode() + b"\x12" + byt
 
 def encode(value: Any) -> str:
     """Encode a metadata value as text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json_text(value)
 
 
 def read(model: onnx.ModelProto) -> dict[str, str]:
@@ -160,7 +167,7 @@ def digest_parts(model: onnx.ModelProto, metadata: Mapping[str, str]) -> dict[st
     rest = {key: value for key, value in others.items() if key not in named}
     return {
         **{name: digest_text(metadata.get(key, "")) for key, name in named.items()},
-        "metadata": digest_text(json.dumps(rest, sort_keys=True)),
+        "metadata": digest_text(json_text(rest, sort_keys=True, ascii_only=True)),
         "nodes": hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest(),
         "initialisers": {tensor.name: digest_tensor(tensor) for tensor in model.graph.initializer},
     }

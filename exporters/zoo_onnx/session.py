@@ -70,10 +70,15 @@ class OnnxPredictor:
         """Logits of a batch. Most users of the file read `probabilities`, so that output is checked too.
 
         Raises:
-            ZooError: the probabilities are not the softmax of the logits, or the number of classes is wrong.
+            ZooError: the graph does not run, such as for lack of memory; the probabilities are not the softmax of the
+                logits; or the number of classes is wrong.
         """
         logits: npt.NDArray[np.float32]
-        logits, probabilities = self.session.run([LOGITS, PROBABILITIES], feed)
+        try:
+            logits, probabilities = self.session.run([LOGITS, PROBABILITIES], feed)
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            shape = next(iter(feed.values())).shape
+            raise ZooError(f"the file does not run on a batch of shape {shape}: {quoted(error)}") from error
         if logits.shape[1] != len(self.classes):
             raise ZooError(
                 f"the file is damaged: it names {len(self.classes)} classes but gives {logits.shape[1]} logits",

@@ -21,6 +21,7 @@ from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import MEAN, PREFIX, STD, Preprocessing, build_preprocessing
+from zoo_onnx.saturation import PROCESSORS, can_saturate, largest_pairs
 from zoo_onnx.session import OnnxPredictor, open_file
 from zoo_onnx.size import digest_of_file
 
@@ -193,7 +194,20 @@ def _check_precision(model: onnx.ModelProto, name: str) -> Check:
         return Check(name="precision", passed=False, detail=detail)
     halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     found = "int8" if "QuantizeLinear" in kinds else "fp16" if halves else "fp32"
-    return _check("precision", found == name, name, f"the graph is in {found}, but {name} is recorded")
+    told = _told_of_int8(model) if found == name == "int8" else name
+    return _check("precision", found == name, told, f"the graph is in {found}, but {name} is recorded")
+
+
+def _told_of_int8(model: onnx.ModelProto) -> str:
+    """For which processors the weights prove that no kernel saturates."""
+    pairs = largest_pairs(model)
+    loose = can_saturate(pairs)
+    if not loose:
+        return f"int8, the same on {', '.join(PROCESSORS)}: no sum of two products leaves 16 bits"
+    return (
+        f"int8, for x86-64 with VNNI alone: without it, {len(loose)} of {len(pairs)} layers can saturate, first "
+        f"`{loose[0]}`; export the run again for all processors"
+    )
 
 
 def _check_initialisers(model: onnx.ModelProto, recorded: Mapping[str, str], actual: Mapping[str, str]) -> Check:

@@ -55,6 +55,8 @@ def write(spec: ExportSpec) -> None:
         **{meta.PREFIX + key: value for key, value in spec.metadata.items()},
         meta.KEY_EXPORTER: {"name": exported.exporter, "opset": OPSET, "difference": exported.difference},
         meta.KEY_MINIMUM: meta.MINIMUM_ONNXRUNTIME,
+        meta.KEY_MINIMUM_ON_CPU: meta.MINIMUM_ON_CPU,
+        meta.KEY_MINIMUM_ON_CUDA: meta.MINIMUM_ONNXRUNTIME,
         meta.KEY_PRECISION: converted.record,
         meta.KEY_PREPROCESSING: spec.preprocessing,
     }

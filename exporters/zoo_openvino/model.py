@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from zoo.exporter import Check, ExportSpec
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
-from zoo.storage.files import SCHEMA, check_schema, write_bytes
+from zoo.storage.files import SCHEMA, check_schema, json_text, write_bytes
 
 PLACE = ["zoo", "record"]  # path of the record in the model's runtime information
 BLANK = "0" * 64
@@ -47,7 +48,10 @@ class OpenvinoPredictor:
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
         for start in range(0, len(photographs), MAX_BATCH):
             seen = np.stack([pixels(one, self.preprocess) for one in photographs[start : start + MAX_BATCH]])
-            found[start : start + len(seen)] = self.network(normalise(seen, self.preprocess))[0]
+            try:
+                found[start : start + len(seen)] = self.network(normalise(seen, self.preprocess))[0]
+            except RuntimeError as error:  # the base class of OpenVINO's exceptions
+                raise ZooError(f"the file does not run on a batch of {len(seen)}: {quoted(error)}") from error
         return found
 
 
@@ -87,6 +91,7 @@ def write(spec: ExportSpec) -> None:
     try:
         plain.write_bytes(network.SerializeToString())
         model = ov.convert_model(plain)
+        _number_made_up_names(model)
         golden = Golden.of(spec.classes, torch_logits(spec, list(golden_photographs().values())))
         record = {
             "schema": SCHEMA,
@@ -107,9 +112,17 @@ def write(spec: ExportSpec) -> None:
         plain.unlink(missing_ok=True)
 
 
+def _number_made_up_names(model: Any) -> None:
+    """Name nodes such as `Reshape_19242` by their place: OpenVINO's number is of a counter of the whole process."""
+    for place, node in enumerate(model.get_ordered_ops()):
+        found = re.fullmatch(r"([A-Z][A-Za-z]*)_\d+", node.get_friendly_name())
+        if found is not None:
+            node.set_friendly_name(f"{found[1]}_{place}")
+
+
 def _save(model: Any, record: dict[str, Any], file: Path) -> None:
     """Write both files, with the record and its seal in the `.xml` file."""
-    model.set_rt_info(json.dumps({**record, "sha256": BLANK}), PLACE)
+    model.set_rt_info(json_text({**record, "sha256": BLANK}, ascii_only=True), PLACE)
     openvino().save_model(model, file, compress_to_fp16=False)
     content = file.read_bytes()
     assert content.count(BLANK.encode()) == 1

@@ -31,7 +31,7 @@ from zoo.exporter import Check, ExportSpec
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
-from zoo.storage.files import SCHEMA, check_schema, write_bytes
+from zoo.storage.files import SCHEMA, check_schema, json_text, write_bytes
 from zoo.system.device import choose_device
 
 RECORD = "extra/zoo.json"  # below the archive's top folder
@@ -68,8 +68,12 @@ class ArchivePredictor:
         for start in range(0, len(photographs), MAX_BATCH):
             chunk = photographs[start : start + MAX_BATCH]
             batch = normalise(np.stack([pixels(photograph, self.preprocess) for photograph in chunk]), self.preprocess)
-            with torch.inference_mode():
-                found[start : start + len(chunk)] = self.network(torch.from_numpy(batch).to(self.place)).cpu().numpy()
+            try:
+                with torch.inference_mode():
+                    answer = self.network(torch.from_numpy(batch).to(self.place)).cpu().numpy()
+            except RuntimeError as error:  # such as for lack of memory
+                raise ZooError(f"the file does not run on a batch of {len(chunk)}: {quoted(error)}") from error
+            found[start : start + len(chunk)] = answer
         return found
 
 
@@ -101,10 +105,10 @@ def write(spec: ExportSpec) -> None:
         "golden": Golden.of(spec.classes, answers).to_json(),
         "digests": _digests(stream.getvalue()),
     }
-    text = json.dumps(record, ensure_ascii=False, sort_keys=False)
-    sealed = json.dumps({**record, "sha256": hashlib.sha256(text.encode()).hexdigest()}, ensure_ascii=False)
+    text = json_text(record)
+    sealed = json_text({**record, "sha256": hashlib.sha256(text.encode()).hexdigest()})
     with zipfile.ZipFile(stream, "a", compression=zipfile.ZIP_STORED) as archive:
-        archive.writestr(f"{_top(archive)}{RECORD}", sealed)
+        archive.writestr(zipfile.ZipInfo(f"{_top(archive)}{RECORD}"), sealed)  # of 1980, as torch's own members
     write_bytes(spec.file, stream.getvalue())
 
 
@@ -247,7 +251,7 @@ def verify(path: Path, device: str) -> list[Check]:
     """
     content, record = _read(path)
     sealed = {key: value for key, value in record.items() if key != "sha256"}
-    text = json.dumps(sealed, ensure_ascii=False, sort_keys=False)
+    text = json_text(sealed)
     whole = record.get("sha256") == hashlib.sha256(text.encode()).hexdigest()
     checks = [
         Check(

@@ -27,9 +27,9 @@ def find_file(weights: Weights) -> Path | None:
     return file if file.is_file() else None
 
 
-def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the package with the weights is installed."""
-    return find_file(weights) is not None
+def is_at_hand(backbone: Backbone, weights: Weights) -> Path | None:
+    """The file of the package with the weights; None if it is not installed."""
+    return find_file(weights)
 
 
 def checked_file(backbone: str, weights: Weights) -> Path:

@@ -54,9 +54,9 @@ def local_file(weights: Weights) -> Path | None:
     return None
 
 
-def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the weights are in the cache of the hub or of torch.hub."""
-    return local_file(weights) is not None
+def is_at_hand(backbone: Backbone, weights: Weights) -> Path | None:
+    """The file of the weights in the cache of the hub or of torch.hub; None if it is not there."""
+    return local_file(weights)
 
 
 def check_reachable(backbone: str, weights: Weights) -> None:

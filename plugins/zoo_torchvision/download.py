@@ -23,9 +23,10 @@ def checkpoints_folder() -> Path:
     return home / "hub" / "checkpoints"
 
 
-def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
-    """Whether the file is in torch.hub's folder."""
-    return bool(weights.file) and (checkpoints_folder() / weights.file).is_file()
+def is_at_hand(backbone: Backbone, weights: Weights) -> Path | None:
+    """The file in torch.hub's folder; None if it is not there."""
+    file = checkpoints_folder() / weights.file
+    return file if weights.file and file.is_file() else None
 
 
 def fetch_state(backbone: str, weights: Weights) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -73,3 +74,27 @@ def test_the_runtime_times_both_kinds(spec: ExportSpec, onnx_spec: ExportSpec) -
     session = load_onnx(Workload(target=onnx_spec.file, with_preprocess=True))
     shares = session.prepare(np.zeros((2, 375, 500, 3), np.uint8))()
     np.testing.assert_allclose(np.asarray(shares).sum(axis=1), 1, rtol=1e-6)
+
+
+def test_openvino_reads_a_network_as_onnxruntime_does_and_not_a_resize(onnx_spec: ExportSpec, tmp_path: Path) -> None:
+    """The documentation warns of the second (openvino#35893); where it fails, the warning can go."""
+    import onnxruntime
+    import openvino
+
+    from zoo.data.image import normalise, pixels
+    from zoo_onnx.write import write as write_onnx
+
+    outside = replace(onnx_spec, file=tmp_path / "outside.onnx", preprocessing="outside")
+    write_onnx(outside)
+    shown = golden_photographs()["landscape"]
+    inputs = {
+        outside.file: normalise(pixels(shown, outside.preprocess)[None], outside.preprocess),
+        onnx_spec.file: shown[None],
+    }
+    apart = []
+    for file, given in inputs.items():
+        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+        expected = session.run(["logits"], {session.get_inputs()[0].name: given})[0]
+        compiled = openvino.compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        apart.append(float(np.abs(compiled(given)["logits"] - expected).max()))
+    assert apart[0] < 1e-4 < 0.01 < apart[1]

@@ -14,8 +14,10 @@ import timm
 import torch
 from messages import refused
 from safetensors.torch import save_file
+from tests_support import TINY
 
 import zoo_lite
+from zoo import train
 from zoo.backbone import Backbone, is_at_hand
 from zoo.errors import ZooError
 from zoo.networks.building import build_network
@@ -58,6 +60,15 @@ def test_the_catalogue_imports_no_torch() -> None:
         "assert len(rows) == 3 and not heavy, heavy\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@needs_package
+def test_a_run_records_the_digest_of_the_file(two_splits: Path, tmp_path: Path) -> None:
+    experiment = replace(
+        TINY, data=str(two_splits), backbone="efficientnet_lite0", weights="default", strategy="linear"
+    )
+    run = train(replace(experiment, epochs=None), out=tmp_path / "run")
+    assert run.record["weights"]["sha256"] == package.SHA256["efficientnet-lite0-57934424.pth"]
 
 
 @needs_package

@@ -10,7 +10,7 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, decode
+from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
 from zoo.dataset import Images, ImageSource, Sample, as_source
 from zoo.errors import DiskFull, ZooError, is_disk_full
 from zoo.experiment import OnBadImage
@@ -100,7 +101,7 @@ def decode_all(
 ) -> Iterator[tuple[Sample, Pixels | BadImage]]:
     """Decode samples in `workers` threads, and yield each in order with its pixels, or with the error.
 
-    Only two images per thread are decoded in advance: a photograph of 48 megapixels takes 144 MB.
+    Only two images per thread are decoded in advance, and no more than `PIXELS_IN_MEMORY` at once.
 
     Args:
         samples: The samples.
@@ -111,27 +112,42 @@ def decode_all(
         remark: Receives what was wrong with an image that is decoded nevertheless; called by any thread.
     """
 
-    def one(sample: Sample) -> Pixels | BadImage:
+    def one(sample: Sample, turn: Turn | None = None) -> Pixels | BadImage:
         try:
-            pixels = decode(sample.source, at_least, levels=levels, remark=lambda text: remark(sample, text))
+            admit = {} if turn is None else {"admit": turn.take}
+            pixels = decode(sample.source, at_least, levels=levels, remark=lambda text: remark(sample, text), **admit)
         except BadImage as error:
             return error
+        finally:
+            if turn is not None:
+                turn.take(0)  # for an image that took none: those after it wait for its turn
+        trim_memory(pixels.size // 3)
         return pixels if convert is None else convert(pixels)
 
     if workers == 1:
         for sample in samples:
             yield sample, one(sample)
         return
+    budget = PixelBudget(PIXELS_IN_MEMORY)
+
+    def submit(sample: Sample) -> tuple[Sample, Turn, Future[Pixels | BadImage]]:
+        turn = budget.next_turn()
+        return sample, turn, pool.submit(one, sample, turn)
+
     with ThreadPoolExecutor(workers) as pool:
         remaining = iter(samples)
-        pending = [(sample, pool.submit(one, sample)) for sample in islice(remaining, 2 * workers)]
+        pending = [submit(sample) for sample in islice(remaining, 2 * workers)]
         try:
             while pending:
-                sample, future = pending.pop(0)
+                sample, turn, future = pending.pop(0)
                 for following in islice(remaining, 1):
-                    pending.append((following, pool.submit(one, following)))
-                yield sample, future.result()
+                    pending.append(submit(following))
+                result = future.result()
+                turn.give_back()
+                yield sample, result
+                del result  # the next is waited for without this one in memory
         finally:
+            budget.close()
             pool.shutdown(wait=True, cancel_futures=True)
 
 

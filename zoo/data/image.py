@@ -59,6 +59,7 @@ def decode(
     *,
     levels: Levels | None = None,
     remark: Callable[[str], None] = lambda text: None,
+    admit: Callable[[int], None] = lambda pixels: None,
 ) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
@@ -69,29 +70,38 @@ def decode(
             remove. None: full size.
         levels: Grey levels that become black and white, in images of more than 8 bits. None: those of their type.
         remark: Receives what was wrong with an image that is decoded nevertheless.
+        admit: Called with the number of pixels before they are decoded, from the size that the file declares. It may
+            wait.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
             which grey levels are black and white.
     """
-    source = as_source(source)
+    source, admitted = as_source(source), False
+
+    def admit_once(pixels: int) -> None:  # a repaired file is decoded twice
+        nonlocal admitted
+        if not admitted:
+            admitted = True
+            admit(pixels)
+
     try:
         opened = source.open()
         if isinstance(opened, np.ndarray):
             return opened
         with opened:
             try:
-                return _decode(source, opened, at_least, levels, remark)
+                return _decode(source, opened, at_least, levels, remark, admit_once)
             except (BadImage, UnidentifiedImageError, UnknownLevels, MemoryError):
                 raise
             except Image.DecompressionBombError:  # in formats that check while they open
                 with without_bound():
-                    return _decode(source, opened, at_least, levels, remark)
+                    return _decode(source, opened, at_least, levels, remark, admit_once)
             except Exception:
                 repaired = repair(opened)
                 if repaired is None:
                     raise
-                pixels = _decode(source, io.BytesIO(repaired.data), at_least, levels, remark)
+                pixels = _decode(source, io.BytesIO(repaired.data), at_least, levels, remark, admit_once)
                 remark(repaired.what)
                 return pixels
     except BadImage:
@@ -109,7 +119,12 @@ def decode(
 
 
 def _decode(
-    source: ImageSource, stream: BinaryIO, at_least: int | None, levels: Levels | None, remark: Callable[[str], None]
+    source: ImageSource,
+    stream: BinaryIO,
+    at_least: int | None,
+    levels: Levels | None,
+    remark: Callable[[str], None],
+    admit: Callable[[int], None],
 ) -> Pixels:
     try:
         image = open_image(stream)
@@ -125,6 +140,7 @@ def _decode(
         raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
     if at_least is not None:
         image.draft(None, (at_least, at_least))
+    admit(image.width * image.height)
     with without_bound() if exceeds_bound(image) else nullcontext():
         return to_rgb(image, levels, remark)
 

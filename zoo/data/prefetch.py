@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from time import monotonic
 
 from zoo.config.references import look_up
 from zoo.data.decode_plan import decode_requests, store_keys
@@ -19,10 +22,18 @@ from zoo.data.roles import assign_roles
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.storage.files import json_text
 from zoo.storage.tensor_store import Store
+from zoo.system.worker_process import python_command
 
 # Niceness of the second process, so that the training process has priority
 NICE = 5
+
+
+# The helper is given up where it decodes fewer images than `FEWEST` in `PATIENCE` seconds of waiting: it hangs, or a
+# busy machine gives it no core. What it has decoded is then decoded again
+PATIENCE = 30.0
+FEWEST = 10
 
 
 class Prefetch:
@@ -31,31 +42,63 @@ class Prefetch:
     def __init__(self, experiment: Experiment) -> None:
         """Start the process."""
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "zoo.data.prefetch"],
+            python_command("zoo.data.prefetch:main"),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,  # the training process meets the same errors and reports them
         )
-        assert self._process.stdin is not None
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._counts: queue.SimpleQueue[int] = queue.SimpleQueue()
+        self._reader = threading.Thread(target=_count, args=(self._process.stdout.fileno(), self._counts), daemon=True)
+        self._reader.start()
         try:
-            self._process.stdin.write(json.dumps(experiment.to_json()).encode())
+            self._process.stdin.write(json_text(experiment.to_json()).encode())
             self._process.stdin.close()
         except OSError:  # it could not start
             self._process.kill()
 
-    def wait(self, advance: Callable[[int], None] = lambda count: None) -> None:
-        """Wait until the process ends, also if it fails. `advance` receives the number of images that were decoded."""
-        assert self._process.stdout is not None
-        while count := len(os.read(self._process.stdout.fileno(), 4096)):
+    def wait(self, advance: Callable[[int], None] = lambda count: None) -> bool:
+        """Wait until the process ends, also if it fails; `advance` receives the number of images that were decoded.
+
+        Returns False if it was given up, because it decoded fewer than `FEWEST` images in `PATIENCE` seconds.
+        """
+        until, seen = monotonic() + PATIENCE, 0
+        while True:
+            try:
+                count = self._counts.get(timeout=max(until - monotonic(), 0))
+            except queue.Empty:
+                if seen < FEWEST:
+                    self._process.kill()
+                    self._process.wait()
+                    return False
+                until, seen = monotonic() + PATIENCE, 0
+                continue
+            if not count:
+                break
             advance(count)
-        self._process.wait()
+            seen += count
+        try:
+            self._process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+            return False
+        return True
 
     def stop(self) -> None:
         """Kill the process if it still runs."""
         assert self._process.stdout is not None
         self._process.kill()
         self._process.wait()
+        self._reader.join(timeout=5)
         self._process.stdout.close()
+
+
+def _count(pipe: int, counts: queue.SimpleQueue[int]) -> None:
+    """Put the number of bytes that come from a pipe into a queue, and 0 at its end."""
+    while count := len(os.read(pipe, 4096)):
+        counts.put(count)
+    counts.put(0)
 
 
 def start_prefetch(experiment: Experiment) -> Prefetch | None:
@@ -94,7 +137,3 @@ def main() -> None:
         store=store,
         keys=store_keys(parts, preprocess),
     )
-
-
-if __name__ == "__main__":
-    main()

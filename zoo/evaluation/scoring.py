@@ -18,7 +18,7 @@ from zoo.data.image import BadImage
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score
 from zoo.dataset import Images, Sample
-from zoo.errors import PluginWarning, UsageError, ZooError, type_and_first_line
+from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import predict_all
@@ -131,7 +131,9 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
         try:
             value = float(load_target(entry.value.compute)(predictions))
             reason = "" if math.isfinite(value) else f"it gave {value}"
-        except (Exception, SystemExit) as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # a plugin may raise anything
             reason = type_and_first_line(error)
         if reason:
             told = f"plugin `{entry.provider}`: metric `{name}` failed: {reason}"
@@ -303,7 +305,7 @@ def evaluate(
                     stacklevel=2,
                 )
         except ZooError as error:
-            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", stacklevel=2)
+            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=2)
     return evaluation
 
 

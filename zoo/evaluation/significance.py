@@ -7,7 +7,6 @@ the set therefore stays below 5 %, however many there are, and however unequal t
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,6 +22,7 @@ from zoo.config.arguments import as_list
 from zoo.errors import UsageError
 from zoo.evaluation.statistics import Correct, correct, holm, images_needed, mcnemar_test
 from zoo.runs.run import Run
+from zoo.storage.files import json_text
 
 LEVEL = 0.05
 POWER = 0.9  # probability of finding a difference as large as the one seen
@@ -136,7 +136,7 @@ def _settings(run: Run) -> str:
     """What a run was trained with, apart from its seed; data count by their contents, not by their path."""
     left_out = ("seed", "data", *WITHOUT_EFFECT)
     asked = {name: value for name, value in run.experiment.to_json().items() if name not in left_out}
-    return json.dumps([asked, run.record["data"]], sort_keys=True)
+    return json_text([asked, run.record["data"]], sort_keys=True, ascii_only=True)
 
 
 def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:

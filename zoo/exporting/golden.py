@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.errors import ZooError
 from zoo.exporter import Check
 from zoo.exporting.golden_inputs import SIZES, golden_photographs
+from zoo.predictions import not_finite
 
 # Share of the largest logit. Over 15 networks, engines and resizes together differed by up to 3e-4 of it, most by 1e-5.
 # On a fine-tuned Lite0, a mean that is off by 0.01 moves the logits by 6e-3; doubling a hundredth of one layer, by 0.2.
@@ -40,7 +42,16 @@ class Golden:
             classes: class names, in the order of the logits.
             answers: logits of the golden inputs, in the order of `golden_photographs`.
             tolerance: largest allowed difference, as a share of the largest logit.
+
+        Raises:
+            ZooError: a logit is not finite.
         """
+        broken = not_finite(answers, list(SIZES), classes)
+        if broken is not None:
+            raise ZooError(
+                f"the golden inputs cannot be recorded: {broken}",
+                hint="the weights are damaged, or the numbers overflow: fp32 holds larger ones than fp16",
+            )
         named = {
             name: {label: float(str(value)) for label, value in zip(classes, row, strict=True)}
             for name, row in zip(SIZES, answers, strict=True)
@@ -91,6 +102,9 @@ def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence
     expected_logits = np.array([list(row.values()) for row in golden.logits.values()], dtype=np.float64)
     if answers.shape != expected_logits.shape:
         return failed(f"the network gives {answers.shape[1]} logits for {len(classes)} classes")
+    broken = not_finite(answers, list(golden.logits), classes)
+    if broken is not None:
+        return failed(broken)
     differences = np.abs(answers - expected_logits).max(axis=1)
     worst = int(np.argmax(np.nan_to_num(differences, nan=np.inf)))
     name, largest = list(golden.logits)[worst], float(differences[worst])

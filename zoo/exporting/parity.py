@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.errors import ZooError
-from zoo.evaluation.statistics import paired_difference_interval, wilson_interval
+from zoo.evaluation.statistics import Correct, paired_difference_interval, wilson_interval
 from zoo.exporter import StageDifference
 from zoo.predictions import Predictions
 
@@ -19,6 +19,9 @@ TOLERANCE = 0.01
 # Largest mean difference of a probability in fp16 and int8: labels may be equal where probabilities are not. In int8 a
 # fine-tuned Lite0 differs by 0.01; with its logits divided by four, by 0.2.
 MEAN_TOLERANCE = 0.03
+
+Verdict = Literal["within", "undecided", "exceeds"]
+MOST_TIMES = 100  # with so many times the images, an estimate from these says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +54,7 @@ class Parity:
         drop_interval: 95 % interval of the accuracy lost (Newcombe, paired).
         drop_per_class: Accuracy lost for each class.
         max_drop: Accuracy that may be lost; unused in fp32.
+        images_to_tell: Where so few images do not tell whether more is lost than `max_drop`, about how many would.
         stages: Differences after each stage from bytes to label, where the exporter compares them.
         provider: What executed the file.
     """
@@ -67,6 +71,7 @@ class Parity:
     drop_interval: tuple[float, float]
     drop_per_class: dict[str, float]
     max_drop: float
+    images_to_tell: int | None = None
     stages: tuple[StageDifference, ...] = ()
     provider: str = ""
 
@@ -81,8 +86,13 @@ class Parity:
         if self.parted() is not None:
             return False
         if self.precision != "fp32":
-            return self.drop <= self.max_drop + 1e-9 and self.mean_difference <= MEAN_TOLERANCE
+            return self.verdict != "exceeds" and self.mean_difference <= MEAN_TOLERANCE
         return self.agreeing == self.images and self.largest_difference <= TOLERANCE
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the 95 % interval shows that the accuracy lost is `within` its bound, or `exceeds` it."""
+        return verdict(self.drop_interval, self.max_drop)
 
     def __str__(self) -> str:
         text = (
@@ -93,7 +103,11 @@ class Parity:
             return text
         low, high = self.drop_interval
         lost = f"{self.precision} accuracy {self.accuracy:.4f}, the run's {self.run_accuracy:.4f}"
-        return f"{lost}, lost {self.drop:.4f} ({low:.4f} to {high:.4f}); {text}"
+        text = f"{lost}, lost {self.drop:.4f} ({low:.4f} to {high:.4f}); {text}"
+        if self.verdict != "undecided":
+            return text
+        text += f"; {self.images} images do not tell whether more than {self.max_drop:g} is lost"
+        return text if self.images_to_tell is None else f"{text}, about {self.images_to_tell:,} would"
 
     def parted(self) -> StageDifference | None:
         """The first stage from bytes to label that differs by more than its bound; None where none does."""
@@ -118,10 +132,34 @@ class Parity:
             "drop": self.drop,
             "drop_interval_95": list(self.drop_interval),
             "max_drop": None if self.precision == "fp32" else self.max_drop,
+            "verdict": None if self.precision == "fp32" else self.verdict,
+            "images_to_tell": self.images_to_tell,
             "drop_per_class": self.drop_per_class,
             "stages": [stage.to_json() for stage in self.stages],
             "flips": [{"id": one.id, "label": one.label, "run": one.run, "file": one.file} for one in self.flips],
         }
+
+
+def verdict(interval: tuple[float, float], max_drop: float) -> Verdict:
+    """Whether an interval of the accuracy lost lies below a bound, above it, or on both sides."""
+    if interval[0] > max_drop:
+        return "exceeds"
+    return "within" if interval[1] <= max_drop else "undecided"
+
+
+def images_to_tell(run_right: Correct, right: Correct, max_drop: float) -> int | None:
+    """How many images like these would tell whether more accuracy is lost than `max_drop`.
+
+    None: these do, or more than `MOST_TIMES` as many would be needed.
+    """
+    times = 1.0
+    while times <= MOST_TIMES:
+        count = round(times * len(right))
+        rows = np.linspace(0, len(right), count, endpoint=False).astype(np.int64)
+        if verdict(paired_difference_interval(run_right[rows], right[rows]), max_drop) != "undecided":
+            return None if times == 1.0 else count
+        times *= 1.1
+    return None
 
 
 def compare(
@@ -188,6 +226,7 @@ def compare(
             if (ours.labels == index).any()
         },
         max_drop=max_drop,
+        images_to_tell=None if precision == "fp32" else images_to_tell(run_right, right, max_drop),
         stages=stages,
         provider=provider,
     )

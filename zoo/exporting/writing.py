@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from zoo.data.decoding import digest_of
 from zoo.errors import UsageError, ZooError, quoted
 from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision
 from zoo.exporting.calibration_set import RANGES, check_count, draw
+from zoo.exporting.metadata import file_metadata
 from zoo.exporting.parity import TOLERANCE, Parity, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
 from zoo.progress import LogProgress, Progress
-from zoo.runs.run import Run, now
+from zoo.runs.run import Run
 from zoo.runtime import DeviceName
 from zoo.storage.files import unwritable
 from zoo.storage.paths import output_path
-from zoo.system.environment import versions
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def export(
         model=network.model,
         preprocess=run.preprocess,
         classes=run.classes,
-        metadata=_metadata(run),
+        metadata=file_metadata(run),
         file=target,
         preprocessing=preprocessing,
         calibration=shown,
@@ -212,7 +212,7 @@ def _check_device(exporter: Exporter, device: str) -> None:
 
 def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -> Path:
     target = output_path(out) if out is not None else run.path / f"model{exporter.suffix}"
-    if target.suffix != exporter.suffix:
+    if target.suffix.lower() != exporter.suffix:
         raise UsageError(
             f"`{target}` does not end in `{exporter.suffix}`",
             hint=f"`--to {exporter.name}` writes {exporter.suffix} files",
@@ -384,7 +384,7 @@ def _details(parity: Parity) -> str:
 def _hint(parity: Parity) -> str:
     if parity.precision == "fp32" or parity.parted() is not None:
         return f"probabilities may differ by {TOLERANCE} and no label may; the exporter writes this network wrongly"
-    if parity.drop <= parity.max_drop:
+    if parity.verdict != "exceeds":
         return "the accuracy is high enough, but the probabilities differ too much; use another `--precision`"
     return f"`--max-drop {parity.max_drop:g}` is the accuracy that may be lost; raise it, or use another `--precision`"
 
@@ -407,23 +407,3 @@ def _evaluated_samples(run: Run, ours: Predictions, samples: tuple[Sample, ...])
     if recorded and digest_of(found) != recorded["sha256"]:
         raise ZooError("the photographs changed since the run was evaluated on them", hint=hint)
     return found
-
-
-def _metadata(run: Run) -> dict[str, Any]:
-    """What the file records about itself beside its classes and preprocessing; JSON values."""
-    record = run.record
-    keys = ("backbone", "strategy", "license", "metrics", "accuracy_interval_95", "reported_split")
-    weights = dict(record.get("weights") or {})
-    if weights.get("tag") == "file":
-        weights["source"] = Path(weights["source"]).name  # without the folders of the machine that made the file
-    return {
-        **{key: record.get(key) for key in keys},
-        "weights": weights,
-        "data_name": Path(str(record.get("data_name"))).name,
-        "split_seed": run.experiment.split_seed,
-        "data": record.get("data"),
-        "weights_sha256": record.get("weights_sha256"),
-        "trained": record.get("created"),
-        "exported": now(),
-        "versions": versions(),
-    }

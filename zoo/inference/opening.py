@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
+import warnings
 from pathlib import Path
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, ZooError, ZooWarning
 from zoo.exporter import Exporter
 from zoo.plugin import Plugins
 from zoo.predictor import Predictor
-from zoo.runs.run import Run
+from zoo.runs.run import RUN_FILE, Run
 from zoo.target import load_target
 
 
@@ -30,7 +32,8 @@ def find_exporter(file: Path, plugins: Plugins) -> Exporter:
 def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[Predictor, Run | None]:
     """Open a run (or its folder) or an exported file; returns its predictor, and the run that it belongs to, if any.
 
-    An exported file belongs to the run in whose folder it lies.
+    An exported file belongs to the run in whose folder it lies. A `run.json` that this zoo cannot read is not that of
+    the file's run: another program's, or one of a newer zoo. A warning says that it is passed over.
 
     Raises:
         UsageError: the path is neither a run nor an exported file.
@@ -38,14 +41,42 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
     """
     if isinstance(model, Run):
         return model.predictor(device, plugins), model
-    path = Path(model)
-    if path.is_dir() or model == "":
+    if Path(model).is_dir() or model == "":
         run = Run.open(model)
         return run.predictor(device, plugins), run
+    predictor = open_predictor(model, device, plugins)
+    beside = Path(model).parent / RUN_FILE
+    if not beside.is_file():
+        return predictor, None
+    try:
+        return predictor, Run.open(beside.parent)
+    except ZooError as error:
+        warnings.warn(f"the file is opened without a run: {error.message}", ZooWarning, stacklevel=2)
+        return predictor, None
+
+
+def open_predictor(model: Path | str | Run, device: str, plugins: Plugins) -> Predictor:
+    """Open a run (or its folder) or an exported file as `open_model` does, but ignore what lies beside a file.
+
+    Raises:
+        UsageError: the path is neither a run nor an exported file.
+        ZooError: the run has no weights, or the device is not available.
+    """
+    if isinstance(model, Run):
+        return model.predictor(device, plugins)
+    if is_url(model):
+        raise UsageError(f"`{model}` is a URL, and zoo downloads no models", hint="download it, and pass its path")
+    path = Path(model)
+    if path.is_dir() or model == "":
+        return Run.open(model).predictor(device, plugins)
     if not path.exists():
         raise UsageError(
             f"there is no run or file `{path}`", hint="pass a folder that `zoo train` made, or an exported file"
         )
     predictor: Predictor = load_target(find_exporter(path, plugins).open)(path, device)
-    beside = path.parent / "run.json"
-    return predictor, Run.open(path.parent) if beside.is_file() else None
+    return predictor
+
+
+def is_url(text: object) -> bool:
+    """Whether a text begins like a URL, such as `https://`."""
+    return isinstance(text, str) and re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", text) is not None

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.config.arguments import as_list
 from zoo.data.decoding import BadFile, decode_all, default_workers
 from zoo.data.folder_walk import is_clutter, is_photograph, is_readable, walk_files
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
-from zoo.inference.opening import find_exporter, open_model
-from zoo.predictions import softmax
+from zoo.inference.opening import find_exporter, is_url, open_predictor
+from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.storage.paths import user_path
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 # Images in a batch; an image of 12 megapixels takes 36 MB of memory
 BATCH = 8
+# Pixels from which on a batch is classified before it has so many images, so that large ones take no more memory
+BATCH_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,18 +54,21 @@ class Prediction:
 
 
 def find_photographs(paths: Iterable[str]) -> list[Path]:
-    """Image files that `paths` name, in order and without repetition.
+    """Image files that `paths` name, in order; a file that is named twice comes twice.
 
     A path is a file, a folder (with all folders in it) or a glob pattern. What lies in a folder is found as it is for
     training; photographs of formats that cannot be read are among them, so that they are reported.
 
     Raises:
-        UsageError: a path matches no file.
+        UsageError: a path matches no file, or is a URL or `-`.
         ZooError: a folder cannot be read, for lack of permission.
     """
-    found: dict[Path, None] = {}
+    found: list[Path] = []
     for text in paths:
         path = user_path(text)
+        if is_url(text) or (text == "-" and not path.exists()):
+            what = "a URL" if is_url(text) else "the standard input"
+            raise UsageError(f"`{text}` is {what}, and photographs are read from files alone", hint="save it to a file")
         if not text.strip():
             raise UsageError("a photograph's path is empty", hint="`.` is the current folder")
         if path.is_dir() and not os.access(path, os.R_OK | os.X_OK):
@@ -77,8 +83,8 @@ def find_photographs(paths: Iterable[str]) -> list[Path]:
         if not matches:
             what = "holds no photographs" if path.is_dir() else "matches no file"
             raise UsageError(f"`{text}` {what}", hint=f"names of photographs end in {' '.join(SUFFIXES)}")
-        found.update(dict.fromkeys(matches))
-    return list(found)
+        found.extend(matches)
+    return found
 
 
 def _crosses_clutter(name: str, pattern: str) -> bool:
@@ -89,7 +95,7 @@ def _crosses_clutter(name: str, pattern: str) -> bool:
 
 def predict(
     model: Path | str | Run,
-    photographs: Sequence[Path | str],
+    photographs: Sequence[Path | str] | Path | str,
     *,
     top: int = 1,
     device: str = "auto",
@@ -103,7 +109,7 @@ def predict(
 
     Args:
         model: a run, its folder, or an exported file.
-        photographs: paths of image files.
+        photographs: paths of image files, and folders of them; or one such path.
         top: number of classes in each prediction.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
@@ -117,8 +123,49 @@ def predict(
             that states them itself.
         ZooError: the model cannot be opened.
     """
+    found: list[Prediction] = []
+    bad: list[BadFile] = []
+    for one in predict_each(
+        model,
+        photographs,
+        top=top,
+        device=device,
+        workers=workers,
+        preprocess=preprocess,
+        classes=classes,
+        plugins=plugins,
+        remark=remark,
+    ):
+        if isinstance(one, Prediction):
+            found.append(one)
+        else:
+            bad.append(one)
+    return found, bad
+
+
+def predict_each(
+    model: Path | str | Run,
+    photographs: Sequence[Path | str] | Path | str,
+    *,
+    top: int = 1,
+    device: str = "auto",
+    workers: int | None = None,
+    preprocess: Preprocess | None = None,
+    classes: tuple[str, ...] | None = None,
+    plugins: Plugins | None = None,
+    remark: Callable[[str, str], None] = lambda path, text: None,
+) -> Iterator[Prediction | BadFile]:
+    """Classify images one batch after the other; yields one result for each path, in order. See `predict`.
+
+    The model is opened at once; each batch is read when it is asked for.
+    """
     from zoo.plugin import Plugins
 
+    if top < 1:
+        raise UsageError(f"`top={top}` is less than 1", hint="pass the number of classes to show")
+    paths: list[Path | str] = []
+    for path in as_list(photographs):
+        paths += find_photographs([str(path)]) if user_path(str(path)).is_dir() else [path]
     plugins = plugins or Plugins()
     if preprocess is not None:
         predictor = _foreign(model, device, preprocess, classes, plugins)
@@ -128,19 +175,21 @@ def predict(
             hint="leave it out: runs and files that zoo wrote name their classes themselves",
         )
     else:
-        predictor, _ = open_model(model, device, plugins)
-    samples = [Sample(str(path), "", Path(path)) for path in photographs]
-    found: list[Prediction] = []
-    bad: list[BadFile] = []
-    told: Callable[[Sample, str], None] = lambda sample, text: remark(sample.id, text)
-    for sample, result in predict_all(predictor, samples, workers=workers or default_workers(), remark=told):
-        if isinstance(result, BadImage):
-            bad.append(BadFile(sample.id, result.message))
-            continue
-        shares = softmax(result[None])[0]
-        order = np.argsort(-shares, kind="stable")[:top]
-        found.append(Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order)))
-    return found, bad
+        predictor = open_predictor(model, device, plugins)
+    samples = [Sample(str(path), "", Path(path)) for path in paths]
+    independent = bool(getattr(predictor, "independent", False))  # probabilities that do not sum to 1
+
+    def results() -> Iterator[Prediction | BadFile]:
+        told: Callable[[Sample, str], None] = lambda sample, text: remark(sample.id, text)
+        for sample, result in predict_all(predictor, samples, workers=workers or default_workers(), remark=told):
+            if isinstance(result, BadImage):
+                yield BadFile(sample.id, result.message)
+                continue
+            shares = 1 / (1 + np.exp(-result.astype(np.float64))) if independent else softmax(result[None])[0]
+            order = np.argsort(-shares, kind="stable")[:top]
+            yield Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order))
+
+    return results()
 
 
 def predict_all(
@@ -161,26 +210,48 @@ def predict_all(
         workers: threads that decode images.
         advance: called with the number of images classified.
         remark: called, by any thread, with what was wrong with an image that is classified nevertheless.
+
+    Raises:
+        ZooError: the model gives a logit that is not finite.
     """
     pending: list[tuple[Sample, Pixels | BadImage]] = []
 
     def classified() -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
         images = [result for _, result in pending if not isinstance(result, BadImage)]
-        rows = iter(predictor.logits(images) if images else ())
+        names = [sample.id for sample, result in pending if not isinstance(result, BadImage)]
+        rows = iter(_finite_logits(predictor, images, names) if images else ())
         advance(len(images))
         for sample, result in pending:
             yield sample, result if isinstance(result, BadImage) else next(rows)
         pending.clear()
 
-    count = 0
+    count = size = 0
     levels = predictor.preprocess.levels
     for sample, result in decode_all(samples, workers, levels=levels, remark=remark):
         pending.append((sample, result))
-        count += not isinstance(result, BadImage)
-        if count == BATCH:
+        if not isinstance(result, BadImage):
+            count, size = count + 1, size + result.shape[0] * result.shape[1]
+        del result
+        if count == BATCH or size >= BATCH_PIXELS:
             yield from classified()
-            count = 0
+            count = size = 0
     yield from classified()
+
+
+def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequence[str]) -> npt.NDArray[np.float32]:
+    """Logits of decoded images. NaN has no largest class, so it must not become a label.
+
+    Raises:
+        ZooError: one of them is not finite.
+    """
+    logits = predictor.logits(images)
+    broken = not_finite(logits, names, predictor.classes)
+    if broken is not None:
+        raise ZooError(
+            f"the model is damaged, or its numbers overflow: {broken}",
+            hint="`zoo verify FILE` finds damage of an exported file; fp16 overflows above 65504, so export in fp32",
+        )
+    return logits
 
 
 def _foreign(
@@ -199,6 +270,8 @@ def _foreign(
     exporter = find_exporter(Path(model), plugins)
     if exporter.foreign is None:
         raise UsageError(f"`{exporter.name}` files that zoo did not write cannot be opened")
+    if classes is not None:
+        check_classes(classes)
     found: Predictor = load_target(exporter.foreign)(Path(model), device, preprocess, classes)
     return found
 
@@ -223,17 +296,35 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
 
 
 def read_classes(file: Path) -> tuple[str, ...]:
-    """Read class names from a text file with one name per line.
+    """Read class names from a text file with one name per line; editors may begin and end it with what is no name.
 
     Raises:
-        UsageError: the file cannot be read as text.
+        UsageError: the file cannot be read as text, a line is empty, or a name occurs twice.
     """
     try:
-        return tuple(file.read_text(encoding="utf-8").splitlines())
+        names = file.read_text(encoding="utf-8-sig").rstrip().split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"classes `{file}` cannot be read: {error}", hint="pass a UTF-8 text file with one class name per line"
         ) from error
+    names = [name.removesuffix("\r") for name in names]
+    if "" in names:
+        raise UsageError(
+            f"line {names.index('') + 1} of classes `{file}` is empty", hint="write one class name per line"
+        )
+    return check_classes(tuple(names))
+
+
+def check_classes(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Check that class names are unique.
+
+    Raises:
+        UsageError: one occurs twice.
+    """
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise UsageError(f"class `{twice}` occurs twice in `--classes`", hint="class names must be unique")
+    return names
 
 
 _EXAMPLE = """pass '{"resize": 256, "crop": 224, "interpolation": "bicubic"}', or the name of a backbone"""

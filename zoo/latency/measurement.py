@@ -81,7 +81,7 @@ def bench(
     missing: list[Outcome] = []
     used: set[str] = set()
     for path in paths:
-        kind = _kind(path, plugins)
+        kind = kind_of(path, plugins)
         for entry in plugins.runtimes if named is None else named:
             chosen = _device_for(entry.value, device)
             if entry.value.accepts != kind or (chosen is None and named is None):
@@ -239,7 +239,7 @@ def _with_exports(targets: Sequence[Path]) -> list[Path]:
     return list(found.values())
 
 
-def _kind(path: Path, plugins: Plugins) -> str:
+def kind_of(path: Path, plugins: Plugins) -> str:
     """The kind of a target, as in a runtime's `accepts`: `run`, or the name of the exporter that writes such files.
 
     Raises:
@@ -250,7 +250,7 @@ def _kind(path: Path, plugins: Plugins) -> str:
         kind = "run"
     else:
         by_suffix = {entry.value.suffix: entry.name for entry in reversed(plugins.exporters.entries)}
-        kind = by_suffix.get(path.suffix, path.suffix.removeprefix("."))
+        kind = by_suffix.get(path.suffix.lower(), path.suffix.lower().removeprefix("."))
     if kind not in accepted:
         raise UsageError(
             f"no runtime executes `{path}`",

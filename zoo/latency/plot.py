@@ -23,7 +23,7 @@ def check_plot(file: Path) -> None:
         UsageError: the suffix is not that of a format that can be drawn.
         ZooError: the plotting library is not installed.
     """
-    if file.suffix not in SUFFIXES:
+    if file.suffix.lower() not in SUFFIXES:
         raise UsageError(f"`{file}` does not end in a format that can be drawn", hint=f"use {', '.join(SUFFIXES)}")
     try:
         import matplotlib  # noqa: F401

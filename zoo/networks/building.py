@@ -108,7 +108,7 @@ def read_state(file: Path) -> dict[str, torch.Tensor]:
         ZooError: the file cannot be read as either, or holds something other than tensors by name.
     """
     try:
-        if file.suffix == ".safetensors":
+        if file.suffix.lower() == ".safetensors":
             return dict(load_file(file))
         state: Any = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:

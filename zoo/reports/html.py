@@ -87,7 +87,7 @@ def report(
         else:
             raise UsageError(f"`{folder}` is neither a run nor a study", hint="pass the folder that zoo made")
     target = output_path(out) if out is not None else of.path / "report.html"
-    if target.suffix != ".html":
+    if target.suffix.lower() != ".html":
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
@@ -306,7 +306,8 @@ def _thumbnail(sample: Sample | None, levels: tuple[float, float] | None) -> str
 def _run_verdict(run: Run) -> str:
     interval = run.record.get("accuracy_interval_95") or [None, None]
     accuracy = run.metrics.get("accuracy")
-    return f"accuracy {accuracy:.3f} on `{run.record['reported_split']}` (95 % {interval[0]:.3f} to {interval[1]:.3f})"
+    figure = "-" if accuracy is None else f"{accuracy:.3f}"  # a metric that failed
+    return f"accuracy {figure} on `{run.record['reported_split']}` (95 % {interval[0]:.3f} to {interval[1]:.3f})"
 
 
 def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:

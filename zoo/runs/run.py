@@ -12,7 +12,6 @@ checkpoint*.safetensors      from which a killed run is resumed; deleted when th
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,16 @@ from zoo.experiment import Experiment
 from zoo.predictions import Predictions
 from zoo.preprocess import Preprocess
 from zoo.runs.schema import first_violation_of_record, first_violation_of_splits
-from zoo.storage.files import SCHEMA, append_json, check_schema, read_json, read_lines, write_bytes, write_json
+from zoo.storage.files import (
+    SCHEMA,
+    append_json,
+    check_schema,
+    json_text,
+    read_json,
+    read_lines,
+    write_bytes,
+    write_json,
+)
 from zoo.storage.folder_lock import LOCK_FILE
 
 if TYPE_CHECKING:
@@ -317,7 +325,7 @@ class Run:
 
     def cut_history(self, count: int) -> None:
         """Keep the intact ones of the first `count` lines of the history; a resumed run writes the others again."""
-        lines = [json.dumps(line, ensure_ascii=False) for line in read_lines(self.path / HISTORY_FILE, count)]
+        lines = [json_text(line) for line in read_lines(self.path / HISTORY_FILE, count)]
         write_bytes(self.path / HISTORY_FILE, "".join(f"{line}\n" for line in lines).encode())
 
     def lost_history(self, count: int) -> int:

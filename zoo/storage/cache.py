@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+from zoo.errors import ZooError
+from zoo.storage.files import json_text
 from zoo.storage.paths import user_path
 
 T = TypeVar("T")
@@ -52,6 +54,10 @@ def write_memo(name: str, key: str, value: Any) -> None:
     folder = cache_folder()
     if folder is None:
         return
+    try:
+        text = json_text({"key": key, "value": value}, separators=(",", ":"), ascii_only=True)
+    except ZooError:  # a number that is not finite is computed again
+        return
     temporary: Path | None = None
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -59,7 +65,7 @@ def write_memo(name: str, key: str, value: Any) -> None:
             "w", encoding="utf-8", dir=folder, prefix=f".{name}-", suffix=".partial", delete=False
         ) as file:
             temporary = Path(file.name)
-            json.dump({"key": key, "value": value}, file, separators=(",", ":"))
+            file.write(text)
         temporary.replace(folder / f"{name}.json")
     except OSError:
         if temporary is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import tempfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +68,67 @@ def _umask() -> int:
     return current
 
 
+def json_text(
+    data: Any,
+    *,
+    indent: int | None = None,
+    sort_keys: bool = False,
+    separators: tuple[str, str] | None = None,
+    ascii_only: bool = False,
+) -> str:
+    r"""JSON (RFC 8259) that every reader takes; all JSON of zoo is made here. The arguments are those of `json.dumps`.
+
+    Python would write `NaN` and `Infinity`, which are not JSON. A byte of a file name that is not UTF-8 is written as
+    an escape such as `\udcff`, from which Python's `json` and `os.fsencode` give the name back.
+
+    Raises:
+        ZooError: a number is not finite; the message names its place.
+    """
+    try:
+        text = json.dumps(
+            data,
+            indent=indent,
+            sort_keys=sort_keys,
+            separators=separators,
+            ensure_ascii=ascii_only,
+            allow_nan=False,
+        )
+    except ValueError as error:
+        found = _not_finite(data, "")
+        if found is None:
+            raise
+        raise ZooError(f"`{found[0]}` is {found[1]}, which is not a number that JSON can hold") from error
+    return _SURROGATES.sub(lambda one: f"\\u{ord(one.group()):04x}", text)
+
+
+_SURROGATES = re.compile("[\ud800-\udfff]")
+
+
+def _not_finite(data: Any, place: str) -> tuple[str, float] | None:
+    """Place and value of the first number that is not finite, such as `metrics.loss`."""
+    if isinstance(data, float):
+        return None if math.isfinite(data) else (place or "value", data)
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(data, Mapping):
+        items = data.items()
+    elif isinstance(data, (list, tuple)):
+        items = enumerate(data)
+    for name, value in items:
+        if isinstance(name, float) and not math.isfinite(name):
+            return f"{place}.{name}".lstrip("."), name
+        if (found := _not_finite(value, f"{place}.{name}".lstrip("."))) is not None:
+            return found
+    return None
+
+
 def write_json(file: Path, data: Any) -> None:
-    """Write indented JSON by `write_bytes`; raises as it does."""
-    write_bytes(file, (json.dumps(data, indent=2, ensure_ascii=False) + "\n").encode())
+    """Write indented JSON by `write_bytes`.
+
+    Raises:
+        DiskFull: the disk is full.
+        ZooError: a number is not finite, or the folder cannot be written.
+    """
+    write_bytes(file, (json_text(data, indent=2) + "\n").encode())
 
 
 def append_json(file: Path, data: Any) -> None:
@@ -75,13 +136,14 @@ def append_json(file: Path, data: Any) -> None:
 
     Raises:
         DiskFull: the disk is full.
-        ZooError: the file cannot be written.
+        ZooError: a number is not finite, or the file cannot be written.
     """
+    line = json_text(data)
     try:
         # a process that was killed may have left half a line
         incomplete = file.is_file() and file.stat().st_size > 0 and not file.read_bytes().endswith(b"\n")
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(("\n" if incomplete else "") + json.dumps(data, ensure_ascii=False) + "\n")
+            stream.write(("\n" if incomplete else "") + line + "\n")
     except OSError as error:
         raise unwritable(file, error) from error
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError
 from zoo.storage.cache import cache_folder
-from zoo.storage.files import SCHEMA
+from zoo.storage.files import SCHEMA, json_text
 
 if TYPE_CHECKING:
     import numpy as np
@@ -300,7 +300,7 @@ class Draft:
             "shape": kept.shape,
             "note": note,
         }
-        text = json.dumps(description).encode()
+        text = json_text(description, ascii_only=True).encode()
         try:
             self.array.flush()
             with self._temporary.open("r+b") as stream:
@@ -349,7 +349,7 @@ def digest_of_texts(texts: Iterable[str]) -> str:
 
 
 def _key_text(key: Mapping[str, Any]) -> str:
-    return json.dumps(key, sort_keys=True, separators=(",", ":"))
+    return json_text(key, sort_keys=True, separators=(",", ":"), ascii_only=True)
 
 
 def budget_from_environment() -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import shutil
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
@@ -14,6 +13,7 @@ import numpy as np
 
 from zoo.experiment import Experiment
 from zoo.runtime import DeviceName
+from zoo.storage.files import json_text
 
 if TYPE_CHECKING:
     from zoo.backbone import Network
@@ -117,7 +117,7 @@ def export_untrained(
             load_target(phase.solver)(_random_task(network, setup.preprocess.crop, len(classes), images))
     model = network.model.eval()
     shapes = [(name, list(value.shape)) for name, value in model.state_dict().items()]
-    words = json.dumps([setup.backbone.qualified, setup.preprocess.to_json(), shapes])
+    words = json_text([setup.backbone.qualified, setup.preprocess.to_json(), shapes], ascii_only=True)
     shape = hashlib.sha256(words.encode()).hexdigest()[:16]
     written = folder / shape  # a folder, because a large network has its weights in a second file
     if not written.is_dir():

@@ -109,7 +109,10 @@ def search(
         out, progress = runs / str(trial.number), _OptunaProgress(trial)
         try:
             run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=progress)
-            return float(run.metrics["loss"])
+            loss = run.metrics.get("loss")
+            if loss is None:
+                raise ZooError("metric `loss`, which the search compares, failed")
+            return float(loss)
         except DiskFull:
             raise
         except ZooError as error:

@@ -26,7 +26,7 @@ from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.runs.looks import STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
 from zoo.runs.run import Run
-from zoo.storage.files import check_schema, read_json, read_lines, write_bytes, write_json
+from zoo.storage.files import check_schema, json_text, read_json, read_lines, write_bytes, write_json
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
@@ -202,7 +202,7 @@ class Results:
         full["looks"] = len(self.looks())
         full["earlier_looks"] = earlier_looks(self.path)
         # through JSON, so that tuples are lists as in the file
-        return LeaderboardContent(json.loads(json.dumps(full))), boards[largest]
+        return LeaderboardContent(json.loads(json_text(full))), boards[largest]
 
     def write_leaderboard(self, plugins: Plugins) -> None:
         """Write `leaderboard.json` and `leaderboard.csv`, if a trial is finished."""

@@ -25,7 +25,7 @@ from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked
 from zoo.runs.run import LEDGER_FILE, Run, make_folder, now
-from zoo.storage.files import SCHEMA, append_json, read_json, write_json
+from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
@@ -124,7 +124,7 @@ class StudySession:
         self.record = {
             "schema": SCHEMA,
             **before,
-            "study": json.loads(json.dumps(self.study.to_json())),
+            "study": json.loads(json_text(self.study.to_json())),
             "status": "running",
             "data_name": self.images.name,
             "classes": list(self.images.classes),
@@ -368,7 +368,7 @@ def _check_folder(folder: Path, asked: Study) -> None:
         UsageError: it holds something else.
     """
     if (folder / STUDY_FILE).is_file():
-        differ = same_study(Results.open(folder).record["study"], json.loads(json.dumps(asked.to_json())))
+        differ = same_study(Results.open(folder).record["study"], json.loads(json_text(asked.to_json())))
         if differ:
             raise UsageError(
                 f"`{folder}` holds another study, which differs in `{'`, `'.join(differ)}`",

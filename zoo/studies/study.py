@@ -209,7 +209,7 @@ class Study:
             UsageError: the file cannot be read, is not TOML, or has an unknown key.
         """
         try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
+            data = tomllib.loads(file.read_text(encoding="utf-8-sig"))
         except (OSError, ValueError) as error:
             raise UsageError(
                 f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/reference/study-folder.md"

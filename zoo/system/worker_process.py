@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, Any, TextIO
 
 from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full, type_and_first_line
+from zoo.storage.files import json_text
 from zoo.target import load_target
 
 # Time limit of an answer. torch.compile of a large network takes minutes on a small machine, and a request that hangs
@@ -53,6 +54,25 @@ class WorkerFailed(Exception):
 ERROR_TYPES: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull)}
 
 
+def python_command(target: str, *arguments: str) -> list[str]:
+    """The command of a Python process that calls a function with `arguments`.
+
+    The process has the import path of this one, as in multiprocessing, and not its working directory (`-P`): a
+    `random.py` that lies there is a user's, and must not be imported for the library's.
+
+    Args:
+        target: `"module:function"`.
+        arguments: Its arguments, which are texts.
+    """
+    module, _, function = target.partition(":")
+    code = (
+        "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import importlib; "
+        "getattr(importlib.import_module(sys.argv[2]), sys.argv[3])(*sys.argv[4:])"
+    )
+    path = json_text([folder for folder in sys.path if folder], ascii_only=True)
+    return [sys.executable, "-P", "-c", code, path, module, function, *arguments]
+
+
 class WorkerProcess:
     """A process that answers requests. Leaving the `with` block kills it and the processes that it started."""
 
@@ -64,23 +84,10 @@ class WorkerProcess:
                 values.
             threads: Threads that its libraries compute with. None: the libraries' own choice.
         """
-        # The worker gets the path of this process, as in multiprocessing, and does not add its working directory (-P)
-        code = (
-            "import json, sys; sys.path[:] = json.loads(sys.argv[1]); "
-            "import zoo.system.worker_process as w; w.serve(sys.argv[2], parent=int(sys.argv[3]))"
-        )
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
         self._process = subprocess.Popen(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                code,
-                json.dumps([path for path in sys.path if path]),
-                target,
-                str(os.getpid()),
-            ],
+            python_command(f"{__name__}:serve_command", target, str(os.getpid())),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -113,7 +120,7 @@ class WorkerProcess:
             WorkerFailed: the worker reports an error, dies, or does not answer in time.
         """
         try:
-            self._requests.write(json.dumps({"do": do, **request}) + "\n")
+            self._requests.write(json_text({"do": do, **request}, ascii_only=True) + "\n")
             self._requests.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
@@ -166,6 +173,11 @@ def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:
     answers.put("")
 
 
+def serve_command(target: str, parent: str) -> None:
+    """`serve`, with its arguments as a command line has them."""
+    serve(target, int(parent))
+
+
 def serve(target: str, parent: int) -> None:
     """Answer requests until the pipe closes. This is what the worker process runs.
 
@@ -181,13 +193,15 @@ def serve(target: str, parent: int) -> None:
     for line in sys.stdin:
         request = json.loads(line)
         try:
-            answer = getattr(worker, request.pop("do"))(**request)
+            answer = json_text(getattr(worker, request.pop("do"))(**request), ascii_only=True)
         except ZooError as error:
-            answer = {"error": error.message, "hint": error.hint, "kind": type(error).__name__}
+            answer = json_text(
+                {"error": error.message, "hint": error.hint, "kind": type(error).__name__}, ascii_only=True
+            )
         except Exception as error:
             traceback.print_exc()
             kind = DiskFull.__name__ if is_disk_full(error) else ""
-            answer = {"error": type_and_first_line(error), "hint": None, "kind": kind}
+            answer = _failure(type_and_first_line(error), None, kind)
         _send(answers, answer)
 
 
@@ -211,9 +225,13 @@ def die_with_parent(parent: int) -> None:
             sys.exit(1)
 
 
-def _send(answers: TextIO, answer: dict[str, Any]) -> None:
+def _failure(message: str, hint: str | None, kind: str) -> str:
+    return json_text({"error": message, "hint": hint, "kind": kind}, ascii_only=True)
+
+
+def _send(answers: TextIO, answer: str) -> None:
     try:
-        answers.write(json.dumps(answer) + "\n")
+        answers.write(answer + "\n")
         answers.flush()
     except BrokenPipeError:
         sys.exit(0)  # the parent has ended

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 
 from zoo.errors import ZooError, first_line
-from zoo.storage.files import SCHEMA, write_bytes
+from zoo.storage.files import SCHEMA, json_text, write_bytes
 
 NEXT = "checkpoint-next.safetensors"
 NEWEST = "checkpoint.safetensors"
@@ -67,7 +67,7 @@ class Checkpoints:
         """
         started = perf_counter()
         kept = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps({**state, "run": self._run, "checkpoints": (self.written + 1, self.spent)})
+        text = json_text({**state, "run": self._run, "checkpoints": (self.written + 1, self.spent)}, ascii_only=True)
         metadata = {"schema": str(SCHEMA), "state": text, "sha256": _digest(kept, text)}
         data = save_tensors(kept, metadata)
         newest, written = self._folder / NEWEST, self._folder / NEXT

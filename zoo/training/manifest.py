@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from zoo.backbone import published_file
 from zoo.data.opening import found_text
 from zoo.networks.building import count_parameters
 from zoo.runs.run import now
@@ -24,6 +25,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
     experiment, setup, network = job.experiment, job.setup, job.network
     sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     weights = setup.weights
+    file = published_file(setup.backbone.value, weights) if weights else setup.weights_file
     return {
         "schema": SCHEMA,
         "id": uuid.uuid4().hex,  # also in the run's checkpoints
@@ -37,7 +39,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "weights": {
             "tag": weights.tag if weights else "file" if setup.weights_file else "none",
             "source": weights.source if weights else str(setup.weights_file or ""),
-            "sha256": hashlib.sha256(setup.weights_file.read_bytes()).hexdigest() if setup.weights_file else None,
+            "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
             "license": weights.license if weights else "unknown" if setup.weights_file else "none",
         },
         "license": setup.backbone.value.license,

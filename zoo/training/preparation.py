@@ -109,7 +109,10 @@ def _decode(
     count = sum(len(part.samples) for part in parts.values())
     if prefetch is not None:
         progress.start("scan", count)
-        prefetch.wait(progress.advance)
+        if not prefetch.wait(progress.advance):
+            progress.note(
+                "the process that decodes ahead is too slow or hangs; it was stopped, and images are decoded here"
+            )
     progress.start("scan", count)
     decoded, bad = decode_parts(
         images,

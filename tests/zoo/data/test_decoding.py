@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
+import threading
 from dataclasses import replace
 from itertools import combinations, product
 from pathlib import Path
+from threading import Thread
 from typing import Any, get_args
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from messages import refused
 from PIL import Image
@@ -17,11 +20,13 @@ from tests_support import TINY, make_photos
 
 import zoo.data.decoding
 import zoo.inference.prediction
-from zoo import Images, Plugins, Preprocess, UsageError, ZooError, evaluate, export, train
+from zoo import Images, Plugins, Preprocess, Sample, UsageError, ZooError, evaluate, export, train
 from zoo.data.decode_plan import SPARE, decode_requests, store_keys
-from zoo.data.decoding import DecodeRequest, allocate, decode_parts
-from zoo.data.image import canvas, decode, pixel_key, pixels
+from zoo.data.decoding import DecodeRequest, allocate, decode_all, decode_parts
+from zoo.data.image import BadImage, canvas, decode, pixel_key, pixels
+from zoo.data.pixel_budget import PixelBudget
 from zoo.data.roles import Roles
+from zoo.dataset import BytesSource
 from zoo.preprocess import Fit
 from zoo.storage.tensor_store import Store
 from zoo_datasets.folder import open_folder
@@ -245,3 +250,66 @@ def test_levels_belong_to_the_run_and_to_its_file(tmp_path: Path, plugins: Plugi
 def test_levels_that_are_none(levels: Any) -> None:
     with refused(UsageError, "`--levels", "numbers"):
         replace(TINY, levels=levels)
+
+
+@given(
+    sides=st.lists(st.tuples(st.integers(1, 40), st.integers(1, 40)), min_size=1, max_size=20),
+    workers=st.integers(2, 5),
+    limit=st.integers(1, 3000),
+    bad=st.sets(st.integers(0, 19)),
+)
+@settings(max_examples=30, deadline=None)
+def test_pixels_in_memory_are_bounded(sides: list[tuple[int, int]], workers: int, limit: int, bad: set[int]) -> None:
+    """All come back in order, whatever the bound; and what is decoded at once keeps to it, or is a single image."""
+    held: list[int] = []
+
+    class Watched(PixelBudget):
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name == "held":
+                held.append(int(str(value)))
+
+    def source(number: int, side: tuple[int, int]) -> BytesSource:
+        data = io.BytesIO()
+        Image.new("RGB", side).save(data, "PNG")
+        content = b"no image" if number in bad else data.getvalue()
+        return BytesSource(str(number), lambda: content)
+
+    samples = [Sample(str(number), "a", source(number, side)) for number, side in enumerate(sides)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo.data.decoding, "PIXELS_IN_MEMORY", limit)
+        patch.setattr(zoo.data.decoding, "PixelBudget", Watched)
+        found = list(decode_all(samples, workers))
+    assert [sample for sample, _ in found] == samples
+    assert [isinstance(result, BadImage) for _, result in found] == [number in bad for number in range(len(sides))]
+    sizes = [width * height for number, (width, height) in enumerate(sides) if number not in bad]
+    assert all(pixels <= limit or pixels in sizes for pixels in held)
+    assert max(held) >= max(sizes, default=0) and held[-1] == 0
+
+
+def test_an_image_larger_than_the_bound_is_alone() -> None:
+    budget = PixelBudget(100)
+    first, second, third = (budget.next_turn() for _ in range(3))
+    first.take(60)
+    waiting = [Thread(target=second.take, args=(500,)), Thread(target=third.take, args=(10,))]
+    for thread in waiting:
+        thread.start()
+    waiting[0].join(0.05)
+    assert budget.held == 60  # the third waits for the second, so that the oldest never starves
+    first.give_back()
+    waiting[0].join(10)
+    assert budget.held == 500
+    second.give_back()
+    waiting[1].join(10)
+    assert budget.held == 10 and not any(thread.is_alive() for thread in waiting)
+
+
+def test_a_caller_that_stops_leaves_no_thread_behind(tmp_path: Path) -> None:
+    images = open_folder(str(make_photos(tmp_path, {"train": 6, "val": 2})), 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(zoo.data.decoding, "PIXELS_IN_MEMORY", 1)
+        before = threading.active_count()
+        decoded = decode_all(images.splits["train"], 3)
+        next(decoded)
+        decoded.close()  # type: ignore[attr-defined]
+        assert threading.active_count() == before

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import re
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +12,7 @@ import pytest
 from tests_support import TINY
 
 import zoo.data.decoding
+import zoo.data.prefetch
 from zoo import Plugins, train
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.storage.tensor_store import ROWS_SUFFIX, Store
@@ -66,3 +70,54 @@ def test_stop_kills_the_prefetch_process(two_splits: Path) -> None:
     ahead.stop()
     assert ahead._process.returncode is not None
     assert not list((Store().folder or Path()).glob(f"*/*{ROWS_SUFFIX}"))
+
+
+def test_a_module_of_the_working_directory_is_not_run(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("random.py", "json.py", "zoo.py", "typing.py"):
+        (tmp_path / module).write_text(f"open({str(tmp_path / 'was run')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    experiment = replace(TINY, data=str(two_splits), backbone="lite/efficientnet_lite0")  # needs no torch to be known
+    assert finish(start_prefetch(experiment)) == 36
+    assert not (tmp_path / "was run").exists()
+
+
+def test_a_helper_that_hangs_is_given_up(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is stopped where it says nothing, also where it has said that it ends; training decodes by itself."""
+    monkeypatch.setattr(zoo.data.prefetch, "PATIENCE", 0.2)
+    experiment = replace(TINY, data=str(two_splits), strategy="linear", epochs=None)
+    for program in ("import time; time.sleep(600)", "import os, time; os.close(1); time.sleep(600)"):
+        with monkeypatch.context() as patch:
+            patch.setattr(zoo.data.prefetch, "python_command", lambda target: [sys.executable, "-c", program])  # noqa: B023
+            ahead = start_prefetch(experiment)
+        assert ahead is not None and not ahead.wait()
+        ahead.stop()
+    with monkeypatch.context() as patch:
+        patch.setattr(zoo.data.prefetch, "python_command", lambda target: [sys.executable, "-c", program])
+        ahead = start_prefetch(experiment)
+    with caplog.at_level("INFO", logger="zoo"):
+        assert train(experiment, out=tmp_path / "run", ahead=ahead).status == "finished"
+    assert ahead is not None
+    ahead.stop()
+    assert "decoded here" in caplog.text
+
+
+def test_every_child_process_is_isolated() -> None:
+    """A Python process is started with `python_command` alone, which keeps the working directory out of its path."""
+    root = Path(__file__).parents[3]
+    started = {}
+    for folder in ("zoo", "plugins", "exporters", "cli"):
+        for file in (root / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and re.match(
+                    r"subprocess\.|os\.(exec|spawn|system|popen)", ast.unparse(node.func)
+                ):
+                    started[file.relative_to(root).as_posix()] = ast.unparse(node.args[0])
+                assert not (isinstance(node, ast.Import | ast.ImportFrom) and "multiprocessing" in ast.unparse(node)), (
+                    file
+                )
+    assert set(started) == {"zoo/data/prefetch.py", "zoo/system/worker_process.py"}
+    assert all(command.startswith("python_command(") for command in started.values())

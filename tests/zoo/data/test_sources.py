@@ -263,7 +263,8 @@ def test_a_path_in_python_is_a_folder(tmp_path: Path, plugins: Plugins, monkeypa
 
 
 def test_arrays_of_other_shapes_or_types_have_other_digests() -> None:
-    zeros: list[Any] = [np.zeros(shape, kind) for shape in ((4, 2, 3), (2, 4, 3), (8, 3)) for kind in (np.uint8, np.bool_)]
+    shapes, kinds = ((4, 2, 3), (2, 4, 3), (8, 3)), (np.uint8, np.bool_)
+    zeros: list[Any] = [np.zeros(shape, kind) for shape in shapes for kind in kinds]
     assert len({content_digest(ArraySource(array)) for array in zeros}) == len(zeros)
     turned = np.arange(24, dtype=np.uint8).reshape(4, 2, 3).transpose(1, 0, 2)
     assert content_digest(ArraySource(turned)) == content_digest(ArraySource(turned.copy()))

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from messages import refused, unsaid
 
+from zoo import ZooError
 from zoo.exporting.golden import Golden, Logits, Pixels, check_golden
 from zoo.exporting.golden_inputs import SIZES, golden_photographs
 
@@ -48,6 +50,15 @@ def test_equal_and_nearly_equal_answers_pass() -> None:
 @pytest.mark.parametrize("wrong", [ANSWERS + np.float32(0.02), ANSWERS[:, ::-1], ANSWERS * np.nan, ANSWERS[:, :2]])
 def test_other_answers_fail(wrong: Logits) -> None:
     assert not answering(wrong)[0]
+
+
+def test_what_is_not_a_number_is_named_and_not_recorded() -> None:
+    wrong = ANSWERS.copy()
+    wrong[1, 2] = np.inf
+    passed, detail = answering(wrong)
+    assert not passed and not unsaid(detail, "`portrait`", "`wasps`", "inf")
+    with refused(ZooError, "`portrait`", "`wasps`", "inf"):
+        Golden.of(CLASSES, wrong)
 
 
 def test_worst_input_is_named() -> None:

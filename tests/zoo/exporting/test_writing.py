@@ -8,9 +8,14 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import hypothesis
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from messages import refused
 from shared import digest
 from tests_support import make_photos
 from torch import nn
@@ -35,7 +40,8 @@ from zoo.data.splitting import balanced_order
 from zoo.dataset import Sample
 from zoo.evaluation.statistics import paired_difference_interval
 from zoo.exporter import Check, Precision, StageDifference
-from zoo.exporting.parity import TOLERANCE, compare
+from zoo.exporting.metadata import file_metadata
+from zoo.exporting.parity import TOLERANCE, compare, images_to_tell, verdict
 from zoo.exporting.precision_search import PrecisionCandidate, fastest
 from zoo.networks.freezing import digest_of_state
 from zoo.predictions import Predictions
@@ -292,12 +298,41 @@ def test_compare_matches_images_by_name_and_lists_flips() -> None:
         compare(ours, table([[2, 0]], ("a",)))
 
 
+@hypothesis.settings(max_examples=40, deadline=None)
+@given(
+    images=st.integers(1, 400),
+    lost=st.integers(0, 60),
+    gained=st.integers(0, 10),
+    wrong=st.integers(0, 60),
+    max_drop=st.sampled_from([0.0, 0.01, 0.1]),
+)
+def test_the_interval_decides_what_is_lost(images: int, lost: int, gained: int, wrong: int, max_drop: float) -> None:
+    kinds = ([(True, False)] * lost + [(False, True)] * gained + [(False, False)] * wrong)[:images]
+    pairs = np.array(kinds + [(True, True)] * (images - len(kinds)))
+    run_right, right = pairs[:, 0], pairs[:, 1]
+    low, high = paired_difference_interval(run_right, right)
+    found = verdict((low, high), max_drop)
+    assert (found == "exceeds") == (low > max_drop) and (found == "within") == (high <= max_drop)
+    needed = images_to_tell(run_right, right, max_drop)
+    assert needed is None or (found == "undecided" and needed > images)
+
+
+def test_how_many_images_would_tell() -> None:
+    same = np.ones(153, np.bool_)
+    needed = images_to_tell(same, same, 0.01)
+    assert needed is not None and 380 <= needed <= 420  # 3.84 / 0.01, of Wilson's interval without a difference
+    assert images_to_tell(np.ones(500, np.bool_), np.ones(500, np.bool_), 0.01) is None
+    one, two = (np.arange(153) >= lost for lost in (1, 2))  # 0.0065 and 0.0131: the same verdict
+    assert {verdict(paired_difference_interval(same, some), 0.01) for some in (one, two)} == {"undecided"}
+    assert verdict(paired_difference_interval(same, np.arange(153) >= 20), 0.01) == "exceeds"
+
+
 def test_max_drop_bounds_the_accuracy_lost_in_fp16_and_int8() -> None:
     ours = table([[0.03, 0], [0, 0.03], [0.03, 0], [0.03, 0]], ("a", "b", "c", "d"))  # all show x: three are right
     theirs = table([[0.02, 0], [0.02, 0], [0, 0.02], [0, 0.02]], ("a", "b", "c", "d"))  # two of four; three flips
     parity = compare(ours, theirs, precision="int8", max_drop=0.25)
     assert parity.passed and parity.drop == pytest.approx(0.25) and len(parity.flips) == 3
-    assert not compare(ours, theirs, precision="int8", max_drop=0.2).passed
+    assert parity.verdict == "undecided" and "4 images do not tell whether more than 0.25 is lost" in str(parity)
     unsure = table([[3, 0], [0, 3], [3, 0], [3, 0]], ("a", "b", "c", "d"))
     soft = compare(ours, unsure, precision="int8", max_drop=0.25)
     assert soft.agreeing == 4 and soft.mean_difference > 0.3 and not soft.passed  # labels hold, probabilities do not
@@ -405,3 +440,28 @@ def test_openvino_of_a_run(run: Run, plugins: Plugins) -> None:
     assert all(check.passed for check in verify(done.path, plugins=plugins))
     with pytest.raises(UsageError, match="run on cpu, not on `cuda`"):
         zoo.exporting.writing._check_device(plugins.exporters.find("openvino").value, "cuda")
+
+
+@pytest.mark.parametrize(
+    ("to", "precision"), [("onnx", "fp32"), ("onnx", "int8"), ("pt2", "fp32"), ("openvino", "fp32")]
+)
+def test_exports_of_a_run_are_equal_byte_for_byte(
+    run: Run, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, to: str, precision: Precision
+) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    suffix = plugins.exporters.find(to).value.suffix
+    found = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / f"model{suffix}"
+        options: dict[str, Any] = {"max_drop": 0.3, "calibration": 8} if precision == "int8" else {}
+        export(run, to=to, precision=precision, out=file, plugins=plugins, **options)
+        found.append({one.name: one.read_bytes() for one in file.parent.iterdir()})
+    assert found[0] == found[1]
+    assert any(b"2023-11-14T22:13:20+00:00" in content for content in found[0].values())
+
+
+def test_a_time_that_is_none_is_refused(run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with refused(UsageError, "SOURCE_DATE_EPOCH=yesterday", "seconds", "1970"):
+        file_metadata(run)

@@ -10,10 +10,12 @@ import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import refused
 
-from zoo import Preprocess, Sample
+from zoo import Preprocess, Sample, ZooError
 from zoo.data.image import BadImage
 from zoo.dataset import BytesSource
+from zoo.inference import prediction
 from zoo.inference.prediction import BATCH, predict_all
 
 
@@ -53,6 +55,27 @@ def test_every_sample_comes_back_in_order(workers: int, flags: list[bool]) -> No
     assert all(size == BATCH for size in predictor.batches[:-1])
 
 
+@given(
+    broken=st.integers(0, 2 * BATCH),
+    column=st.integers(0, 2),
+    value=st.sampled_from([np.nan, np.inf, -np.inf]),
+    count=st.integers(1, 2 * BATCH),
+)
+def test_what_is_not_a_number_never_becomes_a_label(broken: int, column: int, value: float, count: int) -> None:
+    class Damaged(Brightness):
+        def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+            found = super().logits(photographs)
+            found[found[:, 0] == broken, column] = value
+            return found
+
+    samples = [sample(number, True) for number in range(count)]
+    if broken >= count:
+        assert len(list(predict_all(Damaged(), samples, workers=1))) == count
+        return
+    with refused(ZooError, f"`{broken}`", f"`{'abc'[column]}`", str(value)):
+        list(predict_all(Damaged(), samples, workers=1))
+
+
 def test_images_are_classified_as_they_come(tmp_path: Path) -> None:
     """A caller sees the first batch before the last image is decoded: a million images take no more memory than few."""
     taken = []
@@ -66,3 +89,10 @@ def test_images_are_classified_as_they_come(tmp_path: Path) -> None:
     next(found)
     assert len(taken) <= BATCH + 2 * 2 + 1
     found.close()  # type: ignore[attr-defined]
+
+
+def test_a_batch_ends_where_it_has_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction, "BATCH_PIXELS", 12)
+    predictor = Brightness()
+    assert len(list(predict_all(predictor, [sample(number, True) for number in range(7)], workers=1))) == 7
+    assert predictor.batches == [3, 3, 1]  # of four pixels each

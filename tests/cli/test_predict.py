@@ -1,0 +1,122 @@
+"""`zoo predict`: one row for each photograph as soon as it is known, in a form that every reader takes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from messages import refused, unsaid
+from tests_support import COLOURS, paint
+
+from zoo import UsageError
+from zoo.inference.prediction import find_photographs
+from zoo.latency.measurement import kind_of
+from zoo.plugin import Plugins
+from zoo_cli.main import run
+
+FOREIGN = '{"name": "of another program"}'
+NEWER = '{"schema": 99}'
+
+
+def zoo(capsys: pytest.CaptureFixture[str], *arguments: str | Path) -> tuple[int, str, str]:
+    capsys.readouterr()
+    code = run([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+@pytest.fixture
+def file(exported_run: Path, tmp_path: Path) -> Path:
+    (tmp_path / "ship").mkdir()
+    return Path(shutil.copy(exported_run / "model.onnx", tmp_path / "ship/model.onnx"))
+
+
+@pytest.mark.parametrize("stray", [FOREIGN, NEWER, "[]", "{"])
+def test_what_lies_beside_a_file_does_not_matter(
+    capsys: pytest.CaptureFixture[str], file: Path, two_splits: Path, stray: str
+) -> None:
+    photograph = two_splits / "val/red/000.jpg"
+    expected = zoo(capsys, "predict", file, photograph)
+    (file.parent / "run.json").write_text(stray)
+    assert zoo(capsys, "predict", file, photograph) == expected
+    code, out, err = zoo(capsys, "evaluate", file, "--data", two_splits, "--json")
+    assert code == 0 and json.loads(out)["fitted_on"] == 0 and not unsaid(err, "warning", "without a run", "run.json`")
+    assert zoo(capsys, "verify", file)[0] == 0
+
+
+def test_a_suffix_in_capitals(
+    capsys: pytest.CaptureFixture[str], file: Path, two_splits: Path, plugins: Plugins
+) -> None:
+    capitals = file.rename(file.with_name("M.ONNX"))
+    assert zoo(capsys, "predict", capitals, two_splits / "val/red/000.jpg")[0] == 0
+    assert kind_of(capitals, plugins) == "onnx"
+
+
+def test_rows_are_those_of_the_photographs(
+    capsys: pytest.CaptureFixture[str], file: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    broken, good = tmp_path / "broken.jpg", two_splits / "val/red/000.jpg"
+    broken.write_bytes(b"\xff\xd8\xff\xe0")
+    asked = [good, broken, good, *sorted((two_splits / "val/blue").iterdir()), broken]
+    code, out, err = zoo(capsys, "predict", file, *asked, "--json")
+    rows = json.loads(out)
+    assert code == 1 and [row["path"] for row in rows] == [str(path) for path in asked]
+    assert out == json.dumps(rows, indent=2, ensure_ascii=False) + "\n"
+    for path, row in zip(asked, rows):
+        assert ("error" in row) == (path == broken) == (row["label"] is None)
+    assert err.count("warning") == 2 and "broken.jpg" in rows[1]["error"]
+    code, out, err = zoo(capsys, "predict", file, broken, "--json")
+    assert code == 1 and len(json.loads(out)) == 1 and not unsaid(err, "none", "decoded")
+
+
+def test_names_that_spoil_rows(file: Path, tmp_path: Path) -> None:
+    names = [b"a\tb.png", b"c\nd.png", b"e\x1b[31m.png", b"\xff\xfe.png", "é\u2028f.png".encode()]
+    photographs = [tmp_path / os.fsdecode(name) for name in names]
+    for photograph in photographs:
+        paint(COLOURS["red"], 0).save(photograph)
+
+    def printed(*options: str) -> bytes:
+        command = [sys.executable, "-m", "zoo_cli.main", "predict", str(file), *map(str, photographs), *options]
+        strict = {**os.environ, "PYTHONIOENCODING": "utf-8:strict"}  # as in a session with any locale but C
+        return subprocess.run(command, stdout=subprocess.PIPE, check=True, env=strict).stdout
+
+    rows = json.loads(printed("--json"))
+    assert [row["path"] for row in rows] == [str(photograph) for photograph in photographs]
+    lines = printed().split(b"\n")[:-1]
+    assert [line.count(b"\t") for line in lines] == [2] * len(names) and not any(b"\x1b" in line for line in lines)
+    assert rb"a\tb.png" in lines[0] and b"\xff\xfe.png" in lines[3]
+
+
+@pytest.mark.parametrize("text", ["https://example.org/a.jpg", "s3://photos/a.jpg", "-"])
+def test_what_is_not_read_is_said(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    with refused(UsageError, f"`{text}`", "files", "URL" if "://" in text else "standard input"):
+        find_photographs([text])
+
+
+def test_a_model_is_not_downloaded(capsys: pytest.CaptureFixture[str], two_splits: Path) -> None:
+    for command in (["predict", "https://x.org/m.onnx", two_splits], ["evaluate", "https://x.org/m.onnx"]):
+        code, _, err = zoo(capsys, *command)
+        assert code == 2 and not unsaid(err, "`https://x.org/m.onnx`", "URL", "download")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_results_come_as_they_are_made(form: list[str], file: Path, two_splits: Path, tmp_path: Path) -> None:
+    """The ninth photograph is a pipe that nobody writes to: the first eight are printed all the same."""
+    photographs = [str(path) for path in sorted((two_splits / "train").rglob("*.jpg"))[:8]]
+    os.mkfifo(tmp_path / "never.jpg")
+    arguments = ["predict", str(file), *photographs, str(tmp_path / "never.jpg"), "--workers", "1", *form]
+    command = [sys.executable, "-m", "zoo_cli.main", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as process:
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:
+            seen += "000.jpg" in line or line.lstrip().startswith(('"path"', str(two_splits)))
+            if seen == 8:
+                break
+        process.kill()
+    assert seen == 8
