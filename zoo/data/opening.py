@@ -150,7 +150,7 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
 def found_text(images: Images) -> str:
     """A line that says which classes and how many images were found: `2 classes: cat dog; train 24 images ...`."""
     names = " ".join(images.classes[:SHOWN]) + (" ..." if len(images.classes) > SHOWN else "")
-    parts = []
+    parts: list[str] = []
     for role, samples in images.splits.items():
         counts = Counter(sample.label for sample in samples).values()
         least, most = min(counts, default=0), max(counts, default=0)
