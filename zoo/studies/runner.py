@@ -26,7 +26,7 @@ from zoo.progress import Progress
 from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked
 from zoo.runs.run import LEDGER_FILE, Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
-from zoo.storage.folder_lock import hold_folder
+from zoo.storage.folder_lock import LOCK_FILE, hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, TrialExecutor
@@ -374,7 +374,7 @@ def _check_folder(folder: Path, asked: Study) -> None:
                 f"`{folder}` holds another study, which differs in `{'`, `'.join(differ)}`",
                 hint="pass another `--out`, or continue that study with `zoo study FOLDER`",
             )
-    elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    elif folder.exists() and (not folder.is_dir() or any(file.name != LOCK_FILE for file in folder.iterdir())):
         raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
 
 

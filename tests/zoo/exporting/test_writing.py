@@ -47,6 +47,7 @@ from zoo.networks.freezing import digest_of_state
 from zoo.predictions import Predictions
 from zoo.preprocess import Interpolation
 from zoo.storage.files import read_json, write_json
+from zoo.storage.folder_lock import LOCK_FILE
 from zoo.target import load_target
 from zoo_onnx.network import ExportedNetwork, export_network
 from zoo_onnx.session import open_file as open_onnx
@@ -98,7 +99,7 @@ def run(trained: Run, tmp_path: Path) -> Run:
 
 
 def files(run: Run) -> set[str]:
-    return {path.name for path in run.path.iterdir()}
+    return {path.name for path in run.path.iterdir() if path.name != LOCK_FILE}
 
 
 def test_run_and_file_agree_everywhere(run: Run, data: Path, plugins: Plugins) -> None:
