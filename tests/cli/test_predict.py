@@ -45,7 +45,9 @@ def test_what_lies_beside_a_file_does_not_matter(
     (file.parent / "run.json").write_text(stray)
     assert zoo(capsys, "predict", file, photograph) == expected
     code, out, err = zoo(capsys, "evaluate", file, "--data", two_splits, "--json")
-    assert code == 0 and json.loads(out)["fitted_on"] == 0 and not unsaid(err, "warning", "without a run", "run.json`")
+    assert (
+        code == 0 and json.loads(out)["fitted_on"] is None and not unsaid(err, "warning", "without a run", "run.json`")
+    )
     assert zoo(capsys, "verify", file)[0] == 0
 
 

@@ -332,6 +332,8 @@ def _compare_with_guessing(network: Network, job: Job, recipe: Recipe, run: Run)
         logits = _logits(network, job, recipe, part, "score training images", cached=False)
         balanced = job.experiment.class_balance != "none"
         fitted = compare_with_guessing(logits, part.labels, labels, balanced=balanced)
+    if not np.isfinite(fitted.loss):
+        raise _diverged("the loss of training images", job.experiment)
     if not fitted.learnt:
         steps = recipe.state.position.step
         job.context.progress.warn(

@@ -170,9 +170,9 @@ def test_every_evaluation_decodes_in_full(large: Images, monkeypatch: pytest.Mon
     """Training's own figures, `evaluate` and `predict`: no image but those of train is decoded at a fraction."""
     asked: dict[str, set[int | None]] = {}
 
-    def noted(source: Any, at_least: int | None = None) -> Any:
+    def noted(source: Any, at_least: int | None = None, **rest: Any) -> Any:
         asked.setdefault("train" if "/train/" in str(source) else "val", set()).add(at_least)
-        return decode(source, at_least)
+        return decode(source, at_least, **rest)
 
     for module in (zoo.data.decoding, zoo.inference.prediction):
         if hasattr(module, "decode"):
@@ -187,7 +187,8 @@ def test_every_evaluation_decodes_in_full(large: Images, monkeypatch: pytest.Mon
 @given(st.integers(20, 40), st.tuples(*[st.integers(16, 40)] * 2), st.tuples(*[st.sampled_from(get_args(Fit))] * 2))
 def test_equal_keys_mean_equal_pixels(resize: int, crops: tuple[int, int], fits: tuple[Fit, Fit]) -> None:
     image = np.random.default_rng(0).integers(0, 256, (45, 67, 3), dtype=np.uint8)
-    images = Images(name="x", classes=("a",), splits={"train": (), "val": ()})
+    one, other = (Sample(name, "a", image) for name in ("one", "other"))
+    images = Images(name="x", classes=("a",), splits={"train": (one,), "val": (other,)})
     roles, found = Roles(fit=(), choose=(), reported="val", notes=()), []
     for crop, fit in zip(crops, fits):
         preprocess = Preprocess(resize=resize, crop=crop, fit=fit)

@@ -79,9 +79,9 @@ def test_a_smaller_fraction_lies_within_a_larger_one_and_both_are_validated_alik
         "train": tuple(samples(counts)),
         "val": tuple(samples({f"{label}v": 1 for label in counts})),
     }
-    images = Images(
-        name="x", classes=tuple(sorted(counts)), splits=splits | ({"test": ()} if layout == "three" else {})
-    )
+    if layout == "three":
+        splits["test"] = tuple(samples({f"{label}t": 1 for label in counts}))
+    images = Images(name="x", classes=tuple(sorted(counts)), splits=splits)
     images = lock(images, seed) if layout == "locked" else images
     asked = replace(TINY, split_seed=seed, early_stopping=None if layout == "two" else 2)
     fewer, more, whole = (assign_roles(images, replace(asked, fraction=one)) for one in (*sorted(fractions), 1.0))

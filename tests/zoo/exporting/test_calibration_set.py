@@ -27,10 +27,10 @@ def test_only_fitted_images_calibrate(
     run = train(experiment, out=tmp_path / "run", plugins=plugins)
     seen: list[str] = []
 
-    def spy(samples: Iterable[Sample], *rest: Any) -> Any:
+    def spy(samples: Iterable[Sample], *rest: Any, **more: Any) -> Any:
         listed = list(samples)
         seen.extend(sample.id for sample in listed)
-        return decode_all(listed, *rest)
+        return decode_all(listed, *rest, **more)
 
     monkeypatch.setattr(zoo.exporting.calibration_set, "decode_all", spy)
     found = draw(run, open_images(str(three_splits), 0, plugins), 8)

@@ -6,6 +6,7 @@ import ast
 import json
 import math
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,9 @@ def test_damaged_predictions_are_an_error(tmp_path: Path) -> None:
 
 
 def test_predictions_that_are_not_numbers_are_damaged(tmp_path: Path) -> None:
-    broken = table()
-    broken.logits[1, 2] = np.nan
+    logits = table().logits.copy()
+    logits[1, 2] = np.nan
+    broken = replace(table(), logits=logits)
     broken.save(tmp_path / "p.safetensors")
     with refused(ZooError, "p.safetensors`", "val/é/2.jpg", "`c`", "nan"):
         Predictions.load(tmp_path / "p.safetensors")
