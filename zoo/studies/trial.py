@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -12,6 +11,7 @@ from typing import Any
 
 from zoo.errors import ZooError
 from zoo.runs.run import Run, now
+from zoo.storage.files import json_text
 
 READABLE = 52  # characters of backbone and strategy in a trial's name; file systems take 255 bytes in all
 DIGITS = 8  # of the digest in a trial's name
@@ -37,7 +37,7 @@ class Trial:
 
         It ends in a digest of the exact words, since different words may read alike without those characters.
         """
-        exact = json.dumps([self.backbone, self.strategy, self.seed, float(self.fraction)])
+        exact = json_text([self.backbone, self.strategy, self.seed, float(self.fraction)], ascii_only=True)
         words = _readable(f"{self.backbone}-{self.strategy}")[:READABLE]
         return f"{words}-{self.fraction:g}-{self.seed}-{hashlib.sha256(exact.encode()).hexdigest()[:DIGITS]}"
 
