@@ -74,6 +74,7 @@ class Prefetch:
                 until, seen = monotonic() + PATIENCE, 0
                 continue
             if not count:
+                self._counts.put(0)  # for whoever waits once more
                 break
             advance(count)
             seen += count
