@@ -8,15 +8,10 @@ Library calls print nothing by themselves; the command line shows a `ProgressBar
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
-import os
-import sys
-from collections.abc import Iterator
 from threading import Event, Thread
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -206,32 +201,3 @@ def _duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
-
-
-@contextlib.contextmanager
-def stdout_to_stderr() -> Iterator[TextIO]:
-    """Send what other code prints to stderr, also what a C library writes to descriptor 1; yields the real stdout.
-
-    Code of plugins prints where it likes, but stdout is for data, such as the JSON that a program reads.
-    """
-    before = sys.stdout
-    data, kept = before, None
-    with contextlib.suppress(OSError, ValueError, AttributeError):  # closed, or no stream of the system's, as in a test
-        before.flush()
-        if before.fileno() == 1:
-            kept = os.dup(1)
-            os.dup2(2, 1)
-            data = open(os.dup(kept), "w", encoding=before.encoding, errors=before.errors)  # noqa: SIM115, PTH123
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield data
-            data.flush()
-    finally:
-        if kept is not None:
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).fflush(None)  # what C code has printed waits in a buffer
-            os.dup2(kept, 1)
-            os.close(kept)
-        if data is not before:
-            with contextlib.suppress(OSError):  # the reader is gone, which `flush` has said
-                data.close()

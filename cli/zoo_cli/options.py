@@ -96,7 +96,7 @@ def with_data_on_stdout(command: click.Command) -> click.Command:
     """The same command; while it runs, only `echo` writes to stdout, and what other code prints goes to stderr."""
 
     def invoke(ctx: click.Context) -> Any:
-        from zoo.progress import stdout_to_stderr
+        from zoo.system.stdout import stdout_to_stderr
 
         global _data
         with stdout_to_stderr() as stream:
