@@ -99,7 +99,7 @@ class ProgressBar:
         """Show on `console`, a rich console; by default one on stderr."""
         from rich.console import Console
 
-        self._console = console if console is not None else Console(stderr=True, highlight=False)
+        self._console = console if console is not None else Console(stderr=True, highlight=False, emoji=False)
         self._bar: Any = None
         self._task: Any = None
         self._name = ""

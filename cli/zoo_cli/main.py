@@ -219,7 +219,8 @@ def _message_of(error: click.ClickException) -> str:
     text = " ".join(text.split())
     for theirs, ours in _WORDING:
         text = re.sub(theirs, ours, text)
-    return (text[:1].lower() + text[1:]).rstrip(".").replace("'", "`")
+    text = re.sub(r"(?<!\w)'([^']*)'(?!\w)", r"`\1`", text)  # but not the apostrophe of a name
+    return (text[:1].lower() + text[1:]).rstrip(".")
 
 
 def _hint_of(error: click.ClickException) -> str | None:

@@ -61,14 +61,17 @@ def classes_from_option(command: F) -> F:
     return with_classes  # type: ignore[return-value]
 
 
+# Columns below which figures would be cut off; a narrower terminal breaks the lines itself
+NARROWEST = 40
+
+
 def console() -> Console:
     """The console for tables and progress: stderr, no colour if NO_COLOR is set, 160 columns if it is no terminal."""
     from rich.console import Console
 
-    plain = Console(stderr=True, highlight=False)
-    if plain.is_terminal or "COLUMNS" in os.environ:
-        return plain
-    return Console(stderr=True, highlight=False, width=160)
+    plain = Console(stderr=True, highlight=False, emoji=False)  # a class may be called `:dog:`
+    width = plain.width if plain.is_terminal or "COLUMNS" in os.environ else 160
+    return Console(stderr=True, highlight=False, emoji=False, width=max(width, NARROWEST))
 
 
 def fits(screen: Console, table: Table) -> bool:

@@ -38,7 +38,7 @@ def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
     if missing:
         raise UsageError(f"missing option {' '.join(f'`--{name}`' for name in missing)}", hint="see `zoo plan --help`")
     with_data = settings["data"] is not None
-    experiment = Experiment(**{**settings, "data": settings["data"] or "none"})
+    experiment = Experiment(**{**settings, "data": settings["data"] if with_data else "none"})
     from zoo.training.dry_run import plan as make_plan
     from zoo_cli.main import plugins
 

@@ -231,6 +231,38 @@ def test_inspect_and_the_program_that_verifies(
     assert code == 2 and "does not end in `.json`" in err and file.read_bytes() == before
 
 
+@pytest.mark.parametrize("columns", ["0", "5"])
+def test_a_narrow_terminal_loses_no_figure(
+    columns: str, capsys: pytest.CaptureFixture[str], trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    code, _, err = zoo(capsys, "compare", trained)
+    assert code == 0 and "timm" in err and max(map(len, err.splitlines())) <= 40
+    code, _, err = zoo(capsys, "evaluate", trained)
+    accuracy = Run.open(trained).metrics["accuracy"]
+    assert code == 0 and f"{accuracy:.4f}" in err
+
+
+def test_names_are_shown_as_they_are(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    make_photos(tmp_path / "photos", {"train": 3, "val": 2})
+    for split in ("train", "val"):
+        (tmp_path / "photos" / split / "red").rename(tmp_path / "photos" / split / ":dog:")
+    settings: list[str | Path] = [
+        "--data",
+        tmp_path / "photos",
+        *TINY,
+        "--strategy",
+        "linear",
+        "--out",
+        tmp_path / "run",
+    ]
+    assert zoo(capsys, "train", *settings)[0] == 0
+    assert ":dog:" in zoo(capsys, "evaluate", tmp_path / "run")[2]
+    assert "it's" in zoo(capsys, "list", "it's")[2]
+    code, _, err = zoo(capsys, "plan", "--backbone", "timm/test_resnet", "--strategy", "full", "--data", "")
+    assert code == 2 and not unsaid(err, "`--data ''`")
+
+
 def test_no_colour_and_no_markup(trained: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "zoo_cli.main", "compare", str(trained)],
