@@ -8,6 +8,7 @@ Library calls print nothing by themselves; the command line shows a `ProgressBar
 
 from __future__ import annotations
 
+import inspect
 import logging
 from threading import Event, Thread
 from time import perf_counter
@@ -70,6 +71,26 @@ class LogProgress(Silent):
 
     def epoch(self, record: dict[str, Any]) -> None:
         LOGGER.info("%s", epoch_line(record))
+
+
+class _WithoutLater(Silent):
+    """Passes reports on to an object that was written before `start` had the argument `later`."""
+
+    def __init__(self, progress: Any) -> None:
+        for name in ("note", "warn", "advance", "epoch", "stop"):
+            setattr(self, name, getattr(progress, name))
+        self._start = progress.start
+
+    def start(self, task: str, total: int, unit: str = "images", later: int = 0) -> None:
+        self._start(task, total, unit)
+
+
+def with_later(progress: Progress) -> Progress:
+    """The object itself, or one that leaves out the argument `later` of `start` where it has none."""
+    taken = inspect.signature(progress.start).parameters
+    if "later" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values()):
+        return progress
+    return _WithoutLater(progress)
 
 
 def epoch_line(record: dict[str, Any]) -> str:

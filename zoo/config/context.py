@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from zoo.plugin import Plugins
-from zoo.progress import LogProgress, Progress
+from zoo.progress import LogProgress, Progress, with_later
 from zoo.storage.tensor_store import Store
 from zoo.system.clock import Clock
 
@@ -33,4 +33,4 @@ class Context:
         Raises:
             UsageError: `ZOO_CACHE_BUDGET` is not a size.
         """
-        return cls(plugins=plugins or Plugins(), progress=progress or LogProgress())
+        return cls(plugins=plugins or Plugins(), progress=with_later(progress) if progress else LogProgress())
