@@ -17,7 +17,8 @@ from torch import nn
 from zoo import Plugins, UsageError, ZooError, advise
 from zoo.advice.domain_distance import NormRecorder, by_stage, divergence
 from zoo.advice.probing import StageRecorder, pooled, probe
-from zoo.advice.recommendation import MARGIN, StageAdvice, mean_ranks, suggest_strategy
+from zoo.advice.recommendation import mean_ranks
+from zoo.advice.strategy_suggestion import MARGIN, StageAdvice, suggest_strategy
 from zoo.advice.track_record import track_record
 from zoo.evaluation.statistics import paired_difference_interval
 from zoo.networks.building import build_network
