@@ -13,13 +13,12 @@ from zoo.data.decoding import DecodedImages
 from zoo.data.image import centre_crop
 from zoo.predictions import softmax
 
-# Training images that are scored after training. A network that learnt is so far below the baseline that these few show
-# it, and they cost less than three per cent of the shortest training
+# Training images that are scored after training: enough to show that a network that learnt is far below the baseline,
+# and one forward pass of few images
 IMAGES = 100
 
-LEAST = (
-    0.01  # share of the loss of guessing; a random head on few images can be this much better by chance, on all alike
-)
+# Share of the loss of guessing: a random head on few images can be this much better by chance, on all alike
+LEAST = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
