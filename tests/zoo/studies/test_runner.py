@@ -20,7 +20,7 @@ from shared import made_once
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study
 from zoo.errors import DiskFull
-from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.deployment_cost import DeploymentCost, NetworkLatencies
 from zoo.studies.results import COSTS_FILE, Results
 from zoo.studies.trial import Trial, TrialResult
 from zoo.system.worker_process import WorkerFailed
@@ -127,9 +127,9 @@ def test_no_worker_is_there_while_networks_are_timed(
     def asked_of(self: LocalProcess, do: str, **request: Any) -> dict[str, Any]:
         return {"unfit": "it does not fit"}
 
-    def timing(*_: Any) -> dict[str, Any]:
+    def timing(*_: Any) -> NetworkLatencies:
         assert len(closed) == 1
-        return {}
+        return NetworkLatencies({})
 
     monkeypatch.setattr(LocalProcess, "cancel", cancelling)
     monkeypatch.setattr(LocalProcess, "ask", asked_of)
