@@ -131,6 +131,9 @@ class Exporter:
             that was asked for and its details, under `parity` what `annotate` stored.
         script: `() -> str`: the source of a program that checks files where zoo is not installed.
         foreign: `(path, device, preprocess, classes or None) -> Predictor`: open a file that zoo did not write.
+        serve: `(path, device, threads, across_sizes) -> Predictor`: open a file for `zoo serve`, which calls it from
+            several threads. Each call computes with `threads` threads. With `across_sizes` images of different sizes
+            share a call of the network.
         beside: Names of further files that belong to a file, with `{name}` and `{stem}` for its name and stem.
         runtimes: Name of the runtime that files are meant for, by device (`cpu`, `cuda`).
         devices: Devices that files can run on.
@@ -149,6 +152,7 @@ class Exporter:
     inspect: str | Callable[[Path], dict[str, Any]] | None = field(repr=False, default=None)
     script: str | Callable[[], str] | None = field(repr=False, default=None)
     foreign: str | Callable[..., Predictor] | None = field(repr=False, default=None)
+    serve: str | Callable[[Path, str, int, bool], Predictor] | None = field(repr=False, default=None)
     beside: tuple[str, ...] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu", "cuda")

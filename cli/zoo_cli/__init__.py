@@ -13,6 +13,7 @@ _ROWS = (
     ("export", "Export a run to a file, and verify that it predicts the same"),
     ("verify", "Check an exported file for damage and wrong predictions"),
     ("inspect", "Show the metadata of an exported file"),
+    ("serve", "Serve exported files over HTTP"),
     ("bench", "Measure the latency of runs and exported files"),
     ("advise", "Rank backbones for your images and suggest a strategy, without training"),
     ("study", "Train and compare several backbones and strategies"),

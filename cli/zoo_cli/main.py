@@ -19,7 +19,7 @@ from zoo.target import load_target
 from zoo_cli.options import with_data_on_stdout
 
 # What `backbone-zoo-serve` runs by itself
-WITHOUT_TORCH = ("predict", "verify", "inspect", "bench", "list", "cache", "plugins")
+WITHOUT_TORCH = ("predict", "verify", "inspect", "serve", "bench", "list", "cache", "plugins")
 
 
 def plugins(ctx: click.Context) -> Plugins:

@@ -21,6 +21,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             inspect="zoo_onnx.inspection:inspect",
             foreign="zoo_onnx.foreign:open_foreign",
             script="zoo_onnx.script:source",
+            serve="zoo_onnx.serve:open_to_serve",
             beside=("{name}.data",),
             runtimes={"cpu": "onnxruntime-cpu", "cuda": "onnxruntime-cuda"},
             precisions=("fp32", "fp16", "int8"),

@@ -102,8 +102,10 @@ def _batches(photographs: Sequence[Pixels]) -> Iterator[list[int]]:
             yield places[start : start + step]
 
 
-def open_file(path: Path, device: str) -> OnnxPredictor:
+def open_file(path: Path, device: str, threads: int | None = None) -> OnnxPredictor:
     """Open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `threads` is the number of threads that a call computes with. None: onnxruntime's choice.
 
     Raises:
         UsageError: unknown device name.
@@ -116,7 +118,7 @@ def open_file(path: Path, device: str) -> OnnxPredictor:
     except OSError as error:
         raise ZooError(f"`{path}` cannot be read: {error.strerror}", hint="check its path and permissions") from error
     # Opened by its path, so that onnxruntime finds weights in a file beside it
-    session = open_session(str(path), device, path)
+    session = open_session(str(path), device, path, threads)
     metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
     meta.check_readable(metadata, path)
     classes = meta.decode(metadata, meta.KEY_CLASSES, path)
@@ -128,9 +130,11 @@ def open_file(path: Path, device: str) -> OnnxPredictor:
         raise ZooError(f"`{path}` is damaged: its metadata cannot be read", hint="export the run again") from error
 
 
-def open_session(model: str | bytes, device: str, name: object) -> ort.InferenceSession:
+def open_session(model: str | bytes, device: str, name: object, threads: int | None = None) -> ort.InferenceSession:
     """A session for a file, given its path, or for a graph in memory; devices and errors as in `open_file`."""
     options = ort.SessionOptions()
+    if threads is not None:
+        options.intra_op_num_threads = threads
     options.log_severity_level = 3  # errors only: warnings such as shape nodes on the CPU are normal
     # Other threads decode images between calls; a thread pool that spins while it waits would take their cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

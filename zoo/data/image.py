@@ -11,7 +11,7 @@ import io
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +60,7 @@ def decode(
     levels: Levels | None = None,
     remark: Callable[[str], None] = lambda text: None,
     admit: Callable[[int], None] = lambda pixels: None,
+    opened: Callable[[Image.Image], None] = lambda image: None,
 ) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
@@ -71,7 +72,8 @@ def decode(
         levels: Grey levels that become black and white, in images of more than 8 bits. None: those of their type.
         remark: Receives what was wrong with an image that is decoded nevertheless.
         admit: Called with the number of pixels before they are decoded, from the size that the file declares. It may
-            wait.
+            wait, or raise `BadImage`.
+        opened: Called with the image after `admit` and before it is decoded. It must not move to another frame.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
@@ -85,23 +87,24 @@ def decode(
             admitted = True
             admit(pixels)
 
+    look = Look(at_least, levels, remark, admit_once, opened)
     try:
-        opened = source.open()
-        if isinstance(opened, np.ndarray):
-            return opened
-        with opened:
+        stream = source.open()
+        if isinstance(stream, np.ndarray):
+            return stream
+        with stream:
             try:
-                return _decode(source, opened, at_least, levels, remark, admit_once)
+                return _decode(source, stream, look)
             except (BadImage, UnidentifiedImageError, UnknownLevels, MemoryError):
                 raise
             except Image.DecompressionBombError:  # in formats that check while they open
                 with without_bound():
-                    return _decode(source, opened, at_least, levels, remark, admit_once)
+                    return _decode(source, stream, look)
             except Exception:
-                repaired = repair(opened)
+                repaired = repair(stream)
                 if repaired is None:
                     raise
-                pixels = _decode(source, io.BytesIO(repaired.data), at_least, levels, remark, admit_once)
+                pixels = _decode(source, io.BytesIO(repaired.data), look)
                 remark(repaired.what)
                 return pixels
     except BadImage:
@@ -118,14 +121,17 @@ def decode(
         raise BadImage(f"`{source}` cannot be decoded: {reason}") from error
 
 
-def _decode(
-    source: ImageSource,
-    stream: BinaryIO,
-    at_least: int | None,
-    levels: Levels | None,
-    remark: Callable[[str], None],
-    admit: Callable[[int], None],
-) -> Pixels:
+class Look(NamedTuple):
+    """The arguments of `decode`."""
+
+    at_least: int | None
+    levels: Levels | None
+    remark: Callable[[str], None]
+    admit: Callable[[int], None]
+    opened: Callable[[Image.Image], None]
+
+
+def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
     try:
         image = open_image(stream)
     except UnidentifiedImageError:
@@ -138,11 +144,12 @@ def _decode(
         raise BadImage(f"`{source}` is a {what}") from None
     if image.width * image.height > MAX_PIXELS:
         raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
-    if at_least is not None:
-        image.draft(None, (at_least, at_least))
-    admit(image.width * image.height)
+    if look.at_least is not None:
+        image.draft(None, (look.at_least, look.at_least))
+    look.admit(image.width * image.height)
+    look.opened(image)
     with without_bound() if exceeds_bound(image) else nullcontext():
-        return to_rgb(image, levels, remark)
+        return to_rgb(image, look.levels, look.remark)
 
 
 def to_rgb(

@@ -77,6 +77,12 @@ class Turn:
 
 def trim_memory(pixels: int) -> None:
     """Give freed memory back to the system after an image of so many pixels, if it is large (Linux with glibc)."""
-    if pixels >= LARGE and sys.platform == "linux":
+    if pixels >= LARGE:
+        give_back_memory()
+
+
+def give_back_memory() -> None:
+    """Give freed memory back to the system (Linux with glibc; elsewhere nothing happens)."""
+    if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)

@@ -1,0 +1,170 @@
+"""`zoo serve`."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import click
+
+import zoo
+from zoo.errors import UsageError, ZooError
+from zoo_cli.options import device_option
+
+
+@click.command()
+@click.argument("files", metavar="FILE.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with a token that requests must name as `Authorization: Bearer TOKEN`.",
+)
+@click.option("--latency", is_flag=True, help="Use all cores for one image at a time, in place of one core for each.")
+@click.option(
+    "--drain",
+    type=click.FloatRange(0),
+    default=5.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time to go on listening after SIGTERM.",
+)
+@click.option(
+    "--watch",
+    type=click.FloatRange(0),
+    default=2.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between looks at the files for new versions; 0: only when SIGHUP comes.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    multiple=True,
+    metavar="URL",
+    help="Origin of web pages that may call the server; may be given several times.",
+)
+@click.option(
+    "--max-body",
+    type=click.IntRange(1),
+    default=16 * 2**20,
+    show_default=True,
+    metavar="BYTES",
+    help="Longest body of a request.",
+)
+@click.option(
+    "--max-pixels",
+    type=click.IntRange(1),
+    default=50_000_000,
+    show_default=True,
+    help="Largest image, from the size that its file declares.",
+)
+@click.option(
+    "--queue",
+    type=click.IntRange(0),
+    default=64,
+    show_default=True,
+    help="Images that may wait for a worker; beyond it requests are rejected with 503.",
+)
+@click.option(
+    "--deadline",
+    type=click.FloatRange(0, min_open=True),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest wait of a request.",
+)
+@click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Open connections.")
+@device_option
+def serve(
+    files: tuple[Path, ...],
+    host: str,
+    port: int,
+    token_file: Path | None,
+    latency: bool,
+    drain: float,
+    watch: float,
+    origins: tuple[str, ...],
+    max_body: int,
+    max_pixels: int,
+    queue: int,
+    deadline: float,
+    max_connections: int,
+    device: str,
+) -> None:
+    """Serve exported files over HTTP.
+
+    Each file is verified before it takes requests. A new version of a file takes over while the server runs, if it
+    verifies and has the same input and classes. Does not need torch.
+
+    \b
+    zoo serve runs/first/model.onnx
+    curl --data-binary @photo.jpg http://127.0.0.1:8080/predict
+    """
+    _check_extra()
+    _check_files(files)
+    token = _read_token(token_file) if token_file is not None else None
+    from zoo.serving.bounds import Bounds
+    from zoo.serving.supervisor import listen, supervise
+    from zoo.system.other_load import usable_cpus
+
+    bounds = Bounds(
+        body=max_body,
+        pixels=max_pixels,
+        pixels_in_flight=max(4 * max_pixels, Bounds.pixels_in_flight),
+        queue=queue,
+        deadline=deadline,
+        connections=max_connections,
+    )
+    cores = usable_cpus()
+    settings = {
+        "files": [str(file.absolute()) for file in files],
+        "device": device,
+        "workers": 1 if latency else cores,
+        "threads": cores if latency else 1,
+        "token": token,
+        "origins": list(origins),
+        "drain": drain,
+        "watch": watch,
+        "version": zoo.__version__,
+        "bounds": dataclasses.asdict(bounds),
+    }
+    click.get_current_context().exit(supervise(settings, [listen(host, port)]))
+
+
+def _check_extra() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("starlette", "uvicorn", "httptools", "prometheus_client") if find_spec(name) is None]
+    if missing:
+        raise ZooError(
+            f"`zoo serve` needs {', '.join(f'`{name}`' for name in missing)}, which is not installed",
+            hint="`pip install starlette uvicorn httptools prometheus-client`",
+        )
+
+
+def _check_files(files: tuple[Path, ...]) -> None:
+    names: dict[str, Path] = {}
+    for file in files:
+        if not file.is_file():
+            what = "is a folder" if file.is_dir() else "is not there"
+            raise UsageError(f"`{file}` {what}", hint="`zoo export RUN` makes a file that can be served")
+        if file.stem in names:
+            raise UsageError(
+                f"`{names[file.stem]}` and `{file}` have the same name, by which requests tell them apart",
+                hint="rename or link one of them",
+            )
+        names[file.stem] = file
+
+
+def _read_token(file: Path) -> str:
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"token file `{file}` cannot be read: {reason}") from error
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
+        what = "is empty" if not token else "holds other than printable ASCII without spaces"
+        raise UsageError(f"token file `{file}` {what}", hint="`openssl rand -hex 32 > FILE` makes one")
+    return token

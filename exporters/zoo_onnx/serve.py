@@ -1,0 +1,87 @@
+"""Opens an exported file for `zoo serve`: one session that several threads call at once. Never imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnxruntime as ort
+
+from zoo.errors import ZooError, quoted
+from zoo.predictor import Predictor
+from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
+from zoo_onnx.session import LOGITS, MAX_BATCH, OnnxPredictor, Pixels, open_file, open_session
+from zoo_onnx.size import is_large
+
+
+def open_to_serve(path: Path, device: str, threads: int, across_sizes: bool) -> Predictor:
+    """Open a file so that each call computes with `threads` threads.
+
+    With `across_sizes`, the graph is cut at the network's input: each image is prepared by itself, and the network runs
+    on images of all sizes together. A file that Pillow prepares images for needs no cut. Neither does a file of more
+    than 2 GB get one, since its parts do not fit into memory beside it.
+
+    Raises:
+        UsageError: unknown device name.
+        ZooError: the file is missing, damaged, not written by zoo or too new; or CUDA was requested and is not
+            available.
+    """
+    whole = open_file(path, device, threads)
+    if not across_sizes or not whole.inside:
+        return whole
+    model = onnx.load(str(path))
+    if is_large(model):
+        return whole
+    cut = onnx.utils.Extractor(model)
+    first, second = (
+        open_session(cut.extract_model([start], [end]).SerializeToString(), device, path, threads)
+        for start, end in ((PHOTOGRAPHS, PIXELS), (PIXELS, LOGITS))
+    )
+    return CutPredictor(whole, first, second)
+
+
+@dataclass(frozen=True)
+class CutPredictor:
+    """A `zoo.predictor.Predictor` of two sessions: one prepares an image, the other is the network.
+
+    Attributes:
+        whole: The file as it is, for its classes and preprocessing.
+        prepare: From a photograph to the network's input.
+        network: From the network's input to logits.
+    """
+
+    whole: OnnxPredictor
+    prepare: ort.InferenceSession
+    network: ort.InferenceSession
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.whole.classes
+
+    @property
+    def preprocess(self) -> Any:
+        return self.whole.preprocess
+
+    @property
+    def device(self) -> str:
+        return self.whole.device
+
+    def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
+        """Logits `(N, classes)` of decoded photographs, each `(H, W, 3)` uint8 RGB of any size."""
+        found = []
+        try:
+            for start in range(0, len(photographs), MAX_BATCH):
+                prepared = [
+                    self.prepare.run([PIXELS], {PHOTOGRAPHS: one[None]})[0]
+                    for one in photographs[start : start + MAX_BATCH]
+                ]
+                found.append(self.network.run([LOGITS], {PIXELS: np.concatenate(prepared)})[0])
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise ZooError(f"the file does not run on {len(photographs)} images: {quoted(error)}") from error
+        logits: npt.NDArray[np.float32] = np.concatenate(found)
+        return logits

@@ -1,0 +1,1 @@
+"""Serving: a verified exported file behind HTTP. Nothing here imports torch."""

@@ -1,0 +1,305 @@
+"""The ASGI application: routes, access and headers. It runs on any ASGI server; `zoo serve` runs it on uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import time
+from collections.abc import Awaitable, Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import HTMLResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from zoo.serving import open_inference
+from zoo.serving.bounds import Rejection
+from zoo.serving.metrics import CONTENT_TYPE
+from zoo.serving.openapi import openapi
+from zoo.serving.service import Service, prediction
+from zoo.serving.sniffing import refuse_format
+from zoo.storage.files import json_text
+
+LARGE = 2**16  # bytes of a body from which on it is parsed in a thread
+TOP = 5  # classes that `/predict` names by default
+OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")  # need no token
+ROUTES = {
+    "/": "page",
+    "/predict": "predict",
+    "/metrics": "metrics",
+    "/openapi.json": "openapi",
+}
+
+CURL = "curl --data-binary @photo.jpg http://HOST/predict"
+
+
+def make_app(
+    service: Service, *, version: str = "0", token: str | None = None, origins: tuple[str, ...] = ()
+) -> ASGIApp:
+    """The application that answers for a service.
+
+    Args:
+        service: The models and the workers.
+        version: What the server calls its version.
+        token: What requests must name as `Authorization: Bearer TOKEN`; the health routes need none. None: nothing.
+        origins: Web pages' origins that may call it, such as `https://example.org`. Others are not named to browsers.
+    """
+
+    def route(path: str, endpoint: Callable[[Request], Awaitable[Response]], *methods: str) -> Route:
+        return Route(path, endpoint, methods=list(methods))
+
+    model = "/v2/models/{model}"
+    version = model + "/versions/{version}"
+    handlers = _Handlers(service, version)
+    routes = [
+        route("/", handlers.page, "GET"),
+        route("/predict", handlers.predict, "POST"),
+        route("/metrics", handlers.metrics, "GET"),
+        route("/openapi.json", handlers.openapi, "GET"),
+        route("/v2", handlers.server, "GET"),
+        route("/v2/health/live", handlers.live, "GET"),
+        route("/v2/health/ready", handlers.ready, "GET"),
+        *(
+            one
+            for prefix in (model, version)
+            for one in (
+                route(prefix, handlers.model, "GET"),
+                route(prefix + "/ready", handlers.model_ready, "GET"),
+                route(prefix + "/infer", handlers.infer, "POST"),
+            )
+        ),
+    ]
+    handled: dict[Any, Any] = {Rejection: handlers.rejected, HTTPException: handlers.http_error}
+    app = Starlette(routes=routes, exception_handlers=handled)
+    app.router.redirect_slashes = False
+    return _Around(app, service, token, origins)
+
+
+class _Around:
+    """What holds for every request: the token, common headers, metrics, and an answer for a fault in the server."""
+
+    def __init__(self, app: ASGIApp, service: Service, token: str | None, origins: tuple[str, ...]) -> None:
+        self._app, self._service, self._origins = app, service, origins
+        self._token = None if token is None else f"Bearer {token}".encode()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        scope["arrived"] = begun
+        route, status = _route_name(scope["path"]), 0
+
+        async def sending(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", []), *self._headers(scope)]
+            await send(message)
+
+        try:
+            if self._allowed(scope):
+                await self._app(scope, receive, sending)
+            else:
+                rejection = Rejection(
+                    401,
+                    "token",
+                    "this server needs a token",
+                    "send the header `Authorization: Bearer TOKEN`",
+                    {"WWW-Authenticate": "Bearer"},
+                )
+                self._service.metrics.rejected.labels("token").inc()
+                await _told(rejection)(scope, receive, sending)
+        except Exception:
+            if status == 0:
+                await _told(Rejection(500, "internal", "a fault in the server"))(scope, receive, sending)
+            raise
+        finally:
+            self._service.metrics.requests.labels(route, str(status or 499)).inc()  # 499: the client left
+            self._service.metrics.request_seconds.labels(route).observe(time.monotonic() - begun)
+
+    def _allowed(self, scope: Scope) -> bool:
+        if self._token is None or scope["path"] in OPEN_ROUTES:
+            return True
+        given = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(given) == 1 and hmac.compare_digest(given[0], self._token)
+
+    def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
+        found = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
+        if self._service.draining:
+            found.append((b"connection", b"close"))
+        if self._origins:
+            origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
+            if origin.decode("latin-1") in self._origins:
+                found += [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+        return found
+
+
+def _route_name(path: str) -> str:
+    """What metrics call a path; few names, whatever clients ask for."""
+    if path in ROUTES:
+        return ROUTES[path]
+    parts = path.strip("/").split("/")
+    if parts[0] != "v2":
+        return "other"
+    if parts[1:2] == ["health"]:
+        return "health"
+    return "infer" if parts[-1] == "infer" else "metadata"
+
+
+def _json(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(json_text(value), status, headers, media_type="application/json")
+
+
+def _told(rejection: Rejection) -> Response:
+    told = {"error": rejection.message} | ({"hint": rejection.hint} if rejection.hint else {})
+    return _json(told, rejection.status, dict(rejection.headers))
+
+
+class _Handlers:
+    """The routes."""
+
+    def __init__(self, service: Service, version: str) -> None:
+        self._service, self._version = service, version
+
+    async def predict(self, request: Request) -> Response:
+        arrived = request.scope["arrived"]
+        kind = request.headers.get("content-type", "").lower()
+        if kind.startswith("multipart/"):
+            raise Rejection(415, "format", "a form cannot be read, only the image's bytes", CURL)
+        model = self._service.model(request.query_params.get("model"))
+        top = _top(request.query_params.get("top"), len(model.classes))
+        body = await self._body(request)
+        refuse_format(body)
+        (answer,) = await self._ask(request, model, [body])
+        return _json(prediction(answer, top, arrived))
+
+    async def infer(self, request: Request) -> Response:
+        model = self._model(request)
+        length = request.headers.get(open_inference.HEADER_LENGTH)
+        body = await self._body(request)
+        arguments = (body, length, self._service.bounds, len(model.classes))
+        if len(body) > LARGE:
+            asked = await asyncio.to_thread(open_inference.parse, *arguments)
+        else:
+            asked = open_inference.parse(*arguments)
+        for image in asked.images:
+            if isinstance(image, bytes):
+                refuse_format(image)
+        answers = await self._ask(request, model, asked.images)
+        content, header = open_inference.response(answers, asked)
+        if header is None:
+            return Response(content, media_type="application/json")
+        headers = {open_inference.HEADER_LENGTH: str(header)}
+        return Response(content, headers=headers, media_type="application/octet-stream")
+
+    async def server(self, request: Request) -> Response:
+        extensions = ["binary_tensor_data", "classification"]
+        return _json({"name": "zoo", "version": self._version, "extensions": extensions})
+
+    async def live(self, request: Request) -> Response:
+        return _json({"live": True})
+
+    async def ready(self, request: Request) -> Response:
+        ready = self._service.is_ready()
+        return _json({"ready": ready}, 200 if ready else 503)
+
+    async def model(self, request: Request) -> Response:
+        return _json(open_inference.metadata(self._model(request)))
+
+    async def model_ready(self, request: Request) -> Response:
+        name = self._model(request).name
+        ready = self._service.is_ready(name)
+        return _json({"name": name, "ready": ready}, 200 if ready else 503)
+
+    async def metrics(self, request: Request) -> Response:
+        return Response(self._service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def openapi(self, request: Request) -> Response:
+        return _json(openapi(list(self._service.models), self._version))
+
+    async def page(self, request: Request) -> Response:
+        return HTMLResponse(_page(), headers={"content-security-policy": PAGE_POLICY})
+
+    async def rejected(self, request: Request, error: Rejection) -> Response:
+        self._service.metrics.rejected.labels(error.reason).inc()
+        return _told(error)
+
+    async def http_error(self, request: Request, error: HTTPException) -> Response:
+        message = {404: "there is no such path", 405: f"the method {request.method} is not allowed here"}
+        rejection = Rejection(
+            error.status_code, "path", message.get(error.status_code, error.detail), "see /openapi.json"
+        )
+        self._service.metrics.rejected.labels("path").inc()
+        told = _told(rejection)
+        told.headers.update(error.headers or {})
+        return told
+
+    def _model(self, request: Request) -> Any:
+        return self._service.model(request.path_params["model"], request.path_params.get("version"))
+
+    async def _body(self, request: Request) -> bytes:
+        """The body, which is never longer in memory than its bound.
+
+        Raises:
+            Rejection: it is too long, or encoded.
+        """
+        most = self._service.bounds.body
+        encoding = request.headers.get("content-encoding", "identity").lower()
+        if encoding != "identity":
+            raise Rejection(
+                415, "encoding", f"bodies in the encoding `{encoding[:40]}` are not read", "send plain bytes"
+            )
+        declared = request.headers.get("content-length", "0")
+        if declared.isdecimal() and int(declared) > most:
+            raise _too_long(most)
+        parts, size = [], 0
+        async for part in request.stream():
+            size += len(part)
+            if size > most:
+                raise _too_long(most)
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _ask(self, request: Request, model: Any, images: list[Any]) -> list[Any]:
+        """The answers to a request's images; if the client leaves, they are taken out of the queue."""
+        asked = asyncio.ensure_future(self._service.ask(model, images, request.scope["arrived"]))
+        left = asyncio.ensure_future(request.receive())  # after the body only a disconnect comes
+        try:
+            await asyncio.wait((asked, left), return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise ClientDisconnect
+            return asked.result()
+        finally:
+            for one in (asked, left):
+                if not one.done():
+                    one.cancel()
+
+
+def _top(text: str | None, classes: int) -> int:
+    if text is None:
+        return min(TOP, classes)
+    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= classes:
+        raise Rejection(400, "malformed", f"`top` must be a number from 1 to {classes}")
+    return int(text)
+
+
+def _too_long(most: int) -> Rejection:
+    return Rejection(413, "body", f"the body is longer than {most:,} bytes", "send a smaller image")
+
+
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
+    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
+)
+
+
+@cache
+def _page() -> str:
+    return files("zoo.serving").joinpath("page.html").read_text(encoding="utf-8")

@@ -1,0 +1,94 @@
+"""Hot swap: a new version of a served file takes over when it verifies and fits; else the old one serves on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from pathlib import Path
+
+from zoo.errors import ZooError
+from zoo.serving.served_model import ServedModel, open_served
+from zoo.serving.service import Service
+
+LOGGER = logging.getLogger("zoo.serve")
+
+State = tuple[int, int, int]
+
+
+class Swaps:
+    """Looks at the files of a service, and replaces the models whose file has changed."""
+
+    def __init__(self, service: Service, device: str, threads: int) -> None:
+        self._service, self._device, self._threads = service, device, threads
+        self._looking = asyncio.Lock()
+        self._seen: dict[str, State | None] = {one.name: _state(one.path) for one in service.models.values()}
+
+    async def watch(self, seconds: float) -> None:
+        """Look again and again; a file that is being written is looked at once it has come to rest."""
+        before = dict(self._seen)
+        while True:
+            await asyncio.sleep(seconds)
+            now = {one.name: _state(one.path) for one in self._service.models.values()}
+            if now == before:  # unchanged since the last look, so that a half copied file waits
+                await self.look()
+            before = now
+
+    async def look(self, *, force: bool = False) -> None:
+        """Replace every model whose file has changed since it was looked at; with `force`, look at all files."""
+        async with self._looking:
+            for model in list(self._service.models.values()):
+                state = _state(model.path)
+                if state == self._seen.get(model.name) and not force:
+                    continue
+                self._seen[model.name] = state
+                if state is None:
+                    self._refuse(model, "missing", "it is not there any more")
+                    continue
+                await self._swap(model)
+
+    async def _swap(self, old: ServedModel) -> None:
+        from zoo.plugin import Plugins
+
+        try:
+            new = await asyncio.to_thread(
+                lambda: open_served(
+                    old.path, name=old.name, device=self._device, threads=self._threads, plugins=Plugins()
+                )
+            )
+        except ZooError as error:
+            self._refuse(old, "verification", error.message)
+            return
+        except Exception as error:  # onnx and onnxruntime may raise anything for a damaged file
+            self._refuse(old, "verification", f"{type(error).__name__} while it was opened")
+            return
+        if new.digest == old.digest:
+            return
+        if not new.takes_the_same_input(old):
+            self._refuse(old, "input", f"it takes {', '.join(new.record['inputs'])}")
+        elif new.classes != old.classes:
+            self._refuse(old, "classes", f"its classes are others: {_difference(old.classes, new.classes)}")
+        else:
+            self._service.put(new)
+            self._service.metrics.swaps.labels(new.name, "done").inc()
+            LOGGER.info("`%s`: now %s (was %s)", new.name, new.digest[:16], old.digest[:16])
+
+    def _refuse(self, old: ServedModel, outcome: str, why: str) -> None:
+        self._service.metrics.swaps.labels(old.name, outcome).inc()
+        LOGGER.warning("`%s`: the new file is refused and %s serves on: %s", old.name, old.digest[:16], why)
+
+
+def _state(path: Path) -> State | None:
+    """What changes when a file is written or replaced; None: there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _difference(old: tuple[str, ...], new: tuple[str, ...]) -> str:
+    gone, added = [one for one in old if one not in new], [one for one in new if one not in old]
+    if not gone and not added:
+        return "in another order"
+    told = [f"`{gone[0]}` is missing"] if gone else []
+    return ", ".join([*told, *([f"`{added[0]}` is new"] if added else [])])

@@ -1,0 +1,347 @@
+"""Worker pool: threads that decode and classify images of all requests.
+
+A worker that is free takes what is queued and never waits for more. It takes one image, or, where that was measured to
+pay, several for the same model. Images wait in one queue, and nobody but the workers computes.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from zoo.data.image import BadImage, Pixels, decode
+from zoo.data.image_file import open_image
+from zoo.data.pixel_budget import trim_memory
+from zoo.dataset import ArraySource, BytesSource
+from zoo.errors import ZooError
+from zoo.predictions import not_finite
+from zoo.serving.bounds import Bounds, Rejection
+from zoo.serving.served_model import ServedModel
+
+MOST_FRAMES = 100  # of a TIFF that are counted
+SMOOTHING = 0.1  # share of the newest image in the mean time of an image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """The logits of one image, and how they came about.
+
+    Attributes:
+        logits: `(classes,)`.
+        model: The model that computed them.
+        width: Of the decoded image, in pixels.
+        height: Of the decoded image, in pixels.
+        frames: Frames or pages of the file, of which the first was classified; those of a TIFF are counted up to 100.
+        remarks: What is wrong with an image that was classified nevertheless.
+        seconds: Spent in the `queue`, in `decode`, and in the `network` with all images of its call.
+        batch: Images in the call.
+    """
+
+    logits: npt.NDArray[np.float32]
+    model: ServedModel
+    width: int
+    height: int
+    frames: int
+    remarks: tuple[str, ...]
+    seconds: dict[str, float]
+    batch: int
+
+
+class Observer(Protocol):
+    """Receives what happens in a pool. Called by the workers, so it returns at once and never raises."""
+
+    def answered(self, answer: Answer, pixels: Pixels) -> None: ...
+    def failed(self, model: ServedModel, rejection: Rejection) -> None: ...
+
+
+class Unobserved:
+    """Receives and drops."""
+
+    def answered(self, answer: Answer, pixels: Pixels) -> None: ...
+    def failed(self, model: ServedModel, rejection: Rejection) -> None: ...
+
+
+@dataclass(eq=False)
+class _Job:
+    """An image that waits for its answer."""
+
+    model: ServedModel
+    image: bytes | Pixels
+    future: Future[Answer]
+    arrived: float
+    until: float
+    frames: int = 1
+    remarks: list[str] = field(default_factory=list)
+    held: int = 0  # of the pixels in flight
+    began: float = 0.0
+    decoded: float = 0.0
+    pixels: Pixels | None = None
+
+
+class WorkerPool:
+    """Threads that classify images, and the queue in front of them."""
+
+    def __init__(self, workers: int, bounds: Bounds, observer: Observer | None = None) -> None:
+        self.workers = workers
+        self.bounds = bounds
+        self._observer = observer or Unobserved()
+        self._queue: deque[_Job] = deque()
+        self._changed = threading.Condition()  # guards everything below, and the queue
+        self._closed = False
+        self._busy = 0
+        self._in_flight = 0  # pixels
+        self._mean = 0.05  # seconds of a worker for an image; a guess before the first
+        self._threads = [
+            threading.Thread(target=self._work, name=f"zoo-serve-{number}", daemon=True) for number in range(workers)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def queued(self) -> int:
+        """Images that wait for a worker."""
+        return len(self._queue)
+
+    @property
+    def pixels_in_flight(self) -> int:
+        """Pixels of all images that are decoded and not answered yet."""
+        return self._in_flight
+
+    @property
+    def busy(self) -> int:
+        """Workers that compute."""
+        return self._busy
+
+    @property
+    def images_per_second(self) -> float:
+        """How many images all workers together can answer, by the time that the last ones took."""
+        return self.workers / self._mean
+
+    def submit(self, model: ServedModel, images: Sequence[bytes | Pixels], arrived: float) -> list[Future[Answer]]:
+        """Queue the images of one request, all or none.
+
+        Args:
+            model: The model that answers.
+            images: Encoded images, or decoded ones `(H, W, 3)` uint8 RGB.
+            arrived: When the request began, on the monotonic clock.
+
+        Returns:
+            A future for each image. Its exception, if any, is a `Rejection`. Cancelling it takes the image out of the
+            queue.
+
+        Raises:
+            Rejection: there is no room in the queue.
+        """
+        jobs = [_Job(model, image, Future(), arrived, arrived + self.bounds.deadline) for image in images]
+        with self._changed:
+            if self._closed:
+                raise Rejection(503, "stopping", "the server is stopping")
+            if len(self._queue) + len(jobs) > self.bounds.queue + max(self.workers - self._busy, 0):
+                seconds = max(1, round(len(self._queue) / self.images_per_second))
+                raise Rejection(
+                    503,
+                    "queue",
+                    f"{len(self._queue)} images are waiting already",
+                    "try again later",
+                    {"Retry-After": str(seconds)},
+                )
+            self._queue.extend(jobs)
+            self._changed.notify(len(jobs))
+        return [job.future for job in jobs]
+
+    def close(self) -> None:
+        """Answer what is queued, and end the threads."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        for thread in self._threads:
+            thread.join()
+
+    # in the threads
+
+    def _work(self) -> None:
+        while jobs := self._take():
+            try:
+                self._answer(jobs)
+            except BaseException as error:  # a worker must live on, and nobody may wait for ever
+                for job in jobs:
+                    self._fail(job, Rejection(500, "internal", f"{type(error).__name__} in the server"))
+            finally:
+                spent = time.monotonic() - jobs[0].began
+                with self._changed:
+                    self._busy -= 1
+                    self._mean += SMOOTHING * (spent / len(jobs) - self._mean)
+                    self._in_flight -= sum(job.held for job in jobs)
+                    self._changed.notify_all()
+
+    def _take(self) -> list[_Job]:
+        """The oldest images of one model, as many as share a call; none when the pool is closed."""
+        with self._changed:
+            while True:
+                self._changed.wait_for(lambda: self._queue or self._closed)
+                if not self._queue:
+                    return []
+                first = self._queue.popleft()
+                if first.future.set_running_or_notify_cancel():
+                    break
+            jobs = [first]
+            for job in [one for one in self._queue if one.model is first.model][: first.model.batching.size - 1]:
+                self._queue.remove(job)
+                if job.future.set_running_or_notify_cancel():
+                    jobs.append(job)
+            self._busy += 1
+            for job in jobs:
+                job.began = time.monotonic()
+            return jobs
+
+    def _answer(self, jobs: list[_Job]) -> None:
+        ready: list[tuple[_Job, Pixels]] = []
+        for job in jobs:
+            try:
+                ready.append((job, self._decode(job)))
+            except Rejection as rejection:
+                self._fail(job, rejection)
+        if not ready:
+            return
+        model, begun = ready[0][0].model, time.monotonic()
+        try:
+            logits = model.predictor.logits([pixels for _, pixels in ready])
+        except (ZooError, MemoryError) as error:
+            for job, _ in ready:
+                self._fail(job, _why_it_does_not_run(error))
+            return
+        spent = time.monotonic() - begun
+        for (job, pixels), row in zip(ready, logits):
+            broken = not_finite(row[None], ("the image",), model.classes)
+            if broken is not None:
+                self._fail(
+                    job, Rejection(500, "not finite", f"the model is damaged, or its numbers overflow: {broken}")
+                )
+                continue
+            answer = Answer(
+                logits=row,
+                model=model,
+                width=pixels.shape[1],
+                height=pixels.shape[0],
+                frames=job.frames,
+                remarks=tuple(job.remarks),
+                seconds={"queue": job.began - job.arrived, "decode": job.decoded, "network": spent},
+                batch=len(ready),
+            )
+            job.future.set_result(answer)
+            self._observer.answered(answer, pixels)
+
+    def _fail(self, job: _Job, rejection: Rejection) -> None:
+        if not job.future.done():
+            job.future.set_exception(rejection)
+            self._observer.failed(job.model, rejection)
+
+    def _decode(self, job: _Job) -> Pixels:
+        """The pixels of an image.
+
+        Raises:
+            Rejection: it cannot be decoded, is too large, or its time is over.
+        """
+        begun = time.monotonic()
+        if begun > job.until:
+            raise Rejection(504, "deadline", f"no worker was free for {self.bounds.deadline:g} s", "try again later")
+        if isinstance(job.image, np.ndarray):
+            source: ArraySource | BytesSource = ArraySource(job.image)
+            self._admit(job, job.image.shape[0] * job.image.shape[1])
+        else:
+            encoded = job.image
+            source = BytesSource("the image", lambda: encoded)
+
+        def opened(image: Image.Image) -> None:
+            job.frames = _frames(image, job.image)
+
+        def admit(count: int) -> None:
+            nonlocal begun
+            waited = time.monotonic()
+            self._admit(job, count)
+            begun += time.monotonic() - waited  # it counts as time in the queue
+            job.began += time.monotonic() - waited
+
+        try:
+            pixels = decode(
+                source,
+                levels=job.model.predictor.preprocess.levels,
+                remark=job.remarks.append,
+                admit=admit,
+                opened=opened,
+            )
+        except _NotAdmitted as error:
+            raise error.rejection from None
+        except BadImage as error:
+            if isinstance(error.__cause__, MemoryError):
+                raise Rejection(503, "memory", "the image does not fit into memory", "try again later") from None
+            message = error.message.replace("`the image`", "the image")
+            raise Rejection(422, "image", message, "send the bytes of a JPEG, PNG, WebP, BMP or TIFF file") from None
+        trim_memory(pixels.size // 3)
+        job.decoded = time.monotonic() - begun
+        return pixels
+
+    def _admit(self, job: _Job, pixels: int) -> None:
+        """Wait for room for an image's pixels.
+
+        Raises:
+            _NotAdmitted: it has too many, or there is no room in time.
+        """
+        bounds = self.bounds
+        if pixels > bounds.pixels:
+            raise _NotAdmitted(
+                Rejection(
+                    413, "pixels", f"the image has {pixels:,} pixels, over {bounds.pixels:,}", "send a smaller one"
+                )
+            )
+        with self._changed:
+            in_time = self._changed.wait_for(
+                lambda: self._in_flight == 0 or self._in_flight + pixels <= bounds.pixels_in_flight,
+                max(job.until - time.monotonic(), 0.0),
+            )
+            if not in_time:
+                rejection = Rejection(503, "pixels in flight", "too many large images are decoded", "try again later")
+                raise _NotAdmitted(rejection)
+            job.held = pixels
+            self._in_flight += pixels
+
+
+class _NotAdmitted(BadImage):
+    """An image that is not decoded, since a bound forbids it."""
+
+    def __init__(self, rejection: Rejection) -> None:
+        super().__init__(rejection.message)
+        self.rejection = rejection
+
+
+def _why_it_does_not_run(error: Exception) -> Rejection:
+    text = str(error)
+    if isinstance(error, MemoryError) or any(
+        sign in text for sign in ("bad_alloc", "Failed to allocate", "out of mem")
+    ):
+        return Rejection(503, "memory", "there is not enough memory to classify the image", "try again later")
+    return Rejection(500, "network", text.split("\n")[0])
+
+
+def _frames(image: Image.Image, encoded: bytes | Pixels) -> int:
+    """Frames or pages of an opened image; those of a TIFF up to `MOST_FRAMES`."""
+    if image.format != "TIFF" or not isinstance(encoded, bytes):
+        return int(getattr(image, "n_frames", 1))
+    again, count = open_image(io.BytesIO(encoded)), 1  # `n_frames` of a TIFF visits all pages
+    try:
+        while count < MOST_FRAMES:
+            again.seek(count)
+            count += 1
+    except Exception:  # the last page, or a damaged one
+        pass
+    return count
