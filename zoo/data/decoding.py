@@ -114,8 +114,9 @@ def decode_all(
 
     def one(sample: Sample, turn: Turn | None = None) -> Pixels | BadImage:
         try:
-            admit = {} if turn is None else {"admit": turn.take}
-            pixels = decode(sample.source, at_least, levels=levels, remark=lambda text: remark(sample, text), **admit)
+            admit = turn.take if turn is not None else lambda pixels: None
+            told = lambda text: remark(sample, text)
+            pixels = decode(sample.source, at_least, levels=levels, remark=told, admit=admit)
         except BadImage as error:
             return error
         finally:

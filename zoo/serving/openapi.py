@@ -55,7 +55,7 @@ INFER = {
 
 
 def _answers(content: dict[str, Any], **errors: str) -> dict[str, Any]:
-    found = {"200": {"description": "OK", "content": content}}
+    found: dict[str, Any] = {"200": {"description": "OK", "content": content}}
     for status, text in errors.items():
         found[status.removeprefix("_")] = {"description": text, "content": {"application/json": {"schema": ERROR}}}
     return found
