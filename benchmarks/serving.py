@@ -76,7 +76,7 @@ def bare(file: str, folder: str, mixed: str, seconds: str) -> None:
         begun, used = time.perf_counter(), time.process_time()
         turn, until = iter(range(10**9)), begun + float(seconds)
         with ThreadPoolExecutor(int(line)) as pool:
-            lists = pool.map(lambda number: _classify(predictor, images, turn, until), range(int(line)))
+            lists = pool.map(_classify, *zip(*[(predictor, images, turn, until)] * int(line)))
             done = [seconds for one in lists for seconds in one]
         spent = time.perf_counter() - begun
         told = {
