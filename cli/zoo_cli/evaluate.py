@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from zoo_cli.options import classes_from_option, console, device_option, json_option, print_json, workers_option
+from zoo_cli.options import (
+    classes_from_option,
+    console,
+    device_option,
+    json_option,
+    levels_option,
+    print_json,
+    workers_option,
+)
 
 
 @click.command()
@@ -20,6 +28,7 @@ from zoo_cli.options import classes_from_option, console, device_option, json_op
 )
 @device_option
 @workers_option
+@levels_option
 @json_option
 @classes_from_option
 @click.pass_context
@@ -31,6 +40,7 @@ def evaluate(
     split_seed: int | None,
     device: str,
     workers: int | None,
+    levels: tuple[float, float] | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of a run or an exported file on a split.
@@ -68,6 +78,7 @@ def evaluate(
             split_seed=split_seed,
             device=device,
             workers=workers,
+            levels=levels,
             plugins=plugins(ctx),
             advance=advance,
         )

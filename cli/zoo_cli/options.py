@@ -37,6 +37,16 @@ workers_option = click.option(
 )
 
 
+levels_option = click.option(
+    "--levels",
+    type=click.Tuple([click.FLOAT, click.FLOAT]),
+    metavar="LOW HIGH",
+    default=None,
+    help="Grey levels that become black and white, in grey images of more than 8 bits.  [default: those that the model "
+    "was trained with]",
+)
+
+
 def classes_from_option(command: F) -> F:
     """The option `--classes-from`, which changes what the command is given for `--data`. It stands above all others."""
 

@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from messages import refused, unsaid
+from PIL import Image
 from tests_support import COLOURS, paint
 
 from zoo import UsageError
@@ -74,6 +76,20 @@ def test_rows_are_those_of_the_photographs(
     assert err.count("warning") == 2 and "broken.jpg" in rows[1]["error"]
     code, out, err = zoo(capsys, "predict", file, broken, "--json")
     assert code == 1 and len(json.loads(out)) == 1 and not unsaid(err, "none", "decoded")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_doubtful_photograph_is_classified_and_named(
+    capsys: pytest.CaptureFixture[str], form: list[str], file: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    cut, dark = tmp_path / "cut.jpg", tmp_path / "dark.png"
+    cut.write_bytes((two_splits / "val/red/000.jpg").read_bytes()[:-2])
+    Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(dark)
+    code, out, err = zoo(capsys, "predict", file, cut, dark, *form)
+    assert code == 0 and out.count("cut.jpg") == 1 == out.count("dark.png") and "error" not in out
+    assert not unsaid(err, "cut.jpg", "last bytes", "dark.png", "--levels 0 4095") and err.count("warning") == 1
+    code, _, err = zoo(capsys, "predict", file, dark, "--levels", "0", "4095", *form)
+    assert code == 0 and not unsaid(err, "4,095") and "warning" not in err
 
 
 def test_names_that_spoil_rows(file: Path, tmp_path: Path) -> None:

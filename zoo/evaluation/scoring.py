@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from zoo.data.class_names import composed, folded
 from zoo.data.decoding import BadFile, content_digest, default_workers
+from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score
@@ -21,7 +22,7 @@ from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
-from zoo.inference.prediction import predict_all
+from zoo.inference.prediction import check_levels, levels_text, predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
 from zoo.runs.looks import note_look
@@ -48,6 +49,7 @@ class Evaluation:
         fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
             no run, or its `splits.json` is missing.
         changed: number of images with an id of the run, and another content than when it was trained.
+        levels: grey levels that became black and white, in images of more than 8 bits; None: those of their type.
         bad: files that could not be decoded, or are no images.
         notes: what was decided when the data were opened.
         doubtful: images that are scored though something is wrong with them.
@@ -61,6 +63,7 @@ class Evaluation:
     split_seed: int = 0
     fitted: int | None = None
     changed: int = 0
+    levels: Levels | None = None
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
     doubtful: tuple[BadFile, ...] = ()
@@ -105,6 +108,7 @@ class Evaluation:
             "fitted_on": self.fitted,
             "device": self.device,
             "images": len(self.predictions),
+            "levels": None if self.levels is None else list(self.levels),
             "metrics": self.metrics,
             "accuracy_interval_95": list(self.interval()),
             "per_class": self.per_class(),
@@ -150,6 +154,7 @@ def score(
     split: str,
     *,
     workers: int,
+    levels: Levels | None = None,
     advance: Callable[[int], None] = lambda count: None,
     remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> tuple[Predictions, list[BadFile]]:
@@ -160,6 +165,7 @@ def score(
         samples: images with their labels.
         split: name of the split, for the table of predictions.
         workers: threads that decode images.
+        levels: grey levels that become black and white; None: those of the model.
         advance: called with the number of images classified.
         remark: called, by any thread, with what was wrong with an image that is scored nevertheless.
 
@@ -181,7 +187,9 @@ def score(
     labels: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
     bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance, remark=remark):
+    for sample, result in predict_all(
+        predictor, samples, workers=workers, levels=levels, advance=advance, remark=remark
+    ):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
@@ -210,6 +218,7 @@ def evaluate(
     split_seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
+    levels: Levels | None = None,
     by_study: bool = False,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -226,17 +235,21 @@ def evaluate(
         split_seed: with which the data are split; None: that of the run, else 0.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
+        levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
+            trained with.
         by_study: whether the study asks whose trial the run is, and writes its own ledger.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
     Raises:
-        UsageError: `data` is missing for a file without a run, or the split does not exist.
+        UsageError: `data` is missing for a file without a run, the split does not exist, or `levels` are not two
+            numbers of which the first is lower.
         ZooError: the classes do not match, or no image can be decoded.
     """
     from zoo.plugin import Plugins
 
     plugins = plugins or Plugins()
+    given = check_levels(levels)
     predictor, run = open_model(model, device, plugins)
     if data is None:
         if run is None:
@@ -261,6 +274,7 @@ def evaluate(
         samples,
         name,
         workers=workers or default_workers(),
+        levels=given,
         advance=step,
         remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
     )
@@ -269,6 +283,8 @@ def evaluate(
     contents = {sample.id: digest for sample, digest in scored}
     fitted = set(known.get("fit", {}).values())
     changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())
+    own_levels = predictor.preprocess.levels
+    said = levels_text(given, own_levels)
     evaluation = Evaluation(
         model=str(run.path if run is not None and model is run else model),
         data=images.name,
@@ -279,7 +295,8 @@ def evaluate(
         fitted=sum(digest in fitted for digest in contents.values()) if known else None,
         changed=changed,
         bad=(*_rejected(images, samples), *bad),
-        notes=images.notes,
+        levels=given or own_levels,
+        notes=(*images.notes, *([said] if said else [])),
         doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
     if run is not None:
@@ -290,7 +307,7 @@ def evaluate(
                 data=evaluation.data,
                 split_seed=evaluation.split_seed,
                 accuracy=evaluation.metrics.get("accuracy"),
-                changed=changed > 0,
+                changed=changed > 0 or evaluation.levels != own_levels,
             )
             study = None if by_study else note_look(run, name, contents.values(), evaluation.metrics.get("accuracy"))
             if study is not None:

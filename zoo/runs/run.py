@@ -254,7 +254,8 @@ class Run:
             data: name of the data.
             split_seed: with which the data were split.
             accuracy: of the predictions.
-            changed: whether images have another content than when the run was trained; the predictions are not stored.
+            changed: whether images are read or have contents other than when the run was trained; the predictions are
+                not stored.
 
         Raises:
             ZooError: the folder cannot be written; the evaluation is valid nevertheless.
