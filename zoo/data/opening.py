@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo.catalogue import Entry
+from zoo.data.class_names import respelt
 from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
@@ -169,6 +170,24 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
         return f"folder-{which}:{argument}"
     raise UsageError(
         f"`--classes-from {which}` is for folders, and `{spec}` is a dataset", hint="leave out `--classes-from`"
+    )
+
+
+def spelt_as(images: Images, ids: Collection[str], classes: Collection[str]) -> Images:
+    """The images with ids and classes spelt as a run spells them: file systems differ in the Unicode form of names."""
+    samples = [sample for part in images.splits.values() for sample in part]
+    names = respelt((sample.id for sample in samples), ids)
+    labels = respelt(images.classes, classes)
+    changed = {old: new for old, new in (*names.items(), *labels.items()) if old != new}
+    if not changed:
+        return images
+    return replace(
+        images,
+        classes=tuple(sorted(labels.values())),
+        splits={
+            role: tuple(Sample(names[sample.id], labels[sample.label], sample.source) for sample in part)
+            for role, part in images.splits.items()
+        },
     )
 
 

@@ -17,7 +17,7 @@ from zoo.data.decoding import BadFile, content_digest, default_workers
 from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
-from zoo.data.opening import absolute, choose_split, open_images, open_to_score
+from zoo.data.opening import absolute, choose_split, open_images, open_to_score, spelt_as
 from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
@@ -335,11 +335,17 @@ def _open(
     or a split is named.
     """
     of_run = run is not None and data == run.experiment.data
-    images = open_to_score(data, split_seed, plugins, of_run=of_run)
+
+    def opened(open: Callable[..., Images]) -> Images:
+        images = open(data, split_seed, plugins, of_run=of_run)
+        known = [name for part in run.contents().values() for name in part] if run is not None else []
+        return spelt_as(images, known, run.classes) if run is not None else images
+
+    images = opened(open_to_score)
     if images.drawn:
         own = of_run or (run is not None and _is_data_of(run, images, data, plugins))
         if own or split not in (None, "all"):
-            images = open_images(data, split_seed, plugins, of_run=of_run)
+            images = opened(open_images)
         elif split is None:
             name, samples = choose_split(images, "all")
             whole = f"`{data}` comes without splits, so all its {len(samples)} images are scored"

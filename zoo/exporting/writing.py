@@ -95,7 +95,7 @@ def export(
         UsageError: there is no such format, precision or setting, or the file exists and `force` is not set.
         ZooError: the network cannot be exported, or the file does not pass.
     """
-    from zoo.data.opening import choose_split, open_images
+    from zoo.data.opening import choose_split, open_images, spelt_as
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
@@ -111,6 +111,11 @@ def export(
     target = _target(run, exporter, out, force)
     ours = run.predictions()
     images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins, of_run=data is None)
+    try:
+        contents = run.contents()
+    except ZooError:  # only int8 needs them, and says so
+        contents = {}
+    images = spelt_as(images, [*ours.ids, *contents.get("fit", {})], run.classes)
     samples = _evaluated_samples(run, ours, choose_split(images, ours.split)[1])
     network = run.load_network(plugins)
     shown: Calibration | None = None
@@ -403,6 +408,8 @@ def _evaluated_samples(run: Run, ours: Predictions, samples: tuple[Sample, ...])
         raise ZooError(
             f"`{missing[0]}` is not among the photographs ({len(missing)} of {len(held)} are missing)", hint=hint
         )
+    order = {name: index for index, name in enumerate(ours.ids)}
+    found = tuple(sorted(found, key=lambda sample: order[sample.id]))  # by the names in the run's own Unicode form
     recorded = run.record["data"].get("reported") or run.record["data"].get("choose")
     if recorded and digest_of(found) != recorded["sha256"]:
         raise ZooError("the photographs changed since the run was evaluated on them", hint=hint)

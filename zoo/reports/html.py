@@ -261,7 +261,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
 
 def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
     """The mistakes with the highest confidence, with small photographs where these can still be read."""
-    from zoo.data.opening import open_images
+    from zoo.data.opening import open_images, spelt_as
 
     wrong = np.flatnonzero(~table.correct)
     if not len(wrong):
@@ -270,6 +270,7 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
     order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
     try:
         images = open_images(run.experiment.data, run.experiment.split_seed, plugins, of_run=True)
+        images = spelt_as(images, table.ids, run.classes)
         samples = {sample.id: sample for samples in images.splits.values() for sample in samples}
     except ZooError:
         samples = {}
