@@ -173,6 +173,29 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
     )
 
 
+def read_as(own: str, spec: str, plugins: Plugins) -> str:
+    """The text of `--data` for another folder whose classes are the same level of folders as those of a run's data.
+
+    Args:
+        own: The data that the run was trained on.
+        spec: The other data. A name such as `folder:` before the path says how it is read, and stays.
+        plugins: Loaded plugins.
+    """
+    name, other = (text.removeprefix(f"{LOCKED}:").partition(":")[0] for text in (own, spec))
+    if name not in ("folder-leaf", "folder-top") or other in plugins.datasets:
+        return spec
+    return with_classes_from(spec, name.removeprefix("folder-"), plugins)
+
+
+def reading_text(spec: str) -> str:
+    """What is said of data that `read_as` has changed: which folders are the classes, and how to get others."""
+    level, other = ("lowest", "top") if "folder-leaf:" in spec else ("highest", "leaf")
+    return (
+        f"the {level} folders are the classes, as in training; `--classes-from {other}`, or `folder:` before the path, "
+        "takes others"
+    )
+
+
 def spelt_as(images: Images, ids: Collection[str], classes: Collection[str]) -> Images:
     """The images with ids and classes spelt as a run spells them: file systems differ in the Unicode form of names."""
     samples = [sample for part in images.splits.values() for sample in part]

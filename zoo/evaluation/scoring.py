@@ -17,7 +17,7 @@ from zoo.data.decoding import BadFile, content_digest, default_workers
 from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
-from zoo.data.opening import absolute, choose_split, open_images, open_to_score, spelt_as
+from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
 from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
@@ -229,7 +229,8 @@ def evaluate(
 
     Args:
         model: a run, its folder, or an exported file.
-        data: the data to evaluate on; None: those of the run.
+        data: the data to evaluate on; None: those of the run. The classes of a folder are its lowest or its highest
+            folders, as in the data of the run; `folder:`, `folder-leaf:` or `folder-top:` before the path says else.
         split: None: the split that the data report, `val` where there is one, else `test`; of other data than the run's
             that come without splits, all images.
         split_seed: with which the data are split; None: that of the run, else 0.
@@ -259,7 +260,10 @@ def evaluate(
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
         split_seed = run.experiment.split_seed if run is not None else 0
-    images, name, samples = _open(data_text(data), split, split_seed, run, plugins)
+    text = data_text(data)
+    spec = read_as(run.experiment.data, text, plugins) if run is not None else text
+    reading = reading_text(spec) if spec != text else None
+    images, name, samples = _open(spec, split, split_seed, run, plugins)
     known = run.contents() if run is not None else {}
     done = 0
 
@@ -269,15 +273,20 @@ def evaluate(
         advance(done, len(samples))
 
     doubts: dict[str, str] = {}
-    predictions, bad = score(
-        predictor,
-        samples,
-        name,
-        workers=workers or default_workers(),
-        levels=given,
-        advance=step,
-        remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
-    )
+    try:
+        predictions, bad = score(
+            predictor,
+            samples,
+            name,
+            workers=workers or default_workers(),
+            levels=given,
+            advance=step,
+            remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
+        )
+    except ZooError as error:
+        if reading is None:
+            raise
+        raise ZooError(error.message, hint=f"{reading}; {error.hint}" if error.hint else reading) from error
     held = set(predictions.ids)
     scored = digests(sample for sample in samples if sample.id in held) if run is not None else ()
     contents = {sample.id: digest for sample, digest in scored}
@@ -296,7 +305,7 @@ def evaluate(
         changed=changed,
         bad=(*_rejected(images, samples), *bad),
         levels=given or own_levels,
-        notes=(*images.notes, *([said] if said else [])),
+        notes=(*images.notes, *(text for text in (reading, said) if text)),
         doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
     if run is not None:

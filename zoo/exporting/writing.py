@@ -95,7 +95,7 @@ def export(
         UsageError: there is no such format, precision or setting, or the file exists and `force` is not set.
         ZooError: the network cannot be exported, or the file does not pass.
     """
-    from zoo.data.opening import choose_split, open_images, spelt_as
+    from zoo.data.opening import choose_split, open_images, read_as, spelt_as
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
@@ -110,7 +110,8 @@ def export(
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
     ours = run.predictions()
-    images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins, of_run=data is None)
+    spec = read_as(run.experiment.data, data or run.experiment.data, plugins)
+    images = open_images(spec, run.experiment.split_seed, plugins, of_run=data is None)
     try:
         contents = run.contents()
     except ZooError:  # only int8 needs them, and says so
