@@ -14,6 +14,7 @@ from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
+from zoo.progress import Progress
 from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
@@ -224,6 +225,12 @@ def found_text(images: Images) -> str:
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         parts.append(f"{role} {len(samples):,}{'' if parts else ' images'}, {each} a class")
     return f"{len(images.classes):,} classes: {names}; {'; '.join(parts)}"
+
+
+def note_images(images: Images, progress: Progress) -> None:
+    """Say which classes and images were found, and what was decided while they were opened."""
+    for text in (found_text(images), *images.notes):
+        progress.note(text)
 
 
 def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:

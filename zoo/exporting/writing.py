@@ -110,8 +110,8 @@ def export(
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
     ours = run.predictions()
-    spec = read_as(run.experiment.data, data or run.experiment.data, plugins)
-    images = open_images(spec, run.experiment.split_seed, plugins, of_run=data is None)
+    where = read_as(run.experiment.data, data or run.experiment.data, plugins)
+    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None)
     try:
         contents = run.contents()
     except ZooError:  # only int8 needs them, and says so

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -214,6 +215,24 @@ def test_advice_from_photographs(
     one = found["backbones"]["classical/hog_color"]
     assert one["distance"] is None and one["stages"][0]["name"] == "histograms" and one["strategy"]
     assert one["knn"] > 0.8  # red and blue
+
+
+def test_what_was_found_and_what_is_wrong_is_said_once(
+    two_splits: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(two_splits, data)
+    shutil.copy(data / "train/red/003.jpg", data / "train/blue/wrong.jpg")
+    (data / "train/red/torn.jpg").write_bytes(b"no photograph")
+    cut = data / "train/red/000.jpg"
+    cut.write_bytes(cut.read_bytes()[:-2])
+    command = ["advise", "--data", str(data), "--studies", str(tmp_path), "--device", "cpu", "--weights", "none"]
+    names = ["--backbone", "timm/test_resnet", "--backbone", "timm/test_efficientnet"]
+    assert zoo([*command, *names]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("2 classes: blue red; train") == 1 and err.count("is locked as `test`") == 1
+    assert err.count("1 images have two labels") == err.count("`train/blue/wrong.jpg`") == 1
+    assert err.count("torn.jpg") == 1 == err.count("train/red/000.jpg: lacks its last bytes")
 
 
 def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins) -> None:
