@@ -84,8 +84,8 @@ class Experiment:
             does if that saves time. Results are the same.
         on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
             `fail`.
-        on_leak: What to do where an image, by its content, is both trained on and reported on, or has two labels:
-            `warn`, or `fail`.
+        on_leak: What to do where an image, by its content, is in two of train, val and test, or has two labels: `warn`,
+            or `fail`.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.

@@ -166,7 +166,7 @@ def decode_parts(
     Args:
         images: The dataset.
         parts: What to decode, by role: `fit`, `choose`, `reported`. Of `CHECKED` it is only asked whether they can be
-            decoded.
+            decoded, and what their contents are.
         on_bad_image: Whether a bad file is left out (`skip`) or an error (`fail`).
         workers: Number of threads.
         advance: Receives the number of images as they are decoded.
@@ -188,8 +188,9 @@ def decode_parts(
             f"{len(bad)} files of `{images.name}` cannot be read as images:{lines}{more}",
             hint="repair or remove them, or pass `--on-bad-image skip`",
         )
-    found.pop(CHECKED, None)
     for name, part in found.items():
+        if name == CHECKED:
+            continue
         missing = set(images.classes) - {sample.label for sample in part.samples}
         if missing:
             first = next((file for file in bad if f"/{min(missing)}/" in f"/{file.id}"), None)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.data.decoding import DecodedImages, content_digest
+from zoo.data.decoding import CHECKED, DecodedImages, content_digest
 from zoo.dataset import Sample
 
 SHOWN = 10  # images in a message; the rest are in `run.json`
@@ -77,11 +77,14 @@ def find_leaks(parts: Mapping[str, Iterable[tuple[Sample, str]]]) -> list[Leak]:
 
 
 def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
-    """The leaks among the images that a run decoded; the part that is reported is called by its split."""
-    parts = {name: zip(part.samples, part.contents) for name, part in decoded.items()}
-    if "reported" in parts:
-        return find_leaks({reported if name == "reported" else name: part for name, part in parts.items()})
-    return find_leaks({reported if name == "choose" else name: part for name, part in parts.items()})
+    """The leaks among the images that a run decoded; the part that is reported is called by its split.
+
+    Of a `test` split that the run does not use, nothing is told but the images that are elsewhere too.
+    """
+    names = {"reported" if "reported" in decoded else "choose": reported, CHECKED: "test"}
+    parts = {names.get(name, name): zip(part.samples, part.contents) for name, part in decoded.items()}
+    found = find_leaks(parts)
+    return [leak for leak in found if leak.roles != ("test",)] if CHECKED in decoded else found
 
 
 def told(leaks: Sequence[Leak]) -> str:

@@ -9,7 +9,7 @@ import torch
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
-from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
 from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images, open_images
 from zoo.data.prefetch import Prefetch
@@ -77,6 +77,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
     leaks = leaks_of(decoded, roles.reported)
+    decoded.pop(CHECKED, None)
     clock.lap("scan")
     job = Job(
         experiment=experiment,

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import refused, unsaid
 from tests_support import TINY
 
 from zoo import Plugins, Run, ZooError, evaluate, train, verify
@@ -69,6 +70,29 @@ def test_train_names_each_leaked_image(leaky: Path, tmp_path: Path, capsys: pyte
         ["train/red/003.jpg", "val/red/again.jpg"],
         ["train/red/004.jpg", "val/blue/wrong.jpg"],
     ]
+
+
+def test_train_that_reports_on_val_looks_for_leaks_into_test(
+    three_splits: Path, tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(three_splits, data)
+    shutil.copy(data / "train/red/001.jpg", data / "test/red/again.jpg")
+    shutil.copy(data / "val/red/001.jpg", data / "test/red/twice.jpg")
+    shutil.copy(data / "test/red/002.jpg", data / "test/blue/within.jpg")  # two labels, which only a test tells
+    settings = replace(TINY, data=str(data), strategy="knn")
+    for attempt in ("computed", "from the cache"):
+        run = train(settings, out=tmp_path / attempt, plugins=plugins)
+        assert [[(image["id"], image["role"]) for image in leak["images"]] for leak in run.record["leaks"]] == [
+            [("train/red/001.jpg", "fit"), ("test/red/again.jpg", "test")],
+            [("val/red/001.jpg", "val"), ("test/red/twice.jpg", "test")],
+        ]
+        assert set(run.splits()["roles"]) == {"fit", "choose"}
+    with refused(ZooError, "train/red/001.jpg", "test/red/again.jpg", "--on-leak warn"):
+        train(replace(settings, on_leak="fail"), out=tmp_path / "failed", plugins=plugins)
+    command = ["advise", "--data", str(data), "--backbone", TINY.backbone, "--weights", "none", "--device", "cpu"]
+    assert zoo([*command, "--studies", str(tmp_path)]) == 0
+    assert not unsaid(capsys.readouterr().err, "2 images are in two parts", "test/red/again.jpg", "test/red/twice.jpg")
 
 
 def test_fitted_images_are_known_by_content(
