@@ -15,6 +15,7 @@ from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.progress import Progress
+from zoo.row import check_returned
 from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
@@ -41,7 +42,9 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
         if not colon or resolve is None:
             return spec
         beside = base / user_path(argument)
-        return f"{name}:{load_target(resolve)(str(beside) if argument and beside.exists() else argument)}"
+        found = load_target(resolve)(str(beside) if argument and beside.exists() else argument)
+        check_returned(found, str, resolve, f"dataset `{name}`")
+        return f"{name}:{found}"
     if "://" in spec or not spec:
         return spec
     folder = base / user_path(spec)

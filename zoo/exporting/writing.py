@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Literal
 
 from zoo.data.decoding import digest_of
 from zoo.errors import UsageError, ZooError, quoted
-from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision
+from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision, StageDifference
 from zoo.exporting.calibration_set import RANGES, check_count, draw
 from zoo.exporting.metadata import file_metadata
 from zoo.exporting.parity import TOLERANCE, Parity, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
+from zoo.inference.opening import checks_of, open_exported
 from zoo.progress import LogProgress, Progress
+from zoo.row import check_returned
 from zoo.runs.run import Run
 from zoo.runtime import DeviceName
 from zoo.storage.files import unwritable
@@ -296,7 +298,7 @@ def _write(
     except Exception as error:  # errors of a runtime on the graph share no base class but this
         raise ZooError(f"the file cannot be written: {type(error).__name__}: {quoted(error)}") from error
     _verify_alone(spec, exporter)
-    first = load_target(exporter.open)(spec.file, device)
+    first = open_exported(exporter, spec.file, device)
     # the comparison below uses the classes and the preprocessing that the file records, so they must be the run's
     for what, recorded, expected in (
         ("classes", first.classes, spec.classes),
@@ -308,7 +310,7 @@ def _write(
             )
     found = [_compare_with_run(first, spec, exporter, ours, samples, device, progress)]
     if "CUDA" in first.device and device == "auto":  # it may be used on either device, so it must pass on both
-        other = load_target(exporter.open)(spec.file, "cpu")
+        other = open_exported(exporter, spec.file, "cpu")
         found.append(_compare_with_run(other, spec, exporter, ours, samples, "cpu", progress))
         progress.note(f"on {other.device}: {found[-1]}")
     if exporter.annotate is not None:
@@ -323,7 +325,7 @@ def _verify_alone(spec: ExportSpec, exporter: Exporter) -> None:
     Raises:
         ZooError: a check fails.
     """
-    broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
+    broken = [check for check in checks_of(exporter, spec.file, "cpu") if not check.passed]
     if broken:
         raise ZooError(f"the file fails its verification, so it was not kept: {broken[0].name}: {broken[0].detail}")
 
@@ -362,6 +364,7 @@ def _compare_with_run(
             raise
         except Exception as error:  # the stages are part of the comparison: without them the file does not pass
             raise ZooError(f"the file cannot be compared stage by stage: {quoted(error)}") from error
+        check_returned(stages, tuple[StageDifference, ...], exporter.stages, f"exporter `{exporter.name}`")
         parity = replace(parity, stages=stages)
         progress.stop()
     if not parity.passed:

@@ -20,10 +20,11 @@ from zoo.data.grey_levels import Levels
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
-from zoo.inference.opening import find_exporter, is_url, open_predictor
+from zoo.inference.opening import PREDICTOR, find_exporter, is_url, open_predictor
 from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess, levels_of
+from zoo.row import check_returned
 from zoo.storage.paths import user_path
 from zoo.target import load_target
 
@@ -257,9 +258,18 @@ def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequen
     """Logits of decoded images. NaN has no largest class, so it must not become a label.
 
     Raises:
-        ZooError: one of them is not finite.
+        ZooError: one of them is not finite, or they have a wrong type or shape.
     """
     logits = predictor.logits(images)
+    wanted = (len(images), len(predictor.classes))
+    if not isinstance(logits, np.ndarray) or logits.shape != wanted or logits.dtype.kind != "f":
+        kind = type(predictor)
+        what = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
+        raise ZooError(
+            f"`{kind.__module__}:{kind.__qualname__}` gives logits that are {what}, not floats {wanted}, for "
+            f"{len(images)} photographs and {len(predictor.classes)} classes",
+            hint="the plugin must be mended; `zoo plugins` names its distribution",
+        )
     broken = not_finite(logits, names, predictor.classes)
     if broken is not None:
         raise ZooError(
@@ -314,6 +324,7 @@ def _foreign(
     if classes is not None:
         check_classes(classes)
     found: Predictor = load_target(exporter.foreign)(Path(model), device, preprocess, classes)
+    check_returned(found, PREDICTOR, exporter.foreign, f"exporter `{exporter.name}`")
     return found
 
 
