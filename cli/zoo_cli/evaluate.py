@@ -54,6 +54,7 @@ def evaluate(
     zoo evaluate runs/first/model.onnx --data photos
     """
     from zoo.data.decoding import doubts_text
+    from zoo.errors import counted
     from zoo.evaluation.scoring import evaluate as score
     from zoo.progress import ProgressBar
     from zoo_cli.figures import print_evaluation
@@ -88,7 +89,12 @@ def evaluate(
         display.note(text)
     if found.bad:
         listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
-        display.warn(f"{len(found.bad)} files are left out because they cannot be read as images:{listed}")
+        what = counted(
+            len(found.bad),
+            "file is left out because it cannot be read as an image",
+            "files are left out because they cannot be read as images",
+        )
+        display.warn(f"{what}:{listed}")
     if found.doubtful:
         display.warn(doubts_text(found.doubtful))
     if as_json:

@@ -14,6 +14,7 @@ from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_fil
 from zoo.data.image import SUFFIXES
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Role
+from zoo.errors import counted
 from zoo.storage.paths import user_path
 
 # Usual names of split folders, and the role of each
@@ -244,8 +245,8 @@ class _Found:
             return []
         some = next(iter(sorted(self.nested)))
         return [
-            f"{len(self.nested)} folders lie in class folders: photographs in `{some}` count for class "
-            f"`{self.nested[some]}`. `--classes-from leaf` makes the lowest folders the classes"
+            f"{counted(len(self.nested), 'folder lies', 'folders lie')} in class folders: photographs in `{some}` "
+            f"count for class `{self.nested[some]}`. `--classes-from leaf` makes the lowest folders the classes"
         ]
 
     def _empty(self, folder: Path, others: Sequence[tuple[str, str]], may_be: bool) -> None:

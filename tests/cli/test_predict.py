@@ -92,6 +92,24 @@ def test_a_doubtful_photograph_is_classified_and_named(
     assert code == 0 and not unsaid(err, "4,095") and "warning" not in err
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_more_classes_than_there_are(
+    capsys: pytest.CaptureFixture[str], form: list[str], file: Path, two_splits: Path
+) -> None:
+    photographs = [two_splits / "val/red/000.jpg", two_splits / "val/red/001.jpg"]
+    code, out, err = zoo(capsys, "predict", file, *photographs, "--top", "99", *form)
+    assert code == 0 and err.count("--top 99") == 1 and not unsaid(err, "2 classes")
+    assert out == zoo(capsys, "predict", file, *photographs, "--top", "2", *form)[1]
+    assert "--top" not in zoo(capsys, "predict", file, *photographs, "--top", "2")[2]
+
+
+def test_preprocessing_of_a_file_that_zoo_wrote(
+    capsys: pytest.CaptureFixture[str], file: Path, two_splits: Path
+) -> None:
+    code, out, err = zoo(capsys, "predict", file, two_splits / "val/red/000.jpg", "--preprocess", "resnet18")
+    assert code == 2 and out == "" and not unsaid(err, "model.onnx`", "--preprocess")
+
+
 def test_names_that_spoil_rows(file: Path, tmp_path: Path) -> None:
     names = [b"a\tb.png", b"c\nd.png", b"e\x1b[31m.png", b"\xff\xfe.png", "é\u2028f.png".encode()]
     photographs = [tmp_path / os.fsdecode(name) for name in names]

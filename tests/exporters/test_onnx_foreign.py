@@ -98,7 +98,7 @@ def test_one_sigmoid_is_the_probability_of_the_second_class(photographs: list[Pa
     assert [share for _, share in found[0].top] == pytest.approx([expected, 1 - expected], rel=1e-3)
     found, _ = predict(brightness(file, "Sigmoid", scale=-10), photographs[:1], preprocess=FORM)
     assert found[0].top[0][0] == "0" and found[0].top[0][1] == pytest.approx(expected, rel=1e-3)
-    with refused(ZooError, "one.onnx`", "second of two classes", "1 classes", "stands for"):
+    with refused(ZooError, "one.onnx`", "second of two classes", "1 class", "stands for"):
         predict(file, photographs, preprocess=FORM, classes=("bright",))
 
 

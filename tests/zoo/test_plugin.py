@@ -358,7 +358,7 @@ def test_logits_of_a_plugin_are_checked(make: Callable[..., PluginCandidate], tm
     plugins, file = _foo(make, tmp_path, open=lambda path, device: Answers(answer=answer))
     photograph = tmp_path / "a.png"
     Image.new("RGB", (8, 8)).save(photograph)
-    with refused(ZooError, "Answers", "(1, 2)", "1 photographs", "2 classes", "zoo plugins"):
+    with refused(ZooError, "Answers", "(1, 2)", "1 photograph", "2 classes", "zoo plugins"):
         predict(file, [photograph], plugins=plugins)
 
 

@@ -23,7 +23,7 @@ from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, decode
 from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
 from zoo.dataset import Images, ImageSource, Sample, as_source
-from zoo.errors import DiskFull, ZooError, is_disk_full
+from zoo.errors import DiskFull, ZooError, counted, is_disk_full
 from zoo.experiment import OnBadImage
 from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 
@@ -69,7 +69,12 @@ def doubts_text(files: Sequence[BadFile]) -> str:
     """A warning that names images that are used though something is wrong with them."""
     shown = "".join(f"\n  {file.id}: {file.reason}" for file in files[:10])
     more = f"\n  and {len(files) - 10} more" if len(files) > 10 else ""
-    return f"{len(files)} photographs are used though something is wrong with them:{shown}{more}"
+    what = counted(
+        len(files),
+        "photograph is used though something is wrong with it",
+        "photographs are used though something is wrong with them",
+    )
+    return f"{what}:{shown}{more}"
 
 
 class DecodeRequest(NamedTuple):
@@ -185,7 +190,7 @@ def decode_parts(
         lines = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ZooError(
-            f"{len(bad)} files of `{images.name}` cannot be read as images:{lines}{more}",
+            f"{counted(len(bad), 'file')} of `{images.name}` cannot be read as images:{lines}{more}",
             hint="repair or remove them, or pass `--on-bad-image skip`",
         )
     for name, part in found.items():

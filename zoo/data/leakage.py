@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.data.decoding import CHECKED, DecodedImages, content_digest
 from zoo.dataset import Sample
+from zoo.errors import counted
 
 SHOWN = 10  # images in a message; the rest are in `run.json`
 
@@ -91,8 +92,12 @@ def told(leaks: Sequence[Leak]) -> str:
     """The leaks in words: what is wrong and how often, then a line for each of the first."""
     shared = sum(len(leak.roles) > 1 for leak in leaks)
     labelled = sum(len(leak.labels) > 1 for leak in leaks)
-    words = [f"{shared} images are in two parts of the data, so figures are too optimistic" if shared else ""]
-    words += [f"{labelled} images have two labels" if labelled else ""]
+    words = [
+        f"{counted(shared, 'image is', 'images are')} in two parts of the data, so figures are too optimistic"
+        if shared
+        else ""
+    ]
+    words += [f"{counted(labelled, 'image has', 'images have')} two labels" if labelled else ""]
     lines = "".join(f"\n  {leak}" for leak in leaks[:SHOWN])
     more = f"\n  and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
-    return f"{'; '.join(word for word in words if word)}:{lines}{more}"
+    return f"{'; '.join(words)}:{lines}{more}"

@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo.data.class_names import composed
 from zoo.dataset import LOCKED, Images, Role, Sample
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 
 # Shares of val and test where a dataset comes without a split. With 15 % each, most images remain for training. With at
 # least 300 test images, the standard error of a test accuracy is below 2 points
@@ -46,7 +46,7 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
     for label, group in _by_class(samples).items():
         if len(group) < 3:
             raise ZooError(
-                f"class `{label}` has {len(group)} images; a split into train, val and test needs 3 of each class",
+                f"class `{label}` has {counted(len(group), 'image')}; a split into train, val and test needs 3 of each",
                 hint="add images, or split them yourself into folders `train/` and `val/`",
             )
         order = _shuffled(group, label, seed)
@@ -90,8 +90,8 @@ def lock(images: Images, seed: int) -> Images:
         raise ZooError(f"`{images.name}` has {' '.join(images.splits)} alone, so no split of it can be locked")
     fit, choose = hold_out(images.splits["train"], seed)
     note = (
-        f"`{images.reported}` is locked as `test`; {len(choose)} of {len(fit) + len(choose)} training images are held "
-        "out as `val`"
+        f"`{images.reported}` is locked as `test`; {len(choose)} of {len(fit) + len(choose)} training images "
+        f"{'is' if len(choose) == 1 else 'are'} held out as `val`"
     )
     return replace(
         images,

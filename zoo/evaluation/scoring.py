@@ -19,7 +19,7 @@ from zoo.data.image import BadImage
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
 from zoo.dataset import Images, Sample
-from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, type_and_first_line
+from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import check_levels, levels_text, predict_all
@@ -180,7 +180,8 @@ def score(
         alike = [name for name in predictor.classes if folded(name) == folded(unknown[0])]
         like = f"it has `{alike[0]}`, which differs in case or spaces; " if alike else ""
         raise ZooError(
-            f"the model has no class `{unknown[0]}` ({len(unknown)} classes of the data are unknown to it)",
+            f"the model has no class `{unknown[0]}` "
+            f"({counted(len(unknown), 'class of the data is', 'classes of the data are')} unknown to it)",
             hint=f"{like}the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     ids: list[str] = []
@@ -327,7 +328,8 @@ def evaluate(
                 )
             if changed and images.name == run.data_name:
                 warnings.warn(
-                    f"{changed} images have changed since the run was trained, so its stored predictions stay",
+                    f"{counted(changed, 'image has', 'images have')} changed since the run was trained, so its stored "
+                    "predictions stay",
                     stacklevel=2,
                 )
         except ZooError as error:
@@ -357,7 +359,7 @@ def _open(
             images = opened(open_images)
         elif split is None:
             name, samples = choose_split(images, "all")
-            whole = f"`{data}` comes without splits, so all its {len(samples)} images are scored"
+            whole = f"`{data}` comes without splits, so it is scored whole: {counted(len(samples), 'image')}"
             return replace(images, notes=(*images.notes, whole)), name, samples
     elif split is None and images.reported not in images.splits:
         split = "all"

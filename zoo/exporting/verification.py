@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo.exporter import Check
 from zoo.exporting.parity import compare
 from zoo.inference.opening import checks_of, find_exporter, recorded_by
@@ -72,8 +72,8 @@ def verify(
     )
     if theirs.changed:
         raise ZooError(
-            f"{theirs.changed} photographs of `{data}` have another content than those that the run was trained and "
-            "evaluated on, so predictions cannot be compared",
+            f"{counted(theirs.changed, 'photograph')} of `{data}` changed since the run was trained and evaluated, so"
+            " predictions cannot be compared",
             hint="pass the run's own photographs",
         )
     plain: dict[str, Any] = {"name": "fp32"}

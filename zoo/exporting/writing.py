@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zoo.data.decoding import digest_of
-from zoo.errors import UsageError, ZooError, quoted
+from zoo.errors import UsageError, ZooError, counted, quoted
 from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision, StageDifference
 from zoo.exporting.calibration_set import RANGES, check_count, draw
 from zoo.exporting.metadata import file_metadata
@@ -126,8 +126,8 @@ def export(
     if "int8" in wanted:
         try:
             shown = draw(run, images, calibration or RANGES)
-            ranges, choices = len(shown.ranges), len(shown.choices)
-            progress.note(f"int8: value ranges from {ranges} training photographs, choices on {choices} others")
+            ranges = counted(len(shown.ranges), "training photograph")
+            progress.note(f"int8: value ranges from {ranges}, choices on {counted(len(shown.choices), 'other')}")
         except ZooError as error:
             if precision != "auto":
                 raise

@@ -19,7 +19,7 @@ from zoo.data.folder_walk import is_clutter, is_photograph, is_readable, walk_fi
 from zoo.data.grey_levels import Levels
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo.inference.opening import PREDICTOR, find_exporter, is_url, open_predictor
 from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
@@ -113,7 +113,7 @@ def predict(
     Args:
         model: a run, its folder, or an exported file.
         photographs: paths of image files, and folders of them; or one such path.
-        top: number of classes in each prediction.
+        top: number of classes in each prediction; all of them, where the model has fewer.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
         levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
@@ -189,6 +189,8 @@ def predict_each(
     said = levels_text(given, predictor.preprocess.levels)
     if said is not None:
         note(said)
+    if top > (count := len(predictor.classes)):
+        note(f"`--top {top}`: the model has {counted(count, 'class', 'classes')}, and all of them are given")
     samples = [Sample(str(path), "", Path(path)) for path in paths]
     independent = bool(getattr(predictor, "independent", False))  # probabilities that do not sum to 1
 
@@ -267,7 +269,7 @@ def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequen
         what = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
         raise ZooError(
             f"`{kind.__module__}:{kind.__qualname__}` gives logits that are {what}, not floats {wanted}, for "
-            f"{len(images)} photographs and {len(predictor.classes)} classes",
+            f"{counted(len(images), 'photograph')} and {counted(len(predictor.classes), 'class', 'classes')}",
             hint="the plugin must be mended; `zoo plugins` names its distribution",
         )
     broken = not_finite(logits, names, predictor.classes)

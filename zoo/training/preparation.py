@@ -15,7 +15,7 @@ from zoo.data.opening import note_images, open_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
 from zoo.networks.freezing import digest_of_state
@@ -104,7 +104,12 @@ def warn_of_images(job: Job, progress: Progress) -> None:
     if job.bad:
         shown = "".join(f"\n  {file.id}: {file.reason}" for file in job.bad[:10])
         more = f"\n  and {len(job.bad) - 10} more" if len(job.bad) > 10 else ""
-        progress.warn(f"{len(job.bad)} files are left out because they cannot be read as images:{shown}{more}")
+        what = counted(
+            len(job.bad),
+            "file is left out because it cannot be read as an image",
+            "files are left out because they cannot be read as images",
+        )
+        progress.warn(f"{what}:{shown}{more}")
     doubtful = [file for part in job.decoded.values() for file in part.doubtful]
     if doubtful:
         progress.warn(doubts_text(doubtful))

@@ -231,7 +231,7 @@ def test_what_was_found_and_what_is_wrong_is_said_once(
     assert zoo([*command, *names]) == 0
     err = " ".join(capsys.readouterr().err.split())
     assert err.count("2 classes: blue red; train") == 1 and err.count("is locked as `test`") == 1
-    assert err.count("1 images have two labels") == err.count("`train/blue/wrong.jpg`") == 1
+    assert err.count("1 image has two labels") == err.count("`train/blue/wrong.jpg`") == 1
     assert err.count("torn.jpg") == 1 == err.count("train/red/000.jpg: lacks its last bytes")
 
 

@@ -61,7 +61,7 @@ def test_train_names_each_leaked_image(leaky: Path, tmp_path: Path, capsys: pyte
     assert "hint: delete all but one" in capsys.readouterr().err
     assert zoo(command) == 0
     err = capsys.readouterr().err
-    assert "2 images are in two parts of the data, so figures are too optimistic; 1 images have two labels" in err
+    assert "2 images are in two parts of the data, so figures are too optimistic; 1 image has two labels" in err
     assert "`train/red/003.jpg` (train) = `val/red/again.jpg` (val)" in err
     assert "`train/red/004.jpg` (train, label `red`) = `val/blue/wrong.jpg` (val, label `blue`)" in err
     assert "twice" not in err
@@ -126,7 +126,7 @@ def test_a_file_is_not_blamed_for_other_images(
     file = tmp_path / "run/model.onnx"
     assert verify(file, data=str(data), plugins=plugins)[-1].passed
     shutil.copy(data / "val/red/001.jpg", data / "val/red/002.jpg")  # the same names
-    with pytest.raises(ZooError, match=r"1 photographs of .* have another content"):
+    with pytest.raises(ZooError, match=r"1 photograph of .* changed since"):
         verify(file, data=str(data), plugins=plugins)
 
 
@@ -137,7 +137,7 @@ def test_an_image_that_changed_is_not_the_run_s(two_splits: Path, tmp_path: Path
     before = run.predictions()
     shutil.copy(data / "val/red/000.jpg", data / "train/red/000.jpg")
     shutil.copy(data / "val/red/001.jpg", data / "val/red/002.jpg")
-    with pytest.warns(UserWarning, match="1 images have changed since"):
+    with pytest.warns(UserWarning, match="1 image has changed since"):
         found = evaluate(run, plugins=plugins)
     assert (found.predictions.logits != before.logits).any()
     assert (run.predictions().logits == before.logits).all()
