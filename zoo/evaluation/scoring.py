@@ -220,7 +220,6 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
     levels: Levels | None = None,
-    by_study: bool = False,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -239,7 +238,6 @@ def evaluate(
         workers: threads that decode images; None: chosen by the number of processors.
         levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
             trained with.
-        by_study: whether the study asks whose trial the run is, and writes its own ledger.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
@@ -250,7 +248,38 @@ def evaluate(
     """
     from zoo.plugin import Plugins
 
-    plugins = plugins or Plugins()
+    return _evaluate(
+        model,
+        data=data,
+        split=split,
+        split_seed=split_seed,
+        device=device,
+        workers=workers,
+        levels=levels,
+        plugins=plugins or Plugins(),
+        advance=advance,
+    )
+
+
+def evaluate_trial(run: Run, split: str, plugins: Plugins) -> Evaluation:
+    """Evaluate a trial for the study that it belongs to, which writes its own ledger; see `evaluate`."""
+    return _evaluate(run, split=split, plugins=plugins, by_study=True)
+
+
+def _evaluate(
+    model: Path | str | Run,
+    *,
+    data: Path | str | None = None,
+    split: str | None = None,
+    split_seed: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    levels: Levels | None = None,
+    by_study: bool = False,
+    plugins: Plugins,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """See `evaluate`. `by_study`: whether the study asks whose trial the run is, and writes its own ledger."""
     given = check_levels(levels)
     predictor, run = open_model(model, device, plugins)
     if data is None:
@@ -324,16 +353,16 @@ def evaluate(
                 warnings.warn(
                     f"this is an evaluation on the locked images of study `{study}`, and is written to its ledger: a "
                     "configuration that is chosen by it will have too optimistic figures",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             if changed and images.name == run.data_name:
                 warnings.warn(
                     f"{counted(changed, 'image has', 'images have')} changed since the run was trained, so its stored "
                     "predictions stay",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
         except ZooError as error:
-            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=2)
+            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=3)
     return evaluation
 
 
