@@ -246,6 +246,7 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     from zoo.advice.probing import StageRecorder, probe
     from zoo.advice.transferability import h_score, knn_accuracy, logme
     from zoo.feature_cache.loader import AugmentedViews
+    from zoo.training.held_out_folds import held_out_folds
     from zoo.training.preparation import prepare, warn_of_images
     from zoo.training.setup import resolve
 
@@ -255,13 +256,16 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     if tell_faults:
         warn_of_images(job, progress)
     part, place = job.decoded["fit"], setup.device.place
-    counts = np.bincount(part.labels, minlength=len(job.images.classes))
-    if counts.min() < 2:
-        raise ZooError(
-            f"class `{job.images.classes[int(counts.argmin())]}` has one training image, and a probe needs two",
-            hint="add images of it, or leave the class out",
-        )
     chosen = _chosen(part)
+    labels = np.asarray(part.labels)[chosen]
+    folds, lacking = held_out_folds(labels, 0)
+    if not folds:
+        raise ZooError(
+            f"a probe needs two classes with two training images: {lacking}",
+            hint="add images, or merge classes",
+        )
+    if lacking and tell_faults:
+        progress.note(f"probes: {lacking}")
     model = job.network.model.to(place).eval()
     if not (setup.weights or setup.weights_file):
         progress.warn(f"{setup.backbone.name} has random weights, so its estimates are not about learnt features")
@@ -279,7 +283,6 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
             recorder.record(source.inputs(indices, [0] * len(indices)))
             progress.advance(len(indices))
     progress.stop()
-    labels = np.asarray(part.labels)[chosen]
     features = recorder.features()
     last = np.concatenate(head).astype(np.float64) if head else list(features.values())[-1]
     # random weights come with batch norm statistics of no data

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import refused
 from scipy.stats import binomtest, norm
 from tests_support import make_photos
 from torch import nn
@@ -235,10 +236,26 @@ def test_what_was_found_and_what_is_wrong_is_said_once(
     assert err.count("torn.jpg") == 1 == err.count("train/red/000.jpg: lacks its last bytes")
 
 
-def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins) -> None:
-    make_photos(tmp_path, {"train": 3, "val": 1, "test": 1})
+def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]) -> None:
+    make_photos(tmp_path, {"train": 8, "val": 2, "test": 1}, classes=("blue", "green", "red"))
     for file in sorted((tmp_path / "train/red").iterdir())[1:]:
         file.unlink()
-    with pytest.raises(ZooError, match="class `red` has one training image") as error:
+    command = ["advise", "--data", str(tmp_path), "--weights", "none", "--device", "cpu", "--studies", str(tmp_path)]
+    assert zoo([*command, "--backbone", "timm/test_resnet", "--backbone", "hog_color", "--json"]) == 0
+    said = capsys.readouterr()
+    assert " ".join(said.err.split()).count("1 of 3 classes has one training image, which is never held out") == 1
+    assert json.loads(said.out)["images"] == 17
+    for file in sorted((tmp_path / "train/green").iterdir())[1:]:
+        file.unlink()
+    with refused(ZooError, "2 of 3 classes", "one training image"):
         advise(str(tmp_path), ["timm/test_resnet"], weights="none", device="cpu", plugins=plugins)
-    assert error.value.hint == "add images of it, or leave the class out"
+
+
+def test_a_probe_fits_on_a_class_of_one_image_and_never_holds_it_out() -> None:
+    """The folds are as many as the rarest class of several images allows; a rare class does not change the others'."""
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 1] * 50 + [2])
+    features = generator.normal(size=(101, 20)) + 1.5 * np.eye(3, 20)[labels]
+    right = probe(features, labels)
+    assert len(right) == 100 and right.mean() > 0.7
+    assert abs(right.mean() - probe(features[:100], labels[:100]).mean()) < 0.1
