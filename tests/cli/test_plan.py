@@ -118,3 +118,12 @@ def test_classes_from_is_for_every_command_that_opens_data(
     assert "2 classes: blue red" in capsys.readouterr().err
     assert run(["evaluate", str(tmp_path / "other"), "--classes-from", "leaf"]) == 2
     assert "`--classes-from` needs `--data`" in capsys.readouterr().err
+
+
+def test_a_precision_of_steps_that_are_not_taken_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", *SMALL, "--device", "cpu", "--strategy", "knn"]
+    assert run([*command, "--precision", "bf16"]) == 0
+    assert not unsaid(capsys.readouterr().err, "`--precision bf16` needs optimiser steps", "`knn` takes none")
+    for other in ([], ["--precision", "fp32"]):  # in which heads are solved
+        assert run([*command, *other]) == 0
+        assert "--precision" not in capsys.readouterr().err

@@ -16,6 +16,7 @@ from tests_support import TINY, make_photos
 from zoo import Plugins, Run, UsageError, ZooError, compare, diff, evaluate, export, train
 from zoo.data.class_names import keys, respelt
 from zoo.evaluation.paired_diff import compare_tables
+from zoo.evaluation.statistics import correct
 from zoo.predictions import Predictions
 from zoo_cli.main import run as zoo
 
@@ -91,6 +92,13 @@ def test_names_in_another_unicode_form_are_the_same(
     assert scored.predictions.split == "val" and scored.fitted == 0
     assert sorted(scored.predictions.ids) == sorted(one.predictions().ids)
     assert export(one, data=str(tmp_path / "NFD"), plugins=plugins).path.is_file()
+
+
+def test_answers_are_aligned_in_whatever_unicode_form() -> None:
+    right = table("ab", "xy", "xx")  # the first right, the second wrong
+    one = replace(right, ids=("caf\u00e9", "cafz"))
+    other = replace(table("ab", "yx", "xx"), ids=("cafz", "cafe\u0301"))
+    assert np.array_equal(*correct([one, other])) and not np.array_equal(*correct([one, replace(other, ids=one.ids)]))
 
 
 def test_what_only_looks_like_another_unicode_form() -> None:
