@@ -121,6 +121,14 @@ def test_links_are_followed_once_and_dead_ones_reported(tmp_path: Path) -> None:
     }
 
 
+def test_prediction_names_a_broken_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 2}, ("red",))
+    (root / "red/alive.jpg").symlink_to(root / "red/000.jpg")
+    (root / "red/dead.jpg").symlink_to(root / "nowhere.jpg")
+    os.mkfifo(root / "red/pipe.jpg")
+    assert [path.name for path in find_photographs([str(root)])] == ["000.jpg", "001.jpg", "alive.jpg", "dead.jpg"]
+
+
 def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_photos(tmp_path, {"train": 2, "val": 2})
     scandir = os.scandir
@@ -204,6 +212,15 @@ def test_names_that_differ_in_case_are_told(tmp_path: Path) -> None:
     (root / "val/Red ").rename(root / "val/red")
     images = open_folder(str(root), 0)
     assert images.classes == ("RED", "red") and any("`RED` `red`" in note for note in images.notes)
+
+
+def test_names_that_differ_in_width_are_told(tmp_path: Path) -> None:
+    """Full-width letters, as Japanese and Chinese keyboards write them."""
+    root, wide = make_photos(tmp_path, {"train": 2, "val": 2}), "\uff32\uff45\uff44"
+    (root / "val/red").rename(root / "val" / wide)
+    with refused(ZooError, "`red`", "missing", "`val`") as error:
+        open_folder(str(root), 0)
+    assert error.value.hint is not None and f"`{wide}`" in error.value.hint
 
 
 CLUTTER = (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -82,3 +83,17 @@ def test_a_run_that_learnt_nothing_says_so(
     assert len(warnings) == said
     if said:
         assert "it took 3 steps: pass more `--epochs`" in warnings[0]
+
+
+def test_a_run_is_compared_with_the_guess_that_its_classes_were_balanced_for(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    """Whether rare classes weigh more in the loss or are sampled more, guessing is the same; else it knows shares."""
+    data = shutil.copytree(two_splits, tmp_path / "data")
+    for photograph in sorted((data / "train/red").iterdir())[3:]:
+        photograph.unlink()
+    expected = {"none": entropy(np.repeat([0, 1], [12, 3])), "loss": np.log(2), "sample": np.log(2)}
+    asked = replace(TINY, data=str(data), epochs=1, lr=1e-7, augment="none")
+    for balance, guessing in expected.items():
+        run = train(replace(asked, class_balance=balance), out=tmp_path / balance, plugins=plugins)  # type: ignore[arg-type]
+        assert run.record["fitted"]["guessing"] == pytest.approx(guessing, abs=1e-6), balance
