@@ -253,6 +253,14 @@ def test_training_evaluation_and_prediction_find_the_same_photographs(split: str
     assert {Path(path).relative_to(root).as_posix() for path in find_photographs([f"{root}/**/*.jpg"])} == files
 
 
+def test_a_pattern_that_names_a_hidden_folder_finds_what_is_in_it(tmp_path: Path) -> None:
+    hidden = make_photos(tmp_path / ".cache", {"": 2}, ("red",))
+    (hidden / "@eaDir").mkdir()
+    (hidden / "@eaDir/000.jpg").write_bytes(b"x")
+    names = [path.relative_to(hidden).as_posix() for path in find_photographs([f"{hidden}/**/*.jpg"])]
+    assert names == ["red/000.jpg", "red/001.jpg"]
+
+
 def test_a_photograph_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
     root = make_photos(tmp_path, {"train": 2, "val": 2})
     for name in ("IMG_1.HEIC", "b.avif", "c.txt"):

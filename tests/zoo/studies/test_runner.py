@@ -155,6 +155,15 @@ def test_the_locked_split_is_evaluated_once_per_winning_run(done: Results) -> No
             assert row["test"]["images"] == 12
 
 
+def test_looks_without_an_author_are_the_study_s_own(done: Results, tmp_path: Path) -> None:
+    """Earlier versions did not write who looked."""
+    ledger = shutil.copytree(done.path, tmp_path / "s") / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert all(line.pop("by") == "study" for line in lines)
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert Results.open(tmp_path / "s").leaderboard["rows"] == done.leaderboard["rows"]
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_every_look_counts_but_only_the_study_s_own_are_on_the_leaderboard(
     done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path, caplog: pytest.LogCaptureFixture
