@@ -7,6 +7,7 @@ compared with its initial state (`shared.py`).
 from __future__ import annotations
 
 import gc
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
@@ -98,6 +99,16 @@ def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         assert not decide(torch.device("cpu"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(device, "has_fast_bf16", lambda place: place.type == "cuda" and decide(place))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_other_load() -> Iterator[None]:
+    """Training does not warn of the load that other tests are."""
+    from zoo.training import load_watch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(load_watch, "MOST_OTHERS", math.inf)
         yield
 
 

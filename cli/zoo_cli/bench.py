@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from zoo.latency.report import Estimate, LatencyReport, Outcome
 
-BUSY = 0.2  # cores; an idle system keeps fewer busy, and more disturb threads that spin
-
 
 @click.command()
 @click.argument("targets", metavar="RUN|FILE.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -201,11 +199,12 @@ def show(report: LatencyReport, screen: Console) -> None:
         screen.print(
             f"[dim]noise floor, batch {size}: two processes of the fastest model differed by {share:.1%}[/dim]"
         )
+    from zoo.system.other_load import BUSY, kept_busy
+
     if report.others > BUSY:
         screen.print(
-            f"[bold yellow]warning[/bold yellow]: other programs kept {report.others:.1f} of "
-            f"{machine['logical_cores']} cores busy during the measurement; on an idle machine latencies are lower and "
-            "vary less"
+            f"[bold yellow]warning[/bold yellow]: {kept_busy(report.others)} during the measurement; on an idle "
+            "machine latencies are lower and vary less"
         )
     for outcome in report.outcomes:
         for line in _remarks(outcome):

@@ -129,6 +129,13 @@ def test_a_batch_that_is_fixed_in_the_graph(
         predict(colours(tmp_path / "pinned.onnx", pinned=3), photographs, preprocess=FORM)
 
 
+def test_a_file_that_mixes_the_images_of_a_batch(photographs: list[Path], tmp_path: Path) -> None:
+    """Its scores are `(classes, N)`, which is `(N, classes)` for one image alone."""
+    file = colours(tmp_path / "turned.onnx", last="Transpose")
+    found, bad = predict(file, photographs, preprocess=FORM, classes=("red", "green", "blue"))
+    assert not bad and [one.top[0][0] for one in found] == ["red", "green", "blue", "red", "green"]
+
+
 def test_unsupported_uses_are_errors(photographs: list[Path], tmp_path: Path) -> None:
     file = colours(tmp_path / "colours.onnx")
     with refused(ZooError, "colours.onnx`", "`zoo.schema`") as error:

@@ -121,6 +121,14 @@ def test_links_are_followed_once_and_dead_ones_reported(tmp_path: Path) -> None:
     }
 
 
+def test_prediction_names_a_broken_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 2}, ("red",))
+    (root / "red/alive.jpg").symlink_to(root / "red/000.jpg")
+    (root / "red/dead.jpg").symlink_to(root / "nowhere.jpg")
+    os.mkfifo(root / "red/pipe.jpg")
+    assert [path.name for path in find_photographs([str(root)])] == ["000.jpg", "001.jpg", "alive.jpg", "dead.jpg"]
+
+
 def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_photos(tmp_path, {"train": 2, "val": 2})
     scandir = os.scandir
@@ -206,6 +214,15 @@ def test_names_that_differ_in_case_are_told(tmp_path: Path) -> None:
     assert images.classes == ("RED", "red") and any("`RED` `red`" in note for note in images.notes)
 
 
+def test_names_that_differ_in_width_are_told(tmp_path: Path) -> None:
+    """Full-width letters, as Japanese and Chinese keyboards write them."""
+    root, wide = make_photos(tmp_path, {"train": 2, "val": 2}), "\uff32\uff45\uff44"
+    (root / "val/red").rename(root / "val" / wide)
+    with refused(ZooError, "`red`", "missing", "`val`") as error:
+        open_folder(str(root), 0)
+    assert error.value.hint is not None and f"`{wide}`" in error.value.hint
+
+
 CLUTTER = (
     "red/@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg",
     "red/._000.jpg",
@@ -234,6 +251,14 @@ def test_training_evaluation_and_prediction_find_the_same_photographs(split: str
         assert images.rejected == ()
     assert {path.relative_to(root).as_posix() for path in find_photographs([str(root)])} == files
     assert {Path(path).relative_to(root).as_posix() for path in find_photographs([f"{root}/**/*.jpg"])} == files
+
+
+def test_a_pattern_that_names_a_hidden_folder_finds_what_is_in_it(tmp_path: Path) -> None:
+    hidden = make_photos(tmp_path / ".cache", {"": 2}, ("red",))
+    (hidden / "@eaDir").mkdir()
+    (hidden / "@eaDir/000.jpg").write_bytes(b"x")
+    names = [path.relative_to(hidden).as_posix() for path in find_photographs([f"{hidden}/**/*.jpg"])]
+    assert names == ["red/000.jpg", "red/001.jpg"]
 
 
 def test_a_photograph_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from zoo.errors import ZooError
 from zoo.row import check_returned
 from zoo.runtime import Input, Session, Workload
 from zoo.system.cuda import cuda_memory_used
+from zoo.system.other_load import busy_seconds
 from zoo.target import load_target
 
 WINDOW = 5  # calls; the median of fewer varies too much to show whether times are steady
@@ -198,12 +199,6 @@ def make_batch(wanted: Input, batch: int) -> npt.NDArray[Any]:
     if wanted.dtype.startswith("float"):
         return random.standard_normal(shape, dtype=np.float32).astype(wanted.dtype)
     return np.zeros(shape, wanted.dtype)
-
-
-def busy_seconds() -> float:
-    """Seconds that all processors together have computed for any process, or that the host took from them."""
-    times = psutil.cpu_times()._asdict()  # on Linux, `user` includes the time of guests
-    return float(sum(value for name, value in times.items() if name not in ("idle", "iowait", "guest", "guest_nice")))
 
 
 def reset_peak_memory() -> bool:

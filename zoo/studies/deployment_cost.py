@@ -14,16 +14,21 @@ import numpy as np
 from zoo.experiment import Experiment
 from zoo.runtime import DeviceName
 from zoo.storage.files import json_text
+from zoo.system.other_load import BUSY, kept_busy, wait_until_quiet
 
 if TYPE_CHECKING:
     from zoo.backbone import Network
+    from zoo.latency.report import LatencyReport
     from zoo.plugin import Plugins
+    from zoo.progress import Progress
     from zoo.solver import Task
     from zoo.studies.study import Study
 
 FORMAT = "onnx"
 FILE = f"network.{FORMAT}"
 SECONDS = 1.0  # budget of timed calls for each network
+MEASUREMENTS = 3  # at most, where other programs keep the machine busy; the quietest counts
+QUIET_WAIT = 20.0  # seconds to wait before each further measurement, for the machine to become quiet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,8 @@ class DeploymentCost:
     Attributes:
         shape: Digest of the network's structure; networks with the same digest cost the same.
         latency: Seconds for one image: p50 with its 95 % interval. None: not known.
+        others: Processors that other programs kept busy while the latency was measured, on average. A busy machine
+            makes latencies too high.
         size: Bytes of the exported file. None: not known.
         parameters: Number of parameters. None: not known.
         license: Licence of the weights that training starts from.
@@ -42,6 +49,7 @@ class DeploymentCost:
 
     shape: str = ""
     latency: tuple[float, float, float] | None = None
+    others: float = 0.0
     size: int | None = None
     parameters: int | None = None
     license: str = "unknown"
@@ -64,8 +72,16 @@ class DeploymentCost:
             if value is None:
                 return f"its {what} is not known: {self.failure}"
             if value > bound:
-                return f"{what} {value * unit:.1f} {name}, over {bound * unit:g} {name}"
+                while_busy = (
+                    f", measured while {kept_busy(self.others, here=False)}" if what == "latency" and self.busy else ""
+                )
+                return f"{what} {value * unit:.1f} {name}, over {bound * unit:g} {name}{while_busy}"
         return ""
+
+    @property
+    def busy(self) -> bool:
+        """Whether the machine was too busy with other programs for the latency to be trusted."""
+        return self.others > BUSY
 
     def to_json(self) -> dict[str, Any]:
         return {**vars(self), "latency": list(self.latency) if self.latency else None}
@@ -146,36 +162,63 @@ def _random_task(network: Network, size: int, classes: int, images: int) -> Task
     return Task(head=find_head(network), features=drawn, labels=np.arange(images) % classes, classes=classes, seed=0)
 
 
-def time_networks(folder: Path, device: str, plugins: Plugins) -> dict[str, tuple[float, float, float]]:
-    """P50 of one image in seconds with its interval, by shape, of the networks that `export_untrained` wrote.
+@dataclass(frozen=True)
+class NetworkLatencies:
+    """Latencies of networks, measured together.
 
-    The networks are measured interleaved, each in a process of its own.
+    Attributes:
+        p50: Seconds for one image, with the 95 % interval, by shape.
+        others: Processors that other programs kept busy meanwhile, on average.
+    """
+
+    p50: dict[str, tuple[float, float, float]]
+    others: float = 0.0
+
+
+def time_networks(folder: Path, device: str, plugins: Plugins, progress: Progress) -> NetworkLatencies:
+    """Measure the latency of the networks that `export_untrained` wrote, interleaved, each in a process of its own.
+
+    Where other programs keep the machine busy, `progress` is told and they are measured again, `MEASUREMENTS` times in
+    all at most; the measurement with the least other load counts.
     """
     from zoo.latency.measurement import bench
 
     files = sorted(folder.glob(f"[!.]*/{FILE}"))
     if not files:
-        return {}
+        return NetworkLatencies({})
     exporter = plugins.exporters.find(FORMAT).value
     kind = DeviceName.parse(device).kind
     runtimes = [exporter.runtimes[kind]] if kind in exporter.runtimes else None
-    report = bench(
-        files,
-        runtimes=runtimes,
-        device=device,
-        batch_sizes=(1,),
-        seconds=SECONDS,
-        noise_floor=False,  # only the median is read
-        plugins=plugins,
-    )
+    reports: list[LatencyReport] = []
+    while True:
+        report = bench(
+            files,
+            runtimes=runtimes,
+            device=device,
+            batch_sizes=(1,),
+            seconds=SECONDS,
+            noise_floor=False,  # only the median is read
+            plugins=plugins,
+        )
+        reports.append(report)
+        if report.others <= BUSY:
+            break
+        busy = f"{kept_busy(report.others)} while latencies were measured"
+        if len(reports) == MEASUREMENTS:
+            progress.warn(f"{busy}; of {MEASUREMENTS} measurements the one on the least busy machine is kept")
+            break
+        progress.warn(f"{busy}; they are measured again")
+        wait_until_quiet(QUIET_WAIT)
+    quietest = min(reports, key=lambda one: one.others)
     found = {}
-    for outcome in report.measured:
+    for outcome in quietest.measured:
         p50 = outcome.measurements[0].p50
         found[Path(outcome.target).parent.name] = (p50.value, p50.low, p50.high)
-    return found
+    return NetworkLatencies(found, round(quietest.others, 2))
 
 
-def with_latency(one: DeploymentCost, latencies: dict[str, tuple[float, float, float]]) -> DeploymentCost:
+def with_latency(one: DeploymentCost, measured: NetworkLatencies) -> DeploymentCost:
     """The deployment cost with the latency that was measured for its shape."""
-    found = latencies.get(one.shape)
-    return replace(one, latency=found, failure=one.failure or ("" if found else "it could not be timed"))
+    found = measured.p50.get(one.shape)
+    failure = one.failure or ("" if found else "it could not be timed")
+    return replace(one, latency=found, others=measured.others if found else 0.0, failure=failure)

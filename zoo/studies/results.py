@@ -31,6 +31,7 @@ from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
 from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
+from zoo.system.other_load import kept_busy
 
 OUTCOMES_FILE = "outcomes.jsonl"
 COSTS_FILE = "footprints.json"
@@ -180,6 +181,9 @@ class Results:
         board = rank(compared)
         if any(result.tuned for results in self.finished(fraction).values() for result in results):
             note = f"settings were searched by the loss on `{board.split}`, so its figures are too optimistic"
+            board = replace(board, notes=(*board.notes, note))
+        if busiest := max((one.cost.others for one in compared if one.cost.busy), default=0.0):
+            note = f"latencies were measured while {kept_busy(busiest, here=False)}, so they may be too high"
             board = replace(board, notes=(*board.notes, note))
         return replace(board, rows=tuple(replace(row, test=tests.get(row.way)) for row in board.rows))
 

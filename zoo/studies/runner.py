@@ -41,6 +41,7 @@ from zoo.studies.results import (
 from zoo.studies.study import Study, same_study
 from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
 from zoo.system.environment import machine, versions
+from zoo.system.other_load import MOST_OTHERS, kept_busy
 from zoo.system.worker_process import WorkerFailed
 
 
@@ -253,7 +254,8 @@ class StudySession:
         if result.finished:
             accuracy = result.metrics.get("accuracy")
             figure = "unknown" if accuracy is None else f"{accuracy:.4f}"
-            self.progress.note(f"{words}: accuracy {figure}, {result.seconds:.0f} s")
+            busy = f", while {kept_busy(result.others)}" if result.others > MOST_OTHERS else ""
+            self.progress.note(f"{words}: accuracy {figure}, {result.seconds:.0f} s{busy}")
         elif result.state is TrialState.REFUSED:
             self.progress.note(f"{words}: not trained: {result.failure}")
         else:
@@ -293,7 +295,7 @@ class StudySession:
         self.progress.stop()
         self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
         device = self.study.experiment(self.trials[0]).device
-        latencies = time_networks(networks, device, self.plugins)
+        latencies = time_networks(networks, device, self.plugins, self.progress)
         found = {configuration: with_latency(one, latencies) for configuration, one in found.items()}
         file = self.folder / COSTS_FILE
         write_json(file, {configuration: one.to_json() for configuration, one in found.items()})

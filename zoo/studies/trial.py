@@ -75,6 +75,7 @@ class TrialResult:
     time: str = field(default_factory=now)  # when it ended; ISO 8601, UTC
     seconds: float = 0.0  # wall time of a finished trial
     core_seconds: float = 0.0  # processor time of a finished trial
+    others: float = 0.0  # processors that other programs kept busy meanwhile, on average
     metrics: Mapping[str, float | None] = field(default_factory=dict)
     tuned: Mapping[str, Any] | None = None  # settings that the search found
     failure: str = ""
@@ -92,7 +93,8 @@ class TrialResult:
         """JSON values, as `outcomes.jsonl` has them."""
         line = {**vars(self.trial), "name": self.name, "time": self.time, "status": str(self.state)}
         if self.finished:
-            line |= {"seconds": self.seconds, "core_seconds": self.core_seconds, "metrics": dict(self.metrics)}
+            line |= {"seconds": self.seconds, "core_seconds": self.core_seconds, "others": self.others}
+            line["metrics"] = dict(self.metrics)
             return line | ({"tuned": dict(self.tuned)} if self.tuned else {})
         if self.state is TrialState.REFUSED:
             return {**line, "failure": self.failure}
@@ -112,6 +114,7 @@ class TrialResult:
             time=str(line.get("time", "")),
             seconds=line.get("seconds", 0.0),
             core_seconds=line.get("core_seconds", 0.0),
+            others=line.get("others", 0.0),
             metrics=line.get("metrics") or {},
             tuned=line.get("tuned"),
             failure=line.get("failure", ""),
@@ -135,6 +138,7 @@ def result_of_folder(trial: Trial, folder: Path, tuned: Mapping[str, Any] | None
         name=folder.name,
         state=TrialState.FINISHED,
         seconds=seconds,
+        others=run.record.get("others", 0.0),
         metrics=run.metrics,
         tuned=tuned or None,
     )

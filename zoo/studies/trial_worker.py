@@ -39,7 +39,12 @@ class TrialWorker:
             shutil.rmtree(path, ignore_errors=True)
             run = train(Experiment.from_json(experiment), out=path, plugins=self.plugins)
         spent = round(time.process_time() - began, 2)
-        return {"seconds": run.record["seconds"]["total"], "core_seconds": spent, "metrics": run.metrics}
+        return {
+            "seconds": run.record["seconds"]["total"],
+            "core_seconds": spent,
+            "others": run.record.get("others", 0.0),
+            "metrics": run.metrics,
+        }
 
     def export_untrained(
         self, experiment: dict[str, Any], classes: list[str], images: int, folder: str

@@ -44,6 +44,7 @@ from zoo.storage.paths import output_path
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
+from zoo.training.load_watch import LoadWatch
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
 from zoo.training.optimizer import changed_by
@@ -51,7 +52,7 @@ from zoo.training.preparation import Job, prepare
 from zoo.training.recipe import Recipe
 from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits
 from zoo.training.sampler import preserved_generators
-from zoo.training.setup import resolve
+from zoo.training.setup import Setup, resolve
 from zoo.training.temperature_scaling import FEWEST, fit_temperature, fold_temperature
 from zoo.training.validation import validation_logits
 
@@ -88,6 +89,7 @@ def train(
     setup = resolve(experiment, context.plugins)
     folder = output_path(out) if out is not None else default_folder(setup.backbone.name, str(setup.plan))
     check_folder(folder, force)
+    context, watch = _watched(context, setup)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(experiment, setup, context, ahead)
     record = initial_manifest(job)
@@ -96,7 +98,7 @@ def train(
         clear_folder(folder, force)
         run = Run(folder, {}).update(**record)
         write_json(folder / SPLITS_FILE, splits_manifest(job))
-        return _carry_out(job, run)
+        return _carry_out(job, run, watch)
 
 
 @flush_denormals()
@@ -143,13 +145,20 @@ def resume(
         threads = torch.get_num_threads()
         torch.set_num_threads(int(run.record["device"]["threads"]))  # sums round differently with other threads
         try:
+            context, watch = _watched(context, setup)
             job = prepare(experiment, setup, context)
             check_data(run, job)
             check_start(run, job, force)
             restore_splits(run, job)
-            return _carry_out(job, run.update(status="running", failure=None), resumed=True)
+            return _carry_out(job, run.update(status="running", failure=None), watch, resumed=True)
         finally:
             torch.set_num_threads(threads)
+
+
+def _watched(context: Context, setup: Setup) -> tuple[Context, LoadWatch]:
+    """The context with a progress object that watches how busy other programs keep the machine."""
+    watch = LoadWatch(context.progress, torch.get_num_threads(), cuda=setup.device.place.type == "cuda")
+    return replace(context, progress=watch), watch
 
 
 def _finished(run: Run, progress: Progress) -> Run:
@@ -162,7 +171,7 @@ def _hold(folder: Path) -> AbstractContextManager[None]:
     return hold_folder(folder, "training into", "wait for it, or pass another `--out`")
 
 
-def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
+def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -> Run:
     """Train, save and score; the run's record says how it ended."""
     progress, clock, folder = job.context.progress, job.context.clock, run.path
     try:
@@ -217,6 +226,7 @@ def _carry_out(job: Job, run: Run, *, resumed: bool = False) -> Run:
             accuracy_interval_95=list(evaluation.interval()),
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},
+            others=watch.finish(),
             seconds={**clock.laps, "total": clock.total(), "of_train": recipe.seconds},
         )
         checkpoints.clear()

@@ -117,6 +117,8 @@ def profile(accuracies: list[float], distance: float | None) -> tuple[list[Stage
         ([0.6, 0.8, 0.93], 0.1, "linear"),  # like the source
         ([0.6, 0.8, 0.98], 2.0, "linear"),  # nothing left to win
         ([0.6, 0.9, 0.8], 0.1, "truncate:1"),  # what follows loses
+        ([0.6, 0.88, 0.94, 0.8], 0.1, "truncate:1"),  # of two that are better, the best
+        ([0.6, 0.94, 0.88, 0.8], 0.1, "truncate:2"),
         ([0.6, 0.8, 0.85], 2.0, "full"),  # unlike the source
         ([0.6, 0.85, 0.852, 0.853], 0.3, "partial:2"),  # the last two add nothing
         ([0.6, 0.7, 0.85], 0.3, "full"),  # every stage adds

@@ -290,6 +290,8 @@ def test_a_pixel_that_does_not_fit_changes_no_other(odd: float) -> None:
     plain, none = grey(values, np.float32)
     found, remarks = grey([*values, odd], np.float32)
     assert found[:400] == plain and none == [] and max(plain) == 255
+    if odd != float("inf"):
+        assert found[400] == (255 if odd > 1 else 0)
     assert len(remarks) == 1 and "1 of 401 grey levels" in remarks[0]
 
 

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import onnx
 import pytest
 
 from zoo import Experiment, Plugins, UsageError
-from zoo.studies.deployment_cost import FILE, export_untrained
+from zoo.progress import Silent
+from zoo.studies import deployment_cost
+from zoo.studies.deployment_cost import (
+    FILE,
+    MEASUREMENTS,
+    DeploymentCost,
+    export_untrained,
+    time_networks,
+    with_latency,
+)
+from zoo.studies.study import Study
 
 BASE = Experiment(data="nowhere", backbone="small/plain", weights="none", image_size=32, device="cpu", strategy="full")
 CLASSES = ("a", "b", "c")
@@ -35,3 +47,54 @@ def test_configurations_of_one_network_share_its_cost(tmp_path: Path, small_plug
     assert found[0] == found[1] == found[2] and len(list(tmp_path.iterdir())) == 1
     with pytest.raises(UsageError, match="asks for 40 stages"):
         export_untrained(replace(BASE, strategy="partial:40"), CLASSES, 30, tmp_path, small_plugins)
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+@pytest.mark.parametrize(
+    ("loads", "kept", "lines"),
+    [
+        ([0.1], 0.1, []),
+        ([1.2, 0.1], 0.1, ["measured again"]),
+        ([1.2, 0.4, 0.9], 0.4, ["measured again", "measured again", "the one on the least busy machine is kept"]),
+    ],
+)
+def test_latencies_of_a_busy_machine_are_measured_again(
+    loads: list[float], kept: float, lines: list[str], tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The measurement with the least other load counts; with it stands how busy the machine was."""
+    left = iter(loads)
+
+    def bench(files: list[Path], **settings: Any) -> SimpleNamespace:
+        others = next(left)
+        p50 = SimpleNamespace(value=others, low=others, high=others)  # so that it can be told which one was kept
+        found = SimpleNamespace(target=str(files[0]), measurements=[SimpleNamespace(p50=p50)])
+        return SimpleNamespace(others=others, measured=[found])
+
+    monkeypatch.setattr("zoo.latency.measurement.bench", bench)
+    waited: list[float] = []
+    monkeypatch.setattr(deployment_cost, "wait_until_quiet", waited.append)
+    (tmp_path / "shape").mkdir()
+    (tmp_path / "shape" / FILE).touch()
+    said = Said()
+    measured = time_networks(tmp_path, "cpu", plugins, said)
+    assert measured.p50 == {"shape": (kept, kept, kept)} and measured.others == kept
+    assert len(said.warnings) == len(lines) and all(line in text for line, text in zip(lines, said.warnings))
+    assert len(waited) == len(loads) - 1 < MEASUREMENTS
+    assert next(left, None) is None
+    cost = with_latency(DeploymentCost(shape="shape"), measured)
+    assert DeploymentCost.from_json(cost.to_json()) == cost and cost.others == kept
+    bound = Study(data="nowhere", backbones=("b",), strategies=("full",), max_latency=0.05)
+    assert ("measured while other programs kept 0.4 cores busy" in cost.refused(bound)) == (kept == 0.4)
+
+
+def test_a_network_that_was_not_timed_has_no_load(tmp_path: Path, plugins: Plugins) -> None:
+    measured = time_networks(tmp_path, "cpu", plugins, Said())
+    assert with_latency(DeploymentCost(shape="other"), measured).failure == "it could not be timed"
+    assert DeploymentCost.from_json({"latency": None, "shape": "of an older version"}).others == 0.0

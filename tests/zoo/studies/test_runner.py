@@ -20,8 +20,9 @@ from shared import made_once
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study
 from zoo.errors import DiskFull
-from zoo.runs.looks import earlier_looks
-from zoo.studies.deployment_cost import DeploymentCost
+from zoo.runs.looks import earlier_looks, write_locked
+from zoo.storage.files import append_json
+from zoo.studies.deployment_cost import DeploymentCost, NetworkLatencies
 from zoo.studies.results import COSTS_FILE, Results
 from zoo.studies.trial import Trial, TrialResult
 from zoo.system.worker_process import WorkerFailed
@@ -128,9 +129,9 @@ def test_no_worker_is_there_while_networks_are_timed(
     def asked_of(self: LocalProcess, do: str, **request: Any) -> dict[str, Any]:
         return {"unfit": "it does not fit"}
 
-    def timing(*_: Any) -> dict[str, Any]:
+    def timing(*_: Any) -> NetworkLatencies:
         assert len(closed) == 1
-        return {}
+        return NetworkLatencies({})
 
     monkeypatch.setattr(LocalProcess, "cancel", cancelling)
     monkeypatch.setattr(LocalProcess, "ask", asked_of)
@@ -152,6 +153,15 @@ def test_the_locked_split_is_evaluated_once_per_winning_run(done: Results) -> No
     for row in board["rows"]:
         if row["winner"]:
             assert row["test"]["images"] == 12
+
+
+def test_looks_without_an_author_are_the_study_s_own(done: Results, tmp_path: Path) -> None:
+    """Earlier versions did not write who looked."""
+    ledger = shutil.copytree(done.path, tmp_path / "s") / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert all(line.pop("by") == "study" for line in lines)
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert Results.open(tmp_path / "s").leaderboard["rows"] == done.leaderboard["rows"]
 
 
 @pytest.mark.usefixtures("in_this_process")
@@ -227,6 +237,21 @@ def test_looks_of_studies_in_other_folders_are_known(
     (tmp_path / "cache").write_text("a file")  # where nothing can be written
     look(mine)
     assert len(Results.open(mine).looks()) == 1 and earlier_looks(mine) == {}
+
+
+def test_a_study_beside_has_looked_where_it_shares_a_locked_image(tmp_path: Path) -> None:
+    for name, (locked, looks) in {
+        "this": ("abc", 1),
+        "same": ("abc", 1),
+        "one_of_them": ("cde", 2),
+        "none_of_them": ("de", 1),
+        "never_looked": ("abc", 0),
+    }.items():
+        (tmp_path / name).mkdir()
+        write_locked(tmp_path / name, locked)
+        for _ in range(looks):
+            append_json(tmp_path / name / "ledger.jsonl", {"split": "test"})
+    assert earlier_looks(tmp_path / "this") == {"one_of_them": 2, "same": 1}
 
 
 def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins, tmp_path: Path) -> None:
