@@ -92,12 +92,12 @@ def told(leaks: Sequence[Leak]) -> str:
     """The leaks in words: what is wrong and how often, then a line for each of the first."""
     shared = sum(len(leak.roles) > 1 for leak in leaks)
     labelled = sum(len(leak.labels) > 1 for leak in leaks)
-    words = [
-        f"{counted(shared, 'image is', 'images are')} in two parts of the data, so figures are too optimistic"
-        if shared
-        else ""
-    ]
-    words += [f"{counted(labelled, 'image has', 'images have')} two labels" if labelled else ""]
+    words: list[str] = []
+    if shared:
+        twice = counted(shared, "image is", "images are")
+        words.append(f"{twice} in two parts of the data, so figures are too optimistic")
+    if labelled:
+        words.append(f"{counted(labelled, 'image has', 'images have')} two labels")
     lines = "".join(f"\n  {leak}" for leak in leaks[:SHOWN])
     more = f"\n  and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
     return f"{'; '.join(words)}:{lines}{more}"

@@ -41,8 +41,13 @@ def test_a_leak_is_a_content_in_two_roles_or_under_two_labels(images: list[tuple
         places = [({role for role, its, _ in samples if its == one}, one) for one in range(7)]
         shared = sum(len(roles) > 1 for roles, _ in places)
         labelled = sum(len({sample.label for _, its, sample in samples if its == one}) > 1 for _, one in places)
-        for number, words in ((shared, "are in two parts"), (labelled, "have two labels")):
-            assert (f"{number} images {words}" in text) is (words in text) is (number > 0)
+        assert text[0] in "123456789"
+        for number, one, several in (
+            (shared, "image is in two parts", "images are in two parts"),
+            (labelled, "image has two labels", "images have two labels"),
+        ):
+            assert (f"{number} {one if number == 1 else several}" in text) is (number > 0)
+            assert (one in text or several in text) is (number > 0)
         shown = [line for line in text.splitlines() if line.startswith("  `")]
         assert len(shown) == min(len(found), SHOWN) and all(one.id in text for _, one in found[0].images)
 
