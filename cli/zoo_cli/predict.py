@@ -63,6 +63,7 @@ def predict(
     zoo predict runs/first holiday/
     zoo predict runs/first/model.onnx holiday/*.jpg --top 3
     """
+    from zoo.data.decoding import BadFile, doubts_text
     from zoo.inference.prediction import Prediction, find_photographs, predict_each, read_classes, read_preprocess
     from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
@@ -100,6 +101,8 @@ def predict(
         display.stop()
         for reason in reasons:
             display.warn(reason)
+        if doubtful:
+            display.warn(doubts_text(doubtful))
     if not good:
         raise ZooError("none of the photographs could be decoded", hint="the reasons are printed above")
     if good < len(paths):
