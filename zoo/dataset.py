@@ -48,7 +48,11 @@ class FileSource:
     path: Path
 
     def open(self) -> BinaryIO:
-        return self.path.open("rb")
+        stream = self.path.open("rb")
+        if stream.seekable():
+            return stream
+        with stream:  # a pipe, as of `<(command)`: it is read once, and decoders go to and fro
+            return io.BytesIO(stream.read())
 
     def __str__(self) -> str:
         return str(self.path)

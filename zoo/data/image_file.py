@@ -132,6 +132,8 @@ def _ended_jpeg(data: bytes) -> bytes | None:
     it, which it would decode. Only if nothing is missing, all give the same image.
     """
     data = data.rstrip(b"\xff")
+    if not _has_every_scan(data):
+        return None
     noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # without 255, which is special
     found = set()
     for end in (b"", *(bytes([first]) + noise for first in (0x2A, 0x6A, 0x95, 0xD5))):  # begin with bits 00 to 11
@@ -141,6 +143,33 @@ def _ended_jpeg(data: bytes) -> bytes | None:
             return None
         found.add(hashlib.sha256(np.ascontiguousarray(pixels).data).digest())
     return data + b"\xff\xd9" if len(found) == 1 else None
+
+
+def _has_every_scan(data: bytes) -> bool:
+    """Whether the scans of a JPEG hold every coefficient to its last bit.
+
+    A progressive JPEG that ends between two scans decodes without an error, coarse or without its colours.
+    """
+    missing: dict[int, set[int]] = {}  # component -> coefficients that have not come yet in full
+    place = 2
+    while place + 4 <= len(data):
+        if data[place] != 0xFF or data[place + 1] in (0x00, 0xFF, *range(0xD0, 0xD8)):  # in a scan, or a filler
+            following = data.find(b"\xff", place + 1)
+            if following < 0:
+                break
+            place = following
+            continue
+        marker, (length,) = data[place + 1], struct.unpack_from(">H", data, place + 2)
+        body = data[place + 4 : place + 2 + length]
+        if marker in (0xC0, 0xC1, 0xC2) and len(body) >= 6:
+            missing = {component: set(range(64)) for component in body[6::3]}
+        elif marker == 0xDA and len(body) >= 4:
+            first, last, bits = body[-3:]
+            for component in body[1 : 1 + 2 * body[0] : 2]:
+                if bits & 15 == 0:
+                    missing.get(component, set()).difference_update(range(first, last + 1))
+        place += 2 + length
+    return not any(missing.values())
 
 
 PNG = b"\x89PNG\r\n\x1a\n"
