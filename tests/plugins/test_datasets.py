@@ -429,3 +429,10 @@ def test_a_folder_that_lists_files_and_opens_none(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(os, "access", refuse)
     with refused(ZooError, "red`", "permission"):
         open_folder(str(root), 0)
+
+
+def test_a_split_seed_that_changes_nothing_is_named(tmp_path: Path, plugins: Plugins) -> None:
+    split, plain = make_photos(tmp_path / "split", {"train": 3, "val": 2}), make_photos(tmp_path / "plain", {"": 6})
+    for spec, seed, said in ((split, 5, True), (split, 0, False), (plain, 5, False), (f"locked:{split}", 5, False)):
+        notes = " ".join(open_images(str(spec), seed, plugins).notes)
+        assert ("`--split-seed 5` changes nothing" in notes) == said
