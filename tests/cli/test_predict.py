@@ -156,3 +156,14 @@ def test_results_come_as_they_are_made(form: list[str], file: Path, two_splits: 
                 break
         process.kill()
     assert seen == 8
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_doubtful_photographs_are_classified_and_named(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    """Grey levels of 12 bits in 16, and a JPEG without its end: there is a result, and a line that says the doubt."""
+    dark = tmp_path / "dark.png"
+    Image.fromarray(np.full((40, 40), 900, np.uint16)).save(dark)
+    code, out, err = zoo(capsys, "predict", file, dark, *flags)
+    assert code == 0 and out.count("dark.png") == 1 and not unsaid(err, "warning", "dark.png", "nearly black")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -364,3 +365,99 @@ def test_what_was_found_is_one_line(tmp_path: Path) -> None:
     assert found_text(images) == "2 classes: blue red; train 5 images, 2 to 3 a class; val 4, 2 a class"
     digits = found_text(open_images("digits", 0, Plugins()))
     assert digits.startswith("10 classes: 0 1 2 3 4 5 6 7 8 9; train ")
+
+
+@pytest.mark.parametrize("name", ["dev", "Development", "validate"])
+def test_more_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
+    images = open_folder(str(make_photos(tmp_path, {"train": 3, name: 2, "test": 2})), 0)
+    assert list(images.splits) == ["train", "val", "test"] and images.rejected == ()
+
+
+@pytest.mark.parametrize("splits", [("train", "eval"), ("train", "vali", "test"), ("train", "holdout", "test")])
+def test_a_split_of_another_name_does_not_unlock_the_test_split(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    root = make_photos(tmp_path, dict.fromkeys(splits, 3))
+    with refused(ZooError, f"`{splits[1]}`", "no folder `val`", "classes of `train`"):
+        open_folder(str(root), 0)
+    (root / splits[1]).rename(root / "val")
+    assert "val" in open_folder(str(root), 0).splits
+
+
+def test_links_upwards_bring_no_images_of_other_classes(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 4})
+    (root / "red/up").symlink_to("..")
+    (root / "red/far").symlink_to(tmp_path.parent)
+    images = open_folder(str(root), 0)
+    assert sum(len(samples) for samples in images.splits.values()) == 8
+    assert len(find_photographs([str(root / "red")])) == 4
+
+
+def test_runs_below_the_data_are_no_class(tmp_path: Path) -> None:
+    """`--data .` writes its run to `./runs`, where the next command finds it."""
+    root = make_photos(tmp_path, {"": 4})
+    run = root / "runs/first"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    images = open_folder(str(root), 0)
+    assert images.classes == ("blue", "red") and images.rejected == () and "runs/" in " ".join(images.notes)
+    assert open_to_score(str(root)).rejected == ()
+    for name in ("train", "val"):
+        (root / name).mkdir()
+        for label in ("red", "blue"):
+            (root / name / label).mkdir()
+            (root / label / f"00{0 if name == 'train' else 1}.jpg").rename(root / name / label / "a.jpg")
+    assert [name for name, _ in open_folder(str(root), 0).rejected if name.startswith("runs")] == []
+
+
+def test_a_class_that_cannot_be_named_gets_a_hint_about_names(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 4})
+    (root / "blue").rename(root / "bl\nue")
+    with pytest.raises(ZooError) as found:
+        open_folder(str(root), 0)
+    assert "control characters" in found.value.message and found.value.hint == "rename the folder"
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (("train_set/a", "train_set/b", "val_set/a", "val_set/b"), ("`train_set` `val_set`", "`a` `b`", "leaf")),
+        (("a/train", "a/val", "b/train", "b/val"), ("`a` `b`", "`train` `val`", "they are mixed")),
+    ],
+)
+def test_levels_that_look_like_splits_are_named(
+    tmp_path: Path, layout: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    for place in layout:
+        top, lower = place.split("/")
+        (tmp_path / top).mkdir(exist_ok=True)
+        (make_photos(tmp_path / "made" / place.replace("/", "-"), {"": 4}, ("red",)) / "red").rename(
+            tmp_path / top / lower
+        )
+    shutil.rmtree(tmp_path / "made")
+    notes = " ".join(open_folder(str(tmp_path), 0).notes)
+    assert all(word in notes for word in words)
+
+
+def test_one_folder_too_many_above_the_splits(tmp_path: Path) -> None:
+    make_photos(tmp_path / "data", {"train": 3, "val": 2})
+    with pytest.raises(ZooError) as found:
+        open_folder(str(tmp_path), 0)
+    assert "the splits `train` `val`" in str(found.value.hint) and str(tmp_path / "data") in str(found.value.hint)
+
+
+def test_a_folder_that_lists_files_and_opens_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_photos(tmp_path, {"": 4})
+    access = os.access
+
+    def refuse(path: object, mode: int) -> bool:  # root may do everything, so the refusal is made up
+        return not str(path).endswith("red") and access(path, mode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "access", refuse)
+    with refused(ZooError, "red`", "permission"):
+        open_folder(str(root), 0)
+
+
+def test_a_split_seed_that_changes_nothing_is_named(tmp_path: Path, plugins: Plugins) -> None:
+    split, plain = make_photos(tmp_path / "split", {"train": 3, "val": 2}), make_photos(tmp_path / "plain", {"": 6})
+    for spec, seed, said in ((split, 5, True), (split, 0, False), (plain, 5, False), (f"locked:{split}", 5, False)):
+        notes = " ".join(open_images(str(spec), seed, plugins).notes)
+        assert ("`--split-seed 5` changes nothing" in notes) == said

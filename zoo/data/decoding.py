@@ -23,7 +23,7 @@ from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, decode
 from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
 from zoo.dataset import Images, ImageSource, Sample, as_source
-from zoo.errors import DiskFull, ZooError, counted, is_disk_full
+from zoo.errors import DiskFull, ZooError, counted, first_line, is_disk_full
 from zoo.experiment import OnBadImage
 from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 
@@ -339,15 +339,20 @@ def content_digest(source: ImageSource | Path | Pixels) -> bytes:
     """SHA-256 of an image's encoded bytes; if it is in memory, of its type, shape and pixels.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, for whatever reason: a source of a plugin may raise anything.
     """
-    opened = as_source(source).open()
-    if isinstance(opened, np.ndarray):
-        digest = hashlib.sha256(f"{opened.dtype.str} {opened.shape}".encode())
-        digest.update(np.ascontiguousarray(opened).data)
-        return digest.digest()
-    with opened:
-        return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
+    try:
+        opened = as_source(source).open()
+        if isinstance(opened, np.ndarray):
+            digest = hashlib.sha256(f"{opened.dtype.str} {opened.shape}".encode())
+            digest.update(np.ascontiguousarray(opened).data)
+            return digest.digest()
+        with opened:
+            return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -76,6 +76,9 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
     locked, entry, argument = _dataset_of(spec, plugins)
     images = call_dataset(entry, entry.value.open, argument, split_seed)
+    if split_seed and not images.drawn and not locked and entry.provider == "datasets":  # a plugin may not say `drawn`
+        note = f"`--split-seed {split_seed}` changes nothing: `{spec}` comes with its splits"
+        images = replace(images, notes=(*images.notes, note))
     return _not_the_folder(spec, lock(images, split_seed) if locked else images, plugins)
 
 
