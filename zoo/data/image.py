@@ -8,7 +8,7 @@ that the resize would remove.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -175,6 +175,21 @@ def to_rgb(
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
+
+
+def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
+    """Whether any image has grey levels of more than 8 bits; one that cannot be opened has none."""
+    for source in sources:
+        try:
+            opened = source.open()
+            if isinstance(opened, np.ndarray):
+                continue
+            with opened, without_bound():
+                if is_deep_grey(open_image(opened).mode):
+                    return True
+        except Exception:  # it is reported when it is decoded
+            continue
+    return False
 
 
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:

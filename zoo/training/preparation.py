@@ -10,6 +10,7 @@ from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.image import has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images, open_images
 from zoo.data.prefetch import Prefetch
@@ -21,6 +22,8 @@ from zoo.feature_cache.manager import FeatureCache
 from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
+
+LOOKED_AT = 100  # training images in which grey levels of more than 8 bits are looked for, where `--levels` is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +79,11 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
+    if experiment.levels is not None:
+        looked_at = decoded["fit"].samples[:LOOKED_AT]
+        if not has_deep_grey(sample.source for sample in looked_at):
+            count = counted(len(looked_at), "image")
+            progress.note(f"`--levels` changes images of more than 8 bits alone, and of {count} none is one")
     leaks = leaks_of(decoded, roles.reported)
     decoded.pop(CHECKED, None)
     clock.lap("scan")

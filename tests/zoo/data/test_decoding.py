@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 from dataclasses import replace
 from itertools import combinations, product
@@ -29,6 +30,7 @@ from zoo.data.roles import Roles
 from zoo.dataset import BytesSource
 from zoo.inference.prediction import predict_each
 from zoo.preprocess import Fit
+from zoo.progress import Silent
 from zoo.storage.tensor_store import Store
 from zoo_datasets.folder import open_folder
 
@@ -331,3 +333,21 @@ def test_a_caller_that_stops_leaves_no_thread_behind(tmp_path: Path) -> None:
         next(decoded)
         decoded.close()  # type: ignore[attr-defined]
         assert threading.active_count() == before
+
+
+def test_levels_without_images_that_have_more_than_8_bits_are_told(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    train(replace(TINY, data=str(two_splits), levels=(0, 4095)), out=tmp_path / "run", plugins=plugins, progress=Said())
+    assert any(text.startswith("`--levels` changes images of more than 8 bits alone, and of") for text in said)
+    said.clear()
+    file = next((root := shutil.copytree(two_splits, tmp_path / "deep")).glob("train/*/*.jpg"))
+    Image.fromarray(np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 16).save(file.with_suffix(".tif"))
+    train(replace(TINY, data=str(root), levels=(0, 4095)), out=tmp_path / "deeper", plugins=plugins, progress=Said())
+    assert not any("alone" in text for text in said)
