@@ -284,12 +284,13 @@ def test_levels_are_linear_between_black_and_white(values: list[int], low: int, 
     assert all(abs(level - wanted) <= 0.5 + 1e-9 for level, wanted in zip(found, exact))
 
 
-@pytest.mark.parametrize("odd", [1.004, -0.5, 40.0, float("nan"), float("inf")])
-def test_a_pixel_that_does_not_fit_changes_no_other(odd: float) -> None:
+@pytest.mark.parametrize(("odd", "level"), [(1.004, 255), (-0.5, 0), (40.0, 255), (float("nan"), 0), (float("inf"), 0)])
+def test_a_pixel_that_does_not_fit_changes_no_other(odd: float, level: int) -> None:
+    """It is clipped; what is no number becomes black."""
     values = np.linspace(0, 1, 400)
     plain, none = grey(values, np.float32)
     found, remarks = grey([*values, odd], np.float32)
-    assert found[:400] == plain and none == [] and max(plain) == 255
+    assert found == [*plain, level] and none == [] and max(plain) == 255
     assert len(remarks) == 1 and "1 of 401 grey levels" in remarks[0]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -64,6 +65,14 @@ def test_cheapest_of_one_network_has_fewest_trainable_parameters() -> None:
     assert any("one seed" in note for note in board.notes) and any("100 photographs" in note for note in board.notes)
 
 
+def test_a_winner_of_unknown_latency_is_not_the_cheapest() -> None:
+    right = np.random.default_rng(0).random((1, 100)) < 0.9
+    unknown = replace(entry("a", right, trained=1), cost=DeploymentCost(failure="it could not be timed"))
+    board = rank([unknown, entry("b", right, latency=5.0, trained=9)])
+    assert set(board.winners) == {"a linear", "b linear"} and board.cheapest == "b linear"
+    assert rank([unknown, replace(unknown, backbone="c", trained=0)]).cheapest == "c linear"
+
+
 def test_photographs_are_matched_by_their_ids() -> None:
     right = np.random.default_rng(1).random(50) < 0.7
     shuffled = table(right, order=np.random.default_rng(2).permutation(50))
@@ -97,6 +106,16 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
     found = ensemble([one, other])
     assert found.probabilities == pytest.approx((one.probabilities + other.probabilities) / 2, abs=1e-6)
     assert list(found.correct) == [True, True, False]
+
+
+def test_an_ensemble_matches_photographs_by_their_ids() -> None:
+    generator = np.random.default_rng(0)
+    right = generator.random(50) < 0.7
+    plain = ensemble([table(right), table(right)])
+    for orders in ([None, generator.permutation(50)], [generator.permutation(50), generator.permutation(50)]):
+        found = ensemble([table(right, order=order) for order in orders])
+        assert found.ids == plain.ids and (found.labels == plain.labels).all()
+        assert (found.correct == right).all() and found.probabilities == pytest.approx(plain.probabilities)
 
 
 @pytest.mark.parametrize(

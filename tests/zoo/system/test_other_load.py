@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections import namedtuple
 
 import pytest
 
@@ -35,6 +36,18 @@ def test_only_processors_that_may_be_used_count(monkeypatch: pytest.MonkeyPatch)
     assert usable_cpus() == 1 and 0 < busy_seconds() <= whole + 1
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {10_000})  # numbers that are no positions
     assert busy_seconds() >= whole
+
+
+def test_only_what_computes_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that waits for a disk is free, and the time of guests is part of `user` on Linux."""
+    names = "user nice system idle iowait irq softirq steal guest guest_nice"
+    times = namedtuple("times", names)  # type: ignore[misc]
+    one = times(1.0, 2.0, 4.0, 1000.0, 3000.0, 8.0, 16.0, 32.0, 0.5, 0.25)
+    monkeypatch.setattr("zoo.system.other_load.psutil.cpu_times", lambda percpu: [one, one])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    assert busy_seconds() == 63.0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert busy_seconds() == 126.0
 
 
 @pytest.mark.parametrize(("busy", "own", "expected"), [(8.0, 1.0, 1.75), (4.0, 4.0, 0.0), (3.0, 4.0, 0.0)])
