@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections import namedtuple
+from types import SimpleNamespace
 
 import pytest
 
@@ -40,9 +40,9 @@ def test_only_processors_that_may_be_used_count(monkeypatch: pytest.MonkeyPatch)
 
 def test_only_what_computes_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     """A processor that waits for a disk is free, and the time of guests is part of `user` on Linux."""
-    names = "user nice system idle iowait irq softirq steal guest guest_nice"
-    times = namedtuple("times", names)  # type: ignore[misc]
-    one = times(1.0, 2.0, 4.0, 1000.0, 3000.0, 8.0, 16.0, 32.0, 0.5, 0.25)
+    spent = {"user": 1.0, "nice": 2, "system": 4, "irq": 8, "softirq": 16, "steal": 32}
+    spent |= {"idle": 1000, "iowait": 3000, "guest": 0.5, "guest_nice": 0.5}
+    one = SimpleNamespace(_asdict=lambda: spent)
     monkeypatch.setattr("zoo.system.other_load.psutil.cpu_times", lambda percpu: [one, one])
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
     assert busy_seconds() == 63.0
