@@ -294,6 +294,16 @@ def test_a_pixel_that_does_not_fit_changes_no_other(odd: float, level: int) -> N
     assert len(remarks) == 1 and "1 of 401 grey levels" in remarks[0]
 
 
+def test_how_many_levels_may_lie_outside_those_of_the_type() -> None:
+    """One in a hundred, as after a resize that overshoots; less than half a step of the result is no overshoot."""
+    assert grey([0.0, 0.5, 1.0015, -0.0015], np.float32) == ([0, 128, 255, 0], [])
+    for odd in (1.0025, -0.0025):
+        found, remarks = grey([0.5] * 99 + [odd], np.float32)
+        assert found[:99] == [128] * 99 and len(remarks) == 1 and "1 of 100 grey levels" in remarks[0]
+        with pytest.raises(BadImage, match="2% of them lie outside 0 to 1"):
+            grey([0.5] * 98 + [odd] * 2, np.float32)
+
+
 @pytest.mark.parametrize(
     ("values", "dtype", "told"),
     [

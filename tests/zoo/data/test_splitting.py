@@ -66,6 +66,19 @@ def test_hold_out_takes_a_share_of_each_class() -> None:
     assert len(fit) + len(choose) == 60
 
 
+@pytest.mark.parametrize("reported", ["val", "test"])
+def test_what_is_held_out_of_locked_data_is_drawn_by_the_seed(reported: Role) -> None:
+    splits: dict[Role, tuple[Sample, ...]] = {
+        "train": tuple(samples({"a": 40, "b": 30})),
+        reported: (Sample("v/a", "a", Path("x")), Sample("v/b", "b", Path("x"))),
+    }
+    images = Images(name="x", classes=("a", "b"), splits=splits)
+    for seed in (0, 1):
+        found = lock(images, seed).splits
+        assert (found["train"], found["val"]) == hold_out(splits["train"], seed) and found["test"] == splits[reported]
+    assert lock(images, 0) != lock(images, 1)
+
+
 @given(st.lists(st.integers(2, 60), min_size=1, max_size=4), st.integers(0, 9))
 def test_at_least_one_image_of_each_class_is_held_out(counts: list[int], seed: int) -> None:
     classes = {f"class {number}": count for number, count in enumerate(counts)}
