@@ -365,8 +365,10 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
         list(it.fit())
 
 
-def test_recalibration_happens_at_the_start_of_its_phase() -> None:
-    it = recipe((phase(norm="recalibrate"),), (1,), batch_size=12)
+@pytest.mark.parametrize("solver", [None, "zoo_strategies.logistic:solve"])
+def test_recalibration_happens_at_the_start_of_its_phase(solver: str | None) -> None:
+    asked = Phase(name="p", groups=(Group(stages=("head",)),), norm="recalibrate", solver=solver)
+    it = recipe((asked,), (0 if solver else 1,), batch_size=12)
     inputs = it.workspace.views.normalised(it.workspace.views.canvases)
     with torch.no_grad():
         expected = it.model.get_submodule("stem.0")(inputs).mean((0, 2, 3))
