@@ -20,16 +20,19 @@ from zoo.preprocess import Preprocess
 FORM = Preprocess(resize=16, crop=16, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 
-def colours(file: Path, batch: int | str = "N", last: str = "Identity", pinned: int | None = None) -> Path:
+def colours(
+    file: Path, batch: int | str = "N", last: str = "Identity", pinned: int | None = None, bias: float = 0.0
+) -> Path:
     """A classifier that says which of red, green and blue there is most of.
 
-    `pinned` is the only batch that it takes, where it says that it takes any.
+    `pinned` is the only batch that it takes, where it says that it takes any; `bias` is added to each score.
     """
-    constants = [np.array([2, 3], np.int64), np.array([pinned or -1, 3], np.int64)]
+    constants = [np.array([2, 3], np.int64), np.array([pinned or -1, 3], np.int64), np.array(bias, np.float32)]
     nodes = [
         helper.make_node("ReduceMean", ["image", "sides"], ["means"], keepdims=0),
         helper.make_node("Reshape", ["means", "shape"], ["mean"]),
-        helper.make_node(last, ["mean"], ["scores"]),
+        helper.make_node("Add", ["mean", "bias"], ["sum"]),
+        helper.make_node(last, ["sum"], ["scores"]),
     ]
     channels = 3 if isinstance(batch, int) else "num_channels"
     graph = helper.make_graph(
@@ -37,7 +40,7 @@ def colours(file: Path, batch: int | str = "N", last: str = "Identity", pinned: 
         "colours",
         [helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, channels, 16, 16])],
         [helper.make_tensor_value_info("scores", TensorProto.FLOAT, [batch, 3])],
-        [numpy_helper.from_array(value, name) for name, value in zip(("sides", "shape"), constants)],
+        [numpy_helper.from_array(value, name) for name, value in zip(("sides", "shape", "bias"), constants)],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), file)
     return file
@@ -64,6 +67,17 @@ def test_a_foreign_file_predicts(batch: int | str, last: str, photographs: list[
     shares = np.exp(scores) / np.exp(scores).sum()
     assert found[0].top[0][1] == pytest.approx(shares[0], rel=1e-4)  # not softened twice
     assert predict(file, photographs[:1], preprocess=FORM)[0][0].top[0][0] == "0"
+
+
+def test_logits_that_look_like_probabilities_on_ordinary_images_stay_logits(
+    photographs: list[Path], tmp_path: Path
+) -> None:
+    """Between 0 and 1 for every photograph, as those of a network that is unsure; only louder noise tells."""
+    file = colours(tmp_path / "colours.onnx", bias=0.5)
+    found, _ = predict(file, photographs[:1], preprocess=FORM, classes=("red", "green", "blue"), top=3)
+    scores = np.array([220, 20, 20]) / 255
+    shares = np.exp(scores) / np.exp(scores).sum()
+    assert [share for _, share in found[0].top] == pytest.approx(list(shares), rel=1e-4)
 
 
 def brightness(file: Path, last: str, scale: float = 1.0) -> Path:

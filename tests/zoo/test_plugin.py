@@ -228,6 +228,7 @@ def test_every_field_of_every_row_is_checked(make: Callable[..., PluginCandidate
         ("register_exporters", {"precisions": ("int4",)}, "`precisions` is a tuple"),
         ("register_exporters", {"runtimes": {"cpu": 1}}, "`runtimes` is a mapping"),
         ("register_backbones", {"gflops": float("nan")}, "`gflops` is not a finite number"),
+        ("register_backbones", {"gflops": True}, "`gflops` is a number or None, not True"),
         ("register_backbones", {"weights": (WEIGHTS, WEIGHTS)}, "two sets of weights with one tag"),
         ("register_backbones", {"weights": (dataclasses.replace(WEIGHTS, top1=80.1),)}, "from 0 to 1, not 80.1"),
         (

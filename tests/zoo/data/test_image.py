@@ -284,15 +284,24 @@ def test_levels_are_linear_between_black_and_white(values: list[int], low: int, 
     assert all(abs(level - wanted) <= 0.5 + 1e-9 for level, wanted in zip(found, exact))
 
 
-@pytest.mark.parametrize("odd", [1.004, -0.5, 40.0, float("nan"), float("inf")])
-def test_a_pixel_that_does_not_fit_changes_no_other(odd: float) -> None:
+@pytest.mark.parametrize(("odd", "level"), [(1.004, 255), (-0.5, 0), (40.0, 255), (float("nan"), 0), (float("inf"), 0)])
+def test_a_pixel_that_does_not_fit_changes_no_other(odd: float, level: int) -> None:
+    """It is clipped; what is no number becomes black."""
     values = np.linspace(0, 1, 400)
     plain, none = grey(values, np.float32)
     found, remarks = grey([*values, odd], np.float32)
-    assert found[:400] == plain and none == [] and max(plain) == 255
-    if odd != float("inf"):
-        assert found[400] == (255 if odd > 1 else 0)
+    assert found == [*plain, level] and none == [] and max(plain) == 255
     assert len(remarks) == 1 and "1 of 401 grey levels" in remarks[0]
+
+
+def test_how_many_levels_may_lie_outside_those_of_the_type() -> None:
+    """One in a hundred, as after a resize that overshoots; less than half a step of the result is no overshoot."""
+    assert grey([0.0, 0.5, 1.0015, -0.0015], np.float32) == ([0, 128, 255, 0], [])
+    for odd in (1.0025, -0.0025):
+        found, remarks = grey([0.5] * 99 + [odd], np.float32)
+        assert found[:99] == [128] * 99 and len(remarks) == 1 and "1 of 100 grey levels" in remarks[0]
+        with pytest.raises(BadImage, match="2% of them lie outside 0 to 1"):
+            grey([0.5] * 98 + [odd] * 2, np.float32)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from messages import refused, unsaid
 from tests_support import TINY
 
 from zoo import Plugins, Run, ZooError, evaluate, train, verify
-from zoo.data.leakage import SHOWN, digests, find_leaks, told
+from zoo.data.decoding import DecodedImages
+from zoo.data.leakage import SHOWN, digests, find_leaks, leaks_of, told
 from zoo.dataset import Sample
 from zoo.exporting.calibration_set import draw
 from zoo_cli.main import run as zoo
@@ -50,6 +51,32 @@ def test_a_leak_is_a_content_in_two_roles_or_under_two_labels(images: list[tuple
             assert (one in text or several in text) is (number > 0)
         shown = [line for line in text.splitlines() if line.startswith("  `")]
         assert len(shown) == min(len(found), SHOWN) and all(one.id in text for _, one in found[0].images)
+
+
+@pytest.mark.parametrize(
+    ("decoded", "reported", "roles"),
+    [
+        (("fit", "choose"), "val", ("fit", "val")),  # train, val and test: val is chosen on and reported
+        (("fit", "reported"), "test", ("fit", "test")),
+        (("fit", "choose", "reported"), "val", ("fit", "choose", "val")),  # a part of train is held out
+    ],
+)
+def test_every_part_that_a_run_decodes_is_compared(
+    decoded: tuple[str, ...], reported: str, roles: tuple[str, ...]
+) -> None:
+    parts = {
+        name: DecodedImages(
+            (Sample(f"{name}/1.jpg", "a", Path("x")), Sample(f"{name}/2.jpg", "a", Path("x"))),
+            np.zeros(2, np.int64),
+            np.zeros((2, 1, 1, 3), np.uint8),
+            "",
+            ("same", f"only in {name}"),
+        )
+        for name in decoded
+    }
+    (leak,) = leaks_of(parts, reported)
+    assert leak.sha256 == "same" and leak.roles == roles
+    assert [sample.id for _, sample in leak.images] == [f"{name}/1.jpg" for name in decoded]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from tests_support import TINY
 
 from zoo import Images, Sample, ZooError
 from zoo.data.roles import assign_roles
-from zoo.data.splitting import hold_out, lock, split_stratified
+from zoo.data.splitting import hold_out, lock, split_stratified, stratified_subset
 from zoo.dataset import Role
 
 
@@ -64,6 +64,47 @@ def test_hold_out_takes_a_share_of_each_class() -> None:
     assert Counter(s.label for s in choose) == {"a": 3, "b": 6}
     assert not {s.id for s in fit} & {s.id for s in choose}
     assert len(fit) + len(choose) == 60
+
+
+@pytest.mark.parametrize("reported", ["val", "test"])
+def test_what_is_held_out_of_locked_data_is_drawn_by_the_seed(reported: Role) -> None:
+    splits: dict[Role, tuple[Sample, ...]] = {
+        "train": tuple(samples({"a": 40, "b": 30})),
+        reported: (Sample("v/a", "a", Path("x")), Sample("v/b", "b", Path("x"))),
+    }
+    images = Images(name="x", classes=("a", "b"), splits=splits)
+    for seed in (0, 1):
+        found = lock(images, seed).splits
+        assert (found["train"], found["val"]) == hold_out(splits["train"], seed) and found["test"] == splits[reported]
+    assert lock(images, 0) != lock(images, 1)
+
+
+@given(st.lists(st.integers(2, 60), min_size=1, max_size=4), st.integers(0, 9))
+def test_at_least_one_image_of_each_class_is_held_out(counts: list[int], seed: int) -> None:
+    classes = {f"class {number}": count for number, count in enumerate(counts)}
+    fit, choose = (Counter(sample.label for sample in part) for part in hold_out(samples(classes), seed))
+    assert choose == {label: max(1, round(0.15 * count)) for label, count in classes.items()}
+    assert fit + choose == classes and set(fit) == set(classes)
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=4), st.floats(0.001, 1), st.integers(0, 9))
+def test_a_fraction_leaves_two_images_of_each_class(counts: list[int], share: float, seed: int) -> None:
+    classes = {f"class {number}": count for number, count in enumerate(counts)}
+    kept = Counter(sample.label for sample in stratified_subset(samples(classes), share, seed))
+    assert kept == {label: min(count, max(2, round(share * count))) for label, count in classes.items()}
+
+
+def test_runs_that_differ_in_their_seed_train_on_the_same_fraction() -> None:
+    splits: dict[Role, tuple[Sample, ...]] = {
+        "train": tuple(samples({"a": 40, "b": 30})),
+        "val": (Sample("v/a", "a", Path("x")), Sample("v/b", "b", Path("x"))),
+    }
+    images = Images(name="x", classes=("a", "b"), splits=splits)
+    asked = replace(TINY, fraction=0.5, early_stopping=2)
+    found = [
+        assign_roles(images, replace(asked, seed=seed, split_seed=split)) for seed, split in ((0, 0), (1, 0), (0, 1))
+    ]
+    assert found[0] == found[1] != found[2]
 
 
 @given(

@@ -55,6 +55,15 @@ def test_the_p_value_is_mcnemar_s() -> None:
     assert compare_tables(table(ids, "x" * 10, "x" * 10), table(ids, "x" * 10, "x" * 10)).p_value == 1
 
 
+def test_the_p_value_pairs_images_by_name() -> None:
+    ids = "abcdefghij"
+    ours = table(ids, "yyyyyyyxxx", "x" * 10)
+    for theirs in (table(ids, "yxxxxxxxxx", "x" * 10), table(ids[::-1], "xxxxxxxxxy", "x" * 10)):
+        found = compare_tables(ours, theirs)
+        assert sorted(one.id for one in found.fixed) == list("bcdefg") and found.broken == ()
+        assert found.p_value == pytest.approx(2 * binom.cdf(0, 6, 0.5))
+
+
 def test_runs_on_other_images_cannot_be_compared() -> None:
     with pytest.raises(UsageError, match="different photographs: `c`"):
         compare_tables(table("ab", "xx", "xx"), table("abc", "xxx", "xxx"))

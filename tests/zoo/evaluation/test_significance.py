@@ -156,6 +156,19 @@ def test_images_needed_find_the_difference() -> None:
     assert 0.8 <= np.mean(again) <= 0.98
 
 
+def test_images_needed_are_more_where_more_pairs_are_compared() -> None:
+    """The sample size follows the square of the sum of both quantiles, of which the correction moves one."""
+    table = drawn(np.random.default_rng(3), [0.93, 0.90], 300, 1)
+    needed = []
+    for names in (["a", "b"], ["a", "b", "c"]):
+        found = compare_configurations(dict(zip(names, [*table.values(), *table.values()])))
+        needed.append(next(pair.needed for pair in found.pairs if (pair.better, pair.worse) == ("a", "b")))
+    alone, beside = needed
+    assert alone is not None and beside is not None
+    expected = [(norm.isf(0.05 / pairs / 2) + norm.isf(0.1)) ** 2 for pairs in (1, 3)]
+    assert beside / alone == pytest.approx(expected[1] / expected[0], rel=0.02)
+
+
 def _told(capsys: pytest.CaptureFixture[str], runs: list[Run]) -> str:
     assert zoo(["compare", *(str(run.path) for run in runs)]) == 0
     return capsys.readouterr().err

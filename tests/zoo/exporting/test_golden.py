@@ -61,6 +61,13 @@ def test_what_is_not_a_number_is_named_and_not_recorded() -> None:
         Golden.of(CLASSES, wrong)
 
 
+def test_the_tolerance_is_a_share_of_the_largest_logit_of_either_sign() -> None:
+    for scale, expected in ((1.0, 0.003 * 8), (-1.0, 0.003 * 8), (1e-6, 1e-4)):
+        logits = np.zeros((len(SIZES), 3), np.float32)
+        logits[0] = np.array([8, -2, 1]) * scale
+        assert Golden.of(CLASSES, logits).tolerance == pytest.approx(expected)
+
+
 def test_worst_input_is_named() -> None:
     wrong = ANSWERS.copy()
     wrong[2, 1] += 5

@@ -123,6 +123,8 @@ def test_a_study_as_one_page(study: Results) -> None:
         ),
         ([(10, 0.5, 0.4, 0.6), (100, 0.6, 0.5, 0.7)], "at every number of training images, up to 100"),
         ([(10, 0.9, 0.8, 1.0), (100, 0.95, 0.93, 0.97)], "at no number of training images"),
+        ([(10, 0.8, 0.74, 0.86), (100, 0.92, 0.9, 0.94)], "at no number of training images"),  # intervals overlap
+        ([(10, 0.8, 0.76, 0.84), (100, 0.92, 0.9, 0.94)], "with up to 10 training images; with 100 no longer"),
     ],
 )
 def test_where_transfer_pays_off(bare: list[tuple[float, ...]], said: str) -> None:

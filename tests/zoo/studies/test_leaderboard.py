@@ -72,6 +72,19 @@ def test_a_network_without_latency_is_not_the_cheapest() -> None:
     assert rank([unknown]).cheapest == "unknown linear"
 
 
+@pytest.mark.parametrize(("second", "mean"), [(0.7, 0.6), (None, None)])
+def test_a_metric_that_a_seed_lacks_has_no_mean_and_unequal_seeds_are_told(
+    second: float | None, mean: float | None
+) -> None:
+    right = np.random.default_rng(0).random((2, 100)) < 0.9
+    both = replace(entry("a", right), metrics=({"f1_macro": 0.5}, {"f1_macro": second}))
+    for other, told in ((entry("b", right), False), (entry("b", right[:1]), True)):
+        board = rank([both, other])
+        (row,) = (row for row in board.rows if row.backbone == "a")
+        assert row.f1 == (mean if mean is None else pytest.approx(mean)) and row.precision is None
+        assert ("not all configurations have the same seeds" in board.notes) is told
+
+
 def test_photographs_are_matched_by_their_ids() -> None:
     right = np.random.default_rng(1).random(50) < 0.7
     shuffled = table(right, order=np.random.default_rng(2).permutation(50))
@@ -105,6 +118,16 @@ def test_an_ensemble_is_the_mean_of_probabilities() -> None:
     found = ensemble([one, other])
     assert found.probabilities == pytest.approx((one.probabilities + other.probabilities) / 2, abs=1e-6)
     assert list(found.correct) == [True, True, False]
+
+
+def test_an_ensemble_matches_photographs_by_their_ids() -> None:
+    generator = np.random.default_rng(0)
+    right = generator.random(50) < 0.7
+    plain = ensemble([table(right), table(right)])
+    for orders in ([None, generator.permutation(50)], [generator.permutation(50), generator.permutation(50)]):
+        found = ensemble([table(right, order=order) for order in orders])
+        assert found.ids == plain.ids and (found.labels == plain.labels).all()
+        assert (found.correct == right).all() and found.probabilities == pytest.approx(plain.probabilities)
 
 
 @pytest.mark.parametrize(

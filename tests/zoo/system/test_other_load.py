@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -35,6 +36,18 @@ def test_only_processors_that_may_be_used_count(monkeypatch: pytest.MonkeyPatch)
     assert usable_cpus() == 1 and 0 < busy_seconds() <= whole + 1
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {10_000})  # numbers that are no positions
     assert busy_seconds() >= whole
+
+
+def test_only_what_computes_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A processor that waits for a disk is free, and the time of guests is part of `user` on Linux."""
+    spent = {"user": 1.0, "nice": 2, "system": 4, "irq": 8, "softirq": 16, "steal": 32}
+    spent |= {"idle": 1000, "iowait": 3000, "guest": 0.5, "guest_nice": 0.5}
+    one = SimpleNamespace(_asdict=lambda: spent)
+    monkeypatch.setattr("zoo.system.other_load.psutil.cpu_times", lambda percpu: [one, one])
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    assert busy_seconds() == 63.0
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 1})
+    assert busy_seconds() == 126.0
 
 
 @pytest.mark.parametrize(("busy", "own", "expected"), [(8.0, 1.0, 1.75), (4.0, 4.0, 0.0), (3.0, 4.0, 0.0)])

@@ -13,6 +13,7 @@ from tests_support import TINY
 import zoo.training.lr_finder
 from zoo import Plugins, UsageError, ZooError, train
 from zoo.config.context import Context
+from zoo.errors import Diverged
 from zoo.networks.freezing import digest_of_state
 from zoo.progress import Silent
 from zoo.storage.files import read_json
@@ -55,6 +56,24 @@ def test_it_stops_where_the_loss_diverges(two_splits: Path, plugins: Plugins, mo
     monkeypatch.setattr(PhaseSteps, "step", lambda *_, **__: (1.0, 0))
     with pytest.raises(ZooError, match="`--lr find`: the loss fell at no"):
         find_rate(job(two_splits, plugins), Silent())
+
+
+def test_losses_are_smoothed_without_a_bias_to_their_beginning(
+    two_splits: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [3.0, 2.0, 1.0, 2.0]
+    left = iter(losses)
+
+    def step(*_: object, **__: object) -> tuple[float, int]:
+        try:
+            return next(left), 0
+        except StopIteration:
+            raise Diverged("the loss is inf") from None
+
+    monkeypatch.setattr(PhaseSteps, "step", step)
+    weights = 0.9 ** np.arange(4)
+    expected = [np.average(losses[: count + 1], weights=weights[: count + 1][::-1]) for count in range(4)]
+    assert find_rate(job(two_splits, plugins), Silent()).losses == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("strategy", ["full,norm=train", "lpft", "l2sp:0.1"])

@@ -177,6 +177,15 @@ def test_plateau_divides_the_rate_by_ten_after_two_epochs_without_progress(
     assert [row[-1] for row in rates[::3]] == pytest.approx([*first, *second])
 
 
+def test_a_rate_that_plateau_lowered_is_whole_again_in_the_next_phase(
+    rates: list[list[float]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    it = recipe((phase(), phase(lr=0.5)), (4, 4), choose=scanned([0, 1]), schedule="plateau", warmup=0.0)
+    monkeypatch.setattr(it, "_validate", lambda: {"choice_loss": 1.0, "choice_accuracy": 0.5})
+    list(it.fit())
+    assert [row[-1] for row in rates[::3]] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.05, 0.05, 0.05, 0.005])
+
+
 @settings(max_examples=50, deadline=None)
 @given(losses=st.lists(st.sampled_from([0.5, 0.6, 0.7, 0.8, float("nan")]), min_size=1, max_size=15))
 def test_plateau_lowers_the_rate_when_torch_s_class_does(losses: list[float]) -> None:
@@ -357,8 +366,10 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
         list(it.fit())
 
 
-def test_recalibration_happens_at_the_start_of_its_phase() -> None:
-    it = recipe((phase(norm="recalibrate"),), (1,), batch_size=12)
+@pytest.mark.parametrize("solver", [None, "zoo_strategies.logistic:solve"])
+def test_recalibration_happens_at_the_start_of_its_phase(solver: str | None) -> None:
+    asked = Phase(name="p", groups=(Group(stages=("head",)),), norm="recalibrate", solver=solver)
+    it = recipe((asked,), (0 if solver else 1,), batch_size=12)
     inputs = it.workspace.views.normalised(it.workspace.views.canvases)
     with torch.no_grad():
         expected = it.model.get_submodule("stem.0")(inputs).mean((0, 2, 3))

@@ -290,10 +290,12 @@ def test_other_data_are_named(killed: Run, tmp_path: Path, plugins: Plugins, med
 
 def test_other_versions_and_devices_are_named_and_can_be_forced(killed: Run, plugins: Plugins) -> None:
     record = dict(killed.record)
-    record["versions"] = {**record["versions"], "torch": "1.0"}
+    record["versions"] = {**record["versions"], "torch": "1.0", "gone": "2.0"}
     record["device"] = {**record["device"], "name": "cuda:0"}
     write_json(killed.path / "run.json", record)
-    with pytest.raises(ZooError, match=r"device is cpu, was cuda:0; torch is .*, was 1\.0") as error:
+    with pytest.raises(
+        ZooError, match=r"device is cpu, was cuda:0; gone is missing, was 2\.0; torch is .*, was 1\.0"
+    ) as error:
         resume(killed.path, plugins=plugins)
     assert "--force" in str(error.value.hint)
     said = Said()
