@@ -77,18 +77,8 @@ def openapi(models: list[str], version: str) -> dict[str, Any]:
         "_503": "busy; the header Retry-After says when to try again",
         "_504": "over the deadline",
     }
-    of_model: dict[str, Any] = {
-        "name": "model",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": models},
-    }
-    of_version: dict[str, Any] = {
-        "name": "version",
-        "in": "path",
-        "required": True,
-        "schema": {"type": "string", "enum": ["1"]},
-    }
+    model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": models}}
+    of_version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
     paths: dict[str, Any] = {
         "/predict": {
             "post": {
@@ -117,8 +107,8 @@ def openapi(models: list[str], version: str) -> dict[str, Any]:
         told = _answers(_json({"type": "object", "properties": {name: {"type": "boolean"}}}), _503="not ready")
         paths[f"/v2/health/{name}"] = {"get": {"summary": f"Whether the server is {name}", "responses": told}}
     for prefix, parameters in (
-        ("/v2/models/{model}", [of_model]),
-        ("/v2/models/{model}/versions/{version}", [of_model, of_version]),
+        ("/v2/models/{model}", [model]),
+        ("/v2/models/{model}/versions/{version}", [model, of_version]),
     ):
         metadata = {"summary": "Model metadata", "parameters": parameters}
         ready = {"summary": "Whether the model is ready", "parameters": parameters}
