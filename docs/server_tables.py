@@ -40,7 +40,9 @@ def routes() -> str:
 
 def bounds() -> str:
     """Every bound with its option and default."""
-    told = dict(re.findall(r"^ {8}(\w+): (.+?)(?=\n {8}\w+: |\n {4}\"\"\"|\Z)", _attributes(), re.MULTILINE | re.DOTALL))
+    told = dict(
+        re.findall(r"^ {8}(\w+): (.+?)(?=\n {8}\w+: |\n {4}\"\"\"|\Z)", _attributes(), re.MULTILINE | re.DOTALL)
+    )
     lines = ["| bound | option | default |", "| --- | --- | --- |"]
     for field in dataclasses.fields(Bounds):
         option = f"`{OPTIONS[field.name]}`" if field.name in OPTIONS else ""
@@ -111,7 +113,7 @@ def metrics() -> str:
     lines = ["| metric | type | labels | what it counts |", "| --- | --- | --- | --- |"]
     for collector in list(service.metrics.registry._collector_to_names):
         for family in collector.collect():
-            labels = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
+            labels: Any = getattr(collector, "_labelnames", None) or getattr(family, "_labelnames", ())
             name = family.name + ("_total" if family.type == "counter" else "")
             told = ", ".join(f"`{label}`" for label in labels)
             lines.append(f"| `{name}` | {family.type} | {told} | {family.documentation} |")

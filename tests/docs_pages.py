@@ -4,8 +4,8 @@ A page is Markdown. What a test does with a fenced block follows from its langua
 
     ```sh                               run, in order, in one temporary folder for each page
     <!-- not run: REASON --> ```sh      not run; commands and options must exist
-    <!-- server --> ```sh               `zoo serve` on a free port, until the page's next server or its end; the port that
-                                        the page shows, 8080, stands for it in all blocks that follow
+    <!-- server --> ```sh               `zoo serve` on a free port, until the page's next server or its end; the shown
+                                        port, 8080, stands for it in all blocks that follow
     ```text after ```sh                 what the commands print, compared by `difference`
     ```python                           run, in the same folder
     ```LANGUAGE title="FILE"            written to FILE in that folder, so that later commands can use it
