@@ -86,8 +86,9 @@ def _rejection(call: ast.Call, texts: dict[str, str]) -> tuple[int, str, str] | 
     arguments: list[Any] = [one.value if isinstance(one, ast.Constant) else one for one in call.args]
     if name == "later":  # 503 with `Retry-After`
         arguments.insert(0, 503)
-    elif name == "_refuse":  # of connections; they are counted by no reason
-        arguments.insert(1, "-")
+    elif name == "_refuse":  # of connections
+        if len(arguments) == 2:
+            arguments.insert(1, "-")  # no reason counts it
     elif name != "Rejection":
         return None
     if len(arguments) < 3 or not isinstance(arguments[0], int) or not isinstance(arguments[1], str):
