@@ -290,24 +290,34 @@ def test_the_threshold_is_moved_by_keyboard(tab: Tab, photographs: list[Path]) -
         assert tab.value("[...document.querySelectorAll('#results > li')].every(one => one.offsetHeight === 0)")
 
 
+def type_token(tab: Tab, token: str) -> None:
+    tab.value("document.getElementById('token').value = ''; document.getElementById('token').focus()")
+    for letter in token:
+        tab.press(letter)
+    tab.press("Enter")
+
+
 @in_chromium
 def test_a_token_is_asked_for_and_sent(tab: Tab, photographs: list[Path]) -> None:
     with serving(token="secret") as server:
         opened(tab, server)
         assert "This server needs a token" in tab.text()
         tab.choose_files("#files", *photographs)  # they wait for it
-        for typed, then in (("wrong", "This is not the server's token"), ("secret", "verified and ready")):
-            tab.value("document.getElementById('token').value = ''; document.getElementById('token').focus()")
-            for letter in typed:
-                tab.press(letter)
-            tab.press("Enter")
-            tab.wait(f"document.body.innerText.includes({json.dumps(then)})")
+        type_token(tab, "wrong")
+        tab.wait('document.body.innerText.includes("This is not the server\'s token")')
+        type_token(tab, "secret")
         tab.wait(SETTLED)
         assert labels(tab) == ["red", "blue", "red"]
         command = tab.value("document.getElementById('curl').textContent")
         assert "Bearer $TOKEN" in command and "secret" not in command
         tab.open(f"http://{server.address}/?again")
         tab.wait("server !== null")  # the tab has kept it
+        tab.value("token = 'old'")
+        tab.choose_files("#files", *photographs)
+        tab.wait("photographs.some(one => one.state === 'token') && document.activeElement.id === 'token'")
+        type_token(tab, "secret")
+        tab.wait(SETTLED)
+        assert labels(tab) == ["red", "blue", "red"]
         tab.value("sessionStorage.clear()")
 
 
