@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import server_tables
 
 from zoo.plugin import Plugins
 from zoo.target import load_target
@@ -184,6 +185,10 @@ GENERATED: dict[str, Callable[[], str]] = {
     "command line": command_line,
     "strategies": strategy_options,
     "modules": modules,
+    "server routes": server_tables.routes,
+    "server bounds": server_tables.bounds,
+    "server rejections": server_tables.rejections,
+    "server metrics": server_tables.metrics,
     **{plural: _catalogue(plural) for plural in ("datasets", "metrics", "exporters", "runtimes")},
     **{f"api {group}": _api(group) for group in ("functions", "users", "plugins", "errors")},
 }

@@ -4,6 +4,8 @@ A page is Markdown. What a test does with a fenced block follows from its langua
 
     ```sh                               run, in order, in one temporary folder for each page
     <!-- not run: REASON --> ```sh      not run; commands and options must exist
+    <!-- server --> ```sh               `zoo serve` on a free port, until the page's next server or its end; the shown
+                                        port, 8080, stands for it in all blocks that follow
     ```text after ```sh                 what the commands print, compared by `difference`
     ```python                           run, in the same folder
     ```LANGUAGE title="FILE"            written to FILE in that folder, so that later commands can use it
@@ -20,10 +22,12 @@ import io
 import os
 import re
 import shlex
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -33,6 +37,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 COMMANDS, PROGRAM = "sh", "python"
 DATA = ("text", "toml", "json", "protobuf", "csv")
+SHOWN_ADDRESS = "127.0.0.1:8080"  # of a server, as pages show it
+PATIENCE = 240.0  # seconds for a server to start on a slow machine
 WIDTH = 110  # columns of every output that is shown
 
 # A figure that depends on the processor may differ by this much, or by this share
@@ -50,6 +56,7 @@ class Block:
     text: str
     title: str = ""  # the file that it is written to
     not_run: str = ""  # why it is not run
+    server: bool = False  # started, and not waited for
     counts: int = 0  # by how much a count in an output may differ
     compared: int | None = None  # lines of an output that are compared; None: all
     output: Block | None = None
@@ -77,6 +84,7 @@ def blocks_of(page: Path) -> list[Block]:
         block = Block(page, index, closing, language, "\n".join(lines[index + 1 : closing]) + "\n")
         block.title = _match(r'title="(.+?)"', attributes)
         block.not_run = _match(r"<!-- not run: (.+?) -->", above)
+        block.server = "<!-- server -->" in above
         block.counts = int(_match(r"<!-- counts may differ by (\d+) -->", above) or 0)
         block.compared = int(_match(r"<!-- compared: the first (\d+) lines", above) or 0) or None
         if found and language == "text" and found[-1].language == COMMANDS and since == 0:
@@ -116,7 +124,9 @@ class Folder:
 
     def __init__(self, path: Path, extras: Path, *, shell: bool) -> None:
         self.path, self.shell = path, shell
-        self.site, programs = extras / "site", extras / "bin"
+        self.site, programs, self.log = extras / "site", extras / "bin", extras / "server.log"
+        self.server: subprocess.Popen[bytes] | None = None
+        self.address = SHOWN_ADDRESS
         programs.mkdir()
         install = f"install --quiet --no-index --no-deps --no-build-isolation --target '{self.site}'"
         for name, text in {
@@ -139,10 +149,47 @@ class Folder:
         """Write a block to the file that is its title."""
         file = self.path / block.title
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(block.text, encoding="utf-8")
+        file.write_text(block.text.replace(SHOWN_ADDRESS, self.address), encoding="utf-8")
 
     def run(self, block: Block) -> str:
         """Run a block; what it printed, on stdout and stderr together."""
+        if block.server:
+            return self._start(block).replace(self.address, SHOWN_ADDRESS)
+        there = replace(block, text=block.text.replace(SHOWN_ADDRESS, self.address))
+        return self._run(there).replace(self.address, SHOWN_ADDRESS)
+
+    def _start(self, block: Block) -> str:
+        """Start a server, and wait until it serves; what it printed until then."""
+        self.stop()
+        with self.log.open("wb") as log:
+            self.server = subprocess.Popen(
+                ["bash", "-euo", "pipefail", "-c", block.text.replace("zoo serve ", "zoo serve --port 0 ")],
+                cwd=self.path,
+                env={**os.environ, **self.environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        until = time.monotonic() + PATIENCE
+        while True:
+            printed = self.log.read_text(encoding="utf-8")
+            found = re.search(r"serving on http://(127\.0\.0\.1:\d+).*\n", printed)
+            if found is not None:
+                self.address = found[1]
+                return printed
+            assert self.server.poll() is None and time.monotonic() < until, f"{block} does not serve\n{printed}"
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        """End the server, if there is one, with its child processes."""
+        if self.server is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.server.pid, signal.SIGKILL)
+            self.server.wait()
+            self.server = None
+
+    def _run(self, block: Block) -> str:
         if self.shell and block.language == PROGRAM:
             return self._in_a_shell(f"python - <<'PROGRAM'\n{block.text}PROGRAM", block)
         if self.shell:
@@ -206,6 +253,9 @@ _VARYING = (
     (re.compile(r"\(tolerance [\d.e-]+\)"), "(tolerance)"),  # a share of the largest logit
     (re.compile(r"^[^\w\n]*seconds( .*)?$", re.MULTILINE), "seconds"),  # a row of a table
     (re.compile(r"\babout a second\b"), "about 1 s"),
+    # of a server: its measurement of batches, and the milliseconds of an answer
+    (re.compile(r"batches of up to \d+ \(.*?\)"), "batches"),
+    (re.compile(r'("(?:queue|decode|network|total)": )[\d.]+'), r"\1#"),
     (re.compile(r"\bin place of\s+(?:a second|(\d+)\s+s)\b"), "in place of 1 s"),
     # times, speeds and sizes
     (re.compile(r"(?<![\w.])\d[\d,]*(?:\.\d+)? ?(s|ms|KiB|MiB|GiB|kB|MB|GB|images/s)\b"), r"# \1"),

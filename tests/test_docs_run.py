@@ -115,13 +115,16 @@ def test_the_commands_of_a_page(page: Path, folder: Path, tmp_path: Path, reques
         prepare(name, folder, request)
     runner = Folder(folder, tmp_path, shell=docs_pages.in_a_shell(page))
     printed: list[tuple[Block, Block, str]] = []
-    for block in blocks_of(page):
-        if block.title:
-            runner.write(block)
-        elif is_run(block):
-            output = runner.run(block).replace(str(folder), HOME)
-            if block.output is not None:
-                printed.append((block, block.output, output))
+    try:
+        for block in blocks_of(page):
+            if block.title:
+                runner.write(block)
+            elif is_run(block):
+                output = runner.run(block).replace(str(folder), HOME)
+                if block.output is not None:
+                    printed.append((block, block.output, output))
+    finally:
+        runner.stop()
     differences = {
         block: found
         for block, shown, output in printed

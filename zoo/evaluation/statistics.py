@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +27,15 @@ def correct(tables: Sequence[Predictions]) -> Correct:
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:
-    """Interval of the share `right` / `count`.
+    """Interval of the share `right` / `count`; computed here, since a server has no scipy.
 
     Wilson 1927, "Probable inference, the law of succession, and statistical inference".
     """
-    from scipy.stats import binomtest
-
-    found = binomtest(right, count).proportion_ci(method="wilson")
-    return float(found.low), float(found.high)
+    z = NormalDist().inv_cdf(0.975)
+    share, widened = right / count, 1 + z**2 / count
+    middle = (share + z**2 / (2 * count)) / widened
+    side = z * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2)) / widened
+    return 0.0 if right == 0 else middle - side, 1.0 if right == count else middle + side
 
 
 def bootstrap_interval(table: Correct, seed: int = 0) -> tuple[float, float]:

@@ -6,8 +6,6 @@ import asyncio
 import hmac
 import time
 from collections.abc import Awaitable, Callable
-from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from starlette.applications import Starlette
@@ -20,16 +18,19 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from zoo.serving import open_inference
 from zoo.serving.bounds import Rejection
 from zoo.serving.metrics import CONTENT_TYPE
+from zoo.serving.model_card import model_card
 from zoo.serving.openapi import openapi
+from zoo.serving.page import page
 from zoo.serving.service import Service, prediction
 from zoo.serving.sniffing import refuse_format
 from zoo.storage.files import json_text
 
 LARGE = 2**16  # bytes of a body from which on it is parsed in a thread
 TOP = 5  # classes that `/predict` names by default
-OPEN_ROUTES = ("/v2/health/live", "/v2/health/ready")  # need no token
+OPEN_ROUTES = ("/", "/v2/health/live", "/v2/health/ready")  # need no token; the page holds nothing of the models
 ROUTES = {
     "/": "page",
+    "/models": "models",
     "/predict": "predict",
     "/metrics": "metrics",
     "/openapi.json": "openapi",
@@ -46,7 +47,8 @@ def make_app(
     Args:
         service: The models and the workers.
         version: What the server calls its version.
-        token: What requests must name as `Authorization: Bearer TOKEN`; the health routes need none. None: nothing.
+        token: What requests must name as `Authorization: Bearer TOKEN`; health routes and the page need none. None:
+            nothing.
         origins: Web pages' origins that may call it, such as `https://example.org`. Others are not named to browsers.
     """
 
@@ -54,10 +56,10 @@ def make_app(
         return Route(path, endpoint, methods=list(methods))
 
     model = "/v2/models/{model}"
-    version = model + "/versions/{version}"
     handlers = _Handlers(service, version)
     routes = [
         route("/", handlers.page, "GET"),
+        route("/models", handlers.cards, "GET"),
         route("/predict", handlers.predict, "POST"),
         route("/metrics", handlers.metrics, "GET"),
         route("/openapi.json", handlers.openapi, "GET"),
@@ -66,7 +68,7 @@ def make_app(
         route("/v2/health/ready", handlers.ready, "GET"),
         *(
             one
-            for prefix in (model, version)
+            for prefix in (model, model + "/versions/{version}")
             for one in (
                 route(prefix, handlers.model, "GET"),
                 route(prefix + "/ready", handlers.model_ready, "GET"),
@@ -227,7 +229,21 @@ class _Handlers:
         return _json(openapi(list(self._service.models), self._version))
 
     async def page(self, request: Request) -> Response:
-        return HTMLResponse(_page(), headers={"content-security-policy": PAGE_POLICY})
+        content, policy = page()
+        return HTMLResponse(content, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
+
+    async def cards(self, request: Request) -> Response:
+        service, bounds = self._service, self._service.bounds
+        return _json(
+            {
+                "models": [
+                    {**model_card(model), "ready": service.is_ready(model.name)} for model in service.models.values()
+                ],
+                "bounds": {"body": bounds.body, "pixels": bounds.pixels, "images": bounds.images},
+                "workers": service.pool.workers,
+                "version": self._version,
+            }
+        )
 
     async def rejected(self, request: Request, error: Rejection) -> Response:
         self._service.metrics.rejected.labels(error.reason).inc()
@@ -294,14 +310,3 @@ def _top(text: str | None, classes: int) -> int:
 
 def _too_long(most: int) -> Rejection:
     return Rejection(413, "body", f"the body is longer than {most:,} bytes", "send a smaller image")
-
-
-PAGE_POLICY = (
-    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src blob: data:; "
-    "connect-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
-)
-
-
-@cache
-def _page() -> str:
-    return files("zoo.serving").joinpath("page.html").read_text(encoding="utf-8")

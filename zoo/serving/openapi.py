@@ -97,6 +97,9 @@ def openapi(models: list[str], version: str) -> dict[str, Any]:
                 "responses": _answers(_json(PREDICTION), **refused),
             }
         },
+        "/models": {
+            "get": {"summary": "Model cards, and the server's bounds", "responses": _answers(_json({"type": "object"}))}
+        },
         "/metrics": {"get": {"summary": "Metrics for Prometheus", "responses": _answers({"text/plain": {}})}},
         "/v2": {"get": {"summary": "Server metadata", "responses": _answers(_json({"type": "object"}))}},
     }

@@ -13,6 +13,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, in_chromium
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, report, train
@@ -22,10 +23,6 @@ from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.learning_curve import where_transfer_pays
 from zoo.studies.results import Results
 from zoo_cli.main import run as zoo
-
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-CHROMIUM = next((path for name in NAMES if (path := shutil.which(name))), None)
-in_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
 
 
 @pytest.fixture(scope="module")
