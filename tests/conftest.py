@@ -104,11 +104,14 @@ def one_precision(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def no_other_load() -> Iterator[None]:
-    """Training does not warn of the load that other tests are."""
+    """Neither training nor a study minds the load that other tests are."""
+    from zoo.studies import deployment_cost, runner
     from zoo.training import load_watch
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(load_watch, "MOST_OTHERS", math.inf)
+        patch.setattr(runner, "MOST_OTHERS", math.inf)
+        patch.setattr(deployment_cost, "BUSY", math.inf)
         yield
 
 
