@@ -6,10 +6,13 @@ import dataclasses
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 import zoo
 from zoo.errors import UsageError, ZooError
-from zoo_cli.options import device_option
+from zoo_cli.options import console, device_option, echo, force_option
+
+WITH_TARGET = ("files", "to", "storage_uri", "force", "device")  # all other parameters are a server's
 
 
 @click.command()
@@ -76,8 +79,23 @@ from zoo_cli.options import device_option
     help="Longest wait of a request.",
 )
 @click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Open connections.")
+@click.option(
+    "--to",
+    type=(click.Choice(["triton", "kserve"]), click.Path(path_type=Path)),
+    metavar="triton|kserve PATH",
+    help="Start no server, but write what others serve the files with: a model repository for Triton into a folder, "
+    "or InferenceServices for KServe into a folder or a .yaml file.",
+)
+@click.option(
+    "--storage-uri",
+    metavar="URI",
+    help="With `--to kserve`: where the cluster finds the folder of `--to triton`.  [default: a placeholder]",
+)
+@force_option
 @device_option
+@click.pass_context
 def serve(
+    ctx: click.Context,
     files: tuple[Path, ...],
     host: str,
     port: int,
@@ -91,6 +109,9 @@ def serve(
     queue: int,
     deadline: float,
     max_connections: int,
+    to: tuple[str, Path] | None,
+    storage_uri: str | None,
+    force: bool,
     device: str,
 ) -> None:
     """Serve exported files over HTTP.
@@ -101,10 +122,18 @@ def serve(
     \b
     zoo serve runs/first/model.onnx
     curl --data-binary @photo.jpg http://127.0.0.1:8080/predict
+    zoo serve runs/first/model.onnx --to triton models
     """
+    _check_target_options(ctx)
+    if to is not None:
+        _check_files(files)
+        _write_target(ctx, files, *to, storage_uri, force, device)
+        return
     _check_extra()
     _check_files(files)
-    token = _read_token(token_file) if token_file is not None else None
+    from zoo.serving.access_token import read_token
+
+    token = read_token(token_file) if token_file is not None else None
     from zoo.serving.bounds import Bounds
     from zoo.serving.supervisor import listen, supervise
     from zoo.system.other_load import usable_cpus
@@ -130,7 +159,63 @@ def serve(
         "version": zoo.__version__,
         "bounds": dataclasses.asdict(bounds),
     }
-    click.get_current_context().exit(supervise(settings, [listen(host, port)]))
+    ctx.exit(supervise(settings, [listen(host, port)]))
+
+
+def _check_target_options(ctx: click.Context) -> None:
+    """Refuse options that would have no effect: of a server with `--to`, and of a target without it."""
+    to = ctx.params["to"]
+    given = [
+        name
+        for name in ctx.params
+        if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
+    ]
+    for name in given:
+        option = next(one.opts[0] for one in ctx.command.params if one.name == name)
+        if to is not None and name not in WITH_TARGET:
+            raise UsageError(
+                f"`{option}` is for a server, and `--to` starts none", hint=f"pass `{option}` or `--to`, not both"
+            )
+        if to is None and name in ("storage_uri", "force"):
+            raise UsageError(f"`{option}` needs `--to`", hint="`zoo serve --help` has an example")
+    if to is not None and to[0] != "kserve" and "storage_uri" in given:
+        raise UsageError(f"`--storage-uri` is for `--to kserve`, not for `--to {to[0]}`", hint="leave it out")
+
+
+def _write_target(
+    ctx: click.Context,
+    files: tuple[Path, ...],
+    kind: str,
+    target: Path,
+    storage_uri: str | None,
+    force: bool,
+    device: str,
+) -> None:
+    """Verify the files, and write what another server needs."""
+    from zoo.serving.served_model import open_served
+    from zoo.serving.target_files import check_target, write_kserve, write_triton
+    from zoo.serving.targets import STORAGE, check_storage
+    from zoo.system.other_load import usable_cpus
+    from zoo_cli.main import plugins
+
+    if storage_uri is not None:
+        check_storage(storage_uri)
+    check_target(kind, target, force)
+    known = plugins(ctx)
+    models = []
+    with console().status("verifying"):
+        for file in files:
+            models.append(
+                open_served(file, name=file.stem, device=device, threads=usable_cpus(), plugins=known)
+            )
+    if kind == "triton":
+        written = write_triton(models, target, known)
+    else:
+        written = write_kserve(models, target, storage_uri)
+    for path in written:
+        echo(str(path))
+    if kind == "kserve" and storage_uri is None:
+        click.echo(f"replace `{STORAGE}` by where the folder of `--to triton` is, or pass `--storage-uri`", err=True)
 
 
 def _check_extra() -> None:
@@ -156,15 +241,3 @@ def _check_files(files: tuple[Path, ...]) -> None:
                 hint="rename or link one of them",
             )
         names[file.stem] = file
-
-
-def _read_token(file: Path) -> str:
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"token file `{file}` cannot be read: {reason}") from error
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        what = "is empty" if not token else "holds other than printable ASCII without spaces"
-        raise UsageError(f"token file `{file}` {what}", hint="`openssl rand -hex 32 > FILE` makes one")
-    return token
