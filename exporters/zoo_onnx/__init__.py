@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from zoo.exporter import Exporter
 from zoo.hookspecs import Register, hookimpl
+
+# Releases from 1.32 on send events to onnxruntime's makers and keep an identifier in the home, unless this is set before
+# they are loaded. `ORT_DISABLE_TELEMETRY=0` allows it again
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @hookimpl
