@@ -27,6 +27,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from zoo.data.image import decode
+from zoo.dataset import BytesSource
+
 ROOT = Path(__file__).parents[1]
 RESULT = ROOT / "benchmarks/results/serving_targets.md"
 READY_SECONDS = 90.0
@@ -164,8 +169,8 @@ def parsed(arguments: argparse.Namespace, room: Path) -> list[str]:
     for file in sorted((room / "services").iterdir()):
         (found,) = told(arguments.clients, PARSE_SERVICE, file)
         lines.append(
-            f"- `{file.name}` read by kserve's `V1beta1InferenceService` as `{found['name']}`; written again, it is the "
-            f"same document (no key was unknown): {yes(found['same'])}."
+            f"- `{file.name}` read by kserve's `V1beta1InferenceService` as `{found['name']}`; written again, it is "
+            f"the same document (no key was unknown): {yes(found['same'])}."
         )
     return lines
 
@@ -182,8 +187,8 @@ def served(arguments: argparse.Namespace, room: Path) -> list[str]:
         del url
         said = [line for line in (room / "first.log").read_text().splitlines() if re.search(r"onnxruntime", line)]
         lines += [
-            f"Version {server_version(room / 'first.log')}. On the repository as it is: ready {yes(ready)}. The wheel has "
-            "no onnxruntime backend, and says so:",
+            f"Version {server_version(room / 'first.log')}. On the repository as it is: ready {yes(ready)}. The wheel "
+            "has no onnxruntime backend, and says so:",
             "",
             "```text",
             *dict.fromkeys(plain(line, room) for line in said[-2:]),
@@ -198,14 +203,9 @@ def served(arguments: argparse.Namespace, room: Path) -> list[str]:
     (copy / "1/model.py").write_text(MODEL)
     photographs = sorted(path for path in arguments.photographs.rglob("*") if path.suffix.lower() == ".jpg")
     photographs = photographs[:: max(len(photographs) // PHOTOGRAPHS, 1)][:PHOTOGRAPHS]
-    from zoo.data.image import decode
-    from zoo.dataset import BytesSource
-
-    import numpy as np
-
     (room / "images").mkdir()
     for number, path in enumerate(photographs):
-        np.save(room / f"images/{number:03}.npy", decode(BytesSource(path.name, path.read_bytes), levels="range"))
+        np.save(room / f"images/{number:03}.npy", decode(BytesSource(path.name, path.read_bytes)))
     ours = json.loads(zoo("predict", arguments.file, *photographs, "--json", "--top", 100))
     with triton(arguments, Path(site), room / "copy", room / "second.log") as (url, ready):
         if not ready:
@@ -222,12 +222,12 @@ def served(arguments: argparse.Namespace, room: Path) -> list[str]:
         named += text.split(":", 2)[2] == mine["top"][0]["label"]
     return [
         *lines,
-        "The same folder with `backend: \"python\"` and a model of 20 lines that runs the same file (names, shapes, labels, "
-        f"warm-up and version policy unchanged): model ready {yes(found['ready'])}, max_batch_size "
+        'The same folder with `backend: "python"` and a model of 20 lines that runs the same file (names, shapes, '
+        f"labels, warm-up and version policy unchanged): model ready {yes(found['ready'])}, max_batch_size "
         f"{found['max_batch_size']}. Before it was ready it ran the warm-up requests {', '.join(warm)}.",
         "",
-        f"- {len(found['rows'])} photographs through `tritonclient.http`: {equal} labels equal `zoo predict`; the largest "
-        f"difference of a probability is {apart:.1e}.",
+        f"- {len(found['rows'])} photographs through `tritonclient.http`: {equal} labels equal `zoo predict`; the "
+        f"largest difference of a probability is {apart:.1e}.",
         f"- The classification extension names the class by `labels.txt`: {named} of {len(found['rows'])}.",
         "",
         "Not shown: Triton's own onnxruntime backend, which comes in its container alone; a Kubernetes cluster.",

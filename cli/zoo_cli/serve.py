@@ -205,9 +205,7 @@ def _write_target(
     models = []
     with console().status("verifying"):
         for file in files:
-            models.append(
-                open_served(file, name=file.stem, device=device, threads=usable_cpus(), plugins=known)
-            )
+            models.append(open_served(file, name=file.stem, device=device, threads=usable_cpus(), plugins=known))
     if kind == "triton":
         written = write_triton(models, target, known)
     else:

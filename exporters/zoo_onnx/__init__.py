@@ -7,8 +7,8 @@ import os
 from zoo.exporter import Exporter
 from zoo.hookspecs import Register, hookimpl
 
-# Releases from 1.32 on send events to onnxruntime's makers and keep an identifier in the home, unless this is set before
-# they are loaded. `ORT_DISABLE_TELEMETRY=0` allows it again
+# onnxruntime from 1.32 on sends events to its makers and keeps an identifier in the home, unless this is set before it
+# is loaded. `ORT_DISABLE_TELEMETRY=0` allows it again
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 

@@ -115,8 +115,8 @@ name: {_text(name)}
 backend: "onnxruntime"
 default_model_filename: "model.onnx"
 
-# The batch is the first dimension of every tensor, and is not among `dims`. Images of a batch have one size; Triton does
-# not bound their pixels, so bound the length of bodies in front of it
+# The batch is the first dimension of every tensor, and is not among `dims`. Images of a batch have one size. Triton
+# does not bound their pixels, so bound the length of bodies in front of it
 max_batch_size: {MAX_BATCH}
 
 input [
