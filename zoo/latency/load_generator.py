@@ -32,7 +32,6 @@ class LoadGenerator:
     """Holds the prepared requests; each public method answers one request of the parent process."""
 
     def __init__(self) -> None:
-        self._runner = asyncio.Runner()
         self._server = Address("http://127.0.0.1")
         self._requests: list[bytes] = []
 
@@ -81,7 +80,7 @@ class LoadGenerator:
         gc.collect()
         gc.disable()
         try:
-            return self._runner.run(asyncio.wait_for(self._run(callers, count, start), limit))
+            return asyncio.run(self._run_within(limit, callers, count, start))
         except TimeoutError as error:
             raise ZooError(
                 f"the server did not answer {count} requests within {limit:.0f} s", hint="look at its log"
@@ -90,6 +89,9 @@ class LoadGenerator:
             raise self._server.unreachable(error) from error
         finally:
             gc.enable()
+
+    async def _run_within(self, limit: float, callers: int, count: int, start: int) -> dict[str, Any]:
+        return await asyncio.wait_for(self._run(callers, count, start), limit)
 
     async def _run(self, callers: int, count: int, start: int) -> dict[str, Any]:
         connections = [await self._server.connect() for _ in range(callers)]
@@ -153,7 +155,7 @@ class LoadGenerator:
                 connection.close()
 
         try:
-            return self._runner.run(once())
+            return asyncio.run(once())
         except OSError as error:
             raise self._server.unreachable(error) from error
 

@@ -201,8 +201,8 @@ def bench_served(
         told = _ask(client, "open", url=url, files=files, name=path.stem, token=token)
         if told["digest"] != digest:
             raise ZooError(
-                f"the server runs another file: SHA-256 of its `{told['model']}` is {str(told['digest'])[:16]}, that of "
-                f"`{path}` is {digest[:16]}",
+                f"the server runs another file: its `{told['model']}` has SHA-256 {str(told['digest'])[:16]}, and "
+                f"`{path}` has {digest[:16]}",
                 hint="name the file that is served",
             )
 

@@ -8,13 +8,13 @@ What `zoo serve` adds is not here: deadlines for headers and bodies, the drain, 
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from starlette.types import ASGIApp
 
-import zoo
 from zoo.errors import UsageError
 from zoo.plugin import Plugins
 from zoo.serving.access_token import read_token
@@ -67,4 +67,5 @@ def app(
     plugins = Plugins()
     models = [open_served(path, name=path.stem, device=device, threads=threads, plugins=plugins) for path in paths]
     service = Service(models, workers=workers or usable_cpus(), bounds=bounds)
-    return make_app(service, version=zoo.__version__, token=token, origins=tuple(origins))
+    version = importlib.import_module("zoo").__version__  # the package's own face stands above this module
+    return make_app(service, version=version, token=token, origins=tuple(origins))
