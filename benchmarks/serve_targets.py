@@ -4,9 +4,14 @@
     python3.11 -m venv triton && triton/bin/pip install nvidia-pytriton onnxruntime onnx
     python benchmarks/serve_targets.py model.onnx photographs/ --clients clients/bin/python --triton triton/bin/python
 
+For Ray Serve it takes a third one, by `--ray ray/bin/python`:
+
+    python3.11 -m venv ray && ray/bin/pip install "ray[serve]" && ray/bin/pip install --no-deps packaging/backbone-zoo-serve
+    ray/bin/pip install --requirement packaging/container-requirements.txt
+
 The wheel `nvidia-pytriton` holds `tritonserver` with its Python backend alone, so the written repository cannot run
 there as it is. A copy with the same configuration but for the backend runs the same file by a model of 20 lines. All is
-on loopback. The result goes to benchmarks/results/serving_targets.md.
+on this machine. The result goes to benchmarks/results/serving_targets.md.
 """
 
 from __future__ import annotations
@@ -85,6 +90,27 @@ class TritonPythonModel:
         return answers
 """
 
+RAY = """
+import json, sys, time, urllib.request
+begun = time.monotonic()
+import ray
+from ray import serve
+port, photograph, folder = sys.argv[1:]
+ray.init(num_cpus=2, include_dashboard=False, _temp_dir="/tmp/zoo-ray", object_store_memory=100 * 2**20)
+init = time.monotonic() - begun
+from serve_with_ray import application
+serve.start(http_options={"host": "127.0.0.1", "port": int(port)})
+serve.run(application)
+ready = time.monotonic() - begun
+def ask(path, data=None):
+    with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data)) as answer:
+        return json.load(answer)
+print(json.dumps({"version": ray.__version__, "init": init, "ready": ready, "health": ask("/v2/health/ready"),
+                  "answer": ask("/predict", open(photograph, "rb").read())}), flush=True)
+serve.shutdown()
+ray.shutdown()
+"""
+
 ASK = """
 import json, sys
 import numpy as np
@@ -113,10 +139,13 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--clients", required=True)
     parser.add_argument("--triton", required=True)
+    parser.add_argument("--ray")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         room = Path(folder)
         lines = [*parsed(arguments, room), *served(arguments, room)]
+        if arguments.ray:
+            lines += by_ray(arguments, room)
     RESULT.write_text("\n".join(["# Targets of `zoo serve --to`, as others read them", "", *lines, ""]))
     print(RESULT.read_text())
 
@@ -231,6 +260,32 @@ def served(arguments: argparse.Namespace, room: Path) -> list[str]:
         f"- The classification extension names the class by `labels.txt`: {named} of {len(found['rows'])}.",
         "",
         "Not shown: Triton's own onnxruntime backend, which comes in its container alone; a Kubernetes cluster.",
+    ]
+
+
+def by_ray(arguments: argparse.Namespace, room: Path) -> list[str]:
+    """Run the example for Ray Serve on one machine, and ask it."""
+    photograph = next(path for path in sorted(arguments.photographs.rglob("*.jpg")))
+    environment = {**clean(), "PYTHONPATH": str(ROOT / "examples"), "MODEL": str(arguments.file.absolute())}
+    environment |= {"RAY_USAGE_STATS_ENABLED": "0", "HOME": str(room)}
+    command = [arguments.ray, "-c", RAY, str(free_port()), str(photograph), str(room / "ray")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    if done.returncode:
+        print(done.stderr[-3000:], file=sys.stderr)
+        return ["", "## Ray Serve", "", "It did not start."]
+    found = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+    (ours,) = json.loads(zoo("predict", arguments.file, photograph, "--json"))
+    (best,) = ours["top"]
+    same = [best["label"], best["probability"]] == [found["answer"]["label"], found["answer"]["probability"]]
+    return [
+        "",
+        "## Ray Serve",
+        "",
+        f"`examples/serve_with_ray.py` on Ray {found['version']}, one replica on one machine of two busy cores: Ray itself "
+        f"started in {found['init']:.0f} s, the application was ready after {found['ready']:.0f} s.",
+        "",
+        f"- `/v2/health/ready` says {found['health']}; label and probability of `/predict` equal `zoo predict` bit for bit: "
+        f"{yes(same)}.",
     ]
 
 
