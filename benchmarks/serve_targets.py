@@ -6,7 +6,8 @@
 
 For Ray Serve it takes a third one, by `--ray ray/bin/python`:
 
-    python3.11 -m venv ray && ray/bin/pip install "ray[serve]" && ray/bin/pip install --no-deps packaging/backbone-zoo-serve
+    python3.11 -m venv ray && ray/bin/pip install "ray[serve]"
+    ray/bin/pip install --no-deps packaging/backbone-zoo-serve
     ray/bin/pip install --requirement packaging/container-requirements.txt
 
 The wheel `nvidia-pytriton` holds `tritonserver` with its Python backend alone, so the written repository cannot run
@@ -281,11 +282,11 @@ def by_ray(arguments: argparse.Namespace, room: Path) -> list[str]:
         "",
         "## Ray Serve",
         "",
-        f"`examples/serve_with_ray.py` on Ray {found['version']}, one replica on one machine of two busy cores: Ray itself "
-        f"started in {found['init']:.0f} s, the application was ready after {found['ready']:.0f} s.",
+        f"`examples/serve_with_ray.py` on Ray {found['version']}, one replica on one machine of two busy cores: Ray "
+        f"itself started in {found['init']:.0f} s, the application was ready after {found['ready']:.0f} s.",
         "",
-        f"- `/v2/health/ready` says {found['health']}; label and probability of `/predict` equal `zoo predict` bit for bit: "
-        f"{yes(same)}.",
+        f"- `/v2/health/ready` says {found['health']}; label and probability of `/predict` equal `zoo predict` "
+        f"bit for bit: {yes(same)}.",
     ]
 
 
