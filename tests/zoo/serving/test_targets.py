@@ -145,7 +145,7 @@ def test_a_repository_is_replaced_by_its_models_alone(file: Path, tmp_path: Path
     assert not (made / "1/stale").exists() and (folder / "other").is_dir()
     assert [one.name for one in folder.iterdir() if one.name.startswith(".")] == []
     with pytest.raises(UsageError, match="not a model of Triton"):
-        write_triton([model(shutil.copy(file, tmp_path / "other.onnx"))], folder, plugins)
+        write_triton([model(Path(shutil.copy(file, tmp_path / "other.onnx")))], folder, plugins)
 
 
 def test_a_file_that_changed_is_not_written(file: Path, tmp_path: Path, plugins: Plugins) -> None:
