@@ -6,13 +6,10 @@ import dataclasses
 from pathlib import Path
 
 import click
-from click.core import ParameterSource
 
 import zoo
 from zoo.errors import UsageError, ZooError
-from zoo_cli.options import console, device_option, echo, force_option
-
-WITH_TARGET = ("files", "to", "storage_uri", "force", "device")  # all other parameters are a server's
+from zoo_cli.options import device_option, force_option
 
 
 @click.command()
@@ -93,9 +90,7 @@ WITH_TARGET = ("files", "to", "storage_uri", "force", "device")  # all other par
 )
 @force_option
 @device_option
-@click.pass_context
 def serve(
-    ctx: click.Context,
     files: tuple[Path, ...],
     host: str,
     port: int,
@@ -124,16 +119,16 @@ def serve(
     curl --data-binary @photo.jpg http://127.0.0.1:8080/predict
     zoo serve runs/first/model.onnx --to triton models
     """
-    _check_target_options(ctx)
+    from zoo_cli.serve_target import check_options, write_target
+
+    check_options(click.get_current_context())
     if to is not None:
         _check_files(files)
-        _write_target(ctx, files, *to, storage_uri, force, device)
+        write_target(click.get_current_context(), files, *to, storage_uri, force, device)
         return
     _check_extra()
     _check_files(files)
     from zoo.serving.access_token import read_token
-
-    token = read_token(token_file) if token_file is not None else None
     from zoo.serving.bounds import Bounds
     from zoo.serving.supervisor import listen, supervise
     from zoo.system.other_load import usable_cpus
@@ -146,6 +141,7 @@ def serve(
         deadline=deadline,
         connections=max_connections,
     )
+    token = read_token(token_file) if token_file is not None else None
     cores = usable_cpus()
     settings = {
         "files": [str(file.absolute()) for file in files],
@@ -159,61 +155,7 @@ def serve(
         "version": zoo.__version__,
         "bounds": dataclasses.asdict(bounds),
     }
-    ctx.exit(supervise(settings, [listen(host, port)]))
-
-
-def _check_target_options(ctx: click.Context) -> None:
-    """Refuse options that would have no effect: of a server with `--to`, and of a target without it."""
-    to = ctx.params["to"]
-    given = [
-        name
-        for name in ctx.params
-        if ctx.get_parameter_source(name) not in (ParameterSource.DEFAULT, ParameterSource.DEFAULT_MAP)
-    ]
-    for name in given:
-        option = next(one.opts[0] for one in ctx.command.params if one.name == name)
-        if to is not None and name not in WITH_TARGET:
-            raise UsageError(
-                f"`{option}` is for a server, and `--to` starts none", hint=f"pass `{option}` or `--to`, not both"
-            )
-        if to is None and name in ("storage_uri", "force"):
-            raise UsageError(f"`{option}` needs `--to`", hint="`zoo serve --help` has an example")
-    if to is not None and to[0] != "kserve" and "storage_uri" in given:
-        raise UsageError(f"`--storage-uri` is for `--to kserve`, not for `--to {to[0]}`", hint="leave it out")
-
-
-def _write_target(
-    ctx: click.Context,
-    files: tuple[Path, ...],
-    kind: str,
-    target: Path,
-    storage_uri: str | None,
-    force: bool,
-    device: str,
-) -> None:
-    """Verify the files, and write what another server needs."""
-    from zoo.serving.served_model import open_served
-    from zoo.serving.target_files import check_target, write_kserve, write_triton
-    from zoo.serving.targets import STORAGE, check_storage
-    from zoo.system.other_load import usable_cpus
-    from zoo_cli.main import plugins
-
-    if storage_uri is not None:
-        check_storage(storage_uri)
-    check_target(kind, target, force)
-    known = plugins(ctx)
-    models = []
-    with console().status("verifying"):
-        for file in files:
-            models.append(open_served(file, name=file.stem, device=device, threads=usable_cpus(), plugins=known))
-    if kind == "triton":
-        written = write_triton(models, target, known)
-    else:
-        written = write_kserve(models, target, storage_uri)
-    for path in written:
-        echo(str(path))
-    if kind == "kserve" and storage_uri is None:
-        click.echo(f"replace `{STORAGE}` by where the folder of `--to triton` is, or pass `--storage-uri`", err=True)
+    click.get_current_context().exit(supervise(settings, [listen(host, port)]))
 
 
 def _check_extra() -> None:
