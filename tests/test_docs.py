@@ -229,27 +229,10 @@ def test_every_file_and_key_of_a_run_is_in_the_reference(exported_run: Path) -> 
             assert re.sub(r"-(train|val|test)\.", "-SPLIT.", file.name) in keys
 
 
-def test_the_triton_configuration_says_what_the_file_takes_and_gives(exported_run: Path, tmp_path: Path) -> None:
-    (script,) = [
-        block.text for block in blocks_of(DOCS / "how-to/deploy-with-triton.md") if block.title.endswith(".py")
-    ]
-    (tmp_path / "make.py").write_text(script, encoding="utf-8")
-    model = exported_run / "model.onnx"
-    subprocess.run([sys.executable, tmp_path / "make.py", model, tmp_path / "models", "colours"], check=True)
-    folder = tmp_path / "models/colours"
-    assert (folder / "1/model.onnx").read_bytes() == model.read_bytes()
-    assert (folder / "labels.txt").read_text().split() == ["blue", "red"]
-    config = (folder / "config.pbtxt").read_text()
-    assert config.startswith('name: "colours"\n') and config.count("{") == config.count("}") == 4
-    found = re.findall(r'name: "(\w+)" data_type: (\w+) dims: \[ (.+?) \]', config)
-    graph = onnx.load(str(model)).graph
-    types = {onnx.TensorProto.UINT8: "TYPE_UINT8", onnx.TensorProto.FLOAT: "TYPE_FP32"}
-    expected = []
-    for value in (*graph.input, *graph.output):
-        tensor = value.type.tensor_type
-        sizes = [str(size.dim_value or -1) for size in tensor.shape.dim[1:]]  # 0: any, as the batch in front
-        expected.append((value.name, types[tensor.elem_type], ", ".join(sizes)))
-    assert found == expected and found[0] == ("photographs", "TYPE_UINT8", "-1, -1, 3")
+def test_the_ray_program_of_the_page_is_the_example() -> None:
+    page = DOCS / "how-to/serve-on-many-machines.md"
+    (block,) = [block for block in blocks_of(page) if block.title == "serve_with_ray.py"]
+    assert (ROOT / "examples/serve_with_ray.py").read_text(encoding="utf-8").endswith(block.text)
 
 
 # Code that pages show

@@ -133,6 +133,23 @@ def test_released_wheels_equal_the_checkout_s() -> None:
     assert (WHOLE / "hatch_build.py").read_bytes() == (SERVE / "hatch_build.py").read_bytes()
 
 
+def test_the_container_installs_what_the_distribution_requires() -> None:
+    """With the onnxruntime of the CPU; and its build stage copies every package of the distribution."""
+    text = (ROOT / "packaging/container-requirements.txt").read_text()
+    lines = [line for line in text.splitlines() if not line.startswith("#")]
+    required = {
+        one.partition(";")[0] for one in project(SERVE)["dependencies"] if not one.startswith("onnxruntime-gpu")
+    }
+    assert sorted(required) == sorted(lines)
+    said = (ROOT / "packaging/Containerfile").read_text()
+    packages = tomllib.loads((SERVE / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["hooks"]["custom"]
+    for folder in packages["packages"].values():
+        assert f"\nCOPY {folder} /src/{folder}\n" in said
+    for rule in ("USER 65532:65532", "STOPSIGNAL SIGTERM", "HEALTHCHECK ", "ORT_DISABLE_TELEMETRY=1"):
+        assert rule in said
+    assert ":latest" not in said and "ADD " not in said and "sudo" not in said
+
+
 def test_a_checkout_installs_by_itself(tmp_path: Path, wheel: Path, serve_wheel: Path) -> None:
     """`pip install .` asks no index for a part of this tree."""
     checkout = build_wheel(ROOT, tmp_path)

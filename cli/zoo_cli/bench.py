@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("targets", metavar="RUN|FILE.onnx...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument(
+    "targets", metavar="RUN|FILE.onnx... [PHOTO...]", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
 @click.option(
     "--batch-size",
     "batch_sizes",
@@ -60,6 +62,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--concurrent",
+    "--callers",
     "callers",
     type=click.IntRange(1),
     default=1,
@@ -81,6 +84,18 @@ if TYPE_CHECKING:
     help="Also plot latency against batch size, and accuracy against latency, to this .svg, .png or .pdf file; needs "
     "the extra `plot`.",
 )
+@click.option(
+    "--serve",
+    "url",
+    metavar="URL",
+    help="Measure the server at this address, which serves FILE.onnx, against decoding and the session alone. Further "
+    "paths are photographs.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="With `--serve`: file with the token that the server wants.",
+)
 @force_option
 @json_option
 @click.pass_context
@@ -98,10 +113,12 @@ def bench(
     noise_floor: bool,
     out: Path | None,
     plot: Path | None,
+    url: str | None,
+    token_file: Path | None,
     force: bool,
     as_json: bool,
 ) -> None:
-    """Measure the latency of runs and exported files.
+    """Measure the latency of runs and exported files, or a server.
 
     Use it to choose a network, a precision or a runtime. For a run it measures torch, eager and compiled, and the
     run's `model.onnx` if there is one. For a file it measures every available runtime that reads it: onnxruntime on
@@ -110,6 +127,7 @@ def bench(
     \b
     zoo bench runs/first
     zoo bench model.onnx int8.onnx --batch-size 1 --batch-size 32
+    zoo bench model.onnx holiday --serve http://127.0.0.1:8080 --callers 8
 
     Each model and runtime has a process of its own. Their calls are interleaved, so that a change of the machine's
     load affects all alike.
@@ -118,8 +136,10 @@ def bench(
     from zoo.latency.measurement import bench as measure
     from zoo.latency.plot import check_plot, draw
     from zoo.storage.files import write_json
+    from zoo_cli.bench_served import bench_server, check_options
     from zoo_cli.main import plugins
 
+    check_options(ctx)
     for file in (out, plot):
         if file is None:
             continue
@@ -131,6 +151,16 @@ def bench(
             raise ZooError(f"folder `{file.parent}` is not writable", hint="pass a file in another folder")
     if out is not None and out.suffix.lower() != ".json":
         raise UsageError(f"`{out}` does not end in `.json`", hint="pass `--out latency.json`")
+    if url is not None:
+        report_json = bench_server(
+            ctx, targets, url, token_file, device=device, threads=threads, seconds=seconds, callers=callers,
+            noise_floor=noise_floor,
+        )  # fmt: skip
+        if out is not None:
+            write_json(out, report_json)
+        if as_json:
+            print_json(report_json)
+        return
     if plot is not None:
         check_plot(plot)
     screen = console()

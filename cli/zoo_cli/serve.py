@@ -9,7 +9,7 @@ import click
 
 import zoo
 from zoo.errors import UsageError, ZooError
-from zoo_cli.options import device_option
+from zoo_cli.options import device_option, force_option
 
 
 @click.command()
@@ -76,6 +76,19 @@ from zoo_cli.options import device_option
     help="Longest wait of a request.",
 )
 @click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Open connections.")
+@click.option(
+    "--to",
+    type=(click.Choice(["triton", "kserve"]), click.Path(path_type=Path)),
+    metavar="triton|kserve PATH",
+    help="Start no server, but write what others serve the files with: a model repository for Triton into a folder, "
+    "or InferenceServices for KServe into a folder or a .yaml file.",
+)
+@click.option(
+    "--storage-uri",
+    metavar="URI",
+    help="With `--to kserve`: where the cluster finds the folder of `--to triton`.  [default: a placeholder]",
+)
+@force_option
 @device_option
 def serve(
     files: tuple[Path, ...],
@@ -91,6 +104,9 @@ def serve(
     queue: int,
     deadline: float,
     max_connections: int,
+    to: tuple[str, Path] | None,
+    storage_uri: str | None,
+    force: bool,
     device: str,
 ) -> None:
     """Serve exported files over HTTP.
@@ -101,10 +117,18 @@ def serve(
     \b
     zoo serve runs/first/model.onnx
     curl --data-binary @photo.jpg http://127.0.0.1:8080/predict
+    zoo serve runs/first/model.onnx --to triton models
     """
+    from zoo_cli.serve_target import check_options, write_target
+
+    check_options(click.get_current_context())
+    if to is not None:
+        _check_files(files)
+        write_target(click.get_current_context(), files, *to, storage_uri, force, device)
+        return
     _check_extra()
     _check_files(files)
-    token = _read_token(token_file) if token_file is not None else None
+    from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
     from zoo.serving.supervisor import listen, supervise
     from zoo.system.other_load import usable_cpus
@@ -117,6 +141,7 @@ def serve(
         deadline=deadline,
         connections=max_connections,
     )
+    token = read_token(token_file) if token_file is not None else None
     cores = usable_cpus()
     settings = {
         "files": [str(file.absolute()) for file in files],
@@ -156,15 +181,3 @@ def _check_files(files: tuple[Path, ...]) -> None:
                 hint="rename or link one of them",
             )
         names[file.stem] = file
-
-
-def _read_token(file: Path) -> str:
-    try:
-        token = file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"token file `{file}` cannot be read: {reason}") from error
-    if not token or not token.isascii() or not token.isprintable() or " " in token:
-        what = "is empty" if not token else "holds other than printable ASCII without spaces"
-        raise UsageError(f"token file `{file}` {what}", hint="`openssl rand -hex 32 > FILE` makes one")
-    return token

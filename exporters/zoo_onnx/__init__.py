@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+
 from zoo.exporter import Exporter
 from zoo.hookspecs import Register, hookimpl
+
+# onnxruntime from 1.32 on sends events to its makers and keeps an identifier in the home, unless this is set before it
+# is loaded. `ORT_DISABLE_TELEMETRY=0` allows it again
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 
 @hookimpl

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,15 @@ from zoo_onnx import session as module
 from zoo_onnx.session import open_file
 
 without_cuda = pytest.mark.skipif(bool(cuda_devices()), reason="this machine has a CUDA device")
+
+
+@pytest.mark.parametrize("said", [None, "0"])
+def test_onnxruntime_sends_no_events_unless_it_may(said: str | None) -> None:
+    code = "import os, zoo_onnx.session; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    known = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    environment = known if said is None else {**known, "ORT_DISABLE_TELEMETRY": said}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [said or "1"]
 
 
 def test_unknown_device(onnx_spec: ExportSpec) -> None:

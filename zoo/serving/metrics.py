@@ -65,6 +65,7 @@ class Metrics:
         for name, text, read in (
             ("zoo_pixels_in_flight", "Pixels that are decoded and not answered", lambda: pool.pixels_in_flight),
             ("zoo_queued_images", "Images that wait for a worker", lambda: pool.queued),
+            ("zoo_workers", "Threads that decode and classify", lambda: pool.workers),
             ("zoo_busy_workers", "Workers that compute", lambda: pool.busy),
         ):
             Gauge(name, text, registry=self.registry).set_function(read)

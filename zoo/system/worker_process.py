@@ -85,7 +85,7 @@ class WorkerProcess:
             threads: Threads that its libraries compute with. None: the libraries' own choice.
         """
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by `close`)
+        self._log = _open_log()  # closed by `close`
         self._process = subprocess.Popen(
             python_command(f"{__name__}:serve_command", target, str(os.getpid())),
             stdin=subprocess.PIPE,
@@ -164,6 +164,16 @@ class WorkerProcess:
             self._requests.close()
         self._responses.close()
         self._log.close()
+
+
+def _open_log() -> IO[bytes]:
+    """A file without a name; in memory where no folder can be written, as in a container with a read-only root."""
+    try:
+        return tempfile.TemporaryFile()
+    except FileNotFoundError:
+        if not hasattr(os, "memfd_create"):
+            raise
+        return os.fdopen(os.memfd_create("zoo-worker"), "w+b")
 
 
 def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:

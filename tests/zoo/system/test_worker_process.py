@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -102,6 +103,16 @@ def test_a_worker_takes_no_module_from_the_working_directory(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     with WorkerProcess(NOTING, threads=3) as worker:
         assert worker.ask("threads") == {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "3"}
+
+
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="files in memory are Linux's")
+def test_a_worker_needs_no_folder_that_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container with a read-only root and no `/tmp`."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    with WorkerProcess(NOTING) as worker:
+        with pytest.raises(WorkerFailed, match="No space left") as caught:
+            worker.ask("full")
+        assert caught.value.log.splitlines()[-1].startswith("OSError")
 
 
 def test_a_failure_has_its_kind_and_the_last_lines() -> None:
