@@ -1,4 +1,4 @@
-"""Image statistics: brightness, contrast, sharpness, aspect and size of a decoded image, in a fraction of a millisecond.
+"""Image statistics: brightness, contrast, sharpness, aspect and size of a decoded image, quickly computed.
 
 They say what changed where images come to look different: a dark lens, a shaken one, a smaller upload.
 """
@@ -31,7 +31,13 @@ def measure(image: Pixels) -> npt.NDArray[np.float64]:
     height, width = image.shape[:2]
     grid = image[:: max(1, height // GRID), :: max(1, width // GRID)].reshape(-1, 3) @ LUMA
     return np.array(
-        [grid.mean(dtype=np.float64), grid.std(dtype=np.float64), _sharpness(image), width / height, (width * height) ** 0.5]
+        [
+            grid.mean(dtype=np.float64),
+            grid.std(dtype=np.float64),
+            _sharpness(image),
+            width / height,
+            (width * height) ** 0.5,
+        ]
     )
 
 

@@ -38,9 +38,7 @@ def wilson_interval(right: int, count: int, *, level: float = 0.05) -> tuple[flo
     return 0.0 if right == 0 else low, 1.0 if right == count else high
 
 
-def difference_interval(
-    one: tuple[int, int], other: tuple[int, int], *, level: float = 0.05
-) -> tuple[float, float]:
+def difference_interval(one: tuple[int, int], other: tuple[int, int], *, level: float = 0.05) -> tuple[float, float]:
     """Interval of the share of `one` minus the share of `other`, each (right, count), of different images.
 
     Newcombe 1998, "Interval estimation for the difference between independent proportions: comparison of eleven

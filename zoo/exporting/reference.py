@@ -101,7 +101,9 @@ class Reference:
             )
         except (KeyError, TypeError, ValueError, IndexError) as error:
             raise ZooError("the reference of held-out images cannot be read", hint="export the run again") from error
-        sorted_ranks = all(a < b for a, b in zip((0, *found.ranks), found.ranks)) and found.ranks[-1:] <= (found.images,)
+        sorted_ranks = all(a < b for a, b in zip((0, *found.ranks), found.ranks)) and found.ranks[-1:] <= (
+            found.images,
+        )
         same = all(len(one) == len(found.ranks) and list(one) == sorted(one) for one in found.quantiles.values())
         if not found.ranks or not sorted_ranks or not same or sum(found.predicted) != found.images:
             raise ZooError("the reference of held-out images does not fit together", hint="export the run again")

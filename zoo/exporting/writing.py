@@ -304,7 +304,9 @@ def _write(
     parity, reference = _compare_with_run(first, spec, exporter, ours, samples, device, progress)
     if "CUDA" in first.device and device == "auto":  # it may be used on either device, so it must pass on both
         other = load_target(exporter.open)(spec.file, "cpu")
-        progress.note(f"on {other.device}: {_compare_with_run(other, spec, exporter, ours, samples, 'cpu', progress)[0]}")
+        progress.note(
+            f"on {other.device}: {_compare_with_run(other, spec, exporter, ours, samples, 'cpu', progress)[0]}"
+        )
     if exporter.refer is not None and reference is not None:
         load_target(exporter.refer)(spec.file, reference.to_json())
     if exporter.annotate is not None:
