@@ -110,10 +110,11 @@ class Reference:
         return found
 
 
-def statistics_of(probabilities: Values, image: Values) -> Values:
-    """The statistics `NAMES` of one image, from its probabilities `(classes,)` and what was measured on it; `(7,)`."""
-    held = probabilities[probabilities > 0]
-    return np.concatenate([[probabilities.max(), -float((held * np.log(held)).sum())], image])
+def statistics_of(probabilities: Values, measured: Sequence[Values]) -> Values:
+    """The statistics `NAMES` of images, from their probabilities `(N, classes)` and what was measured; `(N, 7)`."""
+    logs = np.log(np.maximum(probabilities, 1e-300))
+    of_predictions = (probabilities.max(axis=1), -(probabilities * logs).sum(axis=1))
+    return np.concatenate([np.stack(of_predictions, axis=1), np.stack(measured)], axis=1)
 
 
 def make_reference(table: Predictions, measured: Sequence[Values]) -> Reference:
@@ -125,8 +126,7 @@ def make_reference(table: Predictions, measured: Sequence[Values]) -> Reference:
     """
     assert len(table) == len(measured)
     shares, count = table.probabilities, len(table)
-    rows = np.stack([statistics_of(row, image) for row, image in zip(shares, measured)])
-    values = np.sort(rows, axis=0)  # sums do not depend on the order of the images then
+    values = np.sort(statistics_of(shares, measured), axis=0)  # sums do not depend on the order of the images then
     means = values.mean(axis=0)
     values = np.sort(values + DITHER * np.random.default_rng(0).random(values.shape), axis=0)
     ranks = np.unique(np.linspace(1, count, QUANTILES).round().astype(int))
