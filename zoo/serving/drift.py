@@ -197,13 +197,18 @@ class DriftMonitor:
         }
 
     def _expected(self, values: npt.NDArray[np.float64]) -> dict[str, Any]:
-        """The mean confidence. Its interval includes how well the held-out images know that it is calibrated."""
+        """The mean confidence, less what it exceeded the accuracy by on the held-out images.
+
+        The interval includes how well those know this excess. Angelopoulos et al. 2023, "Prediction-powered inference".
+        """
         confidence = values[:, 0]
-        error = float((confidence.var(ddof=1) / len(confidence)) ** 0.5)
-        if self.reference is not None:
-            error = (error**2 + self.reference.gap_error**2) ** 0.5
         mean = float(confidence.mean())
-        return {"value": mean, "interval_95": [max(mean - Z * error, 0.0), min(mean + Z * error, 1.0)]}
+        value, variance = mean, float(confidence.var(ddof=1) / len(confidence))
+        if self.reference is not None:
+            value -= self.reference.gap
+            variance += self.reference.gap_error**2
+        low, value, high = (min(max(value + side * variance**0.5, 0.0), 1.0) for side in (-Z, 0.0, Z))
+        return {"value": value, "interval_95": [low, high], "mean_confidence": mean}
 
     def _told(self, name: str, values: npt.NDArray[np.float64], predicted: npt.NDArray[np.int64]) -> str:
         """How a statistic moved, in words."""
@@ -250,7 +255,10 @@ class DriftMonitor:
         if len(predicted) < FEWEST:
             found["says"] = f"nothing can be said: {len(predicted)} images, {FEWEST} are needed"
             return found
-        found["expected_accuracy"] = self._expected(values) | {"holds": "as long as the probabilities are calibrated"}
+        holds = "as long as the probabilities are calibrated, as on the held-out images"
+        if active:
+            holds += "; these images are others, so it may be far too high"
+        found["expected_accuracy"] = self._expected(values) | {"holds": holds}
         if reference is None:
             found["says"] = (
                 "the file has no `zoo.reference`, so its images are compared with none; export the run again"
@@ -316,7 +324,7 @@ class Drift(Collector):
     def collect(self) -> Iterator[Any]:
         """Metrics for Prometheus; a file has no estimates below 200 images."""
         expected = GaugeMetricFamily(
-            "zoo_expected_accuracy", "Mean confidence of the last images, and its interval", labels=("model", "bound")
+            "zoo_expected_accuracy", "By calibrated confidence, over the last images", labels=("model", "bound")
         )
         effects = GaugeMetricFamily(
             "zoo_drift",
