@@ -101,7 +101,8 @@ def delays(lines: list[str], random: np.random.Generator, streams: int) -> None:
     lines += [
         "\n## A change after 1,000 images\n",
         f"References of 153 and of 1,000 images, one false alarm in 1,000,000 images, {streams} streams each. Changes",
-        "are in standard deviations of the statistic. Answers are taken in 32 at a time. Delay: images from the change to the first alarm.\n",
+        "are in standard deviations of the statistic. Answers are taken in 32 at a time. Delay: images from the change",
+        "to the first alarm.\n",
         "| change | reference | found within 3,000 images | median delay | 90 % within | first alarm most often |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
@@ -134,7 +135,7 @@ def coverage(lines: list[str], random: np.random.Generator, times: int) -> None:
     """How often the intervals hold the truth: the effect, and the expected accuracy."""
     lines += [
         "\n## Intervals\n",
-        f"How often 95 % intervals hold the true value, {times} windows each. The labels are drawn by the confidence.\n",
+        f"How often 95 % intervals hold the true value, {times} windows each. Labels are drawn by the confidence.\n",
         "| change | reference | window | brightness | accuracy |",
         "| --- | --- | --- | --- | --- |",
     ]
@@ -203,10 +204,10 @@ def photographs(lines: list[str], run: Path, data: Path, random: np.random.Gener
     lines += [
         "\n## Corrupted photographs through a real file\n",
         f"{len(files)} photographs. The reference is a random half of them. The stream is drawn from the other half,",
-        f"with replacement: 500 as they are, then corrupted ones; {times} halves. The expected accuracy is the mean over",
-        "the halves after 1,000 corrupted ones, beside the accuracy by the labels. The last column is how often the",
-        "interval held the latter; half of the photographs have another accuracy than the other half by chance alone,",
-        "which the interval of an endless stream does not cover.\n",
+        f"with replacement: 500 as they are, then corrupted ones; {times} halves. The expected accuracy is the mean",
+        "over the halves after 1,000 corrupted ones, beside the accuracy by the labels. The last column is how often",
+        "the interval held the latter; one half has another accuracy than the other by chance",
+        "alone, which the interval of an endless stream does not cover.\n",
         "| corruption | alarm within 1,000 | median delay | alarms, most often first | accuracy | expected | within |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]

@@ -1,8 +1,8 @@
 """Image statistics: brightness, contrast, sharpness, aspect and size of a decoded image, quickly computed.
 
-They say what changed where images come to look different: a dark lens, a shaken one, a smaller upload. A server computes
-them for every image, so they read few pixels, of the green channel alone, which carries most of the luminance, and
-avoid calls that are slow when the caches are full of a network.
+They say what changed where images come to look different: a dark lens, a shaken one, a smaller upload. A server
+computes them for every image, so they read few pixels, of the green channel alone, which carries most of the luminance,
+and avoid calls that are slow when the caches are full of a network.
 """
 
 from __future__ import annotations
