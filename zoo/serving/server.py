@@ -97,13 +97,14 @@ def serve(
 
     Raises:
         UsageError: a file is missing, or cannot be served.
-        ZooError: a file fails verification.
+        ZooError: a file fails verification, or the shadow does not fit the first file.
     """
     models = open_models(settings)
     shadow = open_shadow(settings)
     service = Service(models, workers=settings.workers, bounds=settings.bounds)
     if shadow is not None:
         service.compare_with(shadow, settings.shadow_share)
+        LOGGER.info("shadow `%s`: %s, %s", shadow.name, shadow.digest[:16], f"{settings.shadow_share:.0%} of the images")
     app = make_app(service, version=settings.version, token=settings.token, origins=settings.origins)
     config = uvicorn.Config(
         app,
