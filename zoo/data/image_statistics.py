@@ -7,6 +7,8 @@ and avoid calls that are slow when the caches are full of a network.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
@@ -35,7 +37,7 @@ def measure(image: Pixels) -> npt.NDArray[np.float64]:
     levels = image[:: -(-height // GRID), :: -(-width // GRID), GREEN].astype(np.float64).ravel()
     mean = float(levels.sum()) / len(levels)
     variance = float(levels @ levels) / len(levels) - mean**2
-    return np.array([mean, max(variance, 0.0) ** 0.5, _sharpness(image), width / height, (width * height) ** 0.5])
+    return np.array([mean, math.sqrt(max(variance, 0.0)), _sharpness(image), width / height, math.sqrt(width * height)])
 
 
 def _sharpness(image: Pixels) -> float:
@@ -48,4 +50,4 @@ def _sharpness(image: Pixels) -> float:
     seen = np.frombuffer(resized, np.uint8).reshape(SIDE, SIDE).astype(np.float32)
     laplacian = 4 * seen[1:-1, 1:-1] - seen[:-2, 1:-1] - seen[2:, 1:-1] - seen[1:-1, :-2] - seen[1:-1, 2:]
     flat = laplacian.ravel()
-    return float(flat @ flat / flat.size) ** 0.5
+    return math.sqrt(float(flat @ flat) / flat.size)

@@ -104,7 +104,9 @@ def serve(
     service = Service(models, workers=settings.workers, bounds=settings.bounds)
     if shadow is not None:
         service.compare_with(shadow, settings.shadow_share)
-        LOGGER.info("shadow `%s`: %s, %s", shadow.name, shadow.digest[:16], f"{settings.shadow_share:.0%} of the images")
+        LOGGER.info(
+            "shadow `%s`: %s, %s", shadow.name, shadow.digest[:16], f"{settings.shadow_share:.0%} of the images"
+        )
     app = make_app(service, version=settings.version, token=settings.token, origins=settings.origins)
     config = uvicorn.Config(
         app,

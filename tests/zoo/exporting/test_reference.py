@@ -14,7 +14,15 @@ from messages import refused
 from zoo import ZooError, verify
 from zoo.data.image import decode
 from zoo.data.image_statistics import measure
-from zoo.exporting.reference import DITHER, NAMES, QUANTILES, MeasuringPredictor, Reference, make_reference, statistics_of
+from zoo.exporting.reference import (
+    DITHER,
+    NAMES,
+    QUANTILES,
+    MeasuringPredictor,
+    Reference,
+    make_reference,
+    statistics_of,
+)
 from zoo.exporting.verification import inspect
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
@@ -94,7 +102,11 @@ def test_what_is_measured_on_the_way_does_not_change_the_answers(exported_run: P
     measuring = MeasuringPredictor(plain)
     assert np.array_equal(measuring.logits(images), plain.logits(images))
     assert np.array_equal(np.stack(measuring.measured), np.stack([measure(image) for image in images]))
-    assert (measuring.classes, measuring.preprocess, measuring.device) == (plain.classes, plain.preprocess, plain.device)
+    assert (measuring.classes, measuring.preprocess, measuring.device) == (
+        plain.classes,
+        plain.preprocess,
+        plain.device,
+    )
 
 
 def test_a_reference_and_a_parity_are_stored_beside_each_other(
