@@ -11,7 +11,6 @@ import math
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from zoo.data.image import Pixels
 
@@ -19,7 +18,7 @@ NAMES = ("brightness", "contrast", "sharpness", "aspect", "size")
 
 GRID = 32  # rows and columns, at most, of which brightness and contrast are read
 PART = 4  # the middle, of which sharpness is read, is the image's shorter side divided by this
-SIDE = 224 // PART  # pixels that the middle is resized to
+SIDE = 224 // PART  # rows and columns of the middle that are read
 GREEN = 1
 
 
@@ -28,8 +27,8 @@ def measure(image: Pixels) -> npt.NDArray[np.float64]:
 
     - brightness: mean level of green, 0 to 255;
     - contrast: standard deviation of these levels;
-    - sharpness: root mean square of the Laplacian of the image's middle, at the scale at which the shorter side of the
-      image has 224 pixels. Blur lowers it, noise raises it;
+    - sharpness: root mean square of the Laplacian of the image's middle, between pixels as far apart as if the shorter
+      side of the image had 224 of them. Blur lowers it, noise raises it;
     - aspect: width / height;
     - size: square root of width x height, in pixels.
     """
@@ -44,10 +43,8 @@ def _sharpness(image: Pixels) -> float:
     height, width = image.shape[:2]
     side = max(1, min(height, width) // PART)
     top, left = (height - side) // 2, (width - side) // 2
-    green = image[top : top + side, left : left + side, GREEN].tobytes()
-    middle = Image.frombuffer("L", (side, side), green, "raw", "L", 0, 1)
-    resized = middle.resize((SIDE, SIDE), Image.Resampling.BILINEAR).tobytes()
-    seen = np.frombuffer(resized, np.uint8).reshape(SIDE, SIDE).astype(np.float32)
+    places = np.arange(SIDE) * side // SIDE
+    seen = image[top : top + side, left : left + side, GREEN][places[:, None], places].astype(np.float32)
     laplacian = 4 * seen[1:-1, 1:-1] - seen[:-2, 1:-1] - seen[2:, 1:-1] - seen[1:-1, :-2] - seen[1:-1, 2:]
     flat = laplacian.ravel()
     return math.sqrt(float(flat @ flat) / flat.size)
