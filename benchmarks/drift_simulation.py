@@ -67,9 +67,9 @@ def watch(monitor: DriftMonitor, draws: Draws) -> tuple[int, str] | None:
 def false_alarms(lines: list[str], random: np.random.Generator, streams: int) -> None:
     lines += [
         "## No change\n",
-        "Streams that are drawn like the reference, eight statistics each (tied sizes and aspects among them). An alarm",
-        "that is over may be followed by others. Stated: at most images / (images per false alarm) alarms in a stream, on",
-        "average. The bound is the upper end of the 95 % interval of the mean (Poisson, exact).\n",
+        "Streams that are drawn like the reference, eight statistics each (tied sizes and aspects among them). An",
+        "alarm that is over may be followed by others. Stated: at most images / (images per false alarm) alarms in a",
+        "stream, on average. The bound is the upper end of the 95 % interval of the mean (Poisson, exact).\n",
         "| reference | images in a stream | streams | images per false alarm, stated | alarms | in a stream | bound | "
         "stated |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
