@@ -138,7 +138,7 @@ class DriftMonitor:
         LOGGER.warning(
             "`%s`: drift alarm: %s; without a change there is at most one false alarm in %s images",
             self.name,
-            self._told(name, *self._last(RECENT)),
+            self._told(name, *self._last(TOGETHER)),  # most others may be from before the change
             f"{self._rate:,.0f}",
         )
 
@@ -218,8 +218,9 @@ class DriftMonitor:
             return f"class `{found['class']}` is {shares}"
         found = self._shift(name, values)
         low, high = found["interval_95"]
+        words = _WORDS[name][found["effect"] > 0] if low > 0 or high < 0 else "no difference is shown"
         return (
-            f"{_WORDS[name][found['effect'] > 0]} (median {name} {found['median']:.4g}, held out "
+            f"{words} (median {name} {found['median']:.4g}, held out "
             f"{found['median_of_held_out']:.4g}; effect {found['effect']:+.2f}, {low:+.2f} to {high:+.2f})"
         )
 
