@@ -125,6 +125,8 @@ class Exporter:
         open: `(path, device) -> Predictor`: open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
         verify: `(path, device) -> list[Check]`: check a file by itself: its integrity and its golden inputs.
         annotate: `(path, parity)`: store in a file how much it differs from its run.
+        refer: `(path, reference)`: store in a file how its predictions and the images look on the images that its run
+            was scored on; see `zoo.exporting.reference`.
         stages: `(path, device, predictions, samples, advance) -> tuple[StageDifference, ...]`: find the stage between
             an image's bytes and its logits at which a file differs from its run.
         inspect: `(path) -> dict`: everything that a file records about itself. Under `precision` it has the precision
@@ -148,6 +150,7 @@ class Exporter:
     open: str | Callable[[Path, str], Predictor] = field(repr=False)
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
     annotate: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
+    refer: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
     stages: str | Callable[..., tuple[StageDifference, ...]] | None = field(repr=False, default=None)
     inspect: str | Callable[[Path], dict[str, Any]] | None = field(repr=False, default=None)
     script: str | Callable[[], str] | None = field(repr=False, default=None)

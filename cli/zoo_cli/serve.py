@@ -39,6 +39,19 @@ from zoo_cli.options import device_option, force_option
     help="Time between looks at the files for new versions; 0: only when SIGHUP comes.",
 )
 @click.option(
+    "--shadow",
+    type=click.Path(path_type=Path),
+    metavar="NEW.onnx",
+    help="File that also classifies a share of the images, after they are answered; `/shadow` tells what it changes.",
+)
+@click.option(
+    "--shadow-share",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.1,
+    show_default=True,
+    help="Share of the images that go through the shadow, too.",
+)
+@click.option(
     "--allow-origin",
     "origins",
     multiple=True,
@@ -98,6 +111,8 @@ def serve(
     latency: bool,
     drain: float,
     watch: float,
+    shadow: Path | None,
+    shadow_share: float,
     origins: tuple[str, ...],
     max_body: int,
     max_pixels: int,
@@ -128,6 +143,8 @@ def serve(
         return
     _check_extra()
     _check_files(files)
+    if shadow is not None:
+        _check_files((shadow,))
     from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
     from zoo.serving.supervisor import listen, supervise
@@ -152,6 +169,8 @@ def serve(
         "origins": list(origins),
         "drain": drain,
         "watch": watch,
+        "shadow": None if shadow is None else str(shadow.absolute()),
+        "shadow_share": shadow_share,
         "version": zoo.__version__,
         "bounds": dataclasses.asdict(bounds),
     }

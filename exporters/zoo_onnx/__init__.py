@@ -23,6 +23,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             open="zoo_onnx.session:open_file",
             verify="zoo_onnx.verify:verify",
             annotate="zoo_onnx.write:annotate",
+            refer="zoo_onnx.write:refer",
             stages="zoo_onnx.stages:stages",
             inspect="zoo_onnx.inspection:inspect",
             foreign="zoo_onnx.foreign:open_foreign",

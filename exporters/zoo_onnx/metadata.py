@@ -30,6 +30,7 @@ KEY_MINIMUM_ON_CUDA = "zoo.minimum_onnxruntime_cuda"
 KEY_PRECISION = "zoo.precision"
 KEY_PREPROCESSING = "zoo.preprocessing"
 KEY_PARITY = "zoo.parity"  # difference between file and run, on the images that the run was scored on
+KEY_REFERENCE = "zoo.reference"  # predictions and looks of the images that the run was scored on, for servers
 KEY_EXTERNAL = "zoo.external"  # for large models: SHA-256 of the file with the weights, by its name
 KEY_SHA256 = "zoo.sha256"
 RESERVED = (
@@ -45,6 +46,7 @@ RESERVED = (
     KEY_PRECISION,
     KEY_PREPROCESSING,
     KEY_PARITY,
+    KEY_REFERENCE,
     KEY_EXTERNAL,
     KEY_SHA256,
 )

@@ -89,11 +89,24 @@ def annotate(file: Path, parity: dict[str, Any]) -> None:
     Raises:
         ZooError: the file cannot be written.
     """
+    _replace(file, meta.KEY_PARITY, parity)
+
+
+def refer(file: Path, reference: dict[str, Any]) -> None:
+    """Record in a file what its predictions and the images look like where its run was scored, and renew its seal.
+
+    Raises:
+        ZooError: the file cannot be written.
+    """
+    _replace(file, meta.KEY_REFERENCE, reference)
+
+
+def _replace(file: Path, key: str, value: Any) -> None:
     model = onnx.load(str(file), load_external_data=False)
-    kept = [entry for entry in model.metadata_props if entry.key not in (meta.KEY_DIGESTS, meta.KEY_PARITY)]
+    kept = [entry for entry in model.metadata_props if entry.key not in (meta.KEY_DIGESTS, key)]
     del model.metadata_props[:]
     model.metadata_props.extend(kept)
-    _add(model, meta.KEY_PARITY, parity)
+    _add(model, key, value)
     _add(model, meta.KEY_DIGESTS, meta.digest_parts(model, meta.read(model)))
     write_bytes(file, meta.seal(model))
 

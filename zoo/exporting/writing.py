@@ -17,6 +17,7 @@ from zoo.exporting.calibration_set import RANGES, check_count, draw
 from zoo.exporting.metadata import file_metadata
 from zoo.exporting.parity import TOLERANCE, Parity, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
+from zoo.exporting.reference import MeasuringPredictor, Reference, make_reference
 from zoo.inference.opening import checks_of, open_exported
 from zoo.progress import LogProgress, Progress
 from zoo.row import check_returned
@@ -308,15 +309,19 @@ def _write(
             raise ZooError(
                 f"the file records other {what} than the run's, so it was not kept: {recorded}, not {expected}"
             )
-    found = [_compare_with_run(first, spec, exporter, ours, samples, device, progress)]
+    parity, reference = _compare_with_run(first, spec, exporter, ours, samples, device, progress)
     if "CUDA" in first.device and device == "auto":  # it may be used on either device, so it must pass on both
         other = open_exported(exporter, spec.file, "cpu")
-        found.append(_compare_with_run(other, spec, exporter, ours, samples, "cpu", progress))
-        progress.note(f"on {other.device}: {found[-1]}")
+        progress.note(
+            f"on {other.device}: {_compare_with_run(other, spec, exporter, ours, samples, 'cpu', progress)[0]}"
+        )
+    if exporter.refer is not None and reference is not None:
+        load_target(exporter.refer)(spec.file, reference.to_json())
     if exporter.annotate is not None:
-        load_target(exporter.annotate)(spec.file, found[0].summary())
-        _verify_alone(spec, exporter)  # again, because the annotation changed the file
-    return PrecisionCandidate(precision=spec.precision, parity=found[0], size=_size(spec.file))
+        load_target(exporter.annotate)(spec.file, parity.summary())
+    if exporter.refer is not None or exporter.annotate is not None:
+        _verify_alone(spec, exporter)  # again, because the annotations changed the file
+    return PrecisionCandidate(precision=spec.precision, parity=parity, size=_size(spec.file))
 
 
 def _verify_alone(spec: ExportSpec, exporter: Exporter) -> None:
@@ -338,8 +343,8 @@ def _compare_with_run(
     samples: tuple[Sample, ...],
     device: str,
     progress: Progress,
-) -> Parity:
-    """The parity of a file on one device.
+) -> tuple[Parity, Reference | None]:
+    """The parity of a file on one device, and its reference if it can hold one, from the same pass over the images.
 
     Raises:
         ZooError: it does not pass.
@@ -349,7 +354,9 @@ def _compare_with_run(
 
     progress.start(f"compare {spec.precision} with the run", len(samples))
     try:
-        theirs, _ = score(predictor, samples, ours.split, workers=default_workers(), advance=progress.advance)
+        measuring = MeasuringPredictor(predictor)
+        asked = predictor if exporter.refer is None else measuring
+        theirs, _ = score(asked, samples, ours.split, workers=default_workers(), advance=progress.advance)
     except ZooError:
         raise
     except Exception as error:  # errors of a runtime on the graph share no base class but this
@@ -371,7 +378,7 @@ def _compare_with_run(
         raise ZooError(
             f"the file's predictions differ from the run's, so it was not kept: {_details(parity)}", hint=_hint(parity)
         )
-    return parity
+    return parity, None if exporter.refer is None else make_reference(theirs, measuring.measured)
 
 
 def _details(parity: Parity) -> str:

@@ -33,6 +33,8 @@ ROUTES = {
     "/models": "models",
     "/predict": "predict",
     "/metrics": "metrics",
+    "/drift": "drift",
+    "/shadow": "shadow",
     "/openapi.json": "openapi",
 }
 
@@ -62,6 +64,8 @@ def make_app(
         route("/models", handlers.cards, "GET"),
         route("/predict", handlers.predict, "POST"),
         route("/metrics", handlers.metrics, "GET"),
+        route("/drift", handlers.drift, "GET"),
+        route("/shadow", handlers.shadow, "GET"),
         route("/openapi.json", handlers.openapi, "GET"),
         route("/v2", handlers.server, "GET"),
         route("/v2/health/live", handlers.live, "GET"),
@@ -224,6 +228,15 @@ class _Handlers:
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._service.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    async def drift(self, request: Request) -> Response:
+        model = self._service.model(request.query_params.get("model"))
+        return _json(self._service.drift.report(model.name))
+
+    async def shadow(self, request: Request) -> Response:
+        if self._service.shadow is None:
+            raise Rejection(404, "path", "there is no shadow", "`zoo serve FILE --shadow NEW.onnx` compares with one")
+        return _json(self._service.shadow.report())
 
     async def openapi(self, request: Request) -> Response:
         return _json(openapi(list(self._service.models), self._version))

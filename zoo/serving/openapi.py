@@ -101,6 +101,19 @@ def openapi(models: list[str], version: str) -> dict[str, Any]:
             "get": {"summary": "Model cards, and the server's bounds", "responses": _answers(_json({"type": "object"}))}
         },
         "/metrics": {"get": {"summary": "Metrics for Prometheus", "responses": _answers({"text/plain": {}})}},
+        "/drift": {
+            "get": {
+                "summary": "Expected accuracy, and how the images differ from those that the file was scored on",
+                "parameters": [{"name": "model", "in": "query", "schema": {"type": "string", "enum": models}}],
+                "responses": _answers(_json({"type": "object"}), _401="a token is needed", _404="unknown model"),
+            }
+        },
+        "/shadow": {
+            "get": {
+                "summary": "How the labels of the shadow differ",
+                "responses": _answers(_json({"type": "object"}), _401="a token is needed", _404="there is no shadow"),
+            }
+        },
         "/v2": {"get": {"summary": "Server metadata", "responses": _answers(_json({"type": "object"}))}},
     }
     for name in ("live", "ready"):

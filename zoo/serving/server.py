@@ -40,6 +40,8 @@ class ServerSettings:
         drain: Seconds from the signal to end until the server stops listening.
         watch: Seconds between looks at the files, for new versions. 0: only when SIGHUP comes.
         version: Of zoo.
+        shadow: A file that classifies a share of the images of the first file, too. None: none does.
+        shadow_share: That share, from 0 to 1.
         bounds: What is accepted.
     """
 
@@ -52,6 +54,8 @@ class ServerSettings:
     drain: float = 5.0
     watch: float = 2.0
     version: str = "0"
+    shadow: Path | None = None
+    shadow_share: float = 0.1
     bounds: Bounds = field(default_factory=Bounds)
 
 
@@ -71,6 +75,16 @@ def open_models(settings: ServerSettings) -> list[ServedModel]:
     ]
 
 
+def open_shadow(settings: ServerSettings) -> ServedModel | None:
+    """Verify and open the shadow, with one thread; errors as for every file."""
+    from zoo.plugin import Plugins
+
+    if settings.shadow is None:
+        return None
+    path = settings.shadow
+    return open_served(path, name=path.stem, device=settings.device, threads=1, plugins=Plugins())
+
+
 def serve(
     settings: ServerSettings, sockets: Sequence[socket.socket], ready: Callable[[list[ServedModel]], None]
 ) -> None:
@@ -83,10 +97,16 @@ def serve(
 
     Raises:
         UsageError: a file is missing, or cannot be served.
-        ZooError: a file fails verification.
+        ZooError: a file fails verification, or the shadow does not fit the first file.
     """
     models = open_models(settings)
+    shadow = open_shadow(settings)
     service = Service(models, workers=settings.workers, bounds=settings.bounds)
+    if shadow is not None:
+        service.compare_with(shadow, settings.shadow_share)
+        LOGGER.info(
+            "shadow `%s`: %s, %s", shadow.name, shadow.digest[:16], f"{settings.shadow_share:.0%} of the images"
+        )
     app = make_app(service, version=settings.version, token=settings.token, origins=settings.origins)
     config = uvicorn.Config(
         app,

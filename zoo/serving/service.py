@@ -10,8 +10,10 @@ from typing import Any
 from zoo.data.image import Pixels
 from zoo.predictions import softmax
 from zoo.serving.bounds import Bounds, Rejection
+from zoo.serving.drift import Drift
 from zoo.serving.metrics import Metrics
 from zoo.serving.served_model import ServedModel
+from zoo.serving.shadow import Shadow
 from zoo.serving.worker_pool import Answer, WorkerPool
 
 BROKEN_AFTER = 3  # images in a row with logits that are not finite
@@ -25,12 +27,17 @@ class Service:
         bounds: What is accepted.
         metrics: What happened.
         pool: The workers.
+        drift: Whether the images are like those that the files were scored on.
+        shadow: Another file that classifies a share of the images, too. None: none does.
         draining: Whether the server is about to stop: it answers, but is not ready.
     """
 
     def __init__(self, models: Sequence[ServedModel], *, workers: int, bounds: Bounds | None = None) -> None:
         self.bounds = bounds or Bounds()
         self.metrics = Metrics()
+        self.drift = Drift()
+        self.shadow: Shadow | None = None
+        self.metrics.registry.register(self.drift)
         self.models: dict[str, ServedModel] = {}
         self.draining = False
         self._not_finite: dict[str, int] = {}  # images in a row, by the model's digest
@@ -44,9 +51,19 @@ class Service:
         """Serve a model from now on, in the place of the one with its name."""
         before = self.models.get(model.name)
         self.models[model.name] = model
+        self.drift.serves(model)
         if before is not None:
             self.metrics.no_longer_serves(before)
         self.metrics.serves(model)
+
+    def compare_with(self, other: ServedModel, share: float) -> None:
+        """Let another file classify a share of the images that the first model answers.
+
+        Raises:
+            ZooError: it takes another input, or has other classes.
+        """
+        self.shadow = Shadow(self.model(), other, self.pool, share=share)
+        self.metrics.registry.register(self.shadow)
 
     def model(self, name: str | None = None, version: str | None = None) -> ServedModel:
         """The served model of a name; the first one without a name. Every model has the version `1` alone.
@@ -98,6 +115,9 @@ class Service:
     def answered(self, answer: Answer, pixels: Pixels) -> None:
         self._not_finite[answer.model.digest] = 0
         self.metrics.answered(answer, pixels)
+        self.drift.answered(answer, pixels)
+        if self.shadow is not None:
+            self.shadow.answered(answer, pixels)
 
     def failed(self, model: ServedModel, rejection: Rejection) -> None:
         if rejection.reason == "not finite":
@@ -106,6 +126,8 @@ class Service:
     def close(self) -> None:
         """Answer what is queued, and end the workers."""
         self.pool.close()
+        if self.shadow is not None:
+            self.shadow.close()
 
 
 def prediction(answer: Answer, top: int, arrived: float) -> dict[str, Any]:

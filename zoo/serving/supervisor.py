@@ -142,6 +142,8 @@ def _settings(told: dict[str, Any]) -> Any:
     from zoo.serving.server import ServerSettings
 
     values = {**told, "files": tuple(map(Path, told["files"])), "origins": tuple(told["origins"])}
+    if told.get("shadow") is not None:
+        values["shadow"] = Path(told["shadow"])
     return ServerSettings(**{**values, "bounds": Bounds(**told["bounds"])})
 
 

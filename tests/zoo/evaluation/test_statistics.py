@@ -11,15 +11,17 @@ from hypothesis import strategies as st
 from scipy.stats import t
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.proportion import proportion_confint
+from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
 from zoo.evaluation.statistics import (
     Correct,
     bootstrap_interval,
+    difference_interval,
     holm,
     images_needed,
     mcnemar_test,
     paired_difference_interval,
+    superiority_interval,
     trimmed_mean_lower_bound,
     wilson_interval,
 )
@@ -42,6 +44,34 @@ def test_wilson_s_interval_of_a_known_example() -> None:
     """Newcombe 1998, "Two-sided confidence intervals for the single proportion", table I, method 3."""
     assert wilson_interval(81, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson_interval(0, 20) == pytest.approx((0.0, 0.1611), abs=5e-5)
+
+
+@given(first=st.integers(0, 80), second=st.integers(0, 120), level=st.sampled_from([0.05, 0.01, 0.001]))
+def test_the_interval_of_an_unpaired_difference_is_that_of_statsmodels(first: int, second: int, level: float) -> None:
+    expected = confint_proportions_2indep(first, 80, second, 120, method="newcomb", compare="diff", alpha=level)
+    assert difference_interval((first, 80), (second, 120), level=level) == pytest.approx(expected, abs=1e-9)
+
+
+@given(share=st.floats(0, 1), one=st.integers(1, 2000), other=st.integers(1, 2000))
+def test_the_interval_of_superiority_ends_where_its_definition_says(share: float, one: int, other: int) -> None:
+    """At its ends the estimate is 1.96 standard errors away, by Hanley and McNeil 1982; else they are 0 or 1."""
+    low, high = superiority_interval(share, one, other)
+    assert 0 <= low <= share <= high <= 1 and low < high
+    half = (one + other) / 2 - 1
+    for end in (low, high):
+        spread = end * (1 - end) * (1 + half * (1 - end) / (2 - end) + half * end / (1 + end)) / (one * other)
+        assert end in (0.0, 1.0) or abs(end - share) == pytest.approx(1.959964 * spread**0.5, abs=1e-6)
+    assert superiority_interval(1 - share, one, other) == pytest.approx((1 - high, 1 - low), abs=1e-9)
+
+
+def test_the_interval_of_superiority_holds_the_truth_as_often_as_stated() -> None:
+    random, held = np.random.default_rng(0), 0
+    truth = 0.7602  # of normal values a standard deviation apart
+    for _ in range(400):
+        ours, theirs = random.standard_normal(60) + 1, random.standard_normal(40)
+        low, high = superiority_interval(float((ours[:, None] > theirs).mean()), 60, 40)
+        held += low <= truth <= high
+    assert held >= 0.93 * 400
 
 
 @given(first=st.integers(0, 60), second=st.integers(0, 60), both=st.integers(0, 50))
