@@ -54,7 +54,7 @@ def make_app(
         return Route(path, endpoint, methods=list(methods))
 
     model = "/v2/models/{model}"
-    version = model + "/versions/{version}"
+    one_version = model + "/versions/{version}"
     handlers = _Handlers(service, version)
     routes = [
         route("/", handlers.page, "GET"),
@@ -66,7 +66,7 @@ def make_app(
         route("/v2/health/ready", handlers.ready, "GET"),
         *(
             one
-            for prefix in (model, version)
+            for prefix in (model, one_version)
             for one in (
                 route(prefix, handlers.model, "GET"),
                 route(prefix + "/ready", handlers.model_ready, "GET"),

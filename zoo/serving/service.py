@@ -54,11 +54,11 @@ class Service:
         Raises:
             Rejection: there is none.
         """
-        found = next(iter(self.models.values())) if name is None else self.models.get(name)
+        name = next(iter(self.models)) if name is None else name
+        found = self.models.get(name)
         if found is None:
-            raise Rejection(
-                404, "unknown model", f"there is no model `{name[:100]}`", f"there is {', '.join(self.models)}"
-            )
+            there = ", ".join(self.models)
+            raise Rejection(404, "unknown model", f"there is no model `{name[:100]}`", f"there is {there}")
         if version is not None and version != "1":
             raise Rejection(404, "unknown model", f"model `{name}` has no version `{version[:40]}`", "its version is 1")
         return found
