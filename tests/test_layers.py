@@ -18,12 +18,13 @@ FOR_TYPES = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from zoo.t
 @pytest.mark.parametrize(
     ("module", "added", "said"),
     [
-        ("zoo/data/image.py", "", "2 kept, 0 broken"),
+        ("zoo/data/image.py", "", "3 kept, 0 broken"),
         ("zoo/data/image.py", "from zoo.training import recipe\n", "below it BROKEN"),
         ("zoo/data/image.py", FOR_TYPES, "below it BROKEN"),  # imports for types count
         ("zoo/data/image.py", "from zoo.data import decoding\n", "inside one BROKEN"),
+        ("zoo/serving/service.py", "from zoo.training import recipe\n", "needs nothing that trains BROKEN"),
     ],
-    ids=["as it is", "upwards", "for types", "a circle in a package"],
+    ids=["as it is", "upwards", "for types", "a circle in a package", "training in a server"],
 )
 def test_contracts_notice_imports(module: str, added: str, said: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "zoo", tmp_path / "zoo", ignore=shutil.ignore_patterns("__pycache__"))

@@ -23,8 +23,8 @@ import onnxruntime as ort
 from scipy.special import log_softmax
 
 from zoo.errors import ZooError, quoted
-from zoo_onnx.preprocessing import PIXELS
 from zoo_onnx.saturation import describe
+from zoo_onnx.tensor_names import PIXELS
 
 # Nodes with weights; the search for layers to keep in fp32 is among these
 WEIGHTED = ("Conv", "Gemm", "MatMul")

@@ -11,7 +11,7 @@ import onnxruntime as ort
 import torch
 from torch import nn
 
-from zoo_onnx.preprocessing import PIXELS
+from zoo_onnx.tensor_names import PIXELS
 
 SCOPES = "pkg.torch.onnx.name_scopes"  # metadata of a node: the modules that it was traced in, outermost first
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
-
-import onnx
+from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError
 from zoo.storage.files import SCHEMA, json_text
+
+if TYPE_CHECKING:
+    import onnx
 
 PREFIX = "zoo."
 KEY_SCHEMA = "zoo.schema"
@@ -158,6 +159,8 @@ def digest_tensor(tensor: onnx.TensorProto) -> str:
 
 def digest_parts(model: onnx.ModelProto, metadata: Mapping[str, str]) -> dict[str, Any]:
     """Digests of the parts, which together cover the whole file, so that verification can name what changed."""
+    import onnx  # not above: a server reads metadata through onnxruntime
+
     bare = onnx.ModelProto()
     bare.CopyFrom(model)
     del bare.graph.initializer[:]

@@ -17,10 +17,8 @@ from torch import nn
 
 from zoo.errors import ZooError
 from zoo_onnx.layers import first_apart, outputs_of_modules
-from zoo_onnx.preprocessing import PIXELS
 from zoo_onnx.size import open_model
-
-LOGITS = "logits"
+from zoo_onnx.tensor_names import LOGITS, PIXELS
 
 # The oldest opset with an antialiased Resize. Nine networks of torchvision and timm exported correctly with it
 OPSET = 18

@@ -17,9 +17,7 @@ import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from zoo.preprocess import MAX_ASPECT, Preprocess
-
-PHOTOGRAPHS = "photographs"
-PIXELS = "pixels"
+from zoo_onnx.tensor_names import PHOTOGRAPHS, PIXELS
 
 # Prefix of all names in this part of the graph: avoids clashes with the network's names, and marks the part for tools
 PREFIX = "preprocess/"

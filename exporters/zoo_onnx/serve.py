@@ -9,14 +9,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx
 import onnxruntime as ort
 
 from zoo.errors import ZooError, quoted
 from zoo.predictor import Predictor
-from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
-from zoo_onnx.session import LOGITS, MAX_BATCH, OnnxPredictor, Pixels, open_file, open_session
-from zoo_onnx.size import is_large
+from zoo_onnx.session import MAX_BATCH, OnnxPredictor, Pixels, open_file, open_session
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS
 
 
 def open_to_serve(path: Path, device: str, threads: int, across_sizes: bool) -> Predictor:
@@ -34,6 +32,10 @@ def open_to_serve(path: Path, device: str, threads: int, across_sizes: bool) -> 
     whole = open_file(path, device, threads)
     if not across_sizes or not whole.inside:
         return whole
+    import onnx  # only here: a server needs onnxruntime alone
+
+    from zoo_onnx.size import is_large
+
     model = onnx.load(str(path))
     if is_large(model):
         return whole

@@ -21,10 +21,9 @@ from zoo.preprocess import Preprocess
 from zoo.runtime import DeviceName
 from zoo.system.cuda import cuda_devices
 from zoo_onnx import metadata as meta
-from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
-LOGITS, PROBABILITIES = "logits", "probabilities"
 APART = 1e-3  # tolerance between a probability and the softmax of the logits, computed in double precision
 
 # Limits of a batch, which holds photographs of one size: number of photographs, and of input pixels in total

@@ -17,9 +17,9 @@ from zoo.exporter import StageDifference
 from zoo.exporting.golden import TOLERANCE
 from zoo.predictions import Predictions
 from zoo_onnx import metadata as meta
-from zoo_onnx.preprocessing import PHOTOGRAPHS, PIXELS
-from zoo_onnx.session import LOGITS, open_file, open_session
+from zoo_onnx.session import open_file, open_session
 from zoo_onnx.size import is_large
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS
 
 # Grey levels. Engines round between the horizontal and the vertical pass of a resize; this makes a difference of one
 # level on photographs and two on noise

@@ -20,18 +20,17 @@ from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.storage.files import SCHEMA, write_bytes
 from zoo_onnx import metadata as meta
-from zoo_onnx.network import LOGITS, OPSET, export_network
+from zoo_onnx.network import OPSET, export_network
 from zoo_onnx.precision import TOLERANCES, convert
 from zoo_onnx.preprocessing import (
-    PHOTOGRAPHS,
-    PIXELS,
     Preprocessing,
     build_preprocessing,
     photographs_value,
     pixels_value,
 )
-from zoo_onnx.session import PROBABILITIES, open_file
+from zoo_onnx.session import open_file
 from zoo_onnx.size import is_large, move_weights
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES
 
 
 def write(spec: ExportSpec) -> None:

@@ -18,7 +18,8 @@ from torchvision.transforms.v2.functional import center_crop
 from zoo.data.image import normalise, pixels
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.preprocess import Preprocess
-from zoo_onnx.preprocessing import PHOTOGRAPHS, build_preprocessing, photographs_value, pixels_value
+from zoo_onnx.preprocessing import build_preprocessing, photographs_value, pixels_value
+from zoo_onnx.tensor_names import PHOTOGRAPHS
 
 # 0..1 is left as it is, so that differences count in grey levels
 PLAIN: dict[str, Any] = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}

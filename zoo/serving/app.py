@@ -175,6 +175,7 @@ class _Handlers:
             raise Rejection(415, "format", "a form cannot be read, only the image's bytes", CURL)
         model = self._service.model(request.query_params.get("model"))
         top = _top(request.query_params.get("top"), len(model.classes))
+        self._service.pool.check_room()
         body = await self._body(request)
         refuse_format(body)
         (answer,) = await self._ask(request, model, [body])
@@ -183,6 +184,7 @@ class _Handlers:
     async def infer(self, request: Request) -> Response:
         model = self._model(request)
         length = request.headers.get(open_inference.HEADER_LENGTH)
+        self._service.pool.check_room()
         body = await self._body(request)
         arguments = (body, length, self._service.bounds, len(model.classes))
         if len(body) > LARGE:

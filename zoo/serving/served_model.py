@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from zoo.data.pixel_budget import give_back_memory
 from zoo.errors import UsageError, ZooError
+from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.inference.opening import find_exporter
 from zoo.predictor import Predictor
+from zoo.system.worker_process import WorkerFailed, WorkerProcess
 from zoo.target import load_target
 
 if TYPE_CHECKING:
@@ -102,24 +104,65 @@ def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Pl
             f"`{exporter.name}` files cannot be served", hint="`zoo export RUN --to onnx` makes one that can"
         )
     before = _digest(path)
-    for check in load_target(exporter.verify)(path, device):
-        if not check.passed:
-            raise ZooError(
-                f"`{path}` is not served, since it fails verification: {check.name}: {check.detail}",
-                hint="export the run again, or copy the file again",
-            )
-    opened = load_target(exporter.serve)
-    predictor: Predictor = opened(path, device, threads, False)
-    batching = _measure_batching(predictor)
-    if batching.size > 1:
-        predictor = opened(path, device, threads, True)
-        predictor.logits(list(golden_photographs().values()))  # sizes differ, so this is what will run
-    assert exporter.inspect is not None
-    record = load_target(exporter.inspect)(path)
+    record, batching = _verify(path, device, threads)
+    predictor: Predictor = load_target(exporter.serve)(path, device, threads, batching.size > 1)
+    _check_golden(path, record, predictor)
     if _digest(path) != before:
         raise ZooError(f"`{path}` changed while it was opened", hint="write it under another name, then rename it")
     give_back_memory()  # verification holds the graph several times
     return ServedModel(name=name, path=path, digest=before, predictor=predictor, record=record, batching=batching)
+
+
+def _verify(path: Path, device: str, threads: int) -> tuple[dict[str, Any], Batching]:
+    """Verify a file and measure batches, in a process of its own; returns what the file records, and the batching.
+
+    Verification holds the graph several times, and onnxruntime keeps the memory of the largest batch that it ran.
+
+    Raises:
+        ZooError: the file fails a check, or cannot be read.
+    """
+    with WorkerProcess(f"{__name__}:Verification") as worker:
+        try:
+            found = worker.ask("verify", path=str(path), device=device, threads=threads)
+        except WorkerFailed as failure:
+            raise ZooError(f"`{path}` is not served: {failure.reason}", hint=failure.hint) from failure
+    if found["failed"] is not None:
+        raise ZooError(
+            f"`{path}` is not served, since it fails verification: {found['failed']}",
+            hint="export the run again, or copy the file again",
+        )
+    seconds = {int(size): float(each) for size, each in found["seconds"].items()}
+    return found["record"], Batching(size=found["batch"], seconds=seconds)
+
+
+class Verification:
+    """Answers the request of `_verify`, in its process."""
+
+    def verify(self, path: str, device: str, threads: int) -> dict[str, Any]:
+        """The first check that a file fails, or what it records about itself and how batches pay."""
+        from zoo.plugin import Plugins
+
+        file = Path(path)
+        exporter = find_exporter(file, Plugins())
+        assert exporter.inspect is not None and exporter.serve is not None
+        for check in load_target(exporter.verify)(file, device):
+            if not check.passed:
+                return {"failed": f"{check.name}: {check.detail}"}
+        batching = _measure_batching(load_target(exporter.serve)(file, device, threads, False))
+        record = load_target(exporter.inspect)(file)
+        return {"failed": None, "record": record, "batch": batching.size, "seconds": batching.seconds}
+
+
+def _check_golden(path: Path, record: dict[str, Any], predictor: Predictor) -> None:
+    """Check that the session that will serve gives the recorded logits of the golden inputs.
+
+    Raises:
+        ZooError: it does not.
+    """
+    golden = Golden.from_json(record["metadata"]["zoo.golden"])
+    check = check_golden(golden, predictor.classes, predictor.logits)
+    if not check.passed:
+        raise ZooError(f"`{path}` is not served: {check.name}: {check.detail}", hint="`zoo verify FILE` says more")
 
 
 def _measure_batching(predictor: Predictor) -> Batching:

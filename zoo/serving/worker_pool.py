@@ -144,20 +144,25 @@ class WorkerPool:
         """
         jobs = [_Job(model, image, Future(), arrived, arrived + self.bounds.deadline) for image in images]
         with self._changed:
-            if self._closed:
-                raise Rejection(503, "stopping", "the server is stopping")
-            if len(self._queue) + len(jobs) > self.bounds.queue + max(self.workers - self._busy, 0):
-                seconds = max(1, round(len(self._queue) / self.images_per_second))
-                raise Rejection(
-                    503,
-                    "queue",
-                    f"{len(self._queue)} images are waiting already",
-                    "try again later",
-                    {"Retry-After": str(seconds)},
-                )
+            self.check_room(len(images))  # another thread may have taken it
             self._queue.extend(jobs)
             self._changed.notify(len(jobs))
         return [job.future for job in jobs]
+
+    def check_room(self, images: int = 1) -> None:
+        """Check that so many images find room in the queue now; a request is rejected before its body is read.
+
+        Raises:
+            Rejection: there is no room, or the pool is closed.
+        """
+        if self._closed:
+            raise Rejection(503, "stopping", "the server is stopping")
+        waiting = len(self._queue)
+        if waiting + images > self.bounds.queue + max(self.workers - self._busy, 0):
+            seconds = max(1, round(waiting / self.images_per_second))
+            hint = "the header Retry-After says when to try again"
+            message = f"{waiting} images are waiting already"
+            raise Rejection(503, "queue", message, hint, {"Retry-After": str(seconds)})
 
     def close(self) -> None:
         """Answer what is queued, and end the threads."""
