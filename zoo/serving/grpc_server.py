@@ -92,6 +92,8 @@ class GrpcServer:
             try:
                 if name not in OPEN_METHODS:
                     self._check_token(context)
+                if name == "ModelInfer":
+                    self._service.pool.check_room()
                 told: bytes = (await answer(await self._read(name, context), arrived)).SerializeToString()
                 code = "OK"
                 return told
@@ -175,5 +177,7 @@ async def _abort(context: Any, rejection: Rejection) -> None:
     """Answer with a status; raises what ends the call."""
     text = rejection.message if rejection.hint is None else f"{rejection.message}; {rejection.hint}"
     seconds = rejection.headers.get("Retry-After")
-    trailing = () if seconds is None else (("grpc-retry-pushback-ms", str(math.ceil(float(seconds) * 1000))),)
-    await context.abort(CODES[rejection.status], printable(text[:500]), trailing)
+    trailing = []
+    if seconds is not None:  # the second one is heeded by gRPC's own retries
+        trailing = [("retry-after", seconds), ("grpc-retry-pushback-ms", str(math.ceil(float(seconds) * 1000)))]
+    await context.abort(CODES[rejection.status], printable(text[:500]), tuple(trailing))
