@@ -21,6 +21,7 @@ from zoo.serving.sniffing import refuse_format
 
 LARGE = 2**16  # bytes of a message from which on it is parsed in a thread
 ENVELOPE = 2**16  # bytes of a message beside its images
+MOST_PENDING = 100_000  # calls between gRPC's core and this loop; beyond its own 1,000 it cancels some at random
 OPEN_METHODS = ("ServerLive", "ServerReady")  # need no token
 ROUTES = {"ModelInfer": "grpc_infer", "ServerLive": "grpc_health", "ServerReady": "grpc_health"}
 
@@ -62,6 +63,8 @@ class GrpcServer:
                 ("grpc.max_send_message_length", -1),
                 ("grpc.server_handshake_timeout_ms", int(bounds.header_seconds * 1000)),
                 ("grpc.max_connection_idle_ms", int(bounds.idle_seconds * 1000)),
+                ("grpc.server.max_pending_requests", MOST_PENDING),
+                ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
                 ("grpc.so_reuseport", 1),  # the supervisor holds the port too
             ],
             maximum_concurrent_rpcs=bounds.connections,

@@ -1,4 +1,4 @@
-"""Thousands of different images at once: every request gets its own answer, also in batches and beside cancelled ones."""
+"""Thousands of images at once: each request gets its own answer, in batches and beside cancelled ones too."""
 
 from __future__ import annotations
 
