@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import socket
 import struct
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -445,3 +447,40 @@ def test_without_the_extra_one_line_says_so_before_anything_is_loaded(tmp_path: 
     assert told.returncode == 1 and told.stdout == "", told.stderr
     assert told.stderr.splitlines()[0] == f"Error: `zoo serve --grpc-port` needs {named}, which is not installed"
     assert "hint: `pip install grpcio protobuf`" in told.stderr and len(told.stderr.split("\n\n")) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no supervisor")
+def test_the_program_serves_grpc_again_after_a_crash_and_drains(exported_run: Path, tmp_path: Path) -> None:
+    file = shutil.copy(exported_run / "model.onnx", tmp_path / "model.onnx")
+    command = [sys.executable, "-m", "zoo_cli.main", "serve", file, "--port", "0", "--grpc-port", "0", "--drain", "0.2"]
+    program = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert program.stderr is not None
+    try:
+        address = _grpc_address(program)
+        asked = message("ModelInferRequest")(**image_request(encoded(numbered(1)), model="model"))
+        data = asked.SerializeToString()
+        with grpc.insecure_channel(address) as channel:
+            call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+            first = call(data, timeout=SECONDS)
+            (child,) = psutil.Process(program.pid).children()
+            child.kill()
+            assert _grpc_address(program) == address
+            assert call(data, timeout=SECONDS, wait_for_ready=True) == first
+            calls = [call.future(data, timeout=SECONDS) for _ in range(20)]
+            calls[0].result()
+            program.terminate()
+            assert all(one.result() == first for one in calls)  # also what comes while the server drains
+        assert program.wait(SECONDS) == 0
+    finally:
+        program.kill()
+        program.wait()
+        program.stderr.close()
+
+
+def _grpc_address(program: subprocess.Popen[str]) -> str:
+    """The address that the next line with one names."""
+    assert program.stderr is not None
+    for line in program.stderr:
+        if " and gRPC on " in line:
+            return line.partition(" and gRPC on ")[2].partition(",")[0]
+    raise AssertionError("the program ended")
