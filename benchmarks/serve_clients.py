@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import socket
@@ -24,6 +25,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
 from clients import malformed
 
 from zoo.data.image import decode
@@ -36,13 +38,18 @@ TRITON = ("nvidia-pytriton",)
 HERE = Path(__file__).parent
 
 
-def environment(folder: Path, packages: tuple[str, ...]) -> Path:
+def environment(folder: Path, packages: tuple[str, ...], made_by: str = sys.executable) -> Path:
     """The Python of an environment with packages; it is made if it is not there."""
     python = folder / "bin/python"
     if not python.exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
+        subprocess.run([made_by, "-m", "venv", folder], check=True)
         subprocess.run([python, "-m", "pip", "install", "--quiet", *packages], check=True)
     return python
+
+
+def alone() -> dict[str, str]:
+    """The variables of a program that sees its own environment only."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def expected(file: Path, folder: Path, most: int) -> dict[str, Any]:
@@ -85,30 +92,49 @@ def served(file: Path, folder: Path) -> Iterator[tuple[str, str, str]]:
             server.wait()
 
 
-@contextmanager
-def triton(python: Path) -> Iterator[tuple[str, str]]:
-    """A running Triton: its addresses for HTTP and gRPC."""
-    ports = []
-    for _ in range(2):
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            ports.append(str(free.getsockname()[1]))
-    program = subprocess.Popen(
-        [python, HERE / "clients/triton_server.py", *ports],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-    )
-    assert program.stdout is not None and program.stdin is not None
-    try:
-        assert any(line == "ready\n" for line in program.stdout), "Triton did not start"
-        yield f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}"
-    finally:
-        program.stdin.close()
-        try:
-            program.wait(60)
-        except subprocess.TimeoutExpired:
-            program.kill()
+class Triton:
+    """A Triton that is started, and started again when a request has ended it."""
+
+    def __init__(self, python: Path) -> None:
+        self._python = python
+        self._program: subprocess.Popen[str] | None = None
+
+    def address(self, kind: int) -> str:
+        """Where it listens: 0 for HTTP, 1 for gRPC."""
+        if not self.is_up():
+            self.stop()
+            self._start()
+        return f"127.0.0.1:{self._ports[kind]}"
+
+    def is_up(self) -> bool:
+        """Whether it answers a good request."""
+        return self._program is not None and malformed.answers(f"127.0.0.1:{self._ports[0]}")
+
+    def _start(self) -> None:
+        self._ports = []
+        for _ in range(2):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                self._ports.append(free.getsockname()[1])
+        self._program = subprocess.Popen(
+            [self._python, HERE / "clients/triton_server.py", *map(str, self._ports)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+            env=alone(),
+        )
+        assert self._program.stdout is not None
+        assert any(line == "ready\n" for line in self._program.stdout), "Triton did not start"
+
+    def stop(self) -> None:
+        """End it and its processes."""
+        if self._program is None:
+            return
+        family = psutil.Process(self._program.pid)
+        for one in (*family.children(recursive=True), family):
+            one.kill()
+        self._program.communicate()
+        self._program = None
 
 
 def table(head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> str:
@@ -136,7 +162,9 @@ def report(found: dict[str, Any], batching: list[str]) -> str:
         text += "\n\nWrong:\n\n" + table(("client", "call", "said"), rows)
     errors = [one for one in calls if one["right"] and one["said"] != "as expected"]
     text += "\n\nCalls that get an error, as they should:\n\n"
-    text += table(("client", "call", "error"), [(one["client"], one["call"], one["said"][:160]) for one in errors])
+    short = [re.sub(r"127\.0\.0\.1:\d+", "HOST", one["said"])[:160] for one in errors]
+    rows = [(one["client"], one["call"].strip(), said) for one, said in zip(errors, short, strict=True)]
+    text += table(("client", "call", "error"), rows)
     text += "\n\nThe others:\n\n"
     for name, own in counts:
         text += f"- {name}: " + "; ".join(one["call"].strip() for one in own if one["said"] == "as expected") + "\n"
@@ -165,6 +193,11 @@ def main() -> None:
     parser.add_argument("photographs", type=Path)
     parser.add_argument("--most", type=int, default=153, help="photographs")
     parser.add_argument("--triton", action="store_true", help="compare malformed requests with a real Triton")
+    parser.add_argument(
+        "--triton-python",
+        default=sys.executable,
+        help="makes Triton's environment; the dynamic linker must find its libpython, as it finds the system's",
+    )
     parser.add_argument("--environments", type=Path, default=Path("build/clients"))
     parser.add_argument("--out", type=Path, default=HERE / "results")
     options = parser.parse_args()
@@ -177,7 +210,7 @@ def main() -> None:
             found: dict[str, Any] = {"versions": {}, "calls": [], "photographs": [], "messages": []}
             for client in ("tritonclient", "kserve"):  # in one process their messages would collide
                 command = [python, HERE / f"clients/check_{client}.py", folder / "expected.json", http, grpc]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=alone())
                 own = json.loads(done.stdout.splitlines()[-1])
                 found["versions"] |= own["versions"]
                 found["calls"] += own["calls"]
@@ -185,13 +218,17 @@ def main() -> None:
                 found["messages"].append(own["messages"])
             text = report(found, re.findall(r"batches of up to \d+", said))
             if options.triton:
-                with triton(environment(options.environments / "triton", TRITON)) as (their_http, their_grpc):
-                    text += (
-                        "\n## Malformed requests beside Triton\n\nTriton is `tritonserver` 2.51 of `nvidia-pytriton`,"
-                    )
-                    text += " with a Python function that adds up pixels in the place of the network.\n\nHTTP:\n\n"
-                    text += beside(malformed.over_http(http), malformed.over_http(their_http)) + "\ngRPC:\n\n"
-                    text += beside(malformed.over_grpc(grpc), malformed.over_grpc(their_grpc))
+                theirs = Triton(environment(options.environments / "triton", TRITON, options.triton_python))
+                text += "\n## Malformed requests beside Triton\n\nTriton is `tritonserver` 2.51 of `nvidia-pytriton`,"
+                text += " with a Python function in the place of the network. After `it died` it answers no"
+                text += " good request any more, and is started again."
+                for name, ask, kind, own in (
+                    ("HTTP", malformed.over_http, 0, http),
+                    ("gRPC", malformed.over_grpc, 1, grpc),
+                ):
+                    said_by = ask(lambda k=kind: theirs.address(k), theirs.is_up)
+                    text += f"\n\n{name}:\n\n" + beside(ask(lambda o=own: o), said_by)
+                theirs.stop()
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / "serving_clients.md").write_text(text, encoding="utf-8")
     print(text)

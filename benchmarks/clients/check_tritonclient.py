@@ -7,7 +7,9 @@ Runs where `tritonclient[http,grpc]` and pillow are installed; `benchmarks/serve
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import queue
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc
+import tritonclient.grpc.aio
 import tritonclient.http
+import tritonclient.http.aio
 from checked import (
     FIRST,
     GRPC,
@@ -23,6 +27,7 @@ from checked import (
     PHOTOGRAPHS,
     Check,
     check,
+    check_later,
     compare_messages,
     outputs,
     pixels,
@@ -32,6 +37,7 @@ from checked import (
     text,
 )
 from tritonclient.grpc import service_pb2
+from tritonclient.utils import InferenceServerException
 
 
 def triton_values(answer: Any) -> dict[str, Any]:
@@ -153,6 +159,7 @@ def check_triton(name: str, module: Any, client: Any) -> None:
     else:
         for algorithm in ("gzip", "deflate"):
             check(name, f"infer, as {algorithm}", lambda a=algorithm: infer(image, compression_algorithm=a), right)
+        check(name, "stream_infer: not in the protocol", lambda: triton_stream(client, image), "UNIMPLEMENTED")
         check(name, "infer, client_timeout", lambda: infer(image, client_timeout=1e-4), "DEADLINE_EXCEEDED")
 
 
@@ -165,6 +172,33 @@ def triton_async(client: Any, is_http: bool, image: Any) -> dict[str, Any]:
     if error is not None:
         raise error
     return triton_values(result)
+
+
+def triton_stream(client: Any, image: Any) -> Any:
+    found: queue.Queue[Any] = queue.Queue()
+    client.start_stream(lambda result, error: found.put((result, error)))
+    with contextlib.suppress(InferenceServerException):  # it may know already that there is no stream
+        client.async_stream_infer("model", [image])
+    result, error = found.get(timeout=60)
+    client.stop_stream()
+    if error is not None:
+        raise error
+    return result
+
+
+async def check_triton_aio(name: str, module: Any, inner: Any, address: str) -> None:
+    """The asynchronous client; its inputs are those of the other one."""
+    async with inner.InferenceServerClient(address) as client:
+
+        async def infer() -> dict[str, Any]:
+            return triton_values(await client.infer("model", [triton_image(module, FIRST)]))
+
+        await check_later(name, "is_server_live", client.is_server_live, bool)
+        await check_later(name, "is_server_ready", client.is_server_ready, bool)
+        await check_later(name, "is_model_ready", lambda: client.is_model_ready("model"), bool)
+        await check_later(name, "get_server_metadata", client.get_server_metadata, bool)
+        await check_later(name, "get_model_metadata", lambda: client.get_model_metadata("model"), bool)
+        await check_later(name, "infer `image`", infer, right)
 
 
 def photographs() -> list[dict[str, Any]]:
@@ -191,6 +225,8 @@ def photographs() -> list[dict[str, Any]]:
 def main() -> None:
     check_triton("tritonclient HTTP", tritonclient.http, tritonclient.http.InferenceServerClient(HTTP))
     check_triton("tritonclient gRPC", tritonclient.grpc, tritonclient.grpc.InferenceServerClient(GRPC))
+    asyncio.run(check_triton_aio("tritonclient HTTP aio", tritonclient.http, tritonclient.http.aio, HTTP))
+    asyncio.run(check_triton_aio("tritonclient gRPC aio", tritonclient.grpc, tritonclient.grpc.aio, GRPC))
     messages = compare_messages(service_pb2.DESCRIPTOR.serialized_pb)
     tell(("tritonclient", "grpcio", "pillow"), photographs(), messages)
 

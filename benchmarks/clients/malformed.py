@@ -5,8 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
+
+SECONDS = 10.0  # for an answer
 
 
 def tensor(**changes: Any) -> dict[str, Any]:
@@ -83,11 +85,28 @@ def requests() -> Iterator[tuple[str, str, str, bytes, dict[str, str]]]:
     yield "another method", "GET", path, b"", {}
 
 
-def over_http(address: str) -> list[tuple[str, int | str, str]]:
-    """What a server says over HTTP: the request, the status, and the text of its error or of its logits."""
+def answers(address: str) -> bool:
+    """Whether a server answers a good request over HTTP."""
+    connection = http.client.HTTPConnection(address, timeout=SECONDS)
+    try:
+        connection.request("POST", "/v2/models/model/infer", _infer(tensor()))
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def over_http(address: Callable[[], str], is_up: Callable[[], bool] = lambda: True) -> list[tuple[str, int | str, str]]:
+    """What a server says over HTTP: the request, the status, and the text of its error or of its logits.
+
+    Args:
+        address: Called before each request.
+        is_up: Called after each.
+    """
     found = []
     for what, method, path, body, headers in requests():
-        connection = http.client.HTTPConnection(address, timeout=30)
+        connection = http.client.HTTPConnection(address(), timeout=SECONDS)
         status: int | str
         try:
             connection.request(method, path, body, headers)
@@ -96,7 +115,7 @@ def over_http(address: str) -> list[tuple[str, int | str, str]]:
         except (OSError, http.client.HTTPException) as error:
             status, said = "no answer", type(error).__name__
         connection.close()
-        found.append((what, status, _short(said)))
+        found.append((what, status, _short(said) if is_up() else "it died"))
     return found
 
 
@@ -136,22 +155,22 @@ def messages(message: Any) -> Iterator[tuple[str, bytes]]:
     yield "no values", request([])
 
 
-def over_grpc(address: str) -> list[tuple[str, str, str]]:
-    """What a server says over gRPC: the request, the code, and the text of its error or its logits."""
+def over_grpc(address: Callable[[], str], is_up: Callable[[], bool] = lambda: True) -> list[tuple[str, str, str]]:
+    """What a server says over gRPC: the request, the code, and the text of its error or its logits; see `over_http`."""
     import grpc
 
     from zoo.serving.grpc_messages import SERVICE, message
 
     found = []
-    with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        for what, data in messages(message):
+    for what, data in messages(message):
+        with grpc.insecure_channel(address()) as channel:
+            call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
             try:
-                answer = message("ModelInferResponse").FromString(call(data, timeout=30))
+                answer = message("ModelInferResponse").FromString(call(data, timeout=SECONDS))
                 said = "OK", f"answers {struct.unpack('<2f', answer.raw_output_contents[0])}"
             except grpc.RpcError as error:
                 said = error.code().name, " ".join((error.details() or "").split())
             except (IndexError, struct.error):
                 said = "OK", f"answers {list(answer.outputs[0].contents.fp32_contents)}"
-            found.append((what, *said))
+        found.append((what, *said) if is_up() else (what, said[0], "it died"))
     return found

@@ -54,7 +54,6 @@ def make_app(
         return Route(path, endpoint, methods=list(methods))
 
     model = "/v2/models/{model}"
-    one_version = model + "/versions/{version}"
     handlers = _Handlers(service, version)
     routes = [
         route("/", handlers.page, "GET"),
@@ -66,7 +65,7 @@ def make_app(
         route("/v2/health/ready", handlers.ready, "GET"),
         *(
             one
-            for prefix in (model, one_version)
+            for prefix in (model, model + "/versions/{version}")
             for one in (
                 route(prefix, handlers.model, "GET"),
                 route(prefix + "/ready", handlers.model_ready, "GET"),

@@ -55,7 +55,7 @@ class GrpcServer:
             UsageError: the port cannot be bound.
         """
         self._service, self._version = service, version
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
         bounds = service.bounds
         self._server = grpc.aio.server(
             options=[
@@ -120,7 +120,8 @@ class GrpcServer:
         if self._token is None:
             return
         given = [value for key, value in context.invocation_metadata() or () if key == "authorization"]
-        if len(given) != 1 or not hmac.compare_digest(str(given[0]).encode(), self._token):
+        scheme, _, token = str(given[0]).partition(" ") if len(given) == 1 else ("", "", "")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(token.strip(" ").encode(), self._token):
             raise Rejection(
                 401, "token", "this server needs a token", "send the metadata `authorization: Bearer TOKEN`"
             )

@@ -54,11 +54,14 @@ class Service:
         Raises:
             Rejection: there is none.
         """
-        name = next(iter(self.models)) if name is None else name
-        found = self.models.get(name)
+        found = next(iter(self.models.values())) if name is None else self.models.get(name)
         if found is None:
-            there = ", ".join(self.models)
-            raise Rejection(404, "unknown model", f"there is no model `{name[:100]}`", f"there is {there}")
+            raise Rejection(
+                404,
+                "unknown model",
+                f"there is no model `{name[:40] if name else name}`",
+                f"there is {', '.join(self.models)}",
+            )
         if version is not None and version != "1":
             raise Rejection(404, "unknown model", f"model `{name}` has no version `{version[:40]}`", "its version is 1")
         return found

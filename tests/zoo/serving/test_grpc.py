@@ -228,11 +228,12 @@ def test_a_token_is_needed_but_for_health() -> None:
             (),
             (("authorization", "Bearer wrong"),),
             (("authorization", "secret"),),
+            (("authorization", "Basic secret"),),
             (("authorization", "Bearer secret"), ("authorization", "Bearer secret")),
         ):
             code, text = await client.code(client.send("ModelReady", data, metadata=metadata))
             assert code == Code.UNAUTHENTICATED and "authorization: Bearer TOKEN" in text
-        assert (await client.send("ModelReady", data, metadata=(("authorization", "Bearer secret"),))).ready
+        assert (await client.send("ModelReady", data, metadata=(("authorization", "bearer secret"),))).ready
 
     run(test, token="secret")
 
