@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
 import io
 import json
 import os
@@ -104,6 +106,8 @@ def _classify(predictor: Any, images: list[bytes], turn: Iterator[int], until: f
 def load(port: str, folder: str, mixed: str) -> None:
     """Callers that each send the next photograph once the last is answered; a turn as for `bare`."""
     images = load_photographs(Path(folder), mixed == "mixed")
+    if mixed == "base64":
+        images = [json.dumps({"image": base64.b64encode(image).decode()}).encode() for image in images]
     print("{}", flush=True)
     for line in sys.stdin:
         callers, seconds, path = line.split()
@@ -124,7 +128,9 @@ async def _callers(port: int, images: list[bytes], callers: int, seconds: float,
         while time.perf_counter() < until:
             image = images[next(turn) % len(images)]
             begun = time.perf_counter()
-            writer.write(f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(image)}\r\n\r\n".encode() + image)
+            head = f"POST {path} HTTP/1.1\r\nhost: x\r\ncontent-length: {len(image)}\r\n"
+            kind = "application/json" if image.startswith(b"{") else "image/jpeg"
+            writer.write(f"{head}content-type: {kind}\r\n\r\n".encode() + image)
             head = (await reader.readuntil(b"\r\n\r\n")).decode()
             await reader.readexactly(int(re.search(r"content-length: (\d+)", head)[1]))  # type: ignore[index]
             status = head.split()[1]
@@ -179,14 +185,14 @@ class Worker:
 class Server:
     """`zoo serve`, or another server, on a free port."""
 
-    def __init__(self, command: list[str], port: int) -> None:
-        self.port = port
+    def __init__(self, command: list[str], port: int, ready: str = "GET /v2/health/ready", body: bytes = b"") -> None:
+        self.port, self._stop = port, signal.SIGTERM if body == b"" else signal.SIGKILL
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
         began = time.perf_counter()
         self.process = subprocess.Popen(command, stdout=self._log, stderr=self._log)
         while True:
             try:
-                asyncio.run(self._ready())
+                asyncio.run(self._ready(ready, body))
                 break
             except (OSError, asyncio.IncompleteReadError):
                 if self.process.poll() is not None:
@@ -195,9 +201,11 @@ class Server:
                 time.sleep(0.05)
         self.start_seconds = time.perf_counter() - began
 
-    async def _ready(self) -> None:
+    async def _ready(self, ready: str, body: bytes) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
-        writer.write(b"GET /v2/health/ready HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        kind = "content-type: application/json\r\n"
+        head = f"{ready} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{kind}content-length: {len(body)}\r\n\r\n"
+        writer.write(head.encode() + body)
         if b"200" not in await reader.readuntil(b"\r\n"):
             raise OSError("not ready")
         writer.close()
@@ -219,8 +227,22 @@ class Server:
         return sum(one.user + one.system for one in times)
 
     def close(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
+        import psutil
+
+        others = psutil.Process(self.process.pid).children(recursive=True)
+        self.process.send_signal(self._stop)
         self.process.wait()
+        for one in others:
+            with contextlib.suppress(psutil.Error):
+                one.kill()
+
+
+def litserve_server(python: str, file: Path, folder: Path) -> Server:
+    """LitServe, ready once it has answered an image."""
+    port = _free_port()
+    body = json.dumps({"image": base64.b64encode(load_photographs(folder, False)[0]).decode()}).encode()
+    script = str(ROOT / "benchmarks/peers/litserve_server.py")
+    return Server([python, script, str(file), str(port)], port, "POST /predict", body)
 
 
 def zoo_server(file: Path, *options: str) -> Server:
@@ -276,10 +298,11 @@ def measure(arguments: argparse.Namespace) -> None:
     common = {"threads": threads, "seconds": arguments.seconds, "rounds": arguments.rounds}
     folder = str(arguments.photographs)
 
-    def compare(name: str, file: Path, callers: int, mixed: bool = False, *options: str, count: int = threads) -> None:
+    def compare(
+        name: str, file: Path, callers: int, how: str = "same", count: int = threads, start: Any = zoo_server
+    ) -> None:
         print(name, flush=True)
-        server = zoo_server(file, *options)
-        how = "mixed" if mixed else "same"
+        server = start(file)
         session = Worker("bare", str(file), folder, how, str(arguments.seconds))
         client = Worker("load", str(server.port), folder, how)
         client.ask(f"{callers} 2 /predict")  # warm
@@ -293,10 +316,13 @@ def measure(arguments: argparse.Namespace) -> None:
             one.close()
 
     compare("8 callers", arguments.file, 8)
-    compare("32 callers, up to 12 megapixels", arguments.file, 32, True)
+    compare("32 callers, up to 12 megapixels", arguments.file, 32, "mixed")
     compare("1 caller", arguments.file, 1, count=1)
     if arguments.int8:
         compare("int8, 8 callers", arguments.int8, 8)
+    if arguments.litserve:
+        start = partial(litserve_server, arguments.litserve, folder=arguments.photographs)
+        compare("LitServe, 8 callers", arguments.file, 8, "base64", start=start)
     found["overload"] = overload(arguments.file, folder, arguments.seconds, arguments.rounds)
     told = {
         "machine": machine(),
@@ -385,6 +411,7 @@ def main() -> None:
         parser.add_argument("file", type=Path)
         parser.add_argument("photographs", type=Path)
         parser.add_argument("--int8", type=Path)
+        parser.add_argument("--litserve", help="Python of an environment with LitServe")
         parser.add_argument("--seconds", type=float, default=10.0)
         parser.add_argument("--rounds", type=int, default=5)
         measure(parser.parse_args())

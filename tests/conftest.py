@@ -114,8 +114,9 @@ def no_other_load() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Tests share one cache of catalogue rows and leave the user's alone."""
+    """Tests share one cache of catalogue rows and leave the user's alone; what other tests looked at is forgotten."""
     monkeypatch.setenv("ZOO_CACHE", str(_cache(tmp_path_factory)))
+    (_cache(tmp_path_factory) / "looks.jsonl").unlink(missing_ok=True)
 
 
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> Path:

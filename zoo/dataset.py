@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Literal, Protocol
@@ -48,7 +48,11 @@ class FileSource:
     path: Path
 
     def open(self) -> BinaryIO:
-        return self.path.open("rb")
+        stream = self.path.open("rb")
+        if stream.seekable():
+            return stream
+        with stream:  # a pipe, as of `<(command)`: it is read once, and decoders go to and fro
+            return io.BytesIO(stream.read())
 
     def __str__(self) -> str:
         return str(self.path)
@@ -143,7 +147,7 @@ class Images:
         """Check what every user of the images relies on.
 
         Raises:
-            ZooError: a role is unknown, a split is empty, or an id is repeated.
+            ZooError: a role is unknown, a split is empty or no sequence, or an id is repeated.
         """
         ids: set[str] = set()
         classes = set(self.classes)
@@ -156,6 +160,9 @@ class Images:
                 meant = next((known for known in ROLES if str(role).lower().startswith(known)), None)
                 hint = f"did you mean `{meant}`?" if meant else f"the splits are {' '.join(ROLES)}"
                 raise ZooError(f"`{self.name}` has an unknown split `{role}`", hint=hint)
+            if not isinstance(samples, Sequence):
+                kind = type(samples).__name__
+                raise ZooError(f"split `{role}` of `{self.name}` is a {kind}, not a tuple of `zoo.Sample`")
             if not samples:
                 raise ZooError(f"split `{role}` of `{self.name}` is empty", hint="leave it out")
             for sample in samples:

@@ -84,6 +84,11 @@ def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     return f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"
 
 
+def counted(number: int, one: str, several: str = "") -> str:
+    """A number with what it counts: `1 image`, `2,000 images`. `several` is the plural, if not `one` with an s."""
+    return f"{number:,} {one if number == 1 else several or f'{one}s'}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where the message is empty."""
     text = str(error).strip()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.errors import UsageError, did_you_mean
+from zoo.preprocess import levels_of
 from zoo.storage.paths import data_text
 from zoo.strategy import NORMS, Norm
 
@@ -83,8 +84,8 @@ class Experiment:
             does if that saves time. Results are the same.
         on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
             `fail`.
-        on_leak: What to do where an image, by its content, is both trained on and reported on, or has two labels:
-            `warn`, or `fail`.
+        on_leak: What to do where an image, by its content, is in two of train, val and test, or has two labels: `warn`,
+            or `fail`.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
@@ -176,12 +177,9 @@ class Experiment:
     def _check_levels(self) -> list[str]:
         """Make a tuple of the levels; returns what is wrong with them."""
         try:
-            low, high = (float(value) for value in self.levels or ())
-        except (TypeError, ValueError):
-            return [f"`--levels {self.levels!r}` are not two numbers"]
-        object.__setattr__(self, "levels", (low, high))
-        if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            return [f"`--levels {low:g} {high:g}` are not two numbers of which the first is lower"]
+            object.__setattr__(self, "levels", levels_of(self.levels))
+        except ValueError as error:
+            return [f"`--levels`: {error}"]
         return []
 
     @property

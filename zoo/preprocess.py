@@ -102,7 +102,7 @@ class Preprocess:
             fit=data["fit"],
             mean=mean,
             std=std,
-            levels=_levels(data.get("levels")),  # None in files that are older than the key
+            levels=levels_of(data.get("levels")),  # None in files that are older than the key
         )
 
     def resized_size(self, height: int, width: int) -> tuple[int, int]:
@@ -132,12 +132,20 @@ def crop_start(excess: int) -> int:
     return round(excess / 2)
 
 
-def _levels(found: Any) -> tuple[float, float] | None:
+def levels_of(found: Any) -> tuple[float, float] | None:
+    """Read `Preprocess.levels`: two numbers, or None.
+
+    Raises:
+        ValueError: they are not two finite numbers of which the first is lower.
+    """
     if found is None:
         return None
-    low, high = map(float, found)
+    try:
+        low, high = (float(value) for value in found)
+    except (TypeError, ValueError):
+        raise ValueError(f"levels {found!r} are not two numbers") from None
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ValueError("levels must be two numbers, the lower one first")
+        raise ValueError(f"levels {low:g} {high:g} are not two numbers of which the first is lower")
     return low, high
 
 

@@ -1,4 +1,4 @@
-"""Rows: the objects that plugins register. Each is checked as it is registered, so that no mistake is met later."""
+"""Rows: the objects that plugins register. They are checked as they are registered, and what their functions return."""
 
 from __future__ import annotations
 
@@ -50,6 +50,46 @@ def check_row(value: Any, noun: str) -> None:
             raise ZooError(
                 f"a {noun}'s `{name}` are some of {' '.join(known or ('fp32', 'fp16', 'int8'))}, not {found}"
             )
+
+
+def check_returned(value: Any, hint: Any, target: str | Callable[..., Any], of: str) -> None:
+    """Check what a function of a row returned.
+
+    Args:
+        value: What it returned.
+        hint: A type, or for an object of any class a mapping from its attributes to their types.
+        target: The function, as the row names it.
+        of: What messages call the row, such as "exporter `onnx`".
+
+    Raises:
+        ZooError: it is something else; the message names the row and the plugin's function.
+    """
+    name = getattr(target, "__qualname__", type(target).__name__)
+    named = target if isinstance(target, str) else f"{target.__module__}:{name}"
+    hints = "the plugin must be mended; `zoo plugins` names its distribution"
+    where = f"`{named}` of {of} returned"
+    if not isinstance(hint, Mapping):
+        options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+        if not any(_matches(value, one) for one in options):
+            words = " or ".join(_words(one) for one in options)
+            raise ZooError(f"{where} {_shown(value)}, not {words}", hint=hints)
+        return
+    for attribute, wanted in hint.items():
+        try:
+            found = getattr(value, attribute)
+        except AttributeError:
+            raise ZooError(f"{where} {_shown(value)}, which has no `{attribute}`", hint=hints) from None
+        if not _matches(found, wanted):
+            raise ZooError(
+                f"{where} an object whose `{attribute}` is {_words(wanted)} by contract, not {_shown(found)}",
+                hint=hints,
+            )
+
+
+def _shown(value: Any) -> str:
+    """A value in a message: its text, or its type where that is long."""
+    text = repr(value)
+    return f"`{text}`" if len(text) <= 40 and "\n" not in text else f"a `{type(value).__name__}`"
 
 
 def _check_strategy(kind: type, noun: str) -> None:
@@ -112,6 +152,8 @@ def _matches(value: Any, hint: Any) -> bool:
     if origin is tuple:
         inner = parts[0] if parts else Any
         return isinstance(value, tuple) and all(_matches(one, inner) for one in value)
+    if origin is list:
+        return isinstance(value, (list, tuple)) and all(_matches(one, parts[0]) for one in value)
     if origin is not None and isinstance(origin, type) and issubclass(origin, Mapping):
         return isinstance(value, Mapping) and all(
             _matches(key, parts[0]) and _matches(one, parts[1]) for key, one in value.items()
@@ -130,8 +172,9 @@ def _words(hint: Any) -> str:
         return "None"
     if origin is _CALLABLE:
         return "a function"
-    if origin is tuple:
-        return "a tuple"
+    if origin is tuple or origin is list:
+        of = f" of {_words(parts[0]).removeprefix('a ')}s" if parts and isinstance(parts[0], type) else ""
+        return f"a {origin.__name__}{of}"
     if origin is Literal:
         return f"one of {' '.join(map(str, parts))}"
     if isinstance(hint, type) and is_dataclass(hint):

@@ -6,6 +6,8 @@ import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from zoo.errors import counted
+
 HEAD = "head"
 
 
@@ -171,5 +173,5 @@ def check_anatomy(anatomy: Anatomy, parameters: Sequence[str]) -> None:
     for what, which in (("in two stages", twice), ("in no stage", missing), ("not in the network", unknown)):
         if which:
             raise ValueError(
-                f"backbone `{anatomy.backbone}`: {len(which)} parameters {what}, the first is `{which[0]}`"
+                f"backbone `{anatomy.backbone}`: {counted(len(which), 'parameter')} {what}, the first is `{which[0]}`"
             )

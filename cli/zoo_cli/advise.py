@@ -6,6 +6,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
+from zoo.errors import counted
 from zoo_cli.options import classes_from_option, console, device_option, echo, json_option, percent, print_json
 
 
@@ -119,7 +120,7 @@ def advise(
     if found.record:
         tau = "-" if found.record["tau"] is None else f"{found.record['tau']:.2f}"
         of = "; ".join(
-            f"{one['study']}: {one['backbones']} backbones, {one['images']} photographs"
+            f"{one['study']}: {counted(one['backbones'], 'backbone')}, {counted(one['images'], 'photograph')}"
             for one in found.record["studies"]
         )
         screen.print(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from zoo.errors import counted
 from zoo_cli.options import console, json_option, print_json
 
 
@@ -24,6 +25,7 @@ def cache(clear: bool, as_json: bool) -> None:
     from zoo.storage.tensor_store import Store, size_text
 
     store = Store()
+    store.check_folder()
     usage = store.clear() if clear else store.usage()
     if as_json:
         folder = None if usage.folder is None else str(usage.folder)
@@ -40,6 +42,6 @@ def cache(clear: bool, as_json: bool) -> None:
     if usage.folder is None:
         console().print("there is no cache folder; set `ZOO_CACHE` to one")
         return
-    held = f"{usage.entries:,} entries, {size_text(usage.bytes)}"
+    held = f"{counted(usage.entries, 'entry', 'entries')}, {size_text(usage.bytes)}"
     tail = "removed" if clear else f"of {size_text(usage.budget)}"
     console().print(f"{escape(str(usage.folder))}: {held} {tail}")

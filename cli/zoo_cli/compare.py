@@ -54,7 +54,10 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
         }
         for run in opened
     ]
-    same = len({(run.record["reported_split"], run.digest_of(run.record["reported_split"])) for run in opened}) == 1
+    split = opened[0].record["reported_split"]
+    same = all(
+        run.record["reported_split"] == split and opened[0].same_images(run, split) is not False for run in opened
+    )
     screen = console()
     verdict = None
     if same and all(run.status == "finished" for run in opened):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 from rich.markup import escape
 
+from zoo.errors import counted
 from zoo_cli.options import console, echo, json_option, print_json
 
 
@@ -34,7 +35,7 @@ def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
         return
     screen = console()
     screen.print(
-        f"{found.images} photographs of {found.split}: accuracy {found.before:.4f}, then {found.after:.4f}; "
+        f"{counted(found.images, 'photograph')} of {found.split}: accuracy {found.before:.4f}, then {found.after:.4f}; "
         f"{len(found.fixed)} fixed, {len(found.broken)} broken, p {found.p_value:.3g}"
     )
     for name, (fixed, broken) in found.per_class().items():

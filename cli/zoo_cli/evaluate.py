@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import click
 
-from zoo_cli.options import classes_from_option, console, device_option, json_option, print_json, workers_option
+from zoo_cli.options import (
+    classes_from_option,
+    console,
+    device_option,
+    json_option,
+    levels_option,
+    print_json,
+    workers_option,
+)
 
 
 @click.command()
@@ -20,6 +28,7 @@ from zoo_cli.options import classes_from_option, console, device_option, json_op
 )
 @device_option
 @workers_option
+@levels_option
 @json_option
 @classes_from_option
 @click.pass_context
@@ -31,6 +40,7 @@ def evaluate(
     split_seed: int | None,
     device: str,
     workers: int | None,
+    levels: tuple[float, float] | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of a run or an exported file on a split.
@@ -44,6 +54,7 @@ def evaluate(
     zoo evaluate runs/first/model.onnx --data photos
     """
     from zoo.data.decoding import doubts_text
+    from zoo.errors import counted
     from zoo.evaluation.scoring import evaluate as score
     from zoo.progress import ProgressBar
     from zoo_cli.figures import print_evaluation
@@ -68,6 +79,7 @@ def evaluate(
             split_seed=split_seed,
             device=device,
             workers=workers,
+            levels=levels,
             plugins=plugins(ctx),
             advance=advance,
         )
@@ -77,7 +89,12 @@ def evaluate(
         display.note(text)
     if found.bad:
         listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
-        display.warn(f"{len(found.bad)} files are left out because they cannot be read as images:{listed}")
+        what = counted(
+            len(found.bad),
+            "file is left out because it cannot be read as an image",
+            "files are left out because they cannot be read as images",
+        )
+        display.warn(f"{what}:{listed}")
     if found.doubtful:
         display.warn(doubts_text(found.doubtful))
     if as_json:

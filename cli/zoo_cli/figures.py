@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from zoo.errors import counted
+
 if TYPE_CHECKING:
     from zoo.evaluation.scoring import Evaluation
     from zoo.runs.run import Run
@@ -23,10 +25,10 @@ def print_run(run: Run, console: Console) -> None:
     record = run.record
     low, high = record["accuracy_interval_95"]
     split = record["reported_split"]
-    images = len(run.predictions())
+    images = counted(len(run.predictions()), "image")
     console.print(
         f"[bold]{split} accuracy {_figure(run.metrics.get('accuracy'))}[/bold] (95 % interval {low:.3f} to {high:.3f}, "
-        f"{images} images)  macro-F1 {_figure(run.metrics.get('f1_macro'))}  loss {_figure(run.metrics.get('loss'))}  "
+        f"{images})  macro-F1 {_figure(run.metrics.get('f1_macro'))}  loss {_figure(run.metrics.get('loss'))}  "
         f"[dim]{record['seconds']['total']:.0f} s[/dim]"
     )
     if record["chosen_on"] == split and run.experiment.chooses:
@@ -53,8 +55,8 @@ def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
     pairs = [one for one in comparison["pairs"] if one["better"] == winners[0] and one["worse"] in winners]
     for pair in [one for one in pairs if one["needed"]][:MOST_NEEDED]:
         figures = (
-            f"about {pair['needed']:,} photographs would be needed to show that the best exceeds {pair['worse']} "
-            f"by {pair['difference']:.3f}"
+            f"about {counted(pair['needed'], 'photograph')} would be needed to show that the best exceeds "
+            f"{pair['worse']} by {pair['difference']:.3f}"
         )
         console.print(f"[dim]{escape(figures)}[/dim]")
 
@@ -72,9 +74,10 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         table.add_row(escape(name), f"{_figure(value)}{extra}")
     console.print(table)
     if evaluation.fitted:
+        whole = counted(len(evaluation.predictions), "image")
         console.print(
-            f"[dim]the model was fitted on {evaluation.fitted} of these {len(evaluation.predictions)} images, so its "
-            "accuracy on new images is lower[/dim]"
+            f"[dim]the model was fitted on {evaluation.fitted} of these {whole}, so its accuracy on new images is "
+            "lower[/dim]"
         )
     classes = Table("class", "precision", "recall", "f1", "images")
     for row in evaluation.per_class():

@@ -15,6 +15,7 @@ import click
 import zoo
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
+from zoo.system.stdout import expendable
 from zoo.target import load_target
 from zoo_cli.options import with_data_on_stdout
 
@@ -33,6 +34,10 @@ def plugins(ctx: click.Context) -> Plugins:
 def _is_whole(plugins: Plugins) -> bool:
     """Whether `backbone-zoo` is installed, and not only the distribution without torch that it requires."""
     return any(plugin.distribution == "backbone-zoo" for plugin in plugins.plugins)
+
+
+class _ReaderGone(Exception):
+    """What a command prints is read no more, as with `| head`."""
 
 
 class LazyGroup(click.Group):
@@ -61,6 +66,12 @@ class LazyGroup(click.Group):
             raise ZooError(f"command `{cmd_name}` of plugin `{entry.provider}` failed to load: {error}") from error
         assert isinstance(command, click.Command)
         return with_data_on_stdout(command) if entry.provider == "cli" else command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:  # click would call `sys.exit`, as only a plugin does
+            raise _ReaderGone from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         rows = [(entry.name, entry.value.summary) for entry in plugins(ctx).commands]
@@ -107,8 +118,10 @@ def open_streams() -> None:
             os.open(os.devnull, os.O_RDWR)  # the lowest number that is free, which is this one
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, mode, closefd=False, errors="replace"))
-    if isinstance(sys.stdout, io.TextIOWrapper) and (sys.stdout.encoding, sys.stdout.errors) == ("utf-8", "strict"):
-        sys.stdout.reconfigure(errors="surrogateescape")
+    sys.stderr = expendable(sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        utf_8 = sys.stdout.encoding.lower() == "utf-8"
+        sys.stdout.reconfigure(errors="surrogateescape" if utf_8 else "backslashreplace")
 
 
 def leave(code: int) -> NoReturn:
@@ -151,7 +164,7 @@ def run(arguments: list[str] | None = None) -> int:
         except click.ClickException as error:
             _say("Error", _message_of(error), _hint_of(error))
             return error.exit_code
-        except BrokenPipeError:
+        except (_ReaderGone, BrokenPipeError):
             # The reader of stdout is gone, as with `| head`. Without this, Python prints another error when it exits
             _discard_stdout()
             return 1

@@ -37,6 +37,16 @@ workers_option = click.option(
 )
 
 
+levels_option = click.option(
+    "--levels",
+    type=click.Tuple([click.FLOAT, click.FLOAT]),
+    metavar="LOW HIGH",
+    default=None,
+    help="Grey levels that become black and white, in grey images of more than 8 bits.  [default: those that the model "
+    "was trained with]",
+)
+
+
 def classes_from_option(command: F) -> F:
     """The option `--classes-from`, which changes what the command is given for `--data`. It stands above all others."""
 
@@ -116,9 +126,15 @@ def with_data_on_stdout(command: click.Command) -> click.Command:
 
 def print_json(data: Any) -> None:
     """Print JSON on stdout."""
+    echo(_indented_json(data))
+
+
+def _indented_json(data: Any) -> str:
+    """Indented JSON, with escapes where stdout cannot take every letter: `backslashreplace` would not write JSON."""
     from zoo.storage.files import json_text
 
-    echo(json_text(data, indent=2))
+    encoding = (getattr(data_stream(), "encoding", None) or "utf-8").lower()
+    return json_text(data, indent=2, ascii_only=not encoding.startswith("utf"))
 
 
 @contextmanager
@@ -127,13 +143,11 @@ def json_rows() -> Iterator[Callable[[Any], None]]:
 
     Yields the function that prints a row. The list is closed also where an error ends it.
     """
-    from zoo.storage.files import json_text
-
     begun = False
 
     def write(row: Any) -> None:
         nonlocal begun
-        text = "".join(f"  {line}\n" for line in json_text(row, indent=2).split("\n"))
+        text = "".join(f"  {line}\n" for line in _indented_json(row).split("\n"))
         echo((",\n" if begun else "[\n") + text.rstrip("\n"), nl=False)
         begun = True
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, counted
 from zoo.experiment import Experiment
 from zoo_cli.options import classes_from_option, console, json_option, print_json
 from zoo_cli.settings import settings_options
@@ -61,10 +61,10 @@ def print_plan(made: Plan, experiment: Experiment, screen: Console) -> None:
         _print_phase(number, phase, experiment, screen)
     for note in made.notes:
         screen.print(f"[dim]{escape(note)}[/dim]")
-    steps = "-" if made.steps is None else f"{made.steps:,}"
+    steps = "- steps" if made.steps is None else counted(made.steps, "step")
     time = "" if made.seconds is None else f", about {_duration(made.seconds)} of the network's time on {made.device}"
     screen.print(
-        f"in all {made.trainable:,} of {made.parameters:,} parameters train, {steps} steps, "
+        f"in all {made.trainable:,} of {made.parameters:,} parameters train, {steps}, "
         f"about {made.memory / 2**20:,.0f} MiB{time}"
     )
 
@@ -77,8 +77,8 @@ def _print_phase(number: int, phase: PhasePlan, experiment: Experiment, screen: 
     if phase.solver is not None:
         words.append(f"solved by {phase.solver.partition(':')[0].rpartition('.')[2]}")
     else:
-        steps = "" if phase.steps is None else f", {phase.steps:,} steps"
-        words += [f"{phase.epochs} epochs{steps}", experiment.schedule, f"norm {phase.norm}"]
+        steps = "" if phase.steps is None else f", {counted(phase.steps, 'step')}"
+        words += [f"{counted(phase.epochs, 'epoch')}{steps}", experiment.schedule, f"norm {phase.norm}"]
     words += [f"{word} {value:g}" for word, value in phase.settings.items()]
     table = Table(title=escape(", ".join(words)), title_justify="left", title_style="bold")
     for name in ("stage", "trains", "lr", "weight decay", "statistics", "trainable", "parameters"):

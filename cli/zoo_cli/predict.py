@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.errors import ZooError
-from zoo_cli.options import console, data_stream, device_option, echo, json_option, json_rows, workers_option
+from zoo_cli.options import (
+    console,
+    data_stream,
+    device_option,
+    echo,
+    json_option,
+    json_rows,
+    levels_option,
+    workers_option,
+)
 
 if TYPE_CHECKING:
     from zoo.data.decoding import BadFile
@@ -39,6 +48,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @workers_option
+@levels_option
 @json_option
 @click.pass_context
 def predict(
@@ -50,6 +60,7 @@ def predict(
     classes: Path | None,
     device: str,
     workers: int | None,
+    levels: tuple[float, float] | None,
     as_json: bool,
 ) -> None:
     """Classify photographs with a run or an exported file.
@@ -63,24 +74,27 @@ def predict(
     zoo predict runs/first holiday/
     zoo predict runs/first/model.onnx holiday/*.jpg --top 3
     """
+    from zoo.data.decoding import BadFile, doubts_text
     from zoo.inference.prediction import Prediction, find_photographs, predict_each, read_classes, read_preprocess
     from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
     paths = find_photographs(photographs)
     doubtful: list[BadFile] = []
+    display = ProgressBar(console())
     results = predict_each(
         model,
         paths,
         top=top,
         device=device,
         workers=workers,
+        levels=levels,
         preprocess=read_preprocess(preprocess, plugins(ctx)) if preprocess is not None else None,
         classes=read_classes(classes) if classes is not None else None,
         plugins=plugins(ctx),
         remark=lambda path, text: doubtful.append(BadFile(path, text)),
+        note=display.note,
     )
-    display = ProgressBar(console())
     if not data_stream().isatty():  # on a terminal the results themselves show the progress
         display.start("predict", len(paths))
     good, reasons = 0, []
@@ -100,6 +114,8 @@ def predict(
         display.stop()
         for reason in reasons:
             display.warn(reason)
+        if doubtful:
+            display.warn(doubts_text(doubtful))
     if not good:
         raise ZooError("none of the photographs could be decoded", hint="the reasons are printed above")
     if good < len(paths):

@@ -11,7 +11,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo_cli.figures import print_needed
 from zoo_cli.options import classes_from_option, console, echo, json_option, percent, print_json
 from zoo_cli.settings import SECONDS, settings_options
@@ -274,8 +274,9 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
 
     states = [one.state for one in results.outcomes]
     screen.print(
-        f"study {results.status}: {results.record['trials']} trials, {states.count(TrialState.FINISHED)} finished, "
-        f"{states.count(TrialState.REFUSED)} not trained, {states.count(TrialState.FAILED)} failed, "
+        f"study {results.status}: {counted(results.record['trials'], 'trial')}, "
+        f"{states.count(TrialState.FINISHED)} finished, {states.count(TrialState.REFUSED)} not trained, "
+        f"{states.count(TrialState.FAILED)} failed, "
         f"{results.record['trials'] - len(states)} left"
     )
     for one in results.outcomes:
@@ -307,7 +308,7 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     elif count > 1:
         images = board["rows"][0]["images"]
         screen.print(
-            f"{count} configurations are not significantly different on {images} photographs; "
+            f"{count} configurations are not significantly different on {counted(images, 'photograph')}; "
             f"the cheapest is {cheapest}"
         )
     else:

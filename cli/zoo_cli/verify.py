@@ -84,6 +84,7 @@ def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
     """
     from zoo.errors import UsageError
     from zoo.inference.opening import find_exporter
+    from zoo.row import check_returned
     from zoo.target import load_target
 
     exporter = find_exporter(file, plugins)
@@ -99,4 +100,5 @@ def _program(script: Path, file: Path, force: bool, plugins: Plugins) -> bytes:
     if script.exists() and not force:
         raise UsageError(f"`{script}` exists", hint="pass `--force` to replace it")
     text: str = load_target(exporter.script)()
+    check_returned(text, str, exporter.script, f"exporter `{exporter.name}`")
     return text.encode()

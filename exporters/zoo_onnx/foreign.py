@@ -12,7 +12,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.data.image import normalise, pixels
-from zoo.errors import ZooError, quoted
+from zoo.errors import UsageError, ZooError, counted, quoted
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.session import MAX_BATCH, open_session
@@ -89,13 +89,13 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
     """Open a file on `auto`, `cpu`, `cuda` or `cuda:N`; `classes` are numbered by default.
 
     Raises:
-        UsageError: unknown device name.
+        UsageError: unknown device name, or zoo wrote the file.
         ZooError: it is not an ONNX file, its input is not images, its output is not classes, or it has another number
             of classes.
     """
     session = open_session(str(path), device, path)
     if meta.KEY_SCHEMA in session.get_modelmeta().custom_metadata_map:
-        raise ZooError(f"`{path}` was written by zoo and records its preprocessing", hint="leave out `--preprocess`")
+        raise UsageError(f"`{path}` was written by zoo and records its preprocessing", hint="leave out `--preprocess`")
     inputs = session.get_inputs()
     images = len(inputs) == 1 and inputs[0].type == "tensor(float)"
     shape: list[int | str | None] = inputs[0].shape if images else []
@@ -121,9 +121,13 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
     count = 2 if output is Output.ONE_SIGMOID else rows[0].shape[1]
     names = classes if classes is not None else tuple(str(number) for number in range(count))
     if len(names) != count:
-        what = f"gives {output.value}" if output is Output.ONE_SIGMOID else f"has {count} outputs for each image"
+        what = (
+            f"gives {output.value}"
+            if output is Output.ONE_SIGMOID
+            else f"has {counted(count, 'output')} for each image"
+        )
         hint = "name the class that 0 stands for, then that of 1" if output is Output.ONE_SIGMOID else None
-        raise ZooError(f"`{path}` {what}, but `--classes` names {len(names)} classes", hint=hint)
+        raise ZooError(f"`{path}` {what}, but `--classes` names {counted(len(names), 'class', 'classes')}", hint=hint)
     return ForeignPredictor(session, names, preprocess, fixed, output)
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.data.image import normalise, pixels
-from zoo.errors import ZooError, quoted
+from zoo.errors import ZooError, counted, quoted
 from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
 from zoo.runtime import DeviceName
@@ -80,7 +80,8 @@ class OnnxPredictor:
             raise ZooError(f"the file does not run on a batch of shape {shape}: {quoted(error)}") from error
         if logits.shape[1] != len(self.classes):
             raise ZooError(
-                f"the file is damaged: it names {len(self.classes)} classes but gives {logits.shape[1]} logits",
+                f"the file is damaged: it names {counted(len(self.classes), 'class', 'classes')} but gives "
+                f"{counted(logits.shape[1], 'logit')}",
                 hint="export the run again",
             )
         if np.isfinite(logits).all() and not np.allclose(probabilities, softmax(logits), atol=APART):

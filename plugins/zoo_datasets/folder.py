@@ -14,6 +14,7 @@ from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_fil
 from zoo.data.image import SUFFIXES
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Role
+from zoo.errors import counted
 from zoo.storage.paths import user_path
 
 # Usual names of split folders, and the role of each
@@ -23,6 +24,9 @@ SPLIT_FOLDERS: dict[str, Role] = {
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "validate": "val",
+    "dev": "val",
+    "development": "val",
     "test": "test",
     "testing": "test",
 }
@@ -90,6 +94,7 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
             hint=f"{LAYOUT}; if `{odd}` is a class, pass `--classes-from top`",
         )
     found.look_beside(roles)
+    _refuse_split_of_another_name(roles, root, argument)
     notes: list[str] = []
     parts: dict[Role, Path] = roles or {"train": root}
     read = {role: found.samples(parts[role], may_be_empty=role == "test") for role in ROLES if role in parts}
@@ -166,6 +171,25 @@ def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
     return None
 
 
+def _refuse_split_of_another_name(roles: Mapping[Role, Path], root: Path, argument: str) -> None:
+    """Refuse data without `val` that have another folder of the same classes: its name may be a slip.
+
+    Left out, it would be no validation, and training would report on the test split instead.
+
+    Raises:
+        ZooError: there is such a folder.
+    """
+    if "train" not in roles or "val" in roles:
+        return
+    classes = {folded(folder.name) for folder in subfolders(roles["train"])}
+    for folder in subfolders(root):
+        if folder not in roles.values() and classes & {folded(lower.name) for lower in subfolders(folder)}:
+            raise ZooError(
+                f"`{argument}` has no folder `val`, but `{folder.name}`, which holds classes of `train`",
+                hint="rename it to `val` or `test` if it is a split, or move it elsewhere",
+            )
+
+
 def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
     """The split folders of a data folder, by role; none where every folder is a class.
 
@@ -191,6 +215,7 @@ class _Found:
     reading: Reading
     rejected: list[tuple[str, str]] = field(default_factory=list)
     nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
+    runs: list[str] = field(default_factory=list)  # folders that zoo wrote
     merged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # class -> the folders of it
 
     def look_beside(self, roles: Mapping[Role, Path]) -> None:
@@ -200,7 +225,7 @@ class _Found:
             self.rejected += [
                 (f"{self._name(folder)}/", "is not a split folder, so it is ignored")
                 for folder in subfolders(self.root)
-                if folder not in roles.values()
+                if folder not in roles.values() and not _holds_runs(folder)
             ]
 
     def samples(self, base: Path, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
@@ -228,28 +253,54 @@ class _Found:
                         self.nested[below] = folder.name
                 else:
                     self.rejected.append((name if why_unprintable(name) is None else ascii(name), reason))
-            if len(kept) == before:
+            if len(kept) == before and _holds_runs(folder):
+                del self.rejected[rejected:]
+                self.runs.append(self._name(folder))
+            elif len(kept) == before:
                 self._empty(folder, self.rejected[rejected:], may_be_empty)
         return tuple(kept)
 
     def nested_notes(self) -> list[str]:
         """A note if images lie in folders of class folders: what they count for, and how to get the other reading."""
+        runs = [f"`{name}/` holds runs of zoo, so it is no class" for name in self.runs]
         if self.reading == "leaf":
-            return [
+            return runs + [
                 f"folders {_listed(folders)} are one class, `{label}`"
                 for label, folders in sorted(self.merged.items())
                 if len(folders) > 1
             ]
         if not self.nested:
-            return []
+            return runs
+        if (splits := self._look_like_splits()) is not None:
+            return [*runs, splits]
         some = next(iter(sorted(self.nested)))
         return [
-            f"{len(self.nested)} folders lie in class folders: photographs in `{some}` count for class "
-            f"`{self.nested[some]}`. `--classes-from leaf` makes the lowest folders the classes"
+            *runs,
+            f"{counted(len(self.nested), 'folder lies', 'folders lie')} in class folders: photographs in `{some}` "
+            f"count for class `{self.nested[some]}`. `--classes-from leaf` makes the lowest folders the classes",
         ]
+
+    def _look_like_splits(self) -> str | None:
+        """A note if every class folder has the same folders in it: one of the two levels then seems to be splits."""
+        lower: dict[str, set[str]] = defaultdict(set)
+        for below, label in self.nested.items():
+            lower[label].add(below.split("/")[1])
+        first = next(iter(lower.values()))
+        if len(lower) < max(len(self.merged), 2) or any(names != first for names in lower.values()):
+            return None
+        text = f"each of the classes {_listed(lower)} holds the same folders, {_listed(first)}: "
+        if all(name.lower() in SPLIT_FOLDERS for name in first):
+            return (
+                f"{text}if these are splits, they are mixed; a split is a folder above its classes, as in `train/CLASS`"
+            )
+        return (
+            f"{text}if these are the classes, pass `--classes-from leaf`, or name the splits above them `train`, `val`"
+        )
 
     def _empty(self, folder: Path, others: Sequence[tuple[str, str]], may_be: bool) -> None:
         name = self._name(folder)
+        if (reason := why_unprintable(folder.name)) is not None:
+            raise ZooError(f"class folder `{name}` cannot be used: {reason}", hint="rename the folder")
         if may_be:
             self.rejected.append((f"{name}/", "holds no photographs"))
             return
@@ -270,6 +321,12 @@ class _Found:
     def _name(self, path: Path) -> str:
         name = path.relative_to(self.root).as_posix()
         return name if why_unprintable(name) is None else ascii(name)
+
+
+def _holds_runs(folder: Path) -> bool:
+    """Whether a folder is one that zoo wrote, or holds such, as `runs/` does where `--data .` is trained on."""
+    places = (folder, *subfolders(folder))
+    return any((place / name).is_file() for place in places for name in ("run.json", "study.json"))
 
 
 def _same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) -> dict[Role, tuple[Sample, ...]]:
@@ -339,7 +396,9 @@ def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None
         lower = subfolders(root / names[0]) if (root / names[0]).is_dir() else []
         if lower:
             folders = _listed(folder.name for folder in lower)
-            hint = f"if its folders {folders} are the classes, pass `--data {Path(argument) / names[0]}`"
+            splits = any(folder.name.lower() in SPLIT_FOLDERS for folder in lower)
+            what = f"it holds the splits {folders}:" if splits else f"if its folders {folders} are the classes,"
+            hint = f"{what} pass `--data {Path(argument) / names[0]}`"
         raise ZooError(f"`{argument}` has one class only, `{names[0]}`", hint=hint)
 
 

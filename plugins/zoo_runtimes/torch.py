@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from zoo.data.image import normalise, pixels
+from zoo.errors import counted
 from zoo.preprocess import Preprocess
 from zoo.runtime import PHOTOGRAPH, Input, Workload
 from zoo.system.cpu_memory import keep_freed_memory
@@ -90,7 +91,7 @@ class TorchSession:
         if self._device.type == "cuda":
             notes.append("TF32 is allowed, as in onnxruntime; cuDNN chooses its algorithms by benchmarks")
         if torch.get_num_threads() != self._work.threads:
-            notes.append(f"torch uses {torch.get_num_threads()} threads, not {self._work.threads}")
+            notes.append(f"torch uses {counted(torch.get_num_threads(), 'thread')}, not {self._work.threads}")
         return tuple(notes)
 
     @property

@@ -7,7 +7,7 @@ from torch import fx, nn
 from torchvision.ops import Permute
 
 from zoo.backbone import BuildSpec, Network
-from zoo.errors import UsageError
+from zoo.errors import UsageError, counted
 from zoo.networks.head import start_layer
 from zoo.networks.tracing import LARGE_BATCH, eval_mode, find_prefix, prefix_graph
 from zoo.stage import HEAD, Anatomy, Stage
@@ -32,7 +32,7 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
     names = anatomy.names
     if stages >= len(names):
         raise UsageError(
-            f"strategy `truncate:{stages}` drops {stages} stages but `{anatomy.backbone}` has {len(names)}: "
+            f"strategy `truncate:{stages}` drops {counted(stages, 'stage')} but `{anatomy.backbone}` has {len(names)}: "
             f"{' '.join(names)}",
             hint=f"`truncate:{len(names) - 1}` keeps only the first stage",
         )

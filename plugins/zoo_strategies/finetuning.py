@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from zoo import Anatomy, Group, Phase, Strategy, UsageError
+from zoo.errors import counted
 from zoo.stage import HEAD
 from zoo.strategy import Norm
 from zoo_strategies.extraction import Linear
@@ -28,7 +29,7 @@ def _check_count(name: str, count: int, anatomy: Anatomy, instead: str) -> None:
     names = anatomy.names
     if count > len(names):
         raise UsageError(
-            f"strategy `{name}:{count}` asks for {count} stages but `{anatomy.backbone}` has {len(names)}: "
+            f"strategy `{name}:{count}` asks for {counted(count, 'stage')} but `{anatomy.backbone}` has {len(names)}: "
             f"{' '.join(names)}",
             hint=instead.format(len(names)),
         )

@@ -78,7 +78,7 @@ def test_the_cache_is_shown_and_cleared(
     monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
     assert Store().write({"a": 1}, {"0": torch.zeros(1000)}) is not None
     code, _, err = zoo(capsys, "cache")
-    assert code == 0 and f"{tmp_path / 'store'}: 1 entries, 4 KiB of 20.0 GiB" in err
+    assert code == 0 and f"{tmp_path / 'store'}: 1 entry, 4 KiB of 20.0 GiB" in err
     code, out, _ = zoo(capsys, "cache", "--clear", "--json")
     told = json.loads(out)
     assert code == 0 and told["cleared"] and told["entries"] == 1 and told["bytes"] > 4000
@@ -86,6 +86,15 @@ def test_the_cache_is_shown_and_cleared(
     monkeypatch.setenv("ZOO_CACHE_BUDGET", "a lot")
     code, _, err = zoo(capsys, "cache")
     assert code == 2 and "`ZOO_CACHE_BUDGET=a lot`" in err
+    monkeypatch.delenv("ZOO_CACHE_BUDGET")
+    (tmp_path / "file").write_text("not a folder")
+    for wrong in (tmp_path / "file", tmp_path / "file/below"):
+        monkeypatch.setenv("ZOO_CACHE", str(wrong))
+        for option in ([], ["--clear"], ["--json"]):
+            code, out, err = zoo(capsys, "cache", *option)
+            assert code == 2 and out == "" and f"`{wrong}`" in err and "hint: set `ZOO_CACHE`" in err
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "not/yet/there"))
+    assert zoo(capsys, "cache")[0] == 0
 
 
 def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:

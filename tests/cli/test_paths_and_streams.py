@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -99,3 +100,58 @@ def test_a_name_that_is_no_text_is_printed_as_it_is(exported_run: Path, tmp_path
         env={**os.environ, "PYTHONIOENCODING": "utf-8"},
     )
     assert done.returncode == 0 and done.stdout.startswith(os.fsencode(photo) + b"\t")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a shell of Unix")
+def test_a_reader_that_goes_away(exported_run: Path, two_splits: Path) -> None:
+    """`| head` ends a command of data without a word, and never blames a plugin."""
+    command = [sys.executable, "-m", "zoo_cli.main", "predict", str(exported_run), str(two_splits)]
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (1, b"")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe of Unix")
+@pytest.mark.parametrize("lost", ["full", "gone"])
+def test_messages_that_cannot_be_written_end_nothing(lost: str) -> None:
+    """Hours of training must not be lost because the reader of its messages is gone, or the disk of a log is full."""
+    program = (
+        "import os, sys\n"
+        "from rich.console import Console\n"
+        "from zoo_cli.main import open_streams\n"
+        "open_streams()\n"
+        "for number in range(3):\n"
+        "    Console(stderr=True).print('epoch', number); print('more', file=sys.stderr, flush=True)\n"
+        "os.write(2, b'a C library')\n"
+        "print('done')\n"
+    )
+    if lost == "full" and not Path("/dev/full").exists():
+        pytest.skip("needs /dev/full")
+    read, write = os.pipe()
+    os.close(read)
+    log = write if lost == "gone" else os.open("/dev/full", os.O_WRONLY)
+    program = program.replace("os.write(2, b'a C library')\n", "") if lost == "full" else program
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=log)
+    os.close(log)
+    if log != write:
+        os.close(write)
+    assert done.returncode == 0 and done.stdout == b"done\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252"])
+def test_a_terminal_that_lacks_letters(encoding: str, exported_run: Path, tmp_path: Path, two_splits: Path) -> None:
+    """JSON stays JSON, with the same names; a line has an escape in place of the letter."""
+    photo = tmp_path / "caf\xe9 \u87fb \U0001f41c.jpg"
+    photo.write_bytes(next(two_splits.rglob("*.jpg")).read_bytes())
+    found = []
+    for flags in (["--json"], []):
+        command = ["-m", "zoo_cli.main", "predict", str(exported_run), str(photo), *flags]
+        done = subprocess.run(
+            [sys.executable, *command], capture_output=True, env={**os.environ, "PYTHONIOENCODING": encoding}
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+        found.append(done.stdout)
+    assert json.loads(found[0].decode("ascii"))[0]["path"] == str(photo)
+    assert b"\\u87fb" in found[1]

@@ -93,6 +93,24 @@ def test_classes_from_is_for_every_command_that_opens_data(
     assert run(["train", *small, *data, "--out", str(tmp_path / "run")]) == 0
     assert "2 classes: blue red" in capsys.readouterr().err
     assert Run.open(tmp_path / "run").experiment.data == f"folder-leaf:{tmp_path}"
+    moved = shutil.copytree(tmp_path / "val", tmp_path / "moved")
+    own = ["evaluate", str(tmp_path / "run"), "--device", "cpu"]
+    assert run([*own, "--data", str(moved)]) == 0
+    assert not unsaid(capsys.readouterr().err, "lowest folders", "as in training", "--classes-from top")
+    assert run([*own, "--data", str(moved), "--classes-from", "leaf"]) == 0
+    assert "as in training" not in capsys.readouterr().err
+    for other in (["--data", str(moved), "--classes-from", "top"], ["--data", f"folder:{moved}"]):
+        assert run([*own, *other]) == 1
+        assert not unsaid(capsys.readouterr().err, "no class `above them`")
+    (moved / "blue").rename(moved / "green")
+    assert run([*own, "--data", str(moved)]) == 1
+    assert not unsaid(capsys.readouterr().err, "no class `green`", "lowest folders", "--classes-from top")
+    for part in ("train", "val"):
+        shutil.copytree(tmp_path / part, tmp_path / "copy" / part)
+    steps = [*small, "--strategy", "full", "--epochs", "1", *data, "--out", str(tmp_path / "steps")]
+    assert run(["train", *steps]) == 0
+    assert run(["export", str(tmp_path / "steps"), "--data", str(tmp_path / "copy"), "--device", "cpu"]) == 0
+    capsys.readouterr()
     shutil.copytree(exported_run, tmp_path / "other")
     assert run(["evaluate", str(tmp_path / "other"), *data, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["images"] == 6
@@ -100,3 +118,12 @@ def test_classes_from_is_for_every_command_that_opens_data(
     assert "2 classes: blue red" in capsys.readouterr().err
     assert run(["evaluate", str(tmp_path / "other"), "--classes-from", "leaf"]) == 2
     assert "`--classes-from` needs `--data`" in capsys.readouterr().err
+
+
+def test_a_precision_of_steps_that_are_not_taken_is_noted(capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["plan", *SMALL, "--device", "cpu", "--strategy", "knn"]
+    assert run([*command, "--precision", "bf16"]) == 0
+    assert not unsaid(capsys.readouterr().err, "`--precision bf16` needs optimiser steps", "`knn` takes none")
+    for other in ([], ["--precision", "fp32"]):  # in which heads are solved
+        assert run([*command, *other]) == 0
+        assert "--precision" not in capsys.readouterr().err

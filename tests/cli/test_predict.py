@@ -9,8 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from messages import refused, unsaid
+from PIL import Image
 from tests_support import COLOURS, paint
 
 from zoo import UsageError
@@ -76,6 +78,38 @@ def test_rows_are_those_of_the_photographs(
     assert code == 1 and len(json.loads(out)) == 1 and not unsaid(err, "none", "decoded")
 
 
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_doubtful_photograph_is_classified_and_named(
+    capsys: pytest.CaptureFixture[str], form: list[str], file: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    cut, dark = tmp_path / "cut.jpg", tmp_path / "dark.png"
+    cut.write_bytes((two_splits / "val/red/000.jpg").read_bytes()[:-2])
+    Image.fromarray(np.full((40, 40), 4000, np.uint16)).save(dark)
+    code, out, err = zoo(capsys, "predict", file, cut, dark, *form)
+    assert code == 0 and out.count("cut.jpg") == 1 == out.count("dark.png") and "error" not in out
+    assert not unsaid(err, "cut.jpg", "last bytes", "dark.png", "--levels 0 4095") and err.count("warning") == 1
+    code, _, err = zoo(capsys, "predict", file, dark, "--levels", "0", "4095", *form)
+    assert code == 0 and not unsaid(err, "4,095") and "warning" not in err
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_more_classes_than_there_are(
+    capsys: pytest.CaptureFixture[str], form: list[str], file: Path, two_splits: Path
+) -> None:
+    photographs = [two_splits / "val/red/000.jpg", two_splits / "val/red/001.jpg"]
+    code, out, err = zoo(capsys, "predict", file, *photographs, "--top", "99", *form)
+    assert code == 0 and err.count("--top 99") == 1 and not unsaid(err, "2 classes")
+    assert out == zoo(capsys, "predict", file, *photographs, "--top", "2", *form)[1]
+    assert "--top" not in zoo(capsys, "predict", file, *photographs, "--top", "2")[2]
+
+
+def test_preprocessing_of_a_file_that_zoo_wrote(
+    capsys: pytest.CaptureFixture[str], file: Path, two_splits: Path
+) -> None:
+    code, out, err = zoo(capsys, "predict", file, two_splits / "val/red/000.jpg", "--preprocess", "resnet18")
+    assert code == 2 and out == "" and not unsaid(err, "model.onnx`", "--preprocess")
+
+
 def test_names_that_spoil_rows(file: Path, tmp_path: Path) -> None:
     names = [b"a\tb.png", b"c\nd.png", b"e\x1b[31m.png", b"\xff\xfe.png", "é\u2028f.png".encode()]
     photographs = [tmp_path / os.fsdecode(name) for name in names]
@@ -122,3 +156,14 @@ def test_results_come_as_they_are_made(form: list[str], file: Path, two_splits: 
                 break
         process.kill()
     assert seen == 8
+
+
+@pytest.mark.parametrize("flags", [[], ["--json"]])
+def test_doubtful_photographs_are_classified_and_named(
+    capsys: pytest.CaptureFixture[str], file: Path, tmp_path: Path, flags: list[str]
+) -> None:
+    """Grey levels of 12 bits in 16, and a JPEG without its end: there is a result, and a line that says the doubt."""
+    dark = tmp_path / "dark.png"
+    Image.fromarray(np.full((40, 40), 900, np.uint16)).save(dark)
+    code, out, err = zoo(capsys, "predict", file, dark, *flags)
+    assert code == 0 and out.count("dark.png") == 1 and not unsaid(err, "warning", "dark.png", "nearly black")

@@ -98,7 +98,7 @@ def test_one_sigmoid_is_the_probability_of_the_second_class(photographs: list[Pa
     assert [share for _, share in found[0].top] == pytest.approx([expected, 1 - expected], rel=1e-3)
     found, _ = predict(brightness(file, "Sigmoid", scale=-10), photographs[:1], preprocess=FORM)
     assert found[0].top[0][0] == "0" and found[0].top[0][1] == pytest.approx(expected, rel=1e-3)
-    with refused(ZooError, "one.onnx`", "second of two classes", "1 classes", "stands for"):
+    with refused(ZooError, "one.onnx`", "second of two classes", "1 class", "stands for"):
         predict(file, photographs, preprocess=FORM, classes=("bright",))
 
 
@@ -127,6 +127,13 @@ def test_a_batch_that_is_fixed_in_the_graph(
     assert capfd.readouterr().err == ""
     with refused(ZooError, "pinned.onnx`", "16 pixels"):
         predict(colours(tmp_path / "pinned.onnx", pinned=3), photographs, preprocess=FORM)
+
+
+def test_a_file_that_mixes_the_images_of_a_batch(photographs: list[Path], tmp_path: Path) -> None:
+    """Its scores are `(classes, N)`, which is `(N, classes)` for one image alone."""
+    file = colours(tmp_path / "turned.onnx", last="Transpose")
+    found, bad = predict(file, photographs, preprocess=FORM, classes=("red", "green", "blue"))
+    assert not bad and [one.top[0][0] for one in found] == ["red", "green", "blue", "red", "green"]
 
 
 def test_unsupported_uses_are_errors(photographs: list[Path], tmp_path: Path) -> None:

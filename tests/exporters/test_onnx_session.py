@@ -33,7 +33,7 @@ def test_classes_that_are_not_those_of_the_logits(onnx_spec: ExportSpec, tmp_pat
         if entry.key == "zoo.classes":
             entry.value = '["one"]'
     onnx.save(model, file)
-    with refused(ZooError, "1 classes", str(len(CLASSES))):
+    with refused(ZooError, "1 class", str(len(CLASSES))):
         open_file(file, "cpu").logits([np.zeros((40, 40, 3), np.uint8)])
 
 

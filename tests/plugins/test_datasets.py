@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -121,6 +122,14 @@ def test_links_are_followed_once_and_dead_ones_reported(tmp_path: Path) -> None:
     }
 
 
+def test_prediction_names_a_broken_link_and_waits_for_no_pipe(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 2}, ("red",))
+    (root / "red/alive.jpg").symlink_to(root / "red/000.jpg")
+    (root / "red/dead.jpg").symlink_to(root / "nowhere.jpg")
+    os.mkfifo(root / "red/pipe.jpg")
+    assert [path.name for path in find_photographs([str(root)])] == ["000.jpg", "001.jpg", "alive.jpg", "dead.jpg"]
+
+
 def test_an_unreadable_class_folder_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = make_photos(tmp_path, {"train": 2, "val": 2})
     scandir = os.scandir
@@ -206,6 +215,15 @@ def test_names_that_differ_in_case_are_told(tmp_path: Path) -> None:
     assert images.classes == ("RED", "red") and any("`RED` `red`" in note for note in images.notes)
 
 
+def test_names_that_differ_in_width_are_told(tmp_path: Path) -> None:
+    """Full-width letters, as Japanese and Chinese keyboards write them."""
+    root, wide = make_photos(tmp_path, {"train": 2, "val": 2}), "\uff32\uff45\uff44"
+    (root / "val/red").rename(root / "val" / wide)
+    with refused(ZooError, "`red`", "missing", "`val`") as error:
+        open_folder(str(root), 0)
+    assert error.value.hint is not None and f"`{wide}`" in error.value.hint
+
+
 CLUTTER = (
     "red/@eaDir/000.jpg/SYNOPHOTO_THUMB_M.jpg",
     "red/._000.jpg",
@@ -234,6 +252,14 @@ def test_training_evaluation_and_prediction_find_the_same_photographs(split: str
         assert images.rejected == ()
     assert {path.relative_to(root).as_posix() for path in find_photographs([str(root)])} == files
     assert {Path(path).relative_to(root).as_posix() for path in find_photographs([f"{root}/**/*.jpg"])} == files
+
+
+def test_a_pattern_that_names_a_hidden_folder_finds_what_is_in_it(tmp_path: Path) -> None:
+    hidden = make_photos(tmp_path / ".cache", {"": 2}, ("red",))
+    (hidden / "@eaDir").mkdir()
+    (hidden / "@eaDir/000.jpg").write_bytes(b"x")
+    names = [path.relative_to(hidden).as_posix() for path in find_photographs([f"{hidden}/**/*.jpg"])]
+    assert names == ["red/000.jpg", "red/001.jpg"]
 
 
 def test_a_photograph_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
@@ -339,3 +365,99 @@ def test_what_was_found_is_one_line(tmp_path: Path) -> None:
     assert found_text(images) == "2 classes: blue red; train 5 images, 2 to 3 a class; val 4, 2 a class"
     digits = found_text(open_images("digits", 0, Plugins()))
     assert digits.startswith("10 classes: 0 1 2 3 4 5 6 7 8 9; train ")
+
+
+@pytest.mark.parametrize("name", ["dev", "Development", "validate"])
+def test_more_names_of_the_validation_split(tmp_path: Path, name: str) -> None:
+    images = open_folder(str(make_photos(tmp_path, {"train": 3, name: 2, "test": 2})), 0)
+    assert list(images.splits) == ["train", "val", "test"] and images.rejected == ()
+
+
+@pytest.mark.parametrize("splits", [("train", "eval"), ("train", "vali", "test"), ("train", "holdout", "test")])
+def test_a_split_of_another_name_does_not_unlock_the_test_split(tmp_path: Path, splits: tuple[str, ...]) -> None:
+    root = make_photos(tmp_path, dict.fromkeys(splits, 3))
+    with refused(ZooError, f"`{splits[1]}`", "no folder `val`", "classes of `train`"):
+        open_folder(str(root), 0)
+    (root / splits[1]).rename(root / "val")
+    assert "val" in open_folder(str(root), 0).splits
+
+
+def test_links_upwards_bring_no_images_of_other_classes(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 4})
+    (root / "red/up").symlink_to("..")
+    (root / "red/far").symlink_to(tmp_path.parent)
+    images = open_folder(str(root), 0)
+    assert sum(len(samples) for samples in images.splits.values()) == 8
+    assert len(find_photographs([str(root / "red")])) == 4
+
+
+def test_runs_below_the_data_are_no_class(tmp_path: Path) -> None:
+    """`--data .` writes its run to `./runs`, where the next command finds it."""
+    root = make_photos(tmp_path, {"": 4})
+    run = root / "runs/first"
+    run.mkdir(parents=True)
+    (run / "run.json").write_text("{}")
+    images = open_folder(str(root), 0)
+    assert images.classes == ("blue", "red") and images.rejected == () and "runs/" in " ".join(images.notes)
+    assert open_to_score(str(root)).rejected == ()
+    for name in ("train", "val"):
+        (root / name).mkdir()
+        for label in ("red", "blue"):
+            (root / name / label).mkdir()
+            (root / label / f"00{0 if name == 'train' else 1}.jpg").rename(root / name / label / "a.jpg")
+    assert [name for name, _ in open_folder(str(root), 0).rejected if name.startswith("runs")] == []
+
+
+def test_a_class_that_cannot_be_named_gets_a_hint_about_names(tmp_path: Path) -> None:
+    root = make_photos(tmp_path, {"": 4})
+    (root / "blue").rename(root / "bl\nue")
+    with pytest.raises(ZooError) as found:
+        open_folder(str(root), 0)
+    assert "control characters" in found.value.message and found.value.hint == "rename the folder"
+
+
+@pytest.mark.parametrize(
+    ("layout", "words"),
+    [
+        (("train_set/a", "train_set/b", "val_set/a", "val_set/b"), ("`train_set` `val_set`", "`a` `b`", "leaf")),
+        (("a/train", "a/val", "b/train", "b/val"), ("`a` `b`", "`train` `val`", "they are mixed")),
+    ],
+)
+def test_levels_that_look_like_splits_are_named(
+    tmp_path: Path, layout: tuple[str, ...], words: tuple[str, ...]
+) -> None:
+    for place in layout:
+        top, lower = place.split("/")
+        (tmp_path / top).mkdir(exist_ok=True)
+        (make_photos(tmp_path / "made" / place.replace("/", "-"), {"": 4}, ("red",)) / "red").rename(
+            tmp_path / top / lower
+        )
+    shutil.rmtree(tmp_path / "made")
+    notes = " ".join(open_folder(str(tmp_path), 0).notes)
+    assert all(word in notes for word in words)
+
+
+def test_one_folder_too_many_above_the_splits(tmp_path: Path) -> None:
+    make_photos(tmp_path / "data", {"train": 3, "val": 2})
+    with pytest.raises(ZooError) as found:
+        open_folder(str(tmp_path), 0)
+    assert "the splits `train` `val`" in str(found.value.hint) and str(tmp_path / "data") in str(found.value.hint)
+
+
+def test_a_folder_that_lists_files_and_opens_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = make_photos(tmp_path, {"": 4})
+    access = os.access
+
+    def refuse(path: object, mode: int) -> bool:  # root may do everything, so the refusal is made up
+        return not str(path).endswith("red") and access(path, mode)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "access", refuse)
+    with refused(ZooError, "red`", "permission"):
+        open_folder(str(root), 0)
+
+
+def test_a_split_seed_that_changes_nothing_is_named(tmp_path: Path, plugins: Plugins) -> None:
+    split, plain = make_photos(tmp_path / "split", {"train": 3, "val": 2}), make_photos(tmp_path / "plain", {"": 6})
+    for spec, seed, said in ((split, 5, True), (split, 0, False), (plain, 5, False), (f"locked:{split}", 5, False)):
+        notes = " ".join(open_images(str(spec), seed, plugins).notes)
+        assert ("`--split-seed 5` changes nothing" in notes) == said

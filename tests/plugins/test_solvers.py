@@ -72,7 +72,7 @@ def test_folds_hold_every_class_or_there_are_none() -> None:
     alone = np.array([0, 0, 0, 1])
     answer = logistic.solve(task(nn.Linear(6, 2), found[:4], alone))
     assert answer["folds"] == 0 and answer["strength"] in logistic.STRENGTHS and "cross_validated_loss" not in answer
-    assert "1 of 2 classes have one training image" in answer["note"]
+    assert "1 of 2 classes has one training image" in answer["note"]
 
 
 @given(st.lists(st.integers(1, 9), min_size=2, max_size=6), st.integers(0, 99))
@@ -100,7 +100,7 @@ def test_one_image_in_the_rarest_class_changes_little(solve: Callable[[Task], di
     one = np.concatenate([noisy, found[:1] + 90]), np.concatenate([labels, [4]])
     without, beside = solve(task(nn.Linear(6, 4), noisy, labels)), solve(task(head := nn.Linear(6, 5), *one))
     assert beside["folds"] == without["folds"] == 5 and beside["held_out"] == 120
-    assert "1 of 5 classes have one training image, which is never held out" in beside["note"]
+    assert "1 of 5 classes has one training image, which is never held out" in beside["note"]
     assert abs(np.log10(beside["strength"] / without["strength"])) <= 1
     assert head(torch.from_numpy(one[0][-1:])).argmax() == 4
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import io
 import logging
 import pydoc
@@ -42,6 +43,12 @@ def test_dir_and_help_show_the_verbs() -> None:
 def test_a_verb_s_docstring_says_what_it_raises(verb: str) -> None:
     text = getattr(zoo, verb).__doc__
     assert text and "Raises:" in text and not text.splitlines()[0].endswith(":")
+
+
+def test_arguments_of_evaluate_are_for_its_users() -> None:
+    assert set(inspect.signature(zoo.evaluate).parameters) == {
+        "model", "data", "split", "split_seed", "device", "workers", "levels", "plugins", "advance",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", [zoo.Experiment, zoo.Study])

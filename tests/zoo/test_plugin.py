@@ -8,12 +8,16 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
+import numpy as np
 import pytest
+from messages import refused
+from PIL import Image
 from tests_support import TINY
 
-from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, ZooError, hookimpl
+from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, ZooError, hookimpl, inspect, predict, verify
 from zoo.backbone import Weights
 from zoo.command import Command
 from zoo.data.opening import open_images
@@ -219,7 +223,7 @@ def test_every_field_of_every_row_is_checked(make: Callable[..., PluginCandidate
         ("register_commands", {"target": "no_function"}, "`target` is written `module:function`"),
         ("register_runtimes", {"load": "no_function"}, "`load` is written `module:function`"),
         ("register_runtimes", {"devices": ("tpu",)}, "`devices` are some of cpu cuda"),
-        ("register_runtimes", {"devices": "cpu"}, "`devices` is a tuple, not 'cpu'"),
+        ("register_runtimes", {"devices": "cpu"}, "`devices` is a tuple of texts, not 'cpu'"),
         ("register_exporters", {"suffix": "onnx"}, "begins with a dot"),
         ("register_exporters", {"precisions": ("int4",)}, "`precisions` is a tuple"),
         ("register_exporters", {"runtimes": {"cpu": 1}}, "`runtimes` is a mapping"),
@@ -304,6 +308,80 @@ def test_a_dataset_s_mistake_is_named(make: Callable[..., PluginCandidate], retu
     assert error.value.exit_code == 1
     if "valid" in reason:
         assert error.value.hint is not None and "`val`" in error.value.hint
+
+
+class Answers:
+    """A predictor of a plugin, right but for what a test changes."""
+
+    classes: Any = ("u", "v")
+    preprocess: Any = Preprocess()
+    device: Any = "cpu"
+    answer: Any = np.zeros((1, 2), np.float32)
+
+    def __init__(self, **changed: Any) -> None:
+        vars(self).update(changed)
+
+    def logits(self, photographs: Any) -> Any:
+        return self.answer
+
+
+class WithoutLogits:
+    classes, preprocess, device = ("u", "v"), Preprocess(), "cpu"
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        (None, ("`None`", "`classes`")),
+        ("text", ("`'text'`", "`classes`")),
+        (Answers(classes="uv"), ("`classes`", "a tuple of texts", "`'uv'`")),
+        (Answers(classes=(1, 2)), ("`classes`", "a tuple of texts", "`(1, 2)`")),
+        (Answers(preprocess={"crop": 224}), ("`preprocess`", "`zoo.Preprocess`")),
+        (Answers(device=0), ("`device`", "a text", "`0`")),
+        (WithoutLogits(), ("`logits`",)),
+    ],
+)
+def test_what_an_exporter_opens_is_checked(
+    make: Callable[..., PluginCandidate], tmp_path: Path, returned: Any, words: tuple[str, ...]
+) -> None:
+    plugins, file = _foo(make, tmp_path, open=lambda path, device: returned, foreign=lambda *given: returned)
+    for preprocess in (None, Preprocess()):
+        with refused(ZooError, "zoo_foo:", "exporter `x`", "zoo plugins", *words):
+            predict(file, [], plugins=plugins, preprocess=preprocess)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [None, [[0.0, 1.0]], np.zeros(2, np.float32), np.zeros((1, 3), np.float32), np.zeros((1, 2), np.int64), "ab"],
+)
+def test_logits_of_a_plugin_are_checked(make: Callable[..., PluginCandidate], tmp_path: Path, answer: Any) -> None:
+    plugins, file = _foo(make, tmp_path, open=lambda path, device: Answers(answer=answer))
+    photograph = tmp_path / "a.png"
+    Image.new("RGB", (8, 8)).save(photograph)
+    with refused(ZooError, "Answers", "(1, 2)", "1 photograph", "2 classes", "zoo plugins"):
+        predict(file, [photograph], plugins=plugins)
+
+
+def test_other_functions_of_an_exporter_are_checked(make: Callable[..., PluginCandidate], tmp_path: Path) -> None:
+    ask: tuple[tuple[str, Any, Callable[..., Any], str], ...] = (
+        ("verify", True, verify, "a list of `zoo.Check`s"),
+        ("verify", ["passed"], verify, "a list of `zoo.Check`s"),
+        ("inspect", "metadata", inspect, "dict"),
+    )
+    for name, returned, call, wanted in ask:
+        plugins, file = _foo(make, tmp_path, **{name: lambda *given, answer=returned: answer})
+        with refused(ZooError, "zoo_foo:", "exporter `x`", wanted):
+            call(file, plugins=plugins)
+
+
+def _foo(make: Callable[..., PluginCandidate], folder: Path, **functions: Any) -> tuple[Plugins, Path]:
+    """Plugins with an exporter that has these functions, and a file of its format."""
+    for function in functions.values():
+        function.__module__ = "zoo_foo"
+    exporter = dataclasses.replace(ROWS["register_exporters"], suffix=".foo", **functions)
+    file = folder / "model.foo"
+    file.touch()
+    return Plugins([make("foo", register_exporters=implementing("register_exporters", exporter))]), file
 
 
 def test_a_name_registered_twice_is_refused(make: Callable[..., PluginCandidate]) -> None:

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
+from zoo.training.held_out_folds import held_out, held_out_folds
 
-FOLDS = 5
 PENALTIES = tuple(float(value) for value in np.logspace(-1, 5, 13))
 WIDEST = 2048  # most features of a stage; more are averaged in groups: VGG has 25,088 before its classifier
 
@@ -84,29 +84,28 @@ def pooled(value: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def probe(features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], *, seed: int = 0) -> npt.NDArray[np.bool_]:
-    """Which images `(N,)` a linear probe classifies correctly when they are held out, in five folds.
+    """Which images a linear probe classifies correctly when they are held out, in `zoo.solver.held_out_folds`.
+
+    Returns a value for each image that is held out in one of the folds, in order: `(N,)`, or fewer where a class has
+    one image, which never is.
 
     The probe is ridge regression on one-hot labels. Its penalty is chosen within each fold by leave-one-out validation
     (Golub et al. 1979). Alain and Bengio 2016, "Understanding intermediate layers using linear classifier probes".
 
     Args:
         features: features `(N, D)`.
-        labels: class indices `(N,)`, two or more images of each class.
+        labels: class indices `(N,)`; two classes at least have two images.
         seed: of the division into folds.
     """
     from sklearn.linear_model import RidgeClassifierCV
-    from sklearn.model_selection import StratifiedKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds = min(FOLDS, int(np.bincount(labels).min()))
+    folds, _ = held_out_folds(labels, seed)
+    right: npt.NDArray[np.bool_] = np.zeros(len(labels), bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about features that are constant in a fold
-        predicted = cross_val_predict(
-            make_pipeline(StandardScaler(), RidgeClassifierCV(PENALTIES)),
-            features,
-            labels,
-            cv=StratifiedKFold(folds, shuffle=True, random_state=seed),
-        )
-    right: npt.NDArray[np.bool_] = predicted == labels
-    return right
+        for fit, held in folds:
+            fitted = make_pipeline(StandardScaler(), RidgeClassifierCV(PENALTIES)).fit(features[fit], labels[fit])
+            right[held] = fitted.predict(features[held]) == labels[held]
+    return right[held_out(folds)]

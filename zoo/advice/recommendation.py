@@ -21,6 +21,7 @@ from zoo.advice.track_record import ADVICE_FILE, SHORTLIST, track_record
 from zoo.config.context import Context
 from zoo.config.references import look_up
 from zoo.data.decoding import DecodedImages
+from zoo.data.opening import note_images, open_images
 from zoo.data.splitting import stratified_subset
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, ZooError, at_once
@@ -171,12 +172,15 @@ def advise(
             problems.append(error)
     if problems:
         raise at_once(problems)
+    note_images(open_images(spec, asked[0].split_seed, plugins), progress)
+    faults_told = False
     estimates: list[_Estimates] = []
     failures: dict[str, str] = {}
     hints: list[str | None] = []
     for experiment in asked:
         try:
-            estimates.append(_estimate(experiment, plugins, progress))
+            estimates.append(_estimate(experiment, plugins, progress, tell_faults=not faults_told))
+            faults_told = True
         except ZooError as error:
             failures[experiment.backbone] = error.message
             hints.append(error.hint)
@@ -230,8 +234,11 @@ class _Estimates:
 _OF_THE_DATA = ("images", "classes")
 
 
-def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress) -> _Estimates:
-    """Compute the estimates for one backbone, from one forward pass of the training images."""
+def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, tell_faults: bool) -> _Estimates:
+    """Compute the estimates for one backbone, from one forward pass of the training images.
+
+    With `tell_faults`, what is wrong with the images is said: those that are left out, doubtful, or in two places.
+    """
     import torch
     from threadpoolctl import threadpool_limits
 
@@ -239,20 +246,26 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress) -> _
     from zoo.advice.probing import StageRecorder, probe
     from zoo.advice.transferability import h_score, knn_accuracy, logme
     from zoo.feature_cache.loader import AugmentedViews
-    from zoo.training.preparation import prepare
+    from zoo.training.held_out_folds import held_out_folds
+    from zoo.training.preparation import prepare, warn_of_images
     from zoo.training.setup import resolve
 
     began = perf_counter()
     setup = resolve(experiment, plugins)
     job = prepare(experiment, setup, Context.of(plugins, Silent()))
+    if tell_faults:
+        warn_of_images(job, progress)
     part, place = job.decoded["fit"], setup.device.place
-    counts = np.bincount(part.labels, minlength=len(job.images.classes))
-    if counts.min() < 2:
-        raise ZooError(
-            f"class `{job.images.classes[int(counts.argmin())]}` has one training image, and a probe needs two",
-            hint="add images of it, or leave the class out",
-        )
     chosen = _chosen(part)
+    labels = np.asarray(part.labels)[chosen]
+    folds, lacking = held_out_folds(labels, 0)
+    if not folds:
+        raise ZooError(
+            f"a probe needs two classes with two training images: {lacking}",
+            hint="add images, or merge classes",
+        )
+    if lacking and tell_faults:
+        progress.note(f"probes: {lacking}")
     model = job.network.model.to(place).eval()
     if not (setup.weights or setup.weights_file):
         progress.warn(f"{setup.backbone.name} has random weights, so its estimates are not about learnt features")
@@ -270,7 +283,6 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress) -> _
             recorder.record(source.inputs(indices, [0] * len(indices)))
             progress.advance(len(indices))
     progress.stop()
-    labels = np.asarray(part.labels)[chosen]
     features = recorder.features()
     last = np.concatenate(head).astype(np.float64) if head else list(features.values())[-1]
     # random weights come with batch norm statistics of no data

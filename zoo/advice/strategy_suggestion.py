@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from zoo.errors import counted
 from zoo.evaluation.significance import p_value
 from zoo.evaluation.statistics import holm, paired_difference_interval
 
@@ -111,6 +112,7 @@ def _by_profile(
         return "full", f"{words}, and its last stage adds to that after `{before}`, so all are worth training"
     return (
         "linear",
-        f"{words}; {len(last)} photographs do not tell whether the last stage adds to that after `{before}`: it may be "
-        f"up to {100 * high:.0f} points, so try `partial:1` and `full` as well",
+        f"{words}; {counted(len(last), 'photograph does', 'photographs do')} not tell whether the last stage adds to "
+        f"that after `{before}`: it may be up to {counted(round(100 * high), 'point')}, so try `partial:1` and `full` "
+        "as well",
     )

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.catalogue import Catalogue, Entry
-from zoo.errors import UsageError, ZooError, did_you_mean
+from zoo.errors import UsageError, ZooError, counted, did_you_mean
 from zoo.row import check_row
 from zoo.stage import Anatomy, check_anatomy
 from zoo.strategy import NORMS, RESERVED, STEP_WORDS, Norm, Phase, Strategy, check_phase
@@ -203,15 +203,15 @@ def share_epochs(
     if free == 0:
         if epochs is not None and epochs != fixed:
             raise UsageError(
-                f"strategy `{strategy}` has {fixed} epochs in all, but `{option}{epochs}` asks for {epochs}",
+                f"strategy `{strategy}` has {counted(fixed, 'epoch')} in all, but `{option}{epochs}` asks for {epochs}",
                 hint=f"leave `{option}{epochs}` out, or leave `epochs=` out of one phase, which then gets the rest",
             )
         return tuple(count for count in asked if count is not None)
     total = epochs if epochs is not None else max(default, fixed + free)
     if total - fixed < free:
         raise UsageError(
-            f"strategy `{strategy}`: {total} epochs leave {max(total - fixed, 0)} for the {free} phases without a "
-            "number of epochs",
+            f"strategy `{strategy}`: of {counted(total, 'epoch')}, {max(total - fixed, 0)} are left for "
+            f"{counted(free, 'phase')} without a number of epochs",
             hint=f"pass `{option}{fixed + free}` or more",
         )
     return tuple(_share(total, asked))

@@ -23,7 +23,7 @@ from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, decode
 from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
 from zoo.dataset import Images, ImageSource, Sample, as_source
-from zoo.errors import DiskFull, ZooError, is_disk_full
+from zoo.errors import DiskFull, ZooError, counted, first_line, is_disk_full
 from zoo.experiment import OnBadImage
 from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 
@@ -69,7 +69,12 @@ def doubts_text(files: Sequence[BadFile]) -> str:
     """A warning that names images that are used though something is wrong with them."""
     shown = "".join(f"\n  {file.id}: {file.reason}" for file in files[:10])
     more = f"\n  and {len(files) - 10} more" if len(files) > 10 else ""
-    return f"{len(files)} photographs are used though something is wrong with them:{shown}{more}"
+    what = counted(
+        len(files),
+        "photograph is used though something is wrong with it",
+        "photographs are used though something is wrong with them",
+    )
+    return f"{what}:{shown}{more}"
 
 
 class DecodeRequest(NamedTuple):
@@ -167,7 +172,7 @@ def decode_parts(
     Args:
         images: The dataset.
         parts: What to decode, by role: `fit`, `choose`, `reported`. Of `CHECKED` it is only asked whether they can be
-            decoded.
+            decoded, and what their contents are.
         on_bad_image: Whether a bad file is left out (`skip`) or an error (`fail`).
         workers: Number of threads.
         advance: Receives the number of images as they are decoded.
@@ -186,11 +191,12 @@ def decode_parts(
         lines = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:20])
         more = f"\n  and {len(bad) - 20} more" if len(bad) > 20 else ""
         raise ZooError(
-            f"{len(bad)} files of `{images.name}` cannot be read as images:{lines}{more}",
+            f"{counted(len(bad), 'file')} of `{images.name}` cannot be read as images:{lines}{more}",
             hint="repair or remove them, or pass `--on-bad-image skip`",
         )
-    found.pop(CHECKED, None)
     for name, part in found.items():
+        if name == CHECKED:
+            continue
         missing = set(images.classes) - {sample.label for sample in part.samples}
         if missing:
             first = next((file for file in bad if f"/{min(missing)}/" in f"/{file.id}"), None)
@@ -334,15 +340,20 @@ def content_digest(source: ImageSource | Path | Pixels) -> bytes:
     """SHA-256 of an image's encoded bytes; if it is in memory, of its type, shape and pixels.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: it cannot be read, for whatever reason: a source of a plugin may raise anything.
     """
-    opened = as_source(source).open()
-    if isinstance(opened, np.ndarray):
-        digest = hashlib.sha256(f"{opened.dtype.str} {opened.shape}".encode())
-        digest.update(np.ascontiguousarray(opened).data)
-        return digest.digest()
-    with opened:
-        return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
+    try:
+        opened = as_source(source).open()
+        if isinstance(opened, np.ndarray):
+            digest = hashlib.sha256(f"{opened.dtype.str} {opened.shape}".encode())
+            digest.update(np.ascontiguousarray(opened).data)
+            return digest.digest()
+        with opened:
+            return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
+    except OSError:
+        raise
+    except Exception as error:
+        raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import unicodedata
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def walk_files(folder: Path) -> Iterator[Path]:
-    """Yield every file at any depth, without clutter; links are followed once.
+    """Yield every file at any depth, without clutter; links are followed once, and not to folders above `folder`.
 
     Raises:
         ZooError: a folder cannot be read.
@@ -57,12 +58,15 @@ def walk_files(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> None:
         raise _unreadable(error) from error
 
-    seen = set()
+    start = Path(os.path.realpath(folder))
+    seen = {os.fspath(above) for above in start.parents}  # there, files of other classes would be found
     for place, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
         real = os.path.realpath(place)
         if real in seen:  # a loop of links
             folders.clear()
             continue
+        if not os.access(place, os.X_OK):  # its names can be listed, but no file opened
+            refuse(PermissionError(errno.EACCES, os.strerror(errno.EACCES), place))
         seen.add(real)
         folders[:] = sorted(name for name in folders if not is_clutter(Path(name)))
         yield from (Path(place, name) for name in sorted(files) if not is_clutter(Path(name)))

@@ -18,7 +18,7 @@ FEW = 0.01
 DARK = 4096
 
 
-_HINT = "; `--levels LOW HIGH` of `zoo train` tells which are black and white"
+_HINT = "; `--levels LOW HIGH` tells which are black and white"
 
 
 class UnknownLevels(ValueError):

@@ -8,7 +8,7 @@ that the resize would remove.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -77,7 +77,7 @@ def decode(
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
-            which grey levels are black and white.
+            which grey levels are black and white; or pixels in memory are not `(H, W, 3)` uint8.
     """
     source, admitted = as_source(source), False
 
@@ -91,7 +91,7 @@ def decode(
     try:
         stream = source.open()
         if isinstance(stream, np.ndarray):
-            return stream
+            return _checked(source, stream)
         with stream:
             try:
                 return _decode(source, stream, look)
@@ -119,6 +119,14 @@ def decode(
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
         reason = first_line(error)
         raise BadImage(f"`{source}` cannot be decoded: {reason}") from error
+
+
+def _checked(source: ImageSource, pixels: npt.NDArray[Any]) -> Pixels:
+    """Pixels that a source gives, if they are what everything after it relies on."""
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3 and pixels.size:
+        return pixels
+    shape = " x ".join(map(str, pixels.shape))
+    raise BadImage(f"`{source}` cannot be used: its array is {shape} {pixels.dtype}, not H x W x 3 uint8")
 
 
 class Look(NamedTuple):
@@ -174,6 +182,21 @@ def to_rgb(
         white = Image.new("RGBA", image.size, (255, 255, 255, 255))
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
+
+
+def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
+    """Whether any image has grey levels of more than 8 bits; one that cannot be opened has none."""
+    for source in sources:
+        try:
+            opened = source.open()
+            if isinstance(opened, np.ndarray):
+                continue
+            with opened, without_bound():
+                if is_deep_grey(open_image(opened).mode):
+                    return True
+        except Exception:  # it is reported when it is decoded
+            continue
+    return False
 
 
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:

@@ -132,6 +132,8 @@ def _ended_jpeg(data: bytes) -> bytes | None:
     it, which it would decode. Only if nothing is missing, all give the same image.
     """
     data = data.rstrip(b"\xff")
+    if not _has_every_scan(data):
+        return None
     noise = np.random.default_rng(0).integers(0, 255, 4096, dtype=np.uint8).tobytes()  # without 255, which is special
     found = set()
     for end in (b"", *(bytes([first]) + noise for first in (0x2A, 0x6A, 0x95, 0xD5))):  # begin with bits 00 to 11
@@ -141,6 +143,56 @@ def _ended_jpeg(data: bytes) -> bytes | None:
             return None
         found.add(hashlib.sha256(np.ascontiguousarray(pixels).data).digest())
     return data + b"\xff\xd9" if len(found) == 1 else None
+
+
+def _has_every_scan(data: bytes) -> bool:
+    """Whether the scans of a JPEG hold every coefficient to its last bit, and the last scan all its restart markers.
+
+    A progressive JPEG that ends between two scans decodes without an error, coarse or without its colours; one that
+    ends before a restart marker decodes with grey in place of the rest, whatever follows.
+    """
+    missing: dict[int, set[int]] = {}  # component -> coefficients that have not come yet in full
+    frame: tuple[int, int, dict[int, tuple[int, int]]] = 0, 0, {}
+    interval, restarts, place = 0, 0, 2  # `restarts`: markers that the current scan still lacks
+    while place + 2 <= len(data):
+        if data[place] != 0xFF or data[place + 1] in (0x00, 0xFF, *range(0xD0, 0xD8)):  # in a scan, or a filler
+            restarts -= data[place] == 0xFF and 0xD0 <= data[place + 1] <= 0xD7
+            following = data.find(b"\xff", place + 1)
+            if following < 0:
+                break
+            place = following
+            continue
+        if place + 4 > len(data):
+            break
+        marker, (length,) = data[place + 1], struct.unpack_from(">H", data, place + 2)
+        body = data[place + 4 : place + 2 + length]
+        if marker in (0xC0, 0xC1, 0xC2) and len(body) >= 6:
+            height, width = struct.unpack_from(">HH", body, 1)
+            frame = width, height, {one: (how >> 4, how & 15) for one, how in zip(body[6::3], body[7::3])}
+            missing = {component: set(range(64)) for component in frame[2]}
+        elif marker == 0xDD and len(body) >= 2:
+            (interval,) = struct.unpack_from(">H", body)
+        elif marker == 0xDA and len(body) >= 4:
+            first, last, bits = body[-3:]
+            components = body[1 : 1 + 2 * body[0] : 2]
+            for component in components:
+                if bits & 15 == 0:
+                    missing.get(component, set()).difference_update(range(first, last + 1))
+            restarts = -(-_units(frame, components) // interval) - 1 if interval else 0
+        place += 2 + length
+    return not any(missing.values()) and restarts <= 0
+
+
+def _units(frame: tuple[int, int, dict[int, tuple[int, int]]], components: bytes) -> int:
+    """The number of units that a scan of some components consists of, as the JPEG standard (A.2) counts them."""
+    width, height, factors = frame
+    across = max((one for one, _ in factors.values()), default=1) or 1
+    down = max((one for _, one in factors.values()), default=1) or 1
+    if len(components) == 1 and components[0] in factors:  # blocks of this component
+        ours = factors[components[0]]
+        width, height = -(-width * ours[0] // across), -(-height * ours[1] // down)
+        across = down = 1
+    return -(-width // (8 * across)) * -(-height // (8 * down))
 
 
 PNG = b"\x89PNG\r\n\x1a\n"

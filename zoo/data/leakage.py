@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.data.decoding import DecodedImages, content_digest
+from zoo.data.decoding import CHECKED, DecodedImages, content_digest
 from zoo.dataset import Sample
+from zoo.errors import counted
 
 SHOWN = 10  # images in a message; the rest are in `run.json`
 
@@ -77,19 +78,26 @@ def find_leaks(parts: Mapping[str, Iterable[tuple[Sample, str]]]) -> list[Leak]:
 
 
 def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
-    """The leaks among the images that a run decoded; the part that is reported is called by its split."""
-    parts = {name: zip(part.samples, part.contents) for name, part in decoded.items()}
-    if "reported" in parts:
-        return find_leaks({reported if name == "reported" else name: part for name, part in parts.items()})
-    return find_leaks({reported if name == "choose" else name: part for name, part in parts.items()})
+    """The leaks among the images that a run decoded; the part that is reported is called by its split.
+
+    Of a `test` split that the run does not use, nothing is told but the images that are elsewhere too.
+    """
+    names = {"reported" if "reported" in decoded else "choose": reported, CHECKED: "test"}
+    parts = {names.get(name, name): zip(part.samples, part.contents) for name, part in decoded.items()}
+    found = find_leaks(parts)
+    return [leak for leak in found if leak.roles != ("test",)] if CHECKED in decoded else found
 
 
 def told(leaks: Sequence[Leak]) -> str:
     """The leaks in words: what is wrong and how often, then a line for each of the first."""
     shared = sum(len(leak.roles) > 1 for leak in leaks)
     labelled = sum(len(leak.labels) > 1 for leak in leaks)
-    words = [f"{shared} images are in two parts of the data, so figures are too optimistic" if shared else ""]
-    words += [f"{labelled} images have two labels" if labelled else ""]
+    words: list[str] = []
+    if shared:
+        twice = counted(shared, "image is", "images are")
+        words.append(f"{twice} in two parts of the data, so figures are too optimistic")
+    if labelled:
+        words.append(f"{counted(labelled, 'image has', 'images have')} two labels")
     lines = "".join(f"\n  {leak}" for leak in leaks[:SHOWN])
     more = f"\n  and {len(leaks) - SHOWN} more" if len(leaks) > SHOWN else ""
-    return f"{'; '.join(word for word in words if word)}:{lines}{more}"
+    return f"{'; '.join(words)}:{lines}{more}"

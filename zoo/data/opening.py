@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from zoo.catalogue import Entry
+from zoo.data.class_names import respelt
 from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
+from zoo.progress import Progress
+from zoo.row import check_returned
 from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
@@ -39,7 +42,9 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
         if not colon or resolve is None:
             return spec
         beside = base / user_path(argument)
-        return f"{name}:{load_target(resolve)(str(beside) if argument and beside.exists() else argument)}"
+        found = load_target(resolve)(str(beside) if argument and beside.exists() else argument)
+        check_returned(found, str, resolve, f"dataset `{name}`")
+        return f"{name}:{found}"
     if "://" in spec or not spec:
         return spec
     folder = base / user_path(spec)
@@ -71,6 +76,9 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
     locked, entry, argument = _dataset_of(spec, plugins)
     images = call_dataset(entry, entry.value.open, argument, split_seed)
+    if split_seed and not images.drawn and not locked and entry.provider == "datasets":  # a plugin may not say `drawn`
+        note = f"`--split-seed {split_seed}` changes nothing: `{spec}` comes with its splits"
+        images = replace(images, notes=(*images.notes, note))
     return _not_the_folder(spec, lock(images, split_seed) if locked else images, plugins)
 
 
@@ -172,6 +180,47 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
     )
 
 
+def read_as(own: str, spec: str, plugins: Plugins) -> str:
+    """The text of `--data` for another folder whose classes are the same level of folders as those of a run's data.
+
+    Args:
+        own: The data that the run was trained on.
+        spec: The other data. A name such as `folder:` before the path says how it is read, and stays.
+        plugins: Loaded plugins.
+    """
+    name, other = (text.removeprefix(f"{LOCKED}:").partition(":")[0] for text in (own, spec))
+    if name not in ("folder-leaf", "folder-top") or other in plugins.datasets:
+        return spec
+    return with_classes_from(spec, name.removeprefix("folder-"), plugins)
+
+
+def reading_text(spec: str) -> str:
+    """What is said of data that `read_as` has changed: which folders are the classes, and how to get others."""
+    level, other = ("lowest", "top") if "folder-leaf:" in spec else ("highest", "leaf")
+    return (
+        f"the {level} folders are the classes, as in training; `--classes-from {other}`, or `folder:` before the path, "
+        "takes others"
+    )
+
+
+def spelt_as(images: Images, ids: Collection[str], classes: Collection[str]) -> Images:
+    """The images with ids and classes spelt as a run spells them: file systems differ in the Unicode form of names."""
+    samples = [sample for part in images.splits.values() for sample in part]
+    names = respelt((sample.id for sample in samples), ids)
+    labels = respelt(images.classes, classes)
+    changed = {old: new for old, new in (*names.items(), *labels.items()) if old != new}
+    if not changed:
+        return images
+    return replace(
+        images,
+        classes=tuple(sorted(labels.values())),
+        splits={
+            role: tuple(Sample(names[sample.id], labels[sample.label], sample.source) for sample in part)
+            for role, part in images.splits.items()
+        },
+    )
+
+
 def found_text(images: Images) -> str:
     """A line that says which classes and how many images were found: `2 classes: cat dog; train 24 images ...`."""
     names = " ".join(images.classes[:SHOWN]) + (" ..." if len(images.classes) > SHOWN else "")
@@ -182,6 +231,12 @@ def found_text(images: Images) -> str:
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         parts.append(f"{role} {len(samples):,}{'' if parts else ' images'}, {each} a class")
     return f"{len(images.classes):,} classes: {names}; {'; '.join(parts)}"
+
+
+def note_images(images: Images, progress: Progress) -> None:
+    """Say which classes and images were found, and what was decided while they were opened."""
+    for text in (found_text(images), *images.notes):
+        progress.note(text)
 
 
 def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:

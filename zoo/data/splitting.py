@@ -8,8 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from zoo.data.class_names import composed
 from zoo.dataset import LOCKED, Images, Role, Sample
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 
 # Shares of val and test where a dataset comes without a split. With 15 % each, most images remain for training. With at
 # least 300 test images, the standard error of a test accuracy is below 2 points
@@ -19,14 +20,19 @@ TEST_SHARE = 0.15
 
 def _by_class(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=lambda sample: sample.id):
+    for sample in sorted(samples, key=_place):
         groups[sample.label].append(sample)
     return dict(sorted(groups.items()))
 
 
+def _place(sample: Sample) -> tuple[str, str]:
+    """What samples are ordered by: file systems differ in the Unicode form of names, and the split must not."""
+    return composed(sample.id), sample.id
+
+
 def _shuffled(samples: Sequence[Sample], label: str, seed: int) -> list[Sample]:
     """The samples of a class in a random order that depends on the seed and the class's name, not on other classes."""
-    generator = np.random.default_rng([seed, *label.encode()])
+    generator = np.random.default_rng([seed, *composed(label).encode()])
     return [samples[index] for index in generator.permutation(len(samples))]
 
 
@@ -40,7 +46,7 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
     for label, group in _by_class(samples).items():
         if len(group) < 3:
             raise ZooError(
-                f"class `{label}` has {len(group)} images; a split into train, val and test needs 3 of each class",
+                f"class `{label}` has {counted(len(group), 'image')}; a split into train, val and test needs 3 of each",
                 hint="add images, or split them yourself into folders `train/` and `val/`",
             )
         order = _shuffled(group, label, seed)
@@ -49,7 +55,7 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
         roles["val"] += order[:val]
         roles["test"] += order[val : val + test]
         roles["train"] += order[val + test :]
-    return {role: tuple(sorted(group, key=lambda sample: sample.id)) for role, group in roles.items()}
+    return {role: tuple(sorted(group, key=_place)) for role, group in roles.items()}
 
 
 def hold_out(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
@@ -67,8 +73,7 @@ def hold_out(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], 
         count = max(1, round(VAL_SHARE * len(group)))
         choose += order[:count]
         fit += order[count:]
-    key = lambda sample: sample.id
-    return tuple(sorted(fit, key=key)), tuple(sorted(choose, key=key))
+    return tuple(sorted(fit, key=_place)), tuple(sorted(choose, key=_place))
 
 
 def lock(images: Images, seed: int) -> Images:
@@ -85,8 +90,8 @@ def lock(images: Images, seed: int) -> Images:
         raise ZooError(f"`{images.name}` has {' '.join(images.splits)} alone, so no split of it can be locked")
     fit, choose = hold_out(images.splits["train"], seed)
     note = (
-        f"`{images.reported}` is locked as `test`; {len(choose)} of {len(fit) + len(choose)} training images are held "
-        "out as `val`"
+        f"`{images.reported}` is locked as `test`; {len(choose)} of {len(fit) + len(choose)} training images "
+        f"{'is' if len(choose) == 1 else 'are'} held out as `val`"
     )
     return replace(
         images,
@@ -104,7 +109,7 @@ def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> tup
     kept: list[Sample] = []
     for label, group in _by_class(samples).items():
         kept += _shuffled(group, label, seed)[: max(2, round(share * len(group)))]
-    return tuple(sorted(kept, key=lambda sample: sample.id))
+    return tuple(sorted(kept, key=_place))
 
 
 def balanced_order(samples: Sequence[Sample], seed: int) -> list[Sample]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.data.class_names import keys, respelt
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation.statistics import mcnemar_test
 from zoo.predictions import Predictions
@@ -89,8 +90,7 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
     ours = one.predictions(split)
     theirs = other.predictions(ours.split)
     found = compare_tables(ours, theirs)
-    digests = [run.digest_of(ours.split) for run in (one, other)]
-    if None not in digests and digests[0] != digests[1]:
+    if one.same_images(other, ours.split) is False:
         raise UsageError(
             "the runs were evaluated on different photographs: some files have the same name and another content",
             hint="train or evaluate both runs on the same data",
@@ -106,18 +106,20 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
         ZooError: an image has different labels in the tables.
     """
     hint = "compare runs that share data, split and `--split-seed`"
-    if sorted(ours.classes) != sorted(theirs.classes):
-        raise UsageError("the runs have different classes", hint=hint)
-    if sorted(ours.ids) != sorted(theirs.ids):
-        only = sorted(set(ours.ids) ^ set(theirs.ids))
+    our_classes, their_classes = keys(ours.classes), keys(theirs.classes)
+    if only := sorted(set(our_classes) ^ set(their_classes)):
+        raise UsageError(f"the runs have different classes: `{only[0]}` is in only one of them", hint=hint)
+    our_ids, their_ids = keys(ours.ids), keys(theirs.ids)
+    if only := sorted(set(our_ids) ^ set(their_ids)):
         raise UsageError(
             f"the runs were evaluated on different photographs: `{only[0]}` is in only one of them", hint=hint
         )
-    position = {name: index for index, name in enumerate(theirs.ids)}
-    rows = np.array([position[name] for name in ours.ids], np.int64)
-    if any(ours.classes[mine] != theirs.classes[other] for mine, other in zip(ours.labels, theirs.labels[rows])):
+    position = {name: index for index, name in enumerate(their_ids)}
+    rows = np.array([position[name] for name in our_ids], np.int64)
+    if any(our_classes[mine] != their_classes[other] for mine, other in zip(ours.labels, theirs.labels[rows])):
         raise ZooError("the runs have different labels for the same photographs", hint=hint)
     after_right = theirs.correct[rows]
+    spelling = respelt(theirs.classes, ours.classes)
 
     def changes(where: Any, confidence: Any) -> tuple[Change, ...]:
         found = [
@@ -125,7 +127,10 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
                 id=ours.ids[index],
                 label=ours.classes[ours.labels[index]],
                 before=(ours.classes[ours.predicted[index]], float(ours.probabilities[index].max())),
-                after=(theirs.classes[theirs.predicted[rows[index]]], float(theirs.probabilities[rows[index]].max())),
+                after=(
+                    spelling[theirs.classes[theirs.predicted[rows[index]]]],
+                    float(theirs.probabilities[rows[index]].max()),
+                ),
             )
             for index in np.flatnonzero(where)
         ]

@@ -14,14 +14,15 @@ import numpy.typing as npt
 
 from zoo.data.class_names import composed, folded
 from zoo.data.decoding import BadFile, content_digest, default_workers
+from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
-from zoo.data.opening import absolute, choose_split, open_images, open_to_score
+from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
 from zoo.dataset import Images, Sample
-from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, type_and_first_line
+from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
 from zoo.inference.opening import open_model
-from zoo.inference.prediction import predict_all
+from zoo.inference.prediction import check_levels, levels_text, predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
 from zoo.runs.looks import note_look
@@ -48,6 +49,7 @@ class Evaluation:
         fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
             no run, or its `splits.json` is missing.
         changed: number of images with an id of the run, and another content than when it was trained.
+        levels: grey levels that became black and white, in images of more than 8 bits; None: those of their type.
         bad: files that could not be decoded, or are no images.
         notes: what was decided when the data were opened.
         doubtful: images that are scored though something is wrong with them.
@@ -61,6 +63,7 @@ class Evaluation:
     split_seed: int = 0
     fitted: int | None = None
     changed: int = 0
+    levels: Levels | None = None
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
     doubtful: tuple[BadFile, ...] = ()
@@ -105,6 +108,7 @@ class Evaluation:
             "fitted_on": self.fitted,
             "device": self.device,
             "images": len(self.predictions),
+            "levels": None if self.levels is None else list(self.levels),
             "metrics": self.metrics,
             "accuracy_interval_95": list(self.interval()),
             "per_class": self.per_class(),
@@ -150,6 +154,7 @@ def score(
     split: str,
     *,
     workers: int,
+    levels: Levels | None = None,
     advance: Callable[[int], None] = lambda count: None,
     remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> tuple[Predictions, list[BadFile]]:
@@ -160,6 +165,7 @@ def score(
         samples: images with their labels.
         split: name of the split, for the table of predictions.
         workers: threads that decode images.
+        levels: grey levels that become black and white; None: those of the model.
         advance: called with the number of images classified.
         remark: called, by any thread, with what was wrong with an image that is scored nevertheless.
 
@@ -174,14 +180,17 @@ def score(
         alike = [name for name in predictor.classes if folded(name) == folded(unknown[0])]
         like = f"it has `{alike[0]}`, which differs in case or spaces; " if alike else ""
         raise ZooError(
-            f"the model has no class `{unknown[0]}` ({len(unknown)} classes of the data are unknown to it)",
+            f"the model has no class `{unknown[0]}` "
+            f"({counted(len(unknown), 'class of the data is', 'classes of the data are')} unknown to it)",
             hint=f"{like}the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     ids: list[str] = []
     labels: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
     bad: list[BadFile] = []
-    for sample, result in predict_all(predictor, samples, workers=workers, advance=advance, remark=remark):
+    for sample, result in predict_all(
+        predictor, samples, workers=workers, levels=levels, advance=advance, remark=remark
+    ):
         if isinstance(result, BadImage):
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
@@ -210,7 +219,7 @@ def evaluate(
     split_seed: int | None = None,
     device: str = "auto",
     workers: int | None = None,
-    by_study: bool = False,
+    levels: Levels | None = None,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -220,23 +229,58 @@ def evaluate(
 
     Args:
         model: a run, its folder, or an exported file.
-        data: the data to evaluate on; None: those of the run.
+        data: the data to evaluate on; None: those of the run. The classes of a folder are its lowest or its highest
+            folders, as in the data of the run; `folder:`, `folder-leaf:` or `folder-top:` before the path says else.
         split: None: the split that the data report, `val` where there is one, else `test`; of other data than the run's
             that come without splits, all images.
         split_seed: with which the data are split; None: that of the run, else 0.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
-        by_study: whether the study asks whose trial the run is, and writes its own ledger.
+        levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
+            trained with.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
     Raises:
-        UsageError: `data` is missing for a file without a run, or the split does not exist.
+        UsageError: `data` is missing for a file without a run, the split does not exist, or `levels` are not two
+            numbers of which the first is lower.
         ZooError: the classes do not match, or no image can be decoded.
     """
     from zoo.plugin import Plugins
 
-    plugins = plugins or Plugins()
+    return _evaluate(
+        model,
+        data=data,
+        split=split,
+        split_seed=split_seed,
+        device=device,
+        workers=workers,
+        levels=levels,
+        plugins=plugins or Plugins(),
+        advance=advance,
+    )
+
+
+def evaluate_trial(run: Run, split: str, plugins: Plugins) -> Evaluation:
+    """Evaluate a trial for the study that it belongs to, which writes its own ledger; see `evaluate`."""
+    return _evaluate(run, split=split, plugins=plugins, by_study=True)
+
+
+def _evaluate(
+    model: Path | str | Run,
+    *,
+    data: Path | str | None = None,
+    split: str | None = None,
+    split_seed: int | None = None,
+    device: str = "auto",
+    workers: int | None = None,
+    levels: Levels | None = None,
+    by_study: bool = False,
+    plugins: Plugins,
+    advance: Callable[[int, int], None] = lambda done, total: None,
+) -> Evaluation:
+    """See `evaluate`. `by_study`: whether the study asks whose trial the run is, and writes its own ledger."""
+    given = check_levels(levels)
     predictor, run = open_model(model, device, plugins)
     if data is None:
         if run is None:
@@ -246,7 +290,10 @@ def evaluate(
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
         split_seed = run.experiment.split_seed if run is not None else 0
-    images, name, samples = _open(data_text(data), split, split_seed, run, plugins)
+    text = data_text(data)
+    spec = read_as(run.experiment.data, text, plugins) if run is not None else text
+    reading = reading_text(spec) if spec != text else None
+    images, name, samples = _open(spec, split, split_seed, run, plugins)
     known = run.contents() if run is not None else {}
     done = 0
 
@@ -256,19 +303,27 @@ def evaluate(
         advance(done, len(samples))
 
     doubts: dict[str, str] = {}
-    predictions, bad = score(
-        predictor,
-        samples,
-        name,
-        workers=workers or default_workers(),
-        advance=step,
-        remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
-    )
+    try:
+        predictions, bad = score(
+            predictor,
+            samples,
+            name,
+            workers=workers or default_workers(),
+            levels=given,
+            advance=step,
+            remark=lambda sample, text: doubts.update({sample.id: f"{doubts.get(sample.id, '')} {text}".strip()}),
+        )
+    except ZooError as error:
+        if reading is None:
+            raise
+        raise ZooError(error.message, hint=f"{reading}; {error.hint}" if error.hint else reading) from error
     held = set(predictions.ids)
     scored = digests(sample for sample in samples if sample.id in held) if run is not None else ()
     contents = {sample.id: digest for sample, digest in scored}
     fitted = set(known.get("fit", {}).values())
     changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())
+    own_levels = predictor.preprocess.levels
+    said = levels_text(given, own_levels)
     evaluation = Evaluation(
         model=str(run.path if run is not None and model is run else model),
         data=images.name,
@@ -279,7 +334,8 @@ def evaluate(
         fitted=sum(digest in fitted for digest in contents.values()) if known else None,
         changed=changed,
         bad=(*_rejected(images, samples), *bad),
-        notes=images.notes,
+        levels=given or own_levels,
+        notes=(*images.notes, *(text for text in (reading, said) if text)),
         doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
     if run is not None:
@@ -290,22 +346,23 @@ def evaluate(
                 data=evaluation.data,
                 split_seed=evaluation.split_seed,
                 accuracy=evaluation.metrics.get("accuracy"),
-                changed=changed > 0,
+                changed=changed > 0 or evaluation.levels != own_levels,
             )
             study = None if by_study else note_look(run, name, contents.values(), evaluation.metrics.get("accuracy"))
             if study is not None:
                 warnings.warn(
                     f"this is an evaluation on the locked images of study `{study}`, and is written to its ledger: a "
                     "configuration that is chosen by it will have too optimistic figures",
-                    stacklevel=2,
+                    stacklevel=3,
                 )
             if changed and images.name == run.data_name:
                 warnings.warn(
-                    f"{changed} images have changed since the run was trained, so its stored predictions stay",
-                    stacklevel=2,
+                    f"{counted(changed, 'image has', 'images have')} changed since the run was trained, so its stored "
+                    "predictions stay",
+                    stacklevel=3,
                 )
         except ZooError as error:
-            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=2)
+            warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=3)
     return evaluation
 
 
@@ -318,14 +375,20 @@ def _open(
     or a split is named.
     """
     of_run = run is not None and data == run.experiment.data
-    images = open_to_score(data, split_seed, plugins, of_run=of_run)
+
+    def opened(open: Callable[..., Images]) -> Images:
+        images = open(data, split_seed, plugins, of_run=of_run)
+        known = [name for part in run.contents().values() for name in part] if run is not None else []
+        return spelt_as(images, known, run.classes) if run is not None else images
+
+    images = opened(open_to_score)
     if images.drawn:
         own = of_run or (run is not None and _is_data_of(run, images, data, plugins))
         if own or split not in (None, "all"):
-            images = open_images(data, split_seed, plugins, of_run=of_run)
+            images = opened(open_images)
         elif split is None:
             name, samples = choose_split(images, "all")
-            whole = f"`{data}` comes without splits, so all its {len(samples)} images are scored"
+            whole = f"`{data}` comes without splits, so it is scored whole: {counted(len(samples), 'image')}"
             return replace(images, notes=(*images.notes, whole)), name, samples
     elif split is None and images.reported not in images.splits:
         split = "all"

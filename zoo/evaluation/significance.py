@@ -8,7 +8,7 @@ the set therefore stays below 5 %, however many there are, and however unequal t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
@@ -19,8 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.config.arguments import as_list
+from zoo.data.class_names import keys
 from zoo.errors import UsageError
 from zoo.evaluation.statistics import Correct, correct, holm, images_needed, mcnemar_test
+from zoo.predictions import Predictions
 from zoo.runs.run import Run
 from zoo.storage.files import json_text
 
@@ -115,13 +117,12 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
     if len(configurations) < 2:
         return None
     tables: dict[str, Correct] = {}
-    images: set[tuple[str, ...]] = set()
-    contents: set[str] = set()
+    images: set[tuple[tuple[str, str], ...]] = set()
     for some in configurations.values():
         found = [run.predictions() for run in some]
-        images |= {tuple(sorted(table.ids)) for table in found}
-        contents |= {digest for run, table in zip(some, found) if (digest := run.digest_of(table.split)) is not None}
-        if len(images) > 1 or len(contents) > 1:
+        images |= {tuple(sorted(zip(keys(table.ids), _labels(table)))) for table in found}
+        differ = any(opened[0].same_images(run, table.split) is False for run, table in zip(some, found))
+        if len(images) > 1 or differ:
             raise UsageError(
                 "the runs were evaluated on different images",
                 hint="compare runs that share data, split and `--split-seed`",
@@ -132,11 +133,17 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
     return replace(compare_configurations(tables), repeated=tuple(repeated))
 
 
+def _labels(table: Predictions) -> Iterator[str]:
+    """The true class of each image, by what it is compared by."""
+    names = keys(table.classes)
+    return (names[label] for label in table.labels)
+
+
 def _settings(run: Run) -> str:
     """What a run was trained with, apart from its seed; data count by their contents, not by their path."""
     left_out = ("seed", "data", *WITHOUT_EFFECT)
     asked = {name: value for name, value in run.experiment.to_json().items() if name not in left_out}
-    return json_text([asked, run.record["data"]], sort_keys=True, ascii_only=True)
+    return json_text([asked, run.data_key()], sort_keys=True, ascii_only=True)
 
 
 def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data.class_names import keys
 from zoo.predictions import Predictions
 
 Correct = npt.NDArray[np.bool_]  # whether images were classified correctly: (images,) or (seeds, images)
@@ -20,8 +21,8 @@ RESAMPLES = 4000  # of a bootstrap; with so many, the bounds of a 95 % interval 
 
 
 def correct(tables: Sequence[Predictions]) -> Correct:
-    """Which images each table of predictions has right: `(tables, images)`, in the order of the images' ids."""
-    return np.array([table.correct[np.argsort(table.ids)] for table in tables])
+    """Which images each table of predictions has right: `(tables, images)`, ordered by the images' ids."""
+    return np.array([table.correct[np.argsort(keys(table.ids))] for table in tables])
 
 
 def wilson_interval(right: int, count: int) -> tuple[float, float]:

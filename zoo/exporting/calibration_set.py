@@ -10,7 +10,7 @@ from zoo.data.decoding import decode_all, default_workers
 from zoo.data.image import pixels
 from zoo.data.leakage import digests
 from zoo.data.splitting import balanced_order
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo.exporter import Calibration
 
 if TYPE_CHECKING:
@@ -29,7 +29,8 @@ def check_count(count: int) -> None:
         UsageError: the images are too few.
     """
     if count < FEWEST:
-        raise UsageError(f"{count} photographs are too few to read value ranges from", hint=f"pass {FEWEST} or more")
+        few = counted(count, "photograph is", "photographs are")
+        raise UsageError(f"{few} too few to read value ranges from", hint=f"pass {FEWEST} or more")
 
 
 def draw(run: Run, images: Images, count: int) -> Calibration:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 from zoo.exporter import Check
 from zoo.exporting.golden_inputs import SIZES, golden_photographs
 from zoo.predictions import not_finite
@@ -101,7 +101,9 @@ def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence
     answers = ask([photographs[name] for name in golden.logits])
     expected_logits = np.array([list(row.values()) for row in golden.logits.values()], dtype=np.float64)
     if answers.shape != expected_logits.shape:
-        return failed(f"the network gives {answers.shape[1]} logits for {len(classes)} classes")
+        return failed(
+            f"the network gives {counted(answers.shape[1], 'logit')} for {counted(len(classes), 'class', 'classes')}"
+        )
     broken = not_finite(answers, list(golden.logits), classes)
     if broken is not None:
         return failed(broken)

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo.exporter import Check
 from zoo.exporting.parity import compare
-from zoo.inference.opening import find_exporter
+from zoo.inference.opening import checks_of, find_exporter, recorded_by
 from zoo.runs.run import Run
-from zoo.target import load_target
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
@@ -48,7 +47,7 @@ def verify(
     plugins = plugins or Plugins()
     path = Path(file)
     exporter = find_exporter(path, plugins)
-    checks: list[Check] = list(load_target(exporter.verify)(path, device))
+    checks = checks_of(exporter, path, device)
     if data is None:
         if split is not None:
             raise UsageError("`--split` needs `--data`", hint="pass both, or neither")
@@ -73,12 +72,17 @@ def verify(
     )
     if theirs.changed:
         raise ZooError(
-            f"{theirs.changed} photographs of `{data}` have another content than those that the run was trained and "
-            "evaluated on, so predictions cannot be compared",
+            f"{counted(theirs.changed, 'photograph')} of `{data}` changed since the run was trained and evaluated, so"
+            " predictions cannot be compared",
             hint="pass the run's own photographs",
         )
     plain: dict[str, Any] = {"name": "fp32"}
-    made = plain if exporter.inspect is None else load_target(exporter.inspect)(path)["precision"]
+    made = plain if exporter.inspect is None else recorded_by(exporter, path).get("precision")
+    if not isinstance(made, dict) or not isinstance(made.get("name"), str):
+        raise ZooError(
+            f"`inspect` of exporter `{exporter.name}` gives no `precision` with a `name` for `{path}`",
+            hint="the plugin must be mended; `zoo plugins` names its distribution",
+        )
     parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
     detail = str(parity) + "".join(f"\n  {flip}" for flip in parity.flips[:10])
     return [*checks, Check(name="photographs", passed=parity.passed, detail=detail)]
@@ -94,8 +98,4 @@ def inspect(file: Path | str, *, plugins: Plugins | None = None) -> dict[str, An
     from zoo.plugin import Plugins
 
     path = Path(file)
-    exporter = find_exporter(path, plugins or Plugins())
-    if exporter.inspect is None:
-        raise UsageError(f"`{exporter.name}` files cannot be inspected", hint="`zoo verify` checks them")
-    found: dict[str, Any] = load_target(exporter.inspect)(path)
-    return found
+    return recorded_by(find_exporter(path, plugins or Plugins()), path)

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from zoo.data.decoding import digest_of
-from zoo.errors import UsageError, ZooError, quoted
-from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision
+from zoo.errors import UsageError, ZooError, counted, quoted
+from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision, StageDifference
 from zoo.exporting.calibration_set import RANGES, check_count, draw
 from zoo.exporting.metadata import file_metadata
 from zoo.exporting.parity import TOLERANCE, Parity, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
+from zoo.inference.opening import checks_of, open_exported
 from zoo.progress import LogProgress, Progress
+from zoo.row import check_returned
 from zoo.runs.run import Run
 from zoo.runtime import DeviceName
 from zoo.storage.files import unwritable
@@ -95,7 +97,7 @@ def export(
         UsageError: there is no such format, precision or setting, or the file exists and `force` is not set.
         ZooError: the network cannot be exported, or the file does not pass.
     """
-    from zoo.data.opening import choose_split, open_images
+    from zoo.data.opening import choose_split, open_images, read_as, spelt_as
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
@@ -110,7 +112,13 @@ def export(
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
     ours = run.predictions()
-    images = open_images(data or run.experiment.data, run.experiment.split_seed, plugins, of_run=data is None)
+    where = read_as(run.experiment.data, data or run.experiment.data, plugins)
+    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None)
+    try:
+        contents = run.contents()
+    except ZooError:  # only int8 needs them, and says so
+        contents = {}
+    images = spelt_as(images, [*ours.ids, *contents.get("fit", {})], run.classes)
     samples = _evaluated_samples(run, ours, choose_split(images, ours.split)[1])
     network = run.load_network(plugins)
     shown: Calibration | None = None
@@ -118,8 +126,8 @@ def export(
     if "int8" in wanted:
         try:
             shown = draw(run, images, calibration or RANGES)
-            ranges, choices = len(shown.ranges), len(shown.choices)
-            progress.note(f"int8: value ranges from {ranges} training photographs, choices on {choices} others")
+            ranges = counted(len(shown.ranges), "training photograph")
+            progress.note(f"int8: value ranges from {ranges}, choices on {counted(len(shown.choices), 'other')}")
         except ZooError as error:
             if precision != "auto":
                 raise
@@ -290,7 +298,7 @@ def _write(
     except Exception as error:  # errors of a runtime on the graph share no base class but this
         raise ZooError(f"the file cannot be written: {type(error).__name__}: {quoted(error)}") from error
     _verify_alone(spec, exporter)
-    first = load_target(exporter.open)(spec.file, device)
+    first = open_exported(exporter, spec.file, device)
     # the comparison below uses the classes and the preprocessing that the file records, so they must be the run's
     for what, recorded, expected in (
         ("classes", first.classes, spec.classes),
@@ -302,7 +310,7 @@ def _write(
             )
     found = [_compare_with_run(first, spec, exporter, ours, samples, device, progress)]
     if "CUDA" in first.device and device == "auto":  # it may be used on either device, so it must pass on both
-        other = load_target(exporter.open)(spec.file, "cpu")
+        other = open_exported(exporter, spec.file, "cpu")
         found.append(_compare_with_run(other, spec, exporter, ours, samples, "cpu", progress))
         progress.note(f"on {other.device}: {found[-1]}")
     if exporter.annotate is not None:
@@ -317,7 +325,7 @@ def _verify_alone(spec: ExportSpec, exporter: Exporter) -> None:
     Raises:
         ZooError: a check fails.
     """
-    broken = [check for check in load_target(exporter.verify)(spec.file, "cpu") if not check.passed]
+    broken = [check for check in checks_of(exporter, spec.file, "cpu") if not check.passed]
     if broken:
         raise ZooError(f"the file fails its verification, so it was not kept: {broken[0].name}: {broken[0].detail}")
 
@@ -356,6 +364,7 @@ def _compare_with_run(
             raise
         except Exception as error:  # the stages are part of the comparison: without them the file does not pass
             raise ZooError(f"the file cannot be compared stage by stage: {quoted(error)}") from error
+        check_returned(stages, tuple[StageDifference, ...], exporter.stages, f"exporter `{exporter.name}`")
         parity = replace(parity, stages=stages)
         progress.stop()
     if not parity.passed:
@@ -403,6 +412,8 @@ def _evaluated_samples(run: Run, ours: Predictions, samples: tuple[Sample, ...])
         raise ZooError(
             f"`{missing[0]}` is not among the photographs ({len(missing)} of {len(held)} are missing)", hint=hint
         )
+    order = {name: index for index, name in enumerate(ours.ids)}
+    found = tuple(sorted(found, key=lambda sample: order[sample.id]))  # by the names in the run's own Unicode form
     recorded = run.record["data"].get("reported") or run.record["data"].get("choose")
     if recorded and digest_of(found) != recorded["sha256"]:
         raise ZooError("the photographs changed since the run was evaluated on them", hint=hint)

@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from zoo.errors import UsageError, ZooError, ZooWarning
-from zoo.exporter import Exporter
+from zoo.exporter import Check, Exporter
 from zoo.plugin import Plugins
 from zoo.predictor import Predictor
+from zoo.preprocess import Preprocess
+from zoo.row import check_returned
 from zoo.runs.run import RUN_FILE, Run
 from zoo.target import load_target
+
+# What every predictor has, whatever its class
+PREDICTOR: dict[str, Any] = {
+    "classes": tuple[str, ...],
+    "preprocess": Preprocess,
+    "device": str,
+    "logits": Callable[..., Any],
+}
 
 
 def find_exporter(file: Path, plugins: Plugins) -> Exporter:
@@ -73,8 +85,43 @@ def open_predictor(model: Path | str | Run, device: str, plugins: Plugins) -> Pr
         raise UsageError(
             f"there is no run or file `{path}`", hint="pass a folder that `zoo train` made, or an exported file"
         )
-    predictor: Predictor = load_target(find_exporter(path, plugins).open)(path, device)
+    return open_exported(find_exporter(path, plugins), path, device)
+
+
+def open_exported(exporter: Exporter, file: Path, device: str) -> Predictor:
+    """Open an exported file by its exporter.
+
+    Raises:
+        ZooError: it cannot be opened, or the exporter returns something other than a predictor.
+    """
+    predictor: Predictor = load_target(exporter.open)(file, device)
+    check_returned(predictor, PREDICTOR, exporter.open, f"exporter `{exporter.name}`")
     return predictor
+
+
+def checks_of(exporter: Exporter, file: Path, device: str) -> list[Check]:
+    """What an exporter finds when it checks a file.
+
+    Raises:
+        ZooError: it cannot be read, or the exporter returns something other than checks.
+    """
+    found: list[Check] = load_target(exporter.verify)(file, device)
+    check_returned(found, list[Check], exporter.verify, f"exporter `{exporter.name}`")
+    return list(found)
+
+
+def recorded_by(exporter: Exporter, file: Path) -> dict[str, Any]:
+    """What a file records about itself.
+
+    Raises:
+        UsageError: files of this format cannot be inspected.
+        ZooError: it cannot be read, or the exporter returns something other than a dict.
+    """
+    if exporter.inspect is None:
+        raise UsageError(f"`{exporter.name}` files cannot be inspected", hint="`zoo verify` checks them")
+    found: dict[str, Any] = load_target(exporter.inspect)(file)
+    check_returned(found, dict, exporter.inspect, f"exporter `{exporter.name}`")
+    return found
 
 
 def is_url(text: object) -> bool:

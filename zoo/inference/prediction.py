@@ -16,13 +16,15 @@ import numpy.typing as npt
 from zoo.config.arguments import as_list
 from zoo.data.decoding import BadFile, decode_all, default_workers
 from zoo.data.folder_walk import is_clutter, is_photograph, is_readable, walk_files
+from zoo.data.grey_levels import Levels
 from zoo.data.image import SUFFIXES, BadImage, Pixels
 from zoo.dataset import Sample
-from zoo.errors import UsageError, ZooError
-from zoo.inference.opening import find_exporter, is_url, open_predictor
+from zoo.errors import UsageError, ZooError, counted
+from zoo.inference.opening import PREDICTOR, find_exporter, is_url, open_predictor
 from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
-from zoo.preprocess import Preprocess
+from zoo.preprocess import Preprocess, levels_of
+from zoo.row import check_returned
 from zoo.storage.paths import user_path
 from zoo.target import load_target
 
@@ -100,6 +102,7 @@ def predict(
     top: int = 1,
     device: str = "auto",
     workers: int | None = None,
+    levels: Levels | None = None,
     preprocess: Preprocess | None = None,
     classes: tuple[str, ...] | None = None,
     plugins: Plugins | None = None,
@@ -110,9 +113,11 @@ def predict(
     Args:
         model: a run, its folder, or an exported file.
         photographs: paths of image files, and folders of them; or one such path.
-        top: number of classes in each prediction.
+        top: number of classes in each prediction; all of them, where the model has fewer.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
+        levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
+            trained with.
         preprocess: how images are prepared; only for a file that zoo did not write.
         classes: the class names; only for a file that zoo did not write.
         plugins: loaded plugins; None: load those installed.
@@ -120,7 +125,7 @@ def predict(
 
     Raises:
         UsageError: the model is neither a run nor an exported file, or `preprocess` or `classes` are given for a model
-            that states them itself.
+            that states them itself, or `levels` are not two numbers of which the first is lower.
         ZooError: the model cannot be opened.
     """
     found: list[Prediction] = []
@@ -131,6 +136,7 @@ def predict(
         top=top,
         device=device,
         workers=workers,
+        levels=levels,
         preprocess=preprocess,
         classes=classes,
         plugins=plugins,
@@ -150,19 +156,23 @@ def predict_each(
     top: int = 1,
     device: str = "auto",
     workers: int | None = None,
+    levels: Levels | None = None,
     preprocess: Preprocess | None = None,
     classes: tuple[str, ...] | None = None,
     plugins: Plugins | None = None,
     remark: Callable[[str, str], None] = lambda path, text: None,
+    note: Callable[[str], None] = lambda text: None,
 ) -> Iterator[Prediction | BadFile]:
     """Classify images one batch after the other; yields one result for each path, in order. See `predict`.
 
-    The model is opened at once; each batch is read when it is asked for.
+    The model is opened at once; each batch is read when it is asked for. `note` is called, before the first result,
+    with what was decided for all images.
     """
     from zoo.plugin import Plugins
 
     if top < 1:
         raise UsageError(f"`top={top}` is less than 1", hint="pass the number of classes to show")
+    given = check_levels(levels)
     paths: list[Path | str] = []
     for path in as_list(photographs):
         paths += find_photographs([str(path)]) if user_path(str(path)).is_dir() else [path]
@@ -176,12 +186,18 @@ def predict_each(
         )
     else:
         predictor = open_predictor(model, device, plugins)
+    said = levels_text(given, predictor.preprocess.levels)
+    if said is not None:
+        note(said)
+    if top > (count := len(predictor.classes)):
+        note(f"`--top {top}`: the model has {counted(count, 'class', 'classes')}, and all of them are given")
     samples = [Sample(str(path), "", Path(path)) for path in paths]
     independent = bool(getattr(predictor, "independent", False))  # probabilities that do not sum to 1
 
     def results() -> Iterator[Prediction | BadFile]:
         told: Callable[[Sample, str], None] = lambda sample, text: remark(sample.id, text)
-        for sample, result in predict_all(predictor, samples, workers=workers or default_workers(), remark=told):
+        count = workers or default_workers()
+        for sample, result in predict_all(predictor, samples, workers=count, levels=given, remark=told):
             if isinstance(result, BadImage):
                 yield BadFile(sample.id, result.message)
                 continue
@@ -197,6 +213,7 @@ def predict_all(
     samples: Iterable[Sample],
     *,
     workers: int,
+    levels: Levels | None = None,
     advance: Callable[[int], None] = lambda count: None,
     remark: Callable[[Sample, str], None] = lambda sample, text: None,
 ) -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
@@ -208,6 +225,7 @@ def predict_all(
         predictor: classifies the images.
         samples: their labels are not used.
         workers: threads that decode images.
+        levels: grey levels that become black and white; None: those of the model.
         advance: called with the number of images classified.
         remark: called, by any thread, with what was wrong with an image that is classified nevertheless.
 
@@ -226,7 +244,7 @@ def predict_all(
         pending.clear()
 
     count = size = 0
-    levels = predictor.preprocess.levels
+    levels = predictor.preprocess.levels if levels is None else levels
     for sample, result in decode_all(samples, workers, levels=levels, remark=remark):
         pending.append((sample, result))
         if not isinstance(result, BadImage):
@@ -242,9 +260,18 @@ def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequen
     """Logits of decoded images. NaN has no largest class, so it must not become a label.
 
     Raises:
-        ZooError: one of them is not finite.
+        ZooError: one of them is not finite, or they have a wrong type or shape.
     """
     logits = predictor.logits(images)
+    wanted = (len(images), len(predictor.classes))
+    if not isinstance(logits, np.ndarray) or logits.shape != wanted or logits.dtype.kind != "f":
+        kind = type(predictor)
+        what = f"{logits.dtype} {logits.shape}" if isinstance(logits, np.ndarray) else type(logits).__name__
+        raise ZooError(
+            f"`{kind.__module__}:{kind.__qualname__}` gives logits that are {what}, not floats {wanted}, for "
+            f"{counted(len(images), 'photograph')} and {counted(len(predictor.classes), 'class', 'classes')}",
+            hint="the plugin must be mended; `zoo plugins` names its distribution",
+        )
     broken = not_finite(logits, names, predictor.classes)
     if broken is not None:
         raise ZooError(
@@ -252,6 +279,32 @@ def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequen
             hint="`zoo verify FILE` finds damage of an exported file; fp16 overflows above 65504, so export in fp32",
         )
     return logits
+
+
+def check_levels(levels: Sequence[float] | None) -> Levels | None:
+    """Check `--levels LOW HIGH`.
+
+    Raises:
+        UsageError: they are not two numbers of which the first is lower.
+    """
+    try:
+        return levels_of(levels)
+    except ValueError as error:
+        raise UsageError(f"`--levels`: {error}", hint="such as `--levels 0 4095` for 12 bits") from error
+
+
+def levels_text(given: Levels | None, own: Levels | None) -> str | None:
+    """What is said of the grey levels: those given, or those of the model; None: those of each image's type."""
+    if given is None and own is None:
+        return None
+    low, high = given or own or (0.0, 0.0)
+    said = f"grey levels {low:,.6g} to {high:,.6g} become black to white, in images of more than 8 bits"
+    if given is None:
+        return f"{said}, as in training; `--levels LOW HIGH` changes it"
+    if given == own:
+        return f"{said}, as in training"
+    before = "those of each image's type" if own is None else f"{own[0]:,.6g} to {own[1]:,.6g}"
+    return f"{said}; the model was trained with {before}"
 
 
 def _foreign(
@@ -273,6 +326,7 @@ def _foreign(
     if classes is not None:
         check_classes(classes)
     found: Predictor = load_target(exporter.foreign)(Path(model), device, preprocess, classes)
+    check_returned(found, PREDICTOR, exporter.foreign, f"exporter `{exporter.name}`")
     return found
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.errors import counted
 from zoo.latency.report import (
     LEAST_FLOOR,
     P99_CALLS,
@@ -230,9 +231,9 @@ def _measurement(
     figures = estimate(times, fastest, np.asarray(loaded.slot_seconds[size]), size)
     notes = []
     if not warmed["steady"]:
-        notes.append(f"times were not steady after {warmed['calls']} warm-up calls")
+        notes.append(f"times were not steady after {counted(warmed['calls'], 'warm-up call')}")
     if times.size < P99_CALLS:
-        notes.append(f"p99 rests on {times.size} calls and is little more than the slowest of them")
+        notes.append(f"p99 rests on {counted(times.size, 'call')} and is little more than the slowest of them")
     if not warmed["memory_exact"]:
         notes.append("memory includes the peak while loading")
     return Measurement(

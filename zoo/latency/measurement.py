@@ -18,6 +18,7 @@ from zoo.latency.interleaving import ROUNDS, ReportLine, run_interleaved
 from zoo.latency.report import LatencyReport, Outcome, Status
 from zoo.latency.subject import Subject
 from zoo.plugin import Plugins
+from zoo.row import check_returned
 from zoo.runtime import PHOTOGRAPH, DeviceName, Runtime, Workload
 from zoo.system.cuda import cuda_devices
 from zoo.system.environment import machine, versions
@@ -211,7 +212,11 @@ def _reason_unavailable(runtime: Runtime, device: str) -> str | None:
     """Why a runtime cannot run on a device here; None where it can."""
     available: Callable[[str], str | None] = load_target(runtime.available)
     try:
-        return available(device)
+        reason = available(device)
+        check_returned(reason, str | None, runtime.available, f"runtime `{runtime.name}`")
+        return reason
+    except ZooError as error:
+        return error.message
     except Exception as error:  # code of a plugin; its failure must not stop the other subjects
         return f"{type(error).__name__}: {error}".strip()
 

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UsageError, ZooError
-from zoo.inference.opening import find_exporter
+from zoo.inference.opening import find_exporter, recorded_by
 from zoo.latency.report import LatencyReport, Outcome
 from zoo.plugin import Plugins
 from zoo.runs.run import RUN_FILE
 from zoo.storage.files import read_json, unwritable
-from zoo.target import load_target
 
 SUFFIXES = (".svg", ".png", ".pdf")
 
@@ -78,7 +77,7 @@ def accuracy_of(target: Path, plugins: Plugins) -> float | None:
         exporter = find_exporter(target, plugins)
         if exporter.inspect is None:
             return None
-        return float(load_target(exporter.inspect)(target)["parity"]["accuracy"])
+        return float(recorded_by(exporter, target)["parity"]["accuracy"])
     except (ZooError, KeyError, TypeError, ValueError):
         return None
 

@@ -24,6 +24,7 @@ import numpy.typing as npt
 import psutil
 
 from zoo.errors import ZooError
+from zoo.row import check_returned
 from zoo.runtime import Input, Session, Workload
 from zoo.system.cuda import cuda_memory_used
 from zoo.system.other_load import busy_seconds
@@ -34,6 +35,15 @@ STEADY = 0.05  # largest difference between the medians of two windows in a row;
 WARM_SECONDS = 0.2  # a processor takes a moment to raise its clock, even where the first calls are steady
 QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that still spins after this long never stops
 IDLE_CHECK_SECONDS = 0.01
+
+
+# What every session has, whatever its class
+_SESSION: dict[str, Any] = {
+    "provider": str,
+    "notes": list[str],
+    "input": Input,
+    "prepare": Callable[..., Any],
+}
 
 
 class LatencyWorker:
@@ -53,6 +63,7 @@ class LatencyWorker:
             self._device_memory = lambda: _grown(before, cuda_memory_used(work.ordinal))
         start = time.perf_counter()
         session: Session = load_target(target)(work)
+        check_returned(session, _SESSION, target, "a runtime")
         self._session = session
         return {
             "provider": session.provider,
@@ -71,6 +82,7 @@ class LatencyWorker:
         start = time.perf_counter()
         ready = make_batch(self._session.input, batch)
         call = self._session.prepare(ready)
+        check_returned(call, Callable[..., Any], self._session.prepare, "a runtime")
         call()  # compiles, tunes and allocates; reported on its own and left out of every other figure
         first = time.perf_counter() - start
         calls = self._calls[batch] = Callers([call, *(self._session.prepare(ready) for _ in range(callers - 1))])

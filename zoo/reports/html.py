@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.advice.track_record import ADVICE_FILE
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.scoring import Evaluation
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
@@ -175,7 +175,11 @@ def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str
     board, table = results.compare(plugins)
     rows = board["rows"]
     left = int(results.record.get("trials", 0)) - len(results.outcomes)
-    unfinished = [f"{left} of {results.record['trials']} trials have no result yet"] if left > 0 else []
+    unfinished = (
+        [f"{left} of {results.record['trials']} trials {'has' if left == 1 else 'have'} no result yet"]
+        if left > 0
+        else []
+    )
     chosen = next(row for row in rows if row["cheapest"])
     curves: dict[str, list[float]] = {}
     for row in rows:
@@ -261,7 +265,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
 
 def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
     """The mistakes with the highest confidence, with small photographs where these can still be read."""
-    from zoo.data.opening import open_images
+    from zoo.data.opening import open_images, spelt_as
 
     wrong = np.flatnonzero(~table.correct)
     if not len(wrong):
@@ -270,6 +274,7 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
     order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
     try:
         images = open_images(run.experiment.data, run.experiment.split_seed, plugins, of_run=True)
+        images = spelt_as(images, table.ids, run.classes)
         samples = {sample.id: sample for samples in images.splits.values() for sample in samples}
     except ZooError:
         samples = {}
@@ -312,7 +317,7 @@ def _run_verdict(run: Run) -> str:
 
 def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     count, rows, name = len(board["winners"]), len(board["rows"]), chosen["way"]
-    data = f"on {board['rows'][0]['images']} photographs of {board['split']}"
+    data = f"on {counted(board['rows'][0]['images'], 'photograph')} of {board['split']}"
     if rows == 1:
         text = f"Only one configuration has finished trials: {name}, {data}."
     elif count == 1:

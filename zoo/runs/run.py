@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from zoo.data.class_names import keys
 from zoo.errors import DiskFull, UsageError, ZooError, is_disk_full
 from zoo.experiment import Experiment
 from zoo.predictions import Predictions
@@ -254,7 +255,8 @@ class Run:
             data: name of the data.
             split_seed: with which the data were split.
             accuracy: of the predictions.
-            changed: whether images have another content than when the run was trained; the predictions are not stored.
+            changed: whether images are read or have contents other than when the run was trained; the predictions are
+                not stored.
 
         Raises:
             ZooError: the folder cannot be written; the evaluation is valid nevertheless.
@@ -299,6 +301,39 @@ class Run:
             return {}
         found = self.splits()
         return {role: dict(zip(names, found["sha256"][role])) for role, names in found["roles"].items()}
+
+    def same_images(self, other: Run, split: str) -> bool | None:
+        """Whether both runs reported on images of the same names and contents; None: unknown, or not their split.
+
+        Names are the same in any Unicode form. Whether the labels are the same is not looked at.
+        """
+        mine, theirs = self.digest_of(split), other.digest_of(split)
+        if mine is None or theirs is None:
+            return None
+        if mine == theirs:
+            return True
+        try:
+            one, two = self._reported_contents(), other._reported_contents()
+        except ZooError:
+            return False
+        return bool(one) and one == two
+
+    def _reported_contents(self) -> dict[str, str]:
+        found = self.contents()
+        part = found.get("reported") or found.get("choose") or {}
+        return dict(zip(keys(list(part)), part.values()))
+
+    def data_key(self) -> dict[str, Any]:
+        """What the run was trained and reported on, by role: equal for equal images, in any Unicode form of names."""
+        recorded = dict(self.record["data"])
+        try:
+            contents = self.contents()
+        except ZooError:
+            return recorded
+        for role, part in contents.items():
+            if role in recorded and not all(name.isascii() for name in part):
+                recorded[role] = sorted(zip(keys(list(part)), part.values()))
+        return recorded
 
     def digest_of(self, split: str) -> str | None:
         """SHA-256 over names, labels and contents of the reported split; None for another, for which there is none."""

@@ -260,9 +260,9 @@ class WorkerPool:
         begun = time.monotonic()
         if begun > job.until:
             raise Rejection(504, "deadline", f"no worker was free for {self.bounds.deadline:g} s", "try again later")
+        source: ArraySource | BytesSource
         if isinstance(job.image, np.ndarray):
-            source: ArraySource | BytesSource = ArraySource(job.image)
-            self._admit(job, job.image.shape[0] * job.image.shape[1])
+            source = ArraySource(job.image)
         else:
             encoded = job.image
             source = BytesSource("the image", lambda: encoded)
@@ -278,6 +278,8 @@ class WorkerPool:
             job.began += time.monotonic() - waited
 
         try:
+            if isinstance(job.image, np.ndarray):
+                admit(job.image.shape[0] * job.image.shape[1])
             pixels = decode(
                 source,
                 levels=job.model.predictor.preprocess.levels,

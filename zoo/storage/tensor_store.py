@@ -105,6 +105,25 @@ class Store:
             return 0
         return min(self.requested_budget, int(MAX_SHARE * room))
 
+    def check_folder(self) -> None:
+        """Check that the folder, or the one that it would be made in, is a folder that may be read.
+
+        Raises:
+            UsageError: it is a file, or may not be read.
+        """
+        if self.folder is None:
+            return
+        where = self.folder.parent
+        hint = "set `ZOO_CACHE` to a folder of your own, or unset it"
+        try:
+            found = next(path for path in (self.folder, *self.folder.parents) if path.exists())
+            if not found.is_dir():
+                raise UsageError(f"the cache folder `{where}` cannot be used: `{found}` is a file", hint=hint)
+            if not os.access(found, os.R_OK | os.X_OK):
+                raise UsageError(f"the cache folder `{where}` may not be read", hint=hint)
+        except OSError as error:
+            raise UsageError(f"the cache folder `{where}` cannot be used: {error.strerror}", hint=hint) from error
+
     def usage(self) -> Usage:
         """The number and size of the entries."""
         sizes = [size for _, size, _ in self._entries()]

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 from zoo.evaluation.significance import Comparison, compare_configurations
 from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.predictions import Predictions
@@ -237,8 +237,8 @@ def _notes(results: Sequence[ConfigurationResults], rows: Sequence[Row], split: 
     half = max((row.interval[1] - row.interval[0]) / 2 for row in rows)
     if half > 0.05:
         notes.append(
-            f"`{split}` has {rows[0].images} photographs, so accuracies are known to within {100 * half:.0f} points at "
-            "worst: configurations may differ by as much without a significant difference"
+            f"`{split}` has {counted(rows[0].images, 'photograph')}, so accuracies are known to within "
+            f"{100 * half:.0f} points at worst: configurations may differ by as much without a significant difference"
         )
     return tuple(notes)
 

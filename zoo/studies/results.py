@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.scoring import compute_metrics
 from zoo.evaluation.statistics import bootstrap_interval, correct
 from zoo.plugin import Plugins
@@ -53,7 +53,7 @@ class Results:
     def __repr__(self) -> str:
         """One line: folder, status and number of finished trials."""
         finished = sum(result.state is TrialState.FINISHED for result in self.outcomes)
-        return f"<Results {self.path}: {self.status}, {finished} trials finished>"
+        return f"<Results {self.path}: {self.status}, {counted(finished, 'trial')} finished>"
 
     @classmethod
     def open(cls, path: Path | str) -> Results:

@@ -19,12 +19,12 @@ from zoo.config.context import Context
 from zoo.data.leakage import digests, find_leaks, told
 from zoo.data.opening import absolute, found_text, open_images
 from zoo.dataset import Images
-from zoo.errors import DiskFull, UsageError, ZooError
+from zoo.errors import DiskFull, UsageError, ZooError, counted
 from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
-from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked
-from zoo.runs.run import LEDGER_FILE, Run, make_folder, now
+from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
+from zoo.runs.run import Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import LOCK_FILE, hold_folder
 from zoo.storage.paths import output_path
@@ -141,8 +141,8 @@ class StudySession:
             write_locked(self.folder, (digest for _, digest in digests(self.images.splits.get("test", ()))))
         for name, looks in earlier_looks(self.folder).items():
             self.progress.warn(
-                f"study `{name}` has evaluated on these locked images {looks} times; if its results led to this study, "
-                "figures on them are too optimistic"
+                f"study `{name}` has evaluated on these locked images {counted(looks, 'time')}; if its results led to "
+                "this study, figures on them are too optimistic"
             )
         for name in (LEADERBOARD_FILE, CSV_FILE):  # written by the session before; out of date from now on
             (self.folder / name).unlink(missing_ok=True)
@@ -354,7 +354,7 @@ class StudySession:
                     )
                     continue
                 line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), "by": "study"}
-                append_json(self.folder / LEDGER_FILE, {**line, "name": result.name, **vars(result.trial), **found})
+                write_look(self.folder, {**line, "name": result.name, **vars(result.trial), **found})
 
 
 def _default_folder() -> Path:

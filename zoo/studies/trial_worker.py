@@ -64,9 +64,9 @@ class TrialWorker:
 
     def score(self, run: str, split: str) -> dict[str, Any]:
         """Evaluate a finished run on a split; the run's ledger and its folder keep the evaluation and predictions."""
-        from zoo.evaluation.scoring import evaluate
+        from zoo.evaluation.scoring import evaluate_trial
 
-        found = evaluate(Run.open(run), split=split, by_study=True, plugins=self.plugins)
+        found = evaluate_trial(Run.open(run), split, self.plugins)
         digest = hashlib.sha256("\n".join(found.predictions.ids).encode()).hexdigest()
         return {"metrics": found.metrics, "images": len(found.predictions), "ids_sha256": digest}
 

@@ -1,12 +1,13 @@
-"""The standard output while code of plugins runs: it is kept for data, and what others print goes to stderr."""
+"""The standard streams: stdout is kept for data while code of plugins runs, and stderr may go away."""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Iterator
-from typing import TextIO
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
@@ -36,6 +37,38 @@ def stdout_to_stderr() -> Iterator[TextIO]:
         if data is not before:
             with contextlib.suppress(OSError):  # the reader is gone, which `flush` has said
                 data.close()
+
+
+class _Expendable(io.FileIO):
+    """A file that takes what cannot be written, and drops it."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except BrokenPipeError:  # nothing will ever be read: a process that is started later must not end of it
+            with contextlib.suppress(OSError):
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, self.fileno())
+                os.close(null)
+        except OSError:  # a full disk, which may have room again later
+            pass
+        return len(data)
+
+
+def expendable(stream: TextIO) -> TextIO:
+    """A stream for messages that may get lost: a reader that is gone or a full disk must not end hours of training.
+
+    Args:
+        stream: stderr. One that is no file, as in a test, is returned as it is.
+    """
+    if type(stream) is not io.TextIOWrapper:
+        return stream
+    try:
+        raw = _Expendable(stream.fileno(), "w", closefd=False)
+    except (OSError, ValueError):
+        return stream
+    # As Python opens it: each write goes out at the end of a line, and never fails for a letter
+    return io.TextIOWrapper(io.BufferedWriter(raw), encoding=stream.encoding, errors=stream.errors, line_buffering=True)
 
 
 def _flush_c_streams() -> None:

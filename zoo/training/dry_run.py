@@ -16,6 +16,7 @@ from zoo.backbone import Network
 from zoo.config.arguments import check_kind
 from zoo.data.opening import found_text, open_images
 from zoo.data.roles import assign_roles
+from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.loader import default_views
 from zoo.feature_cache.manager import FeatureCache
@@ -236,7 +237,7 @@ def _frozen(
     views = 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)
     what = f"{'features' if phase.solver else 'frozen prefix'} of {_until(network, trainable)}"
     if images is None:
-        return f"{what}, {size_text(split.bytes)} per image and view, {views} views", 0.0
+        return f"{what}, {size_text(split.bytes)} per image and view, {counted(views, 'view')}", 0.0
     decision = decide_caching(
         split, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
     )

@@ -28,14 +28,15 @@ def held_out_folds(labels: Indices, seed: int) -> tuple[list[tuple[Indices, Indi
 
     counts = np.bincount(labels)
     single, several = int((counts == 1).sum()), int((counts > 1).sum())
+    lacking = f"{single} of {single + several} classes {'has' if single == 1 else 'have'} one training image"
     if several < 2:
-        return [], f"{single} of {single + several} classes have one training image, so none can be held out"
+        return [], f"{lacking}, so none can be held out"
     can, alone = np.flatnonzero(counts[labels] > 1), np.flatnonzero(counts[labels] == 1)
     folds = StratifiedKFold(min(MOST_FOLDS, int(counts[counts > 1].min())), shuffle=True, random_state=seed)
     pairs = [(np.sort(np.concatenate([can[fit], alone])), can[held]) for fit, held in folds.split(can, labels[can])]
     if not single:
         return pairs, None
-    return pairs, f"{single} of {single + several} classes have one training image, which is never held out"
+    return pairs, f"{lacking}, which is never held out"
 
 
 def held_out(folds: list[tuple[Indices, Indices]]) -> Indices:

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
-from zoo.data.decoding import BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.image import has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
-from zoo.data.opening import found_text, open_images
+from zoo.data.opening import note_images, open_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
 from zoo.networks.freezing import digest_of_state
+from zoo.progress import Progress
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
+
+LOOKED_AT = 100  # training images in which grey levels of more than 8 bits are looked for, where `--levels` is given
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +73,21 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     phases = plan_phases(setup, network, experiment)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
-    for text in (found_text(images), *images.notes, *roles.notes, *phases.notes):
+    note_images(images, progress)
+    for text in (*roles.notes, *phases.notes):
         progress.note(text)
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
+    if experiment.levels is not None:
+        looked_at = decoded["fit"].samples[:LOOKED_AT]
+        if not has_deep_grey(sample.source for sample in looked_at):
+            count = counted(len(looked_at), "image")
+            progress.note(f"`--levels` changes images of more than 8 bits alone, and of {count} none is one")
     leaks = leaks_of(decoded, roles.reported)
-    if leaks and experiment.on_leak == "fail":
-        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak warn`")
-    if leaks:
-        progress.warn(told(leaks))
+    decoded.pop(CHECKED, None)
     clock.lap("scan")
-    return Job(
+    job = Job(
         experiment=experiment,
         setup=setup,
         images=images,
@@ -93,6 +100,29 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         start_digest=digest_of_state(network.model),
         context=context,
     )
+    if leaks and experiment.on_leak == "fail":
+        warn_of_images(replace(job, leaks=()), progress)
+        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak warn`")
+    warn_of_images(job, progress)
+    return job
+
+
+def warn_of_images(job: Job, progress: Progress) -> None:
+    """Say which files are left out, which are used though something is wrong with them, and which are in two places."""
+    if job.bad:
+        shown = "".join(f"\n  {file.id}: {file.reason}" for file in job.bad[:10])
+        more = f"\n  and {len(job.bad) - 10} more" if len(job.bad) > 10 else ""
+        what = counted(
+            len(job.bad),
+            "file is left out because it cannot be read as an image",
+            "files are left out because they cannot be read as images",
+        )
+        progress.warn(f"{what}:{shown}{more}")
+    doubtful = [file for part in job.decoded.values() for file in part.doubtful]
+    if doubtful:
+        progress.warn(doubts_text(doubtful))
+    if job.leaks:
+        progress.warn(told(job.leaks))
 
 
 def _decode(
@@ -124,11 +154,4 @@ def _decode(
         keys=store_keys(parts, setup.preprocess),
     )
     progress.stop()
-    if bad:
-        shown = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
-        more = f"\n  and {len(bad) - 10} more, all in run.json" if len(bad) > 10 else ""
-        progress.warn(f"{len(bad)} files are left out because they cannot be read as images:{shown}{more}")
-    doubtful = [file for part in decoded.values() for file in part.doubtful]
-    if doubtful:
-        progress.warn(doubts_text(doubtful))
     return decoded, bad

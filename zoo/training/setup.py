@@ -155,6 +155,8 @@ def _notes_on_solving(phases: Sequence[Phase], experiment: Experiment, plan: str
         for name in ("time_budget", "save_every", "compile")
         if getattr(experiment, name)
     ]
+    if experiment.precision == "bf16":
+        ignored.append("`--precision bf16`")
     if ignored:
         yield f"{' and '.join(ignored)} {'needs' if len(ignored) == 1 else 'need'} optimiser steps; `{plan}` takes none"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from messages import refused
 from scipy.stats import binomtest, norm
 from tests_support import make_photos
 from torch import nn
@@ -115,6 +117,8 @@ def profile(accuracies: list[float], distance: float | None) -> tuple[list[Stage
         ([0.6, 0.8, 0.93], 0.1, "linear"),  # like the source
         ([0.6, 0.8, 0.98], 2.0, "linear"),  # nothing left to win
         ([0.6, 0.9, 0.8], 0.1, "truncate:1"),  # what follows loses
+        ([0.6, 0.88, 0.94, 0.8], 0.1, "truncate:1"),  # of two that are better, the best
+        ([0.6, 0.94, 0.88, 0.8], 0.1, "truncate:2"),
         ([0.6, 0.8, 0.85], 2.0, "full"),  # unlike the source
         ([0.6, 0.85, 0.852, 0.853], 0.3, "partial:2"),  # the last two add nothing
         ([0.6, 0.7, 0.85], 0.3, "full"),  # every stage adds
@@ -216,10 +220,44 @@ def test_advice_from_photographs(
     assert one["knn"] > 0.8  # red and blue
 
 
-def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins) -> None:
-    make_photos(tmp_path, {"train": 3, "val": 1, "test": 1})
+def test_what_was_found_and_what_is_wrong_is_said_once(
+    two_splits: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(two_splits, data)
+    shutil.copy(data / "train/red/003.jpg", data / "train/blue/wrong.jpg")
+    (data / "train/red/torn.jpg").write_bytes(b"no photograph")
+    cut = data / "train/red/000.jpg"
+    cut.write_bytes(cut.read_bytes()[:-2])
+    command = ["advise", "--data", str(data), "--studies", str(tmp_path), "--device", "cpu", "--weights", "none"]
+    names = ["--backbone", "timm/test_resnet", "--backbone", "timm/test_efficientnet"]
+    assert zoo([*command, *names]) == 0
+    err = " ".join(capsys.readouterr().err.split())
+    assert err.count("2 classes: blue red; train") == 1 and err.count("is locked as `test`") == 1
+    assert err.count("1 image has two labels") == err.count("`train/blue/wrong.jpg`") == 1
+    assert err.count("torn.jpg") == 1 == err.count("train/red/000.jpg: lacks its last bytes")
+
+
+def test_a_class_with_one_training_image(tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]) -> None:
+    make_photos(tmp_path, {"train": 8, "val": 2, "test": 1}, classes=("blue", "green", "red"))
     for file in sorted((tmp_path / "train/red").iterdir())[1:]:
         file.unlink()
-    with pytest.raises(ZooError, match="class `red` has one training image") as error:
+    command = ["advise", "--data", str(tmp_path), "--weights", "none", "--device", "cpu", "--studies", str(tmp_path)]
+    assert zoo([*command, "--backbone", "timm/test_resnet", "--backbone", "hog_color", "--json"]) == 0
+    said = capsys.readouterr()
+    assert " ".join(said.err.split()).count("1 of 3 classes has one training image, which is never held out") == 1
+    assert json.loads(said.out)["images"] == 17
+    for file in sorted((tmp_path / "train/green").iterdir())[1:]:
+        file.unlink()
+    with refused(ZooError, "2 of 3 classes", "one training image"):
         advise(str(tmp_path), ["timm/test_resnet"], weights="none", device="cpu", plugins=plugins)
-    assert error.value.hint == "add images of it, or leave the class out"
+
+
+def test_a_probe_fits_on_a_class_of_one_image_and_never_holds_it_out() -> None:
+    """The folds are as many as the rarest class of several images allows; a rare class does not change the others'."""
+    generator = np.random.default_rng(0)
+    labels = np.array([0, 1] * 50 + [2])
+    features = generator.normal(size=(101, 20)) + 1.5 * np.eye(3, 20)[labels]
+    right = probe(features, labels)
+    assert len(right) == 100 and right.mean() > 0.7
+    assert abs(right.mean() - probe(features[:100], labels[:100]).mean()) < 0.1

@@ -206,8 +206,8 @@ def test_epochs_that_do_not_fit_are_refused(text: str, epochs: int) -> None:
         ([], "not a tuple"),
         ((), "not a tuple"),
         (("head",), "not a tuple"),
-        ((Phase(name="x", groups="head"),), "`groups` is a tuple, not 'head'"),  # type: ignore[arg-type]
-        ((Phase(name="x", groups=(Group(stages="head"),)),), "`stages` is a tuple, not 'head'"),  # type: ignore[arg-type]
+        ((Phase(name="x", groups="head"),), "`groups` is a tuple of `zoo.Group`s, not 'head'"),  # type: ignore[arg-type]
+        ((Phase(name="x", groups=(Group(stages="head"),)),), "`stages` is a tuple of texts, not 'head'"),  # type: ignore[arg-type]
         ((Phase(name="x", groups=(Group(stages=("head",), lr="1"),)),), "`lr` is a number"),  # type: ignore[arg-type]
         ((Phase(name="x", groups=(Group(stages=("head",)),), norm="odd"),), "`norm` is one of"),  # type: ignore[arg-type]
         ((Phase(name="x", groups=(Group(stages=("head",)),), epochs=1.5),), "`epochs` is a whole number or None"),  # type: ignore[arg-type]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import shutil
 import threading
 from dataclasses import replace
 from itertools import combinations, product
@@ -14,20 +15,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from messages import refused
+from messages import refused, unsaid
 from PIL import Image
 from tests_support import TINY, make_photos
 
 import zoo.data.decoding
 import zoo.inference.prediction
-from zoo import Images, Plugins, Preprocess, Sample, UsageError, ZooError, evaluate, export, train
+from zoo import Images, Plugins, Preprocess, Sample, UsageError, ZooError, evaluate, export, predict, train
 from zoo.data.decode_plan import SPARE, decode_requests, store_keys
 from zoo.data.decoding import DecodeRequest, allocate, decode_all, decode_parts
 from zoo.data.image import BadImage, canvas, decode, pixel_key, pixels
 from zoo.data.pixel_budget import PixelBudget
 from zoo.data.roles import Roles
 from zoo.dataset import BytesSource
+from zoo.inference.prediction import predict_each
 from zoo.preprocess import Fit
+from zoo.progress import Silent
 from zoo.storage.tensor_store import Store
 from zoo_datasets.folder import open_folder
 
@@ -243,6 +246,22 @@ def test_levels_belong_to_the_run_and_to_its_file(tmp_path: Path, plugins: Plugi
         found = evaluate(model, data=str(root), split="val", plugins=plugins)
         assert not found.bad
         assert np.allclose(found.predictions.logits, run.predictions().logits, atol=apart)
+        assert found.levels == (-10.0, 30.0) and any("as in training" in note for note in found.notes)
+        said: list[str] = []
+        own, bad = predict(model, root / "val", plugins=plugins)
+        assert not bad
+        other, bad = predict(model, root / "val", levels=(-10, 300), plugins=plugins)
+        assert not bad and [one.top for one in own] != [one.top for one in other]
+        list(predict_each(model, root / "val", levels=(-10, 300), plugins=plugins, note=said.append))
+        assert len(said) == 1 and not unsaid(said[0], "-10", "300", "30")
+    stored = run.predictions()
+    found = evaluate(run, levels=(-10, 300), plugins=plugins)
+    assert found.to_json()["levels"] == [-10.0, 300.0] and not np.allclose(found.predictions.logits, stored.logits)
+    assert np.array_equal(run.predictions().logits, stored.logits), "figures of other levels are not the run's own"
+    with refused(UsageError, "`--levels`", "numbers"):
+        evaluate(run, levels=(1, 0), plugins=plugins)
+    with refused(UsageError, "`--levels`", "numbers"):
+        predict(run, root / "val", levels=(1, 0), plugins=plugins)
     with refused(ZooError, "grey levels", "`--levels LOW HIGH`"):
         train(replace(settings, levels=None), out=tmp_path / "none", plugins=plugins)
 
@@ -314,3 +333,21 @@ def test_a_caller_that_stops_leaves_no_thread_behind(tmp_path: Path) -> None:
         next(decoded)
         decoded.close()  # type: ignore[attr-defined]
         assert threading.active_count() == before
+
+
+def test_levels_without_images_that_have_more_than_8_bits_are_told(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    said: list[str] = []
+
+    class Said(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+    train(replace(TINY, data=str(two_splits), levels=(0, 4095)), out=tmp_path / "run", plugins=plugins, progress=Said())
+    assert any(text.startswith("`--levels` changes images of more than 8 bits alone, and of") for text in said)
+    said.clear()
+    file = next((root := shutil.copytree(two_splits, tmp_path / "deep")).glob("train/*/*.jpg"))
+    Image.fromarray(np.asarray(Image.open(file).convert("L")).astype(np.uint16) * 16).save(file.with_suffix(".tif"))
+    train(replace(TINY, data=str(root), levels=(0, 4095)), out=tmp_path / "deeper", plugins=plugins, progress=Said())
+    assert not any("alone" in text for text in said)

@@ -290,6 +290,8 @@ def test_a_pixel_that_does_not_fit_changes_no_other(odd: float) -> None:
     plain, none = grey(values, np.float32)
     found, remarks = grey([*values, odd], np.float32)
     assert found[:400] == plain and none == [] and max(plain) == 255
+    if odd != float("inf"):
+        assert found[400] == (255 if odd > 1 else 0)
     assert len(remarks) == 1 and "1 of 401 grey levels" in remarks[0]
 
 
@@ -314,3 +316,39 @@ def test_twelve_bits_in_sixteen_are_told() -> None:
     found, remarks = grey(values, np.uint16)
     assert max(found) == 16 and "`--levels 0 4095`" in remarks[0]
     assert grey(values, np.uint16, levels=(0, 4095)) == ([0, 128, 255], [])
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_progressive_jpeg_cut_between_scans_is_not_repaired(mode: str) -> None:
+    """It decodes without an error, coarse or without its colours, so nothing but its scans tells that it is cut."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, "JPEG", progressive=True)
+    whole = file.getvalue()
+    starts = [place for place in range(len(whole)) if whole[place : place + 2] == b"\xff\xda"]
+    assert len(starts) > 5
+    for start in starts[1:]:
+        for end in (b"", b"\xff", b"\xff\xff"):
+            with pytest.raises(BadImage, match="truncated"):
+                decode(BytesSource("cut", lambda cut=whole[:start] + end: cut))  # type: ignore[misc]
+    assert np.array_equal(decode(BytesSource("end", lambda: whole[:-2])), decode(BytesSource("all", lambda: whole)))
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_a_jpeg_cut_at_a_restart_marker_is_not_repaired(mode: str, progressive: bool) -> None:
+    """A decoder fills what follows a missing marker with grey, whatever it reads."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 122, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(noise).convert(mode).save(file, "JPEG", progressive=progressive, restart_marker_blocks=4)
+    whole = file.getvalue()
+    markers = [place for place in range(len(whole) - 1) if whole[place] == 0xFF and 0xD0 <= whole[place + 1] <= 0xD7]
+    assert len(markers) > 5
+    pixels = decode(BytesSource("all", lambda: whole))
+    for cut in (*markers[-3:], markers[-1] + 2, len(whole) - 40, len(whole) - 2):
+        try:
+            found = decode(BytesSource("cut", lambda cut=cut: whole[:cut]))  # type: ignore[misc]
+        except BadImage:
+            assert cut < len(whole) - 2
+        else:  # the last bytes of a progressive file may hold nothing
+            assert cut not in markers and np.array_equal(found, pixels)

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from messages import refused, unsaid
 from tests_support import TINY
 
 from zoo import Plugins, Run, ZooError, evaluate, train, verify
@@ -37,6 +38,16 @@ def test_a_leak_is_a_content_in_two_roles_or_under_two_labels(images: list[tuple
     assert {frozenset(sample.id for _, sample in leak.images) for leak in found} == expected
     if found:
         text = told(found)
+        places = [({role for role, its, _ in samples if its == one}, one) for one in range(7)]
+        shared = sum(len(roles) > 1 for roles, _ in places)
+        labelled = sum(len({sample.label for _, its, sample in samples if its == one}) > 1 for _, one in places)
+        assert text[0] in "123456789"
+        for number, one, several in (
+            (shared, "image is in two parts", "images are in two parts"),
+            (labelled, "image has two labels", "images have two labels"),
+        ):
+            assert (f"{number} {one if number == 1 else several}" in text) is (number > 0)
+            assert (one in text or several in text) is (number > 0)
         shown = [line for line in text.splitlines() if line.startswith("  `")]
         assert len(shown) == min(len(found), SHOWN) and all(one.id in text for _, one in found[0].images)
 
@@ -60,7 +71,7 @@ def test_train_names_each_leaked_image(leaky: Path, tmp_path: Path, capsys: pyte
     assert "hint: delete all but one" in capsys.readouterr().err
     assert zoo(command) == 0
     err = capsys.readouterr().err
-    assert "2 images are in two parts of the data, so figures are too optimistic; 1 images have two labels" in err
+    assert "2 images are in two parts of the data, so figures are too optimistic; 1 image has two labels" in err
     assert "`train/red/003.jpg` (train) = `val/red/again.jpg` (val)" in err
     assert "`train/red/004.jpg` (train, label `red`) = `val/blue/wrong.jpg` (val, label `blue`)" in err
     assert "twice" not in err
@@ -69,6 +80,29 @@ def test_train_names_each_leaked_image(leaky: Path, tmp_path: Path, capsys: pyte
         ["train/red/003.jpg", "val/red/again.jpg"],
         ["train/red/004.jpg", "val/blue/wrong.jpg"],
     ]
+
+
+def test_train_that_reports_on_val_looks_for_leaks_into_test(
+    three_splits: Path, tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(three_splits, data)
+    shutil.copy(data / "train/red/001.jpg", data / "test/red/again.jpg")
+    shutil.copy(data / "val/red/001.jpg", data / "test/red/twice.jpg")
+    shutil.copy(data / "test/red/002.jpg", data / "test/blue/within.jpg")  # two labels, which only a test tells
+    settings = replace(TINY, data=str(data), strategy="knn")
+    for attempt in ("computed", "from the cache"):
+        run = train(settings, out=tmp_path / attempt, plugins=plugins)
+        assert [[(image["id"], image["role"]) for image in leak["images"]] for leak in run.record["leaks"]] == [
+            [("train/red/001.jpg", "fit"), ("test/red/again.jpg", "test")],
+            [("val/red/001.jpg", "val"), ("test/red/twice.jpg", "test")],
+        ]
+        assert set(run.splits()["roles"]) == {"fit", "choose"}
+    with refused(ZooError, "train/red/001.jpg", "test/red/again.jpg", "--on-leak warn"):
+        train(replace(settings, on_leak="fail"), out=tmp_path / "failed", plugins=plugins)
+    command = ["advise", "--data", str(data), "--backbone", TINY.backbone, "--weights", "none", "--device", "cpu"]
+    assert zoo([*command, "--studies", str(tmp_path)]) == 0
+    assert not unsaid(capsys.readouterr().err, "2 images are in two parts", "test/red/again.jpg", "test/red/twice.jpg")
 
 
 def test_fitted_images_are_known_by_content(
@@ -102,7 +136,7 @@ def test_a_file_is_not_blamed_for_other_images(
     file = tmp_path / "run/model.onnx"
     assert verify(file, data=str(data), plugins=plugins)[-1].passed
     shutil.copy(data / "val/red/001.jpg", data / "val/red/002.jpg")  # the same names
-    with pytest.raises(ZooError, match=r"1 photographs of .* have another content"):
+    with pytest.raises(ZooError, match=r"1 photograph of .* changed since"):
         verify(file, data=str(data), plugins=plugins)
 
 
@@ -113,7 +147,7 @@ def test_an_image_that_changed_is_not_the_run_s(two_splits: Path, tmp_path: Path
     before = run.predictions()
     shutil.copy(data / "val/red/000.jpg", data / "train/red/000.jpg")
     shutil.copy(data / "val/red/001.jpg", data / "val/red/002.jpg")
-    with pytest.warns(UserWarning, match="1 images have changed since"):
+    with pytest.warns(UserWarning, match="1 image has changed since"):
         found = evaluate(run, plugins=plugins)
     assert (found.predictions.logits != before.logits).any()
     assert (run.predictions().logits == before.logits).all()

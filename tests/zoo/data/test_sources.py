@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import hashlib
 import io
+import os
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from tests_support import TINY, make_photos
 
-from zoo import Experiment, Images, Plugins, Sample, Study, train
+from zoo import Experiment, Images, Plugins, Sample, Study, ZooError, train
 from zoo.catalogue import Catalogue, Entry
 from zoo.data.decoding import content_digest
 from zoo.data.image import BadImage, decode
@@ -149,6 +150,64 @@ def broken() -> bytes:
 def test_unreadable_sources_are_named(source: FileSource | BytesSource, said: str) -> None:
     with pytest.raises(BadImage, match=said):
         decode(source)
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((8, 8, 3)),
+        np.zeros((8, 8, 3), np.float32),
+        np.zeros((3, 8, 8), np.uint8),
+        np.zeros((8, 8), np.uint8),
+        np.zeros((8, 8, 4), np.uint8),
+        np.zeros((0, 8, 3), np.uint8),
+        np.zeros((1, 8, 8, 3), np.uint8),
+    ],
+)
+def test_pixels_of_another_kind_are_named(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> None:
+    with pytest.raises(BadImage, match=f"array is .*{pixels.dtype}, not H x W x 3 uint8"):
+        decode(pixels)
+
+
+class Odd:
+    """A source of a plugin that keeps no promise."""
+
+    def __init__(self, what: object) -> None:
+        self.what = what
+
+    def open(self) -> Any:
+        if isinstance(self.what, Exception):
+            raise self.what
+        return self.what
+
+    def __str__(self) -> str:
+        return "row 7"
+
+
+@pytest.mark.parametrize("what", [RuntimeError("the net is down"), KeyError("x"), None, b"bytes", "text"])
+def test_a_source_that_fails_in_any_way_is_a_bad_image(what: object) -> None:
+    with pytest.raises(BadImage, match="`row 7` cannot be decoded"):
+        decode(Odd(what))
+    with pytest.raises(OSError):
+        content_digest(Odd(what))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a pipe of Unix")
+def test_a_photograph_from_a_pipe(archive: Path) -> None:
+    read, write = os.pipe()
+    whole = member(archive, "train/red/000.jpg").load()
+    os.write(write, whole)
+    os.close(write)
+    try:
+        assert np.array_equal(decode(Path(f"/dev/fd/{read}")), decode(BytesSource("whole", lambda: whole)))
+    finally:
+        os.close(read)
+
+
+def test_splits_are_sequences() -> None:
+    samples = (Sample("a", "red", np.zeros((8, 8, 3), np.uint8)),)
+    with pytest.raises(ZooError, match="split `train` of `made` is a generator, not a tuple"):
+        Images(name="made", classes=("red",), splits={"train": (one for one in samples)})  # type: ignore[dict-item]
 
 
 def test_a_truncated_member_is_a_bad_image(archive: Path) -> None:

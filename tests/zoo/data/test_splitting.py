@@ -89,3 +89,6 @@ def test_a_smaller_fraction_lies_within_a_larger_one_and_both_are_validated_alik
     assert fewer.choose == more.choose == whole.choose
     assert not set(whole.fit) & set(whole.choose)
     assert bool(whole.choose) is (layout != "two")
+    for label in counts:  # two of each class, so that a solver can hold one out
+        left, had = (sum(sample.label == label for sample in part) for part in (fewer.fit, whole.fit))
+        assert left >= min(2, had)

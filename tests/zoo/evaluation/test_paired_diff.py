@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+import unicodedata
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from messages import refused, unsaid
 from scipy.stats import binom
+from tests_support import TINY, make_photos
 
-from zoo import UsageError, ZooError
+from zoo import Plugins, Run, UsageError, ZooError, compare, diff, evaluate, export, train
+from zoo.data.class_names import keys, respelt
 from zoo.evaluation.paired_diff import compare_tables
+from zoo.evaluation.statistics import correct
 from zoo.predictions import Predictions
 from zoo_cli.main import run as zoo
 
@@ -55,6 +62,51 @@ def test_runs_on_other_images_cannot_be_compared() -> None:
         compare_tables(table("ab", "xx", "xx"), table("ab", "xx", "xx", classes=("x", "z")))
     with pytest.raises(ZooError, match="different labels"):
         compare_tables(table("ab", "xx", "xx"), table("ab", "xx", "xy"))
+
+
+def test_names_in_another_unicode_form_are_the_same(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, plugins: Plugins
+) -> None:
+    """One data folder on Linux and its copy on macOS, whose names also have another order."""
+    source = make_photos(tmp_path / "source", {"": 8})
+    runs: dict[str, Run] = {}
+    for form in ("NFC", "NFD"):
+        root = tmp_path / form
+        for folder, name in (("blue", "caf\u00e9"), ("red", "cafz")):
+            shutil.copytree(source / folder, root / unicodedata.normalize(form, name))
+        settings = replace(TINY, data=str(root), epochs=1)
+        runs[form] = train(settings, out=tmp_path / f"run-{form}", plugins=plugins)
+    one, other = runs.values()
+    assert set(one.classes) != set(other.classes) and one.classes[0] == other.classes[1] == "cafz"
+    assert other.digest_of("val") != one.digest_of("val") and one.same_images(other, "val")
+    found = diff(one, other)
+    assert found.images == len(one.predictions()) and set(found.per_class()) <= set(one.classes)
+    assert all(change.after[0] in one.classes for change in (*found.fixed, *found.broken))
+    assert compare([one, other]) is None, "the second is a repetition of the first"
+    linear = train(replace(other.experiment, strategy="linear"), out=tmp_path / "linear", plugins=plugins)
+    told = compare([one, other, linear])
+    assert told is not None and told.repeated == (str(other.path),)
+    assert zoo(["compare", *(str(run.path) for run in (one, other, linear))]) == 0
+    assert not unsaid(capsys.readouterr().err, "repeats the settings")
+    scored = evaluate(one, data=str(tmp_path / "NFD"), plugins=plugins)
+    assert scored.predictions.split == "val" and scored.fitted == 0
+    assert sorted(scored.predictions.ids) == sorted(one.predictions().ids)
+    assert export(one, data=str(tmp_path / "NFD"), plugins=plugins).path.is_file()
+
+
+def test_answers_are_aligned_in_whatever_unicode_form() -> None:
+    right = table("ab", "xy", "xx")  # the first right, the second wrong
+    one = replace(right, ids=("caf\u00e9", "cafz"))
+    other = replace(table("ab", "yx", "xx"), ids=("cafz", "cafe\u0301"))
+    assert np.array_equal(*correct([one, other])) and not np.array_equal(*correct([one, replace(other, ids=one.ids)]))
+
+
+def test_what_only_looks_like_another_unicode_form() -> None:
+    both = ("caf\u00e9", "cafe\u0301")
+    assert keys(both) == both and keys(both[1:]) == both[:1]
+    assert respelt(both, both) == {name: name for name in both} and respelt(both[1:], both[:1]) == {both[1]: both[0]}
+    with refused(UsageError, "classes", f"`{both[1]}`"):
+        compare_tables(table("ab", "xx", "xx", (*both, "x")), table("ab", "xx", "xx", (both[0], "x")))
 
 
 def test_diff_of_two_runs(capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from tests_support import TINY
 
 from zoo import Run, ZooError, train
 from zoo.evaluation.significance import SeedVariance, compare, compare_configurations, p_value
+from zoo.evaluation.statistics import images_needed
 from zoo_cli.main import run as zoo
 
 Table = npt.NDArray[np.bool_]
@@ -143,6 +144,11 @@ def test_images_needed_find_the_difference() -> None:
     needed = compare_configurations(table).pairs[0].needed
     assert needed is not None
     one, other = table.values()
+    third = drawn(generator, [0.5], 300, 1)["way 0"]
+    of_three = compare_configurations({"a": one, "b": other, "c": third})  # corrected for three pairs
+    (of_pair,) = (pair.needed for pair in of_three.pairs if {pair.better, pair.worse} == {"a", "b"})
+    discordant, difference = float((one != other).mean()), float(one.mean() - other.mean())
+    assert of_pair == images_needed(discordant, difference, level=0.05 / 3, power=0.9) > needed
     again = []
     for _ in range(200):  # as many photographs, of the same kind
         rows = generator.integers(0, one.shape[1], needed)

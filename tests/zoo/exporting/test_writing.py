@@ -390,7 +390,7 @@ def test_unsupported_precisions_are_usage_errors(run: Run, plugins: Plugins, mon
         ({"precision": "int8", "to": "pt2"}, "`pt2` has no int8"),
         ({"preprocessing": "graph", "to": "pt2"}, "`pt2` has no preprocessing `graph`"),
         ({"precision": "int8", "max_drop": 1.5}, "a drop of `1.5`"),
-        ({"precision": "int8", "calibration": 1}, "1 photographs are too few"),
+        ({"precision": "int8", "calibration": 1}, "1 photograph is too few"),
         ({"max_drop": 0.1}, "`--max-drop` is for fp16 and int8"),
         ({"precision": "fp16", "calibration": 9}, "`--calibration` is for int8"),
         ({"data": ""}, "`--data` is empty"),

@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from messages import unsaid
 
 from zoo.errors import UsageError, ZooError
 from zoo.latency.interleaving import WORKER
@@ -93,6 +94,20 @@ single = lambda work: Single(work, 0.0005)
 def refusing(work):
     raise ZooError("this runtime refuses", hint="ask another")
 
+class Wrong(Sleepy):
+    def __init__(self, work, kind):
+        super().__init__(work, 0.001)
+        self.kind = kind
+        if kind == "input":
+            self.input = (3, 4, 4)
+
+    def prepare(self, batch):
+        return 7 if self.kind == "call" else super().prepare(batch)
+
+wrong_session = lambda work: 5
+wrong_input = lambda work: Wrong(work, "input")
+wrong_call = lambda work: Wrong(work, "call")
+
 def absent(device):
     return "nothing of the kind is here"
 
@@ -103,6 +118,10 @@ def broken(device):
 def register_runtimes(register):
     for name in ("quick", "slow", "spinning", "dying", "raising", "single", "refusing", "absent", "broken"):
         available = (lambda device: None) if name not in ("absent", "broken") else globals()[name]
+        register(zoo.Runtime(name=name, summary=name, accepts="run", devices=("cpu",), available=available,
+                             load="pretend:" + name))
+    for name in ("wrong_session", "wrong_input", "wrong_call", "wrong_answer"):
+        available = (lambda device: None) if name != "wrong_answer" else lambda device: 3
         register(zoo.Runtime(name=name, summary=name, accepts="run", devices=("cpu",), available=available,
                              load="pretend:" + name))
     register(zoo.Runtime(name="gpu", summary="gpu", accepts="run", devices=("cuda",), available=absent, load="x:y"))
@@ -188,7 +207,15 @@ def test_a_failing_subject_is_an_outcome(folder: Path, plugins: Plugins) -> None
 def test_unavailable_runtimes_are_skipped_unless_named(folder: Path, plugins: Plugins) -> None:
     report = measure(folder, plugins, seconds=0.01, rounds=1)  # one of them computes until it is killed
     status = Counter(outcome.status for outcome in report.outcomes)
-    assert status == {"measured": 5, "failed": 2, "unavailable": 2}  # `gpu` does not run on the CPU at all
+    assert status == {"measured": 5, "failed": 5, "unavailable": 3}  # `gpu` does not run on the CPU at all
+
+
+def test_what_a_runtime_returns_is_checked(folder: Path, plugins: Plugins) -> None:
+    names = ("wrong_session", "wrong_input", "wrong_call", "wrong_answer")
+    report = measure(folder, plugins, *names, seconds=0.01, rounds=1)
+    for outcome, word in zip(report.outcomes, ("`provider`", "`zoo.Input`", "a function", "`3`"), strict=True):
+        assert outcome.status in ("failed", "unavailable")
+        assert not unsaid(outcome.reason, "pretend:", word), outcome.reason
 
 
 def test_threads_spinning_between_slots_are_noted(folder: Path, plugins: Plugins) -> None:

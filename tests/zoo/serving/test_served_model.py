@@ -48,7 +48,7 @@ def test_a_changed_file_is_not(exported_run: Path, plugins: Plugins, tmp_path: P
         opened(file, plugins)
     shutil.copy(exported_run / "model.onnx", file)
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(ZooError, match="is not served: .* is not an ONNX file, or is truncated"):
+    with pytest.raises(ZooError, match=r"is not served: .* is not an ONNX file, or is truncated"):
         opened(file, plugins)
     with pytest.raises(UsageError, match="there is no file"):
         opened(tmp_path / "none.onnx", plugins)

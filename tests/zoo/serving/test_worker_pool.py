@@ -169,8 +169,9 @@ def test_an_image_that_waited_too_long_is_not_computed() -> None:
 
 def test_images_over_the_bound_are_not_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
     pool, model = WorkerPool(1, Bounds(pixels=100)), served(Sums())
+    both = (encoded(image(1, 11, 10)), image(1, 11, 10))
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("it was decoded"))
-    for one in (encoded(image(1, 11, 10)), image(1, 11, 10)):
+    for one in both:
         refused = rejection(submit(pool, model, one)[0])
         assert refused.status == 413 and "110 pixels, over 100" in refused.message
     pool.close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -62,6 +63,13 @@ def test_cheapest_of_one_network_has_fewest_trainable_parameters() -> None:
     board = rank([entry("a", right, trained=9), entry("b", right, trained=3)])
     assert board.cheapest == "b linear"
     assert any("one seed" in note for note in board.notes) and any("100 photographs" in note for note in board.notes)
+
+
+def test_a_network_without_latency_is_not_the_cheapest() -> None:
+    right = np.random.default_rng(0).random((1, 100)) < 0.9
+    unknown = replace(entry("unknown", right, trained=1), cost=DeploymentCost(failure="no exporter"))
+    assert rank([unknown, entry("slow", right, latency=9.0)]).cheapest == "slow linear"
+    assert rank([unknown]).cheapest == "unknown linear"
 
 
 def test_photographs_are_matched_by_their_ids() -> None:

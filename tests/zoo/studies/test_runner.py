@@ -20,6 +20,8 @@ from shared import made_once
 
 from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study
 from zoo.errors import DiskFull
+from zoo.runs.looks import earlier_looks, write_locked
+from zoo.storage.files import append_json
 from zoo.studies.deployment_cost import DeploymentCost, NetworkLatencies
 from zoo.studies.results import COSTS_FILE, Results
 from zoo.studies.trial import Trial, TrialResult
@@ -153,6 +155,15 @@ def test_the_locked_split_is_evaluated_once_per_winning_run(done: Results) -> No
             assert row["test"]["images"] == 12
 
 
+def test_looks_without_an_author_are_the_study_s_own(done: Results, tmp_path: Path) -> None:
+    """Earlier versions did not write who looked."""
+    ledger = shutil.copytree(done.path, tmp_path / "s") / "ledger.jsonl"
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    assert all(line.pop("by") == "study" for line in lines)
+    ledger.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+    assert Results.open(tmp_path / "s").leaderboard["rows"] == done.leaderboard["rows"]
+
+
 @pytest.mark.usefixtures("in_this_process")
 def test_every_look_counts_but_only_the_study_s_own_are_on_the_leaderboard(
     done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -186,6 +197,61 @@ def test_every_look_counts_but_only_the_study_s_own_are_on_the_leaderboard(
     assert second.leaderboard["looks"] == 1 and second.leaderboard["earlier_looks"] == {"first": 3}
     assert "study `first` has evaluated on these locked images 3 times" in caplog.text
     assert second.leaderboard["rows"][0]["test"]["images"] == 12
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_looks_of_studies_in_other_folders_are_known(
+    done: Results, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    mine, other = tmp_path / "here/mine", tmp_path / "there/other"
+    for folder in (mine, other):
+        shutil.copytree(done.path, folder)
+        (folder / "ledger.jsonl").unlink()
+    loser = next(iter(sorted((other / "trials").iterdir())))
+
+    def look(folder: Path = other) -> None:
+        with pytest.warns(UserWarning, match="evaluation on the locked images of study"):
+            evaluate(folder / "trials" / loser.name, split="test")
+
+    assert earlier_looks(mine) == {}
+    look()
+    look()
+    assert earlier_looks(mine) == {str(other): 2} == Results.open(mine).compare(plugins)[0]["earlier_looks"]
+    assert earlier_looks(other) == {}, "its own looks are in its ledger"
+    kept = (other / "locked.json").read_text()
+    some = json.loads(kept)["sha256"]
+    (other / "locked.json").write_text(json.dumps({"schema": 1, "sha256": some[:1]}))
+    assert earlier_looks(mine) == {str(other): 2}, "one image is enough"
+    (other / "locked.json").write_text(json.dumps({"schema": 1, "sha256": ["0" * 64]}))
+    assert earlier_looks(mine) == {}
+    shutil.rmtree(other)
+    assert earlier_looks(mine) == {f"{other} (deleted or moved)": 2}
+    look(mine)
+    (mine / "ledger.jsonl").unlink()
+    assert earlier_looks(mine)[f"{mine} (deleted or moved)"] == 1
+    (tmp_path / "cache/looks.jsonl").write_text('[1]\n{"study": 1}\nno json\n')
+    assert earlier_looks(mine) == {}
+    shutil.rmtree(tmp_path / "cache")
+    assert earlier_looks(mine) == {}
+    (tmp_path / "cache").write_text("a file")  # where nothing can be written
+    look(mine)
+    assert len(Results.open(mine).looks()) == 1 and earlier_looks(mine) == {}
+
+
+def test_a_study_beside_has_looked_where_it_shares_a_locked_image(tmp_path: Path) -> None:
+    for name, (locked, looks) in {
+        "this": ("abc", 1),
+        "same": ("abc", 1),
+        "one_of_them": ("cde", 2),
+        "none_of_them": ("de", 1),
+        "never_looked": ("abc", 0),
+    }.items():
+        (tmp_path / name).mkdir()
+        write_locked(tmp_path / name, locked)
+        for _ in range(looks):
+            append_json(tmp_path / name / "ledger.jsonl", {"split": "test"})
+    assert earlier_looks(tmp_path / "this") == {"one_of_them": 2, "same": 1}
 
 
 def test_a_finished_study_is_not_carried_out_again(done: Results, plugins: Plugins, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,12 +44,14 @@ def test_guessing_the_shares_is_never_learnt_and_anything_better_is(
     assert not compare_with_guessing(logits, labels, labels, balanced=balanced).learnt
 
 
-@pytest.mark.parametrize("better", [0.0, 0.02, 1.0])
+@pytest.mark.parametrize("better", [0.0, 0.02, 0.4, 1.5])
 def test_a_gain_within_its_error_is_none(better: float) -> None:
     labels = np.arange(100) % 2
     logits = np.random.default_rng(0).normal(0, 1, (100, 2))
-    logits[np.arange(100), labels] += better + 0.5 * (better == 1.0)
-    assert compare_with_guessing(logits, labels, labels, balanced=False).learnt is (better == 1.0)
+    logits[np.arange(100), labels] += better
+    found = compare_with_guessing(logits, labels, labels, balanced=False)
+    assert found.learnt is (better == 1.5)
+    assert (found.loss < 0.97 * found.guessing) is (better >= 0.4)  # 0.4 is a gain that chance explains
 
 
 def test_with_balanced_classes_a_rare_one_counts_as_much() -> None:
@@ -82,3 +85,17 @@ def test_a_run_that_learnt_nothing_says_so(
     assert len(warnings) == said
     if said:
         assert "it took 3 steps: pass more `--epochs`" in warnings[0]
+
+
+def test_a_run_is_compared_with_the_guess_that_its_classes_were_balanced_for(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    """Whether rare classes weigh more in the loss or are sampled more, guessing is the same; else it knows shares."""
+    data = shutil.copytree(two_splits, tmp_path / "data")
+    for photograph in sorted((data / "train/red").iterdir())[3:]:
+        photograph.unlink()
+    expected = {"none": entropy(np.repeat([0, 1], [12, 3])), "loss": np.log(2), "sample": np.log(2)}
+    asked = replace(TINY, data=str(data), epochs=1, lr=1e-7, augment="none")
+    for balance, guessing in expected.items():
+        run = train(replace(asked, class_balance=balance), out=tmp_path / balance, plugins=plugins)  # type: ignore[arg-type]
+        assert run.record["fitted"]["guessing"] == pytest.approx(guessing, abs=1e-6), balance

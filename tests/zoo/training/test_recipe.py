@@ -170,10 +170,11 @@ def test_each_phase_has_a_schedule_of_its_own(rates: list[list[float]], schedule
 def test_plateau_divides_the_rate_by_ten_after_two_epochs_without_progress(
     rates: list[list[float]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    it = recipe((phase(),), (6,), choose=scanned([0, 1]), schedule="plateau", warmup=0.0)
+    it = recipe((phase(), phase()), (6, 4), choose=scanned([0, 1]), schedule="plateau", warmup=0.0)
     monkeypatch.setattr(it, "_validate", lambda: {"choice_loss": 1.0, "choice_accuracy": 0.5})
     list(it.fit())
-    assert [row[-1] for row in rates[::3]] == pytest.approx([0.1, 0.1, 0.1, 0.01, 0.01, 0.001])
+    first, second = [0.1, 0.1, 0.1, 0.01, 0.01, 0.001], [0.1, 0.1, 0.1, 0.01]  # each phase begins at its own rate
+    assert [row[-1] for row in rates[::3]] == pytest.approx([*first, *second])
 
 
 @settings(max_examples=50, deadline=None)
