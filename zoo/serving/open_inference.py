@@ -183,7 +183,7 @@ def _no_shared_memory(parameters: Mapping[str, Any]) -> None:
 
 def _shown(value: Any) -> str:
     """A value of a request, short and printable."""
-    text = value if isinstance(value, str) else type(value).__name__
+    text = value if isinstance(value, str) else "null" if value is None else type(value).__name__
     return f"`{printable(text[:40])}`"
 
 
@@ -195,7 +195,8 @@ def printable(text: str) -> str:
 def _shape(value: Any, name: str) -> list[int]:
     whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
     if not whole or len(value) > MOST_DIMENSIONS or any(one < 0 or one >= 2**31 for one in value):
-        raise bad(f"the `shape` of input `{name}` must be a list of whole numbers")
+        what = f"a list of at most {MOST_DIMENSIONS} whole numbers from 0 to {2**31 - 1}"
+        raise bad(f"the `shape` of input `{name}` must be {what}")
     return list(value)
 
 

@@ -149,6 +149,7 @@ def test_a_shape_is_checked_before_anything_is_allocated(shape: list[int], name:
     ("value", "shown"),
     [
         ("999", "999"),
+        ("256", "256"),
         ("-1", "-1"),
         ("1.5", "1.5"),
         ("1.0", "1.0"),
@@ -172,12 +173,12 @@ def test_what_is_no_byte_is_named(value: str, shown: str) -> None:
     [
         ({"name": "pixels"}, "there is no input `pixels`; there is `image` and `photographs`"),
         ({"name": "a\nb\ud800"}, "there is no input `a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER}`"),
-        ({"name": None}, "there is no input `NoneType`"),
+        ({"name": None}, "there is no input `null`"),
         ({"datatype": "FP32"}, "input `photographs` is UINT8, not `FP32`"),
         ({"shape": [1, 3]}, "input `photographs` has 4 dimensions, not 2"),
-        ({"shape": [1] * 9}, "must be a list of whole numbers"),
-        ({"shape": [1, 1, 1, True]}, "must be a list of whole numbers"),
-        ({"shape": [1, 1, -1, 3]}, "must be a list of whole numbers"),
+        ({"shape": [1] * 9}, "must be a list of at most 8 whole numbers from 0 to 2147483647"),
+        ({"shape": [1, 1, 1, True]}, "must be a list of at most 8 whole numbers from 0 to 2147483647"),
+        ({"shape": [1, 1, -1, 3]}, "must be a list of at most 8 whole numbers from 0 to 2147483647"),
         ({"shape": [1, 1, 3, 1]}, "has the shape (N, H, W, 3), not (1, 1, 3, 1)"),
         ({"shape": [0, 1, 1, 3]}, "a request holds 1 to 4 images, not 0"),
         ({"shape": [5, 1, 1, 3]}, "a request holds 1 to 4 images, not 5"),
@@ -235,7 +236,7 @@ def test_encoded_images_in_binary_must_fit(values: bytes, message: str) -> None:
     ("outputs", "message"),
     [
         ([{"name": "scores"}], "there is no output `scores`"),
-        ([{}], "there is no output `NoneType`"),
+        ([{}], "there is no output `null`"),
         ([[]], "an output must be an object"),
         ({}, "`outputs` must be a list"),
         ([{"name": "label"}] * 17, "`outputs` must be a list"),
