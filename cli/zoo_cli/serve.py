@@ -17,6 +17,11 @@ from zoo_cli.options import device_option, force_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option(
+    "--grpc-port",
+    type=click.IntRange(0, 65535),
+    help="Port of the Open Inference Protocol over gRPC; 0 takes a free one.  [default: no gRPC]",
+)
+@click.option(
     "--token-file",
     type=click.Path(path_type=Path),
     help="File with a token that requests must name as `Authorization: Bearer TOKEN`.",
@@ -107,6 +112,7 @@ def serve(
     files: tuple[Path, ...],
     host: str,
     port: int,
+    grpc_port: int | None,
     token_file: Path | None,
     latency: bool,
     drain: float,
@@ -142,12 +148,14 @@ def serve(
         write_target(click.get_current_context(), files, *to, storage_uri, force, device)
         return
     _check_extra()
+    if grpc_port is not None:
+        _check_extra(("grpc", "google.protobuf"), "grpcio protobuf", "`zoo serve --grpc-port`")
     _check_files(files)
     if shadow is not None:
         _check_files((shadow,))
     from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
-    from zoo.serving.supervisor import listen, supervise
+    from zoo.serving.supervisor import hold, listen, supervise
     from zoo.system.other_load import usable_cpus
 
     bounds = Bounds(
@@ -174,18 +182,36 @@ def serve(
         "version": zoo.__version__,
         "bounds": dataclasses.asdict(bounds),
     }
-    click.get_current_context().exit(supervise(settings, [listen(host, port)]))
+    listening = listen(host, port)
+    held = None  # until the end
+    if grpc_port is not None:
+        held, settings["grpc"] = hold(host, grpc_port)
+    status = supervise(settings, [listening])
+    if held is not None:
+        held.close()
+    click.get_current_context().exit(status)
 
 
-def _check_extra() -> None:
-    from importlib.util import find_spec
-
-    missing = [name for name in ("starlette", "uvicorn", "httptools", "prometheus_client") if find_spec(name) is None]
+def _check_extra(
+    modules: tuple[str, ...] = ("starlette", "uvicorn", "httptools", "prometheus_client"),
+    packages: str = "starlette uvicorn httptools prometheus-client",
+    user: str = "`zoo serve`",
+) -> None:
+    missing = [name for name in modules if not _is_installed(name)]
     if missing:
         raise ZooError(
-            f"`zoo serve` needs {', '.join(f'`{name}`' for name in missing)}, which is not installed",
-            hint="`pip install starlette uvicorn httptools prometheus-client`",
+            f"{user} needs {', '.join(f'`{name}`' for name in missing)}, which is not installed",
+            hint=f"`pip install {packages}`",
         )
+
+
+def _is_installed(module: str) -> bool:
+    from importlib.util import find_spec
+
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # the package that it is in
+        return False
 
 
 def _check_files(files: tuple[Path, ...]) -> None:

@@ -208,7 +208,7 @@ class _Handlers:
         return Response(content, headers=headers, media_type="application/octet-stream")
 
     async def server(self, request: Request) -> Response:
-        extensions = ["binary_tensor_data", "classification"]
+        extensions = list(open_inference.EXTENSIONS)
         return _json({"name": "zoo", "version": self._version, "extensions": extensions})
 
     async def live(self, request: Request) -> Response:

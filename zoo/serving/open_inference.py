@@ -29,6 +29,7 @@ PHOTOGRAPHS, IMAGE = "photographs", "image"
 LOGITS, PROBABILITIES, LABEL = "logits", "probabilities", "label"
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
+EXTENSIONS = ("binary_tensor_data", "classification")
 MOST_DIMENSIONS = 8
 
 
@@ -92,7 +93,7 @@ def parse(body: bytes, header_length: str | None, bounds: Bounds, classes: int) 
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
         raise bad("`id` must be a text")
-    return InferRequest(identity, images, _outputs(request.get("outputs"), parameters, classes))
+    return InferRequest(identity, images, wanted_outputs(request.get("outputs"), parameters, classes))
 
 
 def _json(text: bytes) -> dict[str, Any]:
@@ -114,6 +115,30 @@ def _mapping(value: Any, what: str) -> dict[str, Any]:
 
 def _images(tensor: dict[str, Any], rest: memoryview, bounds: Bounds) -> tuple[list[bytes | Pixels], int]:
     """The images of an input, and how many bytes of `rest` it used."""
+    name, shape = described(tensor, bounds)
+    size = tensor.get("parameters", {}).get("binary_data_size")
+    if size is None:
+        if "data" not in tensor:
+            raise bad(f"input `{name}` has no `data`")
+        flat = _flat(tensor["data"], prod(shape), name)
+        return (_from_base64(flat) if name == IMAGE else _from_numbers(flat, shape)), 0
+    if "data" in tensor:
+        raise bad(f"input `{name}` has `data` and `binary_data_size`")
+    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(rest):
+        raise bad(f"`binary_data_size` of input `{name}` does not fit the {len(rest)} bytes that follow")
+    return from_binary(name, shape, rest[:size]), size
+
+
+def described(tensor: Mapping[str, Any], bounds: Bounds) -> tuple[str, list[int]]:
+    """Name and shape of an input, once everything but its values is checked.
+
+    Args:
+        tensor: `name`, `datatype`, `shape` and perhaps `parameters`, in JSON's types.
+        bounds: Bounds of images and pixels; the shape's product is within them.
+
+    Raises:
+        Rejection: the model has no such input, or it is over a bound.
+    """
     name = tensor.get("name")
     if name not in (IMAGE, PHOTOGRAPHS):
         raise bad(f"there is no input {_shown(name)}; there is `{IMAGE}` and `{PHOTOGRAPHS}`")
@@ -134,36 +159,44 @@ def _images(tensor: dict[str, Any], rest: memoryview, bounds: Bounds) -> tuple[l
             raise Rejection(413, "pixels", message, "send a smaller one")
         if prod(shape) > bounds.body:
             raise Rejection(413, "body", f"{prod(shape):,} bytes are over {bounds.body:,}", "send encoded images")
-    parameters = _mapping(tensor.get("parameters", {}), "`parameters`")
-    size = parameters.get("binary_data_size")
-    if any(key.startswith("shared_memory") for key in parameters):
-        raise bad("shared memory is not supported")
-    if size is None:
-        if "data" not in tensor:
-            raise bad(f"input `{name}` has no `data`")
-        flat = _flat(tensor["data"], prod(shape), name)
-        return (_from_base64(flat) if name == IMAGE else _from_numbers(flat, shape)), 0
-    if "data" in tensor:
-        raise bad(f"input `{name}` has `data` and `binary_data_size`")
-    if isinstance(size, bool) or not isinstance(size, int) or not 0 <= size <= len(rest):
-        raise bad(f"`binary_data_size` of input `{name}` does not fit the {len(rest)} bytes that follow")
-    values = rest[:size]
+    _no_shared_memory(_mapping(tensor.get("parameters", {}), "`parameters`"))
+    return name, shape
+
+
+def from_binary(name: str, shape: list[int], values: bytes | memoryview) -> list[bytes | Pixels]:
+    """The images of an input whose values are in binary; `described` has checked its name and shape.
+
+    Raises:
+        Rejection: the values do not have the shape.
+    """
     if name == IMAGE:
-        return _from_binary(values, shape[0]), size
-    if size != prod(shape):
-        raise bad(f"input `{name}` has the shape {tuple(shape)}, which is {prod(shape)} bytes, not {size}")
-    return list(np.frombuffer(values, np.uint8).reshape(shape)), size
+        return _split(values, shape[0])
+    if len(values) != prod(shape):
+        raise bad(f"input `{name}` has the shape {tuple(shape)}, which is {prod(shape)} bytes, not {len(values)}")
+    return list(np.frombuffer(values, np.uint8).reshape(shape))
+
+
+def _no_shared_memory(parameters: Mapping[str, Any]) -> None:
+    if any(key.startswith("shared_memory") for key in parameters):
+        raise bad("shared memory is not supported", "send the values in the request")
 
 
 def _shown(value: Any) -> str:
-    text = value if isinstance(value, str) else type(value).__name__
-    return f"`{text[:40]}`"
+    """A value of a request, short and printable."""
+    text = value if isinstance(value, str) else "null" if value is None else type(value).__name__
+    return f"`{printable(text[:40])}`"
+
+
+def printable(text: str) -> str:
+    """A text of a request as a message may show it: on one line, and certain to be UTF-8."""
+    return "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in text)
 
 
 def _shape(value: Any, name: str) -> list[int]:
     whole = isinstance(value, list) and all(isinstance(one, int) and not isinstance(one, bool) for one in value)
     if not whole or len(value) > MOST_DIMENSIONS or any(one < 0 or one >= 2**31 for one in value):
-        raise bad(f"the `shape` of input `{name}` must be a list of whole numbers")
+        what = f"a list of at most {MOST_DIMENSIONS} whole numbers from 0 to {2**31 - 1}"
+        raise bad(f"the `shape` of input `{name}` must be {what}")
     return list(value)
 
 
@@ -186,7 +219,12 @@ def _flat(data: Any, count: int, name: str) -> list[Any]:
 def _from_numbers(values: list[Any], shape: list[int]) -> list[bytes | Pixels]:
     for one in values:
         if type(one) is not int or not 0 <= one <= 255:
-            raise bad(f"`{str(one)[:40]}` is not a whole number from 0 to 255")
+            what = (
+                json.dumps(one)
+                if isinstance(one, bool | int | float | None)
+                else f"a value of type {type(one).__name__}"
+            )
+            raise bad(f"{what[:40]} is not a whole number from 0 to 255")
     return list(np.array(values, np.uint8).reshape(shape))
 
 
@@ -199,11 +237,11 @@ def _from_base64(values: list[Any]) -> list[bytes | Pixels]:
         ) from error
 
 
-def _from_binary(values: memoryview, count: int) -> list[bytes | Pixels]:
+def _split(values: bytes | memoryview, count: int) -> list[bytes | Pixels]:
     """Encoded images, each after its length in four bytes."""
     found: list[bytes | Pixels] = []
     place = 0
-    while place < len(values):
+    while place < len(values) and len(found) <= count:  # a body may hold millions of empty ones
         if place + 4 > len(values):
             raise bad(f"input `{IMAGE}` ends within a length")
         (length,) = struct.unpack_from("<I", values, place)
@@ -213,11 +251,21 @@ def _from_binary(values: memoryview, count: int) -> list[bytes | Pixels]:
         found.append(bytes(values[place : place + length]))
         place += length
     if len(found) != count:
-        raise bad(f"input `{IMAGE}` holds {len(found)} images, and its shape {count}")
+        raise bad(f"input `{IMAGE}` does not hold {count} images, as its shape says")
     return found
 
 
-def _outputs(wanted: Any, parameters: Mapping[str, Any], classes: int) -> list[WantedOutput]:
+def wanted_outputs(wanted: Any, parameters: Mapping[str, Any], classes: int) -> list[WantedOutput]:
+    """The outputs that a request asks for; all, if it names none.
+
+    Args:
+        wanted: A list of `{"name": ..., "parameters": {...}}`, or None.
+        parameters: Those of the request.
+        classes: Number of the model's classes.
+
+    Raises:
+        Rejection: the model has no such output, or cannot give it like that.
+    """
     by_default = _flag(parameters.get("binary_data_output", False), "binary_data_output")
     if wanted is None or wanted == []:
         return [WantedOutput(name, by_default) for name in (LOGITS, PROBABILITIES, LABEL)]
@@ -230,8 +278,7 @@ def _outputs(wanted: Any, parameters: Mapping[str, Any], classes: int) -> list[W
         if name not in (LOGITS, PROBABILITIES, LABEL):
             raise bad(f"there is no output {_shown(name)}; there is `{LOGITS}`, `{PROBABILITIES}` and `{LABEL}`")
         own = _mapping(output.get("parameters", {}), "`parameters`")
-        if any(key.startswith("shared_memory") for key in own):
-            raise bad("shared memory is not supported")
+        _no_shared_memory(own)
         count = own.get("classification", 0)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise bad("`classification` must be a number of classes")

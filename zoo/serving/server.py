@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -19,6 +20,9 @@ from zoo.serving.connection import Connection, bounded
 from zoo.serving.served_model import ServedModel, open_served
 from zoo.serving.service import Service
 from zoo.serving.swap import Swaps
+
+if TYPE_CHECKING:
+    from zoo.serving.grpc_server import GrpcServer
 
 LOGGER = logging.getLogger("zoo.serve")
 FINISH_SECONDS = 30.0  # for the requests that are there when the server stops listening
@@ -42,6 +46,7 @@ class ServerSettings:
         version: Of zoo.
         shadow: A file that classifies a share of the images of the first file, too. None: none does.
         shadow_share: That share, from 0 to 1.
+        grpc: Address of the Open Inference Protocol over gRPC, such as `127.0.0.1:8081`. None: HTTP only.
         bounds: What is accepted.
     """
 
@@ -56,6 +61,7 @@ class ServerSettings:
     version: str = "0"
     shadow: Path | None = None
     shadow_share: float = 0.1
+    grpc: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
 
 
@@ -136,15 +142,25 @@ class _Server(uvicorn.Server):
         self._service, self._settings, self._ready = service, settings, ready
         self._swaps = Swaps(service, settings.device, settings.threads)
         self._background: set[asyncio.Task[None]] = set()
+        self._grpc: GrpcServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        if self._settings.grpc is not None:
+            self._grpc = await self._start_grpc(self._settings.grpc)
         loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._swaps.look(force=True)))
         if self._settings.watch:
             self._start(self._swaps.watch(self._settings.watch))
         self._ready()
+
+    async def _start_grpc(self, address: str) -> GrpcServer:
+        from zoo.serving.grpc_server import GrpcServer
+
+        started = GrpcServer(self._service, address, version=self._settings.version, token=self._settings.token)
+        await started.start()
+        return started
 
     def _start(self, task: object) -> None:
         started = asyncio.ensure_future(task)  # type: ignore[call-overload]
@@ -184,7 +200,15 @@ class _Server(uvicorn.Server):
         while not self.force_exit and loop.time() < until and any(map(_is_new, self.server_state.connections)):
             await asyncio.sleep(0.02)
         self.config.timeout_graceful_shutdown = int(FINISH_SECONDS)
-        await super().shutdown(sockets)
+        ending = [asyncio.ensure_future(super().shutdown(sockets))]
+        if self._grpc is not None:
+            ending.append(asyncio.ensure_future(self._grpc.stop(FINISH_SECONDS)))
+        while ending and not self.force_exit:  # the second signal
+            _, waiting = await asyncio.wait(ending, timeout=0.1)
+            ending = list(waiting)
+        if self._grpc is not None:
+            await self._grpc.stop(0)
+        await asyncio.gather(*ending)
 
 
 def _is_new(connection: object) -> bool:

@@ -73,9 +73,14 @@ class Service:
         """
         found = next(iter(self.models.values())) if name is None else self.models.get(name)
         if found is None:
-            raise Rejection(404, "unknown model", f"there is no model `{name}`", f"there is {', '.join(self.models)}")
+            raise Rejection(
+                404,
+                "unknown model",
+                f"there is no model `{name[:40] if name else name}`",
+                f"there is {', '.join(self.models)}",
+            )
         if version is not None and version != "1":
-            raise Rejection(404, "unknown model", f"model `{name}` has no version `{version}`", "its version is 1")
+            raise Rejection(404, "unknown model", f"model `{name}` has no version `{version[:40]}`", "its version is 1")
         return found
 
     def is_ready(self, name: str | None = None) -> bool:

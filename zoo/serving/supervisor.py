@@ -37,12 +37,40 @@ def listen(host: str, port: int) -> socket.socket:
         opened.bind(address)
         opened.listen(2048)
     except OSError as error:
-        hint = "pass another `--port`, or 0 for a free one" if error.errno != -2 else "pass another `--host`"
-        raise UsageError(
-            f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}", hint=hint
-        ) from error
+        raise _cannot_listen(error, host, port, "--port") from error
     opened.set_inheritable(True)
     return opened
+
+
+def hold(host: str, port: int) -> tuple[socket.socket, str]:
+    """A port for gRPC, whose library opens its sockets itself: it is ours, and a child process can listen on it.
+
+    Returns:
+        A socket that must stay open meanwhile and does not listen itself; and the address, with the port.
+
+    Raises:
+        UsageError: the address is not of this machine, or the port is taken or not allowed.
+    """
+    shared = getattr(socket, "SO_REUSEPORT", None)  # not on Windows, where nothing is held
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:  # fails if others listen, be it with `SO_REUSEPORT`
+            if os.name == "posix":
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+            address = probe.getsockname()
+        held = socket.socket(family, kind, protocol)
+        if shared is not None:
+            held.setsockopt(socket.SOL_SOCKET, shared, 1)
+            held.bind(address)
+    except OSError as error:
+        raise _cannot_listen(error, host, port, "--grpc-port") from error
+    return held, f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
+
+
+def _cannot_listen(error: OSError, host: str, port: int, option: str) -> UsageError:
+    hint = f"pass another `{option}`, or 0 for a free one" if error.errno != -2 else "pass another `--host`"
+    return UsageError(f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}", hint=hint)
 
 
 def supervise(settings: dict[str, Any], sockets: list[socket.socket]) -> int:
@@ -158,4 +186,5 @@ def _started(models: Any, sockets: list[socket.socket], tell: Any, told: dict[st
     host, port = sockets[0].getsockname()[:2]
     host = f"[{host}]" if ":" in host else host
     threads = f"{told['workers']} workers of {told['threads']} thread{'s' * (told['threads'] != 1)}"
-    LOGGER.info("%s http://%s:%d, %s", "serving again on" if again else "serving on", host, port, threads)
+    grpc = f" and gRPC on {told['grpc']}" if told.get("grpc") else ""
+    LOGGER.info("%s http://%s:%d%s, %s", "serving again on" if again else "serving on", host, port, grpc, threads)
