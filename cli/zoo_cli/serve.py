@@ -111,6 +111,7 @@ def serve(
 
     bounds = Bounds(
         body=max_body,
+        bodies=max(4 * max_body, Bounds.bodies),
         pixels=max_pixels,
         pixels_in_flight=max(4 * max_pixels, Bounds.pixels_in_flight),
         queue=queue,
@@ -149,7 +150,11 @@ def _check_files(files: tuple[Path, ...]) -> None:
     for file in files:
         if not file.is_file():
             what = "is a folder" if file.is_dir() else "is not there"
-            raise UsageError(f"`{file}` {what}", hint="`zoo export RUN` makes a file that can be served")
+            raise ZooError(f"`{file}` {what}", hint="`zoo export RUN` makes a file that can be served")
+        if not file.stem.isprintable() or "/" in file.stem:
+            raise UsageError(
+                f"`{file}` has a name that requests cannot say, since not all of it can be printed", hint="rename it"
+            )
         if file.stem in names:
             raise UsageError(
                 f"`{names[file.stem]}` and `{file}` have the same name, by which requests tell them apart",
@@ -159,12 +164,13 @@ def _check_files(files: tuple[Path, ...]) -> None:
 
 
 def _read_token(file: Path) -> str:
+    make = "`openssl rand -hex 32 > FILE` makes one"
     try:
         token = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UsageError(f"token file `{file}` cannot be read: {reason}") from error
+        reason = error.strerror.lower() if isinstance(error, OSError) and error.strerror else "it is not UTF-8"
+        raise ZooError(f"token file `{file}` cannot be read: {reason}", hint=make) from error
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         what = "is empty" if not token else "holds other than printable ASCII without spaces"
-        raise UsageError(f"token file `{file}` {what}", hint="`openssl rand -hex 32 > FILE` makes one")
+        raise ZooError(f"token file `{file}` {what}", hint=make)
     return token

@@ -61,6 +61,7 @@ def decode(
     remark: Callable[[str], None] = lambda text: None,
     admit: Callable[[int], None] = lambda pixels: None,
     opened: Callable[[Image.Image], None] = lambda image: None,
+    foreign: Callable[[BinaryIO], str | None] = format_name,
 ) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
@@ -74,6 +75,8 @@ def decode(
         admit: Called with the number of pixels before they are decoded, from the size that the file declares. It may
             wait, or raise `BadImage`.
         opened: Called with the image after `admit` and before it is decoded. It must not move to another frame.
+        foreign: Names the format of a file that is not accepted, for the message. The default tries every format that
+            Pillow knows, which is not for files of strangers.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
@@ -87,7 +90,7 @@ def decode(
             admitted = True
             admit(pixels)
 
-    look = Look(at_least, levels, remark, admit_once, opened)
+    look = Look(at_least, levels, remark, admit_once, opened, foreign)
     try:
         stream = source.open()
         if isinstance(stream, np.ndarray):
@@ -129,13 +132,14 @@ class Look(NamedTuple):
     remark: Callable[[str], None]
     admit: Callable[[int], None]
     opened: Callable[[Image.Image], None]
+    foreign: Callable[[BinaryIO], str | None]
 
 
 def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
     try:
         image = open_image(stream)
     except UnidentifiedImageError:
-        name = format_name(stream)
+        name = look.foreign(stream)
         if name is None:
             raise
         what = f"{name} file, not a photograph"

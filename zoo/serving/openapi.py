@@ -78,7 +78,7 @@ def openapi(models: list[str], version: str) -> dict[str, Any]:
         "_504": "over the deadline",
     }
     model = {"name": "model", "in": "path", "required": True, "schema": {"type": "string", "enum": models}}
-    version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
+    asked_version = {"name": "version", "in": "path", "required": True, "schema": {"type": "string", "enum": ["1"]}}
     paths: dict[str, Any] = {
         "/predict": {
             "post": {
@@ -105,7 +105,7 @@ def openapi(models: list[str], version: str) -> dict[str, Any]:
         paths[f"/v2/health/{name}"] = {"get": {"summary": f"Whether the server is {name}", "responses": told}}
     for prefix, parameters in (
         ("/v2/models/{model}", [model]),
-        ("/v2/models/{model}/versions/{version}", [model, version]),
+        ("/v2/models/{model}/versions/{version}", [model, asked_version]),
     ):
         metadata = {"summary": "Model metadata", "parameters": parameters}
         ready = {"summary": "Whether the model is ready", "parameters": parameters}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.pixel_budget import give_back_memory
@@ -82,7 +84,15 @@ class ServedModel:
         return bool(self.record["inputs"] == other.record["inputs"])
 
 
-def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Plugins) -> ServedModel:
+def open_served(
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    threads: int,
+    plugins: Plugins,
+    measured: Mapping[str, Batching] = MappingProxyType({}),
+) -> ServedModel:
     """Verify a file, open it, run it once, and measure whether batches pay.
 
     Args:
@@ -91,6 +101,7 @@ def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Pl
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads that each call computes with.
         plugins: Loaded plugins.
+        measured: What was measured before, by a file's digest, and is not measured again.
 
     Raises:
         UsageError: there is no such file, or files of this format cannot be served.
@@ -110,7 +121,7 @@ def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Pl
             )
     opened = load_target(exporter.serve)
     predictor: Predictor = opened(path, device, threads, False)
-    batching = _measure_batching(predictor)
+    batching = measured.get(before) or _measure_batching(predictor)
     if batching.size > 1:
         predictor = opened(path, device, threads, True)
         predictor.logits(list(golden_photographs().values()))  # sizes differ, so this is what will run

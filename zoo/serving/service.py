@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -33,6 +34,7 @@ class Service:
         self.metrics = Metrics()
         self.models: dict[str, ServedModel] = {}
         self.draining = False
+        self._counting = threading.Lock()
         self._not_finite: dict[str, int] = {}  # images in a row, by the model's digest
         self.pool = WorkerPool(workers, self.bounds, self)
         self.metrics.watch(self.pool)
@@ -45,6 +47,7 @@ class Service:
         before = self.models.get(model.name)
         self.models[model.name] = model
         if before is not None:
+            self._not_finite.pop(before.digest, None)
             self.metrics.no_longer_serves(before)
         self.metrics.serves(model)
 
@@ -56,9 +59,14 @@ class Service:
         """
         found = next(iter(self.models.values())) if name is None else self.models.get(name)
         if found is None:
-            raise Rejection(404, "unknown model", f"there is no model `{name}`", f"there is {', '.join(self.models)}")
+            raise Rejection(
+                404,
+                "unknown model",
+                f"there is no model `{name[:40] if name else name}`",
+                f"there is {', '.join(self.models)}",
+            )
         if version is not None and version != "1":
-            raise Rejection(404, "unknown model", f"model `{name}` has no version `{version}`", "its version is 1")
+            raise Rejection(404, "unknown model", f"model `{name}` has no version `{version[:40]}`", "its version is 1")
         return found
 
     def is_ready(self, name: str | None = None) -> bool:
@@ -82,10 +90,14 @@ class Service:
         if len(images) > self.bounds.images:
             message = f"{len(images)} images are more than the {self.bounds.images} that a request may have"
             raise Rejection(400, "images", message, "send several requests")
-        futures = self.pool.submit(model, images, time.monotonic() if arrived is None else arrived)
+        arrived = time.monotonic() if arrived is None else arrived
+        futures = self.pool.submit(model, images, arrived)
         waiting = [asyncio.wrap_future(future) for future in futures]
         try:
-            return list(await asyncio.gather(*waiting))
+            async with asyncio.timeout(arrived + self.bounds.deadline - time.monotonic()):
+                return list(await asyncio.gather(*waiting))
+        except TimeoutError:
+            raise self.pool.too_late() from None
         finally:
             for one in waiting:
                 if not one.done():
@@ -101,7 +113,8 @@ class Service:
 
     def failed(self, model: ServedModel, rejection: Rejection) -> None:
         if rejection.reason == "not finite":
-            self._not_finite[model.digest] = self._not_finite.get(model.digest, 0) + 1
+            with self._counting:
+                self._not_finite[model.digest] = self._not_finite.get(model.digest, 0) + 1
 
     def close(self) -> None:
         """Answer what is queued, and end the workers."""
