@@ -53,6 +53,18 @@ class BadImage(ZooError):
     """An image that cannot be used: it is missing, damaged, too large, or in another format."""
 
 
+class TooLarge(BadImage):
+    """An image of more than `MAX_PIXELS`.
+
+    Attributes:
+        pixels: Its number of pixels, by the size that the file declares.
+    """
+
+    def __init__(self, message: str, pixels: int) -> None:
+        super().__init__(message)
+        self.pixels = pixels
+
+
 def decode(
     source: ImageSource | Path | Pixels,
     at_least: int | None = None,
@@ -147,7 +159,8 @@ def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
             what = f"{name} photograph, which zoo does not read: convert it to JPEG or PNG"
         raise BadImage(f"`{source}` is a {what}") from None
     if image.width * image.height > MAX_PIXELS:
-        raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
+        message = f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}"
+        raise TooLarge(message, image.width * image.height)
     if look.at_least is not None:
         image.draft(None, (look.at_least, look.at_least))
     look.admit(image.width * image.height)

@@ -109,6 +109,8 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._own = None
+        if self._timer is None and not self._ending:  # it begins in the same data as the last one ends
+            self._start_timer(self.bounds.header_seconds)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:

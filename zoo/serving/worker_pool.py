@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zoo.data.image import BadImage, Pixels, decode
+from zoo.data.image import BadImage, Pixels, TooLarge, decode
 from zoo.data.pixel_budget import trim_memory
 from zoo.dataset import ArraySource, BytesSource
 from zoo.errors import ZooError
@@ -284,8 +284,9 @@ class WorkerPool:
 
     def _fail(self, job: _Job, rejection: Rejection) -> None:
         if not job.future.done():
+            with contextlib.suppress(Exception):  # before the answer, so that whoever reads it finds it counted
+                self._observer.failed(job.model, rejection)
             job.future.set_exception(rejection)
-            self._observer.failed(job.model, rejection)
 
     def too_late(self) -> Rejection:
         """The rejection of an image whose time is over."""
@@ -346,6 +347,8 @@ class WorkerPool:
             raise error.rejection from None
         except _NoRoom:
             raise
+        except TooLarge as error:
+            raise too_many_pixels(error.pixels, self.bounds) from None
         except BadImage as error:
             if isinstance(error.__cause__, MemoryError):
                 raise self.later("memory", "the image does not fit into memory") from None
