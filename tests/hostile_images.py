@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import struct
 import zlib
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -12,10 +14,12 @@ from PIL import Image
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
-def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
-    """An image in a file format."""
+def encoded(image: Image.Image, kind: str = "JPEG", append_images: Sequence[Image.Image] = (), **options: Any) -> bytes:
+    """An image in a file format. Copies are saved, since Pillow keeps a format's settings with the image."""
     stream = io.BytesIO()
-    image.save(stream, kind, **options)
+    if append_images:
+        options["append_images"] = [one.copy() for one in append_images]
+    image.copy().save(stream, kind, **options)
     return stream.getvalue()
 
 
