@@ -65,7 +65,8 @@ class Load:
     """Clients that ask again and again: with a connection for each request, and with kept ones."""
 
     def __init__(self, address: tuple[str, int], clients: int = 4) -> None:
-        self.answered, self.lost, self._ends = 0, [], False
+        self.answered, self._ends = 0, False
+        self.lost: list[str] = []
         self._address = address
         self._threads = [
             threading.Thread(target=self._fresh if number % 2 else self._kept, daemon=True) for number in range(clients)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import httpx
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 import uvicorn
 
 from zoo.data.image import Pixels
+from zoo.predictor import Predictor
 from zoo.serving.app import make_app
 from zoo.serving.bounds import Bounds
 from zoo.serving.connection import bounded
@@ -53,7 +54,7 @@ def stub(predictor: Any = None, *, name: str = "model", batch: int = 1) -> Serve
         name=name,
         path=Path(f"{name}.onnx"),
         digest="0" * 64,
-        predictor=predictor or StubPredictor(),
+        predictor=cast(Predictor, predictor or StubPredictor()),
         record=record,
         batching=Batching(size=batch, seconds={1: 1.0, batch: 0.1 if batch > 1 else 1.0}),
     )

@@ -90,22 +90,32 @@ class Connection(HttpToolsProtocol):
             self._refuse_headers()
 
     def _parse(self, data: bytes) -> None:
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            # Clients that know HTTP/2 offer it, such as Java's. A server may ignore that, but the parser does not read
-            # the body then: it starts again without the offer
-            if self._ending:
+        while data:
+            try:
+                self.parser.feed_data(data)
                 return
-            head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
-            for name, value in self.headers:
-                if name != b"upgrade":
-                    head += [name, b": ", value, b"\r\n"]
-            self.parser = httptools.HttpRequestParser(self)
-            self._is_offer = False
-            self._parse(b"".join([*head, b"\r\n", data[upgrade.args[0] :]]))
-        except httptools.HttpParserError:
-            self.send_400_response("")
+            except httptools.HttpParserUpgrade as upgrade:
+                # Clients that know HTTP/2 offer it, such as Java's. A server may ignore that, but the parser does not
+                # read the body then: it starts again without the offer
+                head = self._without_offer()
+                if not head:
+                    return
+                data = head + data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self.send_400_response("")
+                return
+
+    def _without_offer(self) -> bytes:
+        """The headers that came, without an offer of another protocol, for a new parser; nothing if it is refused."""
+        if self._ending or not self._is_offer:
+            return b""
+        self._is_offer = False
+        head = [self.parser.get_method(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.headers:
+            if name != b"upgrade":
+                head += [name, b": ", value, b"\r\n"]
+        self.parser = httptools.HttpRequestParser(self)
+        return b"".join([*head, b"\r\n"])
 
     def on_message_begin(self) -> None:
         self._own = None
@@ -116,7 +126,10 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._ending:
             return
-        if self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT":
+        if self.parser.get_method() == b"CONNECT":
+            self._refuse(400, "malformed", "this is no proxy")
+            return
+        if self.parser.should_upgrade():
             self._is_offer = True
             return
         self._in_headers = False

@@ -120,11 +120,10 @@ def open_served(
                 hint="export the run again, or copy the file again",
             )
     opened = load_target(exporter.serve)
-    predictor: Predictor = opened(path, device, threads, False)
-    batching = measured.get(before) or _measure_batching(predictor)
-    if batching.size > 1:
-        predictor = opened(path, device, threads, True)
-        predictor.logits(list(golden_photographs().values()))  # sizes differ, so this is what will run
+    # Measured on a session of its own, since a session keeps the memory of its largest batch
+    batching = measured.get(before) or _measure_batching(opened(path, device, threads, False))
+    predictor: Predictor = opened(path, device, threads, batching.size > 1)
+    predictor.logits(list(golden_photographs().values()))  # as it will run; sizes differ
     assert exporter.inspect is not None
     record = load_target(exporter.inspect)(path)
     if _digest(path) != before:

@@ -259,3 +259,14 @@ def log_to_stderr() -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+def silence_native_libraries() -> None:
+    """Send to nowhere what C libraries write to stderr; `log_to_stderr` must come after it.
+
+    libtiff writes a line there for each damaged row of an image, and one request may have a million of them.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

@@ -160,7 +160,7 @@ def _ended(status: int) -> str:
 def server_process() -> None:
     """Serve, as a process of `supervise`; what to serve comes as JSON on stdin."""
     from zoo.serving.fault import where
-    from zoo.serving.server import LOGGER, log_to_stderr, serve
+    from zoo.serving.server import LOGGER, log_to_stderr, serve, silence_native_libraries
 
     told = json.loads(sys.stdin.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -171,6 +171,7 @@ def server_process() -> None:
         with contextlib.suppress(OSError):
             os.write(parent, line.encode() + b"\n")
 
+    silence_native_libraries()
     log_to_stderr()
     try:
         serve(_settings(told), sockets, lambda models: _started(models, sockets, tell, told, again))

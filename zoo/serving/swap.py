@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 from collections.abc import Collection
 from pathlib import Path
 
+from zoo.data.pixel_budget import give_back_memory
 from zoo.errors import ZooError
 from zoo.serving.fault import where
 from zoo.serving.served_model import ServedModel, open_served
@@ -44,20 +46,28 @@ class Swaps:
             force: Open files again that seem unchanged.
         """
         async with self._looking:
-            for model in list(self._service.models.values()):
-                if names is not None and model.name not in names:
-                    continue
-                state = _state(model.path)
-                if state == self._seen.get(model.name) and not force:
-                    continue
-                self._seen[model.name] = state
-                if state is None:
-                    self._refuse(model, "missing", "it is not there any more")
-                    continue
-                try:
-                    await self._swap(model, state)
-                except Exception as error:  # nothing that a file holds may end the watch
-                    self._refuse(model, "verification", where(error))
+            if await self._look(names, force):
+                await asyncio.to_thread(_tidy)
+
+    async def _look(self, names: Collection[str] | None, force: bool) -> bool:
+        """As `look`; returns whether a file was opened."""
+        has_opened = False
+        for model in list(self._service.models.values()):
+            if names is not None and model.name not in names:
+                continue
+            state = _state(model.path)
+            if state == self._seen.get(model.name) and not force:
+                continue
+            self._seen[model.name] = state
+            if state is None:
+                self._refuse(model, "missing", "it is not there any more")
+                continue
+            has_opened = True
+            try:
+                await self._swap(model, state)
+            except Exception as error:  # nothing that a file holds may end the watch
+                self._refuse(model, "verification", where(error))
+        return has_opened
 
     async def _swap(self, old: ServedModel, state: State) -> None:
         from zoo.plugin import Plugins
@@ -89,6 +99,12 @@ class Swaps:
     def _refuse(self, old: ServedModel, outcome: str, why: str) -> None:
         self._service.metrics.swaps.labels(old.name, outcome).inc()
         LOGGER.warning("`%s`: the new file is refused and %s serves on: %s", old.name, old.digest[:16], why)
+
+
+def _tidy() -> None:
+    """Give back the memory of the file that is not served any more, and of verification."""
+    gc.collect()
+    give_back_memory()
 
 
 def _inputs(model: ServedModel) -> str:

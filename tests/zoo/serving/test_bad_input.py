@@ -541,7 +541,7 @@ def test_a_fault_of_the_server_is_one_line_of_json_and_one_of_the_log(
 ) -> None:
     with served() as service:
         client = Client(service)
-        monkeypatch.setattr("zoo.serving.app.prediction", lambda *given: {}["secret"])
+        monkeypatch.setattr("zoo.serving.app.prediction", lambda *given: dict[str, int]()["secret"])
         told(client.predict(JPEG), 500, "a fault in the server")
         assert [record.getMessage() for record in caplog.records if record.name == "zoo.serve"] == [
             next(

@@ -136,6 +136,8 @@ def test_headers_below_the_bound_and_a_body_that_begins_with_them(address: Addre
         b"POST /predict HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabcdef\r\n",
         b"POST /predict HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\nabc",
         b"CONNECT example.org:443 HTTP/1.1\r\nHost: example.org\r\n\r\n",
+        b"CONNECT /predict HTTP/1.1\r\nHost: example.org\r\n\r\n",
+        b"CONNECT /v2 HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
         b"OPTIONS * HTTP/1.1\r\nHost: s\r\nConnection: close\r\n\r\n",
     ],
     ids=lambda request_: repr(request_[:60]),
@@ -325,6 +327,9 @@ def test_an_offer_of_http_2_is_ignored(address: Address) -> None:
             connection.sendall(request[place : place + 97])
             time.sleep(0.001)
         assert read_answer(connection)[0] == 200
+    offered = LIVE[:-2] + "\r\n".join((*offer, "", "")).encode()
+    with socket.create_connection(address, 60) as connection:
+        assert answers(connection, *[offered] * 1500, LAST) == [200] * 1501
     websocket = ("Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==")
     with socket.create_connection(address, 60) as connection:
         connection.sendall(LIVE[:-2] + "\r\n".join((*websocket, "", "")).encode())

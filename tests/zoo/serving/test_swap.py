@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -150,7 +150,7 @@ def test_other_classes_and_another_input_are_refused(
     service: Service, file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     old = service.model()
-    real = swap.open_served
+    real: Callable[..., ServedModel] = vars(swap)["open_served"]
     other: dict[str, Any] = {}
 
     class Predictor:
@@ -198,7 +198,7 @@ def test_a_fault_while_a_file_is_opened_does_not_end_the_watch(
     async def watch() -> None:
         swaps = Swaps(service, "cpu", 1)
         task = asyncio.ensure_future(swaps.watch(0.01))
-        real = swap.open_served
+        real: Callable[..., ServedModel] = vars(swap)["open_served"]
         for error in (MemoryError(), RuntimeError("onnxruntime\nis broken"), KeyError("inputs"), ZooError("damaged")):
             before = sum(outcomes(service).values())
 
@@ -224,9 +224,12 @@ def test_a_file_that_is_being_written_waits_and_does_not_hold_up_others(
     second = Path(shutil.copy(file, file.with_name("second.onnx")))
     service.put(opened(second, plugins))
     looked: list[str] = []
-    monkeypatch.setattr(
-        swap, "open_served", lambda path, **settings: looked.append(path.name) or service.model("model")
-    )
+
+    def look_at(path: Path, **settings: Any) -> ServedModel:
+        looked.append(path.name)
+        return service.model("model")
+
+    monkeypatch.setattr(swap, "open_served", look_at)
 
     async def watch() -> None:
         task = asyncio.ensure_future(Swaps(service, "cpu", 1).watch(0.05))
@@ -248,7 +251,7 @@ def test_a_file_that_changes_while_it_is_opened_is_looked_at_again(
     service: Service, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     old = service.model()
-    real = swap.open_served
+    real: Callable[..., ServedModel] = vars(swap)["open_served"]
     writes = [1]
 
     def changing(path: Path, **settings: Any) -> ServedModel:
