@@ -160,6 +160,7 @@ def serve(
 
     bounds = Bounds(
         body=max_body,
+        bodies=max(4 * max_body, Bounds.bodies),
         pixels=max_pixels,
         pixels_in_flight=max(4 * max_pixels, Bounds.pixels_in_flight),
         queue=queue,
@@ -219,7 +220,11 @@ def _check_files(files: tuple[Path, ...]) -> None:
     for file in files:
         if not file.is_file():
             what = "is a folder" if file.is_dir() else "is not there"
-            raise UsageError(f"`{file}` {what}", hint="`zoo export RUN` makes a file that can be served")
+            raise ZooError(f"`{file}` {what}", hint="`zoo export RUN` makes a file that can be served")
+        if not file.stem.isprintable() or "/" in file.stem:
+            raise UsageError(
+                f"`{file}` has a name that requests cannot say, since not all of it can be printed", hint="rename it"
+            )
         if file.stem in names:
             raise UsageError(
                 f"`{names[file.stem]}` and `{file}` have the same name, by which requests tell them apart",

@@ -53,6 +53,18 @@ class BadImage(ZooError):
     """An image that cannot be used: it is missing, damaged, too large, or in another format."""
 
 
+class TooLarge(BadImage):
+    """An image of more than `MAX_PIXELS`.
+
+    Attributes:
+        pixels: Its number of pixels, by the size that the file declares.
+    """
+
+    def __init__(self, message: str, pixels: int) -> None:
+        super().__init__(message)
+        self.pixels = pixels
+
+
 def decode(
     source: ImageSource | Path | Pixels,
     at_least: int | None = None,
@@ -61,6 +73,7 @@ def decode(
     remark: Callable[[str], None] = lambda text: None,
     admit: Callable[[int], None] = lambda pixels: None,
     opened: Callable[[Image.Image], None] = lambda image: None,
+    foreign: Callable[[BinaryIO], str | None] = format_name,
 ) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
@@ -74,6 +87,8 @@ def decode(
         admit: Called with the number of pixels before they are decoded, from the size that the file declares. It may
             wait, or raise `BadImage`.
         opened: Called with the image after `admit` and before it is decoded. It must not move to another frame.
+        foreign: Names the format of a file that is not accepted, for the message. The default tries every format that
+            Pillow knows, which is not for files of strangers.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
@@ -87,7 +102,7 @@ def decode(
             admitted = True
             admit(pixels)
 
-    look = Look(at_least, levels, remark, admit_once, opened)
+    look = Look(at_least, levels, remark, admit_once, opened, foreign)
     try:
         stream = source.open()
         if isinstance(stream, np.ndarray):
@@ -137,13 +152,14 @@ class Look(NamedTuple):
     remark: Callable[[str], None]
     admit: Callable[[int], None]
     opened: Callable[[Image.Image], None]
+    foreign: Callable[[BinaryIO], str | None]
 
 
 def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
     try:
         image = open_image(stream)
     except UnidentifiedImageError:
-        name = format_name(stream)
+        name = look.foreign(stream)
         if name is None:
             raise
         what = f"{name} file, not a photograph"
@@ -151,7 +167,8 @@ def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
             what = f"{name} photograph, which zoo does not read: convert it to JPEG or PNG"
         raise BadImage(f"`{source}` is a {what}") from None
     if image.width * image.height > MAX_PIXELS:
-        raise BadImage(f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}")
+        message = f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}"
+        raise TooLarge(message, image.width * image.height)
     if look.at_least is not None:
         image.draft(None, (look.at_least, look.at_least))
     look.admit(image.width * image.height)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zoo.serving import open_inference
 from zoo.serving.bounds import Rejection
+from zoo.serving.fault import where
 from zoo.serving.metrics import CONTENT_TYPE
 from zoo.serving.model_card import model_card
 from zoo.serving.openapi import openapi
@@ -25,6 +28,7 @@ from zoo.serving.service import Service, prediction
 from zoo.serving.sniffing import refuse_format
 from zoo.storage.files import json_text
 
+LOGGER = logging.getLogger("zoo.serve")
 LARGE = 2**16  # bytes of a body from which on it is parsed in a thread
 TOP = 5  # classes that `/predict` names by default
 OPEN_ROUTES = ("/", "/v2/health/live", "/v2/health/ready")  # need no token; the page holds nothing of the models
@@ -36,6 +40,12 @@ ROUTES = {
     "/drift": "drift",
     "/shadow": "shadow",
     "/openapi.json": "openapi",
+}
+
+PREFLIGHT = {
+    "access-control-allow-methods": "GET, POST",
+    "access-control-allow-headers": f"authorization, content-type, {open_inference.HEADER_LENGTH}",
+    "access-control-max-age": "600",
 }
 
 CURL = "curl --data-binary @photo.jpg http://HOST/predict"
@@ -80,7 +90,13 @@ def make_app(
             )
         ),
     ]
-    handled: dict[Any, Any] = {Rejection: handlers.rejected, HTTPException: handlers.http_error}
+    handled: dict[Any, Any] = {
+        Rejection: handlers.rejected,
+        HTTPException: handlers.http_error,
+        ClientDisconnect: handlers.left,
+        MemoryError: handlers.no_memory,
+        Exception: handlers.fault,
+    }
     app = Starlette(routes=routes, exception_handlers=handled)
     app.router.redirect_slashes = False
     return _Around(app, service, token, origins)
@@ -91,7 +107,7 @@ class _Around:
 
     def __init__(self, app: ASGIApp, service: Service, token: str | None, origins: tuple[str, ...]) -> None:
         self._app, self._service, self._origins = app, service, origins
-        self._token = None if token is None else f"Bearer {token}".encode()
+        self._token = None if token is None else token.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,7 +126,9 @@ class _Around:
             await send(message)
 
         try:
-            if self._allowed(scope):
+            if self._is_preflight(scope):
+                await Response(status_code=204, headers=PREFLIGHT)(scope, receive, sending)
+            elif self._allowed(scope):
                 await self._app(scope, receive, sending)
             else:
                 rejection = Rejection(
@@ -122,10 +140,8 @@ class _Around:
                 )
                 self._service.metrics.rejected.labels("token").inc()
                 await _told(rejection)(scope, receive, sending)
-        except Exception:
-            if status == 0:
-                await _told(Rejection(500, "internal", "a fault in the server"))(scope, receive, sending)
-            raise
+        except Exception as error:  # Starlette answers and raises it again
+            LOGGER.error("a fault in the server: %s %s: %s", scope["method"], route, where(error))
         finally:
             self._service.metrics.requests.labels(route, str(status or 499)).inc()  # 499: the client left
             self._service.metrics.request_seconds.labels(route).observe(time.monotonic() - begun)
@@ -134,16 +150,32 @@ class _Around:
         if self._token is None or scope["path"] in OPEN_ROUTES:
             return True
         given = [value for name, value in scope["headers"] if name == b"authorization"]
-        return len(given) == 1 and hmac.compare_digest(given[0], self._token)
+        if len(given) != 1:
+            return False
+        scheme, _, token = given[0].partition(b" ")
+        return scheme.lower() == b"bearer" and hmac.compare_digest(token.strip(b" "), self._token)
+
+    def _origin(self, scope: Scope) -> bytes | None:
+        """The origin of the web page that asks, if it may."""
+        origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
+        return origin if origin.decode("latin-1") in self._origins else None
+
+    def _is_preflight(self, scope: Scope) -> bool:
+        """Whether a browser asks if a page that may call the server may send a certain request. It sends no token."""
+        names = {name for name, _ in scope["headers"]}
+        asked = scope["method"] == "OPTIONS" and b"access-control-request-method" in names
+        return asked and self._origin(scope) is not None
 
     def _headers(self, scope: Scope) -> list[tuple[bytes, bytes]]:
         found = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
         if self._service.draining:
             found.append((b"connection", b"close"))
         if self._origins:
-            origin = next((value for name, value in scope["headers"] if name == b"origin"), b"")
-            if origin.decode("latin-1") in self._origins:
-                found += [(b"access-control-allow-origin", origin), (b"vary", b"origin")]
+            found.append((b"vary", b"origin"))
+            origin = self._origin(scope)
+            if origin is not None:
+                exposed = f"{open_inference.HEADER_LENGTH}, retry-after".encode()
+                found += [(b"access-control-allow-origin", origin), (b"access-control-expose-headers", exposed)]
         return found
 
 
@@ -173,6 +205,8 @@ class _Handlers:
 
     def __init__(self, service: Service, version: str) -> None:
         self._service, self._version = service, version
+        self._held = 0  # bytes of all bodies
+        self._parsing = asyncio.Semaphore()
 
     async def predict(self, request: Request) -> Response:
         arrived = request.scope["arrived"]
@@ -182,25 +216,26 @@ class _Handlers:
         model = self._service.model(request.query_params.get("model"))
         top = _top(request.query_params.get("top"), len(model.classes))
         self._service.pool.check_room()
-        body = await self._body(request)
-        refuse_format(body)
-        (answer,) = await self._ask(request, model, [body])
+        async with self._body(request) as body:
+            refuse_format(body)
+            (answer,) = await self._ask(request, model, [body])
         return _json(prediction(answer, top, arrived))
 
     async def infer(self, request: Request) -> Response:
         model = self._model(request)
         length = request.headers.get(open_inference.HEADER_LENGTH)
         self._service.pool.check_room()
-        body = await self._body(request)
-        arguments = (body, length, self._service.bounds, len(model.classes))
-        if len(body) > LARGE:
-            asked = await asyncio.to_thread(open_inference.parse, *arguments)
-        else:
-            asked = open_inference.parse(*arguments)
-        for image in asked.images:
-            if isinstance(image, bytes):
-                refuse_format(image)
-        answers = await self._ask(request, model, asked.images)
+        async with self._body(request) as body:
+            arguments = (body, length, self._service.bounds, len(model.classes))
+            if len(body) > LARGE:
+                async with self._parsing:  # JSON takes up to 25 times its length of memory
+                    asked = await asyncio.to_thread(open_inference.parse, *arguments)
+            else:
+                asked = open_inference.parse(*arguments)
+            for image in asked.images:
+                if isinstance(image, bytes):
+                    refuse_format(image)
+            answers = await self._ask(request, model, asked.images)
         content, header = open_inference.response(answers, asked)
         if header is None:
             return Response(content, media_type="application/json")
@@ -272,14 +307,26 @@ class _Handlers:
         told.headers.update(error.headers or {})
         return told
 
+    async def left(self, request: Request, error: ClientDisconnect) -> Response:
+        return Response(status_code=499)  # for the metrics; nobody reads it
+
+    async def no_memory(self, request: Request, error: MemoryError) -> Response:
+        return await self.rejected(
+            request, Rejection(503, "memory", "there is not enough memory", "try again later", {"Retry-After": "1"})
+        )
+
+    async def fault(self, request: Request, error: Exception) -> Response:
+        return await self.rejected(request, Rejection(500, "internal", "a fault in the server"))
+
     def _model(self, request: Request) -> Any:
         return self._service.model(request.path_params["model"], request.path_params.get("version"))
 
-    async def _body(self, request: Request) -> bytes:
-        """The body, which is never longer in memory than its bound.
+    @asynccontextmanager
+    async def _body(self, request: Request) -> AsyncIterator[bytes]:
+        """The body, which is never longer in memory than its bound, and neither are all bodies together.
 
         Raises:
-            Rejection: it is too long, or encoded.
+            Rejection: it is too long, or encoded, or there is no room for it now.
         """
         most = self._service.bounds.body
         encoding = request.headers.get("content-encoding", "identity").lower()
@@ -287,25 +334,34 @@ class _Handlers:
             raise Rejection(
                 415, "encoding", f"bodies in the encoding `{encoding[:40]}` are not read", "send plain bytes"
             )
-        declared = request.headers.get("content-length", "0")
-        if declared.isdecimal() and int(declared) > most:
+        declared = request.headers.get("content-length", "0").lstrip("0")
+        if declared.isdecimal() and (len(declared) > len(str(most)) or int(declared) > most):
             raise _too_long(most)
-        parts, size = [], 0
-        async for part in request.stream():
-            size += len(part)
-            if size > most:
-                raise _too_long(most)
-            parts.append(part)
-        return b"".join(parts)
+        parts, held = [], 0
+        try:
+            async for part in request.stream():
+                if held + len(part) > most:
+                    raise _too_long(most)
+                if self._held + len(part) > self._service.bounds.bodies:
+                    raise self._service.pool.later("bodies", "too many requests are being received")
+                held += len(part)
+                self._held += len(part)
+                parts.append(part)
+            yield b"".join(parts)
+        finally:
+            self._held -= held
 
     async def _ask(self, request: Request, model: Any, images: list[Any]) -> list[Any]:
         """The answers to a request's images; if the client leaves, they are taken out of the queue."""
         asked = asyncio.ensure_future(self._service.ask(model, images, request.scope["arrived"]))
         left = asyncio.ensure_future(request.receive())  # after the body only a disconnect comes
         try:
-            await asyncio.wait((asked, left), return_when=asyncio.FIRST_COMPLETED)
-            if not asked.done():
-                raise ClientDisconnect
+            while not asked.done():
+                await asyncio.wait((asked, left), return_when=asyncio.FIRST_COMPLETED)
+                if not asked.done():
+                    if left.result()["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    left = asyncio.ensure_future(request.receive())
             return asked.result()
         finally:
             for one in (asked, left):
@@ -316,7 +372,7 @@ class _Handlers:
 def _top(text: str | None, classes: int) -> int:
     if text is None:
         return min(TOP, classes)
-    if not text.isascii() or not text.isdecimal() or not 1 <= int(text[:9]) <= classes:
+    if not text.isascii() or not text.isdecimal() or len(text) > 9 or not 1 <= int(text) <= classes:
         raise Rejection(400, "malformed", f"`top` must be a number from 1 to {classes}")
     return int(text)
 

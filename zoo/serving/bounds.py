@@ -12,6 +12,7 @@ class Bounds:
 
     Attributes:
         body: Bytes of a request's body.
+        bodies: Bytes of all requests' bodies together. A request that would exceed it is rejected with 503.
         pixels: Pixels of an image, from the size that its file declares.
         pixels_in_flight: Pixels of all images that are decoded and not answered yet. An image waits for room.
         queue: Images that wait for a worker. A request that would exceed it is rejected with 503.
@@ -19,12 +20,13 @@ class Bounds:
         connections: Open connections.
         header_bytes: Bytes of a request's line and headers.
         header_seconds: Time in which they must arrive.
-        body_seconds: Time in which the body must arrive.
+        body_seconds: Time in which the body must arrive, and in which a client must take an answer.
         idle_seconds: Time after which a connection without a request is closed.
         deadline: Seconds from the arrival of a request to its answer; a request that waits longer gets 504.
     """
 
     body: int = 16 * 2**20
+    bodies: int = 256 * 2**20
     pixels: int = 50_000_000
     pixels_in_flight: int = 200_000_000
     queue: int = 64

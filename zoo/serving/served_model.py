@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from zoo.data.pixel_budget import give_back_memory
@@ -84,7 +86,15 @@ class ServedModel:
         return bool(self.record["inputs"] == other.record["inputs"])
 
 
-def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Plugins) -> ServedModel:
+def open_served(
+    path: Path,
+    *,
+    name: str,
+    device: str,
+    threads: int,
+    plugins: Plugins,
+    measured: Mapping[str, Batching] = MappingProxyType({}),
+) -> ServedModel:
     """Verify a file, open it, run it once, and measure whether batches pay.
 
     Args:
@@ -93,6 +103,7 @@ def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Pl
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         threads: Threads that each call computes with.
         plugins: Loaded plugins.
+        measured: What was measured before, by a file's digest, and is not measured again.
 
     Raises:
         UsageError: there is no such file, or files of this format cannot be served.
@@ -104,7 +115,7 @@ def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Pl
             f"`{exporter.name}` files cannot be served", hint="`zoo export RUN --to onnx` makes one that can"
         )
     before = _digest(path)
-    record, batching = _verify(path, device, threads)
+    record, batching = _verify(path, device, threads, measured.get(before))
     predictor: Predictor = load_target(exporter.serve)(path, device, threads, batching.size > 1)
     _check_golden(path, record, predictor)
     if _digest(path) != before:
@@ -113,8 +124,10 @@ def open_served(path: Path, *, name: str, device: str, threads: int, plugins: Pl
     return ServedModel(name=name, path=path, digest=before, predictor=predictor, record=record, batching=batching)
 
 
-def _verify(path: Path, device: str, threads: int) -> tuple[dict[str, Any], Batching]:
+def _verify(path: Path, device: str, threads: int, known: Batching | None) -> tuple[dict[str, Any], Batching]:
     """Verify a file and measure batches, in a process of its own; returns what the file records, and the batching.
+
+    With a `known` batching nothing is measured.
 
     Verification holds the graph several times, and onnxruntime keeps the memory of the largest batch that it ran.
 
@@ -123,7 +136,7 @@ def _verify(path: Path, device: str, threads: int) -> tuple[dict[str, Any], Batc
     """
     with WorkerProcess(f"{__name__}:Verification") as worker:
         try:
-            found = worker.ask("verify", path=str(path), device=device, threads=threads)
+            found = worker.ask("verify", path=str(path), device=device, threads=threads, measure=known is None)
         except WorkerFailed as failure:
             raise ZooError(f"`{path}` is not served: {failure.reason}", hint=failure.hint) from failure
     if found["failed"] is not None:
@@ -131,6 +144,8 @@ def _verify(path: Path, device: str, threads: int) -> tuple[dict[str, Any], Batc
             f"`{path}` is not served, since it fails verification: {found['failed']}",
             hint="export the run again, or copy the file again",
         )
+    if known is not None:
+        return found["record"], known
     seconds = {int(size): float(each) for size, each in found["seconds"].items()}
     return found["record"], Batching(size=found["batch"], seconds=seconds)
 
@@ -138,7 +153,7 @@ def _verify(path: Path, device: str, threads: int) -> tuple[dict[str, Any], Batc
 class Verification:
     """Answers the request of `_verify`, in its process."""
 
-    def verify(self, path: str, device: str, threads: int) -> dict[str, Any]:
+    def verify(self, path: str, device: str, threads: int, measure: bool) -> dict[str, Any]:
         """The first check that a file fails, or what it records about itself and how batches pay."""
         from zoo.plugin import Plugins
 
@@ -148,8 +163,10 @@ class Verification:
         for check in load_target(exporter.verify)(file, device):
             if not check.passed:
                 return {"failed": f"{check.name}: {check.detail}"}
-        batching = _measure_batching(load_target(exporter.serve)(file, device, threads, False))
         record = load_target(exporter.inspect)(file)
+        if not measure:
+            return {"failed": None, "record": record}
+        batching = _measure_batching(load_target(exporter.serve)(file, device, threads, False))
         return {"failed": None, "record": record, "batch": batching.size, "seconds": batching.seconds}
 
 

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import ctypes
 import logging
+import os
 import signal
 import socket
+import struct
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
 from zoo.serving.app import make_app
 from zoo.serving.bounds import Bounds
 from zoo.serving.connection import Connection, bounded
-from zoo.serving.served_model import ServedModel, open_served
+from zoo.serving.fault import where
+from zoo.serving.served_model import Batching, ServedModel, open_served
 from zoo.serving.service import Service
 from zoo.serving.swap import Swaps
 
@@ -25,9 +31,20 @@ if TYPE_CHECKING:
     from zoo.serving.grpc_server import GrpcServer
 
 LOGGER = logging.getLogger("zoo.serve")
-FINISH_SECONDS = 30.0  # for the requests that are there when the server stops listening
+FINISH_SECONDS = 30  # for the requests that are there when the server stops listening
 FIRST_REQUEST_SECONDS = 1.0  # for connections that were accepted last
 QUIET_SECONDS = 0.2  # without a new connection, after which the backlog is empty
+OTHER_FILES = 128  # that a server opens besides connections
+
+# A filter of the Linux kernel for a listening socket: a TCP packet with SYN and without ACK asks for a new connection
+SO_ATTACH_FILTER = 26
+_NO_NEW_CONNECTIONS = (
+    (0x30, 0, 0, 13),  # load the byte of the TCP header that holds the flags
+    (0x54, 0, 0, 0x12),  # keep SYN and ACK
+    (0x15, 0, 1, 0x02),  # is it SYN alone?
+    (0x06, 0, 0, 0),  # yes: drop the packet
+    (0x06, 0, 0, 0xFFFFFFFF),  # no: take it
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +65,7 @@ class ServerSettings:
         shadow_share: That share, from 0 to 1.
         grpc: Address of the Open Inference Protocol over gRPC, such as `127.0.0.1:8081`. None: HTTP only.
         bounds: What is accepted.
+        measured: What was measured before, by a file's digest.
     """
 
     files: tuple[Path, ...]
@@ -63,6 +81,7 @@ class ServerSettings:
     shadow_share: float = 0.1
     grpc: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
+    measured: Mapping[str, Batching] = field(default_factory=dict)
 
 
 def open_models(settings: ServerSettings) -> list[ServedModel]:
@@ -76,7 +95,14 @@ def open_models(settings: ServerSettings) -> list[ServedModel]:
 
     plugins = Plugins()
     return [
-        open_served(path, name=path.stem, device=settings.device, threads=settings.threads, plugins=plugins)
+        open_served(
+            path,
+            name=path.stem,
+            device=settings.device,
+            threads=settings.threads,
+            plugins=plugins,
+            measured=settings.measured,
+        )
         for path in settings.files
     ]
 
@@ -107,6 +133,8 @@ def serve(
     """
     models = open_models(settings)
     shadow = open_shadow(settings)
+    _allow_files(settings.bounds.connections * 2 + OTHER_FILES)
+    _silence_libraries()
     service = Service(models, workers=settings.workers, bounds=settings.bounds)
     if shadow is not None:
         service.compare_with(shadow, settings.shadow_share)
@@ -116,7 +144,7 @@ def serve(
     app = make_app(service, version=settings.version, token=settings.token, origins=settings.origins)
     config = uvicorn.Config(
         app,
-        http=bounded(settings.bounds),
+        http=bounded(settings.bounds, lambda reason: service.metrics.rejected.labels(reason).inc()),
         ws="none",
         lifespan="off",
         log_config=None,
@@ -132,6 +160,27 @@ def serve(
         service.close()
 
 
+def _allow_files(count: int) -> None:
+    """Raise this process's limit of open files, as far as it may; a connection is a file."""
+    if os.name != "posix":
+        return
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft not in (resource.RLIM_INFINITY,) and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    if wanted < count:
+        LOGGER.warning("only %d files may be open, too few for all connections: raise `ulimit -Hn`", wanted)
+
+
+def _silence_libraries() -> None:
+    """What clients send must not fill the log, nor Python's memory of the warnings that it showed."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
+
+
 class _Server(uvicorn.Server):
     """uvicorn's server, which drains before it stops."""
 
@@ -141,14 +190,17 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._service, self._settings, self._ready = service, settings, ready
         self._swaps = Swaps(service, settings.device, settings.threads)
-        self._background: set[asyncio.Task[None]] = set()
+        self._background: set[asyncio.Future[None]] = set()
+        self._sockets: list[socket.socket] = []
         self._grpc: GrpcServer | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(_log_fault)
         await super().startup(sockets)
+        self._sockets = sockets or []
         if self._settings.grpc is not None:
             self._grpc = await self._start_grpc(self._settings.grpc)
-        loop = asyncio.get_running_loop()
         if hasattr(signal, "SIGHUP"):
             loop.add_signal_handler(signal.SIGHUP, lambda: self._start(self._swaps.look(force=True)))
         if self._settings.watch:
@@ -162,24 +214,27 @@ class _Server(uvicorn.Server):
         await started.start()
         return started
 
-    def _start(self, task: object) -> None:
-        started = asyncio.ensure_future(task)  # type: ignore[call-overload]
-        self._background.add(started)
-        started.add_done_callback(self._background.discard)
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     def handle_exit(self, sig: int, frame: object) -> None:
         if self._service.draining:  # the second signal
-            self.should_exit = self.force_exit = True
-            return
+            LOGGER.info("stopped at once")
+            sys.stderr.flush()
+            os._exit(1)
         self._service.draining = True
         LOGGER.info("stopping: not ready, and listening for %g s more", self._settings.drain)
-        asyncio.get_event_loop().call_soon_threadsafe(self._start, self._drain())
+        asyncio.get_event_loop().call_soon_threadsafe(lambda: self._start(self._drain()))
 
     async def _drain(self) -> None:
-        """Go on answering, tell clients to close, and stop when new connections end."""
+        """Go on answering, tell clients to close, and stop once all new connections are accepted."""
         await asyncio.sleep(self._settings.drain)
+        for one in self._sockets:
+            _take_no_more(one)
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._settings.drain
+        until = loop.time() + max(self._settings.drain, 2 * QUIET_SECONDS)
         known = set(self.server_state.connections)
         quiet = loop.time()
         while loop.time() < until and loop.time() - quiet < QUIET_SECONDS:
@@ -195,25 +250,43 @@ class _Server(uvicorn.Server):
             task.cancel()
         for server in self.servers:
             server.close()
+        for one in sockets or ():
+            with contextlib.suppress(OSError):  # the supervisor has the socket too, and must not seem to listen
+                one.shutdown(socket.SHUT_RDWR)
         loop = asyncio.get_running_loop()
         until = loop.time() + FIRST_REQUEST_SECONDS
-        while not self.force_exit and loop.time() < until and any(map(_is_new, self.server_state.connections)):
+        while loop.time() < until and any(map(_is_expecting, self.server_state.connections)):
             await asyncio.sleep(0.02)
-        self.config.timeout_graceful_shutdown = int(FINISH_SECONDS)
-        ending = [asyncio.ensure_future(super().shutdown(sockets))]
+        self.config.timeout_graceful_shutdown = FINISH_SECONDS
+        ending = [super().shutdown(sockets)]
         if self._grpc is not None:
-            ending.append(asyncio.ensure_future(self._grpc.stop(FINISH_SECONDS)))
-        while ending and not self.force_exit:  # the second signal
-            _, waiting = await asyncio.wait(ending, timeout=0.1)
-            ending = list(waiting)
-        if self._grpc is not None:
-            await self._grpc.stop(0)
+            ending.append(self._grpc.stop(FINISH_SECONDS))
         await asyncio.gather(*ending)
 
 
-def _is_new(connection: object) -> bool:
-    """Whether a connection was accepted and its first request is to come, or a request is on its way."""
-    return isinstance(connection, Connection) and (connection.requests == 0 or connection.is_receiving)
+def _is_expecting(connection: object) -> bool:
+    return isinstance(connection, Connection) and connection.is_expecting
+
+
+def _take_no_more(listening: socket.socket) -> None:
+    """Let the kernel ignore who asks for a connection, on Linux: there, those that it has can be accepted to the last.
+
+    Who asks for one asks again after a second, and is refused then. Without this, connections that come just before
+    the socket is closed are reset.
+    """
+    if sys.platform != "linux":
+        return
+    code = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in _NO_NEW_CONNECTIONS))
+    program = struct.pack("HP", len(_NO_NEW_CONNECTIONS), ctypes.addressof(code))
+    with contextlib.suppress(OSError):
+        listening.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, program)
+
+
+def _log_fault(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Log what nobody waits for in one line; a client that leaves is no fault."""
+    error = context.get("exception")
+    if not isinstance(error, OSError):
+        LOGGER.error("a fault in the server: %s", context["message"] if error is None else where(error))
 
 
 def log_to_stderr() -> None:
@@ -224,3 +297,14 @@ def log_to_stderr() -> None:
     LOGGER.setLevel(logging.INFO)
     LOGGER.propagate = False
     logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+
+def silence_native_libraries() -> None:
+    """Send to nowhere what C libraries write to stderr; `log_to_stderr` must come after it.
+
+    libtiff writes a line there for each damaged row of an image, and one request may have a million of them.
+    """
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding="utf-8", errors="backslashreplace")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -40,6 +41,7 @@ class Service:
         self.metrics.registry.register(self.drift)
         self.models: dict[str, ServedModel] = {}
         self.draining = False
+        self._counting = threading.Lock()
         self._not_finite: dict[str, int] = {}  # images in a row, by the model's digest
         self.pool = WorkerPool(workers, self.bounds, self)
         self.metrics.watch(self.pool)
@@ -53,6 +55,7 @@ class Service:
         self.models[model.name] = model
         self.drift.serves(model)
         if before is not None:
+            self._not_finite.pop(before.digest, None)
             self.metrics.no_longer_serves(before)
         self.metrics.serves(model)
 
@@ -104,10 +107,14 @@ class Service:
         if len(images) > self.bounds.images:
             message = f"{len(images)} images are more than the {self.bounds.images} that a request may have"
             raise Rejection(400, "images", message, "send several requests")
-        futures = self.pool.submit(model, images, time.monotonic() if arrived is None else arrived)
+        arrived = time.monotonic() if arrived is None else arrived
+        futures = self.pool.submit(model, images, arrived)
         waiting = [asyncio.wrap_future(future) for future in futures]
         try:
-            return list(await asyncio.gather(*waiting))
+            async with asyncio.timeout(arrived + self.bounds.deadline - time.monotonic()):
+                return list(await asyncio.gather(*waiting))
+        except TimeoutError:
+            raise self.pool.too_late() from None
         finally:
             for one in waiting:
                 if not one.done():
@@ -126,7 +133,8 @@ class Service:
 
     def failed(self, model: ServedModel, rejection: Rejection) -> None:
         if rejection.reason == "not finite":
-            self._not_finite[model.digest] = self._not_finite.get(model.digest, 0) + 1
+            with self._counting:
+                self._not_finite[model.digest] = self._not_finite.get(model.digest, 0) + 1
 
     def close(self) -> None:
         """Answer what is queued, and end the workers."""

@@ -9,7 +9,7 @@ IMAGES = {
     b"GIF8": "GIF",
     b"SIMPLE  =": "FITS",
     b"\0\0\1\0": "ICO",
-    b"\0\0\2\0": "CUR",
+    b"\0\0\2\0": "CUR or TGA",
     b"8BPS": "Photoshop",
     b"\0\0\0\x0cjP  ": "JPEG 2000",
     b"\0\0\0\x0cJXL ": "JPEG XL",

@@ -6,16 +6,19 @@ Connections that come meanwhile wait in the socket's backlog.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from typing import Any
 
-from zoo.errors import UsageError, ZooError, first_line
+from zoo.errors import UsageError, ZooError
 from zoo.storage.files import json_text
 from zoo.system.worker_process import python_command
 
@@ -27,16 +30,20 @@ def listen(host: str, port: int) -> socket.socket:
     """A listening socket.
 
     Raises:
-        UsageError: the address is not of this machine, or the port is taken or not allowed.
+        ZooError: the address is not of this machine, or the port is taken or not allowed.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         opened = socket.socket(family, kind, protocol)
-        if os.name == "posix":
-            opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(address)
-        opened.listen(2048)
-    except OSError as error:
+        try:
+            if os.name == "posix":
+                opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            opened.bind(address)
+            opened.listen(2048)
+        except OSError:
+            opened.close()
+            raise
+    except (OSError, ValueError) as error:
         raise _cannot_listen(error, host, port, "--port") from error
     opened.set_inheritable(True)
     return opened
@@ -68,9 +75,12 @@ def hold(host: str, port: int) -> tuple[socket.socket, str]:
     return held, f"[{address[0]}]:{address[1]}" if ":" in address[0] else f"{address[0]}:{address[1]}"
 
 
-def _cannot_listen(error: OSError, host: str, port: int, option: str) -> UsageError:
-    hint = f"pass another `{option}`, or 0 for a free one" if error.errno != -2 else "pass another `--host`"
-    return UsageError(f"cannot listen on {host}:{port}: {(error.strerror or str(error)).lower()}", hint=hint)
+def _cannot_listen(error: OSError | ValueError, host: str, port: int, option: str) -> ZooError:
+    """The error of an address; a `ValueError` is that of what cannot be a host's name, such as `a..b`."""
+    by_name = isinstance(error, (ValueError, socket.gaierror)) or error.errno == errno.EADDRNOTAVAIL
+    hint = "pass another `--host`" if by_name else f"pass another `{option}`, or 0 for a free one"
+    reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "that is no host name"
+    return ZooError(f"cannot listen on {host}:{port}: {reason}", hint=hint)
 
 
 def supervise(settings: dict[str, Any], sockets: list[socket.socket]) -> int:
@@ -83,48 +93,93 @@ def supervise(settings: dict[str, Any], sockets: list[socket.socket]) -> int:
     """
     if os.name != "posix":  # no sockets are passed on there
         return _run_here(settings, sockets)
-    current: subprocess.Popen[bytes] | None = None
-    stopping = False
+    return _Supervisor(settings, sockets).run()
 
-    def passed_on(number: int, frame: object) -> None:
-        nonlocal stopping
-        stopping = stopping or number != signal.SIGHUP
-        if current is not None:
-            with contextlib.suppress(ProcessLookupError):
-                current.send_signal(number)
 
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, passed_on)
-    was_ready, delay = False, 0.0
-    while True:
+class _Supervisor:
+    """Starts server processes, one after another, and passes signals on to the current one."""
+
+    def __init__(self, settings: dict[str, Any], sockets: list[socket.socket]) -> None:
+        self._settings, self._sockets = settings, sockets
+        self._process: subprocess.Popen[bytes] | None = None
+        self._is_ready = False  # the current process; before, SIGHUP would end it
+        self._was_ready = False  # any process
+        self._measured: dict[str, Any] = {}  # batching by digest, so that a new process need not measure it
+        self._stopping = self._look = False
+
+    def run(self) -> int:
+        """Run until a process ends by itself; returns its exit status."""
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._signalled)
+        delay = 0.0
+        while True:
+            began = time.monotonic()
+            status = self._run_once()
+            if status == 0 or (self._stopping and status in (-signal.SIGTERM, -signal.SIGINT)):
+                return 0
+            if self._stopping:
+                if status < 0:
+                    _say(f"the server process died ({_ended(status)}) while it stopped")
+                return max(status, 1)
+            if not self._was_ready:
+                raise ZooError(f"the server process died before it was ready ({_ended(status)})")
+            delay = 0.0 if time.monotonic() - began > FAST else min(2 * delay + 0.5, LONGEST_DELAY)
+            _say(f"the server process died ({_ended(status)}) and is started again")
+            until = time.monotonic() + delay
+            while time.monotonic() < until:
+                if self._stopping:
+                    return 0
+                time.sleep(0.05)
+
+    def _run_once(self) -> int:
+        """Start a process and wait for its end; returns its exit status, or minus the signal that ended it."""
         read, write = os.pipe()
-        descriptors = [one.fileno() for one in sockets]
-        request = {**settings, "sockets": descriptors, "told": write, "again": was_ready}
-        began = time.monotonic()
-        current = subprocess.Popen(
-            python_command(f"{__name__}:server_process"), pass_fds=(*descriptors, write), stdin=subprocess.PIPE
+        descriptors = [one.fileno() for one in self._sockets]
+        request = {**self._settings, "sockets": descriptors, "told": write, "measured": self._measured}
+        self._is_ready = self._look = False
+        process = self._process = subprocess.Popen(
+            python_command(f"{__name__}:server_process"),
+            pass_fds=(*descriptors, write),
+            stdin=subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C comes to this process alone, which passes it on once
         )
         os.close(write)
-        assert current.stdin is not None
-        with contextlib.suppress(BrokenPipeError), current.stdin as asked:  # a token must not be an argument
-            asked.write(json_text(request).encode())
-        if stopping:
-            current.terminate()
-        with os.fdopen(read, encoding="utf-8") as told:
+        assert process.stdin is not None
+        with os.fdopen(read, encoding="utf-8") as told, process.stdin as asked:
+            with contextlib.suppress(BrokenPipeError):  # the token is among it, and must not be an argument
+                asked.write(json_text(request, ascii_only=True).encode() + b"\n")
+                asked.flush()
+            if self._stopping:
+                process.terminate()
             first = told.readline()  # empty if it dies
-            if first.startswith("{") and not was_ready:
-                current.wait()
+            if first.startswith("{") and not self._was_ready:
+                process.wait()
                 failure = json.loads(first)
                 raise (UsageError if failure["usage"] else ZooError)(failure["message"], hint=failure["hint"])
-            was_ready = was_ready or first == "ready\n"
-            status = current.wait()
-        if status == 0 or stopping:
-            return max(status, 0)
-        if not was_ready:
-            raise ZooError(f"the server process died before it was ready ({_ended(status)})")
-        delay = 0.0 if time.monotonic() - began > FAST else min(2 * delay + 0.5, LONGEST_DELAY)
-        print(f"the server process died ({_ended(status)}) and is started again", file=sys.stderr, flush=True)
-        time.sleep(delay)
+            if first.startswith("{"):
+                _say(json.loads(first)["message"])
+            if first.startswith("ready "):
+                self._is_ready = self._was_ready = True
+                self._measured = json.loads(first.removeprefix("ready "))
+                if self._look:
+                    process.send_signal(signal.SIGHUP)
+            return process.wait()  # `asked` stays open until then: the process ends when this one dies
+
+    def _signalled(self, number: int, frame: object) -> None:
+        if number == signal.SIGHUP:
+            self._look = True
+            if not self._is_ready:
+                return
+        else:
+            self._stopping = True
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
+
+def _say(line: str) -> None:
+    with contextlib.suppress(OSError):  # the terminal may be gone
+        print(line, file=sys.stderr, flush=True)
 
 
 def _ended(status: int) -> str:
@@ -133,16 +188,19 @@ def _ended(status: int) -> str:
 
 def server_process() -> None:
     """Serve, as a process of `supervise`; what to serve comes as JSON on stdin."""
-    from zoo.serving.server import log_to_stderr, serve
+    from zoo.serving.fault import where
+    from zoo.serving.server import LOGGER, log_to_stderr, serve, silence_native_libraries
 
-    told = json.load(sys.stdin)
+    told = json.loads(sys.stdin.readline())
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     sockets = [socket.socket(fileno=number) for number in told.pop("sockets")]
-    parent, again = told.pop("told"), told.pop("again")
+    parent, again = told.pop("told"), bool(told["measured"])
 
     def tell(line: str) -> None:
         with contextlib.suppress(OSError):
             os.write(parent, line.encode() + b"\n")
 
+    silence_native_libraries()
     log_to_stderr()
     try:
         serve(_settings(told), sockets, lambda models: _started(models, sockets, tell, told, again))
@@ -150,9 +208,17 @@ def server_process() -> None:
         tell(json_text({"message": error.message, "hint": error.hint, "usage": isinstance(error, UsageError)}))
         os._exit(1)
     except Exception as error:
-        tell(json_text({"message": f"the server failed: {first_line(error)}", "hint": None, "usage": False}))
-        raise
+        LOGGER.error("the server failed: %s", where(error))
+        tell(json_text({"message": f"the server failed: {where(error)}", "hint": None, "usage": False}))
+        os._exit(1)
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Stop as for SIGTERM when the supervisor was killed, which closes the pipe."""
+    with contextlib.suppress(OSError):
+        os.read(sys.stdin.fileno(), 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _run_here(settings: dict[str, Any], sockets: list[socket.socket]) -> int:
@@ -167,9 +233,14 @@ def _settings(told: dict[str, Any]) -> Any:
     from pathlib import Path
 
     from zoo.serving.bounds import Bounds
+    from zoo.serving.served_model import Batching
     from zoo.serving.server import ServerSettings
 
-    values = {**told, "files": tuple(map(Path, told["files"])), "origins": tuple(told["origins"])}
+    measured = {
+        digest: Batching(size=found["size"], seconds={int(size): one for size, one in found["seconds"].items()})
+        for digest, found in told.pop("measured", {}).items()
+    }
+    values = {**told, "measured": measured, "files": tuple(map(Path, told["files"])), "origins": tuple(told["origins"])}
     if told.get("shadow") is not None:
         values["shadow"] = Path(told["shadow"])
     return ServerSettings(**{**values, "bounds": Bounds(**told["bounds"])})
@@ -178,7 +249,7 @@ def _settings(told: dict[str, Any]) -> Any:
 def _started(models: Any, sockets: list[socket.socket], tell: Any, told: dict[str, Any], again: bool) -> None:
     from zoo.serving.server import LOGGER
 
-    tell("ready")
+    tell(f"ready {json_text({model.digest: dataclasses.asdict(model.batching) for model in models})}")
     for model in models:
         LOGGER.info(
             "`%s`: %s, %s on %s, %s", model.name, model.digest[:16], model.precision, model.provider, model.batching

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+from collections.abc import Collection
 from pathlib import Path
 
+from zoo.data.pixel_budget import give_back_memory
 from zoo.errors import ZooError
+from zoo.serving.fault import where
 from zoo.serving.served_model import ServedModel, open_served
 from zoo.serving.service import Service
 
 LOGGER = logging.getLogger("zoo.serve")
 
 State = tuple[int, int, int]
+_UNSEEN = (-1, -1, -1)  # a state that no file has
 
 
 class Swaps:
@@ -29,24 +34,42 @@ class Swaps:
         while True:
             await asyncio.sleep(seconds)
             now = {one.name: _state(one.path) for one in self._service.models.values()}
-            if now == before:  # unchanged since the last look, so that a half copied file waits
-                await self.look()
+            # Unchanged since the last look, so that a half copied file waits; each by itself
+            await self.look({name for name, state in now.items() if state == before.get(name)})
             before = now
 
-    async def look(self, *, force: bool = False) -> None:
-        """Replace every model whose file has changed since it was looked at; with `force`, look at all files."""
-        async with self._looking:
-            for model in list(self._service.models.values()):
-                state = _state(model.path)
-                if state == self._seen.get(model.name) and not force:
-                    continue
-                self._seen[model.name] = state
-                if state is None:
-                    self._refuse(model, "missing", "it is not there any more")
-                    continue
-                await self._swap(model)
+    async def look(self, names: Collection[str] | None = None, *, force: bool = False) -> None:
+        """Replace every model whose file has changed since it was looked at.
 
-    async def _swap(self, old: ServedModel) -> None:
+        Args:
+            names: Look at the files of these models. None: all.
+            force: Open files again that seem unchanged.
+        """
+        async with self._looking:
+            if await self._look(names, force):
+                await asyncio.to_thread(_tidy)
+
+    async def _look(self, names: Collection[str] | None, force: bool) -> bool:
+        """As `look`; returns whether a file was opened."""
+        has_opened = False
+        for model in list(self._service.models.values()):
+            if names is not None and model.name not in names:
+                continue
+            state = _state(model.path)
+            if state == self._seen.get(model.name) and not force:
+                continue
+            self._seen[model.name] = state
+            if state is None:
+                self._refuse(model, "missing", "it is not there any more")
+                continue
+            has_opened = True
+            try:
+                await self._swap(model, state)
+            except Exception as error:  # nothing that a file holds may end the watch
+                self._refuse(model, "verification", where(error))
+        return has_opened
+
+    async def _swap(self, old: ServedModel, state: State) -> None:
         from zoo.plugin import Plugins
 
         try:
@@ -56,15 +79,16 @@ class Swaps:
                 )
             )
         except ZooError as error:
-            self._refuse(old, "verification", error.message)
-            return
-        except Exception as error:  # onnx and onnxruntime may raise anything for a damaged file
-            self._refuse(old, "verification", f"{type(error).__name__} while it was opened")
+            if _state(old.path) == state:
+                self._refuse(old, "verification", error.message)
+            else:  # it was written while it was read: the next look takes it as it is then
+                self._seen[old.name] = _UNSEEN
+                LOGGER.info("`%s`: the new file changed while it was opened, and is not taken yet", old.name)
             return
         if new.digest == old.digest:
-            return
-        if not new.takes_the_same_input(old):
-            self._refuse(old, "input", f"it takes {', '.join(new.record['inputs'])}")
+            LOGGER.info("`%s`: the file is the one that is served, %s", old.name, old.digest[:16])
+        elif not new.takes_the_same_input(old):
+            self._refuse(old, "input", f"it takes {_inputs(new)}, not {_inputs(old)}")
         elif new.classes != old.classes:
             self._refuse(old, "classes", f"its classes are others: {_difference(old.classes, new.classes)}")
         else:
@@ -75,6 +99,16 @@ class Swaps:
     def _refuse(self, old: ServedModel, outcome: str, why: str) -> None:
         self._service.metrics.swaps.labels(old.name, outcome).inc()
         LOGGER.warning("`%s`: the new file is refused and %s serves on: %s", old.name, old.digest[:16], why)
+
+
+def _tidy() -> None:
+    """Give back the memory of the file that is not served any more, and of verification."""
+    gc.collect()
+    give_back_memory()
+
+
+def _inputs(model: ServedModel) -> str:
+    return ", ".join(f"`{one}`" for one in model.record["inputs"])[:300]
 
 
 def _state(path: Path) -> State | None:

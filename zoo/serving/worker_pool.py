@@ -6,7 +6,8 @@ pay, several for the same model. Images wait in one queue, and nobody but the wo
 
 from __future__ import annotations
 
-import io
+import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -19,16 +20,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from zoo.data.image import BadImage, Pixels, decode
-from zoo.data.image_file import open_image
+from zoo.data.image import BadImage, Pixels, TooLarge, decode
 from zoo.data.pixel_budget import trim_memory
 from zoo.dataset import ArraySource, BytesSource
 from zoo.errors import ZooError
 from zoo.predictions import not_finite
 from zoo.serving.bounds import Bounds, Rejection
+from zoo.serving.costly_images import frames, refuse_costly, refuse_metadata, too_many_pixels
+from zoo.serving.fault import where
 from zoo.serving.served_model import ServedModel
 
-MOST_FRAMES = 100  # of a TIFF that are counted
+LOGGER = logging.getLogger("zoo.serve")
 SMOOTHING = 0.1  # share of the newest image in the mean time of an image
 
 
@@ -144,10 +146,26 @@ class WorkerPool:
         """
         jobs = [_Job(model, image, Future(), arrived, arrived + self.bounds.deadline) for image in images]
         with self._changed:
-            self.check_room(len(images))  # another thread may have taken it
+            if len(jobs) > self.bounds.queue + self.workers:
+                message = f"{len(jobs)} images are more than the {self.bounds.queue + self.workers} that may wait"
+                raise Rejection(400, "images", message, "send several requests")
+            self.check_room(len(images))  # another request may have taken it
             self._queue.extend(jobs)
-            self._changed.notify(len(jobs))
+            self._changed.notify_all()  # who waits for room for pixels is notified by the same condition
+        for job in jobs:
+            job.future.add_done_callback(lambda future, job=job: self._forget(job))  # type: ignore[misc]
         return [job.future for job in jobs]
+
+    def _forget(self, job: _Job) -> None:
+        """Make room in the queue for others when a job was cancelled."""
+        if job.future.cancelled():
+            with self._changed, contextlib.suppress(ValueError):
+                self._queue.remove(job)
+
+    def later(self, reason: str, message: str) -> Rejection:
+        """A rejection that says when there will probably be room."""
+        seconds = max(1, round(len(self._queue) / self.images_per_second))
+        return Rejection(503, reason, message, "try again later", {"Retry-After": str(seconds)})
 
     def check_room(self, images: int = 1) -> None:
         """Check that so many images find room in the queue now; a request is rejected before its body is read.
@@ -159,10 +177,7 @@ class WorkerPool:
             raise Rejection(503, "stopping", "the server is stopping")
         waiting = len(self._queue)
         if waiting + images > self.bounds.queue + max(self.workers - self._busy, 0):
-            seconds = max(1, round(waiting / self.images_per_second))
-            hint = "the header Retry-After says when to try again"
-            message = f"{waiting} images are waiting already"
-            raise Rejection(503, "queue", message, hint, {"Retry-After": str(seconds)})
+            raise self.later("queue", f"{waiting} image{'s are' if waiting != 1 else ' is'} waiting already")
 
     def close(self) -> None:
         """Answer what is queued, and end the threads."""
@@ -176,18 +191,30 @@ class WorkerPool:
 
     def _work(self) -> None:
         while jobs := self._take():
-            try:
-                self._answer(jobs)
-            except BaseException as error:  # a worker must live on, and nobody may wait for ever
-                for job in jobs:
-                    self._fail(job, Rejection(500, "internal", f"{type(error).__name__} in the server"))
-            finally:
-                spent = time.monotonic() - jobs[0].began
-                with self._changed:
-                    self._busy -= 1
-                    self._mean += SMOOTHING * (spent / len(jobs) - self._mean)
-                    self._in_flight -= sum(job.held for job in jobs)
-                    self._changed.notify_all()
+            began, count = time.monotonic(), len(jobs)
+            while jobs:
+                jobs = self._answer_some(jobs)
+            with self._changed:
+                self._busy -= 1
+                self._mean += SMOOTHING * ((time.monotonic() - began) / count - self._mean)
+
+    def _answer_some(self, jobs: list[_Job]) -> list[_Job]:
+        """Answer images in one call; returns those for whose pixels there was no room beside the others."""
+        rest: list[_Job] = []
+        try:
+            rest = self._answer(jobs)
+        except BaseException as error:  # a worker must live on, and nobody may wait for ever
+            rejection = Rejection(500, "internal", f"{type(error).__name__} in the server")
+            if isinstance(error, MemoryError):
+                rejection = self._why_it_does_not_run(error)
+            else:
+                LOGGER.error("a fault in the server: %s", where(error))
+            for job in jobs:
+                self._fail(job, rejection)
+        finally:
+            for job in jobs:
+                self._release(job)
+        return rest
 
     def _take(self) -> list[_Job]:
         """The oldest images of one model, as many as share a call; none when the pool is closed."""
@@ -209,22 +236,32 @@ class WorkerPool:
                 job.began = time.monotonic()
             return jobs
 
-    def _answer(self, jobs: list[_Job]) -> None:
+    def _answer(self, jobs: list[_Job]) -> list[_Job]:
+        """Answer images in one call, or those among them that fit into memory together; returns the others."""
         ready: list[tuple[_Job, Pixels]] = []
+        rest: list[_Job] = []
         for job in jobs:
             try:
-                ready.append((job, self._decode(job)))
+                ready.append((job, self._decode(job, wait=not ready)))
+            except _NoRoom:
+                rest.append(job)
             except Rejection as rejection:
                 self._fail(job, rejection)
+                self._release(job)
+        now = time.monotonic()
+        for job, _ in ready:
+            if now > job.until:
+                self._fail(job, self.too_late())
+        ready = [one for one in ready if not one[0].future.done()]
         if not ready:
-            return
+            return rest
         model, begun = ready[0][0].model, time.monotonic()
         try:
             logits = model.predictor.logits([pixels for _, pixels in ready])
         except (ZooError, MemoryError) as error:
             for job, _ in ready:
-                self._fail(job, _why_it_does_not_run(error))
-            return
+                self._fail(job, self._why_it_does_not_run(error))
+            return rest
         spent = time.monotonic() - begun
         for (job, pixels), row in zip(ready, logits):
             broken = not_finite(row[None], ("the image",), model.classes)
@@ -245,35 +282,63 @@ class WorkerPool:
             )
             job.future.set_result(answer)
             self._observer.answered(answer, pixels)
+        return rest
+
+    def _release(self, job: _Job) -> None:
+        with self._changed:
+            self._in_flight -= job.held
+            job.held = 0
+            self._changed.notify_all()
 
     def _fail(self, job: _Job, rejection: Rejection) -> None:
         if not job.future.done():
+            with contextlib.suppress(Exception):  # before the answer, so that whoever reads it finds it counted
+                self._observer.failed(job.model, rejection)
             job.future.set_exception(rejection)
-            self._observer.failed(job.model, rejection)
 
-    def _decode(self, job: _Job) -> Pixels:
+    def too_late(self) -> Rejection:
+        """The rejection of an image whose time is over."""
+        return Rejection(504, "deadline", f"there was no answer within {self.bounds.deadline:g} s", "try again later")
+
+    def _why_it_does_not_run(self, error: BaseException) -> Rejection:
+        text = str(error)
+        signs = ("bad_alloc", "Failed to allocate", "out of mem")
+        if isinstance(error, MemoryError) or any(sign in text for sign in signs):
+            return self.later("memory", "there is not enough memory to classify the image")
+        return Rejection(500, "network", text.split("\n")[0])
+
+    def _decode(self, job: _Job, wait: bool) -> Pixels:
         """The pixels of an image.
 
         Raises:
             Rejection: it cannot be decoded, is too large, or its time is over.
+            _NoRoom: there is no room for its pixels now, and it is not to wait.
         """
         begun = time.monotonic()
         if begun > job.until:
-            raise Rejection(504, "deadline", f"no worker was free for {self.bounds.deadline:g} s", "try again later")
-        source: ArraySource | BytesSource
+            raise self.too_late()
         if isinstance(job.image, np.ndarray):
-            source = ArraySource(job.image)
+            source: ArraySource | BytesSource = ArraySource(job.image)
+            try:
+                self._admit(job, job.image.shape[0] * job.image.shape[1], wait)
+            except _NotAdmitted as error:
+                raise error.rejection from None
         else:
             encoded = job.image
+            refuse_costly(encoded, self.bounds)
             source = BytesSource("the image", lambda: encoded)
 
         def opened(image: Image.Image) -> None:
-            job.frames = _frames(image, job.image)
+            try:
+                refuse_metadata(image)
+            except Rejection as rejection:
+                raise _NotAdmitted(rejection) from None
+            job.frames = frames(image, encoded)
 
         def admit(count: int) -> None:
             nonlocal begun
             waited = time.monotonic()
-            self._admit(job, count)
+            self._admit(job, count, wait)
             begun += time.monotonic() - waited  # it counts as time in the queue
             job.began += time.monotonic() - waited
 
@@ -286,39 +351,42 @@ class WorkerPool:
                 remark=job.remarks.append,
                 admit=admit,
                 opened=opened,
+                foreign=lambda stream: None,  # it would try formats that nobody serves
             )
         except _NotAdmitted as error:
             raise error.rejection from None
+        except _NoRoom:
+            raise
+        except TooLarge as error:
+            raise too_many_pixels(error.pixels, self.bounds) from None
         except BadImage as error:
             if isinstance(error.__cause__, MemoryError):
-                raise Rejection(503, "memory", "the image does not fit into memory", "try again later") from None
+                raise self.later("memory", "the image does not fit into memory") from None
             message = error.message.replace("`the image`", "the image")
             raise Rejection(422, "image", message, "send the bytes of a JPEG, PNG, WebP, BMP or TIFF file") from None
         trim_memory(pixels.size // 3)
         job.decoded = time.monotonic() - begun
         return pixels
 
-    def _admit(self, job: _Job, pixels: int) -> None:
+    def _admit(self, job: _Job, pixels: int, wait: bool) -> None:
         """Wait for room for an image's pixels.
 
         Raises:
             _NotAdmitted: it has too many, or there is no room in time.
+            _NoRoom: there is none now, and it is not to wait: the worker holds other images' pixels.
         """
         bounds = self.bounds
         if pixels > bounds.pixels:
-            raise _NotAdmitted(
-                Rejection(
-                    413, "pixels", f"the image has {pixels:,} pixels, over {bounds.pixels:,}", "send a smaller one"
-                )
-            )
+            raise _NotAdmitted(too_many_pixels(pixels, bounds))
         with self._changed:
             in_time = self._changed.wait_for(
                 lambda: self._in_flight == 0 or self._in_flight + pixels <= bounds.pixels_in_flight,
-                max(job.until - time.monotonic(), 0.0),
+                max(job.until - time.monotonic(), 0.0) if wait else 0.0,
             )
+            if not in_time and not wait:
+                raise _NoRoom("no room")
             if not in_time:
-                rejection = Rejection(503, "pixels in flight", "too many large images are decoded", "try again later")
-                raise _NotAdmitted(rejection)
+                raise _NotAdmitted(self.later("pixels in flight", "too many large images are decoded"))
             job.held = pixels
             self._in_flight += pixels
 
@@ -331,24 +399,5 @@ class _NotAdmitted(BadImage):
         self.rejection = rejection
 
 
-def _why_it_does_not_run(error: Exception) -> Rejection:
-    text = str(error)
-    if isinstance(error, MemoryError) or any(
-        sign in text for sign in ("bad_alloc", "Failed to allocate", "out of mem")
-    ):
-        return Rejection(503, "memory", "there is not enough memory to classify the image", "try again later")
-    return Rejection(500, "network", text.split("\n")[0])
-
-
-def _frames(image: Image.Image, encoded: bytes | Pixels) -> int:
-    """Frames or pages of an opened image; those of a TIFF up to `MOST_FRAMES`."""
-    if image.format != "TIFF" or not isinstance(encoded, bytes):
-        return int(getattr(image, "n_frames", 1))
-    again, count = open_image(io.BytesIO(encoded)), 1  # `n_frames` of a TIFF visits all pages
-    try:
-        while count < MOST_FRAMES:
-            again.seek(count)
-            count += 1
-    except Exception:  # the last page, or a damaged one
-        pass
-    return count
+class _NoRoom(BadImage):
+    """An image that is decoded after those that the worker holds."""

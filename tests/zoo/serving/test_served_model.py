@@ -61,7 +61,7 @@ def test_the_session_that_serves_is_checked_too(
     exported_run: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Verification runs in a process of its own, so what serves must give the golden logits again."""
-    found = served_model._verify(exported_run / "model.onnx", "cpu", 1)
+    found = served_model._verify(exported_run / "model.onnx", "cpu", 1, None)
     monkeypatch.setattr(served_model, "_verify", lambda *arguments: found)
     target = next(entry.value for entry in plugins.exporters if entry.name == "onnx").serve
 
