@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from zoo.errors import ZooError, quoted
 from zoo.predictor import Predictor
-from zoo_onnx.session import MAX_BATCH, OnnxPredictor, Pixels, open_file, open_session
+from zoo_onnx.session import MAX_BATCH, OnnxPredictor, Pixels, after_large, open_file, open_session
 from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS
 
 
@@ -79,7 +79,7 @@ class CutPredictor:
         try:
             for start in range(0, len(photographs), MAX_BATCH):
                 prepared = [
-                    self.prepare.run([PIXELS], {PHOTOGRAPHS: one[None]})[0]
+                    self.prepare.run([PIXELS], feed := {PHOTOGRAPHS: one[None]}, after_large(feed))[0]
                     for one in photographs[start : start + MAX_BATCH]
                 ]
                 found.append(self.network.run([LOGITS], {PIXELS: np.concatenate(prepared)})[0])

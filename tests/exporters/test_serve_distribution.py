@@ -11,8 +11,8 @@ from wheels import SERVE, build_wheel, install, run_installed, third_parties
 
 from zoo.exporter import ExportSpec
 
-# What `backbone-zoo` requires and `backbone-zoo-serve` does not, by the names that are imported
-ABSENT = ("torch", "torchvision", "timm", "sklearn", "scipy", "onnxscript", "jinja2", "openvino")
+# What `backbone-zoo` or an extra requires and `backbone-zoo-serve` does not, by the names that are imported
+ABSENT = ("torch", "torchvision", "timm", "sklearn", "scipy", "onnxscript", "jinja2", "openvino", "grpc")
 
 # Modules of the wheel that cannot be imported without those. All others can; one that needs them no longer has to go
 NEEDS_MORE = (
@@ -24,6 +24,7 @@ NEEDS_MORE = (
     "zoo.system.cpu_memory",
     "zoo.system.depthwise",
     "zoo.system.device",
+    "zoo.serving.grpc_server",
     "zoo.testing",
     "zoo.training",
     "zoo_onnx.int8",

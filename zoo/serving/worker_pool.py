@@ -343,8 +343,6 @@ class WorkerPool:
             job.began += time.monotonic() - waited
 
         try:
-            if isinstance(job.image, np.ndarray):
-                admit(job.image.shape[0] * job.image.shape[1])
             pixels = decode(
                 source,
                 levels=job.model.predictor.preprocess.levels,

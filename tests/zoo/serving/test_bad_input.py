@@ -450,12 +450,12 @@ def test_health_answers_while_much_json_is_read(client: Client) -> None:
 def test_a_token_is_needed_everywhere_but_for_health() -> None:
     with served() as service:
         client = Client(service, token="secret")
-        for path in ("/", "/metrics", "/v2", "/v2/models/model", "/openapi.json", "/nothing"):
+        for path in ("/metrics", "/models", "/v2", "/v2/models/model", "/openapi.json", "/nothing"):
             answer = client("GET", path)
             told(answer, 401, "token")
             assert answer.headers["www-authenticate"] == "Bearer"
         told(client.predict(JPEG), 401)
-        for path in ("/v2/health/live", "/v2/health/ready"):
+        for path in ("/", "/v2/health/live", "/v2/health/ready"):  # the page holds nothing of the models
             assert client("GET", path).status_code == 200
         for given in (
             "Bearer wrong",

@@ -255,7 +255,7 @@ def test_a_missing_or_damaged_shadow_ends_the_start(
 ) -> None:
     file = exported_run / "model.onnx"
     code = run_zoo(["serve", str(file), "--shadow", str(tmp_path / "none.onnx"), "--port", "0"])
-    assert code == 2 and "none.onnx` is not there" in capsys.readouterr().err
+    assert code == 1 and "none.onnx` is not there" in capsys.readouterr().err
     damaged = tmp_path / "damaged.onnx"
     damaged.write_bytes(file.read_bytes()[:-1000])
     with refused(ZooError, "damaged.onnx", "not served"):
