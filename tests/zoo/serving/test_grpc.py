@@ -19,7 +19,7 @@ import psutil
 import pytest
 from numbered_images import encoded, numbered, numbers_model, served
 
-from zoo import UsageError
+from zoo import ZooError
 from zoo.serving.bounds import Bounds
 from zoo.serving.service import Service
 from zoo.serving.supervisor import hold
@@ -268,7 +268,7 @@ def test_a_full_queue_says_when_to_try_again_and_who_leaves_makes_room() -> None
             await asyncio.sleep(0.01)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await client.send("ModelInfer", data)
-        assert caught.value.code() == Code.UNAVAILABLE and "1 images are waiting" in caught.value.details()
+        assert caught.value.code() == Code.UNAVAILABLE and "1 image is waiting" in caught.value.details()
         told = dict(caught.value.trailing_metadata())
         assert int(told["retry-after"]) >= 1 and int(told["grpc-retry-pushback-ms"]) == 1000 * int(told["retry-after"])
         assert (await client("ServerReady")).ready  # health answers all the same
@@ -367,13 +367,13 @@ def test_a_port_that_is_held_can_be_listened_on_and_one_that_is_taken_cannot() -
             server = GrpcServer(service, address)
             await server.start()
             assert address == f"127.0.0.1:{server.port}"
-            with pytest.raises(UsageError, match=f"cannot listen on {address}: address already in use"):
+            with pytest.raises(ZooError, match=f"cannot listen on {address}: address already in use"):
                 hold("127.0.0.1", server.port)
             await server.stop(0)
 
         asyncio.run(test())
         service.close()
-    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UsageError, match="already in use") as caught:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ZooError, match="already in use") as caught:
         hold("127.0.0.1", taken.getsockname()[1])
     assert caught.value.hint == "pass another `--grpc-port`, or 0 for a free one"
 
