@@ -51,7 +51,7 @@ class FileSource:
         stream = self.path.open("rb")
         if stream.seekable():
             return stream
-        with stream:  # a pipe, as of `<(command)`: it is read once, and decoders go to and fro
+        with stream:  # a pipe, as of `<(command)`: it is read once, and decoders move back and forth
             return io.BytesIO(stream.read())
 
     def __str__(self) -> str:
