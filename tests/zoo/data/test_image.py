@@ -59,6 +59,16 @@ def test_transparency_lies_over_white(tmp_path: Path) -> None:
     assert abs(int(decode(tmp_path / "b.png")[0, 0, 0]) - 127) <= 1
 
 
+@pytest.mark.parametrize(("mode", "clear", "other"), [("RGB", (10, 20, 30), (40, 50, 60)), ("L", 10, 40)])
+def test_a_colour_that_a_file_declares_transparent_is_white(mode: str, clear: Any, other: Any, tmp_path: Path) -> None:
+    image = Image.new(mode, (4, 4), clear)
+    image.putpixel((0, 0), other)
+    image.save(tmp_path / "a.png", transparency=clear)
+    decoded = decode(tmp_path / "a.png")
+    assert decoded[3, 3].tolist() == [255] * 3
+    assert decoded[0, 0].tolist() == np.broadcast_to(other, 3).tolist()
+
+
 def test_bad_files_are_reported_by_path(tmp_path: Path) -> None:
     whole = tmp_path / "whole.jpg"
     Image.fromarray(np.tile(GRADIENT, (8, 8, 1))).save(whole)

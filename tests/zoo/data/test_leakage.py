@@ -14,7 +14,7 @@ from messages import refused, unsaid
 from tests_support import TINY
 
 from zoo import Plugins, Run, ZooError, evaluate, train, verify
-from zoo.data.decoding import DecodedImages
+from zoo.data.decoding import CHECKED, DecodedImages
 from zoo.data.leakage import SHOWN, digests, find_leaks, leaks_of, told
 from zoo.dataset import Sample
 from zoo.exporting.calibration_set import draw
@@ -77,6 +77,21 @@ def test_every_part_that_a_run_decodes_is_compared(
     (leak,) = leaks_of(parts, reported)
     assert leak.sha256 == "same" and leak.roles == roles
     assert [sample.id for _, sample in leak.images] == [f"{name}/1.jpg" for name in decoded]
+
+
+def test_two_labels_in_a_test_split_are_told_if_it_is_reported() -> None:
+    twice = DecodedImages(
+        (Sample("test/a/1.jpg", "a", Path("x")), Sample("test/b/1.jpg", "b", Path("x"))),
+        np.arange(2),
+        np.zeros((2, 1, 1, 3), np.uint8),
+        "",
+        ("same", "same"),
+    )
+    other = replace(twice, contents=("one", "other"))
+    (leak,) = leaks_of({"fit": other, "reported": twice}, "test")
+    assert leak.roles == ("test",) and leak.labels == ("a", "b")
+    unused = leaks_of({"fit": other, CHECKED: twice}, "val")
+    assert unused == [], "nothing is told of a split that the run does not use"
 
 
 @pytest.fixture(scope="module")

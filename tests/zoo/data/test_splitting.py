@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
@@ -50,6 +53,22 @@ def test_other_classes_do_not_move_a_class() -> None:
     beside = split_stratified(samples({"a": 40, "c": 9}), 3)
     ids = [{role: [s.id for s in part if s.label == "a"] for role, part in roles.items()} for roles in (alone, beside)]
     assert ids[0] == ids[1]
+
+
+def test_the_unicode_form_of_names_does_not_move_an_image() -> None:
+    """A data folder on Linux and its copy on macOS are split, held out and thinned alike."""
+
+    def form(name: Literal["NFC", "NFD"], of: Iterable[Sample]) -> list[Sample]:
+        return [Sample(normalize(name, one.id), normalize(name, one.label), one.source) for one in of]
+
+    everything = samples({"caf\u00e9": 40, "cafz": 30})
+    composed, apart = form("NFC", everything), form("NFD", everything)
+    assert {sample.label for sample in composed} != {sample.label for sample in apart}
+    for seed in range(3):
+        ours, theirs = split_stratified(composed, seed), split_stratified(apart, seed)
+        assert {role: form("NFC", part) for role, part in theirs.items()} == {r: list(p) for r, p in ours.items()}
+        assert [form("NFC", part) for part in hold_out(apart, seed)] == [list(p) for p in hold_out(composed, seed)]
+        assert form("NFC", stratified_subset(apart, 0.3, seed)) == list(stratified_subset(composed, 0.3, seed))
 
 
 def test_too_few_images_are_refused() -> None:

@@ -26,7 +26,9 @@ def test_other_data_are_scored_whole(run: Run, tmp_path: Path, plugins: Plugins)
     root = make_photos(tmp_path / "new", {"": 5})
     found = evaluate(run, data=str(root), plugins=plugins)
     assert len(found.predictions) == 10 and found.predictions.split == "all"
-    assert any("all its 10 images" in note for note in found.notes) and found.to_json()["notes"] == list(found.notes)
+    assert any("scored whole: 10 images" in note for note in found.notes) and found.to_json()["notes"] == list(
+        found.notes
+    )
     assert len(evaluate(run, data=str(root), split="val", plugins=plugins).predictions) == 2
     shutil.rmtree(root / "red")
     (root / "blue/IMG.HEIC").write_bytes(b"x")

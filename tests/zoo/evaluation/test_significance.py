@@ -127,6 +127,25 @@ def test_where_images_add_nothing_it_is_student_s_t(degrees: int, size: float, s
     assert found == pytest.approx(2 * student.sf(size, degrees), rel=0.05, abs=2e-4)
 
 
+@pytest.mark.parametrize("seeds", [(2, 1), (2, 2), (3, 5)])
+@pytest.mark.parametrize("beyond", [0.0, 0.5, 1.0])
+def test_p_values_are_the_mean_over_what_the_variance_over_seeds_may_be(seeds: tuple[int, int], beyond: float) -> None:
+    """Against draws of that variance: only what single images do not explain of it counts beyond them."""
+    one, other = (np.zeros((count, 1000), bool) for count in seeds)
+    one[:, :40], other[:, 30:60] = True, True
+    for row, table in enumerate([*one, *other]):
+        table[-1 - row] = True  # so that seeds have an effect
+    degrees, whole = 3, 1e-4
+    variance = sum(whole / count for count in seeds)
+    of_images = (1 - beyond) * variance
+    factors = degrees / np.random.default_rng(0).chisquare(degrees, 400_000)
+    differences = one.mean(0) - other.mean(0)
+    spread = np.sqrt(differences.var(ddof=1) / 1000 + np.maximum(variance * factors - of_images, 0))
+    expected = float((2 * student.sf(abs(differences.mean()) / spread, 999)).mean())
+    found = p_value(one, other, SeedVariance(whole=whole, beyond=beyond * whole, degrees=degrees))
+    assert found == pytest.approx(expected, rel=0.01)
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
 @settings(deadline=None, max_examples=50)
 def test_rows_that_are_repeated_are_no_evidence(seed: int, first: int, second: int) -> None:

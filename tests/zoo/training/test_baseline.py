@@ -62,6 +62,21 @@ def test_with_balanced_classes_a_rare_one_counts_as_much() -> None:
     assert balanced.learnt and balanced.guessing == pytest.approx(np.log(2))
 
 
+@pytest.mark.parametrize("balanced", [False, True])
+def test_guessing_knows_the_shares_of_all_training_images(balanced: bool) -> None:
+    """Of many images a hundred are scored, among which the shares differ."""
+    everything, scored = np.repeat([0, 1], [150, 50]), np.repeat([0, 1], [50, 50])
+    logits = np.random.default_rng(0).normal(0, 1, (100, 2))
+    found = compare_with_guessing(logits, scored, everything, balanced=balanced)
+    losses = np.log(np.exp(logits).sum(1)) - logits[np.arange(100), scored]
+    if balanced:  # an image of the rarer class weighs three times as much, as in training
+        assert found.guessing == pytest.approx(np.log(2))
+        assert found.loss == pytest.approx(np.average(losses, weights=np.repeat([1, 3], 50)))
+    else:
+        assert found.guessing == pytest.approx(-(np.log(0.75) + np.log(0.25)) / 2)
+        assert found.loss == pytest.approx(losses.mean())
+
+
 @pytest.mark.parametrize(
     ("settings", "said"),
     [

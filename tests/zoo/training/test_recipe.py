@@ -262,6 +262,21 @@ def test_early_stopping_tells_which_epoch_is_kept(
     assert notes == said
 
 
+@pytest.mark.parametrize("budget", range(1, 7))
+@pytest.mark.parametrize("epochs", [(2,), (1, 1)])
+def test_a_time_budget_ends_a_run_after_the_step_that_spends_it(
+    epochs: tuple[int, ...], budget: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also after the last step of an epoch or a phase; after the last step of all there is nothing to end."""
+    looks = iter(range(1, 100))
+    monkeypatch.setattr("zoo.system.clock.Clock.total", lambda self: float(next(looks)))  # a second for each step
+    one = recipe(tuple(phase() for _ in epochs), epochs, time_budget=float(budget))
+    records = list(one.fit())
+    assert one.state.position.step == budget and len(records) == (1 if budget <= 3 else 2)
+    where = None if budget == 6 else f"epoch {1 + (budget - 1) // 3}, batch {1 + (budget - 1) % 3} of 3"
+    assert one.ended_by == (where and f"the time budget of {budget} s in {where}")
+
+
 def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
     it = recipe((phase(),), (1,))
     views = it.workspace.views.canvases[:3]
