@@ -205,7 +205,7 @@ def main() -> None:
     told = expected(options.file, options.photographs, options.most)
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        (folder / "expected.json").write_text(json.dumps(told), encoding="utf-8")
+        (folder / "expected.json").write_text(json.dumps(told, allow_nan=False), encoding="utf-8")
         with served(options.file, folder) as (http, grpc, said):
             found: dict[str, Any] = {"versions": {}, "calls": [], "photographs": [], "messages": []}
             for client in ("tritonclient", "kserve"):  # in one process their messages would collide

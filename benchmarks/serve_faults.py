@@ -166,10 +166,10 @@ def infer(chance: random.Random, images: list[bytes]) -> bytes:
         data = bytes(12)
         del tensor["data"]
         tensor["parameters"] = {"binary_data_size": len(data)}
-        body = json.dumps(changed(request, chance)).encode()
+        body = json.dumps(changed(request, chance), allow_nan=False).encode()
         length = len(body) + chance.choice((0, 0, 0, -1, 1, 10**6))
         return post(path, mutated(body + data, chance), f"Inference-Header-Content-Length: {length}")
-    body = json.dumps(changed(request, chance)).encode()
+    body = json.JSONEncoder().encode(changed(request, chance)).encode()
     return post(path, mutated(body, chance) if chance.random() < 0.3 else body)
 
 

@@ -73,7 +73,7 @@ def bare(file: str, folder: str, mixed: str, seconds: str) -> None:
     predictor = open_to_serve(Path(file), "cpu", 1, False)
     images = load_photographs(Path(folder), mixed == "mixed")
     predictor.logits([decode(BytesSource("one", partial(bytes, images[0])))])
-    print(json.dumps({"memory": resident(os.getpid())}), flush=True)
+    print(json.dumps({"memory": resident(os.getpid())}, allow_nan=False), flush=True)
     for line in sys.stdin:
         begun, used = time.perf_counter(), time.process_time()
         turn, until = iter(range(10**9)), begun + float(seconds)
@@ -87,7 +87,7 @@ def bare(file: str, folder: str, mixed: str, seconds: str) -> None:
             "processor": (time.process_time() - used) / len(done),
             "memory": resident(os.getpid()),
         }
-        print(json.dumps(told), flush=True)
+        print(json.dumps(told, allow_nan=False), flush=True)
 
 
 def _classify(predictor: Any, images: list[bytes], turn: Iterator[int], until: float) -> list[float]:
@@ -107,13 +107,13 @@ def load(port: str, folder: str, mixed: str) -> None:
     """Callers that each send the next photograph once the last is answered; a turn as for `bare`."""
     images = load_photographs(Path(folder), mixed == "mixed")
     if mixed == "base64":
-        images = [json.dumps({"image": base64.b64encode(image).decode()}).encode() for image in images]
+        images = [json.dumps({"image": base64.b64encode(image).decode()}, allow_nan=False).encode() for image in images]
     print("{}", flush=True)
     for line in sys.stdin:
         callers, seconds, path = line.split()
         used = time.process_time()
         found = asyncio.run(_callers(int(port), images, int(callers), float(seconds), path))
-        print(json.dumps({**found, "own processor": time.process_time() - used}), flush=True)
+        print(json.dumps({**found, "own processor": time.process_time() - used}, allow_nan=False), flush=True)
 
 
 async def _callers(port: int, images: list[bytes], callers: int, seconds: float, path: str) -> dict[str, Any]:
@@ -240,7 +240,9 @@ class Server:
 def litserve_server(python: str, file: Path, folder: Path) -> Server:
     """LitServe, ready once it has answered an image."""
     port = _free_port()
-    body = json.dumps({"image": base64.b64encode(load_photographs(folder, False)[0]).decode()}).encode()
+    body = json.dumps(
+        {"image": base64.b64encode(load_photographs(folder, False)[0]).decode()}, allow_nan=False
+    ).encode()
     script = str(ROOT / "benchmarks/peers/litserve_server.py")
     return Server([python, script, str(file), str(port)], port, "POST /predict", body)
 
@@ -331,7 +333,7 @@ def measure(arguments: argparse.Namespace) -> None:
         "others": load_of_others.average(),
         "measurements": found,
     }
-    RESULT.write_text(json.dumps(told, indent=1) + "\n")
+    RESULT.write_text(json.dumps(told, indent=1, allow_nan=False) + "\n")
     RESULT.with_suffix(".md").write_text(as_markdown(told))
     print(as_markdown(told))
 

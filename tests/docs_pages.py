@@ -30,6 +30,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -184,9 +185,14 @@ class Folder:
     def stop(self) -> None:
         """End the server, if there is one, with its child processes."""
         if self.server is not None:
+            below = psutil.Process(self.server.pid).children(recursive=True)  # the server has a session of its own
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.server.pid, signal.SIGKILL)
             self.server.wait()
+            for process in below:
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+                    process.wait()
             self.server = None
 
     def _run(self, block: Block) -> str:

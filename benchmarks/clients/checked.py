@@ -110,4 +110,6 @@ def tell(packages: tuple[str, ...], rows: list[dict[str, Any]], messages: dict[s
     """Print what was found, as one line of JSON."""
     versions = {name: importlib.metadata.version(name) for name in packages}
     messages = {"client": packages[0], **messages}
-    print(json.dumps({"versions": versions, "calls": CALLS, "photographs": rows, "messages": messages}))
+    print(
+        json.dumps({"versions": versions, "calls": CALLS, "photographs": rows, "messages": messages}, allow_nan=False)
+    )

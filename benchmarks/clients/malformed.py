@@ -18,7 +18,7 @@ def tensor(**changes: Any) -> dict[str, Any]:
 
 
 def _json(value: Any) -> bytes:
-    return json.dumps(value).encode()
+    return json.dumps(value, allow_nan=False).encode()
 
 
 def _infer(*inputs: Any, **others: Any) -> bytes:

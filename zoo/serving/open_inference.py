@@ -216,14 +216,19 @@ def _flat(data: Any, count: int, name: str) -> list[Any]:
     return values
 
 
+def _as_json(value: Any) -> str:
+    """A value of a request in a message."""
+    if value is None or isinstance(value, bool):
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, int | float):
+        return str(value).replace("inf", "Infinity")
+    return f"a value of type {type(value).__name__}"
+
+
 def _from_numbers(values: list[Any], shape: list[int]) -> list[bytes | Pixels]:
     for one in values:
         if type(one) is not int or not 0 <= one <= 255:
-            what = (
-                json.dumps(one)
-                if isinstance(one, bool | int | float | None)
-                else f"a value of type {type(one).__name__}"
-            )
+            what = _as_json(one)
             raise bad(f"{what[:40]} is not a whole number from 0 to 255")
     return list(np.array(values, np.uint8).reshape(shape))
 

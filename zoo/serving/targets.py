@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from zoo.errors import UsageError, ZooError
 from zoo.exporting.golden_inputs import SIZES
 from zoo.serving.served_model import Batching, ServedModel
+from zoo.storage.files import json_text
 
 LABELS = "labels.txt"
 MAX_BATCH = 32  # images in a request, as `zoo serve` has it. Triton bounds no pixels, so more would cost memory alone
@@ -273,7 +273,7 @@ def _probes(indent: str, ready: str, live: str) -> str:
 
 def _text(text: str) -> str:
     """A text in quotes, as both protobuf's text format and YAML read it."""
-    return json.dumps(text, ensure_ascii=False)
+    return json_text(text)
 
 
 def _one_line(text: str) -> str:

@@ -119,5 +119,5 @@ def test_every_child_process_is_isolated() -> None:
                 assert not (isinstance(node, ast.Import | ast.ImportFrom) and "multiprocessing" in ast.unparse(node)), (
                     file
                 )
-    assert set(started) == {"zoo/data/prefetch.py", "zoo/system/worker_process.py"}
+    assert set(started) == {"zoo/data/prefetch.py", "zoo/serving/supervisor.py", "zoo/system/worker_process.py"}
     assert all(command.startswith("python_command(") for command in started.values())

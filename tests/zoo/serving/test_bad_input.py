@@ -18,7 +18,7 @@ pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 import hostile_images as hostile
 from hostile_images import encoded, photograph
 from PIL import Image
-from serving_support import Client, StubPredictor, served, stub
+from serving_support import Client, StubPredictor, served, stub, until
 
 JPEG = encoded(photograph())
 INFER = "/v2/models/model/infer"
@@ -517,7 +517,7 @@ def test_memory_that_runs_out_in_the_decoder_and_in_the_network(monkeypatch: pyt
         told(client.predict(JPEG), 503, "memory")
         fails = False
         assert client.predict(JPEG).status_code == 200 and client("GET", "/v2/health/ready").status_code == 200
-        assert service.pool.pixels_in_flight == 0 and service.pool.busy == 0
+        until(lambda: service.pool.pixels_in_flight == 0 and service.pool.busy == 0)
 
 
 def test_logits_that_are_not_finite(client: Client) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pytest
 from messages import refused
 from PIL import Image
+from serving_support import until
 
 from zoo import ZooError
 from zoo.data.image import Pixels
@@ -278,6 +279,7 @@ def test_route_and_metrics() -> None:
         assert "zoo_shadow_flip_share{" not in client.get("/metrics").text
         body = _png(image(80))
         assert client.post("/predict", content=body).json()["label"] == "dark"
+        until(lambda: 'outcome="flipped"} 1.0' in client.get("/metrics").text)  # else the next one is dropped
         watched.ask(10)
         text = client.get("/metrics").text
         assert 'zoo_shadow_images_total{model="live",outcome="flipped"} 1.0' in text
