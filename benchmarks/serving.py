@@ -136,6 +136,9 @@ async def _callers(port: int, images: list[bytes], callers: int, seconds: float,
             status = head.split()[1]
             statuses[status] += 1
             (accepted if status == "200" else rejected).append(time.perf_counter() - begun)
+            if "connection: close" in head.lower():  # rejected before the whole body was read
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
             if status == "503":  # as a client does that honours Retry-After, but sooner
                 await asyncio.sleep(0.5)
         writer.close()
