@@ -78,7 +78,10 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         progress.note(text)
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
-    decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
+    try:
+        decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
+    finally:
+        progress.stop()  # also after an error: a bar would go on telling how long it takes
     if experiment.levels is not None:
         looked_at = decoded["fit"].samples[:LOOKED_AT]
         if not has_deep_grey(sample.source for sample in looked_at):

@@ -361,3 +361,23 @@ def test_a_last_batch_of_one_trains_every_image(tmp_path: Path, plugins: Plugins
     (root / "train/red/008.jpg").unlink()  # 17 images, batches of 8
     run = fit(root, tmp_path / "run", plugins, strategy="full", epochs=1)
     assert run.status == "finished"
+
+
+def test_a_task_ends_where_scanning_fails(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    """A bar that was not stopped would go on telling how long the scan takes, in whatever its program does next."""
+
+    class Told(Silent):
+        task = ""
+
+        def start(self, task: str, total: int, unit: str = "images", later: int = 0) -> None:
+            self.task = task
+
+        def stop(self) -> None:
+            self.task = ""
+
+    data = Path(shutil.copytree(two_splits, tmp_path / "data"))
+    (data / "train/blue/broken.jpg").write_bytes(b"\xff\xd8\xff broken")
+    told = Told()
+    with pytest.raises(ZooError, match=r"broken\.jpg"):
+        train(replace(BASE, data=str(data), on_bad_image="fail"), out=tmp_path / "run", plugins=plugins, progress=told)
+    assert told.task == ""
