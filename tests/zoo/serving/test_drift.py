@@ -257,7 +257,6 @@ def test_a_new_file_is_watched_anew() -> None:
 
 
 def test_metrics_and_route() -> None:
-    pytest.importorskip("httpx")
     from starlette.testclient import TestClient
 
     from zoo.serving.app import make_app

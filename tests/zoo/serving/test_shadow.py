@@ -264,7 +264,6 @@ def test_a_missing_or_damaged_shadow_ends_the_start(
 
 
 def test_route_and_metrics() -> None:
-    pytest.importorskip("httpx")
     from starlette.testclient import TestClient
 
     from zoo.serving.app import make_app

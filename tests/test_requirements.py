@@ -1,0 +1,70 @@
+"""What the tree imports comes by what it declares, so that a fresh machine has it and not only its author's."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, packages_distributions, requires
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from wheels import ROOT
+
+FOLDERS = ("zoo", "plugins", "exporters", "cli", "packaging", "tests", "docs")
+# installed by `make install`
+EXTRAS = ("offline", "dev")
+
+
+def declared() -> set[str]:
+    """Every distribution that `make install` brings, with what those need themselves."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
+    waiting = [Requirement(line) for line in lines]
+    done: set[tuple[str, str]] = set()
+    while waiting:
+        one = waiting.pop()
+        for extra in ("", *one.extras):
+            if (key := (canonicalize_name(one.name), extra)) in done:
+                continue
+            done.add(key)
+            try:
+                needed = [Requirement(line) for line in requires(one.name) or []]
+            except PackageNotFoundError:
+                continue  # of another platform, or a second name of one that is there
+            waiting += [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
+    return {name for name, _ in done}
+
+
+def imports() -> Iterator[tuple[str, str]]:
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(file.read_text())):
+                if isinstance(node, ast.Import):
+                    names = [alias.name for alias in node.names]
+                else:
+                    names = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+                yield from ((name.split(".")[0], str(file.relative_to(ROOT))) for name in names)
+
+
+def undeclared(brought: set[str]) -> dict[str, str]:
+    """Imported modules of other people's distributions that none of `brought` provides, each with a file that does."""
+    providers = packages_distributions()
+    return {
+        name: file
+        for name, file in imports()
+        if name not in sys.stdlib_module_names
+        and name in providers
+        and not brought & {canonicalize_name(each) for each in providers[name]}
+    }
+
+
+def test_every_imported_distribution_is_declared() -> None:
+    assert not undeclared(declared() | {"backbone-zoo", "backbone-zoo-serve"})
+
+
+@pytest.mark.parametrize("module", ["httpx", "torch", "hypothesis"])
+def test_a_distribution_that_nothing_brings_is_found(module: str) -> None:
+    assert module in undeclared(declared() - {module})
