@@ -108,17 +108,27 @@ class Sample:
         id: Unique in the dataset: the path below the data folder, with forward slashes.
         label: Name of its class.
         source: Where its bytes or pixels are. It is read only when the image is needed.
+        group: What it shares with other images that must stay in one split, such as a patient, a camera or a video.
+            None: it is in no group.
     """
 
     id: str
     label: str
     source: ImageSource = field(repr=False, compare=False)
+    group: str | None = None
 
-    def __init__(self, id: str, label: str, source: ImageSource | Path | str | npt.NDArray[np.uint8]) -> None:
+    def __init__(
+        self,
+        id: str,
+        label: str,
+        source: ImageSource | Path | str | npt.NDArray[np.uint8],
+        group: str | None = None,
+    ) -> None:
         """Make a sample. A path or an array is wrapped in a source that reads it."""
         object.__setattr__(self, "id", id)
         object.__setattr__(self, "label", label)
         object.__setattr__(self, "source", as_source(source))
+        object.__setattr__(self, "group", group)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -344,7 +344,7 @@ def _same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) ->
         role: tuple(
             sample
             if (label := spelling[composed(sample.label)]) == sample.label
-            else Sample(sample.id, label, sample.source)
+            else Sample(sample.id, label, sample.source, sample.group)
             for sample in samples
         )
         for role, samples in splits.items()

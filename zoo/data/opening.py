@@ -215,7 +215,7 @@ def spelt_as(images: Images, ids: Collection[str], classes: Collection[str]) -> 
         images,
         classes=tuple(sorted(labels.values())),
         splits={
-            role: tuple(Sample(names[sample.id], labels[sample.label], sample.source) for sample in part)
+            role: tuple(Sample(names[sample.id], labels[sample.label], sample.source, sample.group) for sample in part)
             for role, part in images.splits.items()
         },
     )
