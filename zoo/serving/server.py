@@ -66,6 +66,7 @@ class ServerSettings:
         grpc: Address of the Open Inference Protocol over gRPC, such as `127.0.0.1:8081`. None: HTTP only.
         bounds: What is accepted.
         measured: What was measured before, by a file's digest.
+        verified: What files record that were verified before, by their digest.
     """
 
     files: tuple[Path, ...]
@@ -82,6 +83,7 @@ class ServerSettings:
     grpc: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
     measured: Mapping[str, Batching] = field(default_factory=dict)
+    verified: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def open_models(settings: ServerSettings) -> list[ServedModel]:
@@ -102,6 +104,7 @@ def open_models(settings: ServerSettings) -> list[ServedModel]:
             threads=settings.threads,
             plugins=plugins,
             measured=settings.measured,
+            verified=settings.verified,
         )
         for path in settings.files
     ]

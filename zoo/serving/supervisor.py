@@ -104,7 +104,7 @@ class _Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False  # the current process; before, SIGHUP would end it
         self._was_ready = False  # any process
-        self._measured: dict[str, Any] = {}  # batching by digest, so that a new process need not measure it
+        self._known: dict[str, Any] = {"measured": {}, "verified": {}}  # by digest: a new process need not repeat it
         self._stopping = self._look = False
 
     def run(self) -> int:
@@ -135,7 +135,7 @@ class _Supervisor:
         """Start a process and wait for its end; returns its exit status, or minus the signal that ended it."""
         read, write = os.pipe()
         descriptors = [one.fileno() for one in self._sockets]
-        request = {**self._settings, "sockets": descriptors, "told": write, "measured": self._measured}
+        request = {**self._settings, "sockets": descriptors, "told": write, **self._known}
         self._is_ready = self._look = False
         process = self._process = subprocess.Popen(
             python_command(f"{__name__}:server_process"),
@@ -160,7 +160,7 @@ class _Supervisor:
                 _say(json.loads(first)["message"])
             if first.startswith("ready "):
                 self._is_ready = self._was_ready = True
-                self._measured = json.loads(first.removeprefix("ready "))
+                self._known = json.loads(first.removeprefix("ready "))
                 if self._look:
                     process.send_signal(signal.SIGHUP)
             return process.wait()  # `asked` stays open until then: the process ends when this one dies
@@ -249,7 +249,11 @@ def _settings(told: dict[str, Any]) -> Any:
 def _started(models: Any, sockets: list[socket.socket], tell: Any, told: dict[str, Any], again: bool) -> None:
     from zoo.serving.server import LOGGER
 
-    tell(f"ready {json_text({model.digest: dataclasses.asdict(model.batching) for model in models})}")
+    known = {
+        "measured": {model.digest: dataclasses.asdict(model.batching) for model in models},
+        "verified": {model.digest: model.record for model in models},
+    }
+    tell(f"ready {json_text(known)}")
     for model in models:
         LOGGER.info(
             "`%s`: %s, %s on %s, %s", model.name, model.digest[:16], model.precision, model.provider, model.batching

@@ -81,6 +81,32 @@ def test_the_session_that_serves_is_checked_too(
         opened(exported_run / "model.onnx", plugins)
 
 
+def test_a_file_that_was_verified_is_checked_in_the_session_alone(
+    exported_run: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server process that is started again knows what the one before it verified, by the digest of the file."""
+    file = Path(shutil.copy(exported_run / "model.onnx", tmp_path / "model.onnx"))
+    first = opened(file, plugins)
+    known: dict[str, Any] = {"measured": {first.digest: first.batching}, "verified": {first.digest: first.record}}
+
+    def again() -> Any:
+        return open_served(file, name="model", device="cpu", threads=1, plugins=plugins, **known)
+
+    def fails(*arguments: Any) -> None:
+        raise ZooError("verified again")
+
+    monkeypatch.setattr(served_model, "_verify", fails)
+    second = again()
+    assert second.record == first.record and second.batching == first.batching
+    checked: list[Path] = []
+    monkeypatch.setattr(served_model, "_check_golden", lambda path, *rest: checked.append(path))
+    again()
+    assert checked == [file]
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(ZooError, match="verified again"):
+        again()
+
+
 def test_a_file_that_changes_meanwhile_is_not(
     exported_run: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
