@@ -153,6 +153,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks where a request comes from
         timeout_keep_alive=int(settings.bounds.idle_seconds),
         backlog=2048,
     )
