@@ -59,3 +59,13 @@ class Rejection(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def no_memory() -> Rejection:
+    """The rejection of a request for which there is not enough memory."""
+    return Rejection(503, "memory", "there is not enough memory", "try again later", {"Retry-After": "1"})
+
+
+def fault() -> Rejection:
+    """The rejection of a request that met a fault in the server."""
+    return Rejection(500, "internal", "a fault in the server")

@@ -136,6 +136,7 @@ class _Supervisor:
         read, write = os.pipe()
         descriptors = [one.fileno() for one in self._sockets]
         request = {**self._settings, "sockets": descriptors, "told": write, **self._known}
+        line = json_text(request, ascii_only=True).encode() + b"\n"
         self._is_ready = self._look = False
         process = self._process = subprocess.Popen(
             python_command(f"{__name__}:server_process"),
@@ -147,7 +148,7 @@ class _Supervisor:
         assert process.stdin is not None
         with os.fdopen(read, encoding="utf-8") as told, process.stdin as asked:
             with contextlib.suppress(BrokenPipeError):  # the token is among it, and must not be an argument
-                asked.write(json_text(request, ascii_only=True).encode() + b"\n")
+                asked.write(line)
                 asked.flush()
             if self._stopping:
                 process.terminate()
@@ -172,12 +173,26 @@ class _Supervisor:
                 return
         else:
             self._stopping = True
+            if not self._is_ready:
+                number = signal.SIGTERM  # ends a process that starts, which has no handlers, without a traceback
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
 
 
+def open_standard_files() -> None:
+    """Open what was closed of stdin, stdout and stderr, to nowhere: sockets would get their numbers."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
+            os.set_inheritable(number, True)
+
+
 def _say(line: str) -> None:
+    if sys.stderr is None:  # it was closed
+        return
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(line, file=sys.stderr, flush=True)
 
@@ -191,7 +206,10 @@ def server_process() -> None:
     from zoo.serving.fault import where
     from zoo.serving.server import LOGGER, log_to_stderr, serve, silence_native_libraries
 
-    told = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the supervisor ended before it could ask
+        return
+    told = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sockets = [socket.socket(fileno=number) for number in told.pop("sockets")]
     parent, again = told.pop("told"), bool(told["measured"])
