@@ -115,12 +115,12 @@ class GrpcServer:
                 await _abort(context, rejection)
                 raise  # not reached
             except Exception as error:
-                rejection = no_memory() if isinstance(error, MemoryError) else fault()
+                met = no_memory() if isinstance(error, MemoryError) else fault()
                 if not isinstance(error, MemoryError):
                     LOGGER.error("a fault in the server: %s: %s", name, where(error))
-                self._service.metrics.rejected.labels(rejection.reason).inc()
-                code = CODES[rejection.status].name
-                await _abort(context, rejection)
+                self._service.metrics.rejected.labels(met.reason).inc()
+                code = CODES[met.status].name
+                await _abort(context, met)
                 raise
             finally:
                 route = ROUTES.get(name, "grpc_metadata")

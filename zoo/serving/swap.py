@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-import stat
 import threading
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
@@ -43,7 +42,8 @@ class Swaps:
     def _files(self) -> dict[Key, ServedModel]:
         """Every file that is looked at."""
         shadow = self._service.shadow
-        return {**self._service.models, **({} if shadow is None else {None: shadow.other})}
+        files: dict[Key, ServedModel] = dict(self._service.models.items())
+        return files if shadow is None else {**files, None: shadow.other}
 
     def _states(self) -> dict[Key, State | None]:
         return {key: _state(one.path) for key, one in self._files().items()}
@@ -84,7 +84,7 @@ class Swaps:
                 continue
             self._seen[key] = state
             if state is None:
-                self._refuse(model, "missing", "there is no file of that name any more")
+                self._refuse(model, "missing", "it is not there any more")
                 continue
             has_opened = True
             try:
@@ -159,12 +159,10 @@ def _inputs(model: ServedModel) -> str:
 
 
 def _state(path: Path) -> State | None:
-    """What changes when a file is written or replaced; None: there is none. To open a pipe might never end."""
+    """What changes when a file is written or replaced; None: there is none."""
     try:
         found = path.stat()
     except OSError:
-        return None
-    if not stat.S_ISREG(found.st_mode):
         return None
     return found.st_ino, found.st_size, found.st_mtime_ns
 

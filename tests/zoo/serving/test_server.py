@@ -20,7 +20,7 @@ pytest.importorskip("starlette", reason="needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 
 from serving_processes import ZOO, Load, Server
-from serving_support import new_version, until
+from serving_support import new_version, read_answer, until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -65,7 +65,7 @@ def test_sigterm_loses_nothing(start: Any) -> None:
 
 def test_a_second_signal_ends_it_at_once(start: Any) -> None:
     server = start("--drain", "1000")
-    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGTERM)
     until(lambda: "stopping" in server.said())
     assert server.predict()["label"]
     server.process.terminate()
@@ -74,7 +74,7 @@ def test_a_second_signal_ends_it_at_once(start: Any) -> None:
 
 def test_ctrl_c_in_a_terminal_drains(start: Any) -> None:
     """The terminal signals all processes of the command; they must not count it twice."""
-    server = start("--drain", "0.2")
+    server = start("--drain", "1000")  # nobody in front of a terminal waits for a balancer
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.ends() == 0
     assert "stopping" in server.said() and "at once" not in server.said()
@@ -211,3 +211,62 @@ def test_two_files_of_one_name(file: Path, tmp_path: Path) -> None:
     shutil.copy(file, other)
     status, told = refused([str(file), str(other)])
     assert status == 2 and "have the same name" in told
+
+
+def test_ctrl_c_while_it_starts_shows_no_traceback(tmp_path: Path, file: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*ZOO, "serve", str(file), "--port", "0"], stderr=stderr, start_new_session=True)
+    until(lambda: has_child(process))
+    process.send_signal(signal.SIGINT)
+    process.wait(200)
+    assert "Traceback" not in log.read_text()
+
+
+def test_closed_standard_files_do_not_stop_it(tmp_path: Path, file: Path) -> None:
+    """As some service managers start programs; the numbers of the files must not go to sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [*ZOO, "serve", str(file), "--port", str(port), "--drain", "0"]
+    process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], start_new_session=True)
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            return True
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 100) as connection:
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: s\r\n\r\n")
+            return read_answer(connection)[0] == 200
+        return False
+
+    try:
+        until(answers)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(200) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize("option", ["--drain", "--watch", "--deadline", "--shadow-share"])
+def test_numbers_that_are_not_finite(file: Path, option: str, number: str) -> None:
+    status, told = refused([str(file), option, number])
+    assert status == 2 and f"`{option}`" in told and "Traceback" not in told
+
+
+def test_options_that_would_have_no_effect(file: Path) -> None:
+    for options, word in (
+        (["--shadow-share", "0.5"], "`--shadow-share` needs `--shadow`"),
+        (["--allow-origin", "*"], "`*` is not the origin of a web page"),
+        (["--allow-origin", "https://a.org/"], "pass `https://a.org`"),
+    ):
+        status, told = refused([str(file), *options])
+        assert status == 2 and word in told
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line(tmp_path: Path) -> None:
+    odd = tmp_path / "a\nb.onnx"
+    odd.write_bytes(b"")
+    status, told = refused([str(odd)])
+    assert status == 2 and len([line for line in told.splitlines() if line]) == 2
