@@ -168,7 +168,7 @@ def serve(
     from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
     from zoo.serving.origin import check_origin
-    from zoo.serving.supervisor import hold, listen, open_standard_files, supervise
+    from zoo.serving.supervisor import hold, listen, supervise
     from zoo.system.other_load import usable_cpus
 
     bounds = Bounds(
@@ -182,7 +182,6 @@ def serve(
     )
     for origin in origins:
         check_origin(origin)
-    open_standard_files()
     token = read_token(token_file) if token_file is not None else None
     cores = usable_cpus()
     settings = {

@@ -180,19 +180,7 @@ class _Supervisor:
                 self._process.send_signal(number)
 
 
-def open_standard_files() -> None:
-    """Open what was closed of stdin, stdout and stderr, to nowhere: sockets would get their numbers."""
-    for number in range(3):
-        try:
-            os.fstat(number)
-        except OSError:
-            os.open(os.devnull, os.O_RDWR)  # takes the lowest free number, which is this one
-            os.set_inheritable(number, True)
-
-
 def _say(line: str) -> None:
-    if sys.stderr is None:  # it was closed
-        return
     with contextlib.suppress(OSError):  # the terminal may be gone
         print(line, file=sys.stderr, flush=True)
 
