@@ -106,9 +106,11 @@ class _Supervisor:
         self._was_ready = False  # any process
         self._known: dict[str, Any] = {"measured": {}, "verified": {}}  # by digest: a new process need not repeat it
         self._stopping = self._look = False
+        self._terminal = False  # whose end ends the server, unless it was started by `nohup`
 
     def run(self) -> int:
         """Run until a process ends by itself; returns its exit status."""
+        self._terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
         delay = 0.0
@@ -167,6 +169,8 @@ class _Supervisor:
             return process.wait()  # `asked` stays open until then: the process ends when this one dies
 
     def _signalled(self, number: int, frame: object) -> None:
+        if number == signal.SIGHUP and self._terminal and not _has_terminal():
+            number = signal.SIGINT  # it was closed, and nobody asks for a look at the files
         if number == signal.SIGHUP:
             self._look = True
             if not self._is_ready:
@@ -178,6 +182,15 @@ class _Supervisor:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _say(line: str) -> None:

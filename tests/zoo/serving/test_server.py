@@ -270,3 +270,43 @@ def test_a_name_with_a_line_break_is_told_in_one_line(tmp_path: Path) -> None:
     odd.write_bytes(b"")
     status, told = refused([str(odd)])
     assert status == 2 and len([line for line in told.splitlines() if line]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gives a process a terminal as Linux does")
+@pytest.mark.parametrize("by_nohup", [False, True])
+def test_a_server_ends_with_its_terminal_unless_it_was_started_by_nohup(
+    tmp_path: Path, file: Path, by_nohup: bool
+) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    ours, its = pty.openpty()
+    log = tmp_path / "log"
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        if by_nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*ZOO, "serve", str(file), "--port", "0", "--watch", "0", "--drain", "1000"],
+            stdin=its,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+    os.close(its)
+    try:
+        until(lambda: "serving on" in log.read_text() or process.poll() is not None)
+        process.send_signal(signal.SIGHUP)  # of a terminal that is still there
+        until(lambda: "the file is the one that is served" in log.read_text())
+        os.close(ours)
+        if by_nohup:
+            until(lambda: log.read_text().count("the file is the one that is served") == 2)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(200) == 0 and "stopping" in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
