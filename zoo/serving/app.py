@@ -215,9 +215,14 @@ class _Handlers:
         model = self._service.model(request.query_params.get("model"))
         top = _top(request.query_params.get("top"), len(model.classes))
         self._service.pool.check_room()
-        async with self._body(request) as body:
-            refuse_format(body)
-            (answer,) = await self._ask(request, model, [body])
+        try:
+            async with self._body(request) as body:
+                refuse_format(body)
+                (answer,) = await self._ask(request, model, [body])
+        except Rejection as rejection:
+            if rejection.reason == "image" and kind.startswith("application/x-www-form-urlencoded"):
+                rejection.hint = f"{CURL} sends a file as it is; `--data` drops line breaks and zeros"
+            raise
         return _json(prediction(answer, top, arrived))
 
     async def infer(self, request: Request) -> Response:

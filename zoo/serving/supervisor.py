@@ -79,6 +79,8 @@ def _cannot_listen(error: OSError | ValueError, host: str, port: int, option: st
     """The error of an address; a `ValueError` is that of what cannot be a host's name, such as `a..b`."""
     by_name = isinstance(error, (ValueError, socket.gaierror)) or error.errno == errno.EADDRNOTAVAIL
     hint = "pass another `--host`" if by_name else f"pass another `{option}`, or 0 for a free one"
+    if by_name and (set(host) & set("[]/") or host.count(":") == 1):
+        hint = "`--host` is a name or an address alone, such as `localhost` or `::1`"
     reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "that is no host name"
     return ZooError(f"cannot listen on {host}:{port}: {reason}", hint=hint)
 

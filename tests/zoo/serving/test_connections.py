@@ -376,3 +376,14 @@ def test_trailers_are_bounded_as_headers_are(address: Address) -> None:
 def test_every_encoding_that_is_named_counts(address: Address, named: tuple[str, ...], wanted: int) -> None:
     headers = [f"Content-Encoding: {one}" for one in named]
     assert status(exchange(address, post("/predict", JPEG, "Connection: close", *headers))) == wanted
+
+
+def test_what_a_client_sends_after_its_answer_is_read_and_dropped() -> None:
+    """Else the client would wait with a full buffer until its connection is reset."""
+    with (
+        served() as service,
+        listening(service, token="secret") as address,
+        socket.create_connection(address, 60) as connection,
+    ):
+        connection.sendall(post("/predict", b"x" * 15_000_000))
+        assert status(read_all(connection)) == 401

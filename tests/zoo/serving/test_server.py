@@ -310,3 +310,8 @@ def test_a_server_ends_with_its_terminal_unless_it_was_started_by_nohup(
     finally:
         process.kill()
         process.wait()
+
+
+@pytest.mark.parametrize("host", ["[::1]", "http://localhost", "127.0.0.1:8080"])
+def test_a_host_that_is_more_than_a_host(file: Path, host: str) -> None:
+    said([str(file), "--host", host, "--port", "0"], "`--host` is a name or an address alone")
