@@ -571,7 +571,7 @@ def test_names_that_prometheus_cannot_write_do_not_hide_the_metrics(client: Clie
 def test_a_file_that_curl_changed_is_told_how_to_be_sent(client: Client) -> None:
     """`curl --data @photo.jpg` leaves out line breaks and zeros; `--data-binary` names the same type of content."""
     form = {"content-type": "application/x-www-form-urlencoded"}
-    changed = bytes(one for one in encoded(photograph((64, 48))) if one not in b"\r\n\0")
+    changed = bytes(one for one in encoded(photograph(64, 48)) if one not in b"\r\n\0")
     answer = client.predict(changed, headers=form)
     assert answer.status_code == 422 and "--data-binary @photo.jpg" in answer.json()["hint"]
     assert "--data-binary" not in client.predict(changed).json()["hint"]
