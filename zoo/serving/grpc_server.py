@@ -73,6 +73,7 @@ class GrpcServer:
                 ("grpc.max_connection_idle_ms", int(bounds.idle_seconds * 1000)),
                 ("grpc.server.max_pending_requests", MOST_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
+                ("grpc.http2.bdp_probe", 0),  # on a fast line it takes megabytes of messages that nobody reads yet
                 ("grpc.so_reuseport", 1),  # the supervisor holds the port too
             ],
             maximum_concurrent_rpcs=min(bounds.connections, MOST_INT),
