@@ -212,6 +212,8 @@ def _measure_batching(predictor: Predictor) -> Batching:
 
 
 def _digest(path: Path) -> str:
+    if path.exists() and not path.is_file():  # to open a pipe might never end
+        raise ZooError(f"`{path}` is not a file", hint="`zoo export RUN` makes a file that can be served")
     try:
         with path.open("rb") as opened:
             return hashlib.file_digest(opened, "sha256").hexdigest()

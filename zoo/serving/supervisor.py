@@ -79,6 +79,8 @@ def _cannot_listen(error: OSError | ValueError, host: str, port: int, option: st
     """The error of an address; a `ValueError` is that of what cannot be a host's name, such as `a..b`."""
     by_name = isinstance(error, (ValueError, socket.gaierror)) or error.errno == errno.EADDRNOTAVAIL
     hint = "pass another `--host`" if by_name else f"pass another `{option}`, or 0 for a free one"
+    if by_name and (set(host) & set("[]/") or host.count(":") == 1):
+        hint = "`--host` is a name or an address alone, such as `localhost` or `::1`"
     reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "that is no host name"
     return ZooError(f"cannot listen on {host}:{port}: {reason}", hint=hint)
 
@@ -106,9 +108,11 @@ class _Supervisor:
         self._was_ready = False  # any process
         self._known: dict[str, Any] = {"measured": {}, "verified": {}}  # by digest: a new process need not repeat it
         self._stopping = self._look = False
+        self._terminal = False  # whose end ends the server, unless it was started by `nohup`
 
     def run(self) -> int:
         """Run until a process ends by itself; returns its exit status."""
+        self._terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
         delay = 0.0
@@ -136,6 +140,7 @@ class _Supervisor:
         read, write = os.pipe()
         descriptors = [one.fileno() for one in self._sockets]
         request = {**self._settings, "sockets": descriptors, "told": write, **self._known}
+        line = json_text(request, ascii_only=True).encode() + b"\n"
         self._is_ready = self._look = False
         process = self._process = subprocess.Popen(
             python_command(f"{__name__}:server_process"),
@@ -147,7 +152,7 @@ class _Supervisor:
         assert process.stdin is not None
         with os.fdopen(read, encoding="utf-8") as told, process.stdin as asked:
             with contextlib.suppress(BrokenPipeError):  # the token is among it, and must not be an argument
-                asked.write(json_text(request, ascii_only=True).encode() + b"\n")
+                asked.write(line)
                 asked.flush()
             if self._stopping:
                 process.terminate()
@@ -166,15 +171,28 @@ class _Supervisor:
             return process.wait()  # `asked` stays open until then: the process ends when this one dies
 
     def _signalled(self, number: int, frame: object) -> None:
+        if number == signal.SIGHUP and self._terminal and not _has_terminal():
+            number = signal.SIGINT  # it was closed, and nobody asks for a look at the files
         if number == signal.SIGHUP:
             self._look = True
             if not self._is_ready:
                 return
         else:
             self._stopping = True
+            if not self._is_ready:
+                number = signal.SIGTERM  # ends a process that starts, which has no handlers, without a traceback
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _say(line: str) -> None:
@@ -192,7 +210,10 @@ def server_process() -> None:
     from zoo.serving.fault import where
     from zoo.serving.server import LOGGER, log_to_stderr, serve, silence_native_libraries
 
-    told = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the supervisor ended before it could ask
+        return
+    told = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sockets = [socket.socket(fileno=number) for number in told.pop("sockets")]
     parent, again = told.pop("told"), bool(told["measured"])

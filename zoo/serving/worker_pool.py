@@ -168,6 +168,20 @@ class WorkerPool:
             with self._changed, contextlib.suppress(ValueError):
                 self._queue.remove(job)
 
+    def hold(self, pixels: int) -> bool:
+        """Whether there is room for the pixels of an image beside those in flight; if so, `release` must follow."""
+        with self._changed:
+            if self._in_flight + pixels > self.bounds.pixels_in_flight:
+                return False
+            self._in_flight += pixels
+            return True
+
+    def release(self, pixels: int) -> None:
+        """Give back the room that `hold` took."""
+        with self._changed:
+            self._in_flight -= pixels
+            self._changed.notify_all()
+
     def later(self, reason: str, message: str) -> Rejection:
         """A rejection that says when there will probably be room."""
         seconds = max(1, round(len(self._queue) / self.images_per_second))

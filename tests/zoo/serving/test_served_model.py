@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.serving import served_model
 from zoo.serving.served_model import open_served
+from zoo_onnx import serve
 from zoo_onnx.serve import open_to_serve
 from zoo_onnx.session import open_file
 
@@ -169,3 +171,10 @@ def test_images_of_all_sizes_share_a_call_of_the_network(exported_run: Path) -> 
     assert cut.classes == whole.classes and cut.device == whole.device and cut.preprocess == whole.preprocess
     with pytest.raises(ZooError, match="does not run on 1 images"):
         cut.logits([np.zeros((0, 4, 3), np.uint8)])
+
+
+def test_a_file_that_pillow_prepares_images_for_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph begins at the network's input."""
+    whole = SimpleNamespace(inside=False)
+    monkeypatch.setattr(serve, "open_file", lambda *given: whole)
+    assert serve.open_to_serve(tmp_path / "model.onnx", "cpu", 1, True) is whole
