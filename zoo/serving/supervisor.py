@@ -206,7 +206,6 @@ def _ended(status: int) -> str:
 
 def server_process() -> None:
     """Serve, as a process of `supervise`; what to serve comes as JSON on stdin."""
-    from zoo.data.pixel_budget import keep_little_memory
     from zoo.serving.fault import where
     from zoo.serving.server import LOGGER, log_to_stderr, serve, silence_native_libraries
 
@@ -224,7 +223,6 @@ def server_process() -> None:
 
     silence_native_libraries()
     log_to_stderr()
-    keep_little_memory()
     try:
         serve(_settings(told), sockets, lambda models: _started(models, sockets, tell, told, again))
     except ZooError as error:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from zoo.data.image import BadImage, Pixels, TooLarge, decode
-from zoo.data.pixel_budget import trim_memory
+from zoo.data.pixel_budget import give_back_memory, trim_memory
 from zoo.dataset import ArraySource, BytesSource
 from zoo.errors import ZooError
 from zoo.predictions import not_finite
@@ -31,6 +31,7 @@ from zoo.serving.fault import where
 from zoo.serving.served_model import ServedModel
 
 LOGGER = logging.getLogger("zoo.serve")
+TRIM_AFTER = 200_000_000  # pixels, about 1,000 photographs: images of all sizes leave freed memory in pieces
 SMOOTHING = 0.1  # share of the newest image in the mean time of an image
 
 
@@ -103,6 +104,7 @@ class WorkerPool:
         self._closed = False
         self._busy = 0
         self._in_flight = 0  # pixels
+        self._since_trim = 0  # pixels that were decoded since freed memory was given back
         self._mean = 0.05  # seconds of a worker for an image; a guess before the first
         self._threads = [
             threading.Thread(target=self._work, name=f"zoo-serve-{number}", daemon=True) for number in range(workers)
@@ -317,8 +319,14 @@ class WorkerPool:
     def _release(self, job: _Job) -> None:
         with self._changed:
             self._in_flight -= job.held
+            self._since_trim += job.held
+            is_time = self._since_trim >= TRIM_AFTER
+            if is_time:
+                self._since_trim = 0
             job.held = 0
             self._changed.notify_all()
+        if is_time:
+            give_back_memory()
 
     def _fail(self, job: _Job, rejection: Rejection) -> None:
         if not job.future.done():

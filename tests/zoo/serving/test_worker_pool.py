@@ -18,6 +18,7 @@ from PIL import Image
 from zoo.data.image import Pixels
 from zoo.errors import ZooError
 from zoo.preprocess import Preprocess
+from zoo.serving import worker_pool
 from zoo.serving.bounds import Bounds, Rejection
 from zoo.serving.served_model import Batching, ServedModel
 from zoo.serving.worker_pool import Answer, WorkerPool
@@ -206,6 +207,25 @@ def test_pixels_in_flight_are_bounded() -> None:
     assert all(result(one) for one in futures)
     pool.close()
     assert sorted(set(seen)) == [100, 200] and pool.pixels_in_flight == 0
+
+
+def test_freed_memory_is_given_back_after_many_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those of images that are answered with an error."""
+    given: list[int] = []
+    monkeypatch.setattr(worker_pool, "TRIM_AFTER", 100)
+    monkeypatch.setattr(worker_pool, "give_back_memory", lambda: given.append(1))
+    pool, model = WorkerPool(1, Bounds()), served(Sums())
+    for level in range(9):  # of 20 pixels each
+        result(submit(pool, model, image(level))[0])
+    predictor = Sums()
+
+    def raising() -> None:
+        raise RuntimeError("anything")
+
+    predictor.before = raising
+    rejection(submit(pool, served(predictor), image(1))[0])
+    pool.close()
+    assert len(given) == 2
 
 
 def test_faults_end_one_request_alone() -> None:
