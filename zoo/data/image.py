@@ -1,8 +1,8 @@
 """Images: from a file's bytes to a network's input. Every evaluation uses these functions.
 
 An image is decoded, turned as its EXIF orientation says, laid over white where it is transparent, converted to RGB,
-resized by Pillow with antialiasing, and cropped in the centre. Evaluation decodes in full; training may skip detail
-that the resize would remove.
+resized by Pillow with antialiasing, and cropped in the centre or padded. Evaluation decodes in full; training may skip
+detail that the resize would remove.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from zoo.data.grey_levels import Levels, UnknownLevels, is_deep_grey, to_8_bits
 from zoo.data.image_file import PHOTOGRAPHS, exceeds_bound, format_name, open_image, repair, without_bound
 from zoo.dataset import ImageSource, as_source
 from zoo.errors import ZooError, first_line
-from zoo.preprocess import Preprocess, crop_start
+from zoo.preprocess import Colour, ImageSize, Preprocess, crop_start, height_width
 from zoo.storage.cache import source_key
 
 SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -217,7 +217,7 @@ def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
 
 
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The middle part of an image whose aspect ratio is above `zoo.preprocess.MAX_ASPECT`; others are unchanged."""
+    """The middle part of an image whose aspect ratio is above `Preprocess.max_aspect`; others are unchanged."""
     height, width = image.shape[:2]
     kept_height, kept_width = preprocess.bounded_size(height, width)
     top, left = (height - kept_height) // 2, (width - kept_width) // 2
@@ -240,29 +240,33 @@ def resize(image: Pixels, preprocess: Preprocess) -> Pixels:
     return np.asarray(opened.resize((width, opened.height), filter).resize((width, height), filter))
 
 
-def centre_crop(image: Pixels, side: int) -> Pixels:
-    """The middle `(side, side, 3)` of an image. A smaller image is padded with black, as in torchvision."""
-    image = _pad(image, side)
-    return _cut(image, side, crop_start(image.shape[0] - side), crop_start(image.shape[1] - side))
+def centre_crop(image: Pixels, size: ImageSize, fill: Colour | None = None) -> Pixels:
+    """The middle `(h, w, 3)` of an image. A smaller image is padded with `fill`; None: black, as in torchvision."""
+    height, width = height_width(size)
+    image = _pad(image, (height, width), fill)
+    return _cut(image, (height, width), crop_start(image.shape[0] - height), crop_start(image.shape[1] - width))
 
 
-def _pad(image: Pixels, side: int) -> Pixels:
-    """Pad with black to at least `side` pixels both ways."""
-    height, width = image.shape[:2]
-    if height >= side and width >= side:
+def _pad(image: Pixels, size: tuple[int, int], fill: Colour | None) -> Pixels:
+    """Pad to at least `size`, with the image in the middle."""
+    lack = tuple(max(wanted - side, 0) for wanted, side in zip(size, image.shape))
+    if lack == (0, 0):
         return image
-    above, left = max(side - height, 0) // 2, max(side - width, 0) // 2
-    below, right = max(side - height, 0) - above, max(side - width, 0) - left
-    return np.pad(image, ((above, below), (left, right), (0, 0)))
+    above, left = (excess // 2 for excess in lack)
+    height, width = image.shape[:2]
+    padded = np.empty((height + lack[0], width + lack[1], 3), np.uint8)
+    padded[:] = (0, 0, 0) if fill is None else fill
+    padded[above : above + height, left : left + width] = image
+    return padded
 
 
-def _cut(image: Pixels, side: int, top: int, left: int) -> Pixels:
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
+def _cut(image: Pixels, size: tuple[int, int], top: int, left: int) -> Pixels:
+    return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
 
 
 def pixels(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The network's input before normalisation: `(H, W, 3)` to `(crop, crop, 3)`, uint8."""
-    return centre_crop(resize(image, preprocess), preprocess.crop)
+    """The network's input before normalisation: `(H, W, 3)` to `(h, w, 3)` of `Preprocess.input_size`, uint8."""
+    return centre_crop(resize(image, preprocess), preprocess.crop, preprocess.fill)
 
 
 def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
@@ -273,21 +277,25 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
         "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
         "levels": preprocess.levels,
+        "fill": preprocess.fill,
+        "max_aspect": preprocess.max_aspect,
         "code": source_key(*(Path(__file__).with_name(f"{name}.py") for name in _CODE)),
         "pillow": PIL.__version__,
     }
 
 
 def canvas(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The square that random crops are taken from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8.
+    """The part that random crops are taken from: `(H, W, 3)` to `(h, w, 3)` of `Preprocess.canvas`, uint8.
 
     Its centre crop is what `pixels` returns: a centre crop of a centre crop would be rounded twice.
     """
-    side = preprocess.canvas
-    image = _pad(resize(image, preprocess), side)
-    within = crop_start(side - preprocess.crop)
-    top, left = (crop_start(length - preprocess.crop) - within for length in image.shape[:2])
-    return _cut(image, side, top, left)
+    size = preprocess.canvas
+    image = _pad(resize(image, preprocess), size, preprocess.fill)
+    top, left = (
+        crop_start(length - crop) - crop_start(side - crop)
+        for length, side, crop in zip(image.shape, size, preprocess.input_size)
+    )
+    return _cut(image, size, top, left)
 
 
 def normalise(batch: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:
