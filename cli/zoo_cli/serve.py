@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 import zoo
+from zoo.data.image_formats import OPTIONAL_NAMES, format_names, why_not_read
 from zoo.errors import UsageError, ZooError
 from zoo_cli.options import device_option, force_option
 
@@ -93,6 +94,13 @@ from zoo_cli.options import device_option, force_option
     metavar="SECONDS",
     help="Longest wait of a request.",
 )
+@click.option(
+    "--accept",
+    multiple=True,
+    type=click.Choice([name.lower() for name in OPTIONAL_NAMES]),
+    help="Further format of images that is read; may be given several times.  "
+    f"[default: {format_names().replace(' or ', ' and ')}]",
+)
 @click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Open connections.")
 @click.option(
     "--to",
@@ -124,6 +132,7 @@ def serve(
     max_pixels: int,
     queue: int,
     deadline: float,
+    accept: tuple[str, ...],
     max_connections: int,
     to: tuple[str, Path] | None,
     storage_uri: str | None,
@@ -153,6 +162,10 @@ def serve(
     _check_files(files)
     if shadow is not None:
         _check_files((shadow,))
+    for name in accept:
+        reason = why_not_read(name.upper())
+        if reason is not None:
+            raise ZooError(f"`--accept {name}` {reason}")
     from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
     from zoo.serving.supervisor import hold, listen, supervise
@@ -166,6 +179,7 @@ def serve(
         queue=queue,
         deadline=deadline,
         connections=max_connections,
+        accept=tuple(sorted(name.upper() for name in accept)),
     )
     token = read_token(token_file) if token_file is not None else None
     cores = usable_cpus()

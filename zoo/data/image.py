@@ -8,7 +8,7 @@ detail that the resize would remove.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,25 +18,24 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zoo.data.dicom import NoImage, decode_dicom
 from zoo.data.grey_levels import Levels, UnknownLevels, is_deep_grey, to_8_bits
-from zoo.data.image_file import PHOTOGRAPHS, exceeds_bound, format_name, open_image, repair, without_bound
+from zoo.data.image_file import (
+    MissingReader,
+    exceeds_bound,
+    format_name,
+    frames_text,
+    open_image,
+    optional_kind,
+    repair,
+    without_bound,
+)
+from zoo.data.image_formats import NAMED, OPTIONAL_NAMES, readers
+from zoo.data.image_formats import SUFFIXES as SUFFIXES
 from zoo.dataset import ImageSource, as_source
 from zoo.errors import ZooError, first_line
 from zoo.preprocess import Colour, ImageSize, Preprocess, crop_start, height_width
 from zoo.storage.cache import source_key
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
-# Photographs of formats that are not read, by suffix: they are named, not passed over
-FOREIGN_SUFFIXES = {
-    ".heic": "HEIC",
-    ".heif": "HEIF",
-    ".avif": "AVIF",
-    ".jxl": "JPEG XL",
-    ".jp2": "JPEG 2000",
-    ".gif": "GIF",
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"), "raw"),
-}
 
 # Largest image that is decoded; a larger one is reported as unusable. Pillow warns of a decompression bomb above 89
 # megapixels and refuses twice as many, but cameras reach 200
@@ -44,7 +43,7 @@ MAX_PIXELS = 300_000_000
 
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-_CODE = ("image", "image_file", "grey_levels")  # modules that decide the pixels
+_CODE = ("image", "image_file", "image_formats", "grey_levels", "dicom")  # modules that decide the pixels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -74,6 +73,7 @@ def decode(
     admit: Callable[[int], None] = lambda pixels: None,
     opened: Callable[[Image.Image], None] = lambda image: None,
     foreign: Callable[[BinaryIO], str | None] = format_name,
+    accept: Container[str] = OPTIONAL_NAMES,
 ) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
@@ -89,6 +89,7 @@ def decode(
         opened: Called with the image after `admit` and before it is decoded. It must not move to another frame.
         foreign: Names the format of a file that is not accepted, for the message. The default tries every format that
             Pillow knows, which is not for files of strangers.
+        accept: Names of the optional formats that are read, each if its library is installed.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
@@ -102,7 +103,7 @@ def decode(
             admitted = True
             admit(pixels)
 
-    look = Look(at_least, levels, remark, admit_once, opened, foreign)
+    look = Look(at_least, levels, remark, admit_once, opened, foreign, accept)
     try:
         stream = source.open()
         if isinstance(stream, np.ndarray):
@@ -110,7 +111,7 @@ def decode(
         with stream:
             try:
                 return _decode(source, stream, look)
-            except (BadImage, UnidentifiedImageError, UnknownLevels, MemoryError):
+            except (BadImage, UnidentifiedImageError, UnknownLevels, NoImage, MissingReader, MemoryError):
                 raise
             except Image.DecompressionBombError:  # in formats that check while they open
                 with without_bound():
@@ -128,6 +129,10 @@ def decode(
         raise BadImage(f"there is no file `{source}`") from error
     except UnidentifiedImageError as error:
         raise BadImage(f"`{source}` cannot be read as an image") from error
+    except MissingReader as error:
+        raise BadImage(f"`{source}` is a {error.name} photograph, which {error}") from error
+    except NoImage as error:
+        raise BadImage(f"`{source}` is a DICOM file that cannot be used: {error}") from error
     except UnknownLevels as error:
         raise BadImage(f"`{source}` cannot be scaled to 8 bits: {error}") from error
     except Exception as error:
@@ -153,28 +158,42 @@ class Look(NamedTuple):
     admit: Callable[[int], None]
     opened: Callable[[Image.Image], None]
     foreign: Callable[[BinaryIO], str | None]
+    accept: Container[str]
 
 
 def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
+    if optional_kind(stream, look.accept) == "DICOM":
+
+        def admit(height: int, width: int) -> None:
+            _check_size(source, height, width)
+            look.admit(height * width)
+
+        return decode_dicom(stream, look.levels, look.remark, admit)
     try:
-        image = open_image(stream)
+        image = open_image(stream, look.accept)
     except UnidentifiedImageError:
         name = look.foreign(stream)
         if name is None:
             raise
         what = f"{name} file, not a photograph"
-        if name in PHOTOGRAPHS:
+        if name in OPTIONAL_NAMES or name in {one.name for one in NAMED if one.name != "GIF"}:
             what = f"{name} photograph, which zoo does not read: convert it to JPEG or PNG"
         raise BadImage(f"`{source}` is a {what}") from None
-    if image.width * image.height > MAX_PIXELS:
-        message = f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}"
-        raise TooLarge(message, image.width * image.height)
+    _check_size(source, image.height, image.width)
     if look.at_least is not None:
         image.draft(None, (look.at_least, look.at_least))
     look.admit(image.width * image.height)
     look.opened(image)
+    said = frames_text(image)
+    if said is not None:
+        look.remark(said)
     with without_bound() if exceeds_bound(image) else nullcontext():
         return to_rgb(image, look.levels, look.remark)
+
+
+def _check_size(source: ImageSource, height: int, width: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise TooLarge(f"`{source}` has {width} x {height} pixels, over {MAX_PIXELS:,}", width * height)
 
 
 def to_rgb(
@@ -202,18 +221,29 @@ def to_rgb(
 
 
 def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
-    """Whether any image has grey levels of more than 8 bits; one that cannot be opened has none."""
+    """Whether any image has grey levels of more than 8 bits, or is a DICOM file; one that cannot be opened has none."""
     for source in sources:
         try:
             opened = source.open()
             if isinstance(opened, np.ndarray):
                 continue
             with opened, without_bound():
-                if is_deep_grey(open_image(opened).mode):
+                if optional_kind(opened, OPTIONAL_NAMES) == "DICOM" or is_deep_grey(open_image(opened).mode):
                     return True
         except Exception:  # it is reported when it is decoded
             continue
     return False
+
+
+def all_grey(images: Pixels, fill: Colour | None) -> bool:
+    """Whether no image of `(N, H, W, 3)` has a colour beside `fill`, which images are padded with."""
+    for image in images:
+        coloured = (image != image[..., :1]).any(axis=2)
+        if fill is not None:
+            coloured &= (image != np.array(fill, np.uint8)).any(axis=2)
+        if coloured.any():
+            return False
+    return len(images) > 0
 
 
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:
@@ -281,6 +311,7 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
         "max_aspect": preprocess.max_aspect,
         "code": source_key(*(Path(__file__).with_name(f"{name}.py") for name in _CODE)),
         "pillow": PIL.__version__,
+        "readers": readers(),
     }
 
 

@@ -217,7 +217,7 @@ class _Handlers:
         top = _top(request.query_params.get("top"), len(model.classes))
         self._service.pool.check_room()
         async with self._body(request) as body:
-            refuse_format(body)
+            refuse_format(body, self._service.bounds.accept)
             (answer,) = await self._ask(request, model, [body])
         return _json(prediction(answer, top, arrived))
 
@@ -234,7 +234,7 @@ class _Handlers:
                 asked = open_inference.parse(*arguments)
             for image in asked.images:
                 if isinstance(image, bytes):
-                    refuse_format(image)
+                    refuse_format(image, self._service.bounds.accept)
             answers = await self._ask(request, model, asked.images)
         content, header = open_inference.response(answers, asked)
         if header is None:

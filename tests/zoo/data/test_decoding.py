@@ -194,7 +194,7 @@ def test_equal_keys_mean_equal_pixels(resize: int, crops: tuple[int, int], fits:
     images = Images(name="x", classes=("a",), splits={"train": (one,), "val": (other,)})
     roles, found = Roles(fit=(), choose=(), reported="val", notes=()), []
     for crop, fit in zip(crops, fits):
-        preprocess = Preprocess(resize=resize, crop=crop, fit=fit)
+        preprocess = Preprocess(resize=crop if fit == "pad" else resize, crop=crop, fit=fit)
         parts = decode_requests(images, roles, preprocess)
         keys = store_keys(parts, preprocess)
         found += [(keys[name], part.convert(image)) for name, part in parts.items()]
