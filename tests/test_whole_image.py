@@ -29,7 +29,6 @@ from zoo_onnx.write import write
 FORMS: list[dict[str, Any]] = [
     {"fit": "squash"},
     {"fit": "pad", "image_size": "32x64", "fill": (10, 200, 30)},
-    {"image_size": "64x32"},
 ]
 
 
