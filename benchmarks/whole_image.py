@@ -58,7 +58,9 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results/whole_image.md")
     given = parser.parse_args()
     lines = ["# Accuracy by `--fit`", ""]
-    lines += [f"`python benchmarks/whole_image.py OUT NAME=PATH --seeds {given.seeds}`; {machine()}; {versions()}.", ""]
+    named = ", ".join(f"{name} {version}" for name, version in versions().items())
+    lines += [f"`python benchmarks/whole_image.py OUT NAME=PATH --seeds {given.seeds}`", ""]
+    lines += [f"EfficientNet-Lite0, `linear`; {machine()['processor']}, {named}.", ""]
     found: list[dict[str, Any]] = []
     for name, path in (one.split("=", 1) for one in given.data):
         lines += [
