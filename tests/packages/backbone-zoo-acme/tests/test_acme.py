@@ -10,4 +10,3 @@ def test_the_backbone():
 def test_the_strategy():
     network = check_strategy("edges:2+full", "acmenet", image_size=32)
     check_export(network, image_size=32)
-    check_export(network, image_size=32, fit="pad")
