@@ -143,15 +143,20 @@ class Preprocess:
         mean, std = tuple(map(float, data["mean"])), tuple(map(float, data["std"]))
         if len(mean) != 3 or len(std) != 3:
             raise ValueError("mean and std must be three numbers each")
-        resize, crop = as_size(data["resize"]), as_size(data["crop"])
+        sizes: list[ImageSize] = []
+        for name in ("resize", "crop"):
+            try:
+                sizes.append(as_size(data[name]))
+            except ValueError as error:
+                raise ValueError(f"{name}: {error}") from None
         if data["interpolation"] not in get_args(Interpolation) or data["fit"] not in get_args(Fit):
             raise ValueError("interpolation must be bilinear or bicubic, fit must be shorter, squash or pad")
         fill, aspect = data.get("fill"), int(data.get("max_aspect", MAX_ASPECT))
         if not 1 <= aspect <= LARGEST:
             raise ValueError(f"max_aspect must be 1 to {LARGEST}")
         return cls(
-            resize=resize,
-            crop=crop,
+            resize=sizes[0],
+            crop=sizes[1],
             interpolation=data["interpolation"],
             fit=data["fit"],
             mean=mean,
