@@ -22,6 +22,7 @@ import contextlib
 import io
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -40,6 +41,8 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULT = ROOT / "benchmarks/results/serving.json"
+TOGETHER = 32  # callers that begin in the same moment; more of them begin within PAUSE, as independent clients do
+PAUSE = 0.5  # seconds that a caller waits after a 503, on average
 MIXED = ((500, 375),) * 6 + ((1024, 768), (1600, 1200), (2048, 1536), (4000, 3000))  # of ten photographs
 
 
@@ -110,20 +113,25 @@ def load(port: str, folder: str, mixed: str) -> None:
         images = [json.dumps({"image": base64.b64encode(image).decode()}, allow_nan=False).encode() for image in images]
     print("{}", flush=True)
     for line in sys.stdin:
-        callers, seconds, path = line.split()
+        callers, seconds, path, *how = line.split()
         used = time.process_time()
-        found = asyncio.run(_callers(int(port), images, int(callers), float(seconds), path))
+        found = asyncio.run(_callers(int(port), images, int(callers), float(seconds), path, how == ["together"]))
         print(json.dumps({**found, "own processor": time.process_time() - used}, allow_nan=False), flush=True)
 
 
-async def _callers(port: int, images: list[bytes], callers: int, seconds: float, path: str) -> dict[str, Any]:
+async def _callers(
+    port: int, images: list[bytes], callers: int, seconds: float, path: str, together: bool
+) -> dict[str, Any]:
     accepted: list[float] = []
     rejected: list[float] = []
     statuses: Counter[str] = Counter()
     turn = iter(range(10**9))
+    chance = random.Random(0)
     until = time.perf_counter() + seconds
 
     async def caller() -> None:
+        if callers > TOGETHER and not together:
+            await asyncio.sleep(chance.uniform(0, PAUSE))
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         while time.perf_counter() < until:
             image = images[next(turn) % len(images)]
@@ -140,7 +148,7 @@ async def _callers(port: int, images: list[bytes], callers: int, seconds: float,
                 writer.close()
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
             if status == "503":  # as a client does that honours Retry-After, but sooner
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(PAUSE if together else chance.uniform(0.5, 1.5) * PAUSE)
         writer.close()
 
     begun = time.perf_counter()
@@ -357,7 +365,7 @@ def overload(file: Path, folder: str, seconds: float, rounds: int) -> dict[str, 
     turns = []
     for _ in range(rounds):
         full, over = (client.ask(f"{callers} {seconds} /predict") for callers in (capacity, 4 * capacity))
-        turns.append({"full": full, "over": over})
+        turns.append({"full": full, "over": over, "burst": client.ask(f"{4 * capacity} {seconds} /predict together")})
         print(f"  overload: p99 {over['p99']:.3f} s, at capacity {full['p99']:.3f} s", flush=True)
     memory = server.memory()
     client.close()
@@ -367,6 +375,9 @@ def overload(file: Path, folder: str, seconds: float, rounds: int) -> dict[str, 
         "p99 at four times over p99 at capacity": median(one["over"]["p99"] / one["full"]["p99"] for one in turns),
         "rejected after, p50 seconds": median(one["over"].get("rejected p50", 0.0) for one in turns),
         "rejected after, p99 seconds": median(one["over"].get("rejected p99", 0.0) for one in turns),
+        "rejected after, p99 seconds, where all callers come in the same moment": median(
+            one["burst"].get("rejected p99", 0.0) for one in turns
+        ),
         "memory": memory,
         "turns": turns,
     }

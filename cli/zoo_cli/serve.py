@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -11,6 +13,16 @@ import zoo
 from zoo.data.image_formats import OPTIONAL_NAMES, format_names, why_not_read
 from zoo.errors import UsageError, ZooError
 from zoo_cli.options import device_option, force_option
+
+
+class _Seconds(click.FloatRange):
+    """A finite number in a range, which `nan` would pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = float(super().convert(value, param, ctx))
+        if not math.isfinite(found):
+            self.fail(f"{found} is not a finite number", param, ctx)
+        return found
 
 
 @click.command()
@@ -30,15 +42,15 @@ from zoo_cli.options import device_option, force_option
 @click.option("--latency", is_flag=True, help="Use all cores for one image at a time, in place of one core for each.")
 @click.option(
     "--drain",
-    type=click.FloatRange(0),
+    type=_Seconds(0),
     default=5.0,
     show_default=True,
     metavar="SECONDS",
-    help="Time to go on listening after SIGTERM.",
+    help="Time to go on listening after SIGTERM; Ctrl-C skips it.",
 )
 @click.option(
     "--watch",
-    type=click.FloatRange(0),
+    type=_Seconds(0),
     default=2.0,
     show_default=True,
     metavar="SECONDS",
@@ -52,7 +64,7 @@ from zoo_cli.options import device_option, force_option
 )
 @click.option(
     "--shadow-share",
-    type=click.FloatRange(0, 1, min_open=True),
+    type=_Seconds(0, 1, min_open=True),
     default=0.1,
     show_default=True,
     help="Share of the images that go through the shadow, too.",
@@ -88,7 +100,7 @@ from zoo_cli.options import device_option, force_option
 )
 @click.option(
     "--deadline",
-    type=click.FloatRange(0, min_open=True),
+    type=_Seconds(0, min_open=True),
     default=30.0,
     show_default=True,
     metavar="SECONDS",
@@ -168,6 +180,7 @@ def serve(
             raise ZooError(f"`--accept {name}` {reason}")
     from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
+    from zoo.serving.origin import check_origin
     from zoo.serving.supervisor import hold, listen, supervise
     from zoo.system.other_load import usable_cpus
 
@@ -181,6 +194,8 @@ def serve(
         connections=max_connections,
         accept=tuple(sorted(name.upper() for name in accept)),
     )
+    for origin in origins:
+        check_origin(origin)
     token = read_token(token_file) if token_file is not None else None
     cores = usable_cpus()
     settings = {
@@ -236,8 +251,9 @@ def _check_files(files: tuple[Path, ...]) -> None:
             what = "is a folder" if file.is_dir() else "is not there"
             raise ZooError(f"`{file}` {what}", hint="`zoo export RUN` makes a file that can be served")
         if not file.stem.isprintable() or "/" in file.stem:
+            shown = "".join(one if one.isprintable() else "\N{REPLACEMENT CHARACTER}" for one in str(file))
             raise UsageError(
-                f"`{file}` has a name that requests cannot say, since not all of it can be printed", hint="rename it"
+                f"`{shown}` has a name that requests cannot say, since not all of it can be printed", hint="rename it"
             )
         if file.stem in names:
             raise UsageError(

@@ -33,6 +33,8 @@ def check_options(ctx: click.Context) -> None:
             )
         if to is None and name in ("storage_uri", "force"):
             raise UsageError(f"`{option}` needs `--to`", hint="`zoo serve --help` has an example")
+    if ctx.params["shadow"] is None and "shadow_share" in given:
+        raise UsageError("`--shadow-share` needs `--shadow`", hint="pass the file that is to be compared too")
     if to is not None and to[0] != "kserve" and "storage_uri" in given:
         raise UsageError(f"`--storage-uri` is for `--to kserve`, not for `--to {to[0]}`", hint="leave it out")
 

@@ -15,6 +15,9 @@ PIXELS_IN_MEMORY = 200_000_000
 # thread, so that each of eight threads would keep the 800 MB that decoding an image of 108 million pixels takes
 LARGE = 25_000_000
 
+KEPT = 2**20  # bytes, of a freed block
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+
 
 class PixelBudget:
     """Bounds the pixels that threads hold at once. Images take their pixels in order, so the oldest never waits.
@@ -86,3 +89,18 @@ def give_back_memory() -> None:
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):  # another C library
             ctypes.CDLL(None).malloc_trim(0)
+
+
+def keep_little_memory() -> None:
+    """Let this process give freed blocks of over `KEPT` bytes back at once.
+
+    This needs Linux with glibc; elsewhere nothing happens.
+
+    glibc raises that bound to the largest block that was freed, up to 32 MB, and then keeps such blocks in pieces: a
+    server that gets images of all sizes would grow for hours.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another C library
+            library = ctypes.CDLL(None)
+            library.mallopt(_MMAP_THRESHOLD, KEPT)  # setting one of them stops that both are raised
+            library.mallopt(_TRIM_THRESHOLD, 8 * KEPT)

@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from zoo.serving import open_inference
-from zoo.serving.bounds import Rejection
+from zoo.serving.bounds import Rejection, fault, no_memory
 from zoo.serving.fault import where
 from zoo.serving.metrics import CONTENT_TYPE
 from zoo.serving.model_card import model_card
@@ -205,7 +205,6 @@ class _Handlers:
 
     def __init__(self, service: Service, version: str) -> None:
         self._service, self._version = service, version
-        self._held = 0  # bytes of all bodies
         self._parsing = asyncio.Semaphore()
 
     async def predict(self, request: Request) -> Response:
@@ -216,9 +215,14 @@ class _Handlers:
         model = self._service.model(request.query_params.get("model"))
         top = _top(request.query_params.get("top"), len(model.classes))
         self._service.pool.check_room()
-        async with self._body(request) as body:
-            refuse_format(body, self._service.bounds.accept)
-            (answer,) = await self._ask(request, model, [body])
+        try:
+            async with self._body(request) as body:
+                refuse_format(body, self._service.bounds.accept)
+                (answer,) = await self._ask(request, model, [body])
+        except Rejection as rejection:
+            if rejection.reason == "image" and kind.startswith("application/x-www-form-urlencoded"):
+                rejection.hint = f"{CURL} sends a file as it is; `--data` drops line breaks and zeros"
+            raise
         return _json(prediction(answer, top, arrived))
 
     async def infer(self, request: Request) -> Response:
@@ -311,12 +315,10 @@ class _Handlers:
         return Response(status_code=499)  # for the metrics; nobody reads it
 
     async def no_memory(self, request: Request, error: MemoryError) -> Response:
-        return await self.rejected(
-            request, Rejection(503, "memory", "there is not enough memory", "try again later", {"Retry-After": "1"})
-        )
+        return await self.rejected(request, no_memory())
 
     async def fault(self, request: Request, error: Exception) -> Response:
-        return await self.rejected(request, Rejection(500, "internal", "a fault in the server"))
+        return await self.rejected(request, fault())
 
     def _model(self, request: Request) -> Any:
         return self._service.model(request.path_params["model"], request.path_params.get("version"))
@@ -329,8 +331,9 @@ class _Handlers:
             Rejection: it is too long, or encoded, or there is no room for it now.
         """
         most = self._service.bounds.body
-        encoding = request.headers.get("content-encoding", "identity").lower()
-        if encoding != "identity":
+        named = ",".join(request.headers.getlist("content-encoding")).lower()
+        encoding = next((one for one in map(str.strip, named.split(",")) if one not in ("", "identity")), None)
+        if encoding is not None:
             raise Rejection(
                 415, "encoding", f"bodies in the encoding `{encoding[:40]}` are not read", "send plain bytes"
             )
@@ -342,14 +345,12 @@ class _Handlers:
             async for part in request.stream():
                 if held + len(part) > most:
                     raise _too_long(most)
-                if self._held + len(part) > self._service.bounds.bodies:
-                    raise self._service.pool.later("bodies", "too many requests are being received")
+                self._service.hold(len(part))
                 held += len(part)
-                self._held += len(part)
                 parts.append(part)
             yield b"".join(parts)
         finally:
-            self._held -= held
+            self._service.let_go(held)
 
     async def _ask(self, request: Request, model: Any, images: list[Any]) -> list[Any]:
         """The answers to a request's images; if the client leaves, they are taken out of the queue."""

@@ -20,6 +20,7 @@ from zoo.plugin import Plugins
 from zoo.serving.access_token import read_token
 from zoo.serving.app import make_app
 from zoo.serving.bounds import Bounds
+from zoo.serving.origin import check_origin
 from zoo.serving.served_model import open_served
 from zoo.serving.service import Service
 from zoo.system.other_load import usable_cpus
@@ -52,7 +53,7 @@ def app(
         bounds: What is accepted.
 
     Raises:
-        UsageError: a file is missing, cannot be served, or two have one name.
+        UsageError: a file is missing, cannot be served, or two have one name; or an origin is none.
         ZooError: a file fails verification.
     """
     if files is None:
@@ -62,6 +63,8 @@ def app(
         raise UsageError("no file was given to serve", hint=f"set `{FILES}`, such as to `model.onnx`")
     if len({path.stem for path in paths}) < len(paths):
         raise UsageError("two files have the same name, by which requests tell them apart", hint="rename one of them")
+    for origin in origins:
+        check_origin(origin)
     if token is None and TOKEN_FILE in os.environ:
         token = read_token(Path(os.environ[TOKEN_FILE]))
     plugins = Plugins()

@@ -12,9 +12,10 @@ class Bounds:
 
     Attributes:
         body: Bytes of a request's body.
-        bodies: Bytes of all requests' bodies together. A request that would exceed it is rejected with 503.
+        bodies: Bytes of all bodies together, over HTTP and gRPC. A request that would exceed it is rejected with 503.
         pixels: Pixels of an image, from the size that its file declares.
-        pixels_in_flight: Pixels of all images that are decoded and not answered yet. An image waits for room.
+        pixels_in_flight: Pixels of all images that are decoded and not answered yet, or that the shadow has. An image
+            waits for room.
         queue: Images that wait for a worker. A request that would exceed it is rejected with 503.
         images: Images in one request.
         connections: Open connections.
@@ -61,3 +62,13 @@ class Rejection(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+def no_memory() -> Rejection:
+    """The rejection of a request for which there is not enough memory."""
+    return Rejection(503, "memory", "there is not enough memory", "try again later", {"Retry-After": "1"})
+
+
+def fault() -> Rejection:
+    """The rejection of a request that met a fault in the server."""
+    return Rejection(500, "internal", "a fault in the server")

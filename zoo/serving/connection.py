@@ -123,6 +123,14 @@ class Connection(HttpToolsProtocol):
             self._start_timer(self.bounds.header_seconds)
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_headers:
+            super().on_header(name, value)
+            return
+        self._header_bytes += len(name) + len(value) + 4  # a trailer, after a body in chunks: nobody reads it
+        if self._header_bytes > self.bounds.header_bytes and not self._ending:
+            self._refuse_headers()
+
     def on_headers_complete(self) -> None:
         if self._ending:
             return
@@ -132,7 +140,7 @@ class Connection(HttpToolsProtocol):
         if self.parser.should_upgrade():
             self._is_offer = True
             return
-        self._in_headers = False
+        self._in_headers, self._header_bytes = False, 0
         self.requests += 1
         if sum(len(name) + len(value) + 4 for name, value in self.headers) + len(self.url) > self.bounds.header_bytes:
             self._refuse_headers()

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import hmac
+import logging
 import math
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import grpc
 
 from zoo.errors import UsageError
 from zoo.serving import grpc_inference, open_inference
-from zoo.serving.bounds import Rejection
+from zoo.serving.bounds import Rejection, fault, no_memory
+from zoo.serving.fault import where
 from zoo.serving.grpc_messages import METHODS, SERVICE, message
 from zoo.serving.open_inference import printable
 from zoo.serving.service import Service
 from zoo.serving.sniffing import refuse_format
 
+LOGGER = logging.getLogger("zoo.serve")
 LARGE = 2**16  # bytes of a message from which on it is parsed in a thread
 ENVELOPE = 2**16  # bytes of a message beside its images
+LEAST_PLACES = 4  # messages that are received at once
+MOST_INT = 2**31 - 1  # that gRPC's settings hold
 MOST_PENDING = 100_000  # calls between gRPC's core and this loop; beyond its own 1,000 it cancels some at random
 OPEN_METHODS = ("ServerLive", "ServerReady")  # need no token
 ROUTES = {"ModelInfer": "grpc_infer", "ServerLive": "grpc_health", "ServerReady": "grpc_health"}
@@ -57,17 +63,20 @@ class GrpcServer:
         self._service, self._version = service, version
         self._token = None if token is None else token.encode()
         bounds = service.bounds
+        self._places = asyncio.Semaphore(max(bounds.bodies // (bounds.body + ENVELOPE), LEAST_PLACES))
+        self._waiting = 0  # calls without a place
         self._server = grpc.aio.server(
             options=[
-                ("grpc.max_receive_message_length", bounds.body + ENVELOPE),
+                ("grpc.max_receive_message_length", min(bounds.body + ENVELOPE, MOST_INT)),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.server_handshake_timeout_ms", int(bounds.header_seconds * 1000)),
                 ("grpc.max_connection_idle_ms", int(bounds.idle_seconds * 1000)),
                 ("grpc.server.max_pending_requests", MOST_PENDING),
                 ("grpc.server.max_pending_requests_hard_limit", MOST_PENDING),
+                ("grpc.http2.bdp_probe", 0),  # on a fast line it takes megabytes of messages that nobody reads yet
                 ("grpc.so_reuseport", 1),  # the supervisor holds the port too
             ],
-            maximum_concurrent_rpcs=bounds.connections,
+            maximum_concurrent_rpcs=min(bounds.connections, MOST_INT),
         )
         handlers = {
             name: grpc.stream_unary_rpc_method_handler(self._handler(name))  # so that reading has a deadline
@@ -97,7 +106,8 @@ class GrpcServer:
                     self._check_token(context)
                 if name == "ModelInfer":
                     self._service.pool.check_room()
-                told: bytes = (await answer(await self._read(name, context), arrived)).SerializeToString()
+                async with self._message(name, context) as request:
+                    told: bytes = (await answer(request, arrived)).SerializeToString()
                 code = "OK"
                 return told
             except Rejection as rejection:
@@ -105,9 +115,13 @@ class GrpcServer:
                 code = CODES[rejection.status].name
                 await _abort(context, rejection)
                 raise  # not reached
-            except Exception:
-                code = "INTERNAL"
-                await _abort(context, Rejection(500, "internal", "a fault in the server"))
+            except Exception as error:
+                met = no_memory() if isinstance(error, MemoryError) else fault()
+                if not isinstance(error, MemoryError):
+                    LOGGER.error("a fault in the server: %s: %s", name, where(error))
+                self._service.metrics.rejected.labels(met.reason).inc()
+                code = CODES[met.status].name
+                await _abort(context, met)
                 raise
             finally:
                 route = ROUTES.get(name, "grpc_metadata")
@@ -126,23 +140,58 @@ class GrpcServer:
                 401, "token", "this server needs a token", "send the metadata `authorization: Bearer TOKEN`"
             )
 
-    async def _read(self, name: str, context: Any) -> Any:
-        """The request's message.
+    @asynccontextmanager
+    async def _message(self, name: str, context: Any) -> AsyncIterator[Any]:
+        """The request's message, whose bytes count among those of all bodies until it is answered.
 
         Raises:
-            Rejection: it does not come in time, or is none.
+            Rejection: it does not come in time, is none, or there is no room for it now.
         """
-        try:
-            data = await asyncio.wait_for(context.read(), self._service.bounds.body_seconds)
-        except TimeoutError:
-            raise Rejection(408, "slow", "the request did not arrive in time") from None
+        data = await self._receive(context)
         if not isinstance(data, bytes):  # the end of the stream
             raise open_inference.bad("the request has no message")
-        read = message(f"{name}Request").FromString
+        held = len(data)
+        self._service.hold(held)
         try:
-            return await asyncio.to_thread(read, data) if len(data) > LARGE else read(data)
-        except Exception:  # protobuf's DecodeError, which has several homes
-            raise open_inference.bad(f"the message is not a `{name}Request`") from None
+            read = message(f"{name}Request").FromString
+            try:
+                request = await asyncio.to_thread(read, data) if held > LARGE else read(data)
+            except MemoryError:
+                raise
+            except Exception:  # protobuf's DecodeError, which has several homes
+                raise open_inference.bad(f"the message is not a `{name}Request`") from None
+            del data
+            yield request
+        finally:
+            self._service.let_go(held)
+
+    async def _receive(self, context: Any) -> Any:
+        """The bytes of a message.
+
+        gRPC keeps what has come of a message once it is read, and tells its length at the end only. So as many are read
+        at once as fit into the bound of all bodies, and while others wait none may take longer than headers may.
+
+        Raises:
+            Rejection: it does not come in time.
+        """
+        bounds = self._service.bounds
+        self._waiting += 1
+        try:
+            await asyncio.wait_for(self._places.acquire(), bounds.body_seconds)
+        except TimeoutError:
+            raise self._service.pool.later("bodies", "too many requests are being received") from None
+        finally:
+            self._waiting -= 1
+        begun, reading = time.monotonic(), asyncio.ensure_future(context.read())
+        try:
+            while not (await asyncio.wait({reading}, timeout=min(1.0, bounds.header_seconds)))[0]:
+                spent = time.monotonic() - begun
+                if spent >= (bounds.header_seconds if self._waiting else bounds.body_seconds):
+                    raise Rejection(408, "slow", "the request did not arrive in time")
+            return reading.result()
+        finally:
+            reading.cancel()
+            self._places.release()
 
     # one for each method of the service
 

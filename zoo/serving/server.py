@@ -58,7 +58,7 @@ class ServerSettings:
         threads: Threads that each of them computes with.
         token: What requests must name. None: nothing.
         origins: Web pages' origins that may call the server.
-        drain: Seconds from the signal to end until the server stops listening.
+        drain: Seconds from SIGTERM until the server stops listening.
         watch: Seconds between looks at the files, for new versions. 0: only when SIGHUP comes.
         version: Of zoo.
         shadow: A file that classifies a share of the images of the first file, too. None: none does.
@@ -66,6 +66,7 @@ class ServerSettings:
         grpc: Address of the Open Inference Protocol over gRPC, such as `127.0.0.1:8081`. None: HTTP only.
         bounds: What is accepted.
         measured: What was measured before, by a file's digest.
+        verified: What files record that were verified before, by their digest.
     """
 
     files: tuple[Path, ...]
@@ -82,6 +83,7 @@ class ServerSettings:
     grpc: str | None = None
     bounds: Bounds = field(default_factory=Bounds)
     measured: Mapping[str, Batching] = field(default_factory=dict)
+    verified: Mapping[str, dict[str, Any]] = field(default_factory=dict)
 
 
 def open_models(settings: ServerSettings) -> list[ServedModel]:
@@ -102,6 +104,7 @@ def open_models(settings: ServerSettings) -> list[ServedModel]:
             threads=settings.threads,
             plugins=plugins,
             measured=settings.measured,
+            verified=settings.verified,
         )
         for path in settings.files
     ]
@@ -120,7 +123,7 @@ def open_shadow(settings: ServerSettings) -> ServedModel | None:
 def serve(
     settings: ServerSettings, sockets: Sequence[socket.socket], ready: Callable[[list[ServedModel]], None]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; a second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, which skips the time to go on listening; a second signal ends it at once.
 
     Args:
         settings: What to serve, and how.
@@ -150,6 +153,7 @@ def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,  # nobody asks where a request comes from
         timeout_keep_alive=int(settings.bounds.idle_seconds),
         backlog=2048,
     )
@@ -225,16 +229,19 @@ class _Server(uvicorn.Server):
             sys.stderr.flush()
             os._exit(1)
         self._service.draining = True
-        LOGGER.info("stopping: not ready, and listening for %g s more", self._settings.drain)
-        asyncio.get_event_loop().call_soon_threadsafe(lambda: self._start(self._drain()))
+        # Who presses Ctrl-C has no balancer that must notice first
+        drain = 0.0 if sig == signal.SIGINT else self._settings.drain
+        more = f"listening for {drain:g} s more" if drain else "answering what has come"
+        LOGGER.info("stopping: not ready, and %s", more)
+        asyncio.get_event_loop().call_soon_threadsafe(lambda: self._start(self._drain(drain)))
 
-    async def _drain(self) -> None:
+    async def _drain(self, drain: float) -> None:
         """Go on answering, tell clients to close, and stop once all new connections are accepted."""
-        await asyncio.sleep(self._settings.drain)
+        await asyncio.sleep(drain)
         for one in self._sockets:
             _take_no_more(one)
         loop = asyncio.get_running_loop()
-        until = loop.time() + max(self._settings.drain, 2 * QUIET_SECONDS)
+        until = loop.time() + max(drain, 2 * QUIET_SECONDS)
         known = set(self.server_state.connections)
         quiet = loop.time()
         while loop.time() < until and loop.time() - quiet < QUIET_SECONDS:

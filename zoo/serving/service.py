@@ -41,6 +41,7 @@ class Service:
         self.metrics.registry.register(self.drift)
         self.models: dict[str, ServedModel] = {}
         self.draining = False
+        self._held = 0  # bytes of requests' bodies
         self._counting = threading.Lock()
         self._not_finite: dict[str, int] = {}  # images in a row, by the model's digest
         self.pool = WorkerPool(workers, self.bounds, self)
@@ -58,6 +59,20 @@ class Service:
             self._not_finite.pop(before.digest, None)
             self.metrics.no_longer_serves(before)
         self.metrics.serves(model)
+
+    def hold(self, count: int) -> None:
+        """Note that so many more bytes of a request's body are in memory; `let_go` gives them back. In one thread.
+
+        Raises:
+            Rejection: all bodies together, whatever protocol they came by, would be over their bound.
+        """
+        if self._held + count > self.bounds.bodies:
+            raise self.pool.later("bodies", "too many requests are being received")
+        self._held += count
+
+    def let_go(self, count: int) -> None:
+        """Give back what `hold` noted."""
+        self._held -= count
 
     def compare_with(self, other: ServedModel, share: float) -> None:
         """Let another file classify a share of the images that the first model answers.

@@ -70,13 +70,24 @@ class Shadow(Collector):
         self._thread.start()
 
     def _begin(self, digest: str) -> None:
-        """Count anew: the live file is another one."""
+        """Count anew: one of the files is another one."""
         self._digest = digest
         self.outcomes = dict.fromkeys(OUTCOMES, 0)
         self._same = np.zeros(len(self.other.classes), np.int64)
         self._flips: Counter[tuple[int, int]] = Counter()  # by the class of the live file and of the other
         self._further = 0  # flips that are not counted by name
         self._sums = np.zeros(4)  # of the live confidence, the other's, their difference and its square
+
+    def replace(self, other: ServedModel) -> None:
+        """Compare with another file from now on, and count anew.
+
+        Raises:
+            ZooError: it takes another input, or has other classes.
+        """
+        check_fits(self.live, other)
+        with self._changed:
+            self.other = other
+            self._begin(self._digest)
 
     # as a part of the pool's observer, in its threads
 
@@ -89,7 +100,7 @@ class Shadow(Collector):
                 return
             if answer.model.digest != self._digest:
                 self._begin(answer.model.digest)
-            if self._busy or self._pool.queued:
+            if self._busy or self._pool.queued or not self._pool.hold(_count_of(pixels)):
                 self.outcomes["dropped"] += 1
                 return
             self._job, self._busy = (answer, pixels), True
@@ -105,17 +116,19 @@ class Shadow(Collector):
                 if self._closed:
                     return
                 assert self._job is not None
-                answer, pixels = self._job
+                (answer, pixels), other = self._job, self.other
                 self._job = None
             logits: npt.NDArray[np.float32] | None = None
             try:
-                logits = self.other.predictor.logits([pixels])[0]
+                logits = other.predictor.logits([pixels])[0]
             except Exception as error:  # the other file must never be in the way of the live one
-                LOGGER.debug("shadow `%s`: %s", self.other.name, error)
+                LOGGER.debug("shadow `%s`: %s", other.name, error)
+            held = _count_of(pixels)
             del pixels
+            self._pool.release(held)
             with self._changed:
                 self._busy = False
-                if answer.model.digest == self._digest:
+                if answer.model.digest == self._digest and other is self.other:
                     self._count(answer.logits, logits)
                 self._changed.notify_all()
 
@@ -224,6 +237,10 @@ class Shadow(Collector):
             for bound, value in (("", flipped / count), ("low", low), ("high", high)):
                 share.add_metric((self.live.name, bound), value)
         yield from (images, share)
+
+
+def _count_of(pixels: Pixels) -> int:
+    return int(pixels.shape[0] * pixels.shape[1])
 
 
 def check_fits(live: ServedModel, other: ServedModel) -> None:

@@ -79,6 +79,8 @@ def _cannot_listen(error: OSError | ValueError, host: str, port: int, option: st
     """The error of an address; a `ValueError` is that of what cannot be a host's name, such as `a..b`."""
     by_name = isinstance(error, (ValueError, socket.gaierror)) or error.errno == errno.EADDRNOTAVAIL
     hint = "pass another `--host`" if by_name else f"pass another `{option}`, or 0 for a free one"
+    if by_name and (set(host) & set("[]/") or host.count(":") == 1):
+        hint = "`--host` is a name or an address alone, such as `localhost` or `::1`"
     reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "that is no host name"
     return ZooError(f"cannot listen on {host}:{port}: {reason}", hint=hint)
 
@@ -104,11 +106,13 @@ class _Supervisor:
         self._process: subprocess.Popen[bytes] | None = None
         self._is_ready = False  # the current process; before, SIGHUP would end it
         self._was_ready = False  # any process
-        self._measured: dict[str, Any] = {}  # batching by digest, so that a new process need not measure it
+        self._known: dict[str, Any] = {"measured": {}, "verified": {}}  # by digest: a new process need not repeat it
         self._stopping = self._look = False
+        self._terminal = False  # whose end ends the server, unless it was started by `nohup`
 
     def run(self) -> int:
         """Run until a process ends by itself; returns its exit status."""
+        self._terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._signalled)
         delay = 0.0
@@ -135,7 +139,8 @@ class _Supervisor:
         """Start a process and wait for its end; returns its exit status, or minus the signal that ended it."""
         read, write = os.pipe()
         descriptors = [one.fileno() for one in self._sockets]
-        request = {**self._settings, "sockets": descriptors, "told": write, "measured": self._measured}
+        request = {**self._settings, "sockets": descriptors, "told": write, **self._known}
+        line = json_text(request, ascii_only=True).encode() + b"\n"
         self._is_ready = self._look = False
         process = self._process = subprocess.Popen(
             python_command(f"{__name__}:server_process"),
@@ -147,7 +152,7 @@ class _Supervisor:
         assert process.stdin is not None
         with os.fdopen(read, encoding="utf-8") as told, process.stdin as asked:
             with contextlib.suppress(BrokenPipeError):  # the token is among it, and must not be an argument
-                asked.write(json_text(request, ascii_only=True).encode() + b"\n")
+                asked.write(line)
                 asked.flush()
             if self._stopping:
                 process.terminate()
@@ -160,21 +165,34 @@ class _Supervisor:
                 _say(json.loads(first)["message"])
             if first.startswith("ready "):
                 self._is_ready = self._was_ready = True
-                self._measured = json.loads(first.removeprefix("ready "))
+                self._known = json.loads(first.removeprefix("ready "))
                 if self._look:
                     process.send_signal(signal.SIGHUP)
             return process.wait()  # `asked` stays open until then: the process ends when this one dies
 
     def _signalled(self, number: int, frame: object) -> None:
+        if number == signal.SIGHUP and self._terminal and not _has_terminal():
+            number = signal.SIGINT  # it was closed, and nobody asks for a look at the files
         if number == signal.SIGHUP:
             self._look = True
             if not self._is_ready:
                 return
         else:
             self._stopping = True
+            if not self._is_ready:
+                number = signal.SIGTERM  # ends a process that starts, which has no handlers, without a traceback
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.send_signal(number)
+
+
+def _has_terminal() -> bool:
+    """Whether this process has a controlling terminal, which is still there."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _say(line: str) -> None:
@@ -188,10 +206,14 @@ def _ended(status: int) -> str:
 
 def server_process() -> None:
     """Serve, as a process of `supervise`; what to serve comes as JSON on stdin."""
+    from zoo.data.pixel_budget import keep_little_memory
     from zoo.serving.fault import where
     from zoo.serving.server import LOGGER, log_to_stderr, serve, silence_native_libraries
 
-    told = json.loads(sys.stdin.readline())
+    line = sys.stdin.readline()
+    if not line:  # the supervisor ended before it could ask
+        return
+    told = json.loads(line)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     sockets = [socket.socket(fileno=number) for number in told.pop("sockets")]
     parent, again = told.pop("told"), bool(told["measured"])
@@ -202,6 +224,7 @@ def server_process() -> None:
 
     silence_native_libraries()
     log_to_stderr()
+    keep_little_memory()
     try:
         serve(_settings(told), sockets, lambda models: _started(models, sockets, tell, told, again))
     except ZooError as error:
@@ -249,7 +272,11 @@ def _settings(told: dict[str, Any]) -> Any:
 def _started(models: Any, sockets: list[socket.socket], tell: Any, told: dict[str, Any], again: bool) -> None:
     from zoo.serving.server import LOGGER
 
-    tell(f"ready {json_text({model.digest: dataclasses.asdict(model.batching) for model in models})}")
+    known = {
+        "measured": {model.digest: dataclasses.asdict(model.batching) for model in models},
+        "verified": {model.digest: model.record for model in models},
+    }
+    tell(f"ready {json_text(known)}")
     for model in models:
         LOGGER.info(
             "`%s`: %s, %s on %s, %s", model.name, model.digest[:16], model.precision, model.provider, model.batching

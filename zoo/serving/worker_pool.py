@@ -99,7 +99,8 @@ class WorkerPool:
         self.bounds = bounds
         self._observer = observer or Unobserved()
         self._queue: deque[_Job] = deque()
-        self._changed = threading.Condition()  # guards everything below, and the queue
+        self._changed = threading.Condition()  # guards everything below, and the queue; tells of room for pixels
+        self._idle: list[threading.Lock] = []  # of the workers that wait for an image, the last one at the end
         self._closed = False
         self._busy = 0
         self._in_flight = 0  # pixels
@@ -152,16 +153,35 @@ class WorkerPool:
                 raise Rejection(400, "images", message, "send several requests")
             self.check_room(len(images))  # another request may have taken it
             self._queue.extend(jobs)
-            self._changed.notify_all()  # who waits for room for pixels is notified by the same condition
+            self._wake(len(jobs))
         for job in jobs:
             job.future.add_done_callback(lambda future, job=job: self._forget(job))  # type: ignore[misc]
         return [job.future for job in jobs]
+
+    def _wake(self, count: int) -> None:
+        """Wake so many workers, under the lock: first the one that worked last, whose caches and memory are warm."""
+        for _ in range(min(count, len(self._idle))):
+            self._idle.pop().release()
 
     def _forget(self, job: _Job) -> None:
         """Make room in the queue for others when a job was cancelled."""
         if job.future.cancelled():
             with self._changed, contextlib.suppress(ValueError):
                 self._queue.remove(job)
+
+    def hold(self, pixels: int) -> bool:
+        """Whether there is room for the pixels of an image beside those in flight; if so, `release` must follow."""
+        with self._changed:
+            if self._in_flight + pixels > self.bounds.pixels_in_flight:
+                return False
+            self._in_flight += pixels
+            return True
+
+    def release(self, pixels: int) -> None:
+        """Give back the room that `hold` took."""
+        with self._changed:
+            self._in_flight -= pixels
+            self._changed.notify_all()
 
     def later(self, reason: str, message: str) -> Rejection:
         """A rejection that says when there will probably be room."""
@@ -184,14 +204,16 @@ class WorkerPool:
         """Answer what is queued, and end the threads."""
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
+            self._wake(self.workers)
         for thread in self._threads:
             thread.join()
 
     # in the threads
 
     def _work(self) -> None:
-        while jobs := self._take():
+        wake = threading.Lock()  # held; who releases it wakes this worker
+        wake.acquire()
+        while jobs := self._take(wake):
             began, count = time.monotonic(), len(jobs)
             while jobs:
                 jobs = self._answer_some(jobs)
@@ -217,16 +239,23 @@ class WorkerPool:
                 self._release(job)
         return rest
 
-    def _take(self) -> list[_Job]:
+    def _take(self, wake: threading.Lock) -> list[_Job]:
         """The oldest images of one model, as many as share a call; none when the pool is closed."""
-        with self._changed:
-            while True:
-                self._changed.wait_for(lambda: self._queue or self._closed)
-                if not self._queue:
+        while True:
+            with self._changed:
+                if jobs := self._taken():
+                    return jobs
+                if self._closed:
                     return []
-                first = self._queue.popleft()
-                if first.future.set_running_or_notify_cancel():
-                    break
+                self._idle.append(wake)
+            wake.acquire()
+
+    def _taken(self) -> list[_Job]:
+        """Take the oldest images of one model out of the queue, under the lock; none where it is empty."""
+        while self._queue:
+            first = self._queue.popleft()
+            if not first.future.set_running_or_notify_cancel():
+                continue
             jobs = [first]
             for job in [one for one in self._queue if one.model is first.model][: first.model.batching.size - 1]:
                 self._queue.remove(job)
@@ -236,6 +265,7 @@ class WorkerPool:
             for job in jobs:
                 job.began = time.monotonic()
             return jobs
+        return []
 
     def _answer(self, jobs: list[_Job]) -> list[_Job]:
         """Answer images in one call, or those among them that fit into memory together; returns the others."""

@@ -362,3 +362,28 @@ def test_http_1_0_and_many_methods(address: Address) -> None:
     assert status(exchange(address, b"GET /v2/health/live HTTP/1.0\r\n\r\n")) == 200
     head = exchange(address, LAST.replace(b"GET", b"HEAD"))
     assert head.startswith(b"HTTP/1.1 200 ") and head.endswith(b"\r\n\r\n")
+
+
+def test_trailers_are_bounded_as_headers_are(address: Address) -> None:
+    """Whatever follows a body in chunks is parsed like headers, and must not fill the memory either."""
+    head = b"POST /predict HTTP/1.1\r\nHost: s\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+    body = head + b"%x\r\n" % len(JPEG) + JPEG + b"\r\n0\r\n"
+    assert status(exchange(address, body + b"a: b\r\n" * 10 + b"\r\n")) == 200
+    assert status(exchange(address, body, *[b"a: b\r\n" * 1000] * 100)) == 431
+
+
+@pytest.mark.parametrize(("named", "wanted"), [(("",), 200), (("Identity",), 200), (("identity", "gzip"), 415)])
+def test_every_encoding_that_is_named_counts(address: Address, named: tuple[str, ...], wanted: int) -> None:
+    headers = [f"Content-Encoding: {one}" for one in named]
+    assert status(exchange(address, post("/predict", JPEG, "Connection: close", *headers))) == wanted
+
+
+def test_what_a_client_sends_after_its_answer_is_read_and_dropped() -> None:
+    """Else the client would wait with a full buffer until its connection is reset."""
+    with (
+        served() as service,
+        listening(service, token="secret") as address,
+        socket.create_connection(address, 60) as connection,
+    ):
+        connection.sendall(post("/predict", b"x" * 15_000_000))
+        assert status(read_all(connection)) == 401

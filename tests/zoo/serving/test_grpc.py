@@ -28,7 +28,7 @@ grpc: Any = pytest.importorskip("grpc", reason="the extra `grpc` is not installe
 
 from zoo.serving import grpc_inference  # noqa: E402
 from zoo.serving.grpc_messages import SERVICE, message  # noqa: E402
-from zoo.serving.grpc_server import CODES, GrpcServer  # noqa: E402
+from zoo.serving.grpc_server import CODES, LEAST_PLACES, GrpcServer  # noqa: E402
 
 Code: Any = grpc.StatusCode
 BOUNDS = Bounds(images=4, pixels=10_000, body=100_000, queue=100)
@@ -428,3 +428,69 @@ def _grpc_address(program: subprocess.Popen[str]) -> str:
         if " and gRPC on " in line:
             return line.partition(" and gRPC on ")[2].partition(",")[0]
     raise AssertionError("the program ended")
+
+
+def test_a_fault_is_logged_in_one_line_and_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def test(client: Client) -> None:
+        for error, code in ((OSError("odd"), Code.INTERNAL), (MemoryError(), Code.UNAVAILABLE)):
+
+            def fail(*arguments: Any, error: Exception = error) -> Any:
+                raise error
+
+            monkeypatch.setattr("zoo.serving.grpc_inference.response", fail)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client("ModelInfer", **image_request(encoded(numbered(1))))
+            assert caught.value.code() is code
+
+    service = Service([numbers_model("twice", 2)], workers=1, bounds=BOUNDS)
+    run(test, service=service)
+    assert [one.message.split(" (")[0] for one in caplog.records] == ["a fault in the server: ModelInfer: OSError: odd"]
+    text = service.metrics.text().decode()
+    assert 'zoo_rejected_total{reason="internal"} 1.0' in text and 'zoo_rejected_total{reason="memory"} 1.0' in text
+
+
+def test_bounds_that_grpc_cannot_hold() -> None:
+    async def test(client: Client) -> None:
+        assert (await client("ServerLive")).live
+
+    run(test, service=Service([numbers_model()], workers=1, bounds=Bounds(body=10**30, connections=10**30)))
+
+
+def test_the_bytes_of_all_messages_are_bounded() -> None:
+    """They count until the answer, together with the bodies of HTTP."""
+    service = Service([numbers_model()], workers=1, bounds=Bounds(bodies=5000))
+
+    async def test(client: Client) -> None:
+        fields = image_request(encoded(numbered(5)), model="numbers")
+        assert floats(await client("ModelInfer", **fields), 0) == [5, 10]
+        service.hold(5000)  # a request over HTTP
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await client("ModelInfer", **fields)
+        assert caught.value.code() is Code.UNAVAILABLE and "too many requests" in str(caught.value.details())
+        service.let_go(5000)
+        assert floats(await client("ModelInfer", **fields), 0) == [5, 10]
+        service.hold(5000)  # nothing is held any more
+        service.let_go(5000)
+
+    run(test, service=service)
+
+
+def test_as_many_messages_are_received_at_once_as_fit_and_slow_ones_make_room() -> None:
+    bounds = Bounds(body=1000, bodies=1000, header_seconds=0.2, body_seconds=SECONDS)
+    service = Service([numbers_model()], workers=1, bounds=bounds)
+
+    async def test(client: Client) -> None:
+        calls = [client.channel.stream_unary(f"/{SERVICE}/ServerLive")() for _ in range(LEAST_PLACES)]
+        for call in calls:
+            await call.wait_for_connection()
+        await asyncio.sleep(0.5)
+        assert not any(call.done() for call in calls)  # slow, and in nobody's way
+        assert (await client("ServerLive")).live  # waits for a place
+        codes = {await call.code() for call in calls if call.done()}
+        assert codes == {Code.DEADLINE_EXCEEDED}
+        for call in calls:
+            call.cancel()
+
+    run(test, service=service)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.serving import served_model
 from zoo.serving.served_model import open_served
+from zoo_onnx import serve
 from zoo_onnx.serve import open_to_serve
 from zoo_onnx.session import open_file
 
@@ -79,6 +81,32 @@ def test_the_session_that_serves_is_checked_too(
     monkeypatch.setattr(served_model, "load_target", lambda one: spoilt if one == target else one)
     with pytest.raises(ZooError, match="is not served: golden inputs"):
         opened(exported_run / "model.onnx", plugins)
+
+
+def test_a_file_that_was_verified_is_checked_in_the_session_alone(
+    exported_run: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server process that is started again knows what the one before it verified, by the digest of the file."""
+    file = Path(shutil.copy(exported_run / "model.onnx", tmp_path / "model.onnx"))
+    first = opened(file, plugins)
+    known: dict[str, Any] = {"measured": {first.digest: first.batching}, "verified": {first.digest: first.record}}
+
+    def again() -> Any:
+        return open_served(file, name="model", device="cpu", threads=1, plugins=plugins, **known)
+
+    def fails(*arguments: Any) -> None:
+        raise ZooError("verified again")
+
+    monkeypatch.setattr(served_model, "_verify", fails)
+    second = again()
+    assert second.record == first.record and second.batching == first.batching
+    checked: list[Path] = []
+    monkeypatch.setattr(served_model, "_check_golden", lambda path, *rest: checked.append(path))
+    again()
+    assert checked == [file]
+    file.write_bytes(file.read_bytes() + b"\0")
+    with pytest.raises(ZooError, match="verified again"):
+        again()
 
 
 def test_a_file_that_changes_meanwhile_is_not(
@@ -143,3 +171,10 @@ def test_images_of_all_sizes_share_a_call_of_the_network(exported_run: Path) -> 
     assert cut.classes == whole.classes and cut.device == whole.device and cut.preprocess == whole.preprocess
     with pytest.raises(ZooError, match="does not run on 1 images"):
         cut.logits([np.zeros((0, 4, 3), np.uint8)])
+
+
+def test_a_file_that_pillow_prepares_images_for_is_not_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its graph begins at the network's input."""
+    whole = SimpleNamespace(inside=False)
+    monkeypatch.setattr(serve, "open_file", lambda *given: whole)
+    assert serve.open_to_serve(tmp_path / "model.onnx", "cpu", 1, True) is whole

@@ -20,7 +20,7 @@ pytest.importorskip("starlette", reason="needs the extra `serve`")
 pytest.importorskip("uvicorn", reason="needs the extra `serve`")
 
 from serving_processes import ZOO, Load, Server
-from serving_support import new_version, until
+from serving_support import new_version, read_answer, until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
 
@@ -65,7 +65,7 @@ def test_sigterm_loses_nothing(start: Any) -> None:
 
 def test_a_second_signal_ends_it_at_once(start: Any) -> None:
     server = start("--drain", "1000")
-    server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGTERM)
     until(lambda: "stopping" in server.said())
     assert server.predict()["label"]
     server.process.terminate()
@@ -74,7 +74,7 @@ def test_a_second_signal_ends_it_at_once(start: Any) -> None:
 
 def test_ctrl_c_in_a_terminal_drains(start: Any) -> None:
     """The terminal signals all processes of the command; they must not count it twice."""
-    server = start("--drain", "0.2")
+    server = start("--drain", "1000")  # nobody in front of a terminal waits for a balancer
     os.killpg(server.process.pid, signal.SIGINT)
     assert server.ends() == 0
     assert "stopping" in server.said() and "at once" not in server.said()
@@ -211,3 +211,107 @@ def test_two_files_of_one_name(file: Path, tmp_path: Path) -> None:
     shutil.copy(file, other)
     status, told = refused([str(file), str(other)])
     assert status == 2 and "have the same name" in told
+
+
+def test_ctrl_c_while_it_starts_shows_no_traceback(tmp_path: Path, file: Path) -> None:
+    log = tmp_path / "log"
+    with log.open("wb") as stderr:
+        process = subprocess.Popen([*ZOO, "serve", str(file), "--port", "0"], stderr=stderr, start_new_session=True)
+    until(lambda: has_child(process))
+    process.send_signal(signal.SIGINT)
+    process.wait(200)
+    assert "Traceback" not in log.read_text()
+
+
+def test_closed_standard_files_do_not_stop_it(tmp_path: Path, file: Path) -> None:
+    """As some service managers start programs; the numbers of the files must not go to sockets."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port = probe.getsockname()[1]
+    command = [*ZOO, "serve", str(file), "--port", str(port), "--drain", "0"]
+    process = subprocess.Popen(["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", *command], start_new_session=True)
+
+    def answers() -> bool:
+        if process.poll() is not None:
+            return True
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 100) as connection:
+            connection.sendall(b"GET /v2/health/ready HTTP/1.1\r\nHost: s\r\n\r\n")
+            return read_answer(connection)[0] == 200
+        return False
+
+    try:
+        until(answers)
+        assert process.poll() is None
+        process.terminate()
+        assert process.wait(200) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+@pytest.mark.parametrize("option", ["--drain", "--watch", "--deadline", "--shadow-share"])
+def test_numbers_that_are_not_finite(file: Path, option: str, number: str) -> None:
+    status, told = refused([str(file), option, number])
+    assert status == 2 and f"`{option}`" in told and "Traceback" not in told
+
+
+def test_options_that_would_have_no_effect(file: Path) -> None:
+    for options, word in (
+        (["--shadow-share", "0.5"], "`--shadow-share` needs `--shadow`"),
+        (["--allow-origin", "*"], "`*` is not the origin of a web page"),
+        (["--allow-origin", "https://a.org/"], "pass `https://a.org`"),
+    ):
+        status, told = refused([str(file), *options])
+        assert status == 2 and word in told
+
+
+def test_a_name_with_a_line_break_is_told_in_one_line(tmp_path: Path) -> None:
+    odd = tmp_path / "a\nb.onnx"
+    odd.write_bytes(b"")
+    status, told = refused([str(odd)])
+    assert status == 2 and len([line for line in told.splitlines() if line]) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="gives a process a terminal as Linux does")
+@pytest.mark.parametrize("by_nohup", [False, True])
+def test_a_server_ends_with_its_terminal_unless_it_was_started_by_nohup(
+    tmp_path: Path, file: Path, by_nohup: bool
+) -> None:
+    import fcntl
+    import pty
+    import termios
+
+    ours, its = pty.openpty()
+    log = tmp_path / "log"
+
+    def take_terminal() -> None:
+        fcntl.ioctl(its, termios.TIOCSCTTY, 0)
+        if by_nohup:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    with log.open("wb") as stderr:
+        process = subprocess.Popen(
+            [*ZOO, "serve", str(file), "--port", "0", "--watch", "0", "--drain", "1000"],
+            stdin=its,
+            stderr=stderr,
+            start_new_session=True,
+            preexec_fn=take_terminal,
+        )
+    os.close(its)
+    try:
+        until(lambda: "serving on" in log.read_text() or process.poll() is not None)
+        process.send_signal(signal.SIGHUP)  # of a terminal that is still there
+        until(lambda: "the file is the one that is served" in log.read_text())
+        os.close(ours)
+        if by_nohup:
+            until(lambda: log.read_text().count("the file is the one that is served") == 2)
+            process.send_signal(signal.SIGINT)
+        assert process.wait(200) == 0 and "stopping" in log.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize("host", ["[::1]", "http://localhost", "127.0.0.1:8080"])
+def test_a_host_that_is_more_than_a_host(file: Path, host: str) -> None:
+    said([str(file), "--host", host, "--port", "0"], "`--host` is a name or an address alone")

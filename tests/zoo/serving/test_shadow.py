@@ -291,3 +291,40 @@ def _png(pixels: Pixels) -> bytes:
     target = io.BytesIO()
     Image.fromarray(pixels).save(target, "PNG")
     return target.getvalue()
+
+
+def test_the_image_that_the_shadow_holds_is_in_the_pixel_budget() -> None:
+    with Watched(Tones()) as watched:
+        pool = watched.service.pool
+        watched.other.go.clear()
+        watched.start(100)
+        assert pool.pixels_in_flight == 20  # of the shadow alone: the worker has given back its own
+        watched.other.go.set()
+        watched.shadow.wait()
+        assert pool.pixels_in_flight == 0
+        assert pool.hold(
+            pool.bounds.pixels_in_flight - 30
+        )  # there is room for the worker, not for the shadow beside it
+        watched.start(100)
+        assert watched.shadow.outcomes["dropped"] == 1
+        pool.release(pool.bounds.pixels_in_flight - 30)
+        assert pool.pixels_in_flight == 0
+
+
+def test_another_file_takes_the_place_of_the_shadow_and_counts_begin_anew() -> None:
+    with Watched(Tones(86)) as watched:
+        watched.ask(0, 100)
+        assert watched.shadow.outcomes["flipped"] == 2
+        watched.other.go.clear()
+        watched.other.entered.clear()
+        watched.start(100)
+        assert watched.other.entered.wait(SECONDS)  # the old file has the image, which is not counted
+        watched.shadow.replace(served(Tones(), "newer"))
+        watched.other.go.set()
+        watched.shadow.wait()
+        assert watched.shadow.outcomes == dict.fromkeys(watched.shadow.outcomes, 0)
+        watched.ask(0, 100)
+        assert watched.shadow.outcomes["same"] == 2
+        with pytest.raises(ZooError, match="has other classes"):
+            watched.shadow.replace(served(Tones(classes=("a", "b")), "others"))
+        assert watched.shadow.other.name == "newer"

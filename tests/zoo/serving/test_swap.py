@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import os
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -284,3 +285,77 @@ def test_requests_of_the_old_file_are_answered_by_it(service: Service, file: Pat
             assert {answer.model for answer in answers} == {old}
 
     asyncio.run(ask())
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes with names")
+def test_a_pipe_in_the_place_of_a_file_is_refused_and_never_opened(service: Service, file: Path) -> None:
+    """To open it would wait for a writer, and no later version would be seen."""
+    file.unlink()
+    os.mkfifo(file)
+    look(service, force=True)
+    assert outcomes(service) == {"verification": 1}
+    with pytest.raises(ZooError, match="is not a file"):
+        opened(file, Plugins())
+
+
+def test_a_server_that_stops_does_not_wait_for_a_file_that_is_opened(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def slow(path: Path, **settings: Any) -> ServedModel:
+        begun.set()
+        end.wait(100)
+        return service.model()
+
+    monkeypatch.setattr(swap, "open_served", slow)
+
+    async def stop() -> None:
+        looking = asyncio.ensure_future(Swaps(service, "cpu", 1).look(force=True))
+        while not begun.is_set():
+            await asyncio.sleep(0.01)
+        looking.cancel()
+
+    try:
+        asyncio.run(stop())  # which ends the loop, and waits for its threads
+        assert not end.is_set()
+    finally:
+        end.set()
+
+
+def test_many_who_ask_at_once_are_served_by_one_further_look(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened_files: list[Path] = []
+
+    def count(path: Path, **settings: Any) -> ServedModel:
+        opened_files.append(path)
+        return service.model()
+
+    monkeypatch.setattr(swap, "open_served", count)
+
+    async def storm() -> None:
+        swaps = Swaps(service, "cpu", 1)
+        await asyncio.gather(*(swaps.look(force=True) for _ in range(50)))
+        assert len(opened_files) == 2  # the look that has begun, and one for all who asked since
+        await swaps.look(force=True)
+
+    asyncio.run(storm())
+    assert len(opened_files) == 3
+
+
+def test_a_new_version_of_the_shadow_is_compared_anew(
+    service: Service, file: Path, tmp_path: Path, plugins: Plugins, caplog: pytest.LogCaptureFixture
+) -> None:
+    beside = Path(shutil.copy(file, tmp_path / "next.onnx"))
+    service.compare_with(opened(beside, plugins), 1.0)
+    assert service.shadow is not None
+    assert Client(service).predict(JPEG).status_code == 200
+    service.shadow.wait()
+    swaps = Swaps(service, "cpu", 1)
+    old, live = service.shadow.other, service.model()
+    changed(beside, with_note)
+    asyncio.run(swaps.look())
+    assert service.shadow.other.digest != old.digest and service.model() is live
+    assert service.shadow.report()["images"] == 0 and outcomes(service) == {"done": 1}
+    beside.write_bytes(b"")
+    asyncio.run(swaps.look())
+    assert outcomes(service) == {"done": 1, "verification": 1}

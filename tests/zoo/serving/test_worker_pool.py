@@ -118,6 +118,25 @@ def test_a_free_worker_takes_what_waits() -> None:
     pool.close()
 
 
+def test_the_worker_that_worked_last_takes_the_next_image() -> None:
+    """Its caches and its memory are warm. The others take what it cannot."""
+    threads: list[int] = []
+    predictor = Sums()
+    predictor.before = lambda: threads.append(threading.get_ident())
+    pool, model = WorkerPool(4, Bounds()), served(predictor)
+    for level in range(50):
+        wait_until(lambda: len(pool._idle) == 4)
+        result(submit(pool, model, image(level))[0])
+    assert len(set(threads)) == 1
+    predictor.go.clear()
+    futures = submit(pool, model, *(image(level) for level in range(4)))
+    wait_until(lambda: pool.busy == 4)
+    predictor.go.set()
+    assert {result(one).logits[0] for one in futures} == {60.0 * level for level in range(4)}
+    assert len(set(threads)) == 4
+    pool.close()
+
+
 def test_a_full_queue_rejects_all_images_of_a_request() -> None:
     predictor = Sums()
     predictor.go.clear()
