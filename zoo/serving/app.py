@@ -281,7 +281,7 @@ class _Handlers:
         return _json(openapi(list(self._service.models), self._version))
 
     async def page(self, request: Request) -> Response:
-        content, policy = page()
+        content, policy = page(tuple(self._service.bounds.accept))
         return HTMLResponse(content, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
     async def cards(self, request: Request) -> Response:

@@ -41,6 +41,12 @@ def test_what_is_not_accepted_is_refused_by_both_routes_with_the_same_words() ->
     assert "HEIC" in plain.text and "HEIC" in other.text and "AVIF" in plain.json()["hint"]
 
 
+def test_the_page_names_what_is_accepted_and_lets_choose_it() -> None:
+    plain, more = client()("GET", "/").text, client("HEIC")("GET", "/").text
+    assert "JPEG, PNG, WebP, BMP or TIFF<" in plain and ".heic" not in plain and 'accept=".jpg,' in plain
+    assert "JPEG, PNG, WebP, BMP, TIFF or HEIC<" in more and ",.heic,.heif,.hif" in more and "FORMAT_" not in more
+
+
 def test_what_is_accepted_is_classified() -> None:
     found = client("HEIC").predict(heic())
     assert found.status_code == 200 and found.json()["label"] == "light" and "remarks" not in found.json()
