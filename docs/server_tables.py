@@ -20,6 +20,7 @@ OPTIONS = {
     "queue": "--queue",
     "deadline": "--deadline",
     "connections": "--max-connections",
+    "accept": "--accept",
 }
 OWN_ROUTES = (
     ("GET", "/", "The page", "200"),
@@ -47,7 +48,8 @@ def bounds() -> str:
     for field in dataclasses.fields(Bounds):
         option = f"`{OPTIONS[field.name]}`" if field.name in OPTIONS else ""
         text = " ".join(told[field.name].split())
-        lines.append(f"| {text} | {option} | {field.default:,} |")
+        default = f"{field.default:,}" if isinstance(field.default, (int, float)) else "none"
+        lines.append(f"| {text} | {option} | {default} |")
     return "\n".join(lines)
 
 

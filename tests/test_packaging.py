@@ -128,7 +128,8 @@ def test_released_wheels_equal_the_checkout_s() -> None:
     tools = {"dev", "docs"}  # of who works on the tree
     extras = {name: needed for name, needed in root["optional-dependencies"].items() if name not in tools}
     assert whole["optional-dependencies"] == extras
-    assert serve["optional-dependencies"] == {"grpc": extras["grpc"]}
+    served = ("grpc", "heif", "dicom")  # of what a server can be told to do
+    assert serve["optional-dependencies"] == {name: extras[name] for name in served}
     for said in ("name", "description", "license", "keywords", "classifiers", "authors"):
         assert root[said] == whole[said]
     assert (WHOLE / "hatch_build.py").read_bytes() == (SERVE / "hatch_build.py").read_bytes()

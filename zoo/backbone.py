@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import UsageError, did_you_mean
-from zoo.preprocess import Preprocess
+from zoo.preprocess import ImageSize, Preprocess
 from zoo.stage import Anatomy
 from zoo.target import lazy_attributes, load_target
 
@@ -63,7 +63,8 @@ class BuildSpec:
         weights: Published weights to load. None: random initialisation.
         dropout: Dropout probability in front of the head. None: the network's own default.
         drop_path: Stochastic depth probability. None: the network's own default.
-        image_size: Side of the input in pixels. None: `crop` of the preprocessing. A strategy always receives a number.
+        image_size: Size of the input in pixels: a number for a square, else height and width; see
+            `zoo.preprocess.height_width`. None: `crop` of the preprocessing. A strategy never receives None.
     """
 
     backbone: str
@@ -71,7 +72,7 @@ class BuildSpec:
     weights: Weights | None = None
     dropout: float | None = None
     drop_path: float | None = None
-    image_size: int | None = None
+    image_size: ImageSize | None = None
 
 
 @dataclass(frozen=True)

@@ -7,14 +7,14 @@ import inspect
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from zoo.errors import UsageError, did_you_mean
-from zoo.preprocess import levels_of
+from zoo.preprocess import Colour, FitSetting, ImageSize, as_size, colour_of, levels_of
 from zoo.storage.paths import data_text
 from zoo.strategy import NORMS, Norm
 
@@ -33,6 +33,9 @@ DEFAULT_EPOCHS = 5
 
 # Bounds of a learning rate: of `--lr`, and of its product with a phase's factor
 LR_BOUNDS = (1e-12, 1e3)
+
+# Pixels of each side of the input
+SIZE_BOUNDS = (8, 4096)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +72,13 @@ class Experiment:
         keep: Epoch whose weights to keep: the `last`, or the `best` of all phases by validation loss. For data with
             only two splits, `best`, early stopping and the schedule `plateau` set 15 % of the training images aside for
             validation.
-        image_size: Height and width of the network's input, in pixels. None: the backbone's own.
+        image_size: Size of the network's input in pixels: 224 for a square, 160x320 for height x width. None: the
+            backbone's own.
+        fit: How an image becomes that size. `crop` resizes it to cover the input and cuts off what is beyond; `squash`
+            resizes both sides, which changes its shape; `pad` resizes it to fit in, and fills the rest. None: the
+            backbone's own, which is `crop` for nearly all.
+        fill: Red, green and blue, 0 to 255, that `--fit pad` fills with. None: the mean colour of the backbone's
+            preprocessing.
         levels: Grey levels that become black and white, in grey images of more than 8 bits; 0 and 4095 are those of 12
             bits. None: those of the type, 0 to 65535 for 16 bits and 0 to 1 for floats.
         workers: Threads that decode images. None: one per core, at most 8.
@@ -113,7 +122,9 @@ class Experiment:
     fraction: float = 1.0
     early_stopping: int | None = None
     keep: Keep = "last"
-    image_size: int | None = None
+    image_size: ImageSize | None = None
+    fit: FitSetting | None = None
+    fill: Colour | None = None
     levels: tuple[float, float] | None = None
     workers: int | None = None
     seed: int = 0
@@ -143,8 +154,7 @@ class Experiment:
                 object.__setattr__(self, name, data_text(Path(value)) if name == "data" else os.fspath(value))
             elif not isinstance(value, str) or not value or "\0" in value:
                 problems.append(f"`--{name} {value!r}` is not a name or a path")
-        if self.levels is not None:
-            problems += self._check_levels()
+        problems += self._check_preprocessing()
         if not isinstance(self.compile, bool):
             problems.append(f"`compile={self.compile!r}` is not True or False")
         for name, kind in get_type_hints(type(self)).items():
@@ -169,18 +179,30 @@ class Experiment:
                 problems.append(f"`--{name.replace('_', '-')} {shown}` is outside {above}")
             else:
                 object.__setattr__(self, name, _plain(value, whole))
-        if self.norm is not None and self.norm not in NORMS:
-            problems.append(f"`--norm {self.norm}`: known are {' '.join(NORMS)}")
+        for name, known in (("norm", NORMS), ("fit", get_args(FitSetting))):
+            if getattr(self, name) is not None and getattr(self, name) not in known:
+                problems.append(f"`--{name} {getattr(self, name)}`: known are {' '.join(known)}")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo train --help`")
 
-    def _check_levels(self) -> list[str]:
-        """Make a tuple of the levels; returns what is wrong with them."""
-        try:
-            object.__setattr__(self, "levels", levels_of(self.levels))
-        except ValueError as error:
-            return [f"`--levels`: {error}"]
-        return []
+    def _check_preprocessing(self) -> list[str]:
+        """Give image size, colour and levels the types of their fields; returns what is wrong with them."""
+        problems = []
+        readers: tuple[tuple[str, Callable[[Any], Any]], ...] = (
+            ("image_size", lambda found: as_size(found, *SIZE_BOUNDS)),
+            ("fill", colour_of),
+            ("levels", levels_of),
+        )
+        for name, read in readers:
+            if getattr(self, name) is None:
+                continue
+            try:
+                object.__setattr__(self, name, read(getattr(self, name)))
+            except ValueError as error:
+                problems.append(f"`--{name.replace('_', '-')}`: {error}")
+        if self.fill is not None and self.fit != "pad":
+            problems.append("`--fill` is the colour of `--fit pad`, and has no effect without it")
+        return problems
 
     @property
     def for_steps(self) -> tuple[str, ...]:
@@ -238,7 +260,6 @@ _WHOLE = (
     "batch_size",
     "accumulate",
     "early_stopping",
-    "image_size",
     "workers",
     "seed",
     "split_seed",
@@ -258,7 +279,6 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("clip", 0, math.inf),
     ("fraction", 1e-6, 1),
     ("early_stopping", 1, 1_000_000),
-    ("image_size", 8, 4096),
     ("workers", 1, 256),
     ("views", 1, 1_000_000),
     ("seed", 0, 2**31 - 1),

@@ -32,7 +32,7 @@ from zoo.exporter import ExportSpec
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.freezing import keeps_statistics
 from zoo.plugin import Plugins
-from zoo.preprocess import Preprocess
+from zoo.preprocess import FitSetting, ImageSize, Preprocess, height_width
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
@@ -47,7 +47,7 @@ IMAGES = 9  # in batches of 4, one image remains and joins the batch before it
 ROUNDING = 1e-3
 
 
-def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plugins | None = None) -> None:
+def check_backbone(backbone: str, *, image_size: ImageSize | None = None, plugins: Plugins | None = None) -> None:
     """Check a backbone.
 
     Its stages hold every parameter exactly once. Its logits are `(N, classes)` in train and in eval mode. Gradients
@@ -55,7 +55,7 @@ def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plu
 
     Args:
         backbone: Its name.
-        image_size: Side of the input in pixels. None: the backbone's own.
+        image_size: Of the input, in pixels: a number, or height and width. None: the backbone's own.
         plugins: Loaded plugins. None: load those installed.
 
     Raises:
@@ -68,7 +68,7 @@ def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plu
     _check_coverage(network)
     _check_logits(network, size)
     network.model.train()
-    network.model(torch.randn(4, 3, size, size)).square().sum().backward()
+    network.model(torch.randn(4, 3, *height_width(size))).square().sum().backward()
     gradients = {name: value.grad for name, value in network.model.named_parameters() if value.grad is not None}
     for stage in (*network.anatomy.stages, network.anatomy.head):
         reached = [gradients[name] for name in stage.parameters if name in gradients]
@@ -77,7 +77,7 @@ def check_backbone(backbone: str, *, image_size: int | None = None, plugins: Plu
 
 
 def check_strategy(
-    strategy: str, backbone: str, *, image_size: int | None = None, plugins: Plugins | None = None
+    strategy: str, backbone: str, *, image_size: ImageSize | None = None, plugins: Plugins | None = None
 ) -> Network:
     """Train one epoch of each phase of a strategy on a backbone, and check the result against the phases.
 
@@ -89,7 +89,7 @@ def check_strategy(
     Args:
         strategy: Its text, as `--strategy` takes it.
         backbone: Name of the backbone.
-        image_size: Side of the input in pixels. None: the backbone's own.
+        image_size: Of the input, in pixels: a number, or height and width. None: the backbone's own.
         plugins: Loaded plugins. None: load those installed.
 
     Returns:
@@ -128,7 +128,7 @@ def check_strategy(
         _require(np.isfinite(record["train_loss"]), f"the loss of `{phase.name}` is not finite")
         before = after
     network.model.eval()
-    images = torch.randn(2, 3, size, size)
+    images = torch.randn(2, 3, *height_width(size))
     with torch.no_grad():
         expected = network.model(images)
     network = plan.merge(network)
@@ -147,26 +147,40 @@ def check_strategy(
     return network
 
 
-def check_export(network: Network, *, to: str = "onnx", image_size: int, plugins: Plugins | None = None) -> None:
+def check_export(
+    network: Network,
+    *,
+    to: str = "onnx",
+    image_size: ImageSize,
+    fit: FitSetting = "crop",
+    plugins: Plugins | None = None,
+) -> None:
     """Check that an exporter writes a network to a file that verifies itself and gives the network's logits.
+
+    The images are noise of the input's size, and of half and twice its height.
 
     Args:
         network: A network with `CLASSES` classes, such as the one that `check_strategy` returns.
         to: Name of the exporter.
-        image_size: Side of the input in pixels.
+        image_size: Of the input, in pixels: a number, or height and width.
+        fit: How images become that size, as `--fit` takes it.
         plugins: Loaded plugins. None: load those installed.
 
     Raises:
         AssertionError: naming what does not hold.
     """
     exporter = (plugins or Plugins()).exporters.find(to).value
-    preprocess = Preprocess(resize=image_size, crop=image_size)
+    preprocess = Preprocess(resize=image_size, crop=image_size).fitted(fit)
     classes = tuple("abc"[:CLASSES])
     network.model.eval()
-    images = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), dtype=np.uint8)
+    generator, (height, width) = np.random.default_rng(0), height_width(image_size)
+    images = [
+        generator.integers(0, 256, (tall, width, 3), dtype=np.uint8)
+        for tall in (height, height, height, height // 2, 2 * height)
+    ]
     from zoo.networks.predictor import TorchPredictor
 
-    ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(list(images))
+    ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(images)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / f"model{exporter.suffix}"
         load_target(exporter.write)(
@@ -174,7 +188,7 @@ def check_export(network: Network, *, to: str = "onnx", image_size: int, plugins
         )
         for check in load_target(exporter.verify)(file, "cpu"):
             _require(check.passed, f"{check.name}: {check.detail}")
-        theirs = load_target(exporter.open)(file, "cpu").logits(list(images))
+        theirs = load_target(exporter.open)(file, "cpu").logits(images)
     difference = float(np.abs(ours - theirs).max())
     _require(
         difference <= ROUNDING * max(1.0, float(np.abs(ours).max())),
@@ -207,7 +221,7 @@ def _job(experiment: Experiment, setup: Setup, network: Network, planned: Planne
 
 def _noise(preprocess: Preprocess) -> DecodedImages:
     generator = np.random.default_rng(0)
-    pixels = generator.integers(0, 256, (IMAGES, preprocess.canvas, preprocess.canvas, 3), dtype=np.uint8)
+    pixels = generator.integers(0, 256, (IMAGES, *preprocess.canvas, 3), dtype=np.uint8)
     labels = np.arange(IMAGES) % CLASSES
     samples = tuple(Sample(str(index), "abc"[label], pixels[index]) for index, label in enumerate(labels))
     return DecodedImages(samples, labels.astype(np.int64), pixels, "")
@@ -223,12 +237,12 @@ def _check_coverage(network: Network) -> None:
         _require(stage.parameters != (), f"stage `{stage.name}` holds no parameter")
 
 
-def _check_logits(network: Network, size: int) -> None:
+def _check_logits(network: Network, size: ImageSize) -> None:
     for training, count in ((True, 4), (False, 1), (False, 3)):
         network.model.train(training)
         state = copy.deepcopy(network.model.state_dict())
         with torch.no_grad():
-            logits = network.model(torch.randn(count, 3, size, size))
+            logits = network.model(torch.randn(count, 3, *height_width(size)))
         network.model.load_state_dict(state)
         mode = "train" if training else "eval"
         _require(

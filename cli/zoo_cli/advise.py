@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 from rich.markup import escape
 from rich.table import Table
 
 from zoo.errors import counted
 from zoo_cli.options import classes_from_option, console, device_option, echo, json_option, percent, print_json
+from zoo_cli.settings import preprocessing_options
 
 
 @click.command()
@@ -43,6 +46,7 @@ from zoo_cli.options import classes_from_option, console, device_option, echo, j
 @click.option(
     "--split-seed", type=int, default=0, show_default=True, help="Seed of the split, for data that are not split yet."
 )
+@preprocessing_options
 @device_option
 @json_option
 @classes_from_option
@@ -55,6 +59,9 @@ def advise(
     studies: str,
     weights: str,
     split_seed: int,
+    image_size: Any,
+    fit: Any,
+    fill: Any,
     device: str,
     as_json: bool,
 ) -> None:
@@ -83,6 +90,9 @@ def advise(
         studies=studies,
         weights=weights,
         split_seed=split_seed,
+        image_size=image_size,
+        fit=fit,
+        fill=fill,
         device=device,
         plugins=plugins(ctx),
         progress=ProgressBar(screen),

@@ -12,6 +12,7 @@ from zoo.backbone import Backbone, is_at_hand
 from zoo.catalogue import Entry
 from zoo.networks.profile import MOST, NetworkProfile, profile_networks
 from zoo.plugin import Plugins
+from zoo.preprocess import size_json
 from zoo_cli.options import console, fits, print_json
 
 FIGURES = ("parameters", "GFLOPs", "input", "top-1")
@@ -81,7 +82,7 @@ def _row(entry: Entry[Backbone], facts: NetworkProfile, plugins: Plugins) -> dic
         "summary": backbone.summary,
         "parameters": facts.parameters,
         "gflops": None if facts.gflops is None or math.isnan(facts.gflops) else facts.gflops,
-        "input": preprocess.crop,
+        "input": size_json(preprocess.crop),
         "license": backbone.license,
         "source": backbone.source,
         "weights": [

@@ -8,6 +8,7 @@ import click
 
 from zoo.errors import UsageError, counted
 from zoo.experiment import Experiment
+from zoo.preprocess import pixels_text
 from zoo_cli.options import classes_from_option, console, json_option, print_json
 from zoo_cli.settings import settings_options
 
@@ -54,8 +55,8 @@ def print_plan(made: Plan, experiment: Experiment, screen: Console) -> None:
     from rich.markup import escape
 
     screen.print(
-        f"{escape(made.strategy)} on {escape(made.backbone)}, {made.image_size} pixels, {made.classes} classes, "
-        f"batches of {made.batch_size}"
+        f"{escape(made.strategy)} on {escape(made.backbone)}, {pixels_text(made.image_size)} pixels, "
+        f"{made.classes} classes, batches of {made.batch_size}"
     )
     for number, phase in enumerate(made.phases, start=1):
         _print_phase(number, phase, experiment, screen)

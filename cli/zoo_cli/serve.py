@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 import zoo
+from zoo.data.image_formats import OPTIONAL_NAMES, format_names, why_not_read
 from zoo.errors import UsageError, ZooError
 from zoo_cli.options import device_option, force_option
 
@@ -105,6 +106,13 @@ class _Seconds(click.FloatRange):
     metavar="SECONDS",
     help="Longest wait of a request.",
 )
+@click.option(
+    "--accept",
+    multiple=True,
+    type=click.Choice([name.lower() for name in OPTIONAL_NAMES]),
+    help="Further format of images that is read; may be given several times.  "
+    f"[default: {format_names().replace(' or ', ' and ')}]",
+)
 @click.option("--max-connections", type=click.IntRange(1), default=1000, show_default=True, help="Open connections.")
 @click.option(
     "--to",
@@ -136,6 +144,7 @@ def serve(
     max_pixels: int,
     queue: int,
     deadline: float,
+    accept: tuple[str, ...],
     max_connections: int,
     to: tuple[str, Path] | None,
     storage_uri: str | None,
@@ -165,6 +174,10 @@ def serve(
     _check_files(files)
     if shadow is not None:
         _check_files((shadow,))
+    for name in accept:
+        reason = why_not_read(name.upper())
+        if reason is not None:
+            raise ZooError(f"`--accept {name}` {reason}")
     from zoo.serving.access_token import read_token
     from zoo.serving.bounds import Bounds
     from zoo.serving.origin import check_origin
@@ -179,6 +192,7 @@ def serve(
         queue=queue,
         deadline=deadline,
         connections=max_connections,
+        accept=tuple(sorted(name.upper() for name in accept)),
     )
     for origin in origins:
         check_origin(origin)

@@ -6,12 +6,13 @@ Names, types, choices, defaults and help come from `Experiment`, so that each is
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
 from zoo.experiment import Experiment, attribute_docs
+from zoo.preprocess import as_size
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -41,7 +42,19 @@ class _Seconds(click.ParamType[float]):
         return float(found[1]) * self.units[found[2]]
 
 
-RATE, SECONDS = _Rate(), _Seconds()
+class _Size(click.ParamType[Any]):
+    """An image size: a number, or height and width such as `160x320`."""
+
+    name = "size"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return as_size(value)
+        except ValueError as error:
+            self.fail(str(error), param, ctx)
+
+
+RATE, SECONDS, SIZE = _Rate(), _Seconds(), _Size()
 
 # The order of the help
 ORDER = (
@@ -69,6 +82,8 @@ ORDER = (
     "early_stopping",
     "keep",
     "image_size",
+    "fit",
+    "fill",
     "levels",
     "workers",
     "seed",
@@ -86,6 +101,8 @@ ORDER = (
 # Sentences that appear on the command line only
 _TYPES: dict[str, click.ParamType[Any]] = {
     "lr": RATE,
+    "image_size": SIZE,
+    "fill": click.Tuple([click.INT, click.INT, click.INT]),
     "levels": click.Tuple([click.FLOAT, click.FLOAT]),
     "workers": click.IntRange(1),
     "time_budget": SECONDS,
@@ -98,7 +115,8 @@ _METAVARS = {
     "weights": "default|none|TAG|FILE",
     "views": "K",
     "early_stopping": "EPOCHS",
-    "image_size": "PIXELS",
+    "image_size": "PIXELS|HxW",
+    "fill": "R G B",
     "levels": "LOW HIGH",
     "device": "auto|cpu|cuda|cuda:N",
     "time_budget": "TIME",
@@ -140,7 +158,16 @@ def _option(name: str, kind: Any, doc: str) -> Callable[[F], F]:
 
 def settings_options(command: F) -> F:
     """Add an option for every setting of an experiment."""
+    return _options(command, ORDER)
+
+
+def preprocessing_options(command: F) -> F:
+    """Add the options for how an image becomes the network's input."""
+    return _options(command, ("image_size", "fit", "fill"))
+
+
+def _options(command: F, names: Sequence[str]) -> F:
     hints, docs = get_type_hints(Experiment), attribute_docs(Experiment)
-    for name in reversed(ORDER):
+    for name in reversed(names):
         command = _option(name, hints[name], docs[name])(command)
     return command

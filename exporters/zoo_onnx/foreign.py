@@ -13,7 +13,7 @@ import onnxruntime as ort
 
 from zoo.data.image import normalise, pixels
 from zoo.errors import UsageError, ZooError, counted, quoted
-from zoo.preprocess import Preprocess
+from zoo.preprocess import Preprocess, pixels_text
 from zoo_onnx import metadata as meta
 from zoo_onnx.session import MAX_BATCH, open_session
 
@@ -105,14 +105,14 @@ def open_foreign(path: Path, device: str, preprocess: Preprocess, classes: tuple
     fixed = shape[0] if isinstance(shape[0], int) else None
     generator = np.random.default_rng(0)
     probes = [
-        (generator.standard_normal((fixed or 1, 3, preprocess.crop, preprocess.crop)) * spread).astype(np.float32)
+        (generator.standard_normal((fixed or 1, 3, *preprocess.input_size)) * spread).astype(np.float32)
         for spread in NOISE
     ]
     try:
         rows = [run(session, probe) for probe in probes]
     except Exception as error:  # onnxruntime's exceptions have no common base class
         raise ZooError(
-            f"`{path}` does not accept images of {preprocess.crop} pixels: {quoted(error)}",
+            f"`{path}` does not accept images of {pixels_text(preprocess.crop)} pixels: {quoted(error)}",
             hint="set `crop` in `--preprocess` to the image size of the file",
         ) from error
     if fixed is None and not _takes_batches(session, probes[:2], rows[:2]):

@@ -1,4 +1,4 @@
-"""Exports a torch network to ONNX: `pixels` (N, 3, crop, crop) to `logits` (N, classes), for any batch size."""
+"""Exports a torch network to ONNX: `pixels` (N, 3, height, width) to `logits` (N, classes), for any batch size."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from zoo.errors import ZooError
+from zoo.preprocess import ImageSize, height_width
 from zoo_onnx.layers import first_apart, outputs_of_modules
 from zoo_onnx.size import open_model
 from zoo_onnx.tensor_names import LOGITS, PIXELS
@@ -40,7 +41,7 @@ class ExportedNetwork:
     difference: float
 
 
-def export_network(model: nn.Module, side: int) -> ExportedNetwork:
+def export_network(model: nn.Module, size: ImageSize) -> ExportedNetwork:
     """Export with `torch.export`, or with TorchScript if that fails, and compare with torch at several batch sizes.
 
     Raises:
@@ -53,18 +54,18 @@ def export_network(model: nn.Module, side: int) -> ExportedNetwork:
         for name, export in _EXPORTERS.items():
             try:
                 with _quiet(), _out_of_place(model):
-                    exported = export(model, side)
+                    exported = export(model, size)
             except Exception as error:  # torch's exporters raise exceptions of any type
                 reasons.append(f"{name}: {_first_line(error)}")
                 continue
             ends = outputs_of_modules(exported)
             _strip(exported)
-            difference, batch = compare(model, exported, side)
+            difference, batch = compare(model, exported, size)
             if difference <= TOLERANCE:
                 return ExportedNetwork(model=exported, exporter=name, difference=difference)
             reasons.append(
                 f"{name}: at batch {batch} the logits differ from torch's by {difference:.2g} of the largest"
-                f"{_where(model, exported, ends, batch, side)}"
+                f"{_where(model, exported, ends, batch, size)}"
                 if np.isfinite(difference)
                 else f"{name}: at batch {batch} the model does not run, or its logits are not finite"
             )
@@ -76,7 +77,7 @@ def export_network(model: nn.Module, side: int) -> ExportedNetwork:
     )
 
 
-def compare(model: nn.Module, exported: onnx.ModelProto, side: int) -> tuple[float, int]:
+def compare(model: nn.Module, exported: onnx.ModelProto, size: ImageSize) -> tuple[float, int]:
     """Largest difference from torch's logits, relative to the largest logit, and the batch size where it occurs."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -85,7 +86,7 @@ def compare(model: nn.Module, exported: onnx.ModelProto, side: int) -> tuple[flo
     worst, where = 0.0, CHECKED_BATCHES[0]
     session: ort.InferenceSession | None = None
     for batch in CHECKED_BATCHES:
-        pixels = torch.randn(batch, 3, side, side, generator=generator)
+        pixels = torch.randn(batch, 3, *height_width(size), generator=generator)
         with torch.inference_mode():
             # The memory layout in which the run was evaluated; also the faster one
             expected = model(pixels.contiguous(memory_format=torch.channels_last)).float().numpy()
@@ -103,9 +104,9 @@ def compare(model: nn.Module, exported: onnx.ModelProto, side: int) -> tuple[flo
     return worst, where
 
 
-def _where(model: nn.Module, exported: onnx.ModelProto, ends: dict[str, str], batch: int, side: int) -> str:
+def _where(model: nn.Module, exported: onnx.ModelProto, ends: dict[str, str], batch: int, size: ImageSize) -> str:
     """The first layer that differs from torch, as the end of a sentence; empty if it cannot be found."""
-    pixels = torch.randn(batch, 3, side, side, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randn(batch, 3, *height_width(size), generator=torch.Generator().manual_seed(0))
     try:
         path = first_apart(model, exported, ends, pixels, TOLERANCE)
     except Exception:  # from onnxruntime, for a graph with more outputs; the message is complete without it
@@ -113,8 +114,8 @@ def _where(model: nn.Module, exported: onnx.ModelProto, ends: dict[str, str], ba
     return f", first in layer `{path}`" if path else ""
 
 
-def _by_torch_export(model: nn.Module, side: int) -> onnx.ModelProto:
-    example = torch.zeros(TRACED_BATCH, 3, side, side)
+def _by_torch_export(model: nn.Module, size: ImageSize) -> onnx.ModelProto:
+    example = torch.zeros(TRACED_BATCH, 3, *height_width(size))
     program = torch.onnx.export(
         model,
         (example,),
@@ -131,8 +132,8 @@ def _by_torch_export(model: nn.Module, side: int) -> onnx.ModelProto:
     return proto
 
 
-def _by_torchscript(model: nn.Module, side: int) -> onnx.ModelProto:
-    example = torch.zeros(TRACED_BATCH, 3, side, side)
+def _by_torchscript(model: nn.Module, size: ImageSize) -> onnx.ModelProto:
+    example = torch.zeros(TRACED_BATCH, 3, *height_width(size))
     written = io.BytesIO()
     torch.onnx.export(
         model,
@@ -147,7 +148,7 @@ def _by_torchscript(model: nn.Module, side: int) -> onnx.ModelProto:
     return onnx.load_from_string(written.getvalue())
 
 
-_EXPORTERS: dict[str, Callable[[nn.Module, int], onnx.ModelProto]] = {
+_EXPORTERS: dict[str, Callable[[nn.Module, ImageSize], onnx.ModelProto]] = {
     "torch.export": _by_torch_export,
     "torchscript": _by_torchscript,
 }

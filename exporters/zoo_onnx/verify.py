@@ -145,9 +145,8 @@ def _check_preprocess(
         return failed(f"the graph has {len(nodes)} preprocessing nodes, the recorded preprocessing {len(part.nodes)}")
     if not untouched:
         return failed("the recorded preprocessing was changed after the file was written")
-    how = f"{preprocess.interpolation} {preprocess.fit} {preprocess.resize}, crop {preprocess.crop}"
     said = "the graph matches its record" if inside else "outside of the file, as recorded"
-    return Check(name="preprocessing", passed=True, detail=f"{said}: {how}")
+    return Check(name="preprocessing", passed=True, detail=f"{said}: {preprocess}")
 
 
 def _check_external(path: Path, name: str, digest: str) -> Check:

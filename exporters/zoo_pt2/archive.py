@@ -30,7 +30,7 @@ from zoo.errors import ZooError, quoted
 from zoo.exporter import Check, ExportSpec
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
-from zoo.preprocess import Preprocess
+from zoo.preprocess import ImageSize, Preprocess, height_width
 from zoo.storage.files import SCHEMA, check_schema, json_text, write_bytes
 from zoo.system.device import choose_device
 
@@ -87,9 +87,9 @@ def write(spec: ExportSpec) -> None:
         twice = next(name for name in spec.classes if spec.classes.count(name) > 1)
         raise ZooError(f"class `{twice}` occurs twice; class names must be unique")
     spec.model.eval()
-    side = spec.preprocess.crop
-    program = _trace(spec.model, side)
-    _compare(spec.model, program, side)
+    size = spec.preprocess.crop
+    program = _trace(spec.model, size)
+    _compare(spec.model, program, size)
     program._example_inputs = None  # would be saved as a pickle; there is no public API to leave it out
     stream = io.BytesIO()
     torch.export.save(program, stream)
@@ -112,13 +112,13 @@ def write(spec: ExportSpec) -> None:
     write_bytes(spec.file, stream.getvalue())
 
 
-def _trace(model: torch.nn.Module, side: int) -> torch.export.ExportedProgram:
+def _trace(model: torch.nn.Module, size: ImageSize) -> torch.export.ExportedProgram:
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # a fused path that the tracer does not support
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore")
-            example = torch.zeros(TRACED_BATCH, 3, side, side)
+            example = torch.zeros(TRACED_BATCH, 3, *height_width(size))
             return torch.export.export(model, (example,), dynamic_shapes=({0: torch.export.Dim("N")},))
     except Exception as error:  # torch.export raises exceptions of any type
         said = quoted(error)
@@ -127,7 +127,7 @@ def _trace(model: torch.nn.Module, side: int) -> torch.export.ExportedProgram:
         torch.backends.mha.set_fastpath_enabled(fast)
 
 
-def _compare(model: torch.nn.Module, program: torch.export.ExportedProgram, side: int) -> None:
+def _compare(model: torch.nn.Module, program: torch.export.ExportedProgram, size: ImageSize) -> None:
     """Compare the traced network with the original at several batch sizes.
 
     Raises:
@@ -136,7 +136,7 @@ def _compare(model: torch.nn.Module, program: torch.export.ExportedProgram, side
     traced = program.module()
     generator = torch.Generator().manual_seed(0)
     for batch in CHECKED_BATCHES:
-        values = torch.randn(batch, 3, side, side, generator=generator)
+        values = torch.randn(batch, 3, *height_width(size), generator=generator)
         with torch.inference_mode():
             expected, found = model(values), traced(values)
         difference = float((found - expected).abs().max() / expected.abs().max().clamp_min(1e-6))

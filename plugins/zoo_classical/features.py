@@ -11,6 +11,7 @@ from torch import nn
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import ZooError
+from zoo.preprocess import height_width, pixels_text
 from zoo.stage import HEAD, Anatomy, Stage
 
 # Dalal and Triggs 2005, section 6: nine orientations, blocks of 2 x 2 cells
@@ -87,13 +88,13 @@ def build(spec: BuildSpec) -> Network:
         import skimage  # noqa: F401
     except ImportError as error:
         raise ZooError("`hog_color` needs scikit-image", hint="`pip install 'backbone-zoo[classical]'`") from error
-    side = (spec.image_size or 128) // CELL - BLOCK + 1
-    if side < 1:
+    tall, wide = (side // CELL - BLOCK + 1 for side in height_width(spec.image_size or 128))
+    if min(tall, wide) < 1:
         raise ZooError(
-            f"`hog_color` needs images of at least {BLOCK * CELL} pixels, not {spec.image_size}",
+            f"`hog_color` needs images of at least {BLOCK * CELL} pixels, not {pixels_text(spec.image_size or 128)}",
             hint=f"pass `--image-size {4 * BLOCK * CELL}`",
         )
-    width = side**2 * BLOCK**2 * ORIENTATIONS + GRID**2 * 3 * BINS
+    width = tall * wide * BLOCK**2 * ORIENTATIONS + GRID**2 * 3 * BINS
     head = Stage(name=HEAD, parameters=("classifier.weight", "classifier.bias"))
     anatomy = Anatomy(backbone=spec.backbone, stages=(Stage(name="histograms", parameters=()),), head=head)
     return Network(Classical(spec.classes, width), anatomy)

@@ -9,6 +9,7 @@ from torch import nn
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
+from zoo.preprocess import ImageSize, height_width
 from zoo.stage import Anatomy, Stage
 
 ADDED = (".lora_A.", ".lora_B.")
@@ -63,7 +64,7 @@ def merge(network: Network) -> Network:
     return replace(network, anatomy=replace(anatomy, stages=stages, added=frozenset()))
 
 
-def _targets(network: Network, size: int, rank: int) -> list[str]:
+def _targets(network: Network, size: ImageSize, rank: int) -> list[str]:
     """Paths of the layers outside the head that support an adapter.
 
     Only exact types count, because subclasses such as a convolution that standardises its weights compute something
@@ -85,7 +86,7 @@ def _targets(network: Network, size: int, rank: int) -> list[str]:
     network.model.eval()
     try:
         with torch.no_grad():
-            network.model(next(network.model.parameters()).new_zeros(1, 3, size, size))
+            network.model(next(network.model.parameters()).new_zeros(1, 3, *height_width(size)))
     finally:
         for handle in handles:
             handle.remove()

@@ -96,7 +96,7 @@ def preprocess_of(model: onnx.ModelProto) -> Preprocess | None:
 
 
 def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelProto:
-    """Extract the network, from normalised pixels `(N, 3, crop, crop)` to logits, as a model of its own.
+    """Extract the network, from normalised pixels `(N, 3, h, w)` to logits, as a model of its own.
 
     Raises:
         ZooError: the file has no tensors of these names.
@@ -109,9 +109,7 @@ def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelPro
             f"the file has no tensors `{PIXELS}` and `{LOGITS}`, the input and output of the network",
             hint="export it again with `zoo export`, or measure the whole file with `--with-preprocess`",
         )
-    sized = onnx.helper.make_tensor_value_info(
-        PIXELS, onnx.TensorProto.FLOAT, ["N", 3, preprocess.crop, preprocess.crop]
-    )
+    sized = onnx.helper.make_tensor_value_info(PIXELS, onnx.TensorProto.FLOAT, ["N", 3, *preprocess.input_size])
     kept = [value for value in model.graph.value_info if value.name != PIXELS]
     del model.graph.value_info[:]
     model.graph.value_info.extend([*kept, sized])

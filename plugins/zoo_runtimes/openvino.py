@@ -67,7 +67,7 @@ class OpenvinoSession:
     def input(self) -> Input:
         if self._work.with_preprocess:
             return Input(dtype="uint8", shape=(*PHOTOGRAPH, 3))
-        return Input(dtype="float32", shape=(3, self._preprocess.crop, self._preprocess.crop))
+        return Input(dtype="float32", shape=(3, *self._preprocess.input_size))
 
     def prepare(self, batch: npt.NDArray[Any]) -> Callable[[], object]:
         request = self._network.create_infer_request()  # one for each caller, because a request holds its own tensors

@@ -98,7 +98,7 @@ class TorchSession:
     def input(self) -> Input:
         if self._work.with_preprocess:
             return Input(dtype="uint8", shape=(*PHOTOGRAPH, 3))
-        return Input(dtype="float32", shape=(3, self._preprocess.crop, self._preprocess.crop))
+        return Input(dtype="float32", shape=(3, *self._preprocess.input_size))
 
     def prepare(self, batch: npt.NDArray[Any]) -> Call:
         if self._compiled:

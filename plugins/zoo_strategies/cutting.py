@@ -10,6 +10,7 @@ from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError, counted
 from zoo.networks.head import start_layer
 from zoo.networks.tracing import LARGE_BATCH, eval_mode, find_prefix, prefix_graph
+from zoo.preprocess import height_width
 from zoo.stage import HEAD, Anatomy, Stage
 
 NEW_HEAD = "new_head"
@@ -39,7 +40,7 @@ def truncate(network: Network, spec: BuildSpec, stages: int) -> Network:
     assert spec.image_size is not None
     kept, dropped = anatomy.stages[:-stages], anatomy.stages[-stages:]
     late = {name for stage in (*dropped, anatomy.head) for name in stage.parameters}
-    images = torch.zeros(LARGE_BATCH, 3, spec.image_size, spec.image_size)
+    images = torch.zeros(LARGE_BATCH, 3, *height_width(spec.image_size))
     where = f"`{anatomy.backbone}` cannot be truncated after `{kept[-1].name}`"
     hint = f"try another number of stages; `partial:{stages}` trains the last ones instead of dropping them"
     try:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError, ZooError, first_line
+from zoo.preprocess import height_width, pixels_text
 from zoo_timm.download import check_reachable, local_file, unavailable
 from zoo_timm.rows import UNTAGGED
 from zoo_timm.stages import cut_network, head_parameters
@@ -49,7 +50,7 @@ def create(spec: BuildSpec) -> nn.Module:
     native = min(config.input_size[-2:])
     size = spec.image_size or native
     # Only networks with a fixed input size take `img_size`; others work with any size, and many reject the argument
-    if config.fixed_input_size and (size, size) != tuple(config.input_size[-2:]):
+    if config.fixed_input_size and height_width(size) != tuple(config.input_size[-2:]):
         options["img_size"] = size
     if spec.weights is not None:
         file = local_file(spec.weights)
@@ -90,6 +91,8 @@ def _create(name: str, spec: BuildSpec, options: dict[str, Any], *, scratch: boo
         # The hub's client, urllib, ssl and file readers raise some two dozen unrelated types
         if spec.weights is None or scratch:
             raise
+        if "img_size" in given and "size mismatch" in str(error):
+            raise _cannot(spec.backbone, "img_size", given["img_size"]) from error
         file = local_file(spec.weights)
         if file is not None:
             raise ZooError(
@@ -124,9 +127,10 @@ def _renew_head(model: nn.Module, fresh: nn.Module) -> None:
             own[name].copy_(started[name])
 
 
-def _cannot(backbone: str, setting: str, value: float) -> UsageError:
+def _cannot(backbone: str, setting: str, value: Any) -> UsageError:
+    said = pixels_text(value) if setting == "img_size" else f"{value:g}"
     return UsageError(
-        f"`{backbone}` cannot be built with {SETTINGS[setting]} {value:g}",
+        f"`{backbone}` cannot be built with {SETTINGS[setting]} {said}",
         hint="leave out the option to use the network's own value, or choose another backbone",
     )
 

@@ -15,6 +15,7 @@ from torchvision.ops import StochasticDepth
 from zoo.backbone import BuildSpec, Network
 from zoo.errors import UsageError
 from zoo.networks.building import load_state
+from zoo.preprocess import height_width, pixels_text
 from zoo_torchvision.download import fetch_state
 from zoo_torchvision.stages import cut_network, head_path
 
@@ -49,7 +50,7 @@ def build(spec: BuildSpec) -> Network:
         model: nn.Module = get_model_builder(spec.backbone)(weights=None, num_classes=spec.classes, **options)
     except ValueError as error:  # MaxViT: the image size is not a multiple of its window size
         raise UsageError(
-            f"`{spec.backbone}` cannot be built for {spec.image_size} pixels: {_one_line(error)}",
+            f"`{spec.backbone}` cannot be built for {pixels_text(spec.image_size or 0)} pixels: {_one_line(error)}",
             hint="pass an `--image-size` that is a multiple of 224" if spec.backbone == "maxvit_t" else None,
         ) from error
     if spec.dropout is not None:
@@ -77,7 +78,7 @@ def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
     name = spec.backbone
     default = get_model_weights(name).DEFAULT
     native = spec.weights.preprocess.crop if spec.weights is not None else default.transforms().crop_size[0]
-    size = spec.image_size or native
+    size, tall = spec.image_size or native, height_width(spec.image_size or native)[0]
     if name in ("inception_v3", "googlenet"):
         # Auxiliary heads help only training from scratch; without them there is one output tensor in train and eval.
         # The initialisation takes half a second and is needed only if no weights are loaded.
@@ -86,16 +87,22 @@ def _options(spec: BuildSpec) -> tuple[dict[str, Any], Translate | None]:
             "transform_input": False,
             "init_weights": spec.weights is None,
         }, None
+    if isinstance(size, tuple) and name.startswith(("vit_", "maxvit")):
+        what = "position embeddings" if name.startswith("vit_") else "attention windows"
+        raise UsageError(
+            f"`{name}` cannot take images of {pixels_text(size)} pixels: its {what} are of a square grid",
+            hint="pass a square `--image-size`; convolutional networks and most of `timm/` take rectangles",
+        )
     if name.startswith("vit_"):
         patch = int(name.rsplit("_", 1)[1])
-        if size % patch:
+        if tall % patch:
             raise UsageError(
-                f"`{name}` needs an image size that is a multiple of {patch} pixels, not {size}",
-                hint=f"pass `--image-size` {max(size // patch, 1) * patch} or {(size // patch + 1) * patch}",
+                f"`{name}` needs an image size that is a multiple of {patch} pixels, not {tall}",
+                hint=f"pass `--image-size` {max(tall // patch, 1) * patch} or {(tall // patch + 1) * patch}",
             )
-        return {"image_size": size}, lambda state: dict(interpolate_embeddings(size, patch, _ordered(state)))
+        return {"image_size": tall}, lambda state: dict(interpolate_embeddings(tall, patch, _ordered(state)))
     if name.startswith("maxvit"):
-        return {"input_size": (size, size)}, None
+        return {"input_size": (tall, tall)}, None
     if name.startswith("densenet"):
         return {}, _rename_dense_layers
     return {}, None

@@ -174,6 +174,9 @@ def test_read_preprocess_takes_json_or_a_backbone() -> None:
         == plugins.backbones.find("torchvision/resnet18").value.preprocess
     )
     assert read_preprocess(json.dumps({"crop": 99}), plugins) == Preprocess(crop=99)
+    assert read_preprocess(json.dumps({"crop": 99, "fit": "crop"}), plugins) == Preprocess(crop=99)
+    padded = {"crop": [32, 64], "fit": "pad", "fill": [1, 2, 3]}
+    assert read_preprocess(json.dumps(padded), plugins) == Preprocess().at((32, 64)).fitted("pad", (1, 2, 3))
     for flaw in ({"resize": 0}, {"std": [0, 1, 1]}, {"interpolation": "nearest"}, {"fit": "foo"}, {"mean": [0, 0]}):
         with refused(UsageError, "`--preprocess`", *flaw):
             read_preprocess(json.dumps(flaw), plugins)

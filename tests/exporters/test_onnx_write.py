@@ -69,7 +69,7 @@ def test_photographs_of_mixed_sizes_keep_their_order(onnx_spec: ExportSpec) -> N
 def test_network_can_be_cut_out_at_pixels(onnx_spec: ExportSpec) -> None:
     part = onnx.utils.Extractor(onnx.load(onnx_spec.file)).extract_model(["pixels"], ["logits"])
     session = ort.InferenceSession(part.SerializeToString(), providers=["CPUExecutionProvider"])
-    pixels = torch.randn(3, 3, PREPROCESS.crop, PREPROCESS.crop)
+    pixels = torch.randn(3, 3, *PREPROCESS.input_size)
     with torch.inference_mode():
         expected = onnx_spec.model(pixels).numpy()
     np.testing.assert_allclose(session.run(["logits"], {"pixels": pixels.numpy()})[0], expected, atol=1e-4)

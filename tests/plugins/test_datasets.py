@@ -102,8 +102,8 @@ def test_a_class_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
     (root / "train/green").mkdir()
     with refused(ZooError, "`train/green`", "photographs"):
         open_folder(str(root), 0)
-    (root / "train/green/a.heic").touch()
-    with refused(ZooError, "`train/green`", "`train/green/a.heic`"):
+    (root / "train/green/a.jxl").touch()
+    with refused(ZooError, "`train/green`", "`train/green/a.jxl`"):
         open_folder(str(root), 0)
 
 
@@ -264,12 +264,12 @@ def test_a_pattern_that_names_a_hidden_folder_finds_what_is_in_it(tmp_path: Path
 
 def test_a_photograph_of_a_format_that_is_not_read_is_named(tmp_path: Path) -> None:
     root = make_photos(tmp_path, {"train": 2, "val": 2})
-    for name in ("IMG_1.HEIC", "b.avif", "c.txt"):
+    for name in ("IMG_1.JXL", "b.jp2", "c.txt"):
         (root / "train/red" / name).write_bytes(b"x")
     reasons = dict(open_folder(str(root), 0).rejected)
-    assert "HEIC" in reasons["train/red/IMG_1.HEIC"] and "AVIF" in reasons["train/red/b.avif"]
+    assert "JPEG XL" in reasons["train/red/IMG_1.JXL"] and "JPEG 2000" in reasons["train/red/b.jp2"]
     names = [path.name for path in find_photographs([str(root / "train/red")])]
-    assert names == ["000.jpg", "001.jpg", "IMG_1.HEIC", "b.avif"]
+    assert names == ["000.jpg", "001.jpg", "IMG_1.JXL", "b.jp2"]
 
 
 @pytest.mark.parametrize("unlabelled", ["test/1.jpg", "test/unknown/1.jpg"])

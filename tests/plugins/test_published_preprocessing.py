@@ -87,7 +87,7 @@ def test_pixels_are_those_of_the_published_transforms(
         form = weights.preprocess
         key = f"{form.resize} {form.crop} {form.interpolation} {form.fit} {said}"
         seen.setdefault(key, (name, weights, (transform, mean, std)))
-    small = [one for one in seen.values() if one[1].preprocess.crop <= LARGEST]
+    small = [one for one in seen.values() if max(one[1].preprocess.input_size) <= LARGEST]
     assert len(small) >= forms
     excesses = set()
     for name, weights, (transform, mean, std) in small:
@@ -95,7 +95,7 @@ def test_pixels_are_those_of_the_published_transforms(
             image = photograph(*size)
             theirs = transform(image).permute(1, 2, 0).numpy() * np.asarray(std) + np.asarray(mean)
             sides = weights.preprocess.resized_size(size[1], size[0])
-            excesses |= {(side - weights.preprocess.crop) % 4 for side in sides}
+            excesses |= {(side - weights.preprocess.input_size[0]) % 4 for side in sides}
             ours = pixels(np.asarray(image), weights.preprocess)
             assert np.array_equal(np.rint(theirs * 255).astype(np.uint8), ours), (name, size)
     assert excesses == {0, 1, 2, 3}  # each rounds otherwise

@@ -215,10 +215,10 @@ def test_a_network_that_both_libraries_have_is_cut_alike(torchvision_name: str, 
 )
 def test_one_tensor_in_train_and_eval(name: str, rows: dict[str, Backbone]) -> None:
     model = on_meta(name).model
-    size = rows[name].preprocess.crop
+    size = rows[name].preprocess.input_size
     with torch.no_grad():
         for training in (True, False):
-            assert model.train(training)(torch.empty(2, 3, size, size, device="meta")).shape == (2, 7)
+            assert model.train(training)(torch.empty(2, 3, *size, device="meta")).shape == (2, 7)
 
 
 def test_settings_reach_the_network() -> None:

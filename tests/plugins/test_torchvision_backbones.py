@@ -138,8 +138,7 @@ def test_stage_names() -> None:
 @pytest.mark.parametrize("name", ["inception_v3", "googlenet", "squeezenet1_1", "vit_b_32", "swin_t", "alexnet"])
 def test_one_tensor_in_train_and_eval(name: str, rows: dict[str, Backbone]) -> None:
     model = on_meta(name).model
-    size = rows[name].preprocess.crop
-    images = torch.empty(2, 3, size, size, device="meta")
+    images = torch.empty(2, 3, *rows[name].preprocess.input_size, device="meta")
     with torch.no_grad():
         for training in (True, False):
             assert model.train(training)(images).shape == (2, 7)

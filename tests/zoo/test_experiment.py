@@ -57,6 +57,38 @@ def test_integers_too_large_for_a_float_are_out_of_bounds(name: str, value: Any)
         replace(TINY, data="x", **{name: value})
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [(64, 64), ("64", 64), ("64x64", 64), ((64, 64), 64), ("48x96", (48, 96)), ([48, 96], (48, 96))],
+)
+def test_an_image_size_is_a_number_or_height_and_width(given: Any, expected: Any) -> None:
+    found = replace(TINY, data="x", image_size=given)
+    assert found.image_size == expected
+    assert Experiment.from_json(json.loads(json.dumps(found.to_json()))) == found
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": "48x"}, "height x width"),
+        ({"image_size": (48, 96, 3)}, "whole number, or two"),
+        ({"image_size": 4.5}, "whole number, or two"),
+        ({"image_size": (4, 96)}, "4x96 is outside 8 to 4,096"),
+        ({"image_size": 9000}, "9000 is outside 8 to 4,096"),
+        ({"fit": "stretch"}, "known are crop squash pad"),
+        ({"fill": (1, 2, 3)}, "no effect without it"),
+        ({"fill": (1, 2, 3), "fit": "squash"}, "no effect without it"),
+        ({"fill": (1, 2, 300), "fit": "pad"}, "0 to 255"),
+        ({"fill": (1, 2), "fit": "pad"}, "three whole numbers"),
+        ({"fill": (1, 2, 0.5), "fit": "pad"}, "three whole numbers"),
+    ],
+)
+def test_how_an_image_becomes_the_input_is_checked(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError) as error:
+        replace(TINY, data="x", **settings)
+    assert message in error.value.message
+
+
 def test_settings_outside_their_bounds_are_reported_together() -> None:
     with pytest.raises(UsageError) as error:
         replace(TINY, data="x", lr=float("nan"), warmup=2.0, schedule="sometimes")  # type: ignore[arg-type]

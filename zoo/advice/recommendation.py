@@ -28,6 +28,7 @@ from zoo.errors import UsageError, ZooError, at_once
 from zoo.evaluation.statistics import bootstrap_interval
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.preprocess import Colour, FitSetting, ImageSize
 from zoo.progress import Progress, Silent
 from zoo.runs.run import now
 from zoo.storage.files import SCHEMA, write_json
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 MOST_IMAGES = 2000  # the interval of a probe's accuracy is then 2 points wide, and the pass takes a minute
 BATCH = 32
 # A study's settings that change the advice
-OF_A_STUDY = ("split_seed", "device", "image_size", "levels", "weights", "workers")
+OF_A_STUDY = ("split_seed", "device", "image_size", "fit", "fill", "levels", "weights", "workers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +126,9 @@ def advise(
     weights: str = "default",
     split_seed: int = 0,
     device: str = "auto",
+    image_size: ImageSize | None = None,
+    fit: FitSetting | None = None,
+    fill: Colour | None = None,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
 ) -> Advice:
@@ -141,6 +145,9 @@ def advise(
         weights: Weights of the backbones: `default`, `none`, a published tag, or a file.
         split_seed: Seed of the split, where the data have none of their own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        image_size: Size of the networks' input, as of an `Experiment`. None: the study's, or each backbone's own.
+        fit: How an image becomes that size, as of an `Experiment`. None: the study's, or each backbone's own.
+        fill: The colour of `pad`, as of an `Experiment`. None: the study's, or the mean colour.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.
 
@@ -158,6 +165,8 @@ def advise(
         data = described.data
         backbones = backbones or [*described.backbones, *(one for one, _ in described.also)]
         settings |= {name: described.settings[name] for name in OF_A_STUDY if name in described.settings}
+    asked_for = {"image_size": image_size, "fit": fit, "fill": fill}
+    settings |= {name: value for name, value in asked_for.items() if value is not None}
     if data is None:
         raise UsageError("no photographs were given", hint="pass `--data`, or `--study`")
     if not backbones:

@@ -78,7 +78,9 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         plan=plan,
         weights=weights,
         weights_file=file,
-        preprocess=replace(base.at(experiment.image_size), levels=experiment.levels),
+        preprocess=replace(
+            base.at(experiment.image_size).fitted(experiment.fit, experiment.fill), levels=experiment.levels
+        ),
     )
 
 

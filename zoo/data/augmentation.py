@@ -11,13 +11,24 @@ from collections.abc import Callable, Sequence
 import torch
 
 from zoo.experiment import Augment
+from zoo.preprocess import Colour, ImageSize, height_width
 from zoo.system.lazy_compiler import without_compiler
 
 View = Callable[[torch.Tensor], torch.Tensor]
 
 
-def make_view(policy: Augment, size: int) -> View:
-    """The transform of a policy: it maps a canvas `(3, R, R)` uint8 to a view `(3, size, size)` uint8."""
+def make_view(policy: Augment, size: ImageSize, fill: Colour | None = None) -> View:
+    """The transform of a policy: it maps a canvas `(3, H, W)` uint8 to a view `(3, h, w)` uint8.
+
+    Args:
+        policy: The policy.
+        size: Of the view, `(h, w)`.
+        fill: Of images that are padded: a turned or sheared view has this colour in its corners, as around the image.
+            Random crops are cut from the padded canvas. None: black corners.
+    """
+    height, width = size = height_width(size)
+    shape = width / height
+    corners = None if fill is None else list(fill)
     with without_compiler():
         from torchvision.transforms import v2
 
@@ -29,20 +40,24 @@ def make_view(policy: Augment, size: int) -> View:
         Szegedy et al. 2015, "Going deeper with convolutions", with narrower bounds.
         """
         transform: torch.nn.Module = v2.RandomResizedCrop(
-            size, scale=(least, 1.0), ratio=(4 / 5, 5 / 4), interpolation=bilinear, antialias=True
+            size,
+            scale=(least, 1.0),
+            ratio=(4 / 5 * shape, 5 / 4 * shape),
+            interpolation=bilinear,
+            antialias=True,
         )
         return transform
 
     steps: dict[Augment, Sequence[torch.nn.Module]] = {
         "none": [crop],
         "flip": [flip, crop],
-        "rotate": [flip, v2.RandomRotation(15, interpolation=bilinear), crop],
+        "rotate": [flip, v2.RandomRotation(15, interpolation=bilinear, fill=corners or 0), crop],
         "zoom": [flip, zoom(0.35)],
         "light": [flip, zoom(0.5), v2.ColorJitter(brightness=0.2, contrast=0.2)],
         # Müller and Hutter 2021, "TrivialAugment: tuning-free yet state-of-the-art data augmentation"
-        "trivial": [flip, zoom(0.5), v2.TrivialAugmentWide(interpolation=bilinear)],
+        "trivial": [flip, zoom(0.5), v2.TrivialAugmentWide(interpolation=bilinear, fill=corners)],
         # Cubuk et al. 2020, "RandAugment: practical automated data augmentation with a reduced search space"
-        "rand": [flip, zoom(0.5), v2.RandAugment(interpolation=bilinear)],
+        "rand": [flip, zoom(0.5), v2.RandAugment(interpolation=bilinear, fill=corners)],
     }
     view: View = v2.Compose(list(steps[policy]))
     return view
@@ -52,13 +67,13 @@ def draw_views(canvases: torch.Tensor, asked: Sequence[tuple[int, int]], make: V
     """One view of each image.
 
     Args:
-        canvases: `(N, 3, R, R)` uint8.
+        canvases: `(N, 3, H, W)` uint8.
         asked: For each image its key (see `image_key`) and the number of the view.
         make: The transform of the policy (see `make_view`).
         seed: Seed of the run.
 
     Returns:
-        Views `(N, 3, size, size)` uint8.
+        Views `(N, 3, h, w)` uint8.
     """
     threads = torch.get_num_threads()
     # One image is too little work for two threads: on two cores, one of them busy, two threads took 90 ms per image and

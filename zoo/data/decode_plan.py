@@ -13,9 +13,9 @@ from zoo.data.roles import Roles
 from zoo.dataset import Images
 from zoo.preprocess import Preprocess
 
-# A training image may be decoded at a fraction of its size, as long as its shorter side is this many times the side of
-# the canvas. With photographs of 12 megapixels this is six times as fast (24 per second instead of 4), and the canvas
-# differs by 0.24 grey levels on average
+# A training image may be decoded at a fraction of its size, as long as its shorter side is this many times the longer
+# side of the canvas. With photographs of 12 megapixels this is six times as fast (24 per second instead of 4), and the
+# canvas differs by 0.24 grey levels on average
 SPARE = 2
 
 
@@ -31,16 +31,16 @@ def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dic
     def to_crop(image: Pixels) -> Pixels:
         return pixels(image, preprocess)
 
-    least, levels = SPARE * preprocess.canvas, preprocess.levels
+    least, levels = SPARE * max(preprocess.canvas), preprocess.levels
     parts: dict[str, DecodeRequest] = {
         "fit": DecodeRequest(roles.fit, preprocess.canvas, to_canvas, least, levels),
     }
     if roles.choose:
-        parts["choose"] = DecodeRequest(roles.choose, preprocess.crop, to_crop, None, levels)
+        parts["choose"] = DecodeRequest(roles.choose, preprocess.input_size, to_crop, None, levels)
     if not images.may_choose:  # else the images that are reported are those of `choose`
-        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.crop, to_crop, None, levels)
+        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.input_size, to_crop, None, levels)
     elif roles.reported != "test":
-        parts[CHECKED] = DecodeRequest(images.splits["test"], 1, _nothing, 1, levels)
+        parts[CHECKED] = DecodeRequest(images.splits["test"], (1, 1), _nothing, 1, levels)
     return parts
 
 
@@ -51,5 +51,5 @@ def _nothing(image: Pixels) -> Pixels:
 def store_keys(parts: Mapping[str, DecodeRequest], preprocess: Preprocess) -> dict[str, dict[str, Any]]:
     """Store keys of each part: everything besides the files that its pixels depend on."""
     return {
-        name: {"side": part.side, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
+        name: {"size": part.size, "at_least": part.at_least, **pixel_key(preprocess)} for name, part in parts.items()
     }

@@ -43,7 +43,7 @@ class DecodedImages:
     Attributes:
         samples: Their samples.
         labels: `(N,)`, class indices.
-        pixels: `(N, side, side, 3)` uint8: canvases of images that are trained on, input crops of all others.
+        pixels: `(N, h, w, 3)` uint8: canvases of images that are trained on, input crops of all others.
         digest: SHA-256 over names, labels and contents. It detects that data have changed.
         contents: SHA-256 of each image's content. They tell which image has changed.
         doubtful: What was wrong with images that are used nevertheless.
@@ -82,14 +82,14 @@ class DecodeRequest(NamedTuple):
 
     Attributes:
         samples: The samples.
-        side: Height and width of the kept pixels.
-        convert: Converts a decoded image to `(side, side, 3)`.
+        size: Height and width of the kept pixels.
+        convert: Converts a decoded image to `(height, width, 3)`.
         at_least: See `zoo.data.image.decode`.
         levels: See `zoo.data.image.decode`.
     """
 
     samples: Sequence[Sample]
-    side: int
+    size: tuple[int, int]
     convert: Callable[[Pixels], Pixels]
     at_least: int | None = None
     levels: Levels | None = None
@@ -249,14 +249,14 @@ def _find_or_decode(
     stored: _StoredPixels,
 ) -> DecodedImages:
     """The decoded images of a part, from the store if it has them. Files that cannot be used are added to `bad`."""
-    samples, side = part.samples, part.side
+    samples = part.samples
     contents = [_content(sample) for sample in samples]
     found = stored.find(contents)
     if found is not None:
         pixels, notes = found
         advance(len(samples))
     else:
-        draft = stored.draft(contents, (len(samples), side, side, 3))
+        draft = stored.draft(contents, (len(samples), *part.size, 3))
         pixels, notes = _decode_part(part, workers, advance, draft)
     digest = hashlib.sha256()
     usable: list[Sample] = []
@@ -280,8 +280,8 @@ def _decode_part(
 
     Returns the pixels of the usable images, and what was found about images.
     """
-    samples, side, convert, at_least, levels = part
-    pixels = draft.array if draft is not None else allocate((len(samples), side, side, 3))
+    samples, size, convert, at_least, levels = part
+    pixels = draft.array if draft is not None else allocate((len(samples), *size, 3))
     notes = _Notes({}, {})
     texts: dict[int, list[str]] = {}  # by the identity of a sample: two may have one id
     count = 0

@@ -8,7 +8,7 @@ import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 
-from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, why_suffix_not_read
 from zoo.errors import ZooError
 
 # What systems and programs create in folders, in lower case. Hidden files and folders are skipped as well
@@ -94,10 +94,10 @@ def why_unusable(path: Path, name: str) -> str | None:
     if not path.is_file():
         return "is a broken link" if path.is_symlink() else "is not a regular file"
     suffix = path.suffix.lower()
+    if (reason := why_suffix_not_read(suffix)) is not None:
+        return reason
     if suffix in SUFFIXES:
         return None
-    if suffix in FOREIGN_SUFFIXES:
-        return f"is a {FOREIGN_SUFFIXES[suffix]} photograph, which zoo does not read: convert it to JPEG or PNG"
     return f"its suffix `{path.suffix}` is not that of an image" if suffix else "has no suffix"
 
 

@@ -1,14 +1,14 @@
 """Images: from a file's bytes to a network's input. Every evaluation uses these functions.
 
 An image is decoded, turned as its EXIF orientation says, laid over white where it is transparent, converted to RGB,
-resized by Pillow with antialiasing, and cropped in the centre. Evaluation decodes in full; training may skip detail
-that the resize would remove.
+resized by Pillow with antialiasing, and cropped in the centre or padded. Evaluation decodes in full; training may skip
+detail that the resize would remove.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -18,25 +18,24 @@ import numpy.typing as npt
 import PIL
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from zoo.data.dicom import NoImage, decode_dicom
 from zoo.data.grey_levels import Levels, UnknownLevels, is_deep_grey, to_8_bits
-from zoo.data.image_file import PHOTOGRAPHS, exceeds_bound, format_name, open_image, repair, without_bound
+from zoo.data.image_file import (
+    MissingReader,
+    exceeds_bound,
+    format_name,
+    frames_text,
+    open_image,
+    optional_kind,
+    repair,
+    without_bound,
+)
+from zoo.data.image_formats import NAMED, OPTIONAL_NAMES, readers
+from zoo.data.image_formats import SUFFIXES as SUFFIXES
 from zoo.dataset import ImageSource, as_source
 from zoo.errors import ZooError, first_line
-from zoo.preprocess import Preprocess, crop_start
+from zoo.preprocess import Colour, ImageSize, Preprocess, crop_start, height_width
 from zoo.storage.cache import source_key
-
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff")
-
-# Photographs of formats that are not read, by suffix: they are named, not passed over
-FOREIGN_SUFFIXES = {
-    ".heic": "HEIC",
-    ".heif": "HEIF",
-    ".avif": "AVIF",
-    ".jxl": "JPEG XL",
-    ".jp2": "JPEG 2000",
-    ".gif": "GIF",
-    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".raf", ".rw2"), "raw"),
-}
 
 # Largest image that is decoded; a larger one is reported as unusable. Pillow warns of a decompression bomb above 89
 # megapixels and refuses twice as many, but cameras reach 200
@@ -44,7 +43,7 @@ MAX_PIXELS = 300_000_000
 
 _PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
-_CODE = ("image", "image_file", "grey_levels")  # modules that decide the pixels
+_CODE = ("image", "image_file", "image_formats", "grey_levels", "dicom")  # modules that decide the pixels
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -74,6 +73,7 @@ def decode(
     admit: Callable[[int], None] = lambda pixels: None,
     opened: Callable[[Image.Image], None] = lambda image: None,
     foreign: Callable[[BinaryIO], str | None] = format_name,
+    accept: Container[str] = OPTIONAL_NAMES,
 ) -> Pixels:
     """Decode an image to `(H, W, 3)` uint8 RGB, upright. Pixels in memory are returned unchanged.
 
@@ -89,6 +89,7 @@ def decode(
         opened: Called with the image after `admit` and before it is decoded. It must not move to another frame.
         foreign: Names the format of a file that is not accepted, for the message. The default tries every format that
             Pillow knows, which is not for files of strangers.
+        accept: Names of the optional formats that are read, each if its library is installed.
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
@@ -102,7 +103,7 @@ def decode(
             admitted = True
             admit(pixels)
 
-    look = Look(at_least, levels, remark, admit_once, opened, foreign)
+    look = Look(at_least, levels, remark, admit_once, opened, foreign, accept)
     try:
         stream = source.open()
         if isinstance(stream, np.ndarray):
@@ -110,7 +111,7 @@ def decode(
         with stream:
             try:
                 return _decode(source, stream, look)
-            except (BadImage, UnidentifiedImageError, UnknownLevels, MemoryError):
+            except (BadImage, UnidentifiedImageError, UnknownLevels, NoImage, MissingReader, MemoryError):
                 raise
             except Image.DecompressionBombError:  # in formats that check while they open
                 with without_bound():
@@ -128,6 +129,10 @@ def decode(
         raise BadImage(f"there is no file `{source}`") from error
     except UnidentifiedImageError as error:
         raise BadImage(f"`{source}` cannot be read as an image") from error
+    except MissingReader as error:
+        raise BadImage(f"`{source}` is a {error.name} photograph, which {error}") from error
+    except NoImage as error:
+        raise BadImage(f"`{source}` is a DICOM file that cannot be used: {error}") from error
     except UnknownLevels as error:
         raise BadImage(f"`{source}` cannot be scaled to 8 bits: {error}") from error
     except Exception as error:
@@ -153,28 +158,42 @@ class Look(NamedTuple):
     admit: Callable[[int], None]
     opened: Callable[[Image.Image], None]
     foreign: Callable[[BinaryIO], str | None]
+    accept: Container[str]
 
 
 def _decode(source: ImageSource, stream: BinaryIO, look: Look) -> Pixels:
+    if optional_kind(stream, look.accept) == "DICOM":
+
+        def admit(height: int, width: int) -> None:
+            _check_size(source, height, width)
+            look.admit(height * width)
+
+        return decode_dicom(stream, look.levels, look.remark, admit)
     try:
-        image = open_image(stream)
+        image = open_image(stream, look.accept)
     except UnidentifiedImageError:
         name = look.foreign(stream)
         if name is None:
             raise
         what = f"{name} file, not a photograph"
-        if name in PHOTOGRAPHS:
+        if name in OPTIONAL_NAMES or name in {one.name for one in NAMED if one.name != "GIF"}:
             what = f"{name} photograph, which zoo does not read: convert it to JPEG or PNG"
         raise BadImage(f"`{source}` is a {what}") from None
-    if image.width * image.height > MAX_PIXELS:
-        message = f"`{source}` has {image.width} x {image.height} pixels, over {MAX_PIXELS:,}"
-        raise TooLarge(message, image.width * image.height)
+    _check_size(source, image.height, image.width)
     if look.at_least is not None:
         image.draft(None, (look.at_least, look.at_least))
     look.admit(image.width * image.height)
     look.opened(image)
+    said = frames_text(image)
+    if said is not None:
+        look.remark(said)
     with without_bound() if exceeds_bound(image) else nullcontext():
         return to_rgb(image, look.levels, look.remark)
+
+
+def _check_size(source: ImageSource, height: int, width: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise TooLarge(f"`{source}` has {width} x {height} pixels, over {MAX_PIXELS:,}", width * height)
 
 
 def to_rgb(
@@ -202,22 +221,33 @@ def to_rgb(
 
 
 def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
-    """Whether any image has grey levels of more than 8 bits; one that cannot be opened has none."""
+    """Whether any image has grey levels of more than 8 bits, or is a DICOM file; one that cannot be opened has none."""
     for source in sources:
         try:
             opened = source.open()
             if isinstance(opened, np.ndarray):
                 continue
             with opened, without_bound():
-                if is_deep_grey(open_image(opened).mode):
+                if optional_kind(opened, OPTIONAL_NAMES) == "DICOM" or is_deep_grey(open_image(opened).mode):
                     return True
         except Exception:  # it is reported when it is decoded
             continue
     return False
 
 
+def all_grey(images: Pixels, fill: Colour | None) -> bool:
+    """Whether no image of `(N, H, W, 3)` has a colour beside `fill`, which images are padded with."""
+    for image in images:
+        coloured = (image != image[..., :1]).any(axis=2)
+        if fill is not None:
+            coloured &= (image != np.array(fill, np.uint8)).any(axis=2)
+        if coloured.any():
+            return False
+    return len(images) > 0
+
+
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The middle part of an image whose aspect ratio is above `zoo.preprocess.MAX_ASPECT`; others are unchanged."""
+    """The middle part of an image whose aspect ratio is above `Preprocess.max_aspect`; others are unchanged."""
     height, width = image.shape[:2]
     kept_height, kept_width = preprocess.bounded_size(height, width)
     top, left = (height - kept_height) // 2, (width - kept_width) // 2
@@ -240,29 +270,33 @@ def resize(image: Pixels, preprocess: Preprocess) -> Pixels:
     return np.asarray(opened.resize((width, opened.height), filter).resize((width, height), filter))
 
 
-def centre_crop(image: Pixels, side: int) -> Pixels:
-    """The middle `(side, side, 3)` of an image. A smaller image is padded with black, as in torchvision."""
-    image = _pad(image, side)
-    return _cut(image, side, crop_start(image.shape[0] - side), crop_start(image.shape[1] - side))
+def centre_crop(image: Pixels, size: ImageSize, fill: Colour | None = None) -> Pixels:
+    """The middle `(h, w, 3)` of an image. A smaller image is padded with `fill`; None: black, as in torchvision."""
+    height, width = height_width(size)
+    image = _pad(image, (height, width), fill)
+    return _cut(image, (height, width), crop_start(image.shape[0] - height), crop_start(image.shape[1] - width))
 
 
-def _pad(image: Pixels, side: int) -> Pixels:
-    """Pad with black to at least `side` pixels both ways."""
-    height, width = image.shape[:2]
-    if height >= side and width >= side:
+def _pad(image: Pixels, size: tuple[int, int], fill: Colour | None) -> Pixels:
+    """Pad to at least `size`, with the image in the middle."""
+    lack = tuple(max(wanted - side, 0) for wanted, side in zip(size, image.shape))
+    if lack == (0, 0):
         return image
-    above, left = max(side - height, 0) // 2, max(side - width, 0) // 2
-    below, right = max(side - height, 0) - above, max(side - width, 0) - left
-    return np.pad(image, ((above, below), (left, right), (0, 0)))
+    above, left = (excess // 2 for excess in lack)
+    height, width = image.shape[:2]
+    padded = np.empty((height + lack[0], width + lack[1], 3), np.uint8)
+    padded[:] = (0, 0, 0) if fill is None else fill
+    padded[above : above + height, left : left + width] = image
+    return padded
 
 
-def _cut(image: Pixels, side: int, top: int, left: int) -> Pixels:
-    return np.ascontiguousarray(image[top : top + side, left : left + side])
+def _cut(image: Pixels, size: tuple[int, int], top: int, left: int) -> Pixels:
+    return np.ascontiguousarray(image[top : top + size[0], left : left + size[1]])
 
 
 def pixels(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The network's input before normalisation: `(H, W, 3)` to `(crop, crop, 3)`, uint8."""
-    return centre_crop(resize(image, preprocess), preprocess.crop)
+    """The network's input before normalisation: `(H, W, 3)` to `(h, w, 3)` of `Preprocess.input_size`, uint8."""
+    return centre_crop(resize(image, preprocess), preprocess.crop, preprocess.fill)
 
 
 def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
@@ -273,21 +307,26 @@ def pixel_key(preprocess: Preprocess) -> dict[str, Any]:
         "fit": preprocess.fit,
         "interpolation": preprocess.interpolation,
         "levels": preprocess.levels,
+        "fill": preprocess.fill,
+        "max_aspect": preprocess.max_aspect,
         "code": source_key(*(Path(__file__).with_name(f"{name}.py") for name in _CODE)),
         "pillow": PIL.__version__,
+        "readers": readers(),
     }
 
 
 def canvas(image: Pixels, preprocess: Preprocess) -> Pixels:
-    """The square that random crops are taken from: `(H, W, 3)` to `(canvas, canvas, 3)`, uint8.
+    """The part that random crops are taken from: `(H, W, 3)` to `(h, w, 3)` of `Preprocess.canvas`, uint8.
 
     Its centre crop is what `pixels` returns: a centre crop of a centre crop would be rounded twice.
     """
-    side = preprocess.canvas
-    image = _pad(resize(image, preprocess), side)
-    within = crop_start(side - preprocess.crop)
-    top, left = (crop_start(length - preprocess.crop) - within for length in image.shape[:2])
-    return _cut(image, side, top, left)
+    size = preprocess.canvas
+    image = _pad(resize(image, preprocess), size, preprocess.fill)
+    top, left = (
+        crop_start(length - crop) - crop_start(side - crop)
+        for length, side, crop in zip(image.shape, size, preprocess.input_size)
+    )
+    return _cut(image, size, top, left)
 
 
 def normalise(batch: Pixels, preprocess: Preprocess) -> npt.NDArray[np.float32]:

@@ -6,9 +6,9 @@ import hashlib
 import io
 import struct
 import threading
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from PIL import (  # importing a format's module registers it
@@ -22,19 +22,21 @@ from PIL import (  # importing a format's module registers it
     WebPImagePlugin,
 )
 
+from zoo.data.image_formats import (
+    OPTIONAL_NAMES,
+    PREFIX,
+    READ,
+    named_format,
+    optional_format,
+    why_not_read,
+)
+
 _REGISTERED = (BmpImagePlugin, JpegImagePlugin, MpoImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin)
 
-# Formats that are accepted. GIF is not: such a file is more often a placeholder ("image not found") than a photograph
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF")
+FORMATS = tuple(name for one in READ for name in one.pillow)
 
-# Formats by the bytes that files begin with, for the message about a file that is not accepted
-PHOTOGRAPHS = ("HEIC", "HEIF", "AVIF", "JPEG 2000", "JPEG XL")
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
+# Other files by the bytes that they begin with, for the message about a file that is not accepted
 _BEGINNINGS = {
-    b"GIF8": "GIF",
-    b"\0\0\0\x0cjP  ": "JPEG 2000",
-    b"\0\0\0\x0cJXL ": "JPEG XL",
-    b"\xff\x0a": "JPEG XL",
     b"%PDF": "PDF",
     b"version https://git-lfs": "Git LFS pointer",
     b"<": "HTML or XML",
@@ -50,20 +52,53 @@ class Repaired(NamedTuple):
     what: str
 
 
-def open_image(stream: BinaryIO) -> Image.Image:
-    """Open an image of one of `FORMATS`; nothing is decoded.
+class MissingReader(ValueError):
+    """A photograph of a format whose library is not installed; the message is the end of a sentence."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(reason)
+        self.name = name
+
+
+def optional_kind(stream: BinaryIO, accept: Container[str]) -> str | None:
+    """The optional format of a file, if it is among `accept`; None: another format.
+
+    Raises:
+        MissingReader: the format is accepted, but its library is not installed.
+    """
+    stream.seek(0)
+    name = optional_format(stream.read(PREFIX))
+    if name is None or name not in accept:
+        return None
+    reason = why_not_read(name)
+    if reason is not None:
+        raise MissingReader(name, reason)
+    return name
+
+
+def open_image(stream: BinaryIO, accept: Container[str] = OPTIONAL_NAMES) -> Image.Image:
+    """Open an image of one of `FORMATS`, or of an optional format among `accept`; nothing is decoded.
 
     `Image.open` would check a bound that is global to the process (179 megapixels), which belongs to the program that
     imports zoo.
 
     Raises:
-        UnidentifiedImageError: the file is not of one of these formats.
+        UnidentifiedImageError: the file is not of one of these formats; DICOM is not read by Pillow.
+        MissingReader: the library of an optional format is not installed.
+        OSError: the file of an optional format is damaged.
     """
+    kind = optional_kind(stream, accept)
     stream.seek(0)
+    if kind in ("HEIC", "AVIF"):
+        try:
+            opened: Image.Image = _optional(kind)(stream, "")
+            return opened
+        except SyntaxError as error:  # what Pillow's plugins raise
+            raise OSError(f"{kind}: {str(error) or 'damaged'}") from error
     prefix = stream.read(16)
     for name in FORMATS:
-        factory, accept = Image.OPEN.get(name, (None, None))
-        if factory is None or (accept is not None and accept(prefix) is not True):
+        factory, accepts = Image.OPEN.get(name, (None, None))
+        if factory is None or (accepts is not None and accepts(prefix) is not True):
             continue
         stream.seek(0)
         try:
@@ -71,6 +106,29 @@ def open_image(stream: BinaryIO) -> Image.Image:
         except (SyntaxError, IndexError, TypeError, struct.error):  # as `Image.open` does: it may be another format
             continue
     raise UnidentifiedImageError
+
+
+def _optional(kind: str) -> Any:
+    """Pillow's class for a format; importing it does not change what `Image.open` of this process reads."""
+    if kind == "HEIC":
+        from pillow_heif.as_plugin import HeifImageFile
+
+        return HeifImageFile
+    from PIL.AvifImagePlugin import AvifImageFile
+
+    return AvifImageFile
+
+
+def frames_text(image: Image.Image) -> str | None:
+    """What is said of an opened image that has several frames or pages; None: it has one.
+
+    The second picture of a JPEG, as telephones write it, is none. The pages of a TIFF are not counted, since each would
+    be read.
+    """
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        return "has several pages, of which the first is used" if image.tag_v2.next else None
+    count = int(getattr(image, "n_frames", 1))
+    return f"has {count} frames, of which the first is used" if count > 1 and image.format != "MPO" else None
 
 
 @contextmanager
@@ -93,9 +151,13 @@ def exceeds_bound(image: Image.Image) -> bool:
 def format_name(stream: BinaryIO) -> str | None:
     """The name of a format that is not accepted; None: unknown."""
     stream.seek(0)
-    prefix = stream.read(64).lstrip()
+    prefix = stream.read(PREFIX)
+    name = optional_format(prefix) or named_format(prefix)
+    if name is not None:
+        return name
+    prefix = prefix.lstrip()
     if prefix[4:8] == b"ftyp":
-        return _BRANDS.get(prefix[8:12], "film")
+        return "film"
     for beginning, name in _BEGINNINGS.items():
         if prefix.startswith(beginning):
             return name

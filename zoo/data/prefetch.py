@@ -6,6 +6,7 @@ It only fills the store. The training process then finds the pixels there, or de
 from __future__ import annotations
 
 import json
+import math
 import os
 import queue
 import subprocess
@@ -126,7 +127,7 @@ def main() -> None:
     def report(count: int) -> None:
         os.write(1, b"." * count)
 
-    size = sum(3 * part.side**2 * len(part.samples) for part in parts.values())
+    size = sum(3 * math.prod(part.size) * len(part.samples) for part in parts.values())
     if size > store.budget:
         return
     decode_parts(

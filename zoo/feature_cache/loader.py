@@ -61,9 +61,9 @@ class AugmentedViews:
         self.preprocess = preprocess
         self.place = place
         self.drawing = 0.0
-        self._view = make_view(augment, preprocess.crop)
+        self._view = make_view(augment, preprocess.crop, preprocess.fill)
         self.keys = [image_key(sample.id) for sample in part.samples]
-        self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x R x R, uint8
+        self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x H x W, uint8
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(place)
         self._scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(place)

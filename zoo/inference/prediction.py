@@ -23,7 +23,7 @@ from zoo.errors import UsageError, ZooError, counted
 from zoo.inference.opening import PREDICTOR, find_exporter, is_url, open_predictor
 from zoo.predictions import not_finite, softmax
 from zoo.predictor import Predictor
-from zoo.preprocess import Preprocess, levels_of
+from zoo.preprocess import FIT_SETTINGS, Preprocess, levels_of
 from zoo.row import check_returned
 from zoo.storage.paths import user_path
 from zoo.target import load_target
@@ -341,9 +341,13 @@ def read_preprocess(text: str, plugins: Plugins) -> Preprocess:
     default = Preprocess().to_json()
     try:
         given = json.loads(text)
-        unknown = sorted(set(given) - {*default, "levels"})
+        unknown = sorted(set(given) - {*default, "levels", "fill", "max_aspect"})
         if not unknown:
-            return Preprocess.from_json({**default, **given})
+            if given.get("fit") == "pad":  # an image is resized to what it is padded to
+                default["resize"] = given.get("crop", default["crop"])
+            fit = {**default, **given}["fit"]
+            stored = {setting: name for name, setting in FIT_SETTINGS.items()}  # `crop` is stored as `shorter`
+            return Preprocess.from_json({**default, **given, "fit": stored.get(fit, fit)})
     except (ValueError, TypeError, KeyError) as error:
         raise UsageError(f"`--preprocess` cannot be read: {error}", hint=_EXAMPLE) from error
     raise UsageError(f"`--preprocess` has no key `{unknown[0]}`", hint=f"its keys are {' '.join(default)}")

@@ -15,9 +15,12 @@ from zoo.backbone import Backbone, BuildSpec, Network, Weights
 from zoo.errors import UsageError, ZooError, first_line
 from zoo.experiment import Experiment
 from zoo.networks.head import start_head
+from zoo.preprocess import ImageSize, height_width, pixels_text
 from zoo.stage import check_anatomy
 from zoo.system.lazy_compiler import without_compiler
 from zoo.target import load_target
+
+_SQUARE = "pass a square, or multiples of 32; networks with a fixed grid of positions or windows take no rectangles"
 
 
 def build_network(
@@ -28,7 +31,7 @@ def build_network(
     weights_file: Path | None = None,
     dropout: float | None = None,
     drop_path: float | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
 ) -> Network:
     """Build a backbone with a fresh head for `classes`, and check that its stages cover it.
 
@@ -56,7 +59,15 @@ def build_network(
         drop_path=drop_path,
         image_size=image_size,
     )
-    network: Network = build(spec)
+    try:
+        network: Network = build(spec)
+    except TypeError as error:  # a builder that knows no rectangles
+        if not isinstance(image_size, tuple):
+            raise
+        raise UsageError(
+            f"`{backbone.name}` cannot be built for {pixels_text(image_size)} pixels: {first_line(error)}",
+            hint=_SQUARE,
+        ) from error
     if not isinstance(network, Network):
         raise ZooError(f"backbone `{backbone.name}` builds a {type(network).__name__}, not a `zoo.Network`")
     check_anatomy(network.anatomy, [name for name, _ in network.model.named_parameters()])
@@ -68,7 +79,7 @@ def build_network(
     return network
 
 
-def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: int) -> BuildSpec:
+def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size: ImageSize) -> BuildSpec:
     """The settings of the build, for `Strategy.adapt` and `Strategy.attach`."""
     return BuildSpec(
         backbone=backbone.name,
@@ -79,7 +90,7 @@ def spec_of(backbone: Backbone, experiment: Experiment, classes: int, image_size
     )
 
 
-def try_image_size(network: Network, size: int) -> None:
+def try_image_size(network: Network, size: ImageSize) -> None:
     """Pass one black image of `size` pixels through, so that a wrong size is found before any work.
 
     Raises:
@@ -91,11 +102,13 @@ def try_image_size(network: Network, size: int) -> None:
     try:
         # not inference_mode: a network may store a table for the size, and an inference tensor could not be trained
         with torch.no_grad():
-            model(next(model.parameters()).new_zeros(1, 3, size, size))
+            model(next(model.parameters()).new_zeros(1, 3, *height_width(size)))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
-            f"`{network.anatomy.backbone}` cannot take images of {size} pixels: {first_line(error)}",
-            hint="leave `--image-size` out for the network's own size, or try a multiple of 32",
+            f"`{network.anatomy.backbone}` cannot take images of {pixels_text(size)} pixels: {first_line(error)}",
+            hint=_SQUARE
+            if isinstance(size, tuple)
+            else "leave `--image-size` out for the network's own size, or try a multiple of 32",
         ) from error
     finally:
         model.train(training)

@@ -9,6 +9,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.errors import UsageError
+from zoo.preprocess import ImageSize, height_width
 from zoo.stage import HEAD, Stage
 
 # Standard deviation of a new head's weights. Libraries initialise a classifier by rules made for a thousand classes.
@@ -61,7 +62,7 @@ def find_head(network: Network) -> nn.Module:
     return network.model.get_submodule(head_path(network))
 
 
-def takes_vectors(network: Network, size: int) -> bool:
+def takes_vectors(network: Network, size: ImageSize) -> bool:
     """Whether the head is one module that takes one vector per image; black images of `size` pixels are passed."""
     try:
         head = find_head(network)
@@ -73,7 +74,7 @@ def takes_vectors(network: Network, size: int) -> bool:
     network.model.eval()
     try:
         with torch.no_grad():
-            network.model(next(network.model.parameters()).new_zeros(2, 3, size, size))
+            network.model(next(network.model.parameters()).new_zeros(2, 3, *height_width(size)))
     finally:
         handle.remove()
         network.model.train(training)

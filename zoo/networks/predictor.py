@@ -32,7 +32,7 @@ class TorchPredictor:
         return self.logits_of_pixels(np.stack([pixels(photograph, self.preprocess) for photograph in photographs]))
 
     def logits_of_pixels(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Cropped pixels `(N, crop, crop, 3)` uint8 to logits `(N, classes)`."""
+        """Cropped pixels `(N, h, w, 3)` uint8 to logits `(N, classes)`."""
         with torch.inference_mode(), full_precision():
             inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
             inputs = inputs.contiguous(memory_format=torch.channels_last)

@@ -80,7 +80,7 @@ def measure(backbone: Backbone) -> NetworkProfile:
         with torch.device("meta"):
             model = build(BuildSpec(backbone=backbone.name, classes=CLASSES)).model.eval()
             parameters = count_parameters(model)
-            image = torch.empty(1, 3, backbone.preprocess.crop, backbone.preprocess.crop)
+            image = torch.empty(1, 3, *backbone.preprocess.input_size)
             with torch.no_grad(), FlopCounterMode(display=False) as counter:
                 model(image)
     except Exception:

@@ -18,6 +18,7 @@ from torch import fx, nn
 
 from zoo.errors import type_and_first_line
 from zoo.networks.freezing import keeps_statistics
+from zoo.preprocess import ImageSize, height_width
 
 # Numbers of images that a graph is run with, to find the sizes that grow with the number of images
 SMALL_BATCH, LARGE_BATCH = 2, 3
@@ -126,9 +127,9 @@ def find_prefix(model: nn.Module, trainable: Collection[str], images: torch.Tens
     return Prefix(graph, frozen, image_dependent, boundary, small_values, large_values, sizes)
 
 
-def noise(count: int, side: int, place: torch.device) -> torch.Tensor:
-    """Random images `(count, 3, side, side)` to try a network on, the same in every call."""
-    images = torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(0))
+def noise(count: int, size: ImageSize, place: torch.device) -> torch.Tensor:
+    """Random images `(count, 3, height, width)` to try a network on, the same in every call."""
+    images = torch.randn(count, 3, *height_width(size), generator=torch.Generator().manual_seed(0))
     return images.to(place).contiguous(memory_format=torch.channels_last)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from zoo.preprocess import Fit, Interpolation
+from zoo.preprocess import Fit, Interpolation, as_size
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 
@@ -36,7 +36,7 @@ RECORD = {
     "accuracy_interval_95?": list,
     "seconds?": dict,
 }
-PREPROCESS = {"resize": int, "crop": int, "interpolation": str, "fit": str, "mean": list, "std": list}
+PREPROCESS = {"interpolation": str, "fit": str, "mean": list, "std": list}
 TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -65,8 +65,13 @@ def _violations_of_record(record: Mapping[str, Any]) -> Iterator[str]:
         if len(record["preprocess"][key]) != 3 or not all(_is(value, float) for value in record["preprocess"][key]):
             yield f"`preprocess.{key}` is not three numbers"
     for key in ("resize", "crop"):
-        if record["preprocess"][key] < 1:
-            yield f"`preprocess.{key}` is not above 0"
+        if key not in record["preprocess"]:
+            yield f"`preprocess.{key}` is missing"
+            continue
+        try:
+            as_size(record["preprocess"][key])
+        except ValueError as error:
+            yield f"`preprocess.{key}`: {error}"
     yield from _violations(record["device"], {"name": str, "precision": str, "threads": int}, "device.")
     if not 1 <= record["device"]["threads"] <= MOST_THREADS:
         yield f"`device.threads` is not between 1 and {MOST_THREADS}"

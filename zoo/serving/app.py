@@ -217,7 +217,7 @@ class _Handlers:
         self._service.pool.check_room()
         try:
             async with self._body(request) as body:
-                refuse_format(body)
+                refuse_format(body, self._service.bounds.accept)
                 (answer,) = await self._ask(request, model, [body])
         except Rejection as rejection:
             if rejection.reason == "image" and kind.startswith("application/x-www-form-urlencoded"):
@@ -238,7 +238,7 @@ class _Handlers:
                 asked = open_inference.parse(*arguments)
             for image in asked.images:
                 if isinstance(image, bytes):
-                    refuse_format(image)
+                    refuse_format(image, self._service.bounds.accept)
             answers = await self._ask(request, model, asked.images)
         content, header = open_inference.response(answers, asked)
         if header is None:
@@ -281,7 +281,7 @@ class _Handlers:
         return _json(openapi(list(self._service.models), self._version))
 
     async def page(self, request: Request) -> Response:
-        content, policy = page()
+        content, policy = page(tuple(self._service.bounds.accept))
         return HTMLResponse(content, headers={"content-security-policy": policy, "referrer-policy": "no-referrer"})
 
     async def cards(self, request: Request) -> Response:

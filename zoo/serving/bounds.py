@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 
@@ -24,6 +24,7 @@ class Bounds:
         body_seconds: Time in which the body must arrive, and in which a client must take an answer.
         idle_seconds: Time after which a connection without a request is closed.
         deadline: Seconds from the arrival of a request to its answer; a request that waits longer gets 504.
+        accept: Optional image formats that are read, of `zoo.data.image_formats.OPTIONAL_NAMES`. Others get 415.
     """
 
     body: int = 16 * 2**20
@@ -38,6 +39,7 @@ class Bounds:
     body_seconds: float = 30.0
     idle_seconds: float = 75.0
     deadline: float = 30.0
+    accept: Sequence[str] = ()
 
 
 @dataclass

@@ -222,7 +222,7 @@ class GrpcServer:
             asked, raw = grpc_inference.parse(*arguments)
         for image in asked.images:
             if isinstance(image, bytes):
-                refuse_format(image)
+                refuse_format(image, self._service.bounds.accept)
         return grpc_inference.response(await self._service.ask(model, asked.images, arrived), asked, raw)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from zoo.evaluation.statistics import wilson_interval
+from zoo.preprocess import FIT_SETTINGS, pixels_text
 from zoo.serving.served_model import ServedModel
 
 
@@ -31,12 +32,18 @@ def model_card(model: ServedModel) -> dict[str, Any]:
         "data": said.get("zoo.data_name"),
         "backbone": said.get("zoo.backbone"),
         "strategy": said.get("zoo.strategy"),
-        "input_pixels": preprocess.get("crop"),
+        "input_pixels": _input_size(preprocess.get("crop")),
+        "fit": FIT_SETTINGS.get(preprocess.get("fit")),
         "license": said.get("zoo.license"),
         "weights": weights.get("source"),
         "trained": said.get("zoo.trained"),
         "exported": said.get("zoo.exported"),
     }
+
+
+def _input_size(crop: Any) -> int | str | None:
+    """The side of a square, or a text such as `160x320` (height x width)."""
+    return pixels_text((crop[0], crop[1])) if isinstance(crop, list) else crop
 
 
 def _accuracy(parity: dict[str, Any], said: dict[str, Any]) -> dict[str, Any] | None:

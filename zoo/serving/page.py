@@ -8,15 +8,19 @@ import re
 from functools import cache
 from importlib.resources import files
 
+from zoo.data.image_formats import OPTIONAL, READ, format_names
+
 
 @cache
-def page() -> tuple[str, str]:
-    """The page, and its `Content-Security-Policy`.
+def page(accept: tuple[str, ...] = ()) -> tuple[str, str]:
+    """The page of a server that reads these optional formats, and its `Content-Security-Policy`.
 
     The policy names script and style by their digests. No text that gets into the page can run or be markup, even if
     the page had a fault (`require-trusted-types-for`), and photographs can go to this server alone.
     """
     text = files("zoo.serving").joinpath("page.html").read_text(encoding="utf-8")
+    suffixes = [suffix for one in (*READ, *OPTIONAL) if one in READ or one.name in accept for suffix in one.suffixes]
+    text = text.replace("FORMAT_SUFFIXES", ",".join(suffixes)).replace("FORMAT_NAMES", format_names(accept))
     policy = (
         "default-src 'none'",
         f"script-src {_digest(text, 'script')}",

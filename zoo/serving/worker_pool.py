@@ -29,6 +29,7 @@ from zoo.serving.bounds import Bounds, Rejection
 from zoo.serving.costly_images import frames, refuse_costly, refuse_metadata, too_many_pixels
 from zoo.serving.fault import where
 from zoo.serving.served_model import ServedModel
+from zoo.serving.sniffing import hint
 
 LOGGER = logging.getLogger("zoo.serve")
 TRIM_AFTER = 200_000_000  # pixels, about 1,000 photographs: images of all sizes leave freed memory in pieces
@@ -388,6 +389,7 @@ class WorkerPool:
                 admit=admit,
                 opened=opened,
                 foreign=lambda stream: None,  # it would try formats that nobody serves
+                accept=self.bounds.accept,
             )
         except _NotAdmitted as error:
             raise error.rejection from None
@@ -399,7 +401,7 @@ class WorkerPool:
             if isinstance(error.__cause__, MemoryError):
                 raise self.later("memory", "the image does not fit into memory") from None
             message = error.message.replace("`the image`", "the image")
-            raise Rejection(422, "image", message, "send the bytes of a JPEG, PNG, WebP, BMP or TIFF file") from None
+            raise Rejection(422, "image", message, hint(self.bounds.accept)) from None
         trim_memory(pixels.size // 3)
         job.decoded = time.monotonic() - begun
         return pixels

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from zoo.experiment import Experiment
+from zoo.preprocess import ImageSize, height_width
 from zoo.runtime import DeviceName
 from zoo.storage.files import json_text
 from zoo.system.other_load import BUSY, kept_busy, wait_until_quiet
@@ -149,7 +150,7 @@ def export_untrained(
     return {"shape": shape, "parameters": count_parameters(model), "size": size}
 
 
-def _random_task(network: Network, size: int, classes: int, images: int) -> Task:
+def _random_task(network: Network, size: ImageSize, classes: int, images: int) -> Task:
     """A solver's task with random features of `images` images, as wide as those that enter the head."""
     import torch
 
@@ -157,7 +158,7 @@ def _random_task(network: Network, size: int, classes: int, images: int) -> Task
     from zoo.solver import Task
     from zoo.training.features import features
 
-    width = features(network, [torch.zeros(1, 3, size, size)]).shape[1]
+    width = features(network, [torch.zeros(1, 3, *height_width(size))]).shape[1]
     drawn = np.random.default_rng(0).standard_normal((images, width), np.float32)
     return Task(head=find_head(network), features=drawn, labels=np.arange(images) % classes, classes=classes, seed=0)
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from zoo.data.decoding import DecodedImages
 from zoo.data.image import centre_crop
 from zoo.predictions import softmax
+from zoo.preprocess import ImageSize
 
 # Training images that are scored after training: enough to show that a network that learnt is far below the baseline,
 # and one forward pass of few images
@@ -47,7 +48,7 @@ class Fitted:
         }
 
 
-def some_fitted(part: DecodedImages, crop: int) -> DecodedImages:
+def some_fitted(part: DecodedImages, crop: ImageSize) -> DecodedImages:
     """Up to `IMAGES` training images, drawn at random but always the same, as the network sees them in evaluation."""
     chosen = np.sort(np.random.default_rng(0).permutation(len(part.samples))[:IMAGES])
     pixels = np.stack([centre_crop(part.pixels[index], crop) for index in chosen])

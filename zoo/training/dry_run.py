@@ -24,6 +24,7 @@ from zoo.feature_cache.policy import decide_caching
 from zoo.networks.building import count_parameters
 from zoo.networks.freezing import apply_phase, keeps_statistics
 from zoo.plugin import Plugins
+from zoo.preprocess import ImageSize, height_width
 from zoo.progress import Silent
 from zoo.storage.tensor_store import Store, size_text
 from zoo.strategy import Phase
@@ -110,7 +111,7 @@ class Plan:
     backbone: str
     strategy: str
     classes: int
-    image_size: int
+    image_size: ImageSize
     images: int | None
     batch_size: int
     device: str
@@ -295,7 +296,7 @@ def _measure(model: nn.Module, setup: Setup, experiment: Experiment, *, stepped:
     """
     size, place = setup.preprocess.crop, setup.device.place
     count = min(SAMPLE, experiment.batch_size) if experiment.batch_size > 1 else 2
-    inputs = torch.randn(count, 3, size, size, device=place).contiguous(memory_format=torch.channels_last)
+    inputs = torch.randn(count, 3, *height_width(size), device=place).contiguous(memory_format=torch.channels_last)
     weights = {value.untyped_storage().data_ptr() for value in model.state_dict().values()}
     saved: dict[int, int] = {}
 

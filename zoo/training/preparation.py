@@ -10,7 +10,7 @@ from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
-from zoo.data.image import has_deep_grey
+from zoo.data.image import all_grey, has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images, open_images
 from zoo.data.prefetch import Prefetch
@@ -23,6 +23,7 @@ from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
 
+GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
 LOOKED_AT = 100  # training images in which grey levels of more than 8 bits are looked for, where `--levels` is given
 
 
@@ -87,6 +88,11 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         if not has_deep_grey(sample.source for sample in looked_at):
             count = counted(len(looked_at), "image")
             progress.note(f"`--levels` changes images of more than 8 bits alone, and of {count} none is one")
+    if all_grey(decoded["fit"].pixels[:GREY_IMAGES], setup.preprocess.fill):
+        count = counted(min(len(decoded["fit"].samples), GREY_IMAGES), "training image")
+        progress.note(
+            f"all of {count} looked at are grey; the network gets each as three equal channels, red, green and blue"
+        )
     leaks = leaks_of(decoded, roles.reported)
     decoded.pop(CHECKED, None)
     clock.lap("scan")

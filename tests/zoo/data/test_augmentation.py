@@ -50,6 +50,23 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
+@pytest.mark.parametrize("policy", get_args(Augment))
+def test_views_may_be_rectangles(policy: Augment) -> None:
+    wide = torch.zeros(2, 3, 24, 60, dtype=torch.uint8)
+    assert draw_views(wide, ask(0)[:2], make_view(policy, (20, 50)), 0).shape == (2, 3, 20, 50)
+
+
+@pytest.mark.parametrize("policy", ["rotate", "trivial", "rand"])
+def test_corners_of_padded_images_have_the_colour_that_they_were_filled_with(policy: Augment) -> None:
+    """In a canvas of one colour alone, nothing else appears where a view is turned, sheared or moved."""
+    fill = (200, 90, 10)
+    canvas = torch.tensor(fill, dtype=torch.uint8)[:, None, None].expand(3, 32, 32)[None]
+    make, plain = make_view(policy, 32, fill), make_view(policy, 32)
+    shown = [[draw_views(canvas, [(1, view)], one, 0)[0] for view in range(40)] for one in (make, plain)]
+    blacks = [sum(bool((view == 0).all(dim=0).any()) for view in views) for views in shown]
+    assert blacks[0] < blacks[1]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("policy", get_args(Augment))

@@ -40,7 +40,7 @@ PREPROCESS = Preprocess(resize=32, crop=24)
 def run_scan(
     images: Images, on_bad_image: str = "skip", workers: int = 2
 ) -> tuple[dict[str, zoo.data.decoding.DecodedImages], list[zoo.data.decoding.BadFile]]:
-    parts = {"fit": DecodeRequest(images.splits["train"], 24, lambda photograph: pixels(photograph, PREPROCESS))}
+    parts = {"fit": DecodeRequest(images.splits["train"], (24, 24), lambda photograph: pixels(photograph, PREPROCESS))}
     return decode_parts(images, parts, on_bad_image=on_bad_image, workers=workers)  # type: ignore[arg-type]
 
 
@@ -114,7 +114,7 @@ def test_stored_pixels_are_reused_until_a_file_changes(spoilt: Path, tmp_path_fa
     def again() -> tuple[zoo.data.decoding.DecodedImages, set[tuple[str, str]]]:
         images = open_folder(str(spoilt), 0)
         store = Store(folder)
-        parts = {"fit": DecodeRequest(images.splits["train"], 24, convert)}
+        parts = {"fit": DecodeRequest(images.splits["train"], (24, 24), convert)}
         found, bad = decode_parts(
             images, parts, on_bad_image="skip", workers=1, store=store, keys={"fit": pixel_key(PREPROCESS)}
         )
@@ -156,16 +156,16 @@ def test_what_is_scored_is_decoded_in_full_and_shares_no_pixels_with_what_is_fit
     for _ in range(2):  # decoded, then read from the store
         found, _ = decode_parts(large, parts, on_bad_image="fail", workers=1, store=store, keys=keys)
         for role, least, shown in (
-            ("fit", SPARE * preprocess.canvas, canvas),
+            ("fit", SPARE * max(preprocess.canvas), canvas),
             ("choose", None, pixels),
             ("reported", None, pixels),
         ):
             expected = [shown(decode(sample.source, least), preprocess) for sample in samples]
             assert np.array_equal(found[role].pixels, np.stack(expected)), role
-    assert SPARE * preprocess.canvas < 150  # so that a half is enough
+    assert SPARE * max(preprocess.canvas) < 150  # so that a half is enough
     some = samples[0].source
     assert not np.array_equal(
-        pixels(decode(some, SPARE * preprocess.canvas), preprocess), pixels(decode(some), preprocess)
+        pixels(decode(some, SPARE * max(preprocess.canvas)), preprocess), pixels(decode(some), preprocess)
     )
 
 
@@ -181,7 +181,7 @@ def test_every_evaluation_decodes_in_full(large: Images, monkeypatch: pytest.Mon
         if hasattr(module, "decode"):
             monkeypatch.setattr(module, "decode", noted)
     run = zoo.train(replace(TINY, data=large.name, strategy="linear", epochs=None, cache="off"), out=tmp_path / "run")
-    assert asked.pop("train") == {SPARE * run.preprocess.canvas} and asked == {"val": {None}}
+    assert asked.pop("train") == {SPARE * max(run.preprocess.canvas)} and asked == {"val": {None}}
     zoo.evaluate(run, split="train")
     zoo.predict(run, [sample.source.path for sample in large.splits["train"]])  # type: ignore[attr-defined]
     assert asked == {"val": {None}, "train": {None}}
@@ -194,7 +194,7 @@ def test_equal_keys_mean_equal_pixels(resize: int, crops: tuple[int, int], fits:
     images = Images(name="x", classes=("a",), splits={"train": (one,), "val": (other,)})
     roles, found = Roles(fit=(), choose=(), reported="val", notes=()), []
     for crop, fit in zip(crops, fits):
-        preprocess = Preprocess(resize=resize, crop=crop, fit=fit)
+        preprocess = Preprocess(resize=crop if fit == "pad" else resize, crop=crop, fit=fit)
         parts = decode_requests(images, roles, preprocess)
         keys = store_keys(parts, preprocess)
         found += [(keys[name], part.convert(image)) for name, part in parts.items()]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from torchvision.transforms import v2
 from zoo.data.augmentation import make_view
 from zoo.data.image import BadImage, canvas, decode, normalise, pixels
 from zoo.dataset import BytesSource
-from zoo.preprocess import MAX_ASPECT, Fit, Preprocess
+from zoo.preprocess import MAX_ASPECT, Fit, FitSetting, ImageSize, Preprocess, crop_start
 
 GRADIENT = np.linspace(0, 255, 40 * 30 * 3).astype(np.uint8).reshape(30, 40, 3)
 
@@ -126,15 +127,18 @@ def test_pixels_are_those_of_torchvision_s_own_preprocessing(
     assert np.abs(ours - theirs).max() <= 2 and np.abs(ours - theirs).mean() < 0.2
 
 
+SIZES: st.SearchStrategy[ImageSize] = st.integers(1, 40) | st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
 @settings(max_examples=200, deadline=None)
-@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(1, 40), st.sampled_from(get_args(Fit)))
+@given(st.integers(1, 90), st.integers(1, 90), SIZES, SIZES, st.sampled_from(get_args(Fit)))
 def test_the_plain_training_view_is_the_crop_of_evaluation(
-    width: int, height: int, resize: int, crop: int, fit: Fit
+    width: int, height: int, resize: ImageSize, crop: ImageSize, fit: Fit
 ) -> None:
-    preprocess = Preprocess(resize=resize, crop=crop, fit=fit)
+    preprocess = Preprocess(resize=crop if fit == "pad" else resize, crop=crop, fit=fit)
     image = np.random.default_rng([width, height]).integers(1, 256, (height, width, 3), dtype=np.uint8)
     seen = torch.from_numpy(canvas(image, preprocess).copy()).permute(2, 0, 1)
-    assert seen.shape == (3, preprocess.canvas, preprocess.canvas)
+    assert seen.shape == (3, *preprocess.canvas)
     view = make_view("none", crop)(seen).permute(1, 2, 0).numpy()
     assert np.array_equal(view, pixels(image, preprocess))
 
@@ -148,6 +152,51 @@ def test_normalise() -> None:
 def test_another_image_size_keeps_the_ratio_of_resize_to_crop() -> None:
     assert Preprocess(resize=256, crop=224).at(112) == Preprocess(resize=128, crop=112)
     assert Preprocess.from_json(Preprocess(crop=64).to_json()) == Preprocess(crop=64)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("size", [64, (48, 96), (96, 48)])
+def test_a_fit_at_any_size_round_trips_and_shows_what_it_says(fit: FitSetting, size: ImageSize) -> None:
+    form = Preprocess(mean=(1.0, 0.5, -0.1)).at(size).fitted(fit)
+    assert Preprocess.from_json(json.loads(json.dumps(form.to_json()))) == form
+    assert form.fill == ((255, 128, 0) if fit == "pad" else None)
+    for height, width in ((1, 1), (1, 9000), (9000, 1), (30, 40), (40, 30), (77, 33)):
+        image = np.full((height, width, 3), 77, np.uint8)
+        shown = pixels(image, form)
+        assert shown.shape == (*form.input_size, 3) and shown.dtype == np.uint8
+        filled = (shown != 77).any(axis=2)
+        assert not filled.any() if fit != "pad" else (shown[filled] == form.fill).all()
+        inner, outer = canvas(image, form), pixels(image, form)
+        tall, wide = (crop_start(one - other) for one, other in zip(inner.shape, outer.shape[:2]))
+        assert np.array_equal(inner[tall : tall + outer.shape[0], wide : wide + outer.shape[1]], outer)
+
+
+def test_pad_and_squash_show_the_whole_image_and_crop_cuts_it() -> None:
+    image = np.zeros((30, 90, 3), np.uint8)
+    image[:, :3] = image[:, -3:] = 255  # both ends
+    seen = {fit: pixels(image, Preprocess(resize=30, crop=30).fitted(fit)) for fit in ("crop", "squash", "pad")}
+    assert seen["crop"].max() == 0
+    assert seen["squash"][:, 0].min() > 200 and seen["squash"][:, -1].min() > 200
+    middle = seen["pad"][10:20]
+    assert middle[:, 0].min() > 200 and middle[:, -1].min() > 200 and (seen["pad"][:10] == (124, 116, 104)).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"resize": 256, "fit": "pad"},
+        {"fill": [1, 2, 3]},
+        {"fit": "pad", "resize": 224, "fill": [1, 2, 256]},
+        {"crop": [224]},
+        {"crop": [0, 5]},
+        {"crop": True},
+        {"max_aspect": 0},
+        {"fit": "stretch"},
+    ],
+)
+def test_a_record_that_nothing_can_be_prepared_by_is_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        Preprocess.from_json({**Preprocess().to_json(), **wrong})
 
 
 def large(folder: Path, size: tuple[int, int], **settings: Any) -> Path:
@@ -253,8 +302,8 @@ def test_a_png_with_a_large_profile_or_text_is_read(chunk: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("beginning", "words"),
     [
-        (b"\0\0\0\x18ftypheic", "HEIC photograph"),
-        (b"\0\0\0\x18ftypavif", "AVIF photograph"),
+        (b"\0\0\0\x18ftypheic", "cannot be decoded: HEIC"),
+        (b"\0\0\0\x0cJXL ", "JPEG XL photograph, which zoo does not read"),
         (b"GIF89a", "GIF file"),
         (b"<!DOCTYPE html>", "HTML or XML file"),
         (b"version https://git-lfs.github.com/spec/v1", "Git LFS pointer"),

@@ -63,6 +63,8 @@ def refuse_to_decode(monkeypatch: pytest.MonkeyPatch) -> None:
         (encoded(photograph(), "JPEG2000"), 415, ["JPEG 2000"]),
         (b"\0\0\0\x18ftypheic" + b"\0" * 40, 415, ["HEIC"]),
         (b"\0\0\0\x18ftypavif" + b"\0" * 40, 415, ["AVIF"]),
+        (b"\0\0\0\x0cJXL \r\n" + b"\0" * 40, 415, ["JPEG XL"]),
+        (b"\0" * 128 + b"DICM" + b"\0" * 40, 415, ["DICOM"]),
         (b"8BPS\0\1" + b"\0" * 40, 415, ["Photoshop"]),
         (encoded(photograph(), "PPM"), 422, ["cannot be read"]),
         (encoded(photograph(), "TGA"), 415, ["TGA"]),
