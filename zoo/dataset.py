@@ -144,6 +144,7 @@ class Images:
             they are decoded.
         notes: Decisions taken while opening, for the user, such as how the data were split.
         drawn: Whether the splits were drawn at random, because the data came without any.
+        files: SHA-256 of each file that says which images there are, such as a table, by its path. A run records them.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Images:
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     drawn: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what every user of the images relies on.
@@ -194,6 +196,23 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """Images without labels, to be predicted or embedded.
+
+    Attributes:
+        name: What messages call the data.
+        samples: The images, in the order of the data; each label is empty.
+        rejected: Path or name, and reason, of each that cannot be read.
+        notes: Decisions taken while opening, for the user.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    rejected: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A kind of labelled images that a plugin registers; `--data NAME:ARGUMENT` opens it.
 
@@ -203,8 +222,12 @@ class Dataset:
         open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
         absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
             A callable or `"module:function"`. None: the argument contains no path.
+        absolute_from: As `absolute`, but `(argument, base) -> argument` with the folder that relative paths begin at,
+            for an argument that is more than one path. It is preferred where both are given.
         open_to_score: `(argument) -> Images` for evaluating a model, which needs less than training: one class, a few
             images or a test split alone will do. A callable or `"module:function"`. None: `open` serves for both.
+        open_unlabelled: `(argument) -> Unlabelled` for predicting: labels are neither needed nor looked at. A callable
+            or `"module:function"`. None: the images of all splits are predicted.
     """
 
     name: str
@@ -212,6 +235,8 @@ class Dataset:
     open: str | Callable[[str, int], Images] = field(repr=False)
     absolute: str | Callable[[str], str] | None = field(repr=False, default=None)
     open_to_score: str | Callable[[str], Images] | None = field(repr=False, default=None)
+    absolute_from: str | Callable[[str, Path], str] | None = field(repr=False, default=None)
+    open_unlabelled: str | Callable[[str], Unlabelled] | None = field(repr=False, default=None)
 
 
 __getattr__ = lazy_attributes(

@@ -2,8 +2,28 @@
 
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
+from typing import Any
+
 from zoo import Dataset, hookimpl
 from zoo.hookspecs import Register
+from zoo.target import load_target
+
+# Datasets whose rows one of the readers of `zoo_datasets.reading` finds
+ROWS = {
+    "csv": "csv:FILE,path=COLUMN,label=COLUMN: a table of paths and labels, as CSV, TSV or JSON Lines",
+}
+
+
+def _rows(function: str, name: str, *arguments: Any) -> Any:
+    """Call a function of `zoo_datasets.reading`, which is imported only then, so that start-up stays quick."""
+    return load_target(f"zoo_datasets.reading:{function}")(name, *arguments)
+
+
+def _absolute(name: str, argument: str, base: Path) -> str:
+    found: str = _rows("absolute_rows", name, argument, base)
+    return found
 
 
 @hookimpl
@@ -42,3 +62,14 @@ def register_datasets(register: Register[Dataset]) -> None:
             open="zoo_datasets.digits:open_digits",
         )
     )
+    for name, summary in ROWS.items():
+        register(
+            Dataset(
+                name=name,
+                summary=summary,
+                open=partial(_rows, "open_rows", name),
+                absolute_from=partial(_absolute, name),
+                open_to_score=partial(_rows, "score_rows", name),
+                open_unlabelled=partial(_rows, "unlabelled_rows", name),
+            )
+        )

@@ -9,34 +9,21 @@ from pathlib import Path
 from typing import Literal
 
 from zoo import Images, Sample, UsageError, ZooError
-from zoo.data.class_names import composed, folded
+from zoo.data.class_names import folded
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
 from zoo.data.image import SUFFIXES
+from zoo.data.labelled_rows import case_notes, check_splits, listed, same_spelling
+from zoo.data.split_words import SPLIT_WORDS
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Role
 from zoo.errors import counted
 from zoo.storage.paths import user_path
-
-# Usual names of split folders, and the role of each
-SPLIT_FOLDERS: dict[str, Role] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "dev": "val",
-    "development": "val",
-    "test": "test",
-    "testing": "test",
-}
 
 # How folders become classes, and the name of the dataset that reads them so, as in `--classes-from leaf`
 Reading = Literal["plain", "leaf", "top"]
 READINGS: dict[Reading, str] = {"plain": "folder", "leaf": "folder-leaf", "top": "folder-top"}
 
 LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
-SHOWN = 5  # names in a note
 
 
 def absolute(argument: str) -> str:
@@ -98,7 +85,7 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
     notes: list[str] = []
     parts: dict[Role, Path] = roles or {"train": root}
     read = {role: found.samples(parts[role], may_be_empty=role == "test") for role in ROLES if role in parts}
-    splits = _same_spelling(read, notes)
+    splits = same_spelling(read, notes)
     _leave_out_unlabelled(splits, parts, found, notes)
     drawn = set(splits) == {"train"}
     if drawn:
@@ -110,11 +97,11 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
         classes=tuple(sorted({sample.label for sample in splits["train"]})),
         splits=splits,
         rejected=tuple(found.rejected),
-        notes=(*notes, *_case_notes(splits["train"]), *found.nested_notes()),
+        notes=(*notes, *case_notes(splits["train"], "merge their folders"), *found.nested_notes()),
         drawn=drawn,
     )
     _check_classes(images.splits["train"], argument, root)
-    _check_splits(images, argument)
+    check_splits(images, argument, _EVERY_CLASS)
     return images
 
 
@@ -136,7 +123,7 @@ def open_to_score(argument: str, reading: Reading = "plain") -> Images:
     parts: dict[Role, Path] = roles or {"test": root}
     read = {role: found.samples(parts[role], may_be_empty=True) for role in ROLES if role in parts}
     notes: list[str] = []
-    splits = _same_spelling({role: samples for role, samples in read.items() if samples}, notes)
+    splits = same_spelling({role: samples for role, samples in read.items() if samples}, notes)
     if not splits:
         raise ZooError(
             f"`{argument}` holds no photographs in class folders",
@@ -198,7 +185,7 @@ def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
     """
     roles: dict[Role, Path] = {}
     for folder in subfolders(root) if reading != "top" else ():
-        role = SPLIT_FOLDERS.get(folder.name.lower())
+        role = SPLIT_WORDS.get(folder.name.lower())
         if role is None:
             continue
         if role in roles:
@@ -265,7 +252,7 @@ class _Found:
         runs = [f"`{name}/` holds runs of zoo, so it is no class" for name in self.runs]
         if self.reading == "leaf":
             return runs + [
-                f"folders {_listed(folders)} are one class, `{label}`"
+                f"folders {listed(folders)} are one class, `{label}`"
                 for label, folders in sorted(self.merged.items())
                 if len(folders) > 1
             ]
@@ -288,8 +275,8 @@ class _Found:
         first = next(iter(lower.values()))
         if len(lower) < max(len(self.merged), 2) or any(names != first for names in lower.values()):
             return None
-        text = f"each of the classes {_listed(lower)} holds the same folders, {_listed(first)}: "
-        if all(name.lower() in SPLIT_FOLDERS for name in first):
+        text = f"each of the classes {listed(lower)} holds the same folders, {listed(first)}: "
+        if all(name.lower() in SPLIT_WORDS for name in first):
             return (
                 f"{text}if these are splits, they are mixed; a split is a folder above its classes, as in `train/CLASS`"
             )
@@ -329,41 +316,6 @@ def _holds_runs(folder: Path) -> bool:
     return any((place / name).is_file() for place in places for name in ("run.json", "study.json"))
 
 
-def _same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) -> dict[Role, tuple[Sample, ...]]:
-    """Samples with labels that are equal where they are the same text in two Unicode forms.
-
-    Linux and Windows write é as one character (NFC), macOS as two (NFD). The spelling that comes first is kept: of the
-    training images, if there are any.
-    """
-    spelling: dict[str, str] = {}
-    for samples in splits.values():
-        for label in sorted({sample.label for sample in samples}):
-            if spelling.setdefault(composed(label), label) != label:
-                notes.append(f"class `{label}` comes in two Unicode forms (NFC and NFD), which are taken for one class")
-    return {
-        role: tuple(
-            sample
-            if (label := spelling[composed(sample.label)]) == sample.label
-            else Sample(sample.id, label, sample.source, sample.group)
-            for sample in samples
-        )
-        for role, samples in splits.items()
-    }
-
-
-def _case_notes(samples: Iterable[Sample]) -> list[str]:
-    """A note for classes that are told apart only by case or spaces."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        alike[folded(sample.label)].add(sample.label)
-    return [
-        f"classes {' '.join(f'`{name}`' for name in sorted(names))} differ only in case or spaces: if they are one "
-        "class, merge their folders"
-        for names in alike.values()
-        if len(names) > 1
-    ]
-
-
 def _leave_out_unlabelled(
     splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path], found: _Found, notes: list[str]
 ) -> None:
@@ -376,15 +328,8 @@ def _leave_out_unlabelled(
     name = roles["test"].name
     del splits["test"]
     found.rejected[:] = [one for one in found.rejected if not one[0].startswith(f"{name}/")]
-    what = (
-        f"its folders are {_listed(labels)}, none of them a class of `train`" if labels else "it has no class folders"
-    )
+    what = f"its folders are {listed(labels)}, none of them a class of `train`" if labels else "it has no class folders"
     notes.append(f"`{name}/` is left out: {what}; `zoo predict` classifies photographs without labels")
-
-
-def _listed(names: Iterable[str]) -> str:
-    known = sorted(names)
-    return " ".join(f"`{name}`" for name in known[:SHOWN]) + (" ..." if len(known) > SHOWN else "")
 
 
 def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None:
@@ -395,32 +340,11 @@ def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None
         hint = "classification needs at least two classes"
         lower = subfolders(root / names[0]) if (root / names[0]).is_dir() else []
         if lower:
-            folders = _listed(folder.name for folder in lower)
-            splits = any(folder.name.lower() in SPLIT_FOLDERS for folder in lower)
+            folders = listed(folder.name for folder in lower)
+            splits = any(folder.name.lower() in SPLIT_WORDS for folder in lower)
             what = f"it holds the splits {folders}:" if splits else f"if its folders {folders} are the classes,"
             hint = f"{what} pass `--data {Path(argument) / names[0]}`"
         raise ZooError(f"`{argument}` has one class only, `{names[0]}`", hint=hint)
 
 
-def _check_splits(images: Images, argument: str) -> None:
-    for role, samples in images.splits.items():
-        found = {sample.label for sample in samples}
-        for name in images.classes:
-            if name not in found:
-                raise ZooError(
-                    f"class `{name}` is missing from `{role}` of `{argument}`",
-                    hint=_spelt_otherwise(name, found, role) or _EVERY_CLASS,
-                )
-        for name in sorted(found - set(images.classes)):
-            raise ZooError(
-                f"class `{name}` of `{role}` is missing from `train` of `{argument}`",
-                hint=_spelt_otherwise(name, images.classes, "train") or _EVERY_CLASS,
-            )
-
-
 _EVERY_CLASS = "every class needs photographs in every split, in a folder of the same name"
-
-
-def _spelt_otherwise(name: str, others: Iterable[str], role: Role) -> str | None:
-    alike = [other for other in sorted(others) if folded(other) == folded(name)]
-    return f"`{role}` has `{alike[0]}`: names of classes are compared by case and spaces" if alike else None

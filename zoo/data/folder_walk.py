@@ -72,6 +72,16 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(files) if not is_clutter(Path(name)))
 
 
+def walk_order(name: str) -> tuple[tuple[int, str], ...]:
+    """What paths below a data folder are sorted by, where they do not come from `walk_files`, to come in its order.
+
+    In each folder, the files come first, then what lies in its folders. So the same images come in the same order from
+    a folder, an archive and a table, and training on them gives the same weights.
+    """
+    *folders, file = name.split("/")
+    return (*((1, folder) for folder in folders), (0, file))
+
+
 def is_photograph(path: Path) -> bool:
     """Whether a file is a photograph by its suffix, also of a format that cannot be read."""
     return path.suffix.lower() in SUFFIXES or path.suffix.lower() in FOREIGN_SUFFIXES

@@ -11,7 +11,7 @@ from typing import Any
 from zoo.catalogue import Entry
 from zoo.data.class_names import respelt
 from zoo.data.splitting import lock
-from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
+from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample, Unlabelled
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.progress import Progress
@@ -38,7 +38,12 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
     if name == LOCKED and colon:
         return f"{LOCKED}:{absolute(argument, plugins, base)}"
     if name in plugins.datasets:
-        resolve = plugins.datasets.find(name).value.absolute
+        dataset = plugins.datasets.find(name).value
+        if colon and dataset.absolute_from is not None:
+            found = load_target(dataset.absolute_from)(argument, base)
+            check_returned(found, str, dataset.absolute_from, f"dataset `{name}`")
+            return f"{name}:{found}"
+        resolve = dataset.absolute
         if not colon or resolve is None:
             return spec
         beside = base / user_path(argument)
@@ -98,6 +103,20 @@ def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool 
         raise _of_run(spec, error) from error
 
 
+def open_unlabelled(spec: str, plugins: Plugins) -> Unlabelled:
+    """Open images to predict or embed, whose labels are neither needed nor looked at.
+
+    Takes and raises what `open_images` does. Splits do not matter: the images of all of them are opened.
+    """
+    _, entry, argument = _dataset_of(spec, plugins)
+    if entry.value.open_unlabelled is not None:
+        found: Unlabelled = _called(entry, entry.value.open_unlabelled, argument, kind=Unlabelled)
+        return found
+    images = open_to_score(spec, 0, plugins)
+    samples = tuple(Sample(one.id, "", one.source, one.group) for part in images.splits.values() for one in part)
+    return Unlabelled(name=images.name, samples=samples, rejected=images.rejected, notes=images.notes)
+
+
 def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
     """The images with a note if they are a dataset and there is a folder of the same name."""
     name = spec.removeprefix(f"{LOCKED}:")
@@ -145,21 +164,34 @@ def call_dataset(entry: Entry[Dataset], target: str | Callable[..., Any], *argum
     Raises:
         ZooError: it fails in a way that it does not explain, or returns something other than images.
     """
-    where = f"dataset `{entry.name}` of plugin `{entry.provider}`"
-    hint = "the plugin must be mended; `zoo plugins` names its distribution"
-    try:
-        images = load_target(target)(*arguments)
-    except (ZooError, OSError):
-        raise
-    except Exception as error:
-        raise ZooError(f"{where} failed: {type(error).__name__}: {quoted(error)}", hint=hint) from error
-    if not isinstance(images, Images):
-        raise ZooError(f"{where} returned {type(images).__name__}, not `zoo.Images`", hint=hint)
+    images: Images = _called(entry, target, *arguments, kind=Images)
     classes = set(images.classes)
     for sample in (sample for samples in images.splits.values() for sample in samples):
         if sample.label not in classes:
-            raise ZooError(f"image `{sample.id}` of {where} has the label `{sample.label}`, not a class", hint=hint)
+            where = f"image `{sample.id}` of {_dataset_text(entry)}"
+            raise ZooError(f"{where} has the label `{sample.label}`, not a class", hint=_MEND)
     return images
+
+
+def _called(entry: Entry[Dataset], target: str | Callable[..., Any], *arguments: Any, kind: type[Any]) -> Any:
+    """What a dataset's function returns, which is of type `kind`."""
+    try:
+        found = load_target(target)(*arguments)
+    except (ZooError, OSError):
+        raise
+    except Exception as error:
+        text = f"{_dataset_text(entry)} failed: {type(error).__name__}: {quoted(error)}"
+        raise ZooError(text, hint=_MEND) from error
+    if not isinstance(found, kind):
+        raise ZooError(f"{_dataset_text(entry)} returned {type(found).__name__}, not `zoo.{kind.__name__}`", hint=_MEND)
+    return found
+
+
+_MEND = "the plugin must be mended; `zoo plugins` names its distribution"
+
+
+def _dataset_text(entry: Entry[Dataset]) -> str:
+    return f"dataset `{entry.name}` of plugin `{entry.provider}`"
 
 
 def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
