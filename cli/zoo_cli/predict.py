@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 @click.option(
     "--data",
     metavar="DATA",
-    help="Images to classify, in place of PHOTO: whatever --data of zoo train reads, such as csv:new.csv. No labels are "
-    "needed.",
+    help="Images to classify, in place of PHOTO: whatever --data of zoo train reads, such as csv:new.csv. No labels "
+    "are needed.",
 )
 @click.option(
     "--top",

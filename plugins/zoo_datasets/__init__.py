@@ -13,6 +13,12 @@ from zoo.target import load_target
 # Datasets whose rows one of the readers of `zoo_datasets.reading` finds
 ROWS = {
     "csv": "csv:FILE,path=COLUMN,label=COLUMN: a table of paths and labels, as CSV, TSV or JSON Lines",
+    "wds": "wds:shard-{000..009}.tar: WebDataset shards, a class word in .txt, .cls or .json beside each image",
+    "parquet": "parquet:part-*.parquet,image=COLUMN,label=COLUMN: tables that hold images (extra parquet)",
+    "list": "list:train.txt,val.txt: lists of paths, with a class after each path or by its folder",
+    "coco": "coco:labels.json,root=images: exports of COCO, Label Studio or CVAT with one class an image",
+    "hf": "hf:NAME@REVISION or hf:FOLDER: a dataset of the Hugging Face hub, or in its layout (extra hf)",
+    "torchvision": "torchvision:CIFAR10,root=FOLDER: a dataset of torchvision; download=yes fetches it",
 }
 
 
@@ -35,6 +41,7 @@ def register_datasets(register: Register[Dataset]) -> None:
             open="zoo_datasets.folder:open_folder",
             absolute="zoo_datasets.folder:absolute",
             open_to_score="zoo_datasets.folder:open_to_score",
+            open_unlabelled="zoo_datasets.folder:open_unlabelled",
         )
     )
     register(
@@ -44,6 +51,7 @@ def register_datasets(register: Register[Dataset]) -> None:
             open="zoo_datasets.folder:open_leaf",
             absolute="zoo_datasets.folder:absolute",
             open_to_score="zoo_datasets.folder:score_leaf",
+            open_unlabelled="zoo_datasets.folder:open_unlabelled",
         )
     )
     register(
@@ -53,6 +61,7 @@ def register_datasets(register: Register[Dataset]) -> None:
             open="zoo_datasets.folder:open_top",
             absolute="zoo_datasets.folder:absolute",
             open_to_score="zoo_datasets.folder:score_top",
+            open_unlabelled="zoo_datasets.folder:open_unlabelled",
         )
     )
     register(
@@ -60,6 +69,16 @@ def register_datasets(register: Register[Dataset]) -> None:
             name="digits",
             summary="1,797 handwritten digits of 8 x 8 pixels, part of scikit-learn, so nothing is downloaded",
             open="zoo_datasets.digits:open_digits",
+        )
+    )
+    register(
+        Dataset(
+            name="zip",
+            summary="zip:FILE: class folders in a zip archive, with the layouts of folder; it is read in place",
+            open="zoo_datasets.archive:open_zip",
+            absolute_from="zoo_datasets.archive:absolute_zip",
+            open_to_score="zoo_datasets.archive:score_zip",
+            open_unlabelled="zoo_datasets.archive:unlabelled_zip",
         )
     )
     for name, summary in ROWS.items():

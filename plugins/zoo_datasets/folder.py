@@ -10,14 +10,17 @@ from typing import Literal
 
 from zoo import Images, Sample, UsageError, ZooError
 from zoo.data.class_names import folded
+from zoo.data.data_argument import is_url
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
 from zoo.data.image import SUFFIXES
 from zoo.data.labelled_rows import case_notes, check_splits, listed, same_spelling
 from zoo.data.split_words import SPLIT_WORDS
 from zoo.data.splitting import split_stratified
-from zoo.dataset import ROLES, Role
+from zoo.dataset import ROLES, Role, Unlabelled
 from zoo.errors import counted
 from zoo.storage.paths import user_path
+from zoo_datasets.member_tree import Member
+from zoo_datasets.remote import remote_tree
 
 # How folders become classes, and the name of the dataset that reads them so, as in `--classes-from leaf`
 Reading = Literal["plain", "leaf", "top"]
@@ -66,8 +69,34 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
         UsageError: there is no such folder.
         ZooError: the folder has no images or only one class, or a class is missing from a split.
     """
-    root = _root(argument)
+    if is_url(argument):
+        return open_remote(argument, split_seed, reading)
+    return open_tree(_root(argument), f"{READINGS[reading]}:{argument}", argument, split_seed, reading)
+
+
+def open_tree(
+    root: Path | Member,
+    name: str,
+    argument: str,
+    split_seed: int,
+    reading: Reading = "plain",
+    rejected: Sequence[tuple[str, str]] = (),
+) -> Images:
+    """Open class folders to train on, in a folder or in an archive.
+
+    Args:
+        root: The folder with the class or split folders.
+        name: What reports call the data.
+        argument: What messages call the data.
+        split_seed: Seed of the split, for data without split folders.
+        reading: Which folders are classes, see `READINGS`.
+        rejected: Name and reason of each file that is not read already.
+
+    Raises:
+        ZooError: there are no images or only one class, or a class is missing from a split.
+    """
     found = _Found(root, reading)
+    found.rejected += rejected
     roles = _roles(root, argument, reading)
     if "train" not in roles and roles:
         names = " ".join(f"`{folder.name}`" for folder in roles.values())
@@ -83,7 +112,7 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
     found.look_beside(roles)
     _refuse_split_of_another_name(roles, root, argument)
     notes: list[str] = []
-    parts: dict[Role, Path] = roles or {"train": root}
+    parts: dict[Role, Path | Member] = roles or {"train": root}
     read = {role: found.samples(parts[role], may_be_empty=role == "test") for role in ROLES if role in parts}
     splits = same_spelling(read, notes)
     _leave_out_unlabelled(splits, parts, found, notes)
@@ -93,7 +122,7 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
         splits = split_stratified(splits["train"], split_seed)
         notes.append(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}")
     images = Images(
-        name=f"{READINGS[reading]}:{argument}",
+        name=name,
         classes=tuple(sorted({sample.label for sample in splits["train"]})),
         splits=splits,
         rejected=tuple(found.rejected),
@@ -116,11 +145,28 @@ def open_to_score(argument: str, reading: Reading = "plain") -> Images:
         UsageError: there is no such folder.
         ZooError: no photographs lie in class folders.
     """
-    root = _root(argument)
+    if is_url(argument):
+        return score_remote(argument, reading)
+    return score_tree(_root(argument), f"{READINGS[reading]}:{argument}", argument, reading)
+
+
+def score_tree(
+    root: Path | Member,
+    name: str,
+    argument: str,
+    reading: Reading = "plain",
+    rejected: Sequence[tuple[str, str]] = (),
+) -> Images:
+    """Open class folders to evaluate a model on, in a folder or in an archive; takes what `open_tree` does.
+
+    Raises:
+        ZooError: no photographs lie in class folders.
+    """
     found = _Found(root, reading)
+    found.rejected += rejected
     roles = _roles(root, argument, reading)
     found.look_beside(roles)
-    parts: dict[Role, Path] = roles or {"test": root}
+    parts: dict[Role, Path | Member] = roles or {"test": root}
     read = {role: found.samples(parts[role], may_be_empty=True) for role in ROLES if role in parts}
     notes: list[str] = []
     splits = same_spelling({role: samples for role, samples in read.items() if samples}, notes)
@@ -130,13 +176,35 @@ def open_to_score(argument: str, reading: Reading = "plain") -> Images:
             hint=f"{LAYOUT}; `zoo predict` classifies photographs without labels",
         )
     return Images(
-        name=f"{READINGS[reading]}:{argument}",
+        name=name,
         classes=tuple(sorted({sample.label for samples in splits.values() for sample in samples})),
         splits=splits,
         rejected=tuple(found.rejected),
         notes=(*notes, *found.nested_notes()),
         drawn=not roles or set(roles) == {"train"},
     )
+
+
+def open_remote(url: str, split_seed: int, reading: Reading) -> Images:
+    """Open class folders behind a URL to train on, such as `s3://bucket/photos`; needs the extra `remote`."""
+    tree = remote_tree(url)
+    return open_tree(tree.root, f"{READINGS[reading]}:{url}", url, split_seed, reading)
+
+
+def score_remote(url: str, reading: Reading) -> Images:
+    """Open class folders behind a URL to evaluate a model on."""
+    tree = remote_tree(url)
+    return score_tree(tree.root, f"{READINGS[reading]}:{url}", url, reading)
+
+
+def open_unlabelled(argument: str) -> Unlabelled:
+    """Open the photographs of a folder or URL to predict, wherever they lie in it."""
+    root = remote_tree(argument).root if is_url(argument) else _root(argument)
+    files = (path for path in walk_files(root) if is_photograph(path))
+    samples = tuple(Sample(path.relative_to(root).as_posix(), "", path) for path in files)
+    if not samples:
+        raise ZooError(f"`{argument}` holds no photographs", hint=f"their names end in {' '.join(SUFFIXES)}")
+    return Unlabelled(name=f"folder:{argument}", samples=samples)
 
 
 def _root(argument: str) -> Path:
@@ -149,7 +217,7 @@ def _root(argument: str) -> Path:
     return root
 
 
-def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
+def _class_named_as_split(roles: Mapping[Role, Path | Member]) -> str | None:
     """The name of a `train/` or `val/` that holds photographs and no folders, as that of a class does."""
     for role, folder in roles.items():
         loose = any(is_photograph(child) and not is_clutter(child) for child in folder.iterdir())
@@ -158,7 +226,7 @@ def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
     return None
 
 
-def _refuse_split_of_another_name(roles: Mapping[Role, Path], root: Path, argument: str) -> None:
+def _refuse_split_of_another_name(roles: Mapping[Role, Path | Member], root: Path | Member, argument: str) -> None:
     """Refuse data without `val` that have another folder of the same classes: its name may be a slip.
 
     Left out, it would be no validation, and training would report on the test split instead.
@@ -177,13 +245,13 @@ def _refuse_split_of_another_name(roles: Mapping[Role, Path], root: Path, argume
             )
 
 
-def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
+def _roles(root: Path | Member, argument: str, reading: Reading) -> dict[Role, Path | Member]:
     """The split folders of a data folder, by role; none where every folder is a class.
 
     Raises:
         ZooError: two folders are for one role.
     """
-    roles: dict[Role, Path] = {}
+    roles: dict[Role, Path | Member] = {}
     for folder in subfolders(root) if reading != "top" else ():
         role = SPLIT_WORDS.get(folder.name.lower())
         if role is None:
@@ -198,14 +266,14 @@ def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
 class _Found:
     """What lies in a data folder: samples as they are asked for, and the path and reason of every other file."""
 
-    root: Path
+    root: Path | Member
     reading: Reading
     rejected: list[tuple[str, str]] = field(default_factory=list)
     nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
     runs: list[str] = field(default_factory=list)  # folders that zoo wrote
     merged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # class -> the folders of it
 
-    def look_beside(self, roles: Mapping[Role, Path]) -> None:
+    def look_beside(self, roles: Mapping[Role, Path | Member]) -> None:
         """Reject the photographs beside the folders, and the folders beside those of the splits."""
         self._reject_loose(self.root)
         if roles:
@@ -215,7 +283,7 @@ class _Found:
                 if folder not in roles.values() and not _holds_runs(folder)
             ]
 
-    def samples(self, base: Path, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
+    def samples(self, base: Path | Member, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
         """Every image in the class folders of `base`, at any depth; other files are rejected.
 
         The class is the highest folder below `base`, or the lowest one for the reading `leaf`.
@@ -284,7 +352,7 @@ class _Found:
             f"{text}if these are the classes, pass `--classes-from leaf`, or name the splits above them `train`, `val`"
         )
 
-    def _empty(self, folder: Path, others: Sequence[tuple[str, str]], may_be: bool) -> None:
+    def _empty(self, folder: Path | Member, others: Sequence[tuple[str, str]], may_be: bool) -> None:
         name = self._name(folder)
         if (reason := why_unprintable(folder.name)) is not None:
             raise ZooError(f"class folder `{name}` cannot be used: {reason}", hint="rename the folder")
@@ -297,7 +365,7 @@ class _Found:
             hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is not a class",
         )
 
-    def _reject_loose(self, folder: Path) -> None:
+    def _reject_loose(self, folder: Path | Member) -> None:
         """Reject the photographs beside the class folders: they belong to no class."""
         self.rejected += [
             (self._name(path), "lies outside the class folders")
@@ -305,19 +373,19 @@ class _Found:
             if path.is_file() and is_photograph(path) and not is_clutter(path)
         ]
 
-    def _name(self, path: Path) -> str:
+    def _name(self, path: Path | Member) -> str:
         name = path.relative_to(self.root).as_posix()
         return name if why_unprintable(name) is None else ascii(name)
 
 
-def _holds_runs(folder: Path) -> bool:
+def _holds_runs(folder: Path | Member) -> bool:
     """Whether a folder is one that zoo wrote, or holds such, as `runs/` does where `--data .` is trained on."""
     places = (folder, *subfolders(folder))
     return any((place / name).is_file() for place in places for name in ("run.json", "study.json"))
 
 
 def _leave_out_unlabelled(
-    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path], found: _Found, notes: list[str]
+    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path | Member], found: _Found, notes: list[str]
 ) -> None:
     """Drop a `test/` that has no class of `train/`: it may be there to be predicted, and training does not need it."""
     if "test" not in splits:
@@ -332,7 +400,7 @@ def _leave_out_unlabelled(
     notes.append(f"`{name}/` is left out: {what}; `zoo predict` classifies photographs without labels")
 
 
-def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None:
+def _check_classes(samples: Iterable[Sample], argument: str, root: Path | Member) -> None:
     names = sorted({sample.label for sample in samples})
     if not names:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)

@@ -100,7 +100,7 @@ def image_files(
     """
     if root is not None and not is_url(root) and not Path(root).expanduser().is_dir():
         raise ZooError(f"there is no folder `{root}`, which `root` names")
-    if suffix is not None and not suffix.startswith((".", "_", "-")):
+    if suffix and not suffix.startswith((".", "_", "-")):
         suffix = f".{suffix}"
     beside = table.rpartition("/")[0] if is_url(table) else str(Path(table).resolve().parent)
     given = str(Path(root).expanduser().resolve()) if root is not None and not is_url(root) else root

@@ -18,6 +18,12 @@ from zoo.dataset import Unlabelled
 # The module of each dataset
 READERS = {
     "csv": "zoo_datasets.tables",
+    "wds": "zoo_datasets.webdataset",
+    "parquet": "zoo_datasets.parquet",
+    "list": "zoo_datasets.lists",
+    "coco": "zoo_datasets.annotations",
+    "hf": "zoo_datasets.huggingface",
+    "torchvision": "zoo_datasets.torchvision_sets",
 }
 
 # Options of readers whose files can be given for each split

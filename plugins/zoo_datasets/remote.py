@@ -12,6 +12,7 @@ from zoo.data.data_argument import is_url
 from zoo.dataset import BytesSource
 from zoo.errors import quoted
 from zoo.storage.paths import user_path
+from zoo_datasets.member_tree import MemberTree
 
 TIMEOUT = 30.0  # seconds without a byte
 LARGEST = 1 << 30  # bytes of one file: an image or a table, not a disk
@@ -84,6 +85,28 @@ def file_system(url: str) -> tuple[Any, str]:
         raise ZooError(f"`{url}` cannot be read: {quoted(error)}", hint="`pip install backbone-zoo[remote]`") from error
     except ValueError as error:
         raise UsageError(f"`{url}` cannot be read: {quoted(error)}") from error
+
+
+def remote_tree(url: str) -> MemberTree:
+    """The files below a URL such as `s3://bucket/photos`; each is read when it is needed.
+
+    Raises:
+        UsageError: there is nothing, or its protocol lists no files.
+        ZooError: it cannot be listed, or fsspec is not installed.
+    """
+    if url.startswith(("http://", "https://")):
+        raise UsageError(f"`{url}` lists no files", hint="name them in a table: `csv:labels.csv`, or download a zip")
+    system, path = file_system(url)
+    try:
+        found = system.find(path)
+    except Exception as error:  # of the protocol's library
+        what = f"{type(error).__name__}: {quoted(error)}"
+        raise ZooError(f"`{url}` cannot be listed: {what}", hint="check the address and your credentials") from error
+    base = path.rstrip("/") + "/"
+    names = [(name.removeprefix(base), name) for name in found if name.startswith(base) and name != base]
+    if not names:
+        raise UsageError(f"there is nothing at `{url}`", hint="check the address")
+    return MemberTree(url.rstrip("/"), names, lambda name: read_object(system, str(name)))
 
 
 def read_object(system: Any, path: str) -> bytes:

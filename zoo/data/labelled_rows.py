@@ -84,7 +84,7 @@ class LabelledRows:
             return
         role = None
         if split is not None and (role := role_of(split)) is None:
-            raise ZooError(f"{_at(place, id)} has {_no_role(split)}", hint=_roles_hint(split))
+            raise ZooError(f"{_at(place, id)} has {no_role(split)}", hint=roles_hint(split))
         if is_missing(label):
             self.rejected.append((id, f"has no label{_in(place)}"))
             return
@@ -268,11 +268,13 @@ def _in(place: tuple[str, int]) -> str:
     return f", in {_at(place)}" if place[0] else ""
 
 
-def _no_role(word: str) -> str:
+def no_role(word: str) -> str:
+    """What a cell holds that is no split."""
     return f"the split `{word}`, which is no role" if word.strip() else "no split"
 
 
-def _roles_hint(word: str) -> str:
+def roles_hint(word: str) -> str:
+    """The words that are splits, and the closest of them."""
     roles = f"splits are {' '.join(ROLES)}, also {' '.join(sorted(set(SPLIT_WORDS) - set(ROLES)))}"
     if word.strip().isdigit():
         return f"{roles}; numbers are folds, or groups: `group=` keeps a column's groups together"

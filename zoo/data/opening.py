@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.catalogue import Entry
 from zoo.data.class_names import respelt
+from zoo.data.split_table import divided_by, split_table_of, with_split_table
 from zoo.data.splitting import lock
 from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample, Unlabelled
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
@@ -37,6 +38,9 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
         return f"{LOCKED}:{absolute(argument, plugins, base)}"
+    table, data = split_table_of(spec)
+    if table is not None:
+        return with_split_table(table, absolute(data, plugins, base), base)
     if name in plugins.datasets:
         dataset = plugins.datasets.find(name).value
         if colon and dataset.absolute_from is not None:
@@ -80,7 +84,15 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
     locked, entry, argument = _dataset_of(spec, plugins)
-    images = call_dataset(entry, entry.value.open, argument, split_seed)
+    table, _ = split_table_of(spec.removeprefix(f"{LOCKED}:"))
+    if table is not None:
+        to_score = entry.value.open_to_score  # which needs no splits of the data's own
+        found = (
+            call_dataset(entry, to_score, argument) if to_score else call_dataset(entry, entry.value.open, argument, 0)
+        )
+        images = divided_by(found, table)
+    else:
+        images = call_dataset(entry, entry.value.open, argument, split_seed)
     if split_seed and not images.drawn and not locked and entry.provider == "datasets":  # a plugin may not say `drawn`
         note = f"`--split-seed {split_seed}` changes nothing: `{spec}` comes with its splits"
         images = replace(images, notes=(*images.notes, note))
@@ -94,7 +106,7 @@ def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool 
     """
     try:
         locked, entry, argument = _dataset_of(spec, plugins)
-        if locked or entry.value.open_to_score is None:
+        if locked or entry.value.open_to_score is None or split_table_of(spec)[0] is not None:
             return _open_images(spec, split_seed, plugins)
         return call_dataset(entry, entry.value.open_to_score, argument)
     except UsageError as error:
@@ -146,6 +158,9 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Entry[Dataset], str]
     if name == LOCKED and colon:
         _, entry, argument = _dataset_of(argument, plugins)
         return True, entry, argument
+    table, data = split_table_of(spec)
+    if table is not None:
+        return _dataset_of(data, plugins)
     datasets = plugins.datasets
     if name not in datasets:
         if not user_path(spec).exists() and "/" not in spec and "\\" not in spec and "." not in spec:
@@ -203,6 +218,9 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
         return f"{LOCKED}:{with_classes_from(argument, which, plugins)}"
+    table, data = split_table_of(spec)
+    if table is not None:
+        return with_split_table(table, with_classes_from(data, which, plugins))
     if name not in plugins.datasets:
         return f"folder-{which}:{spec}"
     if name in ("folder", f"folder-{which}"):
@@ -220,7 +238,8 @@ def read_as(own: str, spec: str, plugins: Plugins) -> str:
         spec: The other data. A name such as `folder:` before the path says how it is read, and stays.
         plugins: Loaded plugins.
     """
-    name, other = (text.removeprefix(f"{LOCKED}:").partition(":")[0] for text in (own, spec))
+    data = (split_table_of(text.removeprefix(f"{LOCKED}:"))[1] for text in (own, spec))
+    name, other = (text.partition(":")[0] for text in data)
     if name not in ("folder-leaf", "folder-top") or other in plugins.datasets:
         return spec
     return with_classes_from(spec, name.removeprefix("folder-"), plugins)

@@ -105,7 +105,7 @@ def read_table(
         ZooError: the file is empty, is not valid text, has no header, or its separator cannot be told.
     """
     notes: list[str] = []
-    text = _decoded(data, name, encoding, notes)
+    text = decoded_text(data, name, encoding, notes)
     digest = hashlib.sha256(data).hexdigest()
     if not text.strip():
         raise ZooError(f"`{name}` is empty", hint="it needs a header such as `path,label`, and a row for each image")
@@ -148,7 +148,13 @@ def _is_image(cell: str) -> bool:
     return Path(cell.strip()).suffix.lower() in (*SUFFIXES, *FOREIGN_SUFFIXES)
 
 
-def _decoded(data: bytes, name: str, encoding: str | None, notes: list[str]) -> str:
+def decoded_text(data: bytes, name: str, encoding: str | None, notes: list[str]) -> str:
+    """The text of a file: in the encoding that is asked for, else UTF-8, or UTF-16 with a byte order mark.
+
+    Raises:
+        UsageError: there is no such encoding.
+        ZooError: it is not valid text in it; the message names the line.
+    """
     marks = ((codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"))
     found = encoding or next((known for mark, known in marks if data.startswith(mark)), "utf-8")
     try:
