@@ -125,15 +125,15 @@ def _path_column(table: Table, taken: set[int]) -> int | None:
     ]
     if len(holding) == 1:
         return holding[0]
-    found = table.guess("path", PATH_NAMES)
+    found = table.guess(PATH_NAMES)
     if found is None and not holding:
-        found = table.guess("path", ("id",))  # as in Kaggle's tables, without a suffix
+        found = table.guess(("id",))  # as in Kaggle's tables, without a suffix
     return found
 
 
 def _label_column(table: Table, taken: set[int | None]) -> int | None:
     """The only column with a usual name; else the only one that is left."""
-    found = table.guess("label", LABEL_NAMES)
+    found = table.guess(LABEL_NAMES)
     if found is not None and found not in taken:
         return found
     named = [name for name in table.columns if name.strip().lower() in LABEL_NAMES]
@@ -143,7 +143,7 @@ def _label_column(table: Table, taken: set[int | None]) -> int | None:
 
 def _split_column(table: Table) -> int | None:
     """The only column with a usual name, if its cells are words for splits."""
-    found = table.guess("split", SPLIT_NAMES)
+    found = table.guess(SPLIT_NAMES)
     return found if found is not None and all(map(role_of, table.cells(found))) else None
 
 

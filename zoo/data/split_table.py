@@ -56,9 +56,7 @@ def divided_by(images: Images, file: str) -> Images:
     if not user_path(file).is_file():
         raise UsageError(f"there is no file `{file}`, which `--splits` names")
     table = read_table(user_path(file).read_bytes(), file)
-    path, split = _columns(
-        file, table.columns, table.guess("path", (*PATH_NAMES, "id")), table.guess("split", SPLIT_NAMES)
-    )
+    path, split = _columns(file, table.columns, table.guess((*PATH_NAMES, "id")), table.guess(SPLIT_NAMES))
     roles: dict[str, tuple[Role, int]] = {}
     for line, cells in table.rows():
         role = role_of(cells[split])

@@ -78,7 +78,7 @@ class Table:
             hint=did_you_mean(column, self.columns, f"it has {shown}"),
         )
 
-    def guess(self, option: str, names: Sequence[str]) -> int | None:
+    def guess(self, names: Sequence[str]) -> int | None:
         """The position of the only column with one of the usual names; None: there is none, or there are several."""
         found = [index for index, name in enumerate(self.columns) if name.strip().lower() in names]
         return found[0] if len(found) == 1 else None
