@@ -122,7 +122,7 @@ ENCRYPTED = "is encrypted"
 
 
 def _is_clutter_below(name: str) -> bool:
-    return any(is_clutter(Path(part)) for part in name.split("/"))
+    return any(is_clutter(Path(part)) for part in name.split("/") if part not in ("", ".", ".."))
 
 
 def _why_unread(info: zipfile.ZipInfo) -> str | None:

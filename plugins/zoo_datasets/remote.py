@@ -52,7 +52,10 @@ def read_url(url: str) -> bytes:
 def _read_http(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT) as answer:  # the protocol is checked by the caller
+            length = answer.length  # None where the server does not say it
             data: bytes = answer.read(LARGEST)
+            if length is not None and len(data) < min(length, LARGEST):
+                raise OSError(f"the server ended after {len(data):,} bytes, {length - len(data):,} too early")
             if answer.read(1):
                 raise OSError(f"is larger than {LARGEST:,} bytes")
             return data

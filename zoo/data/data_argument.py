@@ -118,7 +118,7 @@ def absolute_path(text: str, base: Path | None = None) -> str:
 def quoted_value(value: str, *, is_file: bool = False) -> str:
     """A value as it stands in an argument, in quotes where it needs them."""
     outside = re.sub(r"\{[^{}'\"]*\}", "", value)  # a comma in braces separates nothing
-    plain = _SAFE.fullmatch(outside) or (not outside and value)
+    plain = not re.search(r"[{}]", outside) and (_SAFE.fullmatch(outside) or (not outside and value))
     if plain and not (is_file and _NAME.fullmatch(value.partition("=")[0].strip()) and "=" in value):
         return value
     return '"' + value.replace('"', '""') + '"'

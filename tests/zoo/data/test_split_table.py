@@ -41,7 +41,7 @@ def test_a_table_divides_a_folder(photos: Path, tmp_path: Path, monkeypatch: pyt
 
 def test_images_without_a_split_are_left_out(photos: Path, tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text(rows("train", "val") + "nowhere.jpg,val\n")
-    images = open_images(with_split_table(tmp_path / "s.csv", f"locked:{photos}"), 0, Plugins())
+    images = open_images(with_split_table(tmp_path / "s.csv", str(photos)), 0, Plugins())
     assert [name for name, _ in images.rejected] == ["blue/002.jpg", "red/002.jpg"]
     assert any("nowhere.jpg" in note for note in images.notes)
 
