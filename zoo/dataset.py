@@ -242,7 +242,10 @@ class Dataset:
 __getattr__ = lazy_attributes(
     __name__,
     {
-        **{name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images", "open_to_score")},
+        **{
+            name: f"zoo.data.opening:{name}"
+            for name in ("absolute", "choose_split", "open_images", "open_to_score", "open_unlabelled")
+        },
         **{
             name: f"zoo.data.folder_walk:{name}" for name in ("is_clutter", "is_photograph", "subfolders", "walk_files")
         },
@@ -251,6 +254,28 @@ __getattr__ = lazy_attributes(
             for name in ("is_clutter", "is_photograph", "subfolders", "walk_files", "why_unprintable", "why_unusable")
         },
         **{name: f"zoo.data.class_names:{name}" for name in ("composed", "folded")},
+        **{
+            name: f"zoo.data.data_argument:{name}"
+            for name in ("Argument", "Kind", "is_url", "matching_files", "parse", "resolved")
+        },
+        **{
+            name: f"zoo.data.labelled_rows:{name}"
+            for name in (
+                "LabelledRows",
+                "ONE_LABEL",
+                "case_notes",
+                "check_splits",
+                "is_missing",
+                "listed",
+                "same_spelling",
+            )
+        },
+        **{name: f"zoo.data.split_words:{name}" for name in ("SPLIT_WORDS", "role_in_name", "role_of")},
+        **{
+            name: f"zoo.data.table:{name}"
+            for name in ("LABEL_NAMES", "PATH_NAMES", "SPLIT_NAMES", "Table", "cell_text", "decoded_text", "read_table")
+        },
+        "FOREIGN_SUFFIXES": "zoo.data.image:FOREIGN_SUFFIXES",
         "user_path": "zoo.storage.paths:user_path",
         "SUFFIXES": "zoo.data.image:SUFFIXES",
         "split_stratified": "zoo.data.splitting:split_stratified",

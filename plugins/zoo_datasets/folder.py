@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from zoo import Images, Sample, UsageError, ZooError
 from zoo.data.class_names import folded
@@ -367,14 +367,16 @@ class _Found:
 
     def _reject_loose(self, folder: Path | Member) -> None:
         """Reject the photographs beside the class folders: they belong to no class."""
+        inside: list[Any] = sorted(folder.iterdir())
         self.rejected += [
             (self._name(path), "lies outside the class folders")
-            for path in sorted(folder.iterdir())
+            for path in inside
             if path.is_file() and is_photograph(path) and not is_clutter(path)
         ]
 
     def _name(self, path: Path | Member) -> str:
-        name = path.relative_to(self.root).as_posix()
+        root: Any = self.root
+        name: str = path.relative_to(root).as_posix()
         return name if why_unprintable(name) is None else ascii(name)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from zoo.data.folder_walk import is_clutter
 
@@ -52,7 +52,7 @@ class Member:
     def exists(self) -> bool:
         return self.is_file() or self.is_dir()
 
-    def relative_to(self, other: Member) -> PurePosixPath:
+    def relative_to(self, other: Any) -> PurePosixPath:
         return PurePosixPath(self.text).relative_to(other.text)
 
     def walk(self) -> Iterator[Member]:

@@ -199,12 +199,12 @@ def _columns(file: str, schema: Any, argument: Argument, rows: LabelledRows) -> 
         "split": [name for name in schema.names if name.lower() in SPLIT_NAMES],
     }
     guessed = []
-    for option, names in guesses.items():
+    for option, likely in guesses.items():
         if found[option] is not None or (option == "label" and not rows.labelled):
             continue
-        if len(names) == 1:
-            found[option] = names[0]
-            guessed.append(f"{option}=`{names[0]}`")
+        if len(likely) == 1:
+            found[option] = likely[0]
+            guessed.append(f"{option}=`{likely[0]}`")
         elif option != "split":
             known = " ".join(f"`{name}`" for name in schema.names[:12])
             raise ZooError(

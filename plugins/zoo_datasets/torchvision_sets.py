@@ -79,7 +79,7 @@ def read(argument: Argument, rows: LabelledRows) -> None:
 def _parts(name: str, root: str, download: bool) -> list[tuple[str, Any]]:
     import torchvision.datasets
 
-    kind = getattr(torchvision.datasets, name, None)
+    kind: Any = getattr(torchvision.datasets, name, None)
     if not (inspect.isclass(kind) and issubclass(kind, torchvision.datasets.VisionDataset)):
         hint = did_you_mean(name, torchvision.datasets.__all__, "see torchvision's documentation for the names")
         raise UsageError(f"torchvision has no dataset `{name}`", hint=hint)
@@ -89,7 +89,8 @@ def _parts(name: str, root: str, download: bool) -> list[tuple[str, Any]]:
         options["download"] = download
     try:
         if "train" in known:
-            return [("train", kind(train=True, **options)), ("test", kind(train=False, **options))]
+            make: Any = kind
+            return [("train", make(train=True, **options)), ("test", make(train=False, **options))]
         if "split" in known:
             return _by_split(kind, options)
     except Exception as error:  # of a download, or of files that are not there

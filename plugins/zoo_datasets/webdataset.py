@@ -100,7 +100,7 @@ def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
     try:
         with tarfile.open(file, "r:") as archive, Path(file).open("rb") as stream:
             while (member := archive.next()) is not None:
-                archive.members.clear()  # which tarfile keeps, and this reader does not need
+                archive.members.clear()  # type: ignore[attr-defined]  # which tarfile keeps, and this reader does not need
                 name = member.name.removeprefix("./")
                 last = f"`{name}`"
                 if member.isdir():

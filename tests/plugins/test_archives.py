@@ -253,8 +253,8 @@ def test_a_dataset_of_torchvision(tmp_path: Path) -> None:
         "train": 20,
         "test": 10,
     }
-    pixels = images.splits["train"][0].source.open()
-    assert isinstance(pixels, np.ndarray) and pixels.shape == (28, 28, 3)
+    opened = images.splits["train"][0].source.open()
+    assert isinstance(opened, np.ndarray) and opened.shape == (28, 28, 3)
     with refused(UsageError, "MNIT", "did you mean `MNIST`"):
         open_images(f"torchvision:MNIT,root={tmp_path}", 0, Plugins())
     with refused(UsageError, "CIFAR10", "download=yes"):

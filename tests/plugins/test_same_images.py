@@ -73,10 +73,10 @@ def written(kind: str, photos: Path, place: Path) -> str:
     if kind == "coco":
         names = ["blue", "red"]
         for split in ("train", "val"):
-            some = [(i, name, label) for i, (name, label, s) in enumerate(rows) if s == split]
+            wanted = [(i, name, label) for i, (name, label, s) in enumerate(rows) if s == split]
             found = {
-                "images": [{"id": i, "file_name": name} for i, name, _ in some],
-                "annotations": [{"id": i, "image_id": i, "category_id": names.index(la)} for i, _, la in some],
+                "images": [{"id": i, "file_name": name} for i, name, _ in wanted],
+                "annotations": [{"id": i, "image_id": i, "category_id": names.index(la)} for i, _, la in wanted],
                 "categories": [{"id": i, "name": name} for i, name in enumerate(names)],
             }
             (place / f"{split}.json").write_text(json.dumps(found))
