@@ -256,7 +256,7 @@ __getattr__ = lazy_attributes(
         **{name: f"zoo.data.class_names:{name}" for name in ("composed", "folded")},
         **{
             name: f"zoo.data.data_argument:{name}"
-            for name in ("Argument", "Kind", "is_url", "matching_files", "parse", "resolved")
+            for name in ("Argument", "Kind", "is_url", "matching_files", "parse_argument", "resolved_argument")
         },
         **{
             name: f"zoo.data.labelled_rows:{name}"

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from zoo import Images, UsageError, ZooError
-from zoo.data.data_argument import Kind, matching_files, parse, resolved
+from zoo.data.data_argument import Kind, matching_files, parse_argument, resolved_argument
 from zoo.data.folder_walk import is_clutter, is_photograph
 from zoo.data.split_words import role_of
 from zoo.dataset import Sample, Unlabelled
@@ -51,10 +51,10 @@ def unlabelled_zip(text: str) -> Unlabelled:
 def absolute_zip(text: str, base: Path) -> str:
     """The argument with an absolute path."""
     try:
-        argument = parse("zip", text, OPTIONS)
+        argument = parse_argument("zip", text, OPTIONS)
     except UsageError:
         return text
-    return str(resolved(argument, OPTIONS, base))
+    return str(resolved_argument(argument, OPTIONS, base))
 
 
 def _top(tree: MemberTree) -> Member:
@@ -70,7 +70,7 @@ def _top(tree: MemberTree) -> Member:
 
 
 def _opened(text: str) -> tuple[MemberTree, str, Reading, list[tuple[str, str]]]:
-    argument = parse("zip", text, OPTIONS)
+    argument = parse_argument("zip", text, OPTIONS)
     if len(argument.files) != 1:
         raise UsageError("`zip:` takes one archive", hint="such as `zip:photos.zip`; quote a path with commas")
     readings: dict[str | None, Reading] = {None: "plain", "leaf": "leaf", "top": "top"}

@@ -10,7 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from zoo import Images, UsageError
-from zoo.data.data_argument import Argument, Kind, matching_files, parse, resolved
+from zoo.data.data_argument import Argument, Kind, matching_files, parse_argument, resolved_argument
 from zoo.data.labelled_rows import LabelledRows
 from zoo.data.split_words import role_in_name
 from zoo.dataset import Unlabelled
@@ -55,10 +55,10 @@ def absolute_rows(dataset: str, text: str, base: Path) -> str:
     """The argument with absolute paths. What cannot be read is unchanged: the error comes when it is opened."""
     reader = _reader(dataset)
     try:
-        argument = parse(dataset, text, reader.OPTIONS)
+        argument = parse_argument(dataset, text, reader.OPTIONS)
     except UsageError:
         return text
-    own = getattr(reader, "absolute", resolved)
+    own = getattr(reader, "absolute", resolved_argument)
     return str(own(argument, reader.OPTIONS, base))
 
 
@@ -68,7 +68,7 @@ def _reader(dataset: str) -> ModuleType:
 
 def _read(dataset: str, text: str, *, labelled: bool) -> LabelledRows:
     reader = _reader(dataset)
-    argument = parse(dataset, text, reader.OPTIONS)
+    argument = parse_argument(dataset, text, reader.OPTIONS)
     if not argument.files and not set(BY_SPLIT) & set(argument.options):
         raise UsageError(f"`{dataset}:` needs a file", hint=reader.EXAMPLE)
     rows = LabelledRows(name=f"{dataset}:{argument}", labelled=labelled)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind
 from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
-from zoo.data.labelled_rows import LabelledRows
+from zoo.data.labelled_rows import ONE_LABEL, LabelledRows
 from zoo.data.split_words import role_of
 from zoo.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, read_table
 from zoo_datasets.image_files import image_files
@@ -64,9 +64,12 @@ def read(argument: Argument, rows: LabelledRows) -> None:
             if image is None:
                 continue
             name, source = image
+            label = "" if columns.label is None else cells[columns.label]
+            if label[:1] + label[-1:] in ("[]", "{}") and len(label) > 1:  # as JSON and pandas write them
+                raise ZooError(f"line {line} of `{file}` has several labels: `{label[:80]}`", hint=ONE_LABEL)
             rows.add(
                 name,
-                "" if columns.label is None else cells[columns.label],
+                label,
                 source,
                 split=role or (None if columns.split is None else cells[columns.split]),
                 group=None if columns.group is None else cells[columns.group],

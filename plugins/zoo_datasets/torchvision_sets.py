@@ -23,9 +23,7 @@ def absolute(argument: Argument, options: dict[str, Kind], base: Any) -> Argumen
     """The argument with an absolute root; the name of the dataset is no path."""
     from dataclasses import replace
 
-    from zoo.data.data_argument import resolved
-
-    return replace(resolved(argument, options, base), files=argument.files)
+    return replace(resolved_argument(argument, options, base), files=argument.files)
 
 
 @dataclass(frozen=True, eq=False)

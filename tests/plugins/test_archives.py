@@ -248,6 +248,7 @@ def test_a_dataset_of_torchvision(tmp_path: Path) -> None:
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(
             struct.pack(">2i", 0x801, count) + bytes(index % 2 for index in range(count))
         )
+    assert absolute(f"torchvision:MNIST,root={tmp_path}/x/..", Plugins()) == f"torchvision:MNIST,root={tmp_path}"
     images = open_images(f"torchvision:MNIST,root={tmp_path}", 0, Plugins())
     assert images.classes == ("0 - zero", "1 - one") and {r: len(p) for r, p in images.splits.items()} == {
         "train": 20,

@@ -174,6 +174,17 @@ def test_bad_tables(photos: Path, tmp_path: Path, text: str | bytes, words: list
         opened(photos, tmp_path, text)
 
 
+def test_several_labels_in_a_cell(photos: Path, tmp_path: Path) -> None:
+    text = '{"path": "red/000.jpg", "label": ["a", "b"]}\n'
+    with refused(ZooError, "line 1", '["a", "b"]', "one class"):
+        opened(photos, tmp_path, text, name="t.jsonl")
+
+
+def test_columns_by_their_position(photos: Path, tmp_path: Path) -> None:
+    images = opened(photos, tmp_path, GOOD.partition("\n")[2], ",header=no,path=1,label=2")
+    assert images.splits == opened(photos, tmp_path, GOOD).splits
+
+
 def test_a_split_that_is_no_role(photos: Path, tmp_path: Path) -> None:
     rows = GOOD.replace("path,label", "path,label,split").replace("e\n", "e,train\n").replace("d\n", "d,trian\n")
     with refused(ZooError, "trian", "did you mean `train`", "line 6"):

@@ -49,12 +49,12 @@ class Argument:
         return self.options.get(name)
 
     def __str__(self) -> str:
-        """The argument as text that `parse` reads; values are quoted where they must be."""
+        """The argument as text that `parse_argument` reads; values are quoted where they must be."""
         parts = [quoted_value(value, is_file=True) for value in self.files]
         return ",".join([*parts, *(f"{name}={quoted_value(value)}" for name, value in self.options.items())])
 
 
-def parse(dataset: str, text: str, options: Mapping[str, Kind]) -> Argument:
+def parse_argument(dataset: str, text: str, options: Mapping[str, Kind]) -> Argument:
     """Read the argument of a dataset.
 
     Args:
@@ -87,7 +87,7 @@ def parse(dataset: str, text: str, options: Mapping[str, Kind]) -> Argument:
     return Argument(dataset=dataset, files=tuple(files), options=found)
 
 
-def resolved(argument: Argument, options: Mapping[str, Kind], base: Path | None = None) -> Argument:
+def resolved_argument(argument: Argument, options: Mapping[str, Kind], base: Path | None = None) -> Argument:
     """The argument with its paths made absolute; URLs are unchanged.
 
     Args:
