@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo import UsageError, ZooError
-from zoo.data.data_argument import Argument, Kind
+from zoo.data.data_argument import Argument, Kind, resolved_argument
 from zoo.data.labelled_rows import LabelledRows
 from zoo.data.split_words import SPLIT_WORDS, role_of
 from zoo.errors import did_you_mean, quoted
@@ -21,8 +21,6 @@ EXAMPLE = "such as `torchvision:CIFAR10,root=data`"
 
 def absolute(argument: Argument, options: dict[str, Kind], base: Any) -> Argument:
     """The argument with an absolute root; the name of the dataset is no path."""
-    from dataclasses import replace
-
     return replace(resolved_argument(argument, options, base), files=argument.files)
 
 
