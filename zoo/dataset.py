@@ -144,6 +144,7 @@ class Images:
             they are decoded.
         notes: Decisions taken while opening, for the user, such as how the data were split.
         drawn: Whether the splits were drawn at random, because the data came without any.
+        files: SHA-256 of each file that says which images there are, such as a table, by its path. A run records them.
     """
 
     name: str
@@ -152,6 +153,7 @@ class Images:
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     drawn: bool = False
+    files: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Check what every user of the images relies on.
@@ -194,6 +196,23 @@ class Images:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Unlabelled:
+    """Images without labels, to be predicted or embedded.
+
+    Attributes:
+        name: What messages call the data.
+        samples: The images, in the order of the data; each label is empty.
+        rejected: Path or name, and reason, of each that cannot be read.
+        notes: Decisions taken while opening, for the user.
+    """
+
+    name: str
+    samples: tuple[Sample, ...]
+    rejected: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dataset:
     """A kind of labelled images that a plugin registers; `--data NAME:ARGUMENT` opens it.
 
@@ -203,8 +222,12 @@ class Dataset:
         open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
         absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
             A callable or `"module:function"`. None: the argument contains no path.
+        absolute_from: As `absolute`, but `(argument, base) -> argument` with the folder that relative paths begin at,
+            for an argument that is more than one path. It is preferred where both are given.
         open_to_score: `(argument) -> Images` for evaluating a model, which needs less than training: one class, a few
             images or a test split alone will do. A callable or `"module:function"`. None: `open` serves for both.
+        open_unlabelled: `(argument) -> Unlabelled` for predicting: labels are neither needed nor looked at. A callable
+            or `"module:function"`. None: the images of all splits are predicted.
     """
 
     name: str
@@ -212,12 +235,17 @@ class Dataset:
     open: str | Callable[[str, int], Images] = field(repr=False)
     absolute: str | Callable[[str], str] | None = field(repr=False, default=None)
     open_to_score: str | Callable[[str], Images] | None = field(repr=False, default=None)
+    absolute_from: str | Callable[[str, Path], str] | None = field(repr=False, default=None)
+    open_unlabelled: str | Callable[[str], Unlabelled] | None = field(repr=False, default=None)
 
 
 __getattr__ = lazy_attributes(
     __name__,
     {
-        **{name: f"zoo.data.opening:{name}" for name in ("absolute", "choose_split", "open_images", "open_to_score")},
+        **{
+            name: f"zoo.data.opening:{name}"
+            for name in ("absolute", "choose_split", "open_images", "open_to_score", "open_unlabelled")
+        },
         **{
             name: f"zoo.data.folder_walk:{name}" for name in ("is_clutter", "is_photograph", "subfolders", "walk_files")
         },
@@ -226,6 +254,28 @@ __getattr__ = lazy_attributes(
             for name in ("is_clutter", "is_photograph", "subfolders", "walk_files", "why_unprintable", "why_unusable")
         },
         **{name: f"zoo.data.class_names:{name}" for name in ("composed", "folded")},
+        **{
+            name: f"zoo.data.data_argument:{name}"
+            for name in ("Argument", "Kind", "is_url", "matching_files", "parse_argument", "resolved_argument")
+        },
+        **{
+            name: f"zoo.data.labelled_rows:{name}"
+            for name in (
+                "LabelledRows",
+                "ONE_LABEL",
+                "case_notes",
+                "check_splits",
+                "is_missing",
+                "listed",
+                "same_spelling",
+            )
+        },
+        **{name: f"zoo.data.split_words:{name}" for name in ("SPLIT_WORDS", "role_in_name", "role_of")},
+        **{
+            name: f"zoo.data.table:{name}"
+            for name in ("LABEL_NAMES", "PATH_NAMES", "SPLIT_NAMES", "Table", "cell_text", "decoded_text", "read_table")
+        },
+        "FOREIGN_SUFFIXES": "zoo.data.image:FOREIGN_SUFFIXES",
         "user_path": "zoo.storage.paths:user_path",
         "SUFFIXES": "zoo.data.image:SUFFIXES",
         "split_stratified": "zoo.data.splitting:split_stratified",

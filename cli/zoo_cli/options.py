@@ -71,6 +71,28 @@ def classes_from_option(command: F) -> F:
     return with_classes  # type: ignore[return-value]
 
 
+def splits_option(command: F) -> F:
+    """The option `--splits`, which changes what the command is given for `--data`, after `--classes-from`."""
+
+    @click.option(
+        "--splits",
+        metavar="FILE",
+        help="Table with the split of each image, such as a CSV with the columns path and split; a path is that below "
+        "the data. Images that it does not name are left out.  [default: those of the data, else drawn at random]",
+    )
+    @functools.wraps(command)
+    def with_splits(*arguments: Any, splits: str | None, **options: Any) -> Any:
+        if splits is not None:
+            from zoo.data.split_table import with_split_table
+
+            if options["data"] is None:
+                raise UsageError("`--splits` needs `--data`", hint="pass the data that the table divides")
+            options["data"] = with_split_table(splits, options["data"])
+        return command(*arguments, **options)
+
+    return with_splits  # type: ignore[return-value]
+
+
 # Columns below which figures would be cut off; a narrower terminal breaks the lines itself
 NARROWEST = 40
 

@@ -9,7 +9,7 @@ import click
 from zoo.errors import UsageError, counted
 from zoo.experiment import Experiment
 from zoo.preprocess import pixels_text
-from zoo_cli.options import classes_from_option, console, json_option, print_json
+from zoo_cli.options import classes_from_option, console, json_option, print_json, splits_option
 from zoo_cli.settings import settings_options
 
 if TYPE_CHECKING:
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.command()
 @settings_options
 @json_option
+@splits_option
 @classes_from_option
 @click.pass_context
 def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Sequence
 from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.errors import ZooError
+from zoo.errors import UsageError, ZooError
 from zoo_cli.options import (
     console,
     data_stream,
@@ -23,11 +25,18 @@ from zoo_cli.options import (
 
 if TYPE_CHECKING:
     from zoo.data.decoding import BadFile
+    from zoo.dataset import Sample
 
 
 @click.command()
 @click.argument("model", metavar="RUN|FILE")
-@click.argument("photographs", nargs=-1, required=True, metavar="PHOTO...")
+@click.argument("photographs", nargs=-1, metavar="PHOTO...")
+@click.option(
+    "--data",
+    metavar="DATA",
+    help="Images to classify, in place of PHOTO: whatever --data of zoo train reads, such as csv:new.csv. No labels "
+    "are needed.",
+)
 @click.option(
     "--top",
     type=click.IntRange(1),
@@ -55,6 +64,7 @@ def predict(
     ctx: click.Context,
     model: str,
     photographs: tuple[str, ...],
+    data: str | None,
     top: int,
     preprocess: str | None,
     classes: Path | None,
@@ -73,18 +83,32 @@ def predict(
     \b
     zoo predict runs/first holiday/
     zoo predict runs/first/model.onnx holiday/*.jpg --top 3
+    zoo predict runs/first --data csv:new.csv,path=file
     """
     from zoo.data.decoding import BadFile, doubts_text
+    from zoo.data.opening import open_unlabelled
     from zoo.inference.prediction import Prediction, find_photographs, predict_each, read_classes, read_preprocess
     from zoo.progress import ProgressBar
     from zoo_cli.main import plugins
 
-    paths = find_photographs(photographs)
+    if bool(photographs) == (data is not None):
+        raise UsageError(
+            "photographs and `--data` are both given" if photographs else "neither photographs nor `--data` are given",
+            hint="pass the paths of photographs, or `--data DATA`",
+        )
     doubtful: list[BadFile] = []
     display = ProgressBar(console())
+    images: Sequence[Path | Sample]
+    if data is None:
+        images, left_out = find_photographs(photographs), []
+    else:
+        opened = open_unlabelled(data, plugins(ctx))
+        images, left_out = opened.samples, [BadFile(name, f"`{name}` {reason}") for name, reason in opened.rejected]
+        for text in opened.notes:
+            display.note(text)
     results = predict_each(
         model,
-        paths,
+        images,
         top=top,
         device=device,
         workers=workers,
@@ -96,11 +120,11 @@ def predict(
         note=display.note,
     )
     if not data_stream().isatty():  # on a terminal the results themselves show the progress
-        display.start("predict", len(paths))
+        display.start("predict", len(images) + len(left_out))
     good, reasons = 0, []
     try:
         with json_rows() if as_json else nullcontext(_print_line) as write:
-            for result in results:
+            for result in chain(results, left_out):
                 if isinstance(result, Prediction):
                     good += 1
                     write(result.to_json())
@@ -118,7 +142,7 @@ def predict(
             display.warn(doubts_text(doubtful))
     if not good:
         raise ZooError("none of the photographs could be decoded", hint="the reasons are printed above")
-    if good < len(paths):
+    if good < len(images) + len(left_out):
         ctx.exit(1)
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from zoo.errors import UsageError, ZooError, counted
 from zoo_cli.figures import print_needed
-from zoo_cli.options import classes_from_option, console, echo, json_option, percent, print_json
+from zoo_cli.options import classes_from_option, console, echo, json_option, percent, print_json, splits_option
 from zoo_cli.settings import SECONDS, settings_options
 
 if TYPE_CHECKING:
@@ -147,6 +147,7 @@ def _settings(command: Any) -> Any:
 @click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
 @json_option
 @_settings
+@splits_option
 @classes_from_option
 @click.pass_context
 def study(

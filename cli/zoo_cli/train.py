@@ -11,7 +11,7 @@ import click
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
-from zoo_cli.options import classes_from_option, console, echo, json_option, print_json
+from zoo_cli.options import classes_from_option, console, echo, json_option, print_json, splits_option
 from zoo_cli.settings import settings_options
 
 # Options that may be given with `--resume`; all others are fixed by the run
@@ -64,6 +64,7 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
     help="Overwrite the run in --out; with --resume: accept other versions of libraries or another device.",
 )
 @json_option
+@splits_option
 @classes_from_option
 @click.pass_context
 def train(

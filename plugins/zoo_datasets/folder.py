@@ -6,37 +6,27 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from zoo import Images, Sample, UsageError, ZooError
-from zoo.data.class_names import composed, folded
+from zoo.data.class_names import folded
+from zoo.data.data_argument import is_url
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
 from zoo.data.image import SUFFIXES
+from zoo.data.labelled_rows import case_notes, check_splits, listed, same_spelling
+from zoo.data.split_words import SPLIT_WORDS
 from zoo.data.splitting import split_stratified
-from zoo.dataset import ROLES, Role
+from zoo.dataset import ROLES, Role, Unlabelled
 from zoo.errors import counted
 from zoo.storage.paths import user_path
-
-# Usual names of split folders, and the role of each
-SPLIT_FOLDERS: dict[str, Role] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "validate": "val",
-    "dev": "val",
-    "development": "val",
-    "test": "test",
-    "testing": "test",
-}
+from zoo_datasets.member_tree import Member
+from zoo_datasets.remote import remote_tree
 
 # How folders become classes, and the name of the dataset that reads them so, as in `--classes-from leaf`
 Reading = Literal["plain", "leaf", "top"]
 READINGS: dict[Reading, str] = {"plain": "folder", "leaf": "folder-leaf", "top": "folder-top"}
 
 LAYOUT = "a data folder holds `train/CLASS/*.jpg` and `val/CLASS/*.jpg`, or `CLASS/*.jpg`"
-SHOWN = 5  # names in a note
 
 
 def absolute(argument: str) -> str:
@@ -79,8 +69,34 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
         UsageError: there is no such folder.
         ZooError: the folder has no images or only one class, or a class is missing from a split.
     """
-    root = _root(argument)
+    if is_url(argument):
+        return open_remote(argument, split_seed, reading)
+    return open_tree(_root(argument), f"{READINGS[reading]}:{argument}", argument, split_seed, reading)
+
+
+def open_tree(
+    root: Path | Member,
+    name: str,
+    argument: str,
+    split_seed: int,
+    reading: Reading = "plain",
+    rejected: Sequence[tuple[str, str]] = (),
+) -> Images:
+    """Open class folders to train on, in a folder or in an archive.
+
+    Args:
+        root: The folder with the class or split folders.
+        name: What reports call the data.
+        argument: What messages call the data.
+        split_seed: Seed of the split, for data without split folders.
+        reading: Which folders are classes, see `READINGS`.
+        rejected: Name and reason of each file that is not read already.
+
+    Raises:
+        ZooError: there are no images or only one class, or a class is missing from a split.
+    """
     found = _Found(root, reading)
+    found.rejected += rejected
     roles = _roles(root, argument, reading)
     if "train" not in roles and roles:
         names = " ".join(f"`{folder.name}`" for folder in roles.values())
@@ -96,9 +112,9 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
     found.look_beside(roles)
     _refuse_split_of_another_name(roles, root, argument)
     notes: list[str] = []
-    parts: dict[Role, Path] = roles or {"train": root}
+    parts: dict[Role, Path | Member] = roles or {"train": root}
     read = {role: found.samples(parts[role], may_be_empty=role == "test") for role in ROLES if role in parts}
-    splits = _same_spelling(read, notes)
+    splits = same_spelling(read, notes)
     _leave_out_unlabelled(splits, parts, found, notes)
     drawn = set(splits) == {"train"}
     if drawn:
@@ -106,15 +122,15 @@ def open_folder(argument: str, split_seed: int, reading: Reading = "plain") -> I
         splits = split_stratified(splits["train"], split_seed)
         notes.append(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}")
     images = Images(
-        name=f"{READINGS[reading]}:{argument}",
+        name=name,
         classes=tuple(sorted({sample.label for sample in splits["train"]})),
         splits=splits,
         rejected=tuple(found.rejected),
-        notes=(*notes, *_case_notes(splits["train"]), *found.nested_notes()),
+        notes=(*notes, *case_notes(splits["train"], "merge their folders"), *found.nested_notes()),
         drawn=drawn,
     )
     _check_classes(images.splits["train"], argument, root)
-    _check_splits(images, argument)
+    check_splits(images, argument, _EVERY_CLASS)
     return images
 
 
@@ -129,27 +145,66 @@ def open_to_score(argument: str, reading: Reading = "plain") -> Images:
         UsageError: there is no such folder.
         ZooError: no photographs lie in class folders.
     """
-    root = _root(argument)
+    if is_url(argument):
+        return score_remote(argument, reading)
+    return score_tree(_root(argument), f"{READINGS[reading]}:{argument}", argument, reading)
+
+
+def score_tree(
+    root: Path | Member,
+    name: str,
+    argument: str,
+    reading: Reading = "plain",
+    rejected: Sequence[tuple[str, str]] = (),
+) -> Images:
+    """Open class folders to evaluate a model on, in a folder or in an archive; takes what `open_tree` does.
+
+    Raises:
+        ZooError: no photographs lie in class folders.
+    """
     found = _Found(root, reading)
+    found.rejected += rejected
     roles = _roles(root, argument, reading)
     found.look_beside(roles)
-    parts: dict[Role, Path] = roles or {"test": root}
+    parts: dict[Role, Path | Member] = roles or {"test": root}
     read = {role: found.samples(parts[role], may_be_empty=True) for role in ROLES if role in parts}
     notes: list[str] = []
-    splits = _same_spelling({role: samples for role, samples in read.items() if samples}, notes)
+    splits = same_spelling({role: samples for role, samples in read.items() if samples}, notes)
     if not splits:
         raise ZooError(
             f"`{argument}` holds no photographs in class folders",
             hint=f"{LAYOUT}; `zoo predict` classifies photographs without labels",
         )
     return Images(
-        name=f"{READINGS[reading]}:{argument}",
+        name=name,
         classes=tuple(sorted({sample.label for samples in splits.values() for sample in samples})),
         splits=splits,
         rejected=tuple(found.rejected),
         notes=(*notes, *found.nested_notes()),
         drawn=not roles or set(roles) == {"train"},
     )
+
+
+def open_remote(url: str, split_seed: int, reading: Reading) -> Images:
+    """Open class folders behind a URL to train on, such as `s3://bucket/photos`; needs the extra `remote`."""
+    tree = remote_tree(url)
+    return open_tree(tree.root, f"{READINGS[reading]}:{url}", url, split_seed, reading)
+
+
+def score_remote(url: str, reading: Reading) -> Images:
+    """Open class folders behind a URL to evaluate a model on."""
+    tree = remote_tree(url)
+    return score_tree(tree.root, f"{READINGS[reading]}:{url}", url, reading)
+
+
+def open_unlabelled(argument: str) -> Unlabelled:
+    """Open the photographs of a folder or URL to predict, wherever they lie in it."""
+    root = remote_tree(argument).root if is_url(argument) else _root(argument)
+    files = (path for path in walk_files(root) if is_photograph(path))
+    samples = tuple(Sample(path.relative_to(root).as_posix(), "", path) for path in files)
+    if not samples:
+        raise ZooError(f"`{argument}` holds no photographs", hint=f"their names end in {' '.join(SUFFIXES)}")
+    return Unlabelled(name=f"folder:{argument}", samples=samples)
 
 
 def _root(argument: str) -> Path:
@@ -162,7 +217,7 @@ def _root(argument: str) -> Path:
     return root
 
 
-def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
+def _class_named_as_split(roles: Mapping[Role, Path | Member]) -> str | None:
     """The name of a `train/` or `val/` that holds photographs and no folders, as that of a class does."""
     for role, folder in roles.items():
         loose = any(is_photograph(child) and not is_clutter(child) for child in folder.iterdir())
@@ -171,7 +226,7 @@ def _class_named_as_split(roles: Mapping[Role, Path]) -> str | None:
     return None
 
 
-def _refuse_split_of_another_name(roles: Mapping[Role, Path], root: Path, argument: str) -> None:
+def _refuse_split_of_another_name(roles: Mapping[Role, Path | Member], root: Path | Member, argument: str) -> None:
     """Refuse data without `val` that have another folder of the same classes: its name may be a slip.
 
     Left out, it would be no validation, and training would report on the test split instead.
@@ -190,15 +245,15 @@ def _refuse_split_of_another_name(roles: Mapping[Role, Path], root: Path, argume
             )
 
 
-def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
+def _roles(root: Path | Member, argument: str, reading: Reading) -> dict[Role, Path | Member]:
     """The split folders of a data folder, by role; none where every folder is a class.
 
     Raises:
         ZooError: two folders are for one role.
     """
-    roles: dict[Role, Path] = {}
+    roles: dict[Role, Path | Member] = {}
     for folder in subfolders(root) if reading != "top" else ():
-        role = SPLIT_FOLDERS.get(folder.name.lower())
+        role = SPLIT_WORDS.get(folder.name.lower())
         if role is None:
             continue
         if role in roles:
@@ -211,14 +266,14 @@ def _roles(root: Path, argument: str, reading: Reading) -> dict[Role, Path]:
 class _Found:
     """What lies in a data folder: samples as they are asked for, and the path and reason of every other file."""
 
-    root: Path
+    root: Path | Member
     reading: Reading
     rejected: list[tuple[str, str]] = field(default_factory=list)
     nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
     runs: list[str] = field(default_factory=list)  # folders that zoo wrote
     merged: dict[str, set[str]] = field(default_factory=lambda: defaultdict(set))  # class -> the folders of it
 
-    def look_beside(self, roles: Mapping[Role, Path]) -> None:
+    def look_beside(self, roles: Mapping[Role, Path | Member]) -> None:
         """Reject the photographs beside the folders, and the folders beside those of the splits."""
         self._reject_loose(self.root)
         if roles:
@@ -228,7 +283,7 @@ class _Found:
                 if folder not in roles.values() and not _holds_runs(folder)
             ]
 
-    def samples(self, base: Path, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
+    def samples(self, base: Path | Member, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
         """Every image in the class folders of `base`, at any depth; other files are rejected.
 
         The class is the highest folder below `base`, or the lowest one for the reading `leaf`.
@@ -265,7 +320,7 @@ class _Found:
         runs = [f"`{name}/` holds runs of zoo, so it is no class" for name in self.runs]
         if self.reading == "leaf":
             return runs + [
-                f"folders {_listed(folders)} are one class, `{label}`"
+                f"folders {listed(folders)} are one class, `{label}`"
                 for label, folders in sorted(self.merged.items())
                 if len(folders) > 1
             ]
@@ -288,8 +343,8 @@ class _Found:
         first = next(iter(lower.values()))
         if len(lower) < max(len(self.merged), 2) or any(names != first for names in lower.values()):
             return None
-        text = f"each of the classes {_listed(lower)} holds the same folders, {_listed(first)}: "
-        if all(name.lower() in SPLIT_FOLDERS for name in first):
+        text = f"each of the classes {listed(lower)} holds the same folders, {listed(first)}: "
+        if all(name.lower() in SPLIT_WORDS for name in first):
             return (
                 f"{text}if these are splits, they are mixed; a split is a folder above its classes, as in `train/CLASS`"
             )
@@ -297,7 +352,7 @@ class _Found:
             f"{text}if these are the classes, pass `--classes-from leaf`, or name the splits above them `train`, `val`"
         )
 
-    def _empty(self, folder: Path, others: Sequence[tuple[str, str]], may_be: bool) -> None:
+    def _empty(self, folder: Path | Member, others: Sequence[tuple[str, str]], may_be: bool) -> None:
         name = self._name(folder)
         if (reason := why_unprintable(folder.name)) is not None:
             raise ZooError(f"class folder `{name}` cannot be used: {reason}", hint="rename the folder")
@@ -310,62 +365,29 @@ class _Found:
             hint=f"photographs end in {' '.join(SUFFIXES)}; remove the folder if it is not a class",
         )
 
-    def _reject_loose(self, folder: Path) -> None:
+    def _reject_loose(self, folder: Path | Member) -> None:
         """Reject the photographs beside the class folders: they belong to no class."""
+        inside: list[Any] = sorted(folder.iterdir())
         self.rejected += [
             (self._name(path), "lies outside the class folders")
-            for path in sorted(folder.iterdir())
+            for path in inside
             if path.is_file() and is_photograph(path) and not is_clutter(path)
         ]
 
-    def _name(self, path: Path) -> str:
-        name = path.relative_to(self.root).as_posix()
+    def _name(self, path: Path | Member) -> str:
+        root: Any = self.root
+        name: str = path.relative_to(root).as_posix()
         return name if why_unprintable(name) is None else ascii(name)
 
 
-def _holds_runs(folder: Path) -> bool:
+def _holds_runs(folder: Path | Member) -> bool:
     """Whether a folder is one that zoo wrote, or holds such, as `runs/` does where `--data .` is trained on."""
     places = (folder, *subfolders(folder))
     return any((place / name).is_file() for place in places for name in ("run.json", "study.json"))
 
 
-def _same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) -> dict[Role, tuple[Sample, ...]]:
-    """Samples with labels that are equal where they are the same text in two Unicode forms.
-
-    Linux and Windows write é as one character (NFC), macOS as two (NFD). The spelling that comes first is kept: of the
-    training images, if there are any.
-    """
-    spelling: dict[str, str] = {}
-    for samples in splits.values():
-        for label in sorted({sample.label for sample in samples}):
-            if spelling.setdefault(composed(label), label) != label:
-                notes.append(f"class `{label}` comes in two Unicode forms (NFC and NFD), which are taken for one class")
-    return {
-        role: tuple(
-            sample
-            if (label := spelling[composed(sample.label)]) == sample.label
-            else Sample(sample.id, label, sample.source, sample.group)
-            for sample in samples
-        )
-        for role, samples in splits.items()
-    }
-
-
-def _case_notes(samples: Iterable[Sample]) -> list[str]:
-    """A note for classes that are told apart only by case or spaces."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        alike[folded(sample.label)].add(sample.label)
-    return [
-        f"classes {' '.join(f'`{name}`' for name in sorted(names))} differ only in case or spaces: if they are one "
-        "class, merge their folders"
-        for names in alike.values()
-        if len(names) > 1
-    ]
-
-
 def _leave_out_unlabelled(
-    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path], found: _Found, notes: list[str]
+    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path | Member], found: _Found, notes: list[str]
 ) -> None:
     """Drop a `test/` that has no class of `train/`: it may be there to be predicted, and training does not need it."""
     if "test" not in splits:
@@ -376,18 +398,11 @@ def _leave_out_unlabelled(
     name = roles["test"].name
     del splits["test"]
     found.rejected[:] = [one for one in found.rejected if not one[0].startswith(f"{name}/")]
-    what = (
-        f"its folders are {_listed(labels)}, none of them a class of `train`" if labels else "it has no class folders"
-    )
+    what = f"its folders are {listed(labels)}, none of them a class of `train`" if labels else "it has no class folders"
     notes.append(f"`{name}/` is left out: {what}; `zoo predict` classifies photographs without labels")
 
 
-def _listed(names: Iterable[str]) -> str:
-    known = sorted(names)
-    return " ".join(f"`{name}`" for name in known[:SHOWN]) + (" ..." if len(known) > SHOWN else "")
-
-
-def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None:
+def _check_classes(samples: Iterable[Sample], argument: str, root: Path | Member) -> None:
     names = sorted({sample.label for sample in samples})
     if not names:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
@@ -395,32 +410,11 @@ def _check_classes(samples: Iterable[Sample], argument: str, root: Path) -> None
         hint = "classification needs at least two classes"
         lower = subfolders(root / names[0]) if (root / names[0]).is_dir() else []
         if lower:
-            folders = _listed(folder.name for folder in lower)
-            splits = any(folder.name.lower() in SPLIT_FOLDERS for folder in lower)
+            folders = listed(folder.name for folder in lower)
+            splits = any(folder.name.lower() in SPLIT_WORDS for folder in lower)
             what = f"it holds the splits {folders}:" if splits else f"if its folders {folders} are the classes,"
             hint = f"{what} pass `--data {Path(argument) / names[0]}`"
         raise ZooError(f"`{argument}` has one class only, `{names[0]}`", hint=hint)
 
 
-def _check_splits(images: Images, argument: str) -> None:
-    for role, samples in images.splits.items():
-        found = {sample.label for sample in samples}
-        for name in images.classes:
-            if name not in found:
-                raise ZooError(
-                    f"class `{name}` is missing from `{role}` of `{argument}`",
-                    hint=_spelt_otherwise(name, found, role) or _EVERY_CLASS,
-                )
-        for name in sorted(found - set(images.classes)):
-            raise ZooError(
-                f"class `{name}` of `{role}` is missing from `train` of `{argument}`",
-                hint=_spelt_otherwise(name, images.classes, "train") or _EVERY_CLASS,
-            )
-
-
 _EVERY_CLASS = "every class needs photographs in every split, in a folder of the same name"
-
-
-def _spelt_otherwise(name: str, others: Iterable[str], role: Role) -> str | None:
-    alike = [other for other in sorted(others) if folded(other) == folded(name)]
-    return f"`{role}` has `{alike[0]}`: names of classes are compared by case and spaces" if alike else None

@@ -7,6 +7,7 @@ import os
 import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, Protocol
 
 from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES, why_suffix_not_read
 from zoo.errors import ZooError
@@ -30,13 +31,37 @@ CLUTTER_FOLDERS = (
 )
 
 
-def is_clutter(path: Path) -> bool:
+class Place(Protocol):
+    """What reading class folders needs of a `Path`; a member of an archive has it too, and `walk` for its files."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def suffix(self) -> str: ...
+
+    def is_dir(self) -> bool: ...
+
+    def is_file(self) -> bool: ...
+
+    def is_symlink(self) -> bool: ...
+
+
+class Tree(Place, Protocol):
+    """A folder of an archive or store."""
+
+    def walk(self) -> Iterator[Any]:
+        """Yield every file below, without clutter, in the order of `walk_order`."""
+        ...
+
+
+def is_clutter(path: Place) -> bool:
     """Whether a file or folder is hidden, or one that a system creates."""
     name = path.name.lower()
     return name.startswith(".") or name in CLUTTER_FILES or name in CLUTTER_FOLDERS
 
 
-def subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Any) -> list[Any]:
     """The folders in a folder, sorted, without clutter.
 
     Raises:
@@ -48,12 +73,16 @@ def subfolders(folder: Path) -> list[Path]:
         raise _unreadable(error) from error
 
 
-def walk_files(folder: Path) -> Iterator[Path]:
+def walk_files(folder: Path | Tree) -> Iterator[Any]:
     """Yield every file at any depth, without clutter; links are followed once, and not to folders above `folder`.
 
     Raises:
         ZooError: a folder cannot be read.
     """
+
+    if not isinstance(folder, Path):
+        yield from folder.walk()
+        return
 
     def refuse(error: OSError) -> None:
         raise _unreadable(error) from error
@@ -72,7 +101,17 @@ def walk_files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(files) if not is_clutter(Path(name)))
 
 
-def is_photograph(path: Path) -> bool:
+def walk_order(name: str) -> tuple[tuple[int, str], ...]:
+    """What paths below a data folder are sorted by, where they do not come from `walk_files`, to come in its order.
+
+    In each folder, the files come first, then what lies in its folders. So the same images come in the same order from
+    a folder, an archive and a table, and training on them gives the same weights.
+    """
+    *folders, file = name.split("/")
+    return (*((1, folder) for folder in folders), (0, file))
+
+
+def is_photograph(path: Place) -> bool:
     """Whether a file is a photograph by its suffix, also of a format that cannot be read."""
     return path.suffix.lower() in SUFFIXES or path.suffix.lower() in FOREIGN_SUFFIXES
 
@@ -82,7 +121,7 @@ def is_readable(path: Path) -> bool:
     return path.is_file() or (path.is_symlink() and not path.exists())
 
 
-def why_unusable(path: Path, name: str) -> str | None:
+def why_unusable(path: Place, name: str) -> str | None:
     """Why a file cannot be a labelled image, by its kind and name; None: it can.
 
     Args:

@@ -10,8 +10,9 @@ from typing import Any
 
 from zoo.catalogue import Entry
 from zoo.data.class_names import respelt
+from zoo.data.split_table import divided_by, split_table_of, with_split_table
 from zoo.data.splitting import lock
-from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample
+from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample, Unlabelled
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.progress import Progress
@@ -37,8 +38,16 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
         return f"{LOCKED}:{absolute(argument, plugins, base)}"
+    table, data = split_table_of(spec)
+    if table is not None:
+        return with_split_table(table, absolute(data, plugins, base), base)
     if name in plugins.datasets:
-        resolve = plugins.datasets.find(name).value.absolute
+        dataset = plugins.datasets.find(name).value
+        if colon and dataset.absolute_from is not None:
+            found = load_target(dataset.absolute_from)(argument, base)
+            check_returned(found, str, dataset.absolute_from, f"dataset `{name}`")
+            return f"{name}:{found}"
+        resolve = dataset.absolute
         if not colon or resolve is None:
             return spec
         beside = base / user_path(argument)
@@ -75,7 +84,15 @@ def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = 
 
 def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
     locked, entry, argument = _dataset_of(spec, plugins)
-    images = call_dataset(entry, entry.value.open, argument, split_seed)
+    table, _ = split_table_of(spec.removeprefix(f"{LOCKED}:"))
+    if table is not None:
+        to_score = entry.value.open_to_score  # which needs no splits of the data's own
+        found = (
+            call_dataset(entry, to_score, argument) if to_score else call_dataset(entry, entry.value.open, argument, 0)
+        )
+        images = divided_by(found, table)
+    else:
+        images = call_dataset(entry, entry.value.open, argument, split_seed)
     if split_seed and not images.drawn and not locked and entry.provider == "datasets":  # a plugin may not say `drawn`
         note = f"`--split-seed {split_seed}` changes nothing: `{spec}` comes with its splits"
         images = replace(images, notes=(*images.notes, note))
@@ -89,13 +106,27 @@ def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool 
     """
     try:
         locked, entry, argument = _dataset_of(spec, plugins)
-        if locked or entry.value.open_to_score is None:
+        if locked or entry.value.open_to_score is None or split_table_of(spec)[0] is not None:
             return _open_images(spec, split_seed, plugins)
         return call_dataset(entry, entry.value.open_to_score, argument)
     except UsageError as error:
         if not of_run:
             raise
         raise _of_run(spec, error) from error
+
+
+def open_unlabelled(spec: str, plugins: Plugins) -> Unlabelled:
+    """Open images to predict or embed, whose labels are neither needed nor looked at.
+
+    Takes and raises what `open_images` does. Splits do not matter: the images of all of them are opened.
+    """
+    _, entry, argument = _dataset_of(spec, plugins)
+    if entry.value.open_unlabelled is not None:
+        found: Unlabelled = _called(entry, entry.value.open_unlabelled, argument, kind=Unlabelled)
+        return found
+    images = open_to_score(spec, 0, plugins)
+    samples = tuple(Sample(one.id, "", one.source, one.group) for part in images.splits.values() for one in part)
+    return Unlabelled(name=images.name, samples=samples, rejected=images.rejected, notes=images.notes)
 
 
 def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
@@ -127,6 +158,9 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Entry[Dataset], str]
     if name == LOCKED and colon:
         _, entry, argument = _dataset_of(argument, plugins)
         return True, entry, argument
+    table, data = split_table_of(spec)
+    if table is not None:
+        return _dataset_of(data, plugins)
     datasets = plugins.datasets
     if name not in datasets:
         if not user_path(spec).exists() and "/" not in spec and "\\" not in spec and "." not in spec:
@@ -145,21 +179,34 @@ def call_dataset(entry: Entry[Dataset], target: str | Callable[..., Any], *argum
     Raises:
         ZooError: it fails in a way that it does not explain, or returns something other than images.
     """
-    where = f"dataset `{entry.name}` of plugin `{entry.provider}`"
-    hint = "the plugin must be mended; `zoo plugins` names its distribution"
-    try:
-        images = load_target(target)(*arguments)
-    except (ZooError, OSError):
-        raise
-    except Exception as error:
-        raise ZooError(f"{where} failed: {type(error).__name__}: {quoted(error)}", hint=hint) from error
-    if not isinstance(images, Images):
-        raise ZooError(f"{where} returned {type(images).__name__}, not `zoo.Images`", hint=hint)
+    images: Images = _called(entry, target, *arguments, kind=Images)
     classes = set(images.classes)
     for sample in (sample for samples in images.splits.values() for sample in samples):
         if sample.label not in classes:
-            raise ZooError(f"image `{sample.id}` of {where} has the label `{sample.label}`, not a class", hint=hint)
+            where = f"image `{sample.id}` of {_dataset_text(entry)}"
+            raise ZooError(f"{where} has the label `{sample.label}`, not a class", hint=_MEND)
     return images
+
+
+def _called(entry: Entry[Dataset], target: str | Callable[..., Any], *arguments: Any, kind: type[Any]) -> Any:
+    """What a dataset's function returns, which is of type `kind`."""
+    try:
+        found = load_target(target)(*arguments)
+    except (ZooError, OSError):
+        raise
+    except Exception as error:
+        text = f"{_dataset_text(entry)} failed: {type(error).__name__}: {quoted(error)}"
+        raise ZooError(text, hint=_MEND) from error
+    if not isinstance(found, kind):
+        raise ZooError(f"{_dataset_text(entry)} returned {type(found).__name__}, not `zoo.{kind.__name__}`", hint=_MEND)
+    return found
+
+
+_MEND = "the plugin must be mended; `zoo plugins` names its distribution"
+
+
+def _dataset_text(entry: Entry[Dataset]) -> str:
+    return f"dataset `{entry.name}` of plugin `{entry.provider}`"
 
 
 def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
@@ -171,6 +218,9 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
     name, colon, argument = spec.partition(":")
     if name == LOCKED and colon:
         return f"{LOCKED}:{with_classes_from(argument, which, plugins)}"
+    table, data = split_table_of(spec)
+    if table is not None:
+        return with_split_table(table, with_classes_from(data, which, plugins))
     if name not in plugins.datasets:
         return f"folder-{which}:{spec}"
     if name in ("folder", f"folder-{which}"):
@@ -188,7 +238,8 @@ def read_as(own: str, spec: str, plugins: Plugins) -> str:
         spec: The other data. A name such as `folder:` before the path says how it is read, and stays.
         plugins: Loaded plugins.
     """
-    name, other = (text.removeprefix(f"{LOCKED}:").partition(":")[0] for text in (own, spec))
+    data = (split_table_of(text.removeprefix(f"{LOCKED}:"))[1] for text in (own, spec))
+    name, other = (text.partition(":")[0] for text in data)
     if name not in ("folder-leaf", "folder-top") or other in plugins.datasets:
         return spec
     return with_classes_from(spec, name.removeprefix("folder-"), plugins)

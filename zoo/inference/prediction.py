@@ -97,7 +97,7 @@ def _crosses_clutter(name: str, pattern: str) -> bool:
 
 def predict(
     model: Path | str | Run,
-    photographs: Sequence[Path | str] | Path | str,
+    photographs: Sequence[Path | str | Sample] | Path | str,
     *,
     top: int = 1,
     device: str = "auto",
@@ -112,7 +112,8 @@ def predict(
 
     Args:
         model: a run, its folder, or an exported file.
-        photographs: paths of image files, and folders of them; or one such path.
+        photographs: paths of image files, and folders of them; or one such path. Samples are taken as well, such as
+            those of `zoo.data.opening.open_unlabelled`.
         top: number of classes in each prediction; all of them, where the model has fewer.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: threads that decode images; None: chosen by the number of processors.
@@ -151,7 +152,7 @@ def predict(
 
 def predict_each(
     model: Path | str | Run,
-    photographs: Sequence[Path | str] | Path | str,
+    photographs: Sequence[Path | str | Sample] | Path | str,
     *,
     top: int = 1,
     device: str = "auto",
@@ -173,9 +174,13 @@ def predict_each(
     if top < 1:
         raise UsageError(f"`top={top}` is less than 1", hint="pass the number of classes to show")
     given = check_levels(levels)
-    paths: list[Path | str] = []
+    samples: list[Sample] = []
     for path in as_list(photographs):
-        paths += find_photographs([str(path)]) if user_path(str(path)).is_dir() else [path]
+        if isinstance(path, Sample):
+            samples.append(path)
+            continue
+        found = find_photographs([str(path)]) if user_path(str(path)).is_dir() else [path]
+        samples += [Sample(str(each), "", Path(each)) for each in found]
     plugins = plugins or Plugins()
     if preprocess is not None:
         predictor = _foreign(model, device, preprocess, classes, plugins)
@@ -191,7 +196,6 @@ def predict_each(
         note(said)
     if top > (count := len(predictor.classes)):
         note(f"`--top {top}`: the model has {counted(count, 'class', 'classes')}, and all of them are given")
-    samples = [Sample(str(path), "", Path(path)) for path in paths]
     independent = bool(getattr(predictor, "independent", False))  # probabilities that do not sum to 1
 
     def results() -> Iterator[Prediction | BadFile]:

@@ -66,6 +66,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "start_sha256": job.start_digest,
         "data_name": job.images.name,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
+        **({"data_files": dict(job.images.files)} if job.images.files else {}),
         "reported_split": job.roles.reported,
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
         "notes": [found_text(job.images), *job.images.notes, *job.roles.notes, *job.phases.notes],

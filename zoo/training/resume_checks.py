@@ -46,6 +46,11 @@ def check_data(run: Run, job: Job) -> None:
         ZooError: they differ; the message names what was added, removed or changed.
     """
     hint = "restore the original photographs, or start a new run on these with `zoo train`"
+    tables = run.record.get("data_files", {})
+    changed = [file for file, digest in job.images.files.items() if tables.get(file, digest) != digest]
+    if changed:
+        hint = f"`{changed[0]}` has changed since the run began: restore it, or start a new run with `zoo train`"
+        job.context.progress.warn(f"`{changed[0]}` has changed since the run began")
     before, now = run.classes, job.images.classes
     if before != now:
         added, missing = sorted(set(now) - set(before)), sorted(set(before) - set(now))

@@ -1,0 +1,192 @@
+"""`wds:shard-{000..009}.tar`: WebDataset shards. Members are read in place, by their offsets.
+
+Source: the WebDataset format, https://github.com/webdataset/webdataset: files of one image have one name up to
+the first dot, such as `0001.jpg` and `0001.txt`.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from zoo import UsageError, ZooError
+from zoo.data.data_argument import Argument, Kind, is_url
+from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.data.labelled_rows import LabelledRows
+from zoo.data.table import LABEL_NAMES, cell_text
+from zoo.dataset import BytesSource
+from zoo.errors import quoted
+from zoo_datasets.member_tree import why_unsafe
+from zoo_datasets.reading import BY_SPLIT, files_by_split
+
+OPTIONS: dict[str, Kind] = {**BY_SPLIT, "label": "text", "split": "text", "group": "text"}
+EXAMPLE = "such as `wds:shard-{000..009}.tar`"
+WORDS = ("txt", "cls")  # suffixes of members that hold a class and nothing else
+LONGEST = 1 << 20  # bytes of a member of words
+ZEROS = 1 << 20  # bytes that are looked at in one go
+
+
+class _Image(NamedTuple):
+    shard: int
+    name: str
+    offset: int
+    size: int
+    words: dict[str, str]  # text of the members beside it, by suffix; shared by the images of one key
+
+
+def read(argument: Argument, rows: LabelledRows) -> None:
+    """Add the images of every shard; only names and offsets are kept in memory.
+
+    Raises:
+        UsageError: a shard does not exist.
+        ZooError: a shard is no tar file, or what holds the class cannot be told.
+    """
+    rows.needs = "an image and a class word beside it, such as `0001.jpg` and `0001.txt`"
+    shards = files_by_split(argument, "shard", rows)
+    images: list[_Image] = []
+    for number, (file, _) in enumerate(shards):
+        images += _members(file, number, rows)
+    seen: dict[str, int] = {}
+    repeated = any(seen.setdefault(image.name, image.shard) != image.shard for image in images)
+    if repeated:
+        rows.notes.append("shards use the same names, so the name of the shard is put before each")
+    holder = _holder(argument, images) if rows.labelled else None
+    for image in images:
+        file, role = shards[image.shard]
+        name = f"{Path(file).name.partition('.')[0]}/{image.name}" if repeated else image.name
+        split = role or (_of_json(image, argument.options["split"]) if "split" in argument.options else None)
+        rows.add(
+            name,
+            _label(image, holder, f"{file}/{image.name}") if holder else "",
+            BytesSource(f"{file}/{image.name}", partial(read_member, file, image.offset, image.size)),
+            split=split,
+            group=_of_json(image, argument.options["group"]) if "group" in argument.options else None,
+            table=file,
+        )
+
+
+def read_member(file: str, offset: int, size: int) -> bytes:
+    """The bytes of a member of an uncompressed tar file.
+
+    Raises:
+        OSError: the file ends before.
+    """
+    with Path(file).open("rb") as stream:
+        stream.seek(offset)
+        data = stream.read(size)
+    if len(data) != size:
+        raise OSError(f"the shard ends within the member, after {len(data):,} of {size:,} bytes")
+    return data
+
+
+def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
+    """The images of a shard, each with the words beside it.
+
+    Raises:
+        ZooError: it is no uncompressed tar file.
+    """
+    if is_url(file):
+        raise UsageError(f"shard `{file}` is a URL, and shards are read in place", hint="download it first")
+    words: dict[str, dict[str, str]] = defaultdict(dict)
+    known = tuple(suffix.removeprefix(".") for suffix in (*SUFFIXES, *FOREIGN_SUFFIXES))
+    found: list[tuple[str, str, int, int]] = []
+    last = "its beginning"
+    whole = Path(file).stat().st_size
+    try:
+        with tarfile.open(file, "r:") as archive, Path(file).open("rb") as stream:
+            while (member := archive.next()) is not None:
+                archive.members.clear()  # type: ignore[attr-defined]  # which tarfile keeps, and this reader does not need
+                name = member.name.removeprefix("./")
+                last = f"`{name}`"
+                if member.isdir():
+                    continue
+                reason = why_unsafe(name) or (None if member.isreg() else "is a link or device, which is not followed")
+                if reason is None and member.offset_data + member.size > whole:
+                    reason = "is cut short: the shard ends within it"
+                if reason is not None:
+                    rows.rejected.append((name, reason))
+                    continue
+                base = name.rpartition("/")[2]
+                key, suffix = name[: len(name) - len(base)] + base.partition(".")[0], base.partition(".")[2].lower()
+                if suffix.rpartition(".")[2] in known:
+                    found.append((key, name, member.offset_data, member.size))
+                elif suffix in (*WORDS, "json") and member.size <= LONGEST:
+                    stream.seek(member.offset_data)
+                    words[key][suffix] = stream.read(member.size).decode("utf-8-sig")
+            if _holds_more(file, archive.offset):
+                rows.rejected.append((file, f"is damaged after {last}: what follows is no member of a tar file"))
+    except UnicodeDecodeError as error:
+        raise ZooError(f"the words of {last} in `{file}` are not valid UTF-8", hint="write them in UTF-8") from error
+    except tarfile.ReadError as error:
+        if not found:
+            raise ZooError(
+                f"`{file}` cannot be read as an uncompressed tar file: {quoted(error)}",
+                hint="members are read in place, so unpack a compressed shard: `gunzip shard.tar.gz`",
+            ) from error
+        rows.rejected.append((file, f"is damaged after {last}: {quoted(error)}"))
+    except OSError as error:
+        raise ZooError(f"`{file}` cannot be read: {error.strerror or error}") from error
+    for key, name, offset, size in found:
+        yield _Image(shard, name, offset, size, words.get(key, {}))
+
+
+def _holds_more(file: str, offset: int) -> bool:
+    """Whether anything but zeros follows the last member, which tarfile takes for the end."""
+    with Path(file).open("rb") as stream:
+        stream.seek(offset)
+        while part := stream.read(ZEROS):
+            if part.strip(b"\0"):
+                return True
+    return False
+
+
+def _holder(argument: Argument, images: list[_Image]) -> str:
+    """What holds the class: `txt`, `cls`, or `json:KEY`.
+
+    Raises:
+        ZooError: there is nothing, or there are several.
+    """
+    asked = argument.get("label")
+    if asked is not None:
+        return asked if asked in WORDS else f"json:{asked}"
+    found = {suffix for image in images for suffix in WORDS if suffix in image.words}
+    looked = (_object(image) for image in images[:50] if "json" in image.words)
+    keys = {key for one in looked for key in one if key.lower() in LABEL_NAMES}
+    found |= {f"json:{key}" for key in keys}
+    if len(found) == 1:
+        return found.pop()
+    several = " and ".join(f"`{each.removeprefix('json:')}`" for each in sorted(found))
+    what = f"may be in {several}" if found else "is in no `.txt`, `.cls` or `.json` beside them"
+    raise ZooError(
+        f"the class of the images of `wds:{argument}` {what}",
+        hint="`label=txt`, `label=cls` or `label=KEY` of the `.json` says where it is",
+    )
+
+
+def _label(image: _Image, holder: str, where: str) -> str:
+    if holder in WORDS:
+        text = image.words.get(holder, "").strip()
+        if "\n" in text:
+            raise ZooError(f"the `.{holder}` of `{where}` holds several lines, not a class", hint="is it a caption?")
+        return text
+    return _of_json(image, holder.removeprefix("json:"))
+
+
+def _of_json(image: _Image, key: str) -> str:
+    value = _object(image).get(key)
+    if isinstance(value, (list, dict)):
+        raise ZooError(f"`{key}` of `{image.name}` is a {type(value).__name__}, not one class")
+    return cell_text(value)
+
+
+def _object(image: _Image) -> dict[str, Any]:
+    try:
+        found = json.loads(image.words.get("json", "{}"))
+    except ValueError as error:
+        raise ZooError(f"the `.json` of `{image.name}` is not JSON: {quoted(error)}") from error
+    return found if isinstance(found, dict) else {}
