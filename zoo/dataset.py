@@ -275,9 +275,9 @@ __getattr__ = lazy_attributes(
             name: f"zoo.data.table:{name}"
             for name in ("LABEL_NAMES", "PATH_NAMES", "SPLIT_NAMES", "Table", "cell_text", "decoded_text", "read_table")
         },
-        "FOREIGN_SUFFIXES": "zoo.data.image:FOREIGN_SUFFIXES",
+        "FOREIGN_SUFFIXES": "zoo.data.image_formats:FOREIGN_SUFFIXES",
         "user_path": "zoo.storage.paths:user_path",
-        "SUFFIXES": "zoo.data.image:SUFFIXES",
+        "SUFFIXES": "zoo.data.image_formats:SUFFIXES",
         "split_stratified": "zoo.data.splitting:split_stratified",
     },
 )

@@ -12,7 +12,7 @@ from zoo import Images, Sample, UsageError, ZooError
 from zoo.data.class_names import folded
 from zoo.data.data_argument import is_url
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
-from zoo.data.image import SUFFIXES
+from zoo.data.image_formats import SUFFIXES
 from zoo.data.labelled_rows import case_notes, check_splits, listed, same_spelling
 from zoo.data.split_words import SPLIT_WORDS
 from zoo.data.splitting import split_stratified

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from zoo import ZooError
 from zoo.data.data_argument import is_url
-from zoo.data.image import SUFFIXES
+from zoo.data.image_formats import SUFFIXES
 from zoo.data.labelled_rows import LabelledRows, is_missing
 from zoo.dataset import FileSource, ImageSource
 from zoo.errors import counted

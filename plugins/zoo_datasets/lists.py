@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from zoo import ZooError
 from zoo.data.data_argument import Argument, Kind
-from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.data.labelled_rows import LabelledRows
 from zoo.data.table import decoded_text
 from zoo_datasets.image_files import image_files

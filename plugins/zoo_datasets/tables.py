@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind
-from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.data.labelled_rows import ONE_LABEL, LabelledRows
 from zoo.data.split_words import role_of
 from zoo.data.table import LABEL_NAMES, PATH_NAMES, SPLIT_NAMES, Table, read_table

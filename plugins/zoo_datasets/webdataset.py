@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind, is_url
-from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.data.labelled_rows import LabelledRows
 from zoo.data.table import LABEL_NAMES, cell_text
 from zoo.dataset import BytesSource

@@ -8,15 +8,13 @@ from pathlib import Path
 import pytest
 from tests_support import make_photos
 
-from zoo_cli.main import main
+from zoo_cli.main import run
 
 SMALL = ["--backbone", "timm/test_resnet", "--strategy", "partial:1", "--weights", "none", "--image-size", "32"]
 
 
 def zoo(*words: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(list(words))
-    return int(ended.value.code or 0)
+    return run(list(words))
 
 
 def test_train_evaluate_and_predict_read_tables(

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from zoo.data.image import FOREIGN_SUFFIXES, SUFFIXES
+from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")

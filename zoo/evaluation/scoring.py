@@ -383,7 +383,10 @@ def _open(
 
     images = opened(open_to_score)
     if images.drawn:
-        own = of_run or (run is not None and _is_data_of(run, images, data, plugins))
+        own = of_run
+        if run is not None and not own and _is_data_of(run, images, data, plugins):
+            divided = opened(open_images)  # as for training, unless the run's were divided by a table or by folders
+            own = not run.fitted() & {sample.id for sample in divided.splits.get(divided.reported, ())}
         if own or split not in (None, "all"):
             images = opened(open_images)
         elif split is None:
