@@ -78,7 +78,9 @@ ORDER = (
     "cache",
     "compile",
     "on_bad_image",
+    "exclude",
     "on_leak",
+    "leak_check",
     "time_budget",
     "save_every",
 )
@@ -101,6 +103,7 @@ _METAVARS = {
     "image_size": "PIXELS",
     "levels": "LOW HIGH",
     "device": "auto|cpu|cuda|cuda:N",
+    "exclude": "CSV",
     "time_budget": "TIME",
     "save_every": "TIME",
 }

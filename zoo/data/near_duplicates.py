@@ -15,10 +15,11 @@ from itertools import product
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+from PIL import Image, ImageChops
 
 from zoo.data.alignment import SIDE, Affine, Floats, Thumbnails, agreement, align
-from zoo.data.image import Pixels
+from zoo.data.image import Pixels, canvas
+from zoo.preprocess import Preprocess
 
 COARSE = 8  # rows and columns that candidates are found by: few enough to bear a small shift
 CUTS = (0.92, 0.84, 0.76)  # shares of the side that an image is cut to when it is compared
@@ -32,9 +33,10 @@ FALSE_ALARMS = 0.01  # expected in the whole data set, if no two images are near
 BOUNDS = (0.93, 0.97)
 LEAST_NULL = 30  # candidates that the data's own distribution is taken from
 CLIPPED = 252  # level from which a colour is overexposed
+_OVEREXPOSED = [0] * CLIPPED + [255] * (256 - CLIPPED)
 FLAT = 2.0  # standard deviation in grey levels: an image of one colour has no duplicates
 
-_Views = npt.NDArray[np.float32]
+_SQUARE = Preprocess(resize=4 * SIDE, crop=4 * SIDE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,10 +89,16 @@ def thumbnail(image: Pixels) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool
     opened = Image.fromarray(np.ascontiguousarray(image))
     if min(image.shape[:2]) >= 4 * SIDE:
         opened = opened.reduce(min(image.shape[:2]) // (2 * SIDE))
-    clipped = np.asarray(opened).max(2) >= CLIPPED
+    red, green, blue = opened.split()
+    brightest = ImageChops.lighter(ImageChops.lighter(red, green), blue)
     small = opened.convert("L").resize((SIDE, SIDE), Image.Resampling.BOX)
-    lost = Image.fromarray(clipped.view(np.uint8) * np.uint8(255)).resize((SIDE, SIDE), Image.Resampling.BOX)
+    lost = brightest.point(_OVEREXPOSED).resize((SIDE, SIDE), Image.Resampling.BOX)
     return np.asarray(small), np.asarray(lost) > 12
+
+
+def whole_square(image: Pixels) -> Pixels:
+    """The middle square `(256, 256, 3)` of an image `(H, W, 3)` uint8, as the networks see it."""
+    return canvas(image, _SQUARE)
 
 
 def find_near_duplicates(

@@ -12,9 +12,10 @@ from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
 from zoo.data.image import has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
-from zoo.data.opening import note_images, open_images
+from zoo.data.opening import note_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
+from zoo.data.selection import Selection, select_images
 from zoo.dataset import Images
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
@@ -40,6 +41,7 @@ class Job:
     bad: tuple[BadFile, ...]
     start_digest: str  # SHA-256 over the network as it starts
     context: Context
+    selection: Selection
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
 
 
@@ -66,7 +68,8 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         ZooError: data or weights are not usable.
     """
     progress, clock = context.progress, context.clock
-    images = open_images(experiment.data, experiment.split_seed, context.plugins)
+    selection = select_images(experiment, context.plugins)
+    images = selection.images
     roles = assign_roles(images, experiment)
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
@@ -87,7 +90,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         if not has_deep_grey(sample.source for sample in looked_at):
             count = counted(len(looked_at), "image")
             progress.note(f"`--levels` changes images of more than 8 bits alone, and of {count} none is one")
-    leaks = leaks_of(decoded, roles.reported)
+    leaks = [*leaks_of(decoded, roles.reported), *selection.near]
     decoded.pop(CHECKED, None)
     clock.lap("scan")
     job = Job(
@@ -100,12 +103,15 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         decoded=decoded,
         bad=tuple(bad),
         leaks=tuple(leaks),
+        selection=selection,
         start_digest=digest_of_state(network.model),
         context=context,
     )
     if leaks and experiment.on_leak == "fail":
         warn_of_images(replace(job, leaks=()), progress)
-        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak warn`")
+        raise ZooError(
+            f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak drop` or `warn`"
+        )
     warn_of_images(job, progress)
     return job
 
