@@ -10,8 +10,6 @@ counts every finding that was not planted as false, also where it is a true faul
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import json
 import os
 import shutil
@@ -142,3 +140,124 @@ def plant(source: Path, strangers: Path, folder: Path, seed: int) -> dict[str, A
         shutil.copyfile(strange[index], twin)
         planted["foreign"].append(name(twin))
     return planted
+
+
+def examined(folder: Path, out: Path) -> dict[str, Any]:
+    """What `zoo doctor` says of a folder, as JSON."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "zoo_cli.main", "doctor", "--data", str(folder), "--out", str(out)]
+    command += ["--force", "--workers", "1"]
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    found: dict[str, Any] = json.loads((out / "doctor.json").read_text())
+    return found
+
+
+def share(found: set[Any], planted: set[Any]) -> tuple[float, float]:
+    """Precision and recall."""
+    right = len(found & planted)
+    return (right / len(found) if found else 1.0), right / len(planted)
+
+
+def measured(found: dict[str, Any], planted: dict[str, Any]) -> dict[str, Any]:
+    """The figures of one planted data set."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for one in found["findings"]:
+        by_kind.setdefault(one["kind"], []).append(one)
+
+    def ids(*kinds: str) -> set[str]:
+        return {one["id"] for kind in kinds for one in by_kind.get(kind, ())}
+
+    kinds = ("copy_across_splits", "near_copy_across_splits")
+    pairs = {tuple(sorted((one["id"], one["partner"]))) for kind in kinds for one in by_kind.get(kind, ())}
+    wanted = {tuple(one["ids"]): one["kind"] for one in planted["pairs"]}
+    labels = {name for name in ids("label") if name.startswith("train/")}
+    figures: dict[str, Any] = {
+        "pairs": len(pairs),
+        "precision of pairs": len(pairs & wanted.keys()) / max(len(pairs), 1),
+        "copies found, of 20": sum(wanted[pair] in COPIES for pair in pairs & wanted.keys()),
+        "changes found, of 20": sum(wanted[pair] in CHANGES for pair in pairs & wanted.keys()),
+        "least agreement": found["near_duplicates"]["least_agreement"],
+        "labels": share(labels, set(planted["labels"])),
+        "strangers": share(ids("stranger"), set(planted["foreign"])),
+        "processor seconds": round(sum(found["seconds"].values()), 2),
+        "images": sum(found["images"].values()),
+    }
+    for kind, planted_as in (("dark", "dark"), ("blurred", "blurry"), ("unreadable", "broken")):
+        figures[kind] = share(ids(kind), set(planted[planted_as]))
+    return figures
+
+
+def label_ranking(folder: Path, planted: dict[str, Any], rivals: bool) -> dict[str, Any]:
+    """Label errors in `train` by itself: average precision, and precision and recall, also of cleanlab's modes.
+
+    cleanlab gets what is usually given to it: out-of-sample probabilities of a logistic regression on the standardised
+    features, in five folds (C = 0.001).
+    """
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import average_precision_score
+    from sklearn.model_selection import StratifiedKFold
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    from zoo.config.context import Context
+    from zoo.doctor.features import feature_network, image_features
+    from zoo.doctor.label_errors import label_scores
+    from zoo.doctor.survey import open_anyhow, survey
+    from zoo.progress import Silent
+
+    context = Context.of(None, Silent())
+    images = open_anyhow(str(folder), 0, context.plugins)
+    network = feature_network("efficientnet_lite0", "default", str(folder), "cpu", context.plugins)
+    seen = survey(images, network.setup.preprocess, 1, context)
+    features = image_features(network, seen.parts, len(images.classes), context)
+    train = np.array([index for index, split in enumerate(seen.splits) if split == "train"])
+    values, labels = features[train], seen.labels[train]
+    truth = np.isin([seen.samples[index].id for index in train], planted["labels"])
+    scores = label_scores(values, labels, len(images.classes))
+    assert scores is not None
+    found: dict[str, Any] = {
+        "zoo": {
+            "average precision": float(average_precision_score(truth, -scores.margin)),
+            "precision, recall": share(set(np.flatnonzero(scores.wrong)), set(np.flatnonzero(truth))),
+        }
+    }
+    if not rivals:
+        return found
+    from cleanlab.filter import find_label_issues
+
+    shares = np.zeros((len(labels), len(images.classes)))
+    for fit, held in StratifiedKFold(5, shuffle=True, random_state=0).split(values, labels):
+        model = make_pipeline(StandardScaler(), LogisticRegression(C=0.001, max_iter=300)).fit(values[fit], labels[fit])
+        shares[held] = model.predict_proba(values[held])
+    own = shares[np.arange(len(labels)), labels]
+    found["cleanlab"] = {"average precision": float(average_precision_score(truth, -own))}
+    for mode in ("prune_by_noise_rate", "both", "confident_learning", "low_self_confidence", "low_normalized_margin"):
+        issues = find_label_issues(labels, shares, filter_by=mode, n_jobs=1)
+        found["cleanlab"][mode] = share(set(np.flatnonzero(issues)), set(np.flatnonzero(truth)))
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("folder", type=Path, help="where the planted copies are made")
+    parser.add_argument("data", nargs=2, metavar="NAME=PATH", help="two data sets; each lends strangers to the other")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "doctor.json")
+    parser.add_argument("--cleanlab", action="store_true", help="measure cleanlab beside it; it must be installed")
+    arguments = parser.parse_args()
+    sources = {name: Path(path) for name, _, path in (one.partition("=") for one in arguments.data)}
+    names = list(sources)
+    results: dict[str, Any] = {}
+    for seed in arguments.seeds:
+        for name, other in zip(names, reversed(names)):
+            folder = arguments.folder / f"{name}-{seed}"
+            planted = plant(sources[name], sources[other], folder, seed)
+            figures = measured(examined(folder, arguments.folder / f"{name}-{seed}-doctor"), planted)
+            figures["labels of train alone"] = label_ranking(folder, planted, arguments.cleanlab)
+            results.setdefault(name, {})[str(seed)] = figures
+            print(name, seed, json.dumps(figures), flush=True)
+            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

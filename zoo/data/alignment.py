@@ -47,7 +47,7 @@ def _grid(step: int) -> Floats:
 
 def _sample(images: Floats, which: npt.NDArray[np.int64], maps: Affine, grid: Floats) -> tuple[Floats, Floats]:
     """Bilinear samples `(P, points)` of images at mapped grid points, and whether these lie inside (1 or 0)."""
-    places = maps.astype(np.float32) @ grid + np.float32(_CENTRE)
+    places: Floats = maps.astype(np.float32) @ grid + np.float32(_CENTRE)
     inside = ((places >= 0) & (places <= SIDE - 1)).all(1)
     np.clip(places, 0, SIDE - 1.001, out=places)
     whole = places.astype(np.int32)
@@ -56,12 +56,14 @@ def _sample(images: Floats, which: npt.NDArray[np.int64], maps: Affine, grid: Fl
     start = which[:, None] * (SIDE * SIDE) + whole[:, 0] * SIDE + whole[:, 1]
     above = flat[start] * (1 - right) + flat[start + 1] * right
     below = flat[start + SIDE] * (1 - right) + flat[start + SIDE + 1] * right
-    return above * (1 - down) + below * down, inside.astype(np.float32)
+    values: Floats = above * (1 - down) + below * down
+    return values, inside.astype(np.float32)
 
 
 def _centred(values: Floats, weight: Floats) -> Floats:
     count = np.maximum(weight.sum(1, keepdims=True), 1)
-    return (values - (values * weight).sum(1, keepdims=True) / count) * weight
+    found: Floats = (values - (values * weight).sum(1, keepdims=True) / count) * weight
+    return found
 
 
 def align(
@@ -82,8 +84,8 @@ def align(
     grid = _grid(2)
     at = slice(1, SIDE, 2)
     still = smooth[fixed]
-    down, right = np.gradient(still, axis=(1, 2))
-    down, right = down[:, at, at].reshape(len(fixed), -1), right[:, at, at].reshape(len(fixed), -1)
+    slopes: list[Floats] = np.gradient(still, axis=(1, 2))
+    down, right = (slope[:, at, at].reshape(len(fixed), -1) for slope in slopes)
     steepest = np.concatenate([down[:, None] * grid, right[:, None] * grid], 1)  # (P, 6, points)
     target = np.ascontiguousarray(still[:, at, at]).reshape(len(fixed), -1)
     normal = (steepest @ steepest.transpose(0, 2, 1)).astype(np.float64)

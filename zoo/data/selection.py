@@ -6,7 +6,7 @@ Everything that opens the data of an experiment goes through `select_images`, so
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -160,6 +160,6 @@ def _small(image: Pixels) -> Pixels:
     return np.stack([grey, clipped.astype(np.uint8)], 2)
 
 
-def excluded_of(record: dict[str, Any]) -> set[str]:
+def excluded_of(record: Mapping[str, Any]) -> set[str]:
     """Ids that a run left out of its data, from its `run.json`."""
     return {*(record.get("exclude") or {}).get("images", ()), *record.get("dropped", ())}

@@ -145,7 +145,7 @@ def examine(
     found = _Checks(seen, features, progress)
     findings = ranked(found.all())
     progress.stop()
-    sizes = {role: len(part.samples) for role, part in seen.parts.items()}
+    sizes: dict[str, int] = {role: len(part.samples) for role, part in seen.parts.items()}
     examination = Examination(
         data=images.name,
         images=sizes,
@@ -170,7 +170,7 @@ class _Checks:
         self.notes: list[str] = []
         self.accuracy: float | None = None
         self.near = NearDuplicates(pairs=(), least=1.0, compared=0)
-        self.seconds: dict[str, float] = {}
+        self.seconds: dict[str, float] = {"survey": seen.seconds}
 
     def all(self) -> Iterator[Finding]:
         """Findings of every check."""
@@ -217,7 +217,6 @@ class _Checks:
         """Findings for images of one content: each is told once, with a partner in the most important other place."""
         labels = {self.seen.samples[index].label for index in indices}
         kept = max(indices, key=lambda index: (ROLES.index(self.seen.splits[index]), -index))
-        seen_here: set[tuple[str, str]] = {(self.seen.splits[kept], self.seen.samples[kept].label)}
         for index in indices:
             if index == kept:
                 continue
@@ -231,7 +230,6 @@ class _Checks:
                 kind, partner = "copy_across_splits", kept
             else:
                 kind, partner = "copy", kept
-            seen_here.add((role, sample.label))
             yield self._of(
                 kind,
                 index,
@@ -257,11 +255,10 @@ class _Checks:
             if ROLES.index(self.seen.splits[first]) > ROLES.index(self.seen.splits[second]):
                 first, second = second, first
             across = self.seen.splits[first] != self.seen.splits[second]
-            same = self.seen.samples[first].label == self.seen.samples[second].label
+            labels = [self.seen.samples[index].label for index in (first, second)]
+            same = labels[0] == labels[1]
             kind = "near_copy_across_splits" if across else "near_copy" if same else "near_copy_of_another_class"
-            other = (
-                "" if same else f"; labels `{self.seen.samples[first].label}` and `{self.seen.samples[second].label}`"
-            )
+            other = "" if same else f"; labels `{labels[0]}` and `{labels[1]}`"
             yield self._of(
                 kind,
                 first,

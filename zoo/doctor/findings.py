@@ -70,7 +70,7 @@ KINDS = (
     Kind(
         name="stranger",
         title="Images unlike all others",
-        meaning="Foreign images, or the rarest of your own. Images that are alike but unlike all others form a cluster.",
+        meaning="Foreign images, or the rarest of your own. Those that are alike form a cluster.",
     ),
     Kind(name="blank", title="Images of one colour", meaning="Nothing can be seen in them."),
     Kind(name="dark", title="Dark images", meaning="Hardly anything can be seen in them."),

@@ -145,7 +145,7 @@ class _LeaveOneOut:
         np.add.at(sums.T, labels, space)
         self.weights = self.inverse @ (sums - space.sum(0)[:, None] * self.mean)
 
-    def _by_class(self, matrix: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _by_class(self, matrix: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
         """Sums of a matrix's columns by class `(N, classes)`."""
         sums = np.zeros((len(self.mean), len(matrix)))
         order = np.argsort(self.labels, kind="stable")

@@ -16,7 +16,7 @@ REACH = 60  # neighbours, from the nearest, whose distance counts from the `CLUS
 FEWEST = 24  # images; among fewer, a neighbour beyond a cluster may be of another class
 ROWS = 512  # images that are compared at once
 FAR = 2.5  # robust standard deviations of the logarithm of the distance from which an image is a stranger
-MOST = 0.05  # share of images that are told, at most
+MOST = 0.02  # share of images that are told, at most, but a cluster always can be
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,7 +55,7 @@ def find_strangers(features: Floats) -> Strangers | None:
     middle = np.median(logarithm)
     spread = max(1.4826 * float(np.median(np.abs(logarithm - middle))), 1e-6)
     sigma = (logarithm - middle) / spread
-    order = np.argsort(-sigma, kind="stable")[: max(1, round(MOST * count))]
+    order = np.argsort(-sigma, kind="stable")[: max(CLUSTER, round(MOST * count))]
     order = order[sigma[order] > FAR]
     return Strangers(sigma, order, _clusters(unit[order], float(np.median(nearest))))
 

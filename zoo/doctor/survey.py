@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from time import process_time
 
 import numpy as np
 import numpy.typing as npt
@@ -60,6 +61,7 @@ class Survey:
     wrong_suffix: dict[int, str]
     bad: tuple[BadFile, ...]
     doubtful: tuple[BadFile, ...]
+    seconds: float  # of processor, for thumbnails and headers
 
 
 def open_anyhow(data: str, split_seed: int, plugins: Plugins) -> Images:
@@ -112,6 +114,7 @@ def survey(images: Images, preprocess: Preprocess, workers: int | None, context:
         bad += unusable
     progress.stop()
     samples = tuple(sample for part in parts.values() for sample in part.samples)
+    began = process_time()
     grey = np.zeros((len(samples), SIDE, SIDE), np.uint8)
     clipped = np.zeros((len(samples), SIDE, SIDE), bool)
     pixels = (row for part in parts.values() for row in part.pixels)
@@ -130,6 +133,7 @@ def survey(images: Images, preprocess: Preprocess, workers: int | None, context:
         wrong_suffix=wrong,
         bad=tuple(bad),
         doubtful=tuple(file for part in parts.values() for file in part.doubtful),
+        seconds=process_time() - began,
     )
 
 

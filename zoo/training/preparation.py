@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -15,7 +16,7 @@ from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
-from zoo.data.selection import Selection, select_images
+from zoo.data.selection import select_images
 from zoo.dataset import Images
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
@@ -41,8 +42,9 @@ class Job:
     bad: tuple[BadFile, ...]
     start_digest: str  # SHA-256 over the network as it starts
     context: Context
-    selection: Selection
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
+    exclusion: dict[str, Any] | None = None  # what `--exclude` left out
+    dropped: tuple[str, ...] = ()  # what `--on-leak drop` left out
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -103,7 +105,8 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         decoded=decoded,
         bad=tuple(bad),
         leaks=tuple(leaks),
-        selection=selection,
+        exclusion=selection.exclusion,
+        dropped=selection.dropped,
         start_digest=digest_of_state(network.model),
         context=context,
     )
