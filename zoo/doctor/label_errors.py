@@ -47,7 +47,7 @@ def prepared(features: Floats) -> Floats:
     values = np.sign(features) * np.sqrt(np.abs(features))
     values /= np.maximum(np.linalg.norm(values, axis=1, keepdims=True), 1e-12)
     spread = values.std(0)
-    kept = spread > 1e-8
+    kept = spread > 1e-6  # less is the rounding of float32
     found: Floats = ((values[:, kept] - values[:, kept].mean(0)) / spread[kept]).astype(np.float32)
     return found
 
