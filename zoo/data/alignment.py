@@ -7,7 +7,7 @@ overexposed in either. It does not depend on brightness or contrast.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +57,8 @@ def _sample(images: Floats, which: npt.NDArray[np.int64], maps: Affine, grid: Fl
     above = flat[start] * (1 - right) + flat[start + 1] * right
     below = flat[start + SIDE] * (1 - right) + flat[start + SIDE + 1] * right
     values: Floats = above * (1 - down) + below * down
-    return values, inside.astype(np.float32)
+    within: Floats = inside.astype(np.float32)
+    return values, within
 
 
 def _centred(values: Floats, weight: Floats) -> Floats:
@@ -84,7 +85,7 @@ def align(
     grid = _grid(2)
     at = slice(1, SIDE, 2)
     still = smooth[fixed]
-    slopes: list[Floats] = np.gradient(still, axis=(1, 2))
+    slopes: Any = np.gradient(still, axis=(1, 2))
     down, right = (slope[:, at, at].reshape(len(fixed), -1) for slope in slopes)
     steepest = np.concatenate([down[:, None] * grid, right[:, None] * grid], 1)  # (P, 6, points)
     target = np.ascontiguousarray(still[:, at, at]).reshape(len(fixed), -1)

@@ -70,7 +70,7 @@ def test_a_study_may_drop_what_overlaps_its_locked_split(
     leaking: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings = {"weights": "none", "image_size": 32, "device": "cpu"}
-    asked = Study(data=str(leaking), backbones=(TINY.backbone,), strategies=("linear",), seeds=1, settings=settings)
+    asked = Study(data=str(leaking), backbones=(TINY.backbone,), strategies=("linear",), seeds=(0,), settings=settings)
     with refused(ZooError, "overlaps another", "--on-leak drop"):
         study(asked, out=tmp_path / "refused", plugins=plugins)
 

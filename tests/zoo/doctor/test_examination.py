@@ -185,9 +185,10 @@ def with_dataset(images: Images, monkeypatch: pytest.MonkeyPatch) -> Plugins:
 
 def test_groups_in_two_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = np.random.default_rng(0)
-    make = lambda name, label, group: Sample(
-        name, label, generator.integers(0, 255, (32, 32, 3), dtype=np.uint8), group
-    )
+
+    def make(name: str, label: str, group: str) -> Sample:
+        return Sample(name, label, generator.integers(0, 255, (32, 32, 3), dtype=np.uint8), group)
+
     train = tuple(make(f"t{index}", "ab"[index % 2], f"patient {index % 3}") for index in range(6))
     val = (make("v0", "a", "patient 1"), make("v1", "b", "patient 9"))
     plugins = with_dataset(Images(name="odd", classes=("a", "b"), splits={"train": train, "val": val}), monkeypatch)
