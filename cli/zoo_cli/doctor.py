@@ -123,8 +123,6 @@ def doctor(
         screen.print(table)
     else:
         screen.print("nothing was found")
-    for text in examination.notes:
-        screen.print(escape(text), style="dim")
     for one in examination.power:
         screen.print(escape(str(one)))
     for file in (found.html, found.csv):

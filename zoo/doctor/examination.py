@@ -146,13 +146,16 @@ def examine(
     findings = ranked(found.all())
     progress.stop()
     sizes: dict[str, int] = {role: len(part.samples) for role, part in seen.parts.items()}
+    own = [*notes[len(images.notes) :], *found.notes, *_balance(seen)]
+    for text in own:
+        progress.note(text)
     examination = Examination(
         data=images.name,
         images=sizes,
         classes=_class_counts(seen),
         backbone=network.setup.backbone.qualified if network is not None and features is not None else None,
         findings=findings,
-        notes=(*notes, *found.notes, *_balance(seen)),
+        notes=(*images.notes, *own),
         power=tuple(split_power(role, sizes[role], found.accuracy) for role in ("val", "test") if role in sizes),
         least_agreement=found.near.least,
         compared=found.near.compared,
