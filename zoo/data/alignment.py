@@ -48,7 +48,7 @@ def _grid(step: int) -> Floats:
 def _sample(images: Floats, which: npt.NDArray[np.int64], maps: Affine, grid: Floats) -> tuple[Floats, Floats]:
     """Bilinear samples `(P, points)` of images at mapped grid points, and whether these lie inside (1 or 0)."""
     places: Floats = maps.astype(np.float32) @ grid + np.float32(_CENTRE)
-    inside = ((places >= 0) & (places <= SIDE - 1)).all(1)
+    inside: Any = ((places >= 0) & (places <= SIDE - 1)).all(1)
     np.clip(places, 0, SIDE - 1.001, out=places)
     whole = places.astype(np.int32)
     down, right = places[:, 0] - whole[:, 0], places[:, 1] - whole[:, 1]
