@@ -67,20 +67,17 @@ def _centred(values: Floats, weight: Floats) -> Floats:
     return found
 
 
-def align(
-    images: Floats, moving: npt.NDArray[np.int64], fixed: npt.NDArray[np.int64], maps: Affine, smooth: Floats
-) -> Affine:
+def align(smooth: Floats, moving: npt.NDArray[np.int64], fixed: npt.NDArray[np.int64], maps: Affine) -> Affine:
     """Refine affine maps from pixels of the fixed images to pixels of the moving ones.
 
     Inverse compositional Gauss-Newton on smoothed images, with brightness and contrast fitted in each step (Baker and
     Matthews 2004, "Lucas-Kanade 20 years on").
 
     Args:
-        images: `(N, 64, 64)` thumbnails.
+        smooth: `(N, 64, 64)`, smoothed thumbnails.
         moving: indices `(P,)` of the moving images.
         fixed: indices `(P,)` of the fixed images.
         maps: `(P, 2, 3)`, row and column from the centre, as a first guess.
-        smooth: `images`, smoothed.
     """
     grid = _grid(2)
     at = slice(1, SIDE, 2)

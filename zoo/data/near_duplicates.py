@@ -202,14 +202,16 @@ def _judge(
     from scipy.ndimage import gaussian_filter
 
     guesses = np.stack([_map_of(one) for one in VIEWS])
-    grey = kept.grey.astype(np.float32)
-    smooth = gaussian_filter(grey, (0, 1, 1), truncate=3)
     maps: list[Affine] = []
     scores: list[npt.NDArray[np.float64]] = []
     for start in range(0, len(moving), BATCH):
         part = slice(start, start + BATCH)
-        maps.append(align(grey, moving[part], fixed[part], guesses[view[part]], smooth))
-        scores.append(agreement(kept, moving[part], fixed[part], maps[-1]))
+        needed, places = np.unique(np.stack([moving[part], fixed[part]]), return_inverse=True)
+        ours, theirs = places.reshape(2, -1)
+        few = Thumbnails(kept.grey[needed], kept.clipped[needed])  # floats of all images would take much memory
+        smooth = gaussian_filter(few.grey.astype(np.float32), (0, 1, 1), truncate=3)
+        maps.append(align(smooth, ours, theirs, guesses[view[part]]))
+        scores.append(agreement(few, ours, theirs, maps[-1]))
         if start >= 2 * BATCH and scores[-1].max() < np.arctanh(BOUNDS[0]):
             break
     return np.concatenate(maps), np.concatenate(scores)
