@@ -26,7 +26,8 @@ Keep = Literal["last", "best"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Cache = Literal["auto", "on", "off"]
 OnBadImage = Literal["skip", "fail"]
-OnLeak = Literal["warn", "fail"]
+OnLeak = Literal["warn", "fail", "drop"]
+LeakCheck = Literal["exact", "near"]
 
 # Epochs of a strategy that names no count; chosen together with the default learning rate
 DEFAULT_EPOCHS = 5
@@ -93,8 +94,12 @@ class Experiment:
             does if that saves time. Results are the same.
         on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
             `fail`.
-        on_leak: What to do where an image, by its content, is in two of train, val and test, or has two labels: `warn`,
-            or `fail`.
+        exclude: Images to leave out: a CSV file with a column `id`, such as the `doctor.csv` of `zoo doctor`, of which
+            the rows count that say `yes` in the column `exclude`. None: none.
+        on_leak: What to do where an image is in two of train, val and test, or has two labels: `warn`, `fail`, or
+            `drop` it from the training images (and a validation image that is also in test).
+        leak_check: What counts as the same image: equal content (`exact`), or also a copy that was resized, cut,
+            compressed, mirrored, turned or brightened (`near`), which takes about as long as decoding does.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
@@ -135,7 +140,9 @@ class Experiment:
     views: int | None = None
     cache: Cache = "auto"
     on_bad_image: OnBadImage = "skip"
+    exclude: str | None = None
     on_leak: OnLeak = "warn"
+    leak_check: LeakCheck = "exact"
     time_budget: float | None = None
     save_every: float | None = None
 
@@ -155,6 +162,11 @@ class Experiment:
             elif not isinstance(value, str) or not value or "\0" in value:
                 problems.append(f"`--{name} {value!r}` is not a name or a path")
         problems += self._check_preprocessing()
+        if self.exclude is not None:
+            if isinstance(self.exclude, os.PathLike):
+                object.__setattr__(self, "exclude", os.fspath(self.exclude))
+            elif not isinstance(self.exclude, str) or not self.exclude or "\0" in self.exclude:
+                problems.append(f"`--exclude {self.exclude!r}` is not a path")
         if not isinstance(self.compile, bool):
             problems.append(f"`compile={self.compile!r}` is not True or False")
         for name, kind in get_type_hints(type(self)).items():

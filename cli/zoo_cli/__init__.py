@@ -6,6 +6,7 @@ from zoo import Command, hookimpl
 from zoo.hookspecs import Register
 
 _ROWS = (
+    ("doctor", "Find faults of your images before training: copies, wrong labels, strangers"),
     ("train", "Fine-tune a backbone on your images"),
     ("plan", "Show what a strategy would train, without training"),
     ("evaluate", "Measure the accuracy of a run or an exported file on a split"),

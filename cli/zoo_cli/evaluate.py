@@ -29,6 +29,12 @@ from zoo_cli.options import (
 @device_option
 @workers_option
 @levels_option
+@click.option(
+    "--exclude",
+    metavar="CSV",
+    help="Images to leave out: a CSV file such as the `doctor.csv` of `zoo doctor`.  [default: those that the run left "
+    "out of its data]",
+)
 @json_option
 @classes_from_option
 @click.pass_context
@@ -41,6 +47,7 @@ def evaluate(
     device: str,
     workers: int | None,
     levels: tuple[float, float] | None,
+    exclude: str | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of a run or an exported file on a split.
@@ -80,6 +87,7 @@ def evaluate(
             device=device,
             workers=workers,
             levels=levels,
+            exclude=exclude,
             plugins=plugins(ctx),
             advance=advance,
         )

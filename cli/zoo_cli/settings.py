@@ -93,7 +93,9 @@ ORDER = (
     "cache",
     "compile",
     "on_bad_image",
+    "exclude",
     "on_leak",
+    "leak_check",
     "time_budget",
     "save_every",
 )
@@ -119,6 +121,7 @@ _METAVARS = {
     "fill": "R G B",
     "levels": "LOW HIGH",
     "device": "auto|cpu|cuda|cuda:N",
+    "exclude": "CSV",
     "time_budget": "TIME",
     "save_every": "TIME",
 }

@@ -207,6 +207,29 @@ def decode_parts(
     return found, bad
 
 
+def decode_part(
+    part: DecodeRequest,
+    classes: Sequence[str],
+    *,
+    workers: int,
+    advance: Callable[[int], None] = lambda count: None,
+    store: Store | None = None,
+    key: Mapping[str, Any] | None = None,
+) -> tuple[DecodedImages, list[BadFile]]:
+    """Decode one part of a dataset, whatever is wrong with it; also the files that cannot be used.
+
+    Args:
+        part: What to decode.
+        classes: Names of the classes, which labels are indices of.
+        workers: Number of threads.
+        advance: Receives the number of images as they are decoded.
+        store: Where decoded pixels are kept. None: nowhere.
+        key: What the pixels depend on besides the files, as JSON values.
+    """
+    bad: list[BadFile] = []
+    return _find_or_decode(part, classes, workers, advance, bad, _StoredPixels(store, key)), bad
+
+
 _PURPOSE = {"fit": "train on", "choose": "validate on", "reported": "report on"}
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from zoo.data.decoding import CHECKED, DecodedImages, content_digest
+from zoo.data.near_duplicates import NearDuplicates
 from zoo.dataset import Sample
 from zoo.errors import counted
 
@@ -23,12 +24,14 @@ class Leak:
     """One content that occurs in two roles, or under two labels.
 
     Attributes:
-        sha256: Of the content.
+        sha256: Of the content; empty for near duplicates, whose contents differ.
         images: Role and sample of each occurrence.
+        near: How near duplicates differ, such as `mirrored`; empty for one content.
     """
 
     sha256: str
     images: tuple[tuple[str, Sample], ...]
+    near: str = ""
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -43,14 +46,16 @@ class Leak:
     def __str__(self) -> str:
         """One line: every occurrence with its role, and with its label where labels differ."""
         several = len(self.labels) > 1
-        return " = ".join(
+        line = " = ".join(
             f"`{sample.id}` ({_NAMES.get(role, role)}{f', label `{sample.label}`' if several else ''})"
             for role, sample in self.images
         )
+        return f"{line}, a near duplicate: {self.near}" if self.near else line
 
     def to_json(self) -> dict[str, Any]:
         images = [{"id": sample.id, "role": role, "label": sample.label} for role, sample in self.images]
-        return {"sha256": self.sha256, "images": images}
+        found = {"sha256": self.sha256, "images": images}
+        return {**found, "near": self.near} if self.near else found
 
 
 def digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
@@ -86,6 +91,14 @@ def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
     parts = {names.get(name, name): zip(part.samples, part.contents) for name, part in decoded.items()}
     found = find_leaks(parts)
     return [leak for leak in found if leak.roles != ("test",)] if CHECKED in decoded else found
+
+
+def near_leaks(found: NearDuplicates, placed: Sequence[tuple[str, Sample]]) -> list[Leak]:
+    """Each pair of near duplicates as a leak; `placed` are role and sample of the images that were compared."""
+    return [
+        Leak(sha256="", images=(placed[pair.first], placed[pair.second]), near=f"{pair.how}, {pair.agreement:.3f}")
+        for pair in found.pairs
+    ]
 
 
 def told(leaks: Sequence[Leak]) -> str:

@@ -18,8 +18,8 @@ from time import monotonic
 from zoo.config.references import look_up
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import decode_parts, default_workers
-from zoo.data.opening import open_images
 from zoo.data.roles import assign_roles
+from zoo.data.selection import select_images
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
@@ -104,7 +104,12 @@ def _count(pipe: int, counts: queue.SimpleQueue[int]) -> None:
 
 
 def start_prefetch(experiment: Experiment) -> Prefetch | None:
-    """Start to decode the images of an experiment; None if the store could not keep them."""
+    """Start to decode the images of an experiment; None if the store could not keep them.
+
+    None also where near duplicates are dropped: which images are used is known only after all have been compared.
+    """
+    if experiment.on_leak == "drop" and experiment.leak_check == "near":
+        return None
     try:
         can_store = experiment.cache != "off" and Store().budget > 0
     except ZooError:
@@ -121,7 +126,7 @@ def main() -> None:
         os.nice(NICE)
     plugins, store = Plugins(), Store()
     preprocess = look_up(experiment, plugins).preprocess
-    images = open_images(experiment.data, experiment.split_seed, plugins)
+    images = select_images(experiment, plugins, look=False).images
     parts = decode_requests(images, assign_roles(images, experiment), preprocess)
 
     def report(count: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ import numpy.typing as npt
 
 from zoo.data.class_names import composed, folded
 from zoo.data.decoding import BadFile, content_digest, default_workers
+from zoo.data.exclusion import match, read_exclusion
 from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
+from zoo.data.selection import excluded_of
 from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
 from zoo.evaluation.statistics import wilson_interval
@@ -63,6 +65,7 @@ class Evaluation:
     split_seed: int = 0
     fitted: int | None = None
     changed: int = 0
+    excluded: Mapping[str, Any] | None = None
     levels: Levels | None = None
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
@@ -106,6 +109,7 @@ class Evaluation:
             "split": self.predictions.split,
             "split_seed": self.split_seed,
             "fitted_on": self.fitted,
+            "exclude": self.excluded,
             "device": self.device,
             "images": len(self.predictions),
             "levels": None if self.levels is None else list(self.levels),
@@ -220,6 +224,7 @@ def evaluate(
     device: str = "auto",
     workers: int | None = None,
     levels: Levels | None = None,
+    exclude: Path | str | None = None,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -238,6 +243,8 @@ def evaluate(
         workers: threads that decode images; None: chosen by the number of processors.
         levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
             trained with.
+        exclude: CSV file of images that are left out, see `zoo.data.exclusion`; those that the run left out of its own
+            data stay out of them without it.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
@@ -256,6 +263,7 @@ def evaluate(
         device=device,
         workers=workers,
         levels=levels,
+        exclude=exclude,
         plugins=plugins or Plugins(),
         advance=advance,
     )
@@ -275,6 +283,7 @@ def _evaluate(
     device: str = "auto",
     workers: int | None = None,
     levels: Levels | None = None,
+    exclude: Path | str | None = None,
     by_study: bool = False,
     plugins: Plugins,
     advance: Callable[[int, int], None] = lambda done, total: None,
@@ -294,6 +303,7 @@ def _evaluate(
     spec = read_as(run.experiment.data, text, plugins) if run is not None else text
     reading = reading_text(spec) if spec != text else None
     images, name, samples = _open(spec, split, split_seed, run, plugins)
+    images, samples, excluded = _left_out(images, samples, run, exclude)
     known = run.contents() if run is not None else {}
     done = 0
 
@@ -331,6 +341,7 @@ def _evaluate(
         predictions=predictions,
         metrics=compute_metrics(predictions, plugins),
         split_seed=split_seed,
+        excluded=excluded,
         fitted=sum(digest in fitted for digest in contents.values()) if known else None,
         changed=changed,
         bad=(*_rejected(images, samples), *bad),
@@ -396,6 +407,33 @@ def _open(
     elif split is None and images.reported not in images.splits:
         split = "all"
     return images, *choose_split(images, split)
+
+
+def _left_out(
+    images: Images, samples: tuple[Sample, ...], run: Run | None, exclude: Path | str | None
+) -> tuple[Images, tuple[Sample, ...], dict[str, Any] | None]:
+    """The images and samples without those that the run left out of them, and without those of a list.
+
+    Also what is recorded of the list.
+
+    Raises:
+        ZooError: no image is left.
+    """
+    gone = excluded_of(run.record) & {sample.id for sample in samples} if run is not None else set()
+    if gone:
+        what = counted(len(gone), "image is", "images are")
+        text = f"{what} left out, as in training (`--exclude` or `--on-leak drop`)"
+        images = replace(images, notes=(*images.notes, text))
+    recorded = None
+    if exclude is not None:
+        exclusion = read_exclusion(exclude)
+        found, notes = match(images, exclusion)
+        images = replace(images, notes=(*images.notes, *notes))
+        recorded, gone = exclusion.to_json(found), gone | found
+    kept = tuple(sample for sample in samples if sample.id not in gone)
+    if not kept:
+        raise ZooError(f"all images of `{images.name}` that would be scored are left out")
+    return images, kept, recorded
 
 
 def _is_data_of(run: Run, images: Images, data: str, plugins: Plugins) -> bool:

@@ -32,8 +32,9 @@ POWER = 0.9  # probability of finding a difference as large as the one seen
 FEWEST_DEGREES = 3
 NODES = 256  # of a quadrature; p-values then have three correct digits
 
-# Settings that change neither the network nor its figures, so that runs that differ in them are repetitions
-WITHOUT_EFFECT = ("workers", "save_every", "cache", "on_bad_image", "on_leak")
+# Settings that change neither the network nor its figures, so that runs that differ in them are repetitions. Those that
+# leave images out count by what is left: data are compared by their contents
+WITHOUT_EFFECT = ("workers", "save_every", "cache", "on_bad_image", "exclude", "on_leak", "leak_check")
 
 
 @dataclass(frozen=True, kw_only=True)

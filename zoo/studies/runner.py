@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime
@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
-from zoo.data.leakage import digests, find_leaks, told
-from zoo.data.opening import absolute, found_text, open_images
+from zoo.data.exclusion import absolute_list
+from zoo.data.leakage import Leak, digests, find_leaks, told
+from zoo.data.opening import absolute, found_text
+from zoo.data.selection import select_images
 from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError, counted
 from zoo.experiment import OnLeak
@@ -76,16 +78,21 @@ def study(
         folder = Path(asked)
         asked = Results.open(folder).study
     else:
-        asked = replace(asked, data=absolute(asked.data, plugins))  # so that it can be continued from any folder
+        # so that it can be continued from any folder
+        settings = dict(asked.settings)
+        if isinstance(settings.get("exclude"), str):
+            settings["exclude"] = absolute_list(settings["exclude"])
+        asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
         folder = output_path(out) if out is not None else _default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
     trials = asked.trials(plugins)
     _check_folder(folder, asked)
-    images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
+    selection = select_images(asked.experiment(trials[0]), plugins)
+    images = selection.images
     for line in (found_text(images), *images.notes):
         progress.note(line)
-    _check_no_leaks(images, asked.experiment(trials[0]).on_leak, progress)
+    _check_no_leaks(images, selection.near, asked.experiment(trials[0]).on_leak, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         session = StudySession(folder, asked, trials, images, context, executor)
@@ -380,16 +387,21 @@ def _check_folder(folder: Path, asked: Study) -> None:
         raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
 
 
-def _check_no_leaks(images: Images, on_leak: OnLeak, progress: Progress) -> None:
-    """Check that no image is in two splits or has two labels, by its content; if none is locked, only warn.
+def _check_no_leaks(images: Images, near: Sequence[Leak], on_leak: OnLeak, progress: Progress) -> None:
+    """Check that no image is in two splits or has two labels; if none is locked, only warn.
+
+    Images are compared by their content; `near` are near duplicates, if they were asked for.
 
     Raises:
         ZooError: an image of the locked split is in another split; or any of this, with `on_leak` `fail`.
     """
-    leaks = find_leaks({role: digests(samples) for role, samples in images.splits.items()})
+    leaks = [*find_leaks({role: digests(samples) for role, samples in images.splits.items()}), *near]
     locked = [leak for leak in leaks if "test" in leak.roles and len(leak.roles) > 1]
     if locked:
-        raise ZooError(f"the locked split `test` overlaps another: {told(locked)}", hint="delete all but one of each")
+        raise ZooError(
+            f"the locked split `test` overlaps another: {told(locked)}",
+            hint="delete all but one of each, or pass `--on-leak drop`",
+        )
     if leaks and on_leak == "fail":
         raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each")
     if leaks:

@@ -14,8 +14,9 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
-from zoo.data.opening import found_text, open_images
+from zoo.data.opening import found_text
 from zoo.data.roles import assign_roles
+from zoo.data.selection import select_images
 from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.loader import default_views
@@ -147,7 +148,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     setup = resolve(experiment, plugins)
     images, classes, notes = None, CLASSES, []
     if with_data:
-        opened = open_images(experiment.data, experiment.split_seed, plugins)
+        opened = select_images(experiment, plugins, look=False).images
         roles = assign_roles(opened, experiment)
         images, classes = len(roles.fit), len(opened.classes)
         notes += [found_text(opened), *opened.notes, *roles.notes]

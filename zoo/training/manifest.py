@@ -71,6 +71,8 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
         "notes": [found_text(job.images), *job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
+        "exclude": job.exclusion,
+        "dropped": list(job.dropped),
         "leaks": [leak.to_json() for leak in job.leaks],
         "doubtful_images": [
             {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -12,9 +13,10 @@ from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
 from zoo.data.image import all_grey, has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
-from zoo.data.opening import note_images, open_images
+from zoo.data.opening import note_images
 from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
+from zoo.data.selection import select_images
 from zoo.dataset import Images
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
@@ -42,6 +44,8 @@ class Job:
     start_digest: str  # SHA-256 over the network as it starts
     context: Context
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
+    exclusion: dict[str, Any] | None = None  # what `--exclude` left out
+    dropped: tuple[str, ...] = ()  # what `--on-leak drop` left out
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -67,7 +71,8 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         ZooError: data or weights are not usable.
     """
     progress, clock = context.progress, context.clock
-    images = open_images(experiment.data, experiment.split_seed, context.plugins)
+    selection = select_images(experiment, context.plugins)
+    images = selection.images
     roles = assign_roles(images, experiment)
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
@@ -93,7 +98,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         progress.note(
             f"all of {count} looked at are grey; the network gets each as three equal channels, red, green and blue"
         )
-    leaks = leaks_of(decoded, roles.reported)
+    leaks = [*leaks_of(decoded, roles.reported), *selection.near]
     decoded.pop(CHECKED, None)
     clock.lap("scan")
     job = Job(
@@ -106,12 +111,16 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         decoded=decoded,
         bad=tuple(bad),
         leaks=tuple(leaks),
+        exclusion=selection.exclusion,
+        dropped=selection.dropped,
         start_digest=digest_of_state(network.model),
         context=context,
     )
     if leaks and experiment.on_leak == "fail":
         warn_of_images(replace(job, leaks=()), progress)
-        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak warn`")
+        raise ZooError(
+            f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak drop` or `warn`"
+        )
     warn_of_images(job, progress)
     return job
 

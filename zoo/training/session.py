@@ -17,6 +17,7 @@ from zoo.backbone import Network
 from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.decoding import DecodedImages
+from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
 from zoo.data.prefetch import Prefetch
 from zoo.errors import Diverged, UsageError, first_line
@@ -83,7 +84,8 @@ def train(
     """
     check_kind(experiment, Experiment, "train", "zoo.train(zoo.Experiment(data=..., backbone=..., strategy=...))")
     context = Context.of(plugins, progress)
-    experiment = replace(experiment, data=absolute(experiment.data, context.plugins))
+    data, exclude = absolute(experiment.data, context.plugins), absolute_list(experiment.exclude)
+    experiment = replace(experiment, data=data, exclude=exclude)
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, context.plugins)

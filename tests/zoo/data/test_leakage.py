@@ -140,7 +140,7 @@ def test_train_that_reports_on_val_looks_for_leaks_into_test(
             [("val/red/001.jpg", "val"), ("test/red/twice.jpg", "test")],
         ]
         assert set(run.splits()["roles"]) == {"fit", "choose"}
-    with refused(ZooError, "train/red/001.jpg", "test/red/again.jpg", "--on-leak warn"):
+    with refused(ZooError, "train/red/001.jpg", "test/red/again.jpg", "--on-leak drop"):
         train(replace(settings, on_leak="fail"), out=tmp_path / "failed", plugins=plugins)
     command = ["advise", "--data", str(data), "--backbone", TINY.backbone, "--weights", "none", "--device", "cpu"]
     assert zoo([*command, "--studies", str(tmp_path)]) == 0

@@ -1,0 +1,1 @@
+"""Faults of data, found before training: reported, ranked and drawn, never deleted."""
