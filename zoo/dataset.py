@@ -20,6 +20,8 @@ Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
 
 LOCKED = "locked"  # as in `--data locked:DATA`
+FOLD = "fold"  # as in `fold:2/5:DATA`, the data of one of the runs of `zoo train --folds 5`
+FINAL = "final"  # as in `final:DATA`, the data of `zoo train --final`
 
 
 class ImageSource(Protocol):
@@ -144,6 +146,8 @@ class Images:
             they are decoded.
         notes: Decisions taken while opening, for the user, such as how the data were split.
         drawn: Whether the splits were drawn at random, because the data came without any.
+        whole: Whether these are the images of a final run: all that are not in `test` are in `train`, and no split is
+            reported.
     """
 
     name: str
@@ -152,6 +156,7 @@ class Images:
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     drawn: bool = False
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Check what every user of the images relies on.
@@ -201,6 +206,9 @@ class Dataset:
         name: What is typed before the colon.
         summary: One line for `zoo list datasets`.
         open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
+        with_group: `(argument, name) -> argument | None`: the argument of the same data with the groups of the column
+            `name`, as `--group NAME` asks for; None where there is no such column. A callable or `"module:function"`.
+            None: the data have no columns, so `--group` is a pattern.
         absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
             A callable or `"module:function"`. None: the argument contains no path.
         open_to_score: `(argument) -> Images` for evaluating a model, which needs less than training: one class, a few
@@ -212,6 +220,7 @@ class Dataset:
     open: str | Callable[[str, int], Images] = field(repr=False)
     absolute: str | Callable[[str], str] | None = field(repr=False, default=None)
     open_to_score: str | Callable[[str], Images] | None = field(repr=False, default=None)
+    with_group: str | Callable[[str, str], str | None] | None = field(repr=False, default=None)
 
 
 __getattr__ = lazy_attributes(

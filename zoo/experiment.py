@@ -74,7 +74,12 @@ class Experiment:
             bits. None: those of the type, 0 to 65535 for 16 bits and 0 to 1 for floats.
         workers: Threads that decode images. None: one per core, at most 8.
         seed: Seed of the head's first weights, the order of images, augmentation and dropout.
-        split_seed: Seed of the split into train, val and test, for data that are not split yet.
+        split_seed: Seed of the split into train, val and test, for data that are not split yet, and of folds.
+        group: What images share that must stay in one split, such as a patient: the column of a table, or a regular
+            expression that is matched with the path of each image; the group is its first pair of parentheses, or all
+            of it. None: the groups that come with the data, if any.
+        folds: Number of folds: train once for each, without its images, and score them; so every image that is not in
+            the test split is scored once by a network that has not seen it. None: train once, and score one split.
         device: Device to compute on; `auto` takes CUDA if it can be used, else the CPU.
         precision: Number format of the training steps; `auto` takes bf16 (by autocast) on hardware where it is faster.
         compile: Compile the trainable part of the network with torch.compile.
@@ -84,8 +89,8 @@ class Experiment:
             does if that saves time. Results are the same.
         on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
             `fail`.
-        on_leak: What to do where an image, by its content, is in two of train, val and test, or has two labels: `warn`,
-            or `fail`.
+        on_leak: What to do where an image, by its content, or a group is in two of train, val and test, or an image has
+            two labels: `warn`, or `fail`.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
@@ -118,6 +123,8 @@ class Experiment:
     workers: int | None = None
     seed: int = 0
     split_seed: int = 0
+    group: str | None = None
+    folds: int | None = None
     device: str = "auto"
     precision: TrainingPrecision = "auto"
     compile: bool = False
@@ -143,6 +150,8 @@ class Experiment:
                 object.__setattr__(self, name, data_text(Path(value)) if name == "data" else os.fspath(value))
             elif not isinstance(value, str) or not value or "\0" in value:
                 problems.append(f"`--{name} {value!r}` is not a name or a path")
+        if self.group is not None and (not isinstance(self.group, str) or not self.group or "\0" in self.group):
+            problems.append(f"`--group {self.group!r}` is not a column or a regular expression")
         if self.levels is not None:
             problems += self._check_levels()
         if not isinstance(self.compile, bool):
@@ -242,6 +251,7 @@ _WHOLE = (
     "workers",
     "seed",
     "split_seed",
+    "folds",
     "views",
 )
 
@@ -263,6 +273,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("views", 1, 1_000_000),
     ("seed", 0, 2**31 - 1),
     ("split_seed", 0, 2**31 - 1),
+    ("folds", 2, 1000),
     ("time_budget", 1, math.inf),
     ("save_every", 0, math.inf),
 )

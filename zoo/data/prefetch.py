@@ -120,7 +120,7 @@ def main() -> None:
         os.nice(NICE)
     plugins, store = Plugins(), Store()
     preprocess = look_up(experiment, plugins).preprocess
-    images = open_images(experiment.data, experiment.split_seed, plugins)
+    images = open_images(experiment.data, experiment.split_seed, plugins, group=experiment.group)
     parts = decode_requests(images, assign_roles(images, experiment), preprocess)
 
     def report(count: int) -> None:

@@ -114,7 +114,7 @@ def export(
     target = _target(run, exporter, out, force)
     ours = run.predictions()
     where = read_as(run.experiment.data, data or run.experiment.data, plugins)
-    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None)
+    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None, group=run.experiment.group)
     try:
         contents = run.contents()
     except ZooError:  # only int8 needs them, and says so

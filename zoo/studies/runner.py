@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
+from zoo.data.groups import shared_groups, told_groups
 from zoo.data.leakage import digests, find_leaks, told
 from zoo.data.opening import absolute, found_text, open_images
 from zoo.dataset import Images
@@ -82,7 +83,8 @@ def study(
     began = time.monotonic()
     trials = asked.trials(plugins)
     _check_folder(folder, asked)
-    images = open_images(asked.experiment(trials[0]).data, asked.experiment(trials[0]).split_seed, plugins)
+    first = asked.experiment(trials[0])
+    images = open_images(first.data, first.split_seed, plugins, group=first.group)
     for line in (found_text(images), *images.notes):
         progress.note(line)
     _check_no_leaks(images, asked.experiment(trials[0]).on_leak, progress)
@@ -394,3 +396,8 @@ def _check_no_leaks(images: Images, on_leak: OnLeak, progress: Progress) -> None
         raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each")
     if leaks:
         progress.warn(told(leaks))
+    shared = shared_groups(images.splits)
+    if shared and on_leak == "fail":
+        raise ZooError(f"`{images.name}`: {told_groups(shared)}", hint="move the images of each into one split")
+    if shared:
+        progress.warn(told_groups(shared))

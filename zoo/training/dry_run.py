@@ -146,7 +146,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     setup = resolve(experiment, plugins)
     images, classes, notes = None, CLASSES, []
     if with_data:
-        opened = open_images(experiment.data, experiment.split_seed, plugins)
+        opened = open_images(experiment.data, experiment.split_seed, plugins, group=experiment.group)
         roles = assign_roles(opened, experiment)
         images, classes = len(roles.fit), len(opened.classes)
         notes += [found_text(opened), *opened.notes, *roles.notes]

@@ -71,6 +71,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "notes": [found_text(job.images), *job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
         "leaks": [leak.to_json() for leak in job.leaks],
+        "shared_groups": [group.to_json() for group in job.shared_groups],
         "doubtful_images": [
             {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful
         ],

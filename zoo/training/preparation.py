@@ -10,6 +10,7 @@ from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.groups import SharedGroup, shared_groups, told_groups
 from zoo.data.image import has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images, open_images
@@ -41,6 +42,7 @@ class Job:
     start_digest: str  # SHA-256 over the network as it starts
     context: Context
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
+    shared_groups: tuple[SharedGroup, ...] = ()  # groups in two splits
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -66,7 +68,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         ZooError: data or weights are not usable.
     """
     progress, clock = context.progress, context.clock
-    images = open_images(experiment.data, experiment.split_seed, context.plugins)
+    images = open_images(experiment.data, experiment.split_seed, context.plugins, group=experiment.group)
     roles = assign_roles(images, experiment)
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
@@ -100,9 +102,15 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         decoded=decoded,
         bad=tuple(bad),
         leaks=tuple(leaks),
+        shared_groups=tuple(shared_groups(images.splits)),
         start_digest=digest_of_state(network.model),
         context=context,
     )
+    if job.shared_groups and experiment.on_leak == "fail":
+        raise ZooError(
+            f"`{images.name}`: {told_groups(job.shared_groups)}",
+            hint="move the images of each into one split, or pass `--on-leak warn`",
+        )
     if leaks and experiment.on_leak == "fail":
         warn_of_images(replace(job, leaks=()), progress)
         raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak warn`")
@@ -126,6 +134,8 @@ def warn_of_images(job: Job, progress: Progress) -> None:
         progress.warn(doubts_text(doubtful))
     if job.leaks:
         progress.warn(told(job.leaks))
+    if job.shared_groups:
+        progress.warn(told_groups(job.shared_groups))
 
 
 def _decode(

@@ -17,6 +17,7 @@ from zoo.backbone import Network
 from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.decoding import DecodedImages
+from zoo.data.groups import group_names
 from zoo.data.opening import absolute
 from zoo.data.prefetch import Prefetch
 from zoo.errors import Diverged, UsageError, first_line
@@ -363,6 +364,7 @@ def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
         ids=tuple(sample.id for sample in part.samples),
         labels=part.labels,
         logits=_logits(network, job, recipe, part, f"score {job.roles.reported}"),
+        groups=group_names(part.samples),
     )
 
 
