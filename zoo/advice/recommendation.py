@@ -21,8 +21,8 @@ from zoo.advice.track_record import ADVICE_FILE, SHORTLIST, track_record
 from zoo.config.context import Context
 from zoo.config.references import look_up
 from zoo.data.decoding import DecodedImages
-from zoo.data.opening import note_images, open_images
 from zoo.data.groups import group_numbers
+from zoo.data.opening import note_images, open_images
 from zoo.data.splitting import stratified_subset
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, ZooError, at_once

@@ -13,6 +13,7 @@ from zoo.errors import ZooError, counted
 
 POOLED: tuple[Role, ...] = ("train", "val")
 
+
 def pool(images: Images) -> tuple[Sample, ...]:
     """The images that folds are made of, in order: those of `train` and, where there is one, `val`."""
     return in_order(sample for role in POOLED for sample in images.splits.get(role, ()))

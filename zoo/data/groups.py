@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.class_names import composed
-from zoo.dataset import Images, Sample
+from zoo.dataset import Images, Role, Sample
 from zoo.errors import UsageError, ZooError, counted
 
 # Seconds for matching a pattern with all ids. A pattern without catastrophic backtracking matches a million in less;
@@ -28,9 +28,9 @@ SHOWN = 3  # ids in a note, groups in a warning
 Indices = npt.NDArray[np.int64]
 
 # Numbers of folds that scikit-learn is asked for; parts of 70, 15 and 15 % are made of 14, 3 and 3 of 20, or fewer
-FOLDS = (20, 13, 10, 7, 6, 5, 4, 3, 2)
-TRIES = 3  # shuffles that are tried for each number of folds
-MOST_GROUPS = 2000  # above, one number of folds and one shuffle are enough, and 20 folds take minutes
+FOLDS = (20, 7, 5, 4, 3, 2)
+TRIES = 3  # shuffles that are tried while a class is missing from a part
+MOST_GROUPS = 500  # above, 7 folds are near enough to the shares, and 20 would take minutes
 NODES = 20_000  # of the search for a division that has every class in every part, where no shuffle gives one
 
 
@@ -92,8 +92,8 @@ def match_groups(images: Images, pattern: str) -> Images:
             match = found.search(composed(sample.id), timeout=max(until - monotonic(), 0.001))
         except TimeoutError as error:
             raise UsageError(
-                f"`--group {pattern}` takes more than {MATCHING:g} s on {counted(len(samples), 'image')}; it stopped at "
-                f"`{sample.id}`",
+                f"`--group {pattern}` takes more than {MATCHING:g} s on {counted(len(samples), 'image')}; it stopped "
+                f"at `{sample.id}`",
                 hint="avoid a repetition within a repetition, such as `(a+)+`",
             ) from error
         name = ((match[which] if match else None) or "").strip()
@@ -102,7 +102,8 @@ def match_groups(images: Images, pattern: str) -> Images:
             unmatched.append(sample.id)
     if len(unmatched) == len(samples):
         raise UsageError(
-            f"`--group {pattern}` matches none of {counted(len(samples), 'image')}", hint=f"the first is `{unmatched[0]}`"
+            f"`--group {pattern}` matches none of {counted(len(samples), 'image')}",
+            hint=f"the first is `{unmatched[0]}`",
         )
     notes = []
     if unmatched:
@@ -160,7 +161,7 @@ def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int, what: 
             )
         parts = searched
     of_samples = parts[groups]
-    return [tuple(samples[index] for index in np.flatnonzero(of_samples == part)) for part in range(len(shares))]
+    return [tuple(one for one, place in zip(samples, of_samples) if place == part) for part in range(len(shares))]
 
 
 def _check_groups(counts: Indices, samples: Sequence[Sample], labels: Indices, parts: int, what: str) -> None:
@@ -188,9 +189,8 @@ def _by_folds(
 
     equal = max(shares) == min(shares)
     sizes = [len(shares)] if equal else [size for size in FOLDS if len(shares) <= size <= len(counts)]
-    tries = TRIES
-    if len(counts) > MOST_GROUPS:
-        sizes, tries = [size for size in sizes if size <= 7][:1], 1
+    if len(counts) > MOST_GROUPS and not equal:
+        sizes = [7]
     best: npt.NDArray[np.int64] = np.zeros(len(counts), np.int64)
     least = np.inf
     for size in sizes:
@@ -198,7 +198,9 @@ def _by_folds(
         if size - sum(smaller) < 1:
             continue
         part_of_fold = np.repeat(np.arange(len(shares)), [size - sum(smaller), *smaller])
-        for attempt in range(tries):
+        for attempt in range(TRIES):
+            if attempt and _complete(best, counts, len(shares)):
+                break
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of a class with fewer images than folds: parts are checked below
                 try:
@@ -303,7 +305,7 @@ class SharedGroup:
         return {"group": self.group, "images": dict(self.images)}
 
 
-def shared_groups(parts: Mapping[str, Iterable[Sample]]) -> list[SharedGroup]:
+def shared_groups(parts: Mapping[Role, Iterable[Sample]]) -> list[SharedGroup]:
     """The groups that lie in two of the parts, by name."""
     found: dict[str, dict[str, int]] = {}
     for role, samples in parts.items():

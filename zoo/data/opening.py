@@ -15,7 +15,7 @@ from zoo.data.folds import all_to_train, held_out_fold
 from zoo.data.groups import has_groups, key_of, match_groups
 from zoo.data.splitting import lock, split_stratified
 from zoo.dataset import FINAL, FOLD, LOCKED, ROLES, Dataset, Images, Sample
-from zoo.errors import UsageError, ZooError, did_you_mean, quoted
+from zoo.errors import UsageError, ZooError, counted, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.row import check_returned

@@ -169,7 +169,9 @@ def compare_configurations(tables: Mapping[str, Correct], groups: npt.NDArray[np
     found = []
     for better, worse in combinations(ordered, 2):
         one, other = tables[better], tables[worse]
-        found.append((better, worse, p_value(one, other, pooled, groups), _needed(one, other, math.comb(len(ordered), 2))))
+        found.append(
+            (better, worse, p_value(one, other, pooled, groups), _needed(one, other, math.comb(len(ordered), 2)))
+        )
     adjusted = holm([value for _, _, value, _ in found])
     pairs = tuple(
         Pair(

@@ -73,7 +73,7 @@ def grouped_interval(right: Correct, groups: npt.NDArray[np.int64]) -> tuple[flo
     if share in (0.0, 1.0):
         effective = float(number)
     else:
-        variance = mean_variance(right - share, groups)
+        variance = mean_variance(right.astype(np.float64) - share, groups)
         effective = count if variance == 0 else min(share * (1 - share) / variance, count)
     effective *= (Z / float(t.ppf(0.975, number - 1))) ** 2
     squared = Z**2

@@ -233,7 +233,10 @@ class Results:
         right = correct([ensemble(scored)]) if len(scored) == len(runs) else None
         test = None
         if right is not None:
-            test = {"accuracy": float(right.mean()), "interval": list(bootstrap_interval(right, groups=groups_of(scored)))}
+            test = {
+                "accuracy": float(right.mean()),
+                "interval": list(bootstrap_interval(right, groups=groups_of(scored))),
+            }
         return {
             "name": ENSEMBLE,
             "members": list(members),

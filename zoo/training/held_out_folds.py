@@ -12,7 +12,9 @@ MOST_FOLDS = 5
 Indices = npt.NDArray[np.int64]
 
 
-def held_out_folds(labels: Indices, seed: int, groups: Indices | None = None) -> tuple[list[tuple[Indices, Indices]], str | None]:
+def held_out_folds(
+    labels: Indices, seed: int, groups: Indices | None = None
+) -> tuple[list[tuple[Indices, Indices]], str | None]:
     """Stratified folds of the training images, and a line for the user where not all of them can be held out.
 
     There are as many folds as the rarest class has images, up to five. A class of one image is never held out: its
@@ -54,7 +56,9 @@ def _of_groups(labels: Indices, seed: int, groups: Indices) -> tuple[list[tuple[
     known = np.unique(labels)
     of_class = {int(name): set(groups[labels == name].tolist()) for name in known}
     alone = [name for name, some in of_class.items() if len(some) == 1]
-    lacking = f"{len(alone)} of {len(known)} classes {'has' if len(alone) == 1 else 'have'} one group of training images"
+    lacking = (
+        f"{len(alone)} of {len(known)} classes {'has' if len(alone) == 1 else 'have'} one group of training images"
+    )
     kept = np.isin(groups, [group for name in alone for group in of_class[name]])
     can = np.flatnonzero(~kept)
     left = {name: len(set(groups[can][labels[can] == name].tolist())) for name in of_class if name not in alone}

@@ -89,7 +89,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         if not has_deep_grey(sample.source for sample in looked_at):
             count = counted(len(looked_at), "image")
             progress.note(f"`--levels` changes images of more than 8 bits alone, and of {count} none is one")
-    leaks = leaks_of(decoded, roles.reported)
+    leaks = leaks_of(decoded, roles.reported or "val")
     decoded.pop(CHECKED, None)
     clock.lap("scan")
     job = Job(
