@@ -119,6 +119,28 @@ class Predictions:
             ) from error
 
 
+def pooled(tables: Sequence[Predictions], split: str) -> Predictions:
+    """One table of the rows of several, which have no image in common, in the order of ids.
+
+    Args:
+        tables: of the same classes.
+        split: name of the whole.
+    """
+    ids = [name for table in tables for name in table.ids]
+    assert len(set(ids)) == len(ids) and len({table.classes for table in tables}) == 1
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    grouped = any(table.groups is not None for table in tables)
+    groups = [name for table in tables for name in (table.groups or tuple(f"image {one} {one}" for one in table.ids))]
+    return Predictions(
+        split=split,
+        classes=tables[0].classes,
+        ids=tuple(ids[index] for index in order),
+        labels=np.concatenate([table.labels for table in tables])[order],
+        logits=np.concatenate([table.logits for table in tables])[order],
+        groups=tuple(groups[index] for index in order) if grouped else None,
+    )
+
+
 def _read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:
     array.flags.writeable = False
     return array

@@ -20,8 +20,10 @@ from zoo.dataset import Images
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
+from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
+from zoo.training.final_run import Earlier
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
 
 LOOKED_AT = 100  # training images in which grey levels of more than 8 bits are looked for, where `--levels` is given
@@ -43,6 +45,8 @@ class Job:
     context: Context
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
     shared_groups: tuple[SharedGroup, ...] = ()  # groups in two splits
+    earlier: Earlier | None = None  # of a final run
+    pool: RowPool | None = None  # outputs of frozen layers that the folds of a run share
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -55,13 +59,23 @@ def feature_cache(job: Job) -> FeatureCache:
         progress=job.context.progress,
         backbone=job.setup.backbone.qualified,
         store=job.context.store,
+        pool=job.pool,
     )
 
 
-def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Prefetch | None = None) -> Job:
+def prepare(
+    experiment: Experiment,
+    setup: Setup,
+    context: Context,
+    prefetch: Prefetch | None = None,
+    *,
+    pool: RowPool | None = None,
+    earlier: Earlier | None = None,
+) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
-    `prefetch` is a process that has begun to decode the images into the store.
+    `prefetch` is a process that has begun to decode the images into the store; `pool` holds what the folds of a run
+    share, and `earlier` is what a final run takes from the run that it is of.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
@@ -73,6 +87,9 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
     phases = plan_phases(setup, network, experiment)
+    if earlier is not None:
+        kept = len(earlier.epochs)
+        phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
     note_images(images, progress)
@@ -105,6 +122,8 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         shared_groups=tuple(shared_groups(images.splits)),
         start_digest=digest_of_state(network.model),
         context=context,
+        pool=pool,
+        earlier=earlier,
     )
     if job.shared_groups and experiment.on_leak == "fail":
         raise ZooError(

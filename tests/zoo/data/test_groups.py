@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -44,6 +44,10 @@ CELLS = st.lists(
 )
 
 
+def ids(parts: Iterable[Iterable[Sample]]) -> list[list[str]]:
+    return [[normalize("NFC", one.id) for one in part] for part in parts]
+
+
 def enough(samples: list[Sample], parts: int) -> bool:
     return all(
         len({key_of(one) for one in samples if one.label == label}) >= parts for label in {one.label for one in samples}
@@ -58,11 +62,12 @@ def test_no_group_is_in_two_splits_and_every_class_is_in_each(
     """Or the error says which class is in too few groups."""
     samples = made(cells)
     assume(has_groups(samples))
-    for parts, divide in (
+    dividers: list[tuple[int, Callable[[list[Sample]], list[tuple[Sample, ...]]]]] = [
         (3, lambda some: list(split_stratified(some, seed).values())),
         (2, lambda some: list(hold_out(some, seed))),
         (4, lambda some: make_folds(some, 4, seed)),
-    ):
+    ]
+    for parts, divide in dividers:
         try:
             found = divide(samples)
         except ZooError as error:
@@ -100,7 +105,6 @@ def test_shares_are_near_70_15_15() -> None:
 def test_every_image_its_own_group_is_the_split_without_groups() -> None:
     alone = made((label, f"{label}{index}", 1) for label in "ab" for index in range(20))
     none = [Sample(one.id, one.label, one.source) for one in alone]
-    ids = lambda parts: [[one.id for one in part] for part in parts]
     assert ids(split_stratified(alone, 3).values()) == ids(split_stratified(none, 3).values())
     assert ids(hold_out(alone, 3)) == ids(hold_out(none, 3))
     assert ids(make_folds(alone, 5, 3)) == ids(make_folds(none, 5, 3))
@@ -147,15 +151,17 @@ def test_the_unicode_form_of_names_and_groups_moves_nothing() -> None:
     everything = made((label, f"h\u00f4tel {index}", 3) for label in ("caf\u00e9", "cafz") for index in range(9))
     composed, apart = form("NFC", everything), form("NFD", everything)
     assert composed != apart
-    ids = lambda parts: [[normalize("NFC", one.id) for one in part] for part in parts]
     for seed in range(3):
-        for divide in (
-            lambda some, seed=seed: split_stratified(some, seed).values(),
-            lambda some, seed=seed: hold_out(some, seed),
-            lambda some, seed=seed: make_folds(some, 3, seed),
-            lambda some, seed=seed: [stratified_subset(some, 0.4, seed)],
-        ):
-            assert ids(divide(composed)) == ids(divide(apart))
+        ours, theirs = (
+            [
+                ids(split_stratified(some, seed).values()),
+                ids(hold_out(some, seed)),
+                ids(make_folds(some, 3, seed)),
+                ids([stratified_subset(some, 0.4, seed)]),
+            ]
+            for some in (composed, apart)
+        )
+        assert ours == theirs
     without = [Sample(one.id, one.label, one.source) for one in apart]
     plain = [Sample(one.id, one.label, one.source) for one in composed]
     assert ids(make_folds(plain, 3, 0)) == ids(make_folds(without, 3, 0))
@@ -172,8 +178,8 @@ def test_a_fraction_keeps_whole_groups_of_a_class(
     for label in {one.label for one in samples}:
         assert sum(one.label == label for one in fewer) >= min(2, sum(one.label == label for one in samples))
     if any(samples.count(one) for one in samples) and module.group_numbers(samples) is not None:
-        cells_of = lambda some: {(one.label, key_of(one)) for one in some}
-        assert not cells_of(fewer) & cells_of(set(samples) - fewer)
+        left = set(samples) - fewer
+        assert not {(one.label, key_of(one)) for one in fewer} & {(one.label, key_of(one)) for one in left}
 
 
 def test_locked_data_keep_groups_together() -> None:
