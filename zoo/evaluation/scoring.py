@@ -290,6 +290,12 @@ def _evaluate(
         if run is None:
             raise UsageError(f"`{model}` belongs to no run, so its data are unknown", hint="pass `--data`")
         data = run.experiment.data
+        if run.is_final and split is None:
+            raise UsageError(
+                f"run `{run.path}` was trained on all images that are not in `test`; its figures are those of "
+                f"`{run.record['final']['run']}`",
+                hint="pass `--split test` where the data have one, or `--data` with other images",
+            )
         if split == "":
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:

@@ -138,7 +138,8 @@ def resume(
         run = Run.open(run.path)
         experiment = run.experiment
         images, folds = _divided(experiment, context)
-        if _splits(folds, {})["roles"] != run.splits()["roles"]:
+        begun = run.splits()["roles"]
+        if any(begun.get(f"fold {one}") != [sample.id for sample in fold] for one, fold in enumerate(folds, start=1)):
             raise ZooError(
                 f"the images are not those that run `{run.path}` was begun with, so its folds differ",
                 hint="restore the original photographs, or start a new run on these with `zoo train`",
