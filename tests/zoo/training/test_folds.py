@@ -47,7 +47,6 @@ def test_every_image_is_scored_once_and_a_stopped_run_keeps_its_folds(
     assert final.record["temperature"]["value"] > 0 and final.looks("test") == 0
     with pytest.raises(UsageError, match="was trained on all images"):
         evaluate(final, plugins=plugins)
-    assert export(final, plugins=plugins).parity.passed
     assert len(evaluate(final, split="test", plugins=plugins).predictions) == 4
 
 
@@ -65,6 +64,22 @@ def test_outputs_of_frozen_layers_are_computed_once_for_all_folds(
     asked = replace(TINY, data=str(photos), strategy="linear", folds=4, split_seed=7)
     train(asked, out=tmp_path / "folds", plugins=plugins)
     assert sum(computed) <= 2 * 24  # each image as it is trained on, and as it is scored; else (3 + 1) * 24
+
+
+def test_a_final_run_has_the_epochs_that_were_kept_and_can_be_exported(
+    photos: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    asked = replace(TINY, data=str(photos), strategy="partial:1", epochs=3, keep="best")
+    run = train(asked, out=tmp_path / "run", plugins=plugins)
+    losses = [line["choice_loss"] for line in run.history]
+    final = train_final(run, out=tmp_path / "final", plugins=plugins)
+    assert len(final.history) == losses.index(min(losses)) + 1 and "choose" not in final.record["data"]
+    assert final.record["accuracy_interval_95"] == run.record["accuracy_interval_95"]
+    assert export(final, plugins=plugins).parity.passed
+    with pytest.raises(UsageError, match="is a final run already"):
+        train_final(final, out=tmp_path / "again", plugins=plugins)
+    with pytest.raises(UsageError, match="holds the run that the final run is of"):
+        train_final(run, out=tmp_path / "run", force=True, plugins=plugins)
 
 
 @pytest.mark.parametrize("folds", [0, 1, 1001])
