@@ -6,8 +6,8 @@
     file = zoo.export(run)
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
-Verbs: `train`, `resume`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`, `study`, `advise`,
-`compare`, `diff`, `report`. A run is opened with `Run.open(folder)`, a study with `Results.open(folder)`.
+Verbs: `train`, `train_final`, `resume`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`, `study`,
+`advise`, `compare`, `diff`, `report`. A run is opened with `Run.open(folder)`, a study with `Results.open(folder)`.
 
 Importing `zoo` imports neither torch nor any plugin; the verbs load them when they are first used.
 """
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from zoo.studies.runner import study
     from zoo.studies.study import Study
     from zoo.training.dry_run import plan
-    from zoo.training.session import resume, train
+    from zoo.training.entry import resume, train, train_final
 
 __version__ = "0.1.0"
 
@@ -96,6 +96,7 @@ __all__ = [
     "resume",
     "study",
     "train",
+    "train_final",
     "verify",
 ]
 
@@ -119,9 +120,10 @@ __getattr__ = lazy_attributes(
         "plan": "zoo.training.dry_run:plan",
         "predict": "zoo.inference.prediction:predict",
         "report": "zoo.reports.html:report",
-        "resume": "zoo.training.session:resume",
+        "resume": "zoo.training.entry:resume",
         "study": "zoo.studies.runner:study",
-        "train": "zoo.training.session:train",
+        "train": "zoo.training.entry:train",
+        "train_final": "zoo.training.entry:train_final",
         "verify": "zoo.exporting.verification:verify",
     },
 )

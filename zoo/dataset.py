@@ -20,6 +20,8 @@ Role = Literal["train", "val", "test"]
 ROLES: tuple[Role, ...] = ("train", "val", "test")
 
 LOCKED = "locked"  # as in `--data locked:DATA`
+FOLD = "fold"  # as in `fold:2/5:DATA`, the data of one of the runs of `zoo train --folds 5`
+FINAL = "final"  # as in `final:DATA`, the data of `zoo train --final`
 
 
 class ImageSource(Protocol):
@@ -145,6 +147,8 @@ class Images:
         notes: Decisions taken while opening, for the user, such as how the data were split.
         drawn: Whether the splits were drawn at random, because the data came without any.
         files: SHA-256 of each file that says which images there are, such as a table, by its path. A run records them.
+        whole: Whether these are the images of a final run: all that are not in `test` are in `train`, and no split is
+            reported.
     """
 
     name: str
@@ -154,6 +158,7 @@ class Images:
     notes: tuple[str, ...] = ()
     drawn: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    whole: bool = False
 
     def __post_init__(self) -> None:
         """Check what every user of the images relies on.
@@ -220,6 +225,9 @@ class Dataset:
         name: What is typed before the colon.
         summary: One line for `zoo list datasets`.
         open: `(argument, split_seed) -> Images`, as a callable or as `"module:function"`.
+        with_group: `(argument, name) -> argument | None`: the argument of the same data with the groups of the column
+            `name`, as `--group NAME` asks for; None where there is no such column. A callable or `"module:function"`.
+            None: the data have no columns, so `--group` is a pattern.
         absolute: `(argument) -> argument` with its paths made absolute, so that a run finds its data from any folder.
             A callable or `"module:function"`. None: the argument contains no path.
         absolute_from: As `absolute`, but `(argument, base) -> argument` with the folder that relative paths begin at,
@@ -237,6 +245,7 @@ class Dataset:
     open_to_score: str | Callable[[str], Images] | None = field(repr=False, default=None)
     absolute_from: str | Callable[[str, Path], str] | None = field(repr=False, default=None)
     open_unlabelled: str | Callable[[str], Unlabelled] | None = field(repr=False, default=None)
+    with_group: str | Callable[[str, str], str | None] | None = field(repr=False, default=None)
 
 
 __getattr__ = lazy_attributes(

@@ -84,7 +84,12 @@ class Experiment:
             bits. None: those of the type, 0 to 65535 for 16 bits and 0 to 1 for floats.
         workers: Threads that decode images. None: one per core, at most 8.
         seed: Seed of the head's first weights, the order of images, augmentation and dropout.
-        split_seed: Seed of the split into train, val and test, for data that are not split yet.
+        split_seed: Seed of the split into train, val and test, for data that are not split yet, and of folds.
+        group: What images share that must stay in one split, such as a patient: the column of a table, or a regular
+            expression that is matched with the path of each image; the group is its first pair of parentheses, or all
+            of it. None: the groups that come with the data, if any.
+        folds: Number of folds: train once for each, without its images, and score them; so every image that is not in
+            the test split is scored once by a network that has not seen it. None: train once, and score one split.
         device: Device to compute on; `auto` takes CUDA if it can be used, else the CPU.
         precision: Number format of the training steps; `auto` takes bf16 (by autocast) on hardware where it is faster.
         compile: Compile the trainable part of the network with torch.compile.
@@ -97,7 +102,8 @@ class Experiment:
         exclude: Images to leave out: a CSV file with a column `id`, such as the `doctor.csv` of `zoo doctor`, of which
             the rows count that say `yes` in the column `exclude`. None: none.
         on_leak: What to do where an image is in two of train, val and test, or has two labels: `warn`, `fail`, or
-            `drop` it from the training images (and a validation image that is also in test).
+            `drop` it from the training images (and a validation image that is also in test). Of groups in two splits
+            it is said too, and they `fail`.
         leak_check: What counts as the same image: equal content (`exact`), or also a copy that was resized, cut,
             compressed, mirrored, turned or brightened (`near`), which takes about as long as decoding does.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
@@ -134,6 +140,8 @@ class Experiment:
     workers: int | None = None
     seed: int = 0
     split_seed: int = 0
+    group: str | None = None
+    folds: int | None = None
     device: str = "auto"
     precision: TrainingPrecision = "auto"
     compile: bool = False
@@ -167,6 +175,8 @@ class Experiment:
                 object.__setattr__(self, "exclude", os.fspath(self.exclude))
             elif not isinstance(self.exclude, str) or not self.exclude or "\0" in self.exclude:
                 problems.append(f"`--exclude {self.exclude!r}` is not a path")
+        if self.group is not None and (not isinstance(self.group, str) or not self.group or "\0" in self.group):
+            problems.append(f"`--group {self.group!r}` is not a column or a regular expression")
         if not isinstance(self.compile, bool):
             problems.append(f"`compile={self.compile!r}` is not True or False")
         for name, kind in get_type_hints(type(self)).items():
@@ -275,6 +285,7 @@ _WHOLE = (
     "workers",
     "seed",
     "split_seed",
+    "folds",
     "views",
 )
 
@@ -295,6 +306,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("views", 1, 1_000_000),
     ("seed", 0, 2**31 - 1),
     ("split_seed", 0, 2**31 - 1),
+    ("folds", 2, 1000),
     ("time_budget", 1, math.inf),
     ("save_every", 0, math.inf),
 )

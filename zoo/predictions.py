@@ -30,6 +30,7 @@ class Predictions:
         ids: Paths of the images below the data folder.
         labels: `(N,)`, indices into `classes`.
         logits: `(N, C)`.
+        groups: Names of the groups that the images are in, such as patients. None: each image is alone.
     """
 
     split: str
@@ -37,14 +38,24 @@ class Predictions:
     ids: tuple[str, ...]
     labels: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
+    groups: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        assert self.groups is None or len(self.groups) == len(self.ids)
         assert self.logits.shape == (len(self.ids), len(self.classes)) and self.labels.shape == (len(self.ids),)
         for name in ("labels", "logits"):
             object.__setattr__(self, name, _read_only(getattr(self, name).view()))
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @cached_property
+    def group_numbers(self) -> npt.NDArray[np.int64] | None:
+        """A number for the group of each image, `(N,)`; None where each image is alone."""
+        if self.groups is None:
+            return None
+        known = {name: number for number, name in enumerate(sorted(set(self.groups)))}
+        return _read_only(np.array([known[name] for name in self.groups], np.int64))
 
     @cached_property
     def probabilities(self) -> npt.NDArray[np.float64]:
@@ -64,7 +75,7 @@ class Predictions:
         return _read_only(right)
 
     def save(self, file: Path) -> None:
-        """Write a safetensors file: the tensors `logits` and `labels`, with ids and classes in the header.
+        """Write a safetensors file: the tensors `logits` and `labels`, with ids, classes and groups in the header.
 
         Raises:
             ZooError: the file cannot be written.
@@ -75,6 +86,8 @@ class Predictions:
             "classes": json_text(self.classes, ascii_only=True),
             "ids": json_text(self.ids, ascii_only=True),
         }
+        if self.groups is not None:
+            header["groups"] = json_text(self.groups, ascii_only=True)
         write_bytes(file, save({"logits": self.logits, "labels": self.labels}, metadata=header))
 
     @classmethod
@@ -94,6 +107,7 @@ class Predictions:
                     ids=tuple(json.loads(header["ids"])),
                     labels=opened.get_tensor("labels"),
                     logits=opened.get_tensor("logits"),
+                    groups=tuple(json.loads(header["groups"])) if "groups" in header else None,
                 )
                 broken = not_finite(table.logits, table.ids, table.classes)
                 if broken is not None:
@@ -103,6 +117,28 @@ class Predictions:
             raise ZooError(
                 f"predictions `{file}` cannot be read: {error}", hint="`zoo evaluate RUN` writes them again"
             ) from error
+
+
+def pooled(tables: Sequence[Predictions], split: str) -> Predictions:
+    """One table of the rows of several, which have no image in common, in the order of ids.
+
+    Args:
+        tables: of the same classes.
+        split: name of the whole.
+    """
+    ids = [name for table in tables for name in table.ids]
+    assert len(set(ids)) == len(ids) and len({table.classes for table in tables}) == 1
+    order = sorted(range(len(ids)), key=ids.__getitem__)
+    grouped = any(table.groups is not None for table in tables)
+    groups = [name for table in tables for name in (table.groups or tuple(f"image {one} {one}" for one in table.ids))]
+    return Predictions(
+        split=split,
+        classes=tables[0].classes,
+        ids=tuple(ids[index] for index in order),
+        labels=np.concatenate([table.labels for table in tables])[order],
+        logits=np.concatenate([table.logits for table in tables])[order],
+        groups=tuple(groups[index] for index in order) if grouped else None,
+    )
 
 
 def _read_only(array: npt.NDArray[T]) -> npt.NDArray[T]:

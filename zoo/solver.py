@@ -28,6 +28,7 @@ class Task:
         labels: `(N,)`, their class indices.
         classes: Number of classes.
         seed: Seed of every random choice.
+        groups: `(N,)`, a number for each image. Images of one number must be held out together. None: each is alone.
     """
 
     head: nn.Module
@@ -35,6 +36,7 @@ class Task:
     labels: npt.NDArray[np.int64]
     classes: int
     seed: int
+    groups: npt.NDArray[np.int64] | None = None
 
 
 __getattr__ = lazy_attributes(

@@ -31,6 +31,12 @@ def print_run(run: Run, console: Console) -> None:
         f"{images})  macro-F1 {_figure(run.metrics.get('f1_macro'))}  loss {_figure(run.metrics.get('loss'))}  "
         f"[dim]{record['seconds']['total']:.0f} s[/dim]"
     )
+    if run.is_final:
+        trained = counted(record["data"]["fit"]["images"], "image")
+        console.print(
+            f"[dim]this is the accuracy of `{escape(record['final']['run'])}`; this run was trained on all {trained} "
+            "that are not in the test split, and was scored on none of them[/dim]"
+        )
     if record["chosen_on"] == split and run.experiment.chooses:
         console.print(
             f"[dim]`{split}` was also used to choose the epoch, so this accuracy is optimistic; for an unbiased one, "

@@ -18,6 +18,10 @@ from zoo_cli.settings import settings_options
 RESUMABLE = ("resume", "device", "force", "as_json", "save_every")
 
 
+# Options that may be given with `--final`
+WITH_FINAL = ("final", "out", "device", "force", "as_json")
+
+
 def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
@@ -50,12 +54,32 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
         )
 
 
+def _check_final(ctx: click.Context, final: str) -> None:
+    """Check that nothing is given with `--final` that the run has settled.
+
+    Raises:
+        UsageError: something is.
+    """
+    fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in WITH_FINAL and _given(ctx, name)]
+    if fixed:
+        raise UsageError(
+            f"{', '.join(fixed)} cannot be given with `--final`: it trains with the settings of run `{final}`",
+            hint="leave it out, or train another run first",
+        )
+
+
 @click.command()
 @settings_options
 @click.option(
     "--resume",
     metavar="RUN",
     help="Continue a stopped run in this folder, with the settings it was started with.",
+)
+@click.option(
+    "--final",
+    metavar="RUN",
+    help="Train the configuration of this finished run once more, on all images that are not in the test split; epochs "
+    "and figures are those of the run.",
 )
 @click.option("--out", metavar="DIR", help="Folder to write the run to.  [default: runs/<time>-<backbone>-<strategy>]")
 @click.option(
@@ -68,7 +92,14 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
 @classes_from_option
 @click.pass_context
 def train(
-    ctx: click.Context, /, out: str | None, resume: str | None, force: bool, as_json: bool, **settings: Any
+    ctx: click.Context,
+    /,
+    out: str | None,
+    resume: str | None,
+    final: str | None,
+    force: bool,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Fine-tune a backbone on your images.
 
@@ -78,16 +109,21 @@ def train(
     \b
     zoo train --data photos --backbone efficientnet_lite0 --strategy linear
     zoo train --data photos --backbone resnet50 --strategy linear,epochs=2+full,lr=0.1 --augment trivial
+    zoo train --data photos --backbone efficientnet_lite0 --strategy linear --folds 5 --out runs/folds
+    zoo train --final runs/folds --out runs/final
     zoo train --resume runs/first
 
     DATA is a folder with `train/CLASS/*.jpg`, `val/CLASS/*.jpg` and perhaps `test/CLASS/*.jpg`. A folder with
     `CLASS/*.jpg` alone is split at random, 70/15/15 per cent into train, val and test.
     """
-    _check_options(ctx, resume, settings)
-    experiment = Experiment(**settings) if resume is None else None
-    ahead = start_prefetch(experiment) if experiment is not None else None
+    if final is not None:
+        _check_final(ctx, final)
+    else:
+        _check_options(ctx, resume, settings)
+    experiment = Experiment(**settings) if resume is None and final is None else None
+    ahead = start_prefetch(experiment) if experiment is not None and experiment.folds is None else None
     try:
-        _train(ctx, experiment, ahead, out, resume, force, as_json, settings)
+        _train(ctx, experiment, ahead, out, resume, force, as_json, settings, final)
     finally:
         if ahead is not None:
             ahead.stop()
@@ -102,17 +138,28 @@ def _train(
     force: bool,
     as_json: bool,
     settings: dict[str, Any],
+    final: str | None,
 ) -> None:
     from zoo.progress import ProgressBar
-    from zoo.training.session import resume as resume_training
-    from zoo.training.session import train as run_training
+    from zoo.training.entry import resume as resume_training
+    from zoo.training.entry import train as run_training
+    from zoo.training.entry import train_final
     from zoo_cli.figures import print_run
     from zoo_cli.main import plugins
 
     # A scheduler sends SIGTERM before it kills. Handled like Ctrl-C, the run is saved as `interrupted`
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     screen = console()
-    if experiment is not None:
+    if final is not None:
+        run = train_final(
+            final,
+            out=out,
+            force=force,
+            device=settings["device"] if _given(ctx, "device") else None,
+            plugins=plugins(ctx),
+            progress=ProgressBar(screen),
+        )
+    elif experiment is not None:
         run = run_training(
             experiment, out=out, force=force, plugins=plugins(ctx), progress=ProgressBar(screen), ahead=ahead
         )

@@ -30,7 +30,7 @@ def solve(task: Task) -> dict[str, Any]:
     inputs = task.features - mean
     scale = max(float(np.sqrt((inputs**2).sum(axis=1).mean())), 1e-12)
     inputs /= scale
-    folds, note = held_out_folds(task.labels, task.seed)
+    folds, note = held_out_folds(task.labels, task.seed, task.groups)
     some = held_out(folds) if folds else np.arange(len(inputs))
     margins: dict[float, Any] = {}  # of images that are held out, or of the fitted ones where none can be
     for strength in STRENGTHS:

@@ -40,7 +40,7 @@ def solve(task: Task) -> dict[str, Any]:
     mean, spread = task.features.mean(0), task.features.std(0)
     spread[spread == 0] = 1.0  # a constant feature carries no information
     standard = ((task.features - mean) / spread).astype(np.float64)
-    folds, note = held_out_folds(task.labels, task.seed)
+    folds, note = held_out_folds(task.labels, task.seed, task.groups)
     losses: dict[float, float] = {}
     held: dict[float, Any] = {}
     # One thread: on such small matrices the synchronisation of threads costs more than they gain. With two threads on

@@ -83,7 +83,13 @@ def pooled(value: torch.Tensor, count: int) -> torch.Tensor:
     return value
 
 
-def probe(features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], *, seed: int = 0) -> npt.NDArray[np.bool_]:
+def probe(
+    features: npt.NDArray[np.float64],
+    labels: npt.NDArray[np.int64],
+    *,
+    seed: int = 0,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.bool_]:
     """Which images a linear probe classifies correctly when they are held out, in `zoo.solver.held_out_folds`.
 
     Returns a value for each image that is held out in one of the folds, in order: `(N,)`, or fewer where a class has
@@ -96,12 +102,13 @@ def probe(features: npt.NDArray[np.float64], labels: npt.NDArray[np.int64], *, s
         features: features `(N, D)`.
         labels: class indices `(N,)`; two classes at least have two images.
         seed: of the division into folds.
+        groups: numbers `(N,)`; images of one group are in one fold. None: each is alone.
     """
     from sklearn.linear_model import RidgeClassifierCV
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    folds, _ = held_out_folds(labels, seed)
+    folds, _ = held_out_folds(labels, seed, groups)
     right: npt.NDArray[np.bool_] = np.zeros(len(labels), bool)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about features that are constant in a fold

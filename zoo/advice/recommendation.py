@@ -21,6 +21,7 @@ from zoo.advice.track_record import ADVICE_FILE, SHORTLIST, track_record
 from zoo.config.context import Context
 from zoo.config.references import look_up
 from zoo.data.decoding import DecodedImages
+from zoo.data.groups import group_numbers
 from zoo.data.opening import note_images, open_images
 from zoo.data.splitting import stratified_subset
 from zoo.dataset import LOCKED
@@ -181,7 +182,7 @@ def advise(
             problems.append(error)
     if problems:
         raise at_once(problems)
-    note_images(open_images(spec, asked[0].split_seed, plugins), progress)
+    note_images(open_images(spec, asked[0].split_seed, plugins, group=asked[0].group), progress)
     faults_told = False
     estimates: list[_Estimates] = []
     failures: dict[str, str] = {}
@@ -267,7 +268,8 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     part, place = job.decoded["fit"], setup.device.place
     chosen = _chosen(part)
     labels = np.asarray(part.labels)[chosen]
-    folds, lacking = held_out_folds(labels, 0)
+    groups = group_numbers([part.samples[index] for index in chosen])
+    folds, lacking = held_out_folds(labels, 0, groups)
     if not folds:
         raise ZooError(
             f"a probe needs two classes with two training images: {lacking}",
@@ -299,8 +301,8 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     distances = by_stage(job.network, norms.distances()) if pretrained else {}
     # on matrices of this size, threads cost more by waiting for one another than they save
     with threadpool_limits(1, user_api="blas"):
-        right = {name: probe(values, labels) for name, values in features.items()}
-        right["features"] = probe(last, labels)  # the head's input: the pooled output of the last stage
+        right = {name: probe(values, labels, groups=groups) for name, values in features.items()}
+        right["features"] = probe(last, labels, groups=groups)  # the head's input: the pooled output of the last stage
         estimates = {"logme": logme(last, labels), "h_score": h_score(last, labels), "knn": knn_accuracy(last, labels)}
     count = len(features)
     stages = tuple(

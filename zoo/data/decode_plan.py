@@ -37,7 +37,10 @@ def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dic
     }
     if roles.choose:
         parts["choose"] = DecodeRequest(roles.choose, preprocess.input_size, to_crop, None, levels)
-    if not images.may_choose:  # else the images that are reported are those of `choose`
+    if roles.reported is None:
+        if "test" in images.splits:
+            parts[CHECKED] = DecodeRequest(images.splits["test"], (1, 1), _nothing, 1, levels)
+    elif not images.may_choose:  # else the images that are reported are those of `choose`
         parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.input_size, to_crop, None, levels)
     elif roles.reported != "test":
         parts[CHECKED] = DecodeRequest(images.splits["test"], (1, 1), _nothing, 1, levels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import replace
@@ -10,10 +11,12 @@ from typing import Any
 
 from zoo.catalogue import Entry
 from zoo.data.class_names import respelt
+from zoo.data.folds import all_to_train, held_out_fold
+from zoo.data.groups import has_groups, key_of, match_groups
 from zoo.data.split_table import divided_by, split_table_of, with_split_table
-from zoo.data.splitting import lock
-from zoo.dataset import LOCKED, ROLES, Dataset, Images, Sample, Unlabelled
-from zoo.errors import UsageError, ZooError, did_you_mean, quoted
+from zoo.data.splitting import lock, split_stratified
+from zoo.dataset import FINAL, FOLD, LOCKED, ROLES, Dataset, Images, Sample, Unlabelled
+from zoo.errors import UsageError, ZooError, counted, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.row import check_returned
@@ -21,6 +24,62 @@ from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
 SHOWN = 12  # names of classes in a note
+
+
+def parted(spec: str) -> tuple[str, str]:
+    """The words before the data, such as `locked:` or `fold:2/5:locked:`, which say how to divide them; and the data.
+
+    The words are applied from the last to the first; see `_divided`.
+    """
+    found = re.match(rf"(?:(?:{LOCKED}|{FINAL}|{FOLD}:\d+/\d+):)+", spec)
+    before = found[0] if found else ""
+    return before, spec[len(before) :]
+
+
+def _divided(images: Images, before: str, seed: int) -> Images:
+    """The images, divided as the words before the data say.
+
+    Raises:
+        ZooError: they cannot be divided so.
+    """
+    for word in reversed(re.findall(rf"{LOCKED}|{FINAL}|{FOLD}:\d+/\d+", before)):
+        if word == LOCKED:
+            images = lock(images, seed)
+        elif word == FINAL:
+            images = all_to_train(images)
+        else:
+            number, count = (int(digits) for digits in word.removeprefix(f"{FOLD}:").split("/"))
+            if not 1 <= number <= count or count < 2:
+                raise UsageError(f"`{word}` is not a fold", hint=f"such as `{FOLD}:2/5`, the second of five")
+            images = held_out_fold(images, number, count, seed)
+    return images
+
+
+def _grouped(images: Images, group: str, seed: int) -> Images:
+    """The images with the groups that the pattern `group` finds; splits that were drawn at random are drawn anew.
+
+    Raises:
+        UsageError: the pattern cannot be used.
+        ZooError: the groups cannot be divided so that every class is in every split.
+    """
+    images = match_groups(images, group)
+    if not images.drawn:
+        return images
+    return replace(images, splits=split_stratified([one for part in images.splits.values() for one in part], seed))
+
+
+def _groups_note(images: Images) -> tuple[str, ...]:
+    """A line that says how many groups each split has, where there are any."""
+    samples = [sample for part in images.splits.values() for sample in part]
+    if not has_groups(samples):
+        return ()
+    whole = len(samples)
+    parts = ", ".join(
+        f"{role} {len({key_of(one) for one in part}):,} ({len(part) / whole:.0%} of the images)"
+        for role, part in images.splits.items()
+    )
+    kept = ", and no group is in two splits" if images.drawn else ""
+    return (f"{counted(len({key_of(one) for one in samples}), 'group')}: {parts}{kept}",)
 
 
 def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
@@ -35,9 +94,10 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
         base: The folder that relative paths begin at. None: the current one.
     """
     base = Path() if base is None else base
+    before, spec = parted(spec)
+    if before:
+        return before + absolute(spec, plugins, base)
     name, colon, argument = spec.partition(":")
-    if name == LOCKED and colon:
-        return f"{LOCKED}:{absolute(argument, plugins, base)}"
     table, data = split_table_of(spec)
     if table is not None:
         return with_split_table(table, absolute(data, plugins, base), base)
@@ -60,31 +120,39 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
     return str(folder.resolve()) if folder.is_dir() else spec
 
 
-def open_images(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
+def open_images(
+    spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False, group: str | None = None
+) -> Images:
     """Open labelled images.
 
     Args:
         spec: `NAME:ARGUMENT` or `NAME` of a dataset, or the path of a folder. `locked:` before it locks the last split,
-            so that it is evaluated only on request; see `zoo.data.splitting.lock`.
+            so that it is evaluated only on request; see `zoo.data.splitting.lock`. `fold:I/K:` holds one of K folds
+            out, `final:` trains on all that is not in `test`; see `zoo.data.folds`.
         split_seed: Seed of the split, where the data come without one.
         plugins: Loaded plugins.
         of_run: Whether these are the data that a run was trained on, for the message of an error.
+        group: The column of the group of each image, where the data are a table; else a pattern, see
+            `zoo.data.groups.match_groups`. None: groups are those of the data, if they have any.
 
     Raises:
         UsageError: there is neither a dataset nor a folder of that name.
         ZooError: the data cannot be used; or the same as above, with `of_run`.
     """
     try:
-        return _open_images(spec, split_seed, plugins)
+        return _open_images(spec, split_seed, plugins, group)
     except UsageError as error:
         if not of_run:
             raise
         raise _of_run(spec, error) from error
 
 
-def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
-    locked, entry, argument = _dataset_of(spec, plugins)
-    table, _ = split_table_of(spec.removeprefix(f"{LOCKED}:"))
+def _open_images(spec: str, split_seed: int, plugins: Plugins, group: str | None) -> Images:
+    before, entry, argument = _dataset_of(spec, plugins)
+    if group is not None and entry.value.with_group is not None:
+        with_group = load_target(entry.value.with_group)(argument, group)
+        argument, group = (argument, group) if with_group is None else (with_group, None)
+    table, _ = split_table_of(parted(spec)[1])
     if table is not None:
         to_score = entry.value.open_to_score  # which needs no splits of the data's own
         found = (
@@ -93,21 +161,26 @@ def _open_images(spec: str, split_seed: int, plugins: Plugins) -> Images:
         images = divided_by(found, table)
     else:
         images = call_dataset(entry, entry.value.open, argument, split_seed)
-    if split_seed and not images.drawn and not locked and entry.provider == "datasets":  # a plugin may not say `drawn`
+    if split_seed and not images.drawn and not before and entry.provider == "datasets":  # a plugin may not say `drawn`
         note = f"`--split-seed {split_seed}` changes nothing: `{spec}` comes with its splits"
         images = replace(images, notes=(*images.notes, note))
-    return _not_the_folder(spec, lock(images, split_seed) if locked else images, plugins)
+    if group is not None:
+        images = _grouped(images, group, split_seed)
+    images = replace(images, notes=(*images.notes, *_groups_note(images)))
+    return _not_the_folder(spec, _divided(images, before, split_seed), plugins)
 
 
-def open_to_score(spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False) -> Images:
+def open_to_score(
+    spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False, group: str | None = None
+) -> Images:
     """Open labelled images to evaluate a model on: unlike data to train on, they may be few, or of one class.
 
-    Takes and raises what `open_images` does.
+    Takes and raises what `open_images` does. Groups are read only where the data are divided.
     """
     try:
-        locked, entry, argument = _dataset_of(spec, plugins)
-        if locked or entry.value.open_to_score is None or split_table_of(spec)[0] is not None:
-            return _open_images(spec, split_seed, plugins)
+        before, entry, argument = _dataset_of(spec, plugins)
+        if before or entry.value.open_to_score is None or split_table_of(spec)[0] is not None:
+            return _open_images(spec, split_seed, plugins, group)
         return call_dataset(entry, entry.value.open_to_score, argument)
     except UsageError as error:
         if not of_run:
@@ -131,7 +204,7 @@ def open_unlabelled(spec: str, plugins: Plugins) -> Unlabelled:
 
 def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
     """The images with a note if they are a dataset and there is a folder of the same name."""
-    name = spec.removeprefix(f"{LOCKED}:")
+    _, name = parted(spec)
     if name not in plugins.datasets or not Path(name).is_dir():
         return images
     note = f"`{name}` is the dataset of that name; for the folder `{name}`, write `./{name}`"
@@ -145,8 +218,8 @@ def _of_run(spec: str, error: UsageError) -> ZooError:
     )
 
 
-def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Entry[Dataset], str]:
-    """Whether the data are locked, their dataset, and its argument.
+def _dataset_of(spec: str, plugins: Plugins) -> tuple[str, Entry[Dataset], str]:
+    """The words before the data (see `parted`), their dataset, and its argument.
 
     Raises:
         UsageError: there is neither a dataset nor a folder of that name.
@@ -154,13 +227,13 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Entry[Dataset], str]
     if not spec.strip() or spec.strip() == "folder:":
         raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
     check_recordable(spec, "--data")
-    name, colon, argument = spec.partition(":")
-    if name == LOCKED and colon:
-        _, entry, argument = _dataset_of(argument, plugins)
-        return True, entry, argument
+    before, data = parted(spec)
+    if before:
+        return before, *_dataset_of(data, plugins)[1:]
     table, data = split_table_of(spec)
     if table is not None:
         return _dataset_of(data, plugins)
+    name, _, argument = spec.partition(":")
     datasets = plugins.datasets
     if name not in datasets:
         if not user_path(spec).exists() and "/" not in spec and "\\" not in spec and "." not in spec:
@@ -170,7 +243,7 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[bool, Entry[Dataset], str]
                 hint=did_you_mean(name, known, "see `zoo list datasets`, or pass the path of a folder"),
             )
         name, argument = "folder", spec
-    return False, datasets.find(name), argument
+    return "", datasets.find(name), argument
 
 
 def call_dataset(entry: Entry[Dataset], target: str | Callable[..., Any], *arguments: Any) -> Images:
@@ -215,12 +288,13 @@ def with_classes_from(spec: str, which: str, plugins: Plugins) -> str:
     Raises:
         UsageError: the data are not a folder.
     """
-    name, colon, argument = spec.partition(":")
-    if name == LOCKED and colon:
-        return f"{LOCKED}:{with_classes_from(argument, which, plugins)}"
+    before, data = parted(spec)
+    if before:
+        return before + with_classes_from(data, which, plugins)
     table, data = split_table_of(spec)
     if table is not None:
         return with_split_table(table, with_classes_from(data, which, plugins))
+    name, _, argument = spec.partition(":")
     if name not in plugins.datasets:
         return f"folder-{which}:{spec}"
     if name in ("folder", f"folder-{which}"):
@@ -238,7 +312,7 @@ def read_as(own: str, spec: str, plugins: Plugins) -> str:
         spec: The other data. A name such as `folder:` before the path says how it is read, and stays.
         plugins: Loaded plugins.
     """
-    data = (split_table_of(text.removeprefix(f"{LOCKED}:"))[1] for text in (own, spec))
+    data = (split_table_of(parted(text)[1])[1] for text in (own, spec))
     name, other = (text.partition(":")[0] for text in data)
     if name not in ("folder-leaf", "folder-top") or other in plugins.datasets:
         return spec

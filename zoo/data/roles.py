@@ -18,13 +18,13 @@ class Roles:
         fit: Samples that the network is trained on.
         choose: Samples for validation, on which early stopping, `--keep best` and the schedule `plateau` decide. Empty:
             there is no validation.
-        reported: The split that metrics are reported on.
+        reported: The split that metrics are reported on. None: a final run, which reports nothing of its own.
         notes: Lines for the user about these decisions.
     """
 
     fit: tuple[Sample, ...]
     choose: tuple[Sample, ...]
-    reported: Role
+    reported: Role | None
     notes: tuple[str, ...]
 
 
@@ -37,6 +37,12 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     Raises:
         ZooError: there are no images to train on, or to report on; or a class has too few to hold one out.
     """
+    if images.whole:
+        fit = images.splits["train"]
+        note = f"final run: all {len(fit)} images that are not in `test` are trained on, and nothing is chosen on any"
+        if experiment.fraction < 1:
+            fit = stratified_subset(fit, experiment.fraction, experiment.split_seed)
+        return Roles(fit=fit, choose=(), reported=None, notes=(note,))
     if "train" not in images.splits or len(images.splits) < 2:
         raise ZooError(
             f"`{images.name}` has {' '.join(images.splits)} alone", hint="training needs `train`, and `val` or `test`"

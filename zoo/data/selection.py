@@ -64,7 +64,7 @@ def select_images(
     Raises:
         UsageError, ZooError: as `open_images` and `read_exclusion`; or a class has no image left.
     """
-    images = open_images(experiment.data, experiment.split_seed, plugins)
+    images = open_images(experiment.data, experiment.split_seed, plugins, group=experiment.group)
     recorded = None
     if experiment.exclude is not None:
         exclusion = read_exclusion(experiment.exclude)

@@ -1,4 +1,4 @@
-"""Splitting samples: every split is stratified by class and repeatable by its seed."""
+"""Splitting samples: every split is stratified by class, keeps groups together and is repeatable by its seed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from zoo.data.class_names import composed
+from zoo.data.groups import divide, group_numbers, key_of
 from zoo.dataset import LOCKED, Images, Role, Sample
 from zoo.errors import ZooError, counted
 
@@ -25,6 +26,11 @@ def _by_class(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
     return dict(sorted(groups.items()))
 
 
+def in_order(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    """The samples in the order of their ids, the same on every file system."""
+    return tuple(sorted(samples, key=_place))
+
+
 def _place(sample: Sample) -> tuple[str, str]:
     """What samples are ordered by: file systems differ in the Unicode form of names, and the split must not."""
     return composed(sample.id), sample.id
@@ -39,9 +45,16 @@ def _shuffled(samples: Sequence[Sample], label: str, seed: int) -> list[Sample]:
 def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[Sample, ...]]:
     """Split into train, val and test, 70/15/15 of every class; each split has at least one image of each class.
 
+    Where samples have groups, no group is in two splits, and the shares are as near to these as groups allow.
+
     Raises:
-        ZooError: a class has fewer than three images.
+        ZooError: a class has fewer than three images, or is in fewer than three groups, or no split has every class in
+            each part.
     """
+    if group_numbers(samples) is not None:
+        shares = (1 - VAL_SHARE - TEST_SHARE, VAL_SHARE, TEST_SHARE)
+        train, held, locked = divide(in_order(samples), shares, seed, "train, val and test")
+        return {"train": train, "val": held, "test": locked}
     roles: dict[Role, list[Sample]] = {"train": [], "val": [], "test": []}
     for label, group in _by_class(samples).items():
         if len(group) < 3:
@@ -61,9 +74,15 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
 def hold_out(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
     """Split training images into those to train on and those held out for validation, 85/15 of every class.
 
+    No group is in both parts.
+
     Raises:
-        ZooError: a class has a single image.
+        ZooError: a class has a single image or is in a single group, or no division has every class in both parts.
     """
+    if group_numbers(samples) is not None:
+        shares = (1 - VAL_SHARE, VAL_SHARE)
+        rest, held = divide(in_order(samples), shares, seed, "training images and those held out for validation")
+        return rest, held
     fit: list[Sample] = []
     choose: list[Sample] = []
     for label, group in _by_class(samples).items():
@@ -104,12 +123,33 @@ def lock(images: Images, seed: int) -> Images:
 def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
     """A share of the samples of every class, but at least two of them, if the class has two.
 
-    A smaller share with the same seed is a subset of a larger one.
+    A smaller share with the same seed is a subset of a larger one. Of a group, all images of a class are kept, or none:
+    fewer images of every patient would tell more than the images of fewer patients.
     """
     kept: list[Sample] = []
+    grouped = group_numbers(samples) is not None
     for label, group in _by_class(samples).items():
+        if grouped:
+            kept += _whole_groups(group, share, seed)
+            continue
         kept += _shuffled(group, label, seed)[: max(2, round(share * len(group)))]
     return tuple(sorted(kept, key=_place))
+
+
+def _whole_groups(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+    """About a share of the samples of one class, in whole groups, and at least two samples if there are two."""
+    found: dict[str, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        found[key_of(sample)].append(sample)
+    names = sorted(found)
+    kept: list[Sample] = []
+    for index in np.random.default_rng(seed).permutation(len(names)):
+        some = found[names[index]]
+        # nearest to the share; the test is of the number so far alone, so that a smaller share keeps a part of these
+        if len(kept) >= 2 and len(kept) + len(some) / 2 > share * len(samples):
+            break
+        kept += some
+    return kept
 
 
 def balanced_order(samples: Sequence[Sample], seed: int) -> list[Sample]:

@@ -102,7 +102,9 @@ def survey(images: Images, preprocess: Preprocess, workers: int | None, context:
     parts: dict[Role, DecodedImages] = {}
     bad = [BadFile(name, reason) for name, reason in images.rejected]
     for role, samples in images.splits.items():
-        request = DecodeRequest(samples, preprocess.canvas, to_canvas, SPARE * preprocess.canvas, preprocess.levels)
+        request = DecodeRequest(
+            samples, preprocess.canvas, to_canvas, SPARE * max(preprocess.canvas), preprocess.levels
+        )
         parts[role], unusable = decode_part(
             request,
             images.classes,

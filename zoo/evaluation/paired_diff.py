@@ -10,7 +10,7 @@ import numpy as np
 
 from zoo.data.class_names import keys, respelt
 from zoo.errors import UsageError, ZooError
-from zoo.evaluation.statistics import mcnemar_test
+from zoo.evaluation.statistics import mcnemar_test, sign_flip_test
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
 
@@ -145,5 +145,7 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
         after=float(after_right.mean()),
         fixed=fixed,
         broken=broken,
-        p_value=mcnemar_test(after_right, ours.correct),
+        p_value=mcnemar_test(after_right, ours.correct)
+        if ours.group_numbers is None
+        else sign_flip_test(after_right.astype(np.float64) - ours.correct, ours.group_numbers),
     )

@@ -16,13 +16,14 @@ from zoo.data.class_names import composed, folded
 from zoo.data.decoding import BadFile, content_digest, default_workers
 from zoo.data.exclusion import match, read_exclusion
 from zoo.data.grey_levels import Levels
+from zoo.data.groups import group_names
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
 from zoo.data.selection import excluded_of
 from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
-from zoo.evaluation.statistics import wilson_interval
+from zoo.evaluation.statistics import accuracy_interval
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import check_levels, levels_text, predict_all
 from zoo.predictions import Predictions
@@ -98,8 +99,8 @@ class Evaluation:
         return counts
 
     def interval(self) -> tuple[float, float]:
-        """The 95 % interval of the accuracy, by Wilson's method."""
-        return wilson_interval(int(self.predictions.correct.sum()), len(self.predictions))
+        """The 95 % interval of the accuracy, by Wilson's method; over groups, where the images have any."""
+        return accuracy_interval(self.predictions)
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -189,6 +190,7 @@ def score(
             hint=f"{like}the model's classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     ids: list[str] = []
+    kept: list[Sample] = []
     labels: list[int] = []
     rows: list[npt.NDArray[np.float32]] = []
     bad: list[BadFile] = []
@@ -199,6 +201,7 @@ def score(
             bad.append(BadFile(sample.id, result.message.replace(f"`{sample.source}` ", "")))
             continue
         ids.append(sample.id)
+        kept.append(sample)
         labels.append(index[spelt[sample.label]])
         rows.append(result)
     if not ids:
@@ -211,6 +214,7 @@ def score(
         ids=tuple(ids),
         labels=np.array(labels, np.int64),
         logits=np.stack(rows),
+        groups=group_names(kept),
     )
     return table, bad
 
@@ -295,6 +299,12 @@ def _evaluate(
         if run is None:
             raise UsageError(f"`{model}` belongs to no run, so its data are unknown", hint="pass `--data`")
         data = run.experiment.data
+        if run.is_final and split is None:
+            raise UsageError(
+                f"run `{run.path}` was trained on all images that are not in `test`; its figures are those of "
+                f"`{run.record['final']['run']}`",
+                hint="pass `--split test` where the data have one, or `--data` with other images",
+            )
         if split == "":
             raise UsageError("`--split` is empty", hint="leave it out for the split that the run reports")
     if split_seed is None:
@@ -387,8 +397,9 @@ def _open(
     """
     of_run = run is not None and data == run.experiment.data
 
-    def opened(open: Callable[..., Images]) -> Images:
-        images = open(data, split_seed, plugins, of_run=of_run)
+    def opened(open: Callable[..., Images], own: bool = of_run) -> Images:
+        group = run.experiment.group if own and run is not None else None
+        images = open(data, split_seed, plugins, of_run=of_run, group=group)
         known = [name for part in run.contents().values() for name in part] if run is not None else []
         return spelt_as(images, known, run.classes) if run is not None else images
 
@@ -399,7 +410,7 @@ def _open(
             divided = opened(open_images)  # as for training, unless the run's were divided by a table or by folders
             own = not run.fitted() & {sample.id for sample in divided.splits.get(divided.reported, ())}
         if own or split not in (None, "all"):
-            images = opened(open_images)
+            images = opened(open_images, own)
         elif split is None:
             name, samples = choose_split(images, "all")
             whole = f"`{data}` comes without splits, so it is scored whole: {counted(len(samples), 'image')}"

@@ -21,7 +21,16 @@ import numpy.typing as npt
 from zoo.config.arguments import as_list
 from zoo.data.class_names import keys
 from zoo.errors import UsageError
-from zoo.evaluation.statistics import Correct, correct, holm, images_needed, mcnemar_test
+from zoo.evaluation.statistics import (
+    Correct,
+    correct,
+    groups_of,
+    holm,
+    images_needed,
+    mcnemar_test,
+    mean_variance,
+    sign_flip_test,
+)
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
 from zoo.storage.files import json_text
@@ -118,6 +127,7 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
     if len(configurations) < 2:
         return None
     tables: dict[str, Correct] = {}
+    groups: npt.NDArray[np.int64] | None = None
     images: set[tuple[tuple[str, str], ...]] = set()
     for some in configurations.values():
         found = [run.predictions() for run in some]
@@ -131,7 +141,8 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
         name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
         name = name if name not in tables else f"{name} ({some[0].path})"
         tables[name] = correct(found)
-    return replace(compare_configurations(tables), repeated=tuple(repeated))
+        groups = groups_of(found) if groups is None else groups
+    return replace(compare_configurations(tables, groups), repeated=tuple(repeated))
 
 
 def _labels(table: Predictions) -> Iterator[str]:
@@ -147,8 +158,11 @@ def _settings(run: Run) -> str:
     return json_text([asked, run.data_key()], sort_keys=True, ascii_only=True)
 
 
-def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
-    """Compare configurations over the same images; a table `(seeds, images)` says which images each has right."""
+def compare_configurations(tables: Mapping[str, Correct], groups: npt.NDArray[np.int64] | None = None) -> Comparison:
+    """Compare configurations over the same images; a table `(seeds, images)` says which images each has right.
+
+    With `groups` `(images,)`, tests are over groups of images, since those of one group may be alike.
+    """
     assert len({table.shape[1] for table in tables.values()}) == 1
     accuracies = {name: float(table.mean()) for name, table in tables.items()}
     ordered = sorted(tables, key=lambda name: -accuracies[name])
@@ -156,7 +170,9 @@ def compare_configurations(tables: Mapping[str, Correct]) -> Comparison:
     found = []
     for better, worse in combinations(ordered, 2):
         one, other = tables[better], tables[worse]
-        found.append((better, worse, p_value(one, other, pooled), _needed(one, other, math.comb(len(ordered), 2))))
+        found.append(
+            (better, worse, p_value(one, other, pooled, groups), _needed(one, other, math.comb(len(ordered), 2)))
+        )
     adjusted = holm([value for _, _, value, _ in found])
     pairs = tuple(
         Pair(
@@ -197,7 +213,12 @@ def _caution(tables: Sequence[Correct], pooled: SeedVariance | None) -> str | No
     return words and f"{words} the winners hold for these seeds alone; repeat with more seeds"
 
 
-def p_value(one: Correct, other: Correct, pooled: SeedVariance | None = None) -> float:
+def p_value(
+    one: Correct,
+    other: Correct,
+    pooled: SeedVariance | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> float:
     """Two-sided p-value for the difference of two configurations, `(seeds, images)` each.
 
     Where seeds have no effect, because there is one of each or all rows are equal, this is McNemar's exact test. Else
@@ -209,12 +230,17 @@ def p_value(one: Correct, other: Correct, pooled: SeedVariance | None = None) ->
     Two or three seeds give a poor estimate of the variance over seeds. `pooled` is the variance over the seeds of all
     configurations; None: of these two. It replaces a configuration's own variance where that is smaller, or unknown for
     a single seed; where that is larger, the mean of both is used.
+
+    With `groups` `(images,)`, groups take the place of images: signs of whole groups are flipped in place of McNemar's
+    test, and Student's t is over groups.
     """
     from scipy.stats import t
 
     pooled = pooled or _pooled([one, other])
     varied = [table for table in (one, other) if not _seed_has_no_effect(table)]
     if pooled is None or not varied:
+        if groups is not None:
+            return sign_flip_test(one[0].astype(np.float64) - other[0], groups)
         return mcnemar_test(one[0], other[0])
     count = one.shape[1]
     differences = one.mean(axis=0) - other.mean(axis=0)
@@ -229,9 +255,15 @@ def p_value(one: Correct, other: Correct, pooled: SeedVariance | None = None) ->
         of_images += (found.whole - found.beyond) / len(table)
     factors, weights = _variance_factors(pooled.degrees)
     beyond = np.maximum(whole * factors - of_images, 0.0)  # what the variance over seeds may be
-    variance = differences.var(ddof=1) / count + beyond
+    number = count if groups is None else len(np.unique(groups))
+    if number < 2:
+        return 1.0
+    of_all = differences.var(ddof=1) / count
+    if groups is not None:
+        of_all = mean_variance(differences - differences.mean(), groups)
+    variance = of_all + beyond
     with np.errstate(divide="ignore"):
-        return min(float(weights @ (2 * t.sf(mean / np.sqrt(variance), count - 1))), 1.0)
+        return min(float(weights @ (2 * t.sf(mean / np.sqrt(variance), number - 1))), 1.0)
 
 
 @cache

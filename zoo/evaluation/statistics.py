@@ -27,6 +27,14 @@ def correct(tables: Sequence[Predictions]) -> Correct:
     return np.array([table.correct[np.argsort(keys(table.ids))] for table in tables])
 
 
+def groups_of(tables: Sequence[Predictions]) -> npt.NDArray[np.int64] | None:
+    """The number of each image's group, in the order of `correct`; None where no table has groups."""
+    for table in tables:
+        if table.group_numbers is not None:
+            return table.group_numbers[np.argsort(keys(table.ids))]
+    return None
+
+
 def wilson_interval(right: int, count: int, *, level: float = 0.05) -> tuple[float, float]:
     """Interval of the share `right` / `count`; of another confidence than 95 % with `level`.
 
@@ -37,6 +45,51 @@ def wilson_interval(right: int, count: int, *, level: float = 0.05) -> tuple[flo
     side = math.sqrt(squared * (right * (count - right) / count + squared / 4))
     low, high = (centre - side) / (count + squared), (centre + side) / (count + squared)
     return 0.0 if right == 0 else low, 1.0 if right == count else high
+
+
+def accuracy_interval(table: Predictions) -> tuple[float, float]:
+    """Interval of the accuracy: Wilson's over images or, where these are in groups, `grouped_interval`."""
+    if table.group_numbers is None:
+        return wilson_interval(int(table.correct.sum()), len(table))
+    return grouped_interval(table.correct, table.group_numbers)
+
+
+def grouped_interval(right: Correct, groups: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """Interval of the share of `right` `(images,)`, where images of one group may be alike.
+
+    Korn and Graubard 1998, "Confidence intervals for proportions with small expected number of positive counts
+    estimated from survey data": Wilson's interval for as many independent images as have the variance of the groups,
+    with Student's t for their number. Where all images are right, or none is, that variance is unknown; each group then
+    counts as one image. The interval is never narrower than that of as many images without groups.
+    """
+    from scipy.stats import t
+
+    count = len(right)
+    share = float(right.mean())
+    sizes = np.bincount(groups).astype(np.float64)
+    number = int((sizes > 0).sum())
+    if number < 2:
+        return 0.0, 1.0
+    if share in (0.0, 1.0):
+        effective = float(number)
+    else:
+        variance = mean_variance(right.astype(np.float64) - share, groups)
+        effective = count if variance == 0 else min(share * (1 - share) / variance, count)
+    effective *= (Z / float(t.ppf(0.975, number - 1))) ** 2
+    squared = Z**2
+    centre = share * effective + squared / 2
+    side = math.sqrt(squared * (effective * share * (1 - share) + squared / 4))
+    low, high = (centre - side) / (effective + squared), (centre + side) / (effective + squared)
+    return 0.0 if share == 0 else low, 1.0 if share == 1 else high
+
+
+def mean_variance(values: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> float:
+    """Variance of the mean of values `(images,)` that are 0 on average, over groups that are drawn, not images.
+
+    Cochran 1977, "Sampling techniques", section 9A.
+    """
+    sums = np.bincount(groups, weights=values)[np.bincount(groups) > 0]
+    return float((sums**2).sum()) * len(sums) / (len(sums) - 1) / len(values) ** 2
 
 
 def difference_interval(one: tuple[int, int], other: tuple[int, int], *, level: float = 0.05) -> tuple[float, float]:
@@ -79,14 +132,20 @@ def superiority_interval(share: float, one: int, other: int) -> tuple[float, flo
     return root(share, 0.0), root(share, 1.0)
 
 
-def bootstrap_interval(table: Correct, seed: int = 0) -> tuple[float, float]:
+def bootstrap_interval(
+    table: Correct, seed: int = 0, groups: npt.NDArray[np.int64] | None = None
+) -> tuple[float, float]:
     """Interval of the mean of `(seeds, images)` by the percentile bootstrap, with images and seeds drawn anew.
 
     Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13. For an accuracy of 0 or 1 that interval
-    would have no width, so Wilson's is returned.
+    would have no width, so Wilson's is returned. With `groups` `(images,)`, whole groups are drawn, not images (Davison
+    and Hinkley 1997, "Bootstrap methods and their application", section 3.8); of so few groups that this interval would
+    be too narrow, it is that of `grouped_interval` where that is wider.
     """
     seeds, count = table.shape
     total = int(table.sum())
+    if groups is not None:
+        return _group_bootstrap_interval(table, seed, groups)
     if total in (0, table.size):
         return wilson_interval(total // seeds, count)
     generator = np.random.default_rng(seed)
@@ -95,6 +154,24 @@ def bootstrap_interval(table: Correct, seed: int = 0) -> tuple[float, float]:
     means = ((of_seeds @ table.astype(np.float64)) * of_images).sum(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
     return float(low), float(high)
+
+
+def _group_bootstrap_interval(table: Correct, seed: int, groups: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """See `bootstrap_interval`."""
+    seeds = len(table)
+    by_seed = [grouped_interval(row, groups) for row in table]
+    low, high = (float(np.mean([one[end] for one in by_seed])) for end in (0, 1))
+    if table.all() or not table.any() or len(np.unique(groups)) < 2:
+        return low, high
+    numbers = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(numbers).astype(np.float64)
+    sums = np.array([np.bincount(numbers, weights=row) for row in table.astype(np.float64)])  # seeds x groups
+    generator = np.random.default_rng(seed)
+    drawn = generator.multinomial(len(sizes), np.full(len(sizes), 1 / len(sizes)), size=RESAMPLES)
+    of_seeds = generator.multinomial(seeds, np.full(seeds, 1 / seeds), size=RESAMPLES) / seeds
+    means = ((of_seeds @ sums) * drawn).sum(axis=1) / (drawn @ sizes)
+    first, last = np.percentile(means, (2.5, 97.5))
+    return min(low, float(first)), max(high, float(last))
 
 
 def paired_difference_interval(one: Correct, other: Correct) -> tuple[float, float]:
@@ -140,6 +217,30 @@ def mcnemar_test(one: Correct, other: Correct) -> float:
     if first_only + second_only == 0:
         return 1.0
     return float(binomtest(first_only, first_only + second_only).pvalue)
+
+
+def sign_flip_test(differences: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]) -> float:
+    """Two-sided p-value that groups of images do not differ: the share of all choices of signs of the groups' sums of
+    `differences` `(images,)`, whole numbers, whose sum is at least as far from 0.
+
+    Exact, by convolution. Where each image is its own group this is McNemar's exact test. Fisher 1935, "The design of
+    experiments", section 21.
+    """
+    sums = np.rint(np.abs(np.bincount(groups, weights=differences))).astype(np.int64)
+    sums = sums[sums > 0]
+    seen = abs(round(float(differences.sum())))
+    if not len(sums):
+        return 1.0
+    most = int(sums.sum())
+    chances = np.zeros(2 * most + 1)  # of each sum from -most to most
+    chances[most] = 1.0
+    for one in sums:
+        halved = chances / 2
+        chances = np.zeros_like(chances)
+        chances[one:] += halved[:-one]
+        chances[:-one] += halved[one:]
+    totals = np.abs(np.arange(-most, most + 1))
+    return min(float(chances[totals >= seen].sum()), 1.0)
 
 
 def holm(values: Sequence[float]) -> list[float]:

@@ -28,7 +28,7 @@ from zoo.storage.paths import output_path
 from zoo.target import load_target
 
 if TYPE_CHECKING:
-    from zoo.dataset import Sample
+    from zoo.dataset import Images, Sample
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
     from zoo.predictor import Predictor
@@ -112,9 +112,9 @@ def export(
         raise UsageError("`--data` is empty", hint="leave it out for the run's own")
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
-    ours = run.predictions()
     where = read_as(run.experiment.data, data or run.experiment.data, plugins)
-    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None)
+    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None, group=run.experiment.group)
+    ours = _of_training_images(run, images, plugins) if run.is_final else run.predictions()
     try:
         contents = run.contents()
     except ZooError:  # only int8 needs them, and says so
@@ -178,6 +178,17 @@ def export(
     assert best.parity is not None and best.size is not None
     tried = (*candidates, *refused) if precision == "auto" else ()
     return Exported(path=target, size=best.size, parity=best.parity, candidates=tried)
+
+
+def _of_training_images(run: Run, images: Images, plugins: Plugins) -> Predictions:
+    """Predictions of a final run on the images that it was trained on, for want of others: engines are compared."""
+    from zoo.data.decoding import default_workers
+    from zoo.evaluation.scoring import score
+
+    names = run.fitted()
+    samples = [sample for sample in images.splits["train"] if sample.id in names]
+    table, _ = score(run.predictor("cpu", plugins), samples, "train", workers=default_workers())
+    return table
 
 
 def _precisions(

@@ -19,6 +19,7 @@ from zoo.data.augmentation import draw_views, image_key, make_view
 from zoo.data.decoding import DecodedImages
 from zoo.data.image import normalise
 from zoo.experiment import Augment
+from zoo.feature_cache.row_pool import RowPool, row_key
 from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, prefix_in_blocks
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
@@ -142,10 +143,12 @@ class PrefixOutputs:
         batch_size: int,
         progress: Progress,
         title: str,
+        pool: RowPool | None = None,
     ) -> None:
         self.split = split
         self.source = source
         self.store = store
+        self.pool = pool
         self.block = block_size(batch_size, BLOCKS.get(split.place.type, 64))
         self.progress = progress
         self.title = title
@@ -154,11 +157,12 @@ class PrefixOutputs:
         self._shards: dict[int, list[Rows]] = {}  # view -> shards
         per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
-        self._key = {**key, "block": self.block, "prefix": split.digest()} if store is not None else {}
+        kept = store is not None or pool is not None
+        self._key = {**key, "block": self.block, "prefix": split.digest()} if kept else {}
 
     def prepare(self, view: int) -> None:
         """Store the rows of a view for all images, unless they are stored already. Without a store nothing happens."""
-        if self.store is None or view in self._shards:
+        if view in self._shards or (self.store is None and self.pool is None):
             return
         count = len(self.source.part.labels)
         shards: list[Rows] = []
@@ -169,7 +173,11 @@ class PrefixOutputs:
                 "images": digest_of_texts(self.source.part.contents[index] for index in indices),
                 "pixels": self.source.key(indices, view),
             }
-            rows = self._read_rows(key, len(indices))
+            rows = self._read_rows(key, len(indices)) if self.store is not None else None
+            if rows is None and self.pool is not None:
+                rows = self._pooled(indices, view, self.pool)
+                if self.store is not None:
+                    rows = self._write_rows(key, rows) or rows
             if rows is None:
                 if not shown:
                     self.progress.start(self.title, count)
@@ -188,6 +196,23 @@ class PrefixOutputs:
                 self.progress.advance(len(indices))
             shards.append(rows)
         self._shards[view] = shards
+
+    def _pooled(self, indices: Indices, view: int, pool: RowPool) -> Rows:
+        """Rows of images at a view, computed for those alone that are not in the pool, and added to it."""
+        contents = self.source.part.contents
+        names = [row_key(self._key, contents[one], self.source.key(np.array([one]), view)) for one in indices]
+        missing = [place for place, name in enumerate(names) if pool.find(name) is None]
+        found = {name: row for name in names if (row := pool.find(name)) is not None}
+        if missing:
+            self.progress.start(self.title, len(missing))
+            some = indices[missing]
+            computed = self._compute(some, [view] * len(some), self.progress.advance)
+            for place, row in enumerate(zip(*(part.cpu() for part in computed))):
+                name = names[missing[place]]
+                pool.add(name, row)
+                found[name] = row
+        self.read += len(indices) - len(missing)
+        return tuple(torch.stack([found[name][number] for name in names]) for number in range(len(self.split.boundary)))
 
     def take(self, indices: Indices, views: Sequence[int]) -> Rows:
         """The rows of images, each at its view, on the device."""

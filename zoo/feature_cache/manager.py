@@ -16,6 +16,7 @@ from zoo.data.decoding import DecodedImages
 from zoo.experiment import Cache
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
+from zoo.feature_cache.row_pool import RowPool
 from zoo.feature_cache.split_network import SplitNetwork
 from zoo.networks.tracing import LARGE_BATCH, eval_mode, noise
 from zoo.preprocess import Preprocess
@@ -48,6 +49,7 @@ class FeatureCache:
         batch_size: of training, from which the size of blocks follows.
         backbone: qualified name, part of the key of an entry.
         store: None where nothing is kept.
+        pool: rows that runs of the same process share; None where there are no other runs.
     """
 
     def __init__(
@@ -60,7 +62,9 @@ class FeatureCache:
         progress: Progress,
         backbone: str = "",
         store: Store | None = None,
+        pool: RowPool | None = None,
     ) -> None:
+        self.pool = pool if asked != "off" else None
         self.asked = asked
         self.batch_size = batch_size
         self.preprocess = preprocess
@@ -146,6 +150,7 @@ class FeatureCache:
             batch_size=self.batch_size,
             progress=self.progress,
             title=title,
+            pool=self.pool,
         )
 
     def _key(self, split: SplitNetwork) -> dict[str, Any]:

@@ -273,7 +273,8 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
     confidence = table.probabilities.max(axis=1)
     order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
     try:
-        images = open_images(run.experiment.data, run.experiment.split_seed, plugins, of_run=True)
+        asked = run.experiment
+        images = open_images(asked.data, asked.split_seed, plugins, of_run=True, group=asked.group)
         images = spelt_as(images, table.ids, run.classes)
         samples = {sample.id: sample for samples in images.splits.values() for sample in samples}
     except ZooError:

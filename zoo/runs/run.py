@@ -7,12 +7,14 @@ predictions-SPLIT.safetensors
 ledger.jsonl                 one line per evaluation
 splits.json                  the role of each image, and the SHA-256 of its content
 rates.json                   the curve of `--lr find`
+folds/N/                     the run of a fold, for a run of `--folds`, which has no weights of its own
 checkpoint*.safetensors      from which a killed run is resumed; deleted when the run is finished
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -48,6 +50,7 @@ HISTORY_FILE = "history.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
 RATES_FILE = "rates.json"
+FOLDS = "folds"  # folder of the runs of folds, which are called 1, 2 and so on; also the name of what they score
 
 # The files that `--force` deletes; notes, photographs and other files that a user keeps in the folder stay
 OWN_FILES = (
@@ -144,6 +147,23 @@ class Run:
         return str(self.record.get("data_name"))
 
     @property
+    def is_final(self) -> bool:
+        """Whether it was trained on all images that are not in the test split; its figures are those of another run."""
+        return isinstance(self.record.get("final"), dict)
+
+    @property
+    def folds(self) -> list[Run]:
+        """The runs of its folds, in order; empty for a run that is one network.
+
+        Raises:
+            ZooError: one is missing or damaged.
+        """
+        found = self.record.get("folds")
+        if not isinstance(found, dict):
+            return []
+        return [Run.open(self.path / FOLDS / str(number)) for number in range(1, int(found["count"]) + 1)]
+
+    @property
     def metrics(self) -> dict[str, Any]:
         """Metrics of the reported split by name; empty for a run that is not finished."""
         return dict(self.record.get("metrics") or {})
@@ -161,7 +181,7 @@ class Run:
         """
         name = split or str(self.record["reported_split"])
         file = self.path / f"predictions-{name}.safetensors"
-        if not file.is_file() and not (self.path / WEIGHTS_FILE).is_file():
+        if not file.is_file() and not (self.path / WEIGHTS_FILE).is_file() and not self.record.get("folds"):
             raise self._no_weights()
         if not file.is_file():
             raise ZooError(
@@ -207,6 +227,12 @@ class Run:
 
     def _no_weights(self) -> ZooError:
         """The error for a run without weights."""
+        if self.record.get("folds"):
+            return ZooError(
+                f"run `{self.path}` is {self.record['folds']['count']} networks, one for each fold, and not one",
+                hint=f"`zoo train --final {self.path}` trains one on all images; `{self.path / FOLDS / '1'}` is the "
+                "first",
+            )
         remedy = f"`zoo train --resume {self.path}` resumes it"
         if self.status == "running":
             return ZooError(
@@ -433,6 +459,9 @@ def clear_folder(path: Path, force: bool) -> None:
         for pattern in OWN_FILES:
             for file in path.glob(pattern):
                 file.unlink()
+        for fold in path.glob(f"{FOLDS}/*"):
+            if fold.name.isdigit() and (fold / RUN_FILE).is_file():
+                shutil.rmtree(fold)
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error), full=is_disk_full(error)) from error
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from zoo.errors import ZooError, counted
 from zoo.evaluation.significance import Comparison, compare_configurations
-from zoo.evaluation.statistics import bootstrap_interval, correct
+from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
 from zoo.predictions import Predictions
 from zoo.studies.deployment_cost import DeploymentCost
 
@@ -180,14 +180,15 @@ def rank(results: Sequence[ConfigurationResults]) -> Leaderboard:
     training do not count, because they vary from run to run.
     """
     tables = {one.configuration: correct(one.tables) for one in results}
-    comparison = compare_configurations(tables)
+    groups = groups_of([table for one in results for table in one.tables])
+    comparison = compare_configurations(tables, groups)
     by_name = {one.configuration: one for one in results}
     winners = [by_name[name] for name in comparison.winners]
     cheapest = min(winners, key=_price).configuration if winners else None
     rows = []
     for name, accuracy in comparison.accuracies.items():
         one = by_name[name]
-        low, high = bootstrap_interval(tables[name])
+        low, high = bootstrap_interval(tables[name], groups=groups)
         rows.append(
             Row(
                 way=name,
@@ -257,4 +258,5 @@ def ensemble(tables: Sequence[Predictions]) -> Predictions:
         ids=tuple(first.ids[index] for index in order),
         labels=first.labels[order],
         logits=np.log(np.maximum(mean, np.finfo(np.float32).tiny)).astype(np.float32),
+        groups=tuple(first.groups[index] for index in order) if first.groups is not None else None,
     )

@@ -21,7 +21,7 @@ from typing import Any
 
 from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.scoring import compute_metrics
-from zoo.evaluation.statistics import bootstrap_interval, correct
+from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.runs.looks import STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
@@ -172,7 +172,7 @@ class Results:
             scored = [table for run in runs if (table := _locked(run, looked)) is not None]
             if scored:
                 right = correct(scored)
-                interval = list(bootstrap_interval(right))
+                interval = list(bootstrap_interval(right, groups=groups_of(scored)))
                 tests[configuration] = {
                     "accuracy": float(right.mean()),
                     "interval": interval,
@@ -233,13 +233,16 @@ class Results:
         right = correct([ensemble(scored)]) if len(scored) == len(runs) else None
         test = None
         if right is not None:
-            test = {"accuracy": float(right.mean()), "interval": list(bootstrap_interval(right))}
+            test = {
+                "accuracy": float(right.mean()),
+                "interval": list(bootstrap_interval(right, groups=groups_of(scored))),
+            }
         return {
             "name": ENSEMBLE,
             "members": list(members),
             "helps": (metrics["accuracy"] or 0.0) > board.rows[0].accuracy,
             "metrics": metrics,
-            "interval": list(bootstrap_interval(correct([table]))),
+            "interval": list(bootstrap_interval(correct([table]), groups=groups_of([table]))),
             "latency": sum(one[0] for one in latencies if one) if all(latencies) else None,
             "test": test,
         }

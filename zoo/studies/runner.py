@@ -17,6 +17,7 @@ from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.exclusion import absolute_list
+from zoo.data.groups import shared_groups, told_groups
 from zoo.data.leakage import Leak, digests, find_leaks, told
 from zoo.data.opening import absolute, found_text
 from zoo.data.selection import select_images
@@ -406,3 +407,8 @@ def _check_no_leaks(images: Images, near: Sequence[Leak], on_leak: OnLeak, progr
         raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each")
     if leaks:
         progress.warn(told(leaks))
+    shared = shared_groups(images.splits)
+    if shared and on_leak == "fail":
+        raise ZooError(f"`{images.name}`: {told_groups(shared)}", hint="move the images of each into one split")
+    if shared:
+        progress.warn(told_groups(shared))

@@ -97,6 +97,8 @@ class Study:
         taken = [name for name in self.settings if name in OWN_SETTINGS]
         if taken:
             problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
+        if "folds" in self.settings and self.settings["folds"] is not None and self.test:
+            problems.append("`folds` needs `--no-test`: the networks of folds are not scored on the locked split")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 

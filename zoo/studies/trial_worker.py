@@ -30,7 +30,7 @@ class TrialWorker:
 
         A run that failed or is damaged is replaced, because the folder belongs to the study.
         """
-        from zoo.training.session import resume, train
+        from zoo.training.entry import resume, train
 
         path, began = Path(folder), time.process_time()
         if _can_continue(path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from zoo.backbone import published_file
+from zoo.backbone import Network, published_file
 from zoo.data.opening import found_text
 from zoo.networks.building import count_parameters
 from zoo.runs.run import now
@@ -18,73 +18,96 @@ from zoo.storage.files import SCHEMA
 from zoo.system.environment import machine, versions
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
+from zoo.training.setup import PlannedPhases, Setup
 
 
 def initial_manifest(job: Job) -> dict[str, Any]:
     """The content of `run.json` before the first step: settings, decisions, data, weights, versions and machine."""
     experiment, setup, network = job.experiment, job.setup, job.network
-    sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
-    weights = setup.weights
-    file = published_file(setup.backbone.value, weights) if weights else setup.weights_file
     return {
         "schema": SCHEMA,
         "id": uuid.uuid4().hex,  # also in the run's checkpoints
         "status": "running",
         "lr": None if experiment.lr == "find" else experiment.lr,
         "created": now(),
-        "command": ["zoo", *sys.argv[1:]] if Path(sys.argv[0]).stem == "zoo" else None,
+        "command": command(),
         "experiment": experiment.to_json(),
         "backbone": setup.backbone.qualified,
         "strategy": str(setup.plan),
-        "weights": {
-            "tag": weights.tag if weights else "file" if setup.weights_file else "none",
-            "source": weights.source if weights else str(setup.weights_file or ""),
-            "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
-            "license": weights.license if weights else "unknown" if setup.weights_file else "none",
-        },
+        "weights": weights_manifest(setup),
         "license": setup.backbone.value.license,
         "classes": list(job.images.classes),
         "preprocess": setup.preprocess.to_json(),
         "stages": [*network.anatomy.names, network.anatomy.head.name],
-        "phases": [
-            {
-                "name": phase.name,
-                "epochs": count,
-                "norm": phase.norm,
-                "trains": list(phase.trains),
-                "solver": phase.solver,
-                "lr": [phase.lr * group.lr for group in phase.groups],  # factors of the run's rate
-                "ema": phase.ema,
-                "mixup": phase.mixup,
-                "cutmix": phase.cutmix,
-                "pull": phase.pull,
-                "trainable_parameters": sum(sizes[name] for name in trained_by(network, phase)),
-            }
-            for phase, count in zip(job.phases.phases, job.phases.epochs)
-        ],
+        "phases": phases_manifest(network, job.phases),
         "parameters": count_parameters(network.model),
         "start_sha256": job.start_digest,
         "data_name": job.images.name,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
         **({"data_files": dict(job.images.files)} if job.images.files else {}),
-        "reported_split": job.roles.reported,
+        "reported_split": job.roles.reported or (job.earlier.reported_split if job.earlier else "val"),
+        "final": job.earlier.to_json() if job.earlier else None,
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
         "notes": [found_text(job.images), *job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
         "exclude": job.exclusion,
         "dropped": list(job.dropped),
         "leaks": [leak.to_json() for leak in job.leaks],
+        "shared_groups": [group.to_json() for group in job.shared_groups],
         "doubtful_images": [
             {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful
         ],
-        "device": {
-            "name": str(setup.device.place),
-            "precision": setup.device.precision,
-            "reason": setup.device.reason,
-            "threads": torch.get_num_threads(),
-        },
+        "device": device_manifest(setup),
         "versions": versions(),
         "machine": machine(),
+    }
+
+
+def command() -> list[str] | None:
+    """The command that was typed, where it was one of zoo's."""
+    return ["zoo", *sys.argv[1:]] if Path(sys.argv[0]).stem == "zoo" else None
+
+
+def phases_manifest(network: Network, planned: PlannedPhases) -> list[dict[str, Any]]:
+    """What `run.json` says of each phase."""
+    sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
+    return [
+        {
+            "name": phase.name,
+            "epochs": count,
+            "norm": phase.norm,
+            "trains": list(phase.trains),
+            "solver": phase.solver,
+            "lr": [phase.lr * group.lr for group in phase.groups],  # factors of the run's rate
+            "ema": phase.ema,
+            "mixup": phase.mixup,
+            "cutmix": phase.cutmix,
+            "pull": phase.pull,
+            "trainable_parameters": sum(sizes[name] for name in trained_by(network, phase)),
+        }
+        for phase, count in zip(planned.phases, planned.epochs)
+    ]
+
+
+def weights_manifest(setup: Setup) -> dict[str, Any]:
+    """What `run.json` says of the weights that training starts from."""
+    weights = setup.weights
+    file = published_file(setup.backbone.value, weights) if weights else setup.weights_file
+    return {
+        "tag": weights.tag if weights else "file" if setup.weights_file else "none",
+        "source": weights.source if weights else str(setup.weights_file or ""),
+        "sha256": hashlib.sha256(file.read_bytes()).hexdigest() if file else None,
+        "license": weights.license if weights else "unknown" if setup.weights_file else "none",
+    }
+
+
+def device_manifest(setup: Setup) -> dict[str, Any]:
+    """What `run.json` says of the device."""
+    return {
+        "name": str(setup.device.place),
+        "precision": setup.device.precision,
+        "reason": setup.device.reason,
+        "threads": torch.get_num_threads(),
     }
 
 

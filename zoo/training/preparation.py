@@ -11,6 +11,7 @@ from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.groups import SharedGroup, shared_groups, told_groups
 from zoo.data.image import all_grey, has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images
@@ -21,8 +22,10 @@ from zoo.dataset import Images
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
+from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
+from zoo.training.final_run import Earlier
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
 
 GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
@@ -46,6 +49,9 @@ class Job:
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
     exclusion: dict[str, Any] | None = None  # what `--exclude` left out
     dropped: tuple[str, ...] = ()  # what `--on-leak drop` left out
+    shared_groups: tuple[SharedGroup, ...] = ()  # groups in two splits
+    earlier: Earlier | None = None  # of a final run
+    pool: RowPool | None = None  # outputs of frozen layers that the folds of a run share
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -58,13 +64,23 @@ def feature_cache(job: Job) -> FeatureCache:
         progress=job.context.progress,
         backbone=job.setup.backbone.qualified,
         store=job.context.store,
+        pool=job.pool,
     )
 
 
-def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Prefetch | None = None) -> Job:
+def prepare(
+    experiment: Experiment,
+    setup: Setup,
+    context: Context,
+    prefetch: Prefetch | None = None,
+    *,
+    pool: RowPool | None = None,
+    earlier: Earlier | None = None,
+) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
-    `prefetch` is a process that has begun to decode the images into the store.
+    `prefetch` is a process that has begun to decode the images into the store; `pool` holds what the folds of a run
+    share, and `earlier` is what a final run takes from the run that it is of.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
@@ -77,6 +93,9 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
     phases = plan_phases(setup, network, experiment)
+    if earlier is not None:
+        kept = len(earlier.epochs)
+        phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
     note_images(images, progress)
@@ -98,7 +117,7 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         progress.note(
             f"all of {count} looked at are grey; the network gets each as three equal channels, red, green and blue"
         )
-    leaks = [*leaks_of(decoded, roles.reported), *selection.near]
+    leaks = [*leaks_of(decoded, roles.reported or "val"), *selection.near]
     decoded.pop(CHECKED, None)
     clock.lap("scan")
     job = Job(
@@ -113,9 +132,17 @@ def prepare(experiment: Experiment, setup: Setup, context: Context, prefetch: Pr
         leaks=tuple(leaks),
         exclusion=selection.exclusion,
         dropped=selection.dropped,
+        shared_groups=tuple(shared_groups(images.splits)),
         start_digest=digest_of_state(network.model),
         context=context,
+        pool=pool,
+        earlier=earlier,
     )
+    if job.shared_groups and experiment.on_leak == "fail":
+        raise ZooError(
+            f"`{images.name}`: {told_groups(job.shared_groups)}",
+            hint="move the images of each into one split, or pass `--on-leak warn`",
+        )
     if leaks and experiment.on_leak == "fail":
         warn_of_images(replace(job, leaks=()), progress)
         raise ZooError(
@@ -141,6 +168,8 @@ def warn_of_images(job: Job, progress: Progress) -> None:
         progress.warn(doubts_text(doubtful))
     if job.leaks:
         progress.warn(told(job.leaks))
+    if job.shared_groups:
+        progress.warn(told_groups(job.shared_groups))
 
 
 def _decode(

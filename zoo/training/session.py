@@ -18,11 +18,13 @@ from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.decoding import DecodedImages
 from zoo.data.exclusion import absolute_list
+from zoo.data.groups import group_names
 from zoo.data.opening import absolute
 from zoo.data.prefetch import Prefetch
 from zoo.errors import Diverged, UsageError, first_line
 from zoo.evaluation.scoring import Evaluation, compute_metrics
 from zoo.experiment import Experiment
+from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.predictor import TorchPredictor
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
@@ -45,6 +47,7 @@ from zoo.storage.paths import output_path
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
+from zoo.training.final_run import Earlier
 from zoo.training.load_watch import LoadWatch
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
@@ -67,6 +70,8 @@ def train(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
     ahead: Prefetch | None = None,
+    pool: RowPool | None = None,
+    earlier: Earlier | None = None,
 ) -> Run:
     """Train as the experiment says, score the reported split, and leave a run's folder.
 
@@ -77,12 +82,15 @@ def train(
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
+        pool: outputs of frozen layers that the folds of a run share.
+        earlier: what a final run takes from the run that chose its configuration.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
         ZooError: data, weights or device are not usable, or training diverged.
     """
     check_kind(experiment, Experiment, "train", "zoo.train(zoo.Experiment(data=..., backbone=..., strategy=...))")
+    assert experiment.folds is None, "`zoo.training.entry` trains folds"
     context = Context.of(plugins, progress)
     data, exclude = absolute(experiment.data, context.plugins), absolute_list(experiment.exclude)
     experiment = replace(experiment, data=data, exclude=exclude)
@@ -93,13 +101,16 @@ def train(
     check_folder(folder, force)
     context, watch = _watched(context, setup)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
-    job = prepare(experiment, setup, context, ahead)
+    job = prepare(experiment, setup, context, ahead, pool=pool, earlier=earlier)
     record = initial_manifest(job)
+    known = Run.open(earlier.run).predictions() if earlier is not None else None
     make_folder(folder)
     with _hold(folder):
         clear_folder(folder, force)
         run = Run(folder, {}).update(**record)
         write_json(folder / SPLITS_FILE, splits_manifest(job))
+        if known is not None:
+            known.save(folder / f"predictions-{known.split}.safetensors")
         return _carry_out(job, run, watch)
 
 
@@ -112,6 +123,7 @@ def resume(
     save_every: float | None = None,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
+    pool: RowPool | None = None,
 ) -> Run:
     """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
 
@@ -124,6 +136,7 @@ def resume(
         save_every: seconds between checkpoints; None: the run's own setting.
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+        pool: outputs of frozen layers that the folds of a run share.
 
     Raises:
         UsageError: it is not a run.
@@ -148,7 +161,8 @@ def resume(
         torch.set_num_threads(int(run.record["device"]["threads"]))  # sums round differently with other threads
         try:
             context, watch = _watched(context, setup)
-            job = prepare(experiment, setup, context)
+            earlier = Earlier.from_json(run.record["final"]) if run.is_final else None
+            job = prepare(experiment, setup, context, pool=pool, earlier=earlier)
             check_data(run, job)
             check_start(run, job, force)
             restore_splits(run, job)
@@ -199,33 +213,15 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         run = run.update(fitted=_compare_with_guessing(network, job, recipe, run))
         digest = _save_weights(network, folder)
         clock.lap("save")
-        predictions = _predict(network, job, recipe)
-        if not np.isfinite(predictions.logits).all():
-            raise _diverged("a logit", job.experiment)
+        figures = _report(network, job, recipe, run) if job.earlier is None else _figures_of(job.earlier)
         clock.lap("report")
-        evaluation = Evaluation(
-            model=str(folder),
-            data=job.images.name,
-            device=str(job.setup.device.place),
-            predictions=predictions,
-            metrics=compute_metrics(predictions, job.context.plugins),
-            split_seed=job.experiment.split_seed,
-        )
-        run.note_look(
-            evaluation.predictions,
-            model=evaluation.model,
-            data=evaluation.data,
-            split_seed=evaluation.split_seed,
-            accuracy=evaluation.metrics.get("accuracy"),
-        )
         run = run.update(
             status="finished",
             finished=now(),
             ended_by=recipe.ended_by,
             batch_parts=recipe.workspace.stepper.parts,
             steps=recipe.state.position.step,
-            metrics=evaluation.metrics,
-            accuracy_interval_95=list(evaluation.interval()),
+            **figures,
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},
             others=watch.finish(),
@@ -328,6 +324,8 @@ def _calibrate(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str
         and lines[-1]["solved"].get("held_out", len(job.decoded["fit"].samples)) >= FEWEST
     ):
         value, on = float(lines[-1]["solved"]["temperature"]), "folds of train"
+    elif job.earlier is not None and job.earlier.temperature != 1:
+        value, on = job.earlier.temperature, "the earlier run"
     else:
         return {"value": 1.0, "fitted_on": None}
     return {"value": value, "fitted_on": on} if fold_temperature(network, value) else {"value": 1.0, "fitted_on": None}
@@ -356,15 +354,45 @@ def _compare_with_guessing(network: Network, job: Job, recipe: Recipe, run: Run)
     return fitted.to_json()
 
 
+def _report(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Score the reported split; returns metrics and interval for the run's record."""
+    predictions = _predict(network, job, recipe)
+    if not np.isfinite(predictions.logits).all():
+        raise _diverged("a logit", job.experiment)
+    evaluation = Evaluation(
+        model=str(run.path),
+        data=job.images.name,
+        device=str(job.setup.device.place),
+        predictions=predictions,
+        metrics=compute_metrics(predictions, job.context.plugins),
+        split_seed=job.experiment.split_seed,
+    )
+    run.note_look(
+        evaluation.predictions,
+        model=evaluation.model,
+        data=evaluation.data,
+        split_seed=evaluation.split_seed,
+        accuracy=evaluation.metrics.get("accuracy"),
+    )
+    return {"metrics": evaluation.metrics, "accuracy_interval_95": list(evaluation.interval())}
+
+
+def _figures_of(earlier: Earlier) -> dict[str, Any]:
+    """Figures for the record of a final run, whose own could only be of images that it was trained on."""
+    return {"metrics": earlier.metrics, "accuracy_interval_95": list(earlier.accuracy_interval_95)}
+
+
 def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
     """Predictions of the finished network on the reported split."""
     part = job.decoded.get("reported") or job.decoded["choose"]
+    assert job.roles.reported is not None
     return Predictions(
         split=job.roles.reported,
         classes=job.images.classes,
         ids=tuple(sample.id for sample in part.samples),
         labels=part.labels,
         logits=_logits(network, job, recipe, part, f"score {job.roles.reported}"),
+        groups=group_names(part.samples),
     )
 
 

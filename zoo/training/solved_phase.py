@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from zoo.data.groups import group_numbers
 from zoo.errors import ZooError
 from zoo.networks.freezing import FrozenProof, apply_phase, recalibrate
 from zoo.networks.head import find_head
@@ -59,6 +60,7 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
             labels=workspace.train.labels,
             classes=workspace.classes,
             seed=workspace.experiment.seed,
+            groups=group_numbers(workspace.train.samples),
         )
     )
     if not isinstance(answer, dict):

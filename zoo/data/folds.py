@@ -1,0 +1,77 @@
+"""Folds: every image that is not in the test split is held out once; and all of them to train on, for a final run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+from zoo.data.groups import divide, group_numbers
+from zoo.data.splitting import in_order
+from zoo.dataset import Images, Role, Sample
+from zoo.errors import ZooError, counted
+
+POOLED: tuple[Role, ...] = ("train", "val")
+
+
+def pool(images: Images) -> tuple[Sample, ...]:
+    """The images that folds are made of, in order: those of `train` and, where there is one, `val`."""
+    return in_order(sample for role in POOLED for sample in images.splits.get(role, ()))
+
+
+def make_folds(samples: Sequence[Sample], count: int, seed: int) -> list[tuple[Sample, ...]]:
+    """Divide samples into folds, every class in each fold, no group in two.
+
+    Args:
+        samples: in any order.
+        count: number of folds.
+        seed: of the division.
+
+    Raises:
+        ZooError: a class has fewer images, or groups, than there are folds.
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    ordered = in_order(samples)
+    of_class = Counter(sample.label for sample in ordered)
+    rarest = min(sorted(of_class), key=of_class.__getitem__)
+    if of_class[rarest] < count:
+        fewer = f"pass `--folds {of_class[rarest]}`, or add images" if of_class[rarest] > 1 else "add images"
+        raise ZooError(
+            f"class `{rarest}` has {counted(of_class[rarest], 'image')}, and `--folds {count}` needs {count} of every "
+            "class",
+            hint=fewer,
+        )
+    if group_numbers(ordered) is not None:
+        return divide(ordered, [1 / count] * count, seed, f"{count} folds")
+    numbers = {label: number for number, label in enumerate(dict.fromkeys(sample.label for sample in ordered))}
+    labels = [numbers[sample.label] for sample in ordered]
+    folds = StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels)
+    return [tuple(ordered[index] for index in held) for _, held in folds]
+
+
+def held_out_fold(images: Images, number: int, count: int, seed: int) -> Images:
+    """The images of one fold's run: `val` is the fold, `train` are the others. The test split is left out.
+
+    Without a `test`, nothing is chosen on `val`: where training needs validation, a part of `train` is held out for it.
+
+    Raises:
+        ZooError: the images cannot be divided.
+    """
+    folds = make_folds(pool(images), count, seed)
+    rest = in_order(sample for index, fold in enumerate(folds, start=1) if index != number for sample in fold)
+    return replace(
+        images,
+        name=f"fold {number} of {count} of {images.name}",
+        splits={"train": rest, "val": folds[number - 1]},
+        drawn=False,
+        notes=(*images.notes, f"fold {number} of {count} is held out as `val`"),
+    )
+
+
+def all_to_train(images: Images) -> Images:
+    """The images of a final run: all that are not in the test split are trained on, and none is held out."""
+    splits: dict[Role, tuple[Sample, ...]] = {"train": pool(images)}
+    if "test" in images.splits:
+        splits["test"] = images.splits["test"]
+    return replace(images, name=f"all of {images.name}", splits=splits, drawn=False, whole=True)

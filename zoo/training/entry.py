@@ -1,0 +1,385 @@
+"""Entry: what `zoo.train`, `zoo.resume` and `zoo train --final` call. A run is one network, or one for each fold.
+
+The folder of a run of folds has the form of any other run's, without weights: `folds/1` to `folds/K` are its runs, and
+`predictions-folds.safetensors` has each image as the fold predicts it that has not seen it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.config.arguments import check_kind
+from zoo.config.context import Context
+from zoo.data.class_names import keys
+from zoo.data.exclusion import absolute_list, exclude, read_exclusion
+from zoo.data.folds import make_folds, pool
+from zoo.data.groups import shared_groups, told_groups
+from zoo.data.leakage import digests, find_leaks, told
+from zoo.data.opening import absolute, found_text, note_images, open_images
+from zoo.data.prefetch import Prefetch
+from zoo.dataset import FOLD, Images, Sample
+from zoo.errors import UsageError, ZooError, first_line
+from zoo.evaluation.scoring import compute_metrics
+from zoo.evaluation.statistics import accuracy_interval
+from zoo.experiment import Experiment
+from zoo.feature_cache.row_pool import RowPool
+from zoo.networks.building import count_parameters
+from zoo.plugin import Plugins
+from zoo.predictions import pooled
+from zoo.progress import Progress
+from zoo.runs.run import (
+    FOLDS,
+    SPLITS_FILE,
+    Run,
+    check_folder,
+    clear_folder,
+    default_folder,
+    make_folder,
+    now,
+)
+from zoo.storage.files import SCHEMA, write_json
+from zoo.storage.folder_lock import hold_folder
+from zoo.storage.paths import output_path
+from zoo.storage.tensor_store import digest_of_texts
+from zoo.system.environment import machine, versions
+from zoo.training import session
+from zoo.training.final_run import final_experiment
+from zoo.training.manifest import command, device_manifest, phases_manifest, weights_manifest
+from zoo.training.setup import build, plan_phases
+from zoo.training.setup import resolve as resolve_names
+
+
+def train(
+    experiment: Experiment,
+    *,
+    out: Path | str | None = None,
+    force: bool = False,
+    plugins: Plugins | None = None,
+    progress: Progress | None = None,
+    ahead: Prefetch | None = None,
+) -> Run:
+    """Train as the experiment says, score the reported split or the folds, and leave a run's folder.
+
+    Args:
+        experiment: all settings; one field per option of `zoo train`.
+        out: the run's folder; None: a new one below `runs/`.
+        force: replace the run in `out`.
+        plugins: loaded plugins; None: load those installed.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+        ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
+
+    Raises:
+        UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
+        ZooError: data, weights or device are not usable, training diverged, or the images cannot be divided into folds.
+    """
+    check_kind(experiment, Experiment, "train", "zoo.train(zoo.Experiment(data=..., backbone=..., strategy=...))")
+    if experiment.folds is None:
+        return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, ahead=ahead)
+    context = Context.of(plugins, progress)
+    if experiment.on_leak == "drop":
+        raise UsageError(
+            "`--on-leak drop` has no meaning with `--folds`: each fold would drop other images",
+            hint="leave them out with `--exclude`, for which `zoo doctor` writes a list",
+        )
+    data, left_out = absolute(experiment.data, context.plugins), absolute_list(experiment.exclude)
+    experiment = replace(experiment, data=data, exclude=left_out)
+    if out == "":
+        raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
+    setup = resolve_names(experiment, context.plugins)
+    folder = output_path(out) if out is not None else default_folder(setup.backbone.name, f"{setup.plan}-folds")
+    check_folder(folder, force)
+    images, folds = _divided(experiment, context)
+    _check_test(images, experiment, context)
+    record = _manifest(experiment, images, folds, context)
+    make_folder(folder)
+    with hold_folder(folder, "training into", "wait for it, or pass another `--out`"):
+        clear_folder(folder, force)
+        run = Run(folder, {}).update(**record)
+        write_json(folder / SPLITS_FILE, _splits(folds, {}))
+        return _carry_out(run, experiment, images, folds, context)
+
+
+def resume(
+    run: Run | Path | str,
+    *,
+    device: str | None = None,
+    force: bool = False,
+    save_every: float | None = None,
+    plugins: Plugins | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
+
+    On the CPU in eager mode, the weights are those of the uninterrupted run, bit for bit. Of a run of folds, finished
+    folds are kept.
+
+    Args:
+        run: the run or its folder.
+        device: another device than the run's; needs `force`.
+        force: accept other versions or another device; the weights then differ a little.
+        save_every: seconds between checkpoints; None: the run's own setting.
+        plugins: loaded plugins; None: load those installed.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+
+    Raises:
+        UsageError: it is not a run.
+        ZooError: the data, the starting weights, versions or the device are not those of the run.
+    """
+    run = Run.open(run)
+    if not run.record.get("folds"):
+        return session.resume(
+            run, device=device, force=force, save_every=save_every, plugins=plugins, progress=progress
+        )
+    context = Context.of(plugins, progress)
+    if run.status == "finished":
+        context.progress.note(f"run `{run.path}` is finished, there is nothing to resume")
+        return run
+    with hold_folder(run.path, "training into", "wait for it, or pass another `--out`"):
+        run = Run.open(run.path)
+        experiment = run.experiment
+        images, folds = _divided(experiment, context)
+        begun = run.splits()["roles"]
+        if any(begun.get(f"fold {one}") != [sample.id for sample in fold] for one, fold in enumerate(folds, start=1)):
+            raise ZooError(
+                f"the images are not those that run `{run.path}` was begun with, so its folds differ",
+                hint="restore the original photographs, or start a new run on these with `zoo train`",
+            )
+        run = run.update(status="running", failure=None)
+        return _carry_out(run, experiment, images, folds, context, device=device, force=force, save_every=save_every)
+
+
+def train_final(
+    of: Run | Path | str,
+    *,
+    out: Path | str | None = None,
+    force: bool = False,
+    device: str | None = None,
+    plugins: Plugins | None = None,
+    progress: Progress | None = None,
+) -> Run:
+    """Train the configuration of a finished run on all images that are not in the test split.
+
+    Nothing is chosen on held-out images: epochs, learning rate and temperature are those of the run, or the middle of
+    its folds', and its figures are recorded as those of the final run.
+
+    Args:
+        of: the run or its folder. `zoo.studies.results.Results.first` gives the runs of a study.
+        out: the final run's folder; None: a new one below `runs/`.
+        force: replace the run in `out`.
+        device: another device than the run's.
+        plugins: loaded plugins; None: load those installed.
+        progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+
+    Raises:
+        UsageError: it is not a run, or one without a final run; or `out` exists without `force`.
+        ZooError: the run is not finished, or cannot be trained.
+    """
+    run = Run.open(of)
+    experiment, earlier = final_experiment(run)
+    if device is not None:
+        experiment = replace(experiment, device=device)
+    if out is not None and run.path.resolve().is_relative_to(output_path(out).resolve()):
+        raise UsageError(f"`{out}` holds the run that the final run is of", hint="pass another `--out`")
+    earlier = replace(earlier, run=str(run.path.resolve()))
+    return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, earlier=earlier)
+
+
+def _divided(experiment: Experiment, context: Context) -> tuple[Images, list[tuple[Sample, ...]]]:
+    """The images, and their folds.
+
+    Raises:
+        ZooError: they cannot be divided.
+    """
+    assert experiment.folds is not None
+    images = open_images(experiment.data, experiment.split_seed, context.plugins, group=experiment.group)
+    folds = make_folds(pool(images), experiment.folds, experiment.split_seed)
+    if experiment.exclude is not None:  # after the division, as each of the folds' runs leaves them out
+        images, gone = exclude(images, read_exclusion(experiment.exclude))
+        folds = [tuple(sample for sample in fold if sample.id not in gone) for fold in folds]
+    note_images(images, context.progress)
+    context.progress.note(_pool_note(images, experiment.folds))
+    return images, folds
+
+
+def _pool_note(images: Images, count: int) -> str:
+    """What the folds are made of."""
+    both = "val" in images.splits
+    parts = "`train` and `val` are taken together and have" if both else "`train` has"
+    left = "; `test` is left out" if "test" in images.splits else ""
+    return f"{count} folds: {parts} {len(pool(images))} images, each of which is scored once{left}"
+
+
+def _check_test(images: Images, experiment: Experiment, context: Context) -> None:
+    """Look for images and groups of the folds in the test split, which the runs of folds do not open.
+
+    Raises:
+        ZooError: there are some, and `--on-leak fail`.
+    """
+    if "test" not in images.splits:
+        return
+    parts = {"train": digests(pool(images)), "test": digests(images.splits["test"])}
+    leaks = [leak for leak in find_leaks(parts) if leak.roles == ("train", "test")]
+    shared = shared_groups({"train": pool(images), "test": images.splits["test"]})
+    for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
+        if experiment.on_leak == "fail":
+            raise ZooError(f"`{images.name}`: {text}", hint="delete them, or pass `--on-leak warn`")
+        context.progress.warn(text)
+
+
+def _manifest(
+    experiment: Experiment, images: Images, folds: Sequence[tuple[Sample, ...]], context: Context
+) -> dict[str, Any]:
+    """The content of `run.json` before the first fold."""
+    setup = resolve_names(experiment, context.plugins)
+    network = build(setup, experiment, len(images.classes), pretrained=False)
+    planned = plan_phases(setup, network, experiment)
+    whole = sum(len(fold) for fold in folds)
+    return {
+        "schema": SCHEMA,
+        "id": uuid.uuid4().hex,
+        "status": "running",
+        "lr": None if experiment.lr == "find" else experiment.lr,
+        "created": now(),
+        "command": command(),
+        "experiment": experiment.to_json(),
+        "backbone": setup.backbone.qualified,
+        "strategy": str(setup.plan),
+        "weights": weights_manifest(setup),
+        "license": setup.backbone.value.license,
+        "classes": list(images.classes),
+        "preprocess": setup.preprocess.to_json(),
+        "stages": [*network.anatomy.names, network.anatomy.head.name],
+        "phases": phases_manifest(network, planned),
+        "parameters": count_parameters(network.model),
+        "data_name": images.name,
+        "data": {
+            "fit": {"images": whole - len(folds[0]), "sha256": digest_of_texts(_names(folds))},
+            "reported": {"images": whole, "sha256": digest_of_texts(_names(folds))},
+        },
+        "reported_split": FOLDS,
+        "chosen_on": "carved from train" if experiment.chooses else None,
+        "folds": {"count": len(folds), "accuracies": []},
+        "notes": [found_text(images), *images.notes, _pool_note(images, len(folds)), *planned.notes],
+        "device": device_manifest(setup),
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def _names(folds: Sequence[tuple[Sample, ...]]) -> list[str]:
+    return [f"{keys([sample.id])[0]} {keys([sample.label])[0]}" for fold in folds for sample in fold]
+
+
+def _splits(folds: Sequence[tuple[Sample, ...]], contents: dict[str, str]) -> dict[str, Any]:
+    """The content of `splits.json`: all images are reported, and no network of this folder was fitted on any."""
+    roles = {f"fold {number}": [sample.id for sample in fold] for number, fold in enumerate(folds, start=1)}
+    together = sorted(contents)
+    return {
+        "schema": SCHEMA,
+        "roles": {"fit": [], "reported": together, **roles},
+        "sha256": {
+            "fit": [],
+            "reported": [contents[name] for name in together],
+            **{role: [contents.get(name, "") for name in names] for role, names in roles.items()},
+        },
+    }
+
+
+def _carry_out(
+    run: Run,
+    experiment: Experiment,
+    images: Images,
+    folds: Sequence[tuple[Sample, ...]],
+    context: Context,
+    **resuming: Any,
+) -> Run:
+    """Train every fold that is not finished, and pool their predictions; the run's record says how it ended."""
+    rows = RowPool()
+    done: list[Run] = []
+    try:
+        for number in range(1, len(folds) + 1):
+            context.progress.note(f"fold {number} of {len(folds)}")
+            asked = replace(experiment, folds=None, data=f"{FOLD}:{number}/{len(folds)}:{experiment.data}")
+            done.append(_train_fold(asked, run.path / FOLDS / str(number), context, rows, resuming))
+        return _pool(run, experiment, folds, done, context)
+    except KeyboardInterrupt as stop:
+        run.update(status="interrupted", finished=now())
+        stop.__notes__ = [f"`zoo train --resume {run.path}` continues the run; finished folds are kept"]
+        raise
+    except BaseException as error:
+        run.update(status="failed", finished=now(), failure=first_line(error))
+        raise
+    finally:
+        context.progress.stop()
+
+
+def _train_fold(experiment: Experiment, folder: Path, context: Context, rows: RowPool, resuming: dict[str, Any]) -> Run:
+    """The finished run of a fold: the one in its folder, finished or continued where it can be, or a new one."""
+    try:
+        found = Run.open(folder)
+        if found.status == "finished":
+            found.predictions()
+            return found
+        begun = found.path if found.experiment == experiment else None
+    except ZooError:
+        begun = None
+    if begun is not None:
+        return session.resume(begun, plugins=context.plugins, progress=context.progress, pool=rows, **resuming)
+    shutil.rmtree(folder, ignore_errors=True)
+    changed = {name: resuming[name] for name in ("device", "save_every") if resuming.get(name) is not None}
+    return session.train(
+        replace(experiment, **changed), out=folder, plugins=context.plugins, progress=context.progress, pool=rows
+    )
+
+
+def _pool(
+    run: Run, experiment: Experiment, folds: Sequence[tuple[Sample, ...]], done: Sequence[Run], context: Context
+) -> Run:
+    """Metrics over all images, each scored by the fold's network that has not seen it."""
+    tables = [fold.predictions() for fold in done]
+    table = pooled(tables, FOLDS)
+    contents: dict[str, str] = {}
+    for fold in done:
+        contents |= fold.contents()["reported"]
+    write_json(run.path / SPLITS_FILE, _splits(folds, contents))
+    metrics = compute_metrics(table, context.plugins)
+    labels = {name: table.classes[label] for name, label in zip(table.ids, table.labels)}
+    exact = [f"{keys([name])[0]} {keys([labels[name]])[0]} {contents[name]}" for name in sorted(contents)]
+    data = {
+        "fit": {
+            "images": round(float(np.mean([fold.record["data"]["fit"]["images"] for fold in done]))),
+            "sha256": digest_of_texts(sorted(exact)),
+        },
+        "reported": {"images": len(table), "sha256": digest_of_texts(sorted(exact))},
+    }
+    run.note_look(
+        table,
+        model=str(run.path),
+        data=run.data_name,
+        split_seed=experiment.split_seed,
+        accuracy=metrics.get("accuracy"),
+    )
+    seconds: dict[str, Any] = {"total": 0.0}
+    for fold in done:
+        for name, value in fold.record["seconds"].items():
+            if isinstance(value, (int, float)):
+                seconds[name] = round(seconds.get(name, 0.0) + value, 3)
+    return run.update(
+        status="finished",
+        finished=now(),
+        data=data,
+        metrics=metrics,
+        accuracy_interval_95=list(accuracy_interval(table)),
+        folds={"count": len(done), "accuracies": [fold.metrics.get("accuracy") for fold in done]},
+        bad_images=[bad for fold in done[:1] for bad in fold.record.get("bad_images", [])],
+        steps=sum(int(fold.record.get("steps") or 0) for fold in done),
+        others=max(float(fold.record.get("others") or 0.0) for fold in done),
+        seconds=seconds,
+    )
