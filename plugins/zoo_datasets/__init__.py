@@ -87,6 +87,7 @@ def register_datasets(register: Register[Dataset]) -> None:
                 name=name,
                 summary=summary,
                 open=partial(_rows, "open_rows", name),
+                with_group=partial(_rows, "grouped_rows", name),
                 absolute_from=partial(_absolute, name),
                 open_to_score=partial(_rows, "score_rows", name),
                 open_unlabelled=partial(_rows, "unlabelled_rows", name),

@@ -6,6 +6,7 @@ A reader's module has `OPTIONS`, the options of its argument, and `read(argument
 from __future__ import annotations
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -49,6 +50,26 @@ def score_rows(dataset: str, text: str) -> Images:
 def unlabelled_rows(dataset: str, text: str) -> Unlabelled:
     """Open a dataset to predict; labels are not looked at."""
     return _read(dataset, text, labelled=False).unlabelled()
+
+
+def grouped_rows(dataset: str, text: str, group: str) -> str | None:
+    """The argument with the groups of a column; None: there is no such column, so `group` is a pattern.
+
+    Raises:
+        UsageError: the argument names another column of groups.
+    """
+    options = _reader(dataset).OPTIONS
+    if "group" not in options:
+        return None
+    argument = parse_argument(dataset, text, options)
+    if (known := argument.get("group")) not in (None, group):
+        raise UsageError(f"`--group {group}` and `group={known}` of `{dataset}:` are two columns", hint="leave out one")
+    grouped = str(replace(argument, options={**argument.options, "group": group}))
+    try:
+        _read(dataset, grouped, labelled=False)
+    except UsageError:
+        return None
+    return grouped
 
 
 def absolute_rows(dataset: str, text: str, base: Path) -> str:

@@ -66,6 +66,26 @@ def test_forms_of_the_same_table(photos: Path, tmp_path: Path, text: str | bytes
     assert opened(photos, tmp_path, text, name=name).splits == opened(photos, tmp_path, GOOD).splits
 
 
+def test_a_group_is_a_column_or_a_pattern(photos: Path, tmp_path: Path) -> None:
+    """`--group` names a column of the table; what is none is a pattern that is looked for in the paths."""
+    file = tmp_path / "t.csv"
+    rows = GOOD.split()[1:]
+    file.write_text("path,label,patient\n" + "".join(f"{row},p{index % 4}\n" for index, row in enumerate(rows)))
+    spec = f"csv:{file},root={photos}"
+
+    def groups(group: str, spec: str = spec) -> set[str | None]:
+        images = open_images(spec, 0, Plugins(), group=group)
+        return {sample.group for part in images.splits.values() for sample in part}
+
+    assert groups("patient") == {"p0", "p1", "p2", "p3"}
+    assert groups("patient", f"{spec},group=patient") == {"p0", "p1", "p2", "p3"}
+    assert groups(r"/00(\d)") == {"0", "1", "2", "3"}
+    with pytest.raises(ZooError, match="`--group doctor` matches none"):
+        groups("doctor")
+    with pytest.raises(UsageError, match="are two columns"):
+        groups("patient", f"{spec},group=label")
+
+
 def test_splits_and_groups_are_columns(photos: Path, tmp_path: Path) -> None:
     rows = "".join(
         f"{row},{word},p{i}\n" for i, (row, word) in enumerate(zip(GOOD.split()[1:], ["Train", "valid"] * 4))
