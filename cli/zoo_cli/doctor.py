@@ -14,6 +14,7 @@ from zoo_cli.options import (
     force_option,
     json_option,
     print_json,
+    splits_option,
     workers_option,
 )
 
@@ -45,6 +46,12 @@ from zoo_cli.options import (
     show_default=True,
     help="Seed of the split, for data that are not split yet.",
 )
+@click.option(
+    "--group",
+    metavar="COLUMN|REGEX",
+    help="What images of one group share: a column of the table, or a regular expression of their paths; groups in two "
+    "splits are found.  [default: the groups of the data]",
+)
 @click.option("--exclude", metavar="CSV", help="Images to leave out, such as an edited `doctor.csv`.")
 @click.option("--out", metavar="DIR", help="Folder of the files.  [default: a new one below runs/]")
 @click.option(
@@ -57,6 +64,7 @@ from zoo_cli.options import (
 @device_option
 @workers_option
 @json_option
+@splits_option
 @classes_from_option
 @click.pass_context
 def doctor(
@@ -65,6 +73,7 @@ def doctor(
     backbone: str | None,
     weights: str,
     split_seed: int,
+    group: str | None,
     exclude: str | None,
     out: str | None,
     photographs: bool,
@@ -101,6 +110,7 @@ def doctor(
             backbone=backbone,
             weights=weights,
             split_seed=split_seed,
+            group=group,
             exclude=exclude,
             device=device,
             workers=workers,

@@ -11,6 +11,7 @@ from zoo_cli.options import (
     json_option,
     levels_option,
     print_json,
+    splits_option,
     workers_option,
 )
 
@@ -36,6 +37,7 @@ from zoo_cli.options import (
     "out of its data]",
 )
 @json_option
+@splits_option
 @classes_from_option
 @click.pass_context
 def evaluate(

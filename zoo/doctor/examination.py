@@ -95,6 +95,7 @@ def examine(
     backbone: str | None = None,
     weights: str = "default",
     split_seed: int = 0,
+    group: str | None = None,
     exclude: Path | str | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -108,6 +109,8 @@ def examine(
         backbone: Backbone of the features. None: one whose weights are on this machine; `none`: no features.
         weights: Its weights: `default`, a published tag, or a file.
         split_seed: Seed of the split, where the data have none of their own.
+        group: What images of one group share: a column of a table, or a pattern of paths; see
+            `zoo.data.groups.match_groups`. None: groups are those of the data.
         exclude: CSV file of images to leave out, such as an edited `doctor.csv`.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode images. None: one per core, at most 8.
@@ -124,7 +127,7 @@ def examine(
     network = feature_network(chosen, weights, data, device, plugins) if chosen is not None else None
     if chosen is None and weights != "default":
         raise UsageError("`--weights` needs a backbone", hint="pass `--backbone`")
-    images = open_anyhow(data, split_seed, plugins)
+    images = open_anyhow(data, split_seed, plugins, group)
     if exclude is not None:
         images, _ = leave_out(images, read_exclusion(exclude))
     note_images(images, progress)

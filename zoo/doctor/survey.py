@@ -64,7 +64,7 @@ class Survey:
     seconds: float  # of processor, for thumbnails and headers
 
 
-def open_anyhow(data: str, split_seed: int, plugins: Plugins) -> Images:
+def open_anyhow(data: str, split_seed: int, plugins: Plugins, group: str | None = None) -> Images:
     """Open data as for training; if they cannot be trained on, as for scoring, with a note that says why.
 
     Raises:
@@ -72,7 +72,7 @@ def open_anyhow(data: str, split_seed: int, plugins: Plugins) -> Images:
         ZooError: they hold no image at all.
     """
     try:
-        return open_images(data, split_seed, plugins)
+        return open_images(data, split_seed, plugins, group=group)
     except UsageError:
         raise
     except ZooError as error:

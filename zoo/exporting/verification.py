@@ -27,12 +27,13 @@ def verify(
 ) -> list[Check]:
     """Check an exported file: its integrity and its golden inputs; with `data`, also its predictions against its run's.
 
-    The run is the one whose folder contains the file.
+    The run is the one whose folder contains the file. The predictions of a final run are made anew: those in its folder
+    may be of the run that its figures are of.
 
     Args:
         file: The exported file.
         data: Images to compare predictions on: a folder, or `NAME:ARGUMENT` of a dataset. None: none are compared.
-        split: Split of `data`. None: the one that the run reports.
+        split: Split of `data`. None: the one that the run reports, or the data of a final run.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         plugins: Loaded plugins. None: they are loaded.
         advance: Called with the numbers of images that are done and that there are.
@@ -60,11 +61,12 @@ def verify(
             f"`{path}` is not in its run's folder, so there is no run to compare its predictions with",
             hint=f"`zoo evaluate {path} --data {data}` evaluates the file alone",
         )
-    ours = run.predictions(split)
+    ours = evaluate(run, data=data, split=split, device="cpu", plugins=plugins) if run.is_final else None
+    ours_table = run.predictions(split) if ours is None else ours.predictions
     theirs = evaluate(
         path,
         data=data,
-        split=ours.split,
+        split=ours_table.split,
         split_seed=run.experiment.split_seed,
         device=device,
         plugins=plugins,
@@ -83,7 +85,7 @@ def verify(
             f"`inspect` of exporter `{exporter.name}` gives no `precision` with a `name` for `{path}`",
             hint="the plugin must be mended; `zoo plugins` names its distribution",
         )
-    parity = compare(ours, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
+    parity = compare(ours_table, theirs.predictions, precision=made["name"], max_drop=made.get("max_drop", 0.0))
     detail = str(parity) + "".join(f"\n  {flip}" for flip in parity.flips[:10])
     return [*checks, Check(name="photographs", passed=parity.passed, detail=detail)]
 

@@ -105,6 +105,7 @@ def export(
     plugins, progress = plugins or Plugins(), progress or LogProgress()
     choose_device(device, "fp32")  # raises now if it does not exist, not after minutes of writing
     run = Run.open(run)
+    run.check_is_network()
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
     _check_device(exporter, device)

@@ -184,11 +184,20 @@ class Run:
         if not file.is_file() and not (self.path / WEIGHTS_FILE).is_file() and not self.record.get("folds"):
             raise self._no_weights()
         if not file.is_file():
-            raise ZooError(
-                f"run `{self.path}` has no predictions of `{name}`",
-                hint=f"`zoo evaluate {self.path} --split {name}` makes them",
-            )
+            makes = f"`zoo evaluate {self.path} --split {name}` makes them"
+            if name == FOLDS or self.record.get("folds"):  # which no evaluation makes
+                makes = f"it has those of `{self.record['reported_split']}`; `zoo train --folds` scores `{FOLDS}`"
+            raise ZooError(f"run `{self.path}` has no predictions of `{name}`", hint=makes)
         return Predictions.load(file)
+
+    def check_is_network(self) -> None:
+        """Check that the run is one network.
+
+        Raises:
+            ZooError: it is several, one for each fold.
+        """
+        if self.record.get("folds"):
+            raise self._no_weights()
 
     def load_network(self, plugins: Plugins | None = None) -> Network:
         """The trained network, on the CPU, in eval mode.
@@ -275,6 +284,8 @@ class Run:
     ) -> None:
         """Write an evaluation to the ledger; predictions of the run itself on its own data are stored, too.
 
+        Not stored are those of a final run on the split of its figures, which are of the run that it is of.
+
         Args:
             predictions: of one split.
             model: what was evaluated: the run's folder or an exported file.
@@ -301,6 +312,8 @@ class Run:
             },
         )
         own = data == self.record.get("data_name") and split_seed == self.experiment.split_seed
+        if self.is_final and predictions.split == self.record["reported_split"]:
+            own = False  # those of the run that its figures are of stay
         if own and not changed and Path(model) == self.path:
             predictions.save(self.path / f"predictions-{predictions.split}.safetensors")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
@@ -17,6 +17,7 @@ from zoo.config.arguments import check_kind
 from zoo.data.opening import found_text
 from zoo.data.roles import assign_roles
 from zoo.data.selection import select_images
+from zoo.dataset import FOLD
 from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.loader import default_views
@@ -132,7 +133,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     """Plan a run without training it.
 
     Memory and time are estimates: in each phase, a few random images are passed through the network with random
-    weights.
+    weights. With folds, the phases are those of the first fold, and the steps and the time in all are of all folds.
 
     Args:
         experiment: all settings of the run.
@@ -147,13 +148,19 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     plugins = plugins or Plugins()
     setup = resolve(experiment, plugins)
     images, classes, notes = None, CLASSES, []
+    trainings = experiment.folds or 1
     if with_data:
-        opened = select_images(experiment, plugins, look=False).images
+        used = experiment
+        if experiment.folds is not None:
+            used = replace(experiment, folds=None, data=f"{FOLD}:1/{experiment.folds}:{experiment.data}")
+        opened = select_images(used, plugins, look=False).images
         roles = assign_roles(opened, experiment)
         images, classes = len(roles.fit), len(opened.classes)
         notes += [found_text(opened), *opened.notes, *roles.notes]
     else:
         notes.append(f"without `--data`, {CLASSES} classes are assumed")
+    if trainings > 1:
+        notes.append(f"{trainings} folds: it trains {trainings} times; the phases are those of one fold")
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, classes, pretrained=False)
     planned = plan_phases(setup, network, experiment)
@@ -177,9 +184,9 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         phases=phases,
         trainable=sum(sizes[name] for name in trained),
         parameters=count_parameters(network.model),
-        steps=None if images is None else sum(step or 0 for step in steps),
+        steps=None if images is None else trainings * sum(step or 0 for step in steps),
         memory=max(phase.memory for phase in phases),
-        seconds=None if images is None else sum(second or 0.0 for second in seconds),
+        seconds=None if images is None else trainings * sum(second or 0.0 for second in seconds),
         notes=(*notes, *planned.notes),
     )
 

@@ -18,12 +18,14 @@ import numpy as np
 from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.class_names import keys
+from zoo.data.decoding import default_workers
 from zoo.data.exclusion import absolute_list, exclude, read_exclusion
 from zoo.data.folds import make_folds, pool
 from zoo.data.groups import shared_groups, told_groups
 from zoo.data.leakage import digests, find_leaks, told
 from zoo.data.opening import absolute, found_text, note_images, open_images
 from zoo.data.prefetch import Prefetch
+from zoo.data.selection import near_duplicate_leaks
 from zoo.dataset import FOLD, Images, Sample
 from zoo.errors import UsageError, ZooError, first_line
 from zoo.evaluation.scoring import compute_metrics
@@ -95,9 +97,9 @@ def train(
     setup = resolve_names(experiment, context.plugins)
     folder = output_path(out) if out is not None else default_folder(setup.backbone.name, f"{setup.plan}-folds")
     check_folder(folder, force)
-    images, folds = _divided(experiment, context)
+    images, folds, excluded = _divided(experiment, context)
     _check_test(images, experiment, context)
-    record = _manifest(experiment, images, folds, context)
+    record = {**_manifest(experiment, images, folds, context), "exclude": excluded}
     make_folder(folder)
     with hold_folder(folder, "training into", "wait for it, or pass another `--out`"):
         clear_folder(folder, force)
@@ -144,7 +146,7 @@ def resume(
     with hold_folder(run.path, "training into", "wait for it, or pass another `--out`"):
         run = Run.open(run.path)
         experiment = run.experiment
-        images, folds = _divided(experiment, context)
+        images, folds, _ = _divided(experiment, context)
         begun = run.splits()["roles"]
         if any(begun.get(f"fold {one}") != [sample.id for sample in fold] for one, fold in enumerate(folds, start=1)):
             raise ZooError(
@@ -191,8 +193,10 @@ def train_final(
     return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, earlier=earlier)
 
 
-def _divided(experiment: Experiment, context: Context) -> tuple[Images, list[tuple[Sample, ...]]]:
-    """The images, and their folds.
+def _divided(
+    experiment: Experiment, context: Context
+) -> tuple[Images, list[tuple[Sample, ...]], dict[str, Any] | None]:
+    """The images, their folds, and what `run.json` says of `--exclude`.
 
     Raises:
         ZooError: they cannot be divided.
@@ -200,12 +204,15 @@ def _divided(experiment: Experiment, context: Context) -> tuple[Images, list[tup
     assert experiment.folds is not None
     images = open_images(experiment.data, experiment.split_seed, context.plugins, group=experiment.group)
     folds = make_folds(pool(images), experiment.folds, experiment.split_seed)
+    recorded = None
     if experiment.exclude is not None:  # after the division, as each of the folds' runs leaves them out
-        images, gone = exclude(images, read_exclusion(experiment.exclude))
+        exclusion = read_exclusion(experiment.exclude)
+        images, gone = exclude(images, exclusion)
+        recorded = exclusion.to_json(gone)
         folds = [tuple(sample for sample in fold if sample.id not in gone) for fold in folds]
     note_images(images, context.progress)
     context.progress.note(_pool_note(images, experiment.folds))
-    return images, folds
+    return images, folds, recorded
 
 
 def _pool_note(images: Images, count: int) -> str:
@@ -226,6 +233,9 @@ def _check_test(images: Images, experiment: Experiment, context: Context) -> Non
         return
     parts = {"train": digests(pool(images)), "test": digests(images.splits["test"])}
     leaks = [leak for leak in find_leaks(parts) if leak.roles == ("train", "test")]
+    if experiment.leak_check == "near":
+        near = near_duplicate_leaks(images, experiment.workers or default_workers())
+        leaks += [leak for leak in near if len(leak.roles) > 1 and "test" in leak.roles]
     shared = shared_groups({"train": pool(images), "test": images.splits["test"]})
     for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
         if experiment.on_leak == "fail":
@@ -263,6 +273,7 @@ def _manifest(
             "fit": {"images": whole - len(folds[0]), "sha256": digest_of_texts(_names(folds))},
             "reported": {"images": whole, "sha256": digest_of_texts(_names(folds))},
         },
+        **({"data_files": dict(images.files)} if images.files else {}),
         "reported_split": FOLDS,
         "chosen_on": "carved from train" if experiment.chooses else None,
         "folds": {"count": len(folds), "accuracies": []},

@@ -6,13 +6,14 @@ earlier run, and so are the figures. Its own accuracy can be measured on a locke
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from zoo.dataset import FINAL
+from zoo.data.class_names import keys
+from zoo.dataset import FINAL, Sample
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.runs.run import Run
@@ -98,6 +99,40 @@ def final_experiment(run: Run) -> tuple[Experiment, Earlier]:
         reported_split=str(run.record["reported_split"]),
         metrics=run.metrics,
         accuracy_interval_95=(float(low), float(high)),
+    )
+
+
+def changed_images(
+    run: Run, samples: Sequence[Sample], contents: Sequence[str], left_out: Collection[str]
+) -> str | None:
+    """What is said where a final run's images are no longer those of the run that its figures are of; None: they are.
+
+    Args:
+        run: The earlier run.
+        samples: That the final run trains on.
+        contents: The SHA-256 of each.
+        left_out: Ids that `--on-leak drop` leaves out of the final run.
+    """
+    known = run.contents()
+    if not known or run.experiment.fraction != 1:
+        return None
+    scored = {} if run.record["reported_split"] == "test" else known.get("reported", {})
+    before = {**known.get("fit", {}), **known.get("choose", {}), **scored}
+    names = keys(list(before))
+    was = dict(zip(names, before.values()))
+    now = dict(zip(keys([sample.id for sample in samples]), contents))
+    gone = set(was) - set(now) - set(keys(list(left_out)))
+    counts = {
+        "new": len(set(now) - set(was) - set(keys(list(run.record.get("dropped") or ())))),
+        "gone": len(gone),
+        "changed": sum(now[name] != was[name] for name in set(now) & set(was)),
+    }
+    if not any(counts.values()):
+        return None
+    parts = ", ".join(f"{count:,} {word}" for word, count in counts.items() if count)
+    return (
+        f"the images are no longer those of run `{run.path}` ({parts}), such as after a change of the data or of the "
+        "list of `--exclude`; the figures are of the images then"
     )
 
 

@@ -47,7 +47,7 @@ from zoo.storage.paths import output_path
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
-from zoo.training.final_run import Earlier
+from zoo.training.final_run import Earlier, changed_images
 from zoo.training.load_watch import LoadWatch
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
@@ -103,7 +103,12 @@ def train(
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(experiment, setup, context, ahead, pool=pool, earlier=earlier)
     record = initial_manifest(job)
-    known = Run.open(earlier.run).predictions() if earlier is not None else None
+    known = None
+    if earlier is not None:
+        before, fit = Run.open(earlier.run), job.decoded["fit"]
+        known = before.predictions()
+        if (text := changed_images(before, fit.samples, fit.contents, job.dropped)) is not None:
+            context.progress.warn(text)
     make_folder(folder)
     with _hold(folder):
         clear_folder(folder, force)

@@ -5,11 +5,44 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tests_support import TINY, make_photos
 
-from zoo import Plugins, Run, UsageError, ZooError, compare, evaluate, export, resume, train, train_final
+from zoo import (
+    Plugins,
+    Run,
+    UsageError,
+    ZooError,
+    compare,
+    diff,
+    evaluate,
+    export,
+    plan,
+    resume,
+    train,
+    train_final,
+    verify,
+)
 from zoo.feature_cache.loader import PrefixOutputs
+from zoo.progress import Silent
+
+
+class Told(Silent):
+    """Collects warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
+
+
+def _pooled(run: Run) -> list[str]:
+    """Ids of the images that its folds are made of: one of each class."""
+    ids = sorted(run.predictions().ids)
+    return [ids[0], ids[-1]]
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +113,71 @@ def test_a_final_run_has_the_epochs_that_were_kept_and_can_be_exported(
         train_final(final, out=tmp_path / "again", plugins=plugins)
     with pytest.raises(UsageError, match="holds the run that the final run is of"):
         train_final(run, out=tmp_path / "run", force=True, plugins=plugins)
+
+
+def test_a_final_run_is_told_of_other_images_and_verified_by_its_own_predictions(
+    tmp_path: Path, plugins: Plugins
+) -> None:
+    photos = make_photos(tmp_path / "photos", {"": 14})
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    marked = tmp_path / "marked.csv"
+    asked = replace(TINY, data=str(photos), strategy="linear", folds=2, exclude=str(marked))
+    marked.write_text(f"id\n{names[0]}\n")
+    run = train(asked, out=tmp_path / "folds", plugins=plugins)
+    assert run.record["exclude"]["images"] == [names[0]] == run.folds[0].record["exclude"]["images"]
+    assert len(plan(asked, plugins=plugins).phases) == 1
+    with pytest.raises(ZooError, match="is 2 networks"):
+        export(run, plugins=plugins)
+    progress = Told()
+    train_final(run, out=tmp_path / "same", plugins=plugins, progress=progress)
+    assert not any("no longer those" in text for text in progress.warnings)
+    marked.write_text("id\n" + "".join(f"{name}\n" for name in _pooled(run)[:2]))
+    final = train_final(run, out=tmp_path / "final", plugins=plugins, progress=progress)
+    assert [text for text in progress.warnings if "no longer those" in text and "1 new, 2 gone" in text]
+    file = export(final, plugins=plugins).path
+    for split in (None, "test", "val"):  # of other text than the run's own, so nothing is stored
+        checks = verify(file, data=str(photos), split=split, plugins=plugins)
+        assert checks[-1].name == "photographs" and checks[-1].passed
+    with pytest.raises(UsageError, match="has no split `folds`"):
+        verify(file, data=str(photos), split="folds", plugins=plugins)
+    assert (final.predictions().logits == run.predictions().logits).all()
+    plain = train(replace(asked, folds=None, exclude=None), out=tmp_path / "plain", plugins=plugins)
+    with pytest.raises(ZooError, match="no predictions of `folds`") as told:
+        diff(run, plain)
+    assert "zoo evaluate" not in str(told.value.hint)
+
+
+def test_figures_on_test_stay_those_of_the_earlier_run(tmp_path: Path, plugins: Plugins) -> None:
+    photos = make_photos(tmp_path / "photos", {"train": 6, "test": 3})
+    asked = replace(TINY, data=str(photos), strategy="full", epochs=1)
+    run = train(asked, out=tmp_path / "run", plugins=plugins)
+    assert run.record["reported_split"] == "test"
+    final = train_final(run, out=tmp_path / "final", plugins=plugins)
+    evaluate(final, split="test", plugins=plugins)
+    assert (final.predictions().logits == run.predictions().logits).all() and final.looks("test") == 1
+
+
+def test_near_duplicates_in_the_test_split_are_told_where_there_are_folds(tmp_path: Path, plugins: Plugins) -> None:
+    photos = make_photos(tmp_path / "photos", {"train": 6, "test": 3})
+    first, last = sorted((photos / "train").rglob("*.png"))[0], sorted((photos / "test").rglob("*.png"))[0]
+    pattern = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
+    image = Image.fromarray(pattern).resize((256, 256), Image.Resampling.BICUBIC)
+    image.save(first)
+    image.resize((160, 160)).save(last)
+    progress = Told()
+    asked = replace(TINY, data=str(photos), strategy="linear", folds=2, leak_check="near")
+    train(asked, out=tmp_path / "run", plugins=plugins, progress=progress)
+    assert [text for text in progress.warnings if first.name in text and "test" in text]
+    with pytest.raises(ZooError, match=first.name):
+        train(replace(asked, on_leak="fail"), out=tmp_path / "other", plugins=plugins)
+
+
+def test_the_plan_of_folds_is_of_all_trainings_on_the_images_of_one(photos: Path, plugins: Plugins) -> None:
+    asked = replace(TINY, data=str(photos), strategy="full", epochs=2, batch_size=4)
+    one = plan(replace(asked, data=f"fold:1/3:{photos}"), plugins=plugins)
+    folds = plan(replace(asked, folds=3), plugins=plugins)
+    assert folds.images == one.images == 16 and one.steps and folds.steps == 3 * one.steps
+    assert any("it trains 3 times" in note for note in folds.notes)
 
 
 @pytest.mark.parametrize("folds", [0, 1, 1001])
