@@ -147,6 +147,8 @@ class Images:
         notes: Decisions taken while opening, for the user, such as how the data were split.
         drawn: Whether the splits were drawn at random, because the data came without any.
         files: SHA-256 of each file that says which images there are, such as a table, by its path. A run records them.
+        elsewhere: Ids of images of the data that are in none of these splits, such as those of `test` where a fold
+            is held out.
         whole: Whether these are the images of a final run: all that are not in `test` are in `train`, and no split is
             reported.
     """
@@ -158,6 +160,7 @@ class Images:
     notes: tuple[str, ...] = ()
     drawn: bool = False
     files: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: frozenset[str] = frozenset()
     whole: bool = False
 
     def __post_init__(self) -> None:

@@ -9,7 +9,16 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.errors import counted
-from zoo_cli.options import classes_from_option, console, device_option, echo, json_option, percent, print_json
+from zoo_cli.options import (
+    classes_from_option,
+    console,
+    device_option,
+    echo,
+    json_option,
+    percent,
+    print_json,
+    splits_option,
+)
 from zoo_cli.settings import preprocessing_options
 
 
@@ -49,6 +58,7 @@ from zoo_cli.settings import preprocessing_options
 @preprocessing_options
 @device_option
 @json_option
+@splits_option
 @classes_from_option
 @click.pass_context
 def advise(

@@ -97,7 +97,8 @@ def exclude(images: Images, exclusion: Exclusion) -> tuple[Images, frozenset[str
 def match(images: Images, exclusion: Exclusion) -> tuple[frozenset[str], tuple[str, ...]]:
     """The ids of the data that a list asks to exclude, and notes about them.
 
-    A listed file that the data rejected is known, too: it is left out anyhow.
+    A listed file that the data rejected is known, too, as is an image that is in none of the splits: they are left out
+    anyhow.
 
     Raises:
         ZooError: none of the listed ids is in the data.
@@ -105,7 +106,9 @@ def match(images: Images, exclusion: Exclusion) -> tuple[frozenset[str], tuple[s
     present = [sample.id for samples in images.splits.values() for sample in samples]
     spelt = respelt(exclusion.ids, present)
     found = frozenset(spelt[name] for name in exclusion.ids) & frozenset(present)
-    rejected = {name for name, _ in images.rejected}
+    rejected = {name for name, _ in images.rejected} | {
+        name for name, known in respelt(exclusion.ids, images.elsewhere).items() if known in images.elsewhere
+    }
     missing = [name for name in exclusion.ids if spelt[name] not in found and name not in rejected]
     listed = " ".join(f"`{name}`" for name in missing[:SHOWN]) + (" ..." if len(missing) > SHOWN else "")
     if missing and len(missing) == len(exclusion.ids):

@@ -65,6 +65,7 @@ def held_out_fold(images: Images, number: int, count: int, seed: int) -> Images:
         name=f"fold {number} of {count} of {images.name}",
         splits={"train": rest, "val": folds[number - 1]},
         drawn=False,
+        elsewhere=images.elsewhere | {sample.id for sample in images.splits.get("test", ())},
         notes=(*images.notes, f"fold {number} of {count} is held out as `val`"),
     )
 

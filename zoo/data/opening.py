@@ -36,6 +36,11 @@ def parted(spec: str) -> tuple[str, str]:
     return before, spec[len(before) :]
 
 
+def divided_like(own: str, spec: str) -> str:
+    """The text of a run's data in another place: with the words before `own`, the run's, where it has none itself."""
+    return spec if parted(spec)[0] else parted(own)[0] + spec
+
+
 def _divided(images: Images, before: str, seed: int) -> Images:
     """The images, divided as the words before the data say.
 

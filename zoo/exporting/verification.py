@@ -42,6 +42,7 @@ def verify(
         UsageError: the file or its format is unknown, or with `data` the file is not in its run's folder.
         ZooError: the file cannot be read at all, or the images are not those of the run.
     """
+    from zoo.data.opening import divided_like
     from zoo.evaluation.scoring import evaluate
     from zoo.plugin import Plugins
 
@@ -65,7 +66,7 @@ def verify(
     ours_table = run.predictions(split) if ours is None else ours.predictions
     theirs = evaluate(
         path,
-        data=data,
+        data=data if run.is_final else divided_like(run.experiment.data, data),
         split=ours_table.split,
         split_seed=run.experiment.split_seed,
         device=device,

@@ -98,7 +98,7 @@ def export(
         UsageError: there is no such format, precision or setting, or the file exists and `force` is not set.
         ZooError: the network cannot be exported, or the file does not pass.
     """
-    from zoo.data.opening import choose_split, open_images, read_as, spelt_as
+    from zoo.data.opening import choose_split, divided_like, open_images, read_as, spelt_as
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
@@ -113,7 +113,8 @@ def export(
         raise UsageError("`--data` is empty", hint="leave it out for the run's own")
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
-    where = read_as(run.experiment.data, data or run.experiment.data, plugins)
+    own = run.experiment.data
+    where = read_as(own, divided_like(own, data or own), plugins)
     images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None, group=run.experiment.group)
     ours = _of_training_images(run, images, plugins) if run.is_final else run.predictions()
     try:

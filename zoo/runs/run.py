@@ -186,7 +186,7 @@ class Run:
         if not file.is_file():
             makes = f"`zoo evaluate {self.path} --split {name}` makes them"
             if name == FOLDS or self.record.get("folds"):  # which no evaluation makes
-                makes = f"it has those of `{self.record['reported_split']}`; `zoo train --folds` scores `{FOLDS}`"
+                makes = f"it has those of `{self.record['reported_split']}`: compare runs that were scored on the same"
             raise ZooError(f"run `{self.path}` has no predictions of `{name}`", hint=makes)
         return Predictions.load(file)
 

@@ -19,7 +19,7 @@ from zoo.data.prefetch import Prefetch
 from zoo.data.roles import Roles, assign_roles
 from zoo.data.selection import select_images
 from zoo.dataset import Images
-from zoo.errors import ZooError, counted
+from zoo.errors import UsageError, ZooError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.row_pool import RowPool
@@ -89,6 +89,11 @@ def prepare(
     progress, clock = context.progress, context.clock
     selection = select_images(experiment, context.plugins)
     images = selection.images
+    if images.whole and earlier is None:
+        raise UsageError(
+            f"`{images.name}` holds no image out, so there is none to score",
+            hint="`zoo train --final RUN` trains on all images, once another run has been scored",
+        )
     roles = assign_roles(images, experiment)
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))

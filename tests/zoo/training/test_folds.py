@@ -25,6 +25,7 @@ from zoo import (
     train_final,
     verify,
 )
+from zoo.data.opening import open_images
 from zoo.feature_cache.loader import PrefixOutputs
 from zoo.progress import Silent
 
@@ -119,12 +120,15 @@ def test_a_final_run_is_told_of_other_images_and_verified_by_its_own_predictions
     tmp_path: Path, plugins: Plugins
 ) -> None:
     photos = make_photos(tmp_path / "photos", {"": 14})
-    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*.png"))
+    in_test = open_images(str(photos), 0, plugins).splits["test"][0].id  # which the runs of folds do not open
     marked = tmp_path / "marked.csv"
     asked = replace(TINY, data=str(photos), strategy="linear", folds=2, exclude=str(marked))
-    marked.write_text(f"id\n{names[0]}\n")
+    marked.write_text(f"id\n{in_test}\n")
     run = train(asked, out=tmp_path / "folds", plugins=plugins)
-    assert run.record["exclude"]["images"] == [names[0]] == run.folds[0].record["exclude"]["images"]
+    assert run.record["exclude"]["images"] == [in_test] and run.folds[0].record["exclude"]["images"] == []
+    assert not any("not in the data" in note for note in run.folds[0].record["notes"])
+    fold = export(run.folds[0], data=str(photos), plugins=plugins).path  # as where the images were moved
+    assert verify(fold, data=str(photos), plugins=plugins)[-1].passed
     assert len(plan(asked, plugins=plugins).phases) == 1
     with pytest.raises(ZooError, match="is 2 networks"):
         export(run, plugins=plugins)
@@ -133,7 +137,7 @@ def test_a_final_run_is_told_of_other_images_and_verified_by_its_own_predictions
     assert not any("no longer those" in text for text in progress.warnings)
     marked.write_text("id\n" + "".join(f"{name}\n" for name in _pooled(run)[:2]))
     final = train_final(run, out=tmp_path / "final", plugins=plugins, progress=progress)
-    assert [text for text in progress.warnings if "no longer those" in text and "1 new, 2 gone" in text]
+    assert [text for text in progress.warnings if "no longer those" in text and "(2 gone)" in text]
     file = export(final, plugins=plugins).path
     for split in (None, "test", "val"):  # of other text than the run's own, so nothing is stored
         checks = verify(file, data=str(photos), split=split, plugins=plugins)
@@ -159,7 +163,7 @@ def test_figures_on_test_stay_those_of_the_earlier_run(tmp_path: Path, plugins: 
 
 def test_near_duplicates_in_the_test_split_are_told_where_there_are_folds(tmp_path: Path, plugins: Plugins) -> None:
     photos = make_photos(tmp_path / "photos", {"train": 6, "test": 3})
-    first, last = sorted((photos / "train").rglob("*.png"))[0], sorted((photos / "test").rglob("*.png"))[0]
+    first, last = sorted((photos / "train").rglob("*.jpg"))[0], sorted((photos / "test").rglob("*.jpg"))[0]
     pattern = np.random.default_rng(0).integers(0, 256, (12, 12, 3)).astype(np.uint8)
     image = Image.fromarray(pattern).resize((256, 256), Image.Resampling.BICUBIC)
     image.save(first)
@@ -190,3 +194,11 @@ def test_more_folds_than_images_of_a_class_are_refused(photos: Path, tmp_path: P
     with pytest.raises(ZooError, match="class `blue` has 12 images, and `--folds 13` needs 13") as raised:
         train(replace(TINY, data=str(photos), folds=13), out=tmp_path / "x", plugins=plugins)
     assert raised.value.hint == "pass `--folds 12`, or add images" and not (tmp_path / "x").exists()
+
+
+def test_data_of_a_final_run_cannot_be_trained_on_without_the_run(
+    photos: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    with pytest.raises(UsageError, match="holds no image out") as told:
+        train(replace(TINY, data=f"final:{photos}"), out=tmp_path / "run", plugins=plugins)
+    assert "--final RUN" in str(told.value.hint) and not (tmp_path / "run").exists()
