@@ -271,6 +271,7 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
     from zoo.runs.looks import TRIALS
+    from zoo.runs.run import FOLDS
     from zoo.studies.trial import TrialState
 
     states = [one.state for one in results.outcomes]
@@ -324,4 +325,6 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())
     screen.print(f"[dim]evaluations on the test split: {board['looks']}{escape(earlier)}[/dim]")
     trial = results.path / TRIALS / results.first(board["cheapest"]).name
-    screen.print(f"[dim]next: zoo report {escape(str(results.path))}; zoo export {escape(str(trial))}[/dim]")
+    several = (trial / FOLDS).is_dir()  # networks, of which none is the one to export
+    then = f"zoo train --final {escape(str(trial))}" if several else f"zoo export {escape(str(trial))}"
+    screen.print(f"[dim]next: zoo report {escape(str(results.path))}; {then}[/dim]")

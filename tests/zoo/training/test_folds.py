@@ -122,7 +122,7 @@ def test_a_final_run_is_told_of_other_images_and_verified_by_its_own_predictions
     photos = make_photos(tmp_path / "photos", {"": 14})
     in_test = open_images(str(photos), 0, plugins).splits["test"][0].id  # which the runs of folds do not open
     marked = tmp_path / "marked.csv"
-    asked = replace(TINY, data=str(photos), strategy="linear", folds=2, exclude=str(marked))
+    asked = replace(TINY, data=str(photos), strategy="full", epochs=1, folds=2, exclude=str(marked))
     marked.write_text(f"id\n{in_test}\n")
     run = train(asked, out=tmp_path / "folds", plugins=plugins)
     assert run.record["exclude"]["images"] == [in_test] and run.folds[0].record["exclude"]["images"] == []
