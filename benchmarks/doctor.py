@@ -255,7 +255,7 @@ def main() -> None:
             figures = measured(examined(folder, arguments.folder / f"{name}-{seed}-doctor"), planted)
             figures["labels of train alone"] = label_ranking(folder, planted, arguments.cleanlab)
             results.setdefault(name, {})[str(seed)] = figures
-            print(name, seed, json.dumps(figures), flush=True)
+            print(name, seed, json.dumps(figures, allow_nan=False), flush=True)
             arguments.out.write_text(json.dumps(results, indent=1) + "\n")
 
 
