@@ -256,7 +256,7 @@ def main() -> None:
             figures["labels of train alone"] = label_ranking(folder, planted, arguments.cleanlab)
             results.setdefault(name, {})[str(seed)] = figures
             print(name, seed, json.dumps(figures, allow_nan=False), flush=True)
-            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+            arguments.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

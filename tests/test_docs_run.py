@@ -137,7 +137,7 @@ def test_pages_with_commands_are_tested() -> None:
     assert not REWRITE or "CI" not in os.environ, "`DOCS_OUTPUT` makes every page pass"
 
 
-@pytest.mark.parametrize("page", map(param, RUN_PAGES))
+@pytest.mark.parametrize("page", [param(page) for page in RUN_PAGES])
 def test_the_commands_of_a_page(page: Path, folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     for name in docs_pages.given(page):
         prepare(name, folder, request)
