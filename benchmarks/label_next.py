@@ -1,69 +1,59 @@
 """Whether `zoo label-next` saves labels: accuracy after n labels, against images chosen at random.
 
-    python benchmarks/label_next.py SHARED_DATA > benchmarks/results/label_next.md
+    python benchmarks/label_next.py FOLDER_OF_BOTH > benchmarks/results/label_next.md
 
 Features are EfficientNet-Lite0's; the pool is `hymenoptera/train` and 70 % of `sign_digits`, the test set the rest. In
-each round the head of the strategy `linear` is solved on the labelled images, and the next ones are chosen. All methods
-begin with the same images for a seed in "warm" rows: chosen at random. "cold" rows begin without any label, and the
-first images are those of the k-centre algorithm, too.
+each round the head of the strategy `linear` is solved on the labelled images, and the next ones are chosen. Rows that
+start at `random` begin with the same random images for a seed; those that start at `k-centre` without any label.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import nn
 
 from zoo.config.context import Context
 from zoo.data.opening import open_to_score
 from zoo.embedding.extraction import Extractor
 from zoo.embedding.selection import choose, margins_of
-from zoo.solver import Task
 from zoo_strategies.logistic import solve
 
 SEEDS = range(5)
-ROUNDS = {"hymenoptera": (10, 10, 100), "sign_digits": (20, 20, 400)}  # labels at first, in each round, at the end
-SHOWN = {"hymenoptera": (10, 20, 30, 40, 60, 80, 100), "sign_digits": (20, 60, 100, 140, 200, 300, 400)}
+ROUNDS = {"hymenoptera": (10, 10, 80), "sign_digits": (20, 40, 300)}  # labels at first, in each round, at the end
 METHODS = ("random", "k-centre", "margin", "combined")
 
 
-def accuracy(train, labels, test, truth, classes: int) -> float:
-    head = nn.Linear(train.shape[1], classes)
-    if len(set(labels.tolist())) < 2:
-        return float((truth == labels[0]).mean())
-    known, place = np.unique(labels, return_inverse=True)
-    head = nn.Linear(train.shape[1], len(known))
-    solve(Task(head=head, features=train, labels=place, classes=len(known), seed=0))
-    with torch.no_grad():
-        return float((known[head(torch.from_numpy(test)).argmax(1).numpy()] == truth).mean())
+def scored(have, pool, labels, rest, test, truth):
+    """Accuracy on the test set of a head solved on the images `have`, and the margins of the images `rest`."""
+    known, place = np.unique(labels[have], return_inverse=True)
+    if len(known) < 2:
+        return float((truth == known[0]).mean()), None
+    margins, predicted = margins_of(solve, pool[have], place, np.concatenate([test, pool[rest]]))
+    return float((known[predicted[: len(test)]] == truth).mean()), margins[len(test) :]
 
 
-def curve(name, method, seed, cold, pool, labels, test, truth) -> Iterator[tuple[int, float]]:
+def curve(name, method, seed, cold, pool, labels, test, truth) -> list[float]:
     first, step, last = ROUNDS[name]
-    generator = np.random.default_rng(seed)
-    order = generator.permutation(len(pool))
-    if cold and method != "random":
-        some = order[: int(0.9 * len(order))]  # the algorithms have no chance in them: seeds leave out a tenth
-        have = list(some[choose(pool[some], pool[:0], first, margins=None).indices])
-        order = some
+    order = np.random.default_rng(seed).permutation(len(pool))
+    if cold:  # nothing in it is drawn, so that each seed leaves out a tenth of the pool
+        order = order[: int(0.9 * len(order))]
+        have = order[choose(pool[order], pool[:0], first, margins=None).indices].tolist()
     else:
-        have = list(order[:first])
+        have = order[:first].tolist()
+    found = []
     while True:
-        yield len(have), accuracy(pool[have], labels[have], test, truth, int(labels.max()) + 1)
-        if len(have) >= last:
-            return
         taken = set(have)
         rest = np.array([index for index in order if index not in taken])
+        accuracy, margins = scored(have, pool, labels, rest, test, truth)
+        found.append(accuracy)
+        if len(have) >= last:
+            return found
         if method == "random":
             have += rest[:step].tolist()
-            continue
-        known, place = np.unique(labels[have], return_inverse=True)
-        margins = margins_of(solve, pool[have], place, pool[rest])[0] if len(known) > 1 else None
-        have += rest[choose(pool[rest], pool[have], step, margins=margins, method=method).indices].tolist()
+        else:
+            have += rest[choose(pool[rest], pool[have], step, margins=margins, method=method).indices].tolist()
 
 
 def features_of(root: Path, name: str):
@@ -81,26 +71,23 @@ def features_of(root: Path, name: str):
     return found.features[fit], labels[fit], found.features[~fit], labels[~fit]
 
 
-def main(root: Path) -> None:
-    for name in ROUNDS:
+def main(root: Path, names: list[str]) -> None:
+    for name in names or ROUNDS:
         pool, labels, test, truth = features_of(root, name)
-        full = accuracy(pool, labels, test, truth, int(labels.max()) + 1)
+        full, _ = scored(np.arange(len(pool)), pool, labels, np.arange(1), test, truth)
         print(f"\n## {name}\n\nPool {len(pool):,}, test {len(test):,}; all labels: {full:.3f}.\n")
-        shown = SHOWN[name]
+        first, step, last = ROUNDS[name]
+        shown = range(first, last + 1, step)
         print("| start | method | " + " | ".join(map(str, shown)) + " | mean |")
         print("| --- | --- |" + " --- |" * (len(shown) + 1))
-        for cold in (False, True):
-            for method in METHODS:
-                rows = np.array(
-                    [[a for _, a in curve(name, method, s, cold, pool, labels, test, truth)] for s in SEEDS]
-                )
-                first, step, _ = ROUNDS[name]
-                at = [(count - first) // step for count in shown]
-                cells = [f"{rows[:, i].mean():.3f} ± {rows[:, i].std(ddof=1):.3f}" for i in at]
-                print(
-                    f"| {'cold' if cold else 'warm'} | {method} | {' | '.join(cells)} | {rows.mean():.4f} |", flush=True
-                )
+        for cold, method in [(False, one) for one in METHODS] + [(True, one) for one in METHODS if one != "random"]:
+            rows = np.array([curve(name, method, seed, cold, pool, labels, test, truth) for seed in SEEDS])
+            cells = [f"{each.mean():.3f} ± {each.std(ddof=1):.3f}" for each in rows.T]
+            print(
+                f"| {'k-centre' if cold else 'random'} | {method} | {' | '.join(cells)} | {rows.mean():.4f} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -14,6 +14,7 @@ Both have one row an image, with these columns. A text that is not known is empt
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -134,10 +135,8 @@ class _Temporary:
             raise unwritable(self.file, error) from error
 
     def drop(self) -> None:
-        try:
+        with contextlib.suppress(OSError):  # what is still to be written does not fit on the disk
             self.stream.close()
-        except OSError:
-            pass  # what is still to be written does not fit on the disk, and is removed anyway
         self.path.unlink(missing_ok=True)
 
     def _add(self, rows: Rows) -> None:
@@ -197,10 +196,8 @@ class _NpzWriter(_Temporary):
                 shutil.copyfileobj(self._rows, member, 1 << 20)
 
     def drop(self) -> None:
-        try:
+        with contextlib.suppress(OSError):
             self._rows.close()
-        except OSError:
-            pass
         super().drop()
 
 

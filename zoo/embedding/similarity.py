@@ -100,8 +100,12 @@ def similar(
     if file is not None:
         own = file.origin
         backbone = backbone or own.backbone
-        if weights is None and context.plugins.backbones.find(backbone).qualified == own.backbone:
-            weights = own.weights
+        if (other := context.plugins.backbones.find(backbone).qualified) != own.backbone:
+            raise UsageError(
+                f"`{file.path}` holds features of `{own.backbone}`, not of `{other}`",
+                hint="write it again with `zoo embed`, or leave `--backbone` out",
+            )
+        weights = weights or own.weights
         image_size = image_size or own.image_size
         levels = own.preprocess.get("levels")
     assert backbone is not None
