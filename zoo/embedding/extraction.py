@@ -190,7 +190,7 @@ class Extractor:
     def _chunk(self, samples: Sequence[Sample]) -> Chunk:
         with ThreadPoolExecutor(self.workers) as pool:
             digests = list(pool.map(_digest, samples))
-        bad: dict[int, str] = {index: text for index, text in enumerate(digests) if not isinstance(text, bytes)}  # type: ignore[misc]
+        bad: dict[int, str] = {index: text for index, text in enumerate(digests) if not isinstance(text, bytes)}
         readable = np.array([index for index in range(len(samples)) if index not in bad], np.int64)
         contents = tuple(one.hex() for one in digests if isinstance(one, bytes))
         crops = StreamedCrops(

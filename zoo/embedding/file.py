@@ -169,6 +169,12 @@ class _ParquetWriter(_Temporary):
     def _end(self) -> None:
         self._writer.close()
 
+    def drop(self) -> None:
+        with contextlib.suppress(OSError):
+            self._writer.close()
+        self._writer.is_open = False  # else pyarrow would close it again, when its stream is gone
+        super().drop()
+
 
 class _NpzWriter(_Temporary):
     """Features go to the disk at once, texts stay in memory: an npz says how many rows it has before the first."""

@@ -50,7 +50,7 @@ def open_source(data: str, plugins: Plugins, progress: Progress, *, labelled: bo
             if not option or isinstance(error, UsageError):
                 raise
             raise ZooError(error.message, hint=f"{error.hint or 'mend the labels'}; {option}") from error
-        pairs = [(sample, "" if images.drawn else role) for role, part in images.splits.items() for sample in part]
+        pairs = [(sample, str("" if images.drawn else role)) for role, part in images.splits.items() for sample in part]
         samples, splits = tuple(sample for sample, _ in pairs), tuple(split for _, split in pairs)
         name, rejected, notes = images.name, images.rejected, images.notes
     else:

@@ -165,10 +165,8 @@ def test_damaged_files(photos: Path, tmp_path: Path, suffix: str, small_plugins:
     whole = out.read_bytes()
     for data in (b"", b"no file", whole[: len(whole) // 2], whole[:-4]):
         out.write_bytes(data)
-        with pytest.raises(ZooError, match="damaged|holds no features"):
+        with pytest.raises(ZooError, match=r"damaged|holds no features"):
             list(FeatureFile.open(out).rows())
-    content = next(iter(sorted(whole.find(bytes([b])) for b in b"\x3f")))
-    assert content > 0
     refused = 0
     for place in range(64, len(whole) - 64, 97):
         out.write_bytes(whole[:place] + bytes([whole[place] ^ 0x55]) + whole[place + 1 :])
@@ -259,7 +257,7 @@ def test_features_of_another_backbone_are_refused(photos: Path, tmp_path: Path, 
         similar([query], features=out, device="cpu", plugins=small_plugins)
     for arguments in ({}, {"features": out, "data": str(photos)}, {"data": str(photos)}):
         with pytest.raises(UsageError):
-            similar([query], **arguments, plugins=small_plugins)  # type: ignore[arg-type]
+            similar([query], **arguments, plugins=small_plugins)
 
 
 def test_k_centre_spreads_and_margin_asks_where_the_head_is_unsure() -> None:
@@ -294,7 +292,8 @@ def test_label_next_writes_a_table_that_is_read_when_it_is_filled_in(tmp_path: P
     assert len(found) == 5 and not any("known.jpg" in one.path for one in found)
     for text in ("bad.jpg", "fewer than the 50", "among the labelled ones", "1 copy of other"):
         assert any(text in one for one in told.said), text
-    rows = list(csv.DictReader(out.open(newline="", encoding="utf-8")))
+    with out.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
     assert [row["path"] for row in rows] == [one.path for one in found]
     assert all(row["predicted"] in ("blue", "red") and row["label"] == "" for row in rows)
     assert all(0 <= float(row["margin"]) <= 1 for row in rows)
