@@ -39,7 +39,7 @@ def curve(name, method, seed, cold, pool, labels, test, truth) -> list[float]:
     order = np.random.default_rng(seed).permutation(len(pool))
     if cold:  # nothing in it is drawn, so that each seed leaves out a tenth of the pool
         order = order[: int(0.9 * len(order))]
-        have = order[choose(pool[order], pool[:0], first, margins=None).indices].tolist()
+        have = order[choose(pool[order], pool[:0], first, margins=None, method="k-centre").indices].tolist()
     else:
         have = order[:first].tolist()
     found = []

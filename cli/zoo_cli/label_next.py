@@ -63,7 +63,7 @@ def label_next(
     """Choose which images to label next.
 
     UNLABELLED and --data are whatever --data of zoo train takes. Features of a frozen backbone are computed once and
-    kept. Without --data, and with labels of one class, the images are chosen by k-centre alone.
+    kept. Without --data, images at the centres of clusters are chosen.
 
     \b
     zoo label-next new --backbone efficientnet_lite0 --count 20 --out next.csv

@@ -122,8 +122,10 @@ def label_next(
             place = np.array([names.index(label) for label in labels])
             margins, predicted = margins_of(_solver(extractor), others, place, rows)
     if margins is None and method != "k-centre":
-        why = "no image is labelled" if not names else "the labelled images have one class"
-        progress.note(f"{why}, so margins are not known: k-centre chooses alone")
+        if names:
+            progress.note("the labelled images have one class, so margins are not known: k-centre chooses alone")
+        else:
+            progress.note("no image is labelled, so margins are not known: the centres of clusters are chosen")
     chosen = choose(rows, others, count, margins=margins, method=method)
     suggestions = [
         Suggestion(

@@ -1,6 +1,8 @@
 """Selection: which unlabelled images to label next, from features alone.
 
-Three published algorithms:
+Where nothing is labelled, the images nearest to the centres of k-means on the features are chosen (as the first step
+of TypiClust does; Hacohen et al. 2022, "Active learning on a budget"): k-centre alone begins with outliers, and was
+worse than chance. Else one of three published algorithms:
 
 - `margin`: margin sampling, the images whose two most probable classes are closest (Scheffer et al. 2001, "Active
   hidden Markov models for information extraction").
@@ -66,6 +68,9 @@ def choose(
         method: The algorithm.
     """
     rows, others = normalised(unlabelled), normalised(labelled)
+    if margins is None and method != "k-centre" and not len(others):
+        chosen = k_means(rows, count)
+        return Choice(chosen, _distances(rows, others, chosen))
     if margins is None or method == "k-centre":
         return k_centre(rows, others, count)
     order = np.argsort(margins, kind="stable")
@@ -104,6 +109,24 @@ def k_centre(rows: Features, others: Features, count: int) -> Choice:
         np.minimum(nearest, 1 - rows @ rows[index], out=nearest)
         nearest[chosen] = -np.inf
     return Choice(np.array(chosen, np.int64), np.array(distances))
+
+
+def k_means(rows: Features, count: int) -> Indices:
+    """Choose the row nearest to the centre of each of `count` clusters, that of the largest cluster first."""
+    from sklearn.cluster import KMeans
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about fewer different rows than clusters
+        fitted = KMeans(count, n_init=1, random_state=0).fit(rows)
+    sizes = np.bincount(fitted.labels_, minlength=count)
+    chosen: list[int] = []
+    for cluster in np.argsort(-sizes, kind="stable"):
+        members = np.flatnonzero(fitted.labels_ == cluster)
+        if len(members):
+            far = ((rows[members] - fitted.cluster_centers_[cluster]) ** 2).sum(1)
+            chosen.append(int(members[np.argmin(far)]))
+    left = np.setdiff1d(np.arange(len(rows)), chosen)  # for clusters without a member
+    return np.array([*chosen, *left[: count - len(chosen)]], np.int64)
 
 
 def _distances(rows: Features, others: Features, chosen: Indices) -> npt.NDArray[np.float64]:

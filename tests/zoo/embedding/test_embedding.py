@@ -265,8 +265,12 @@ def test_k_centre_spreads_and_margin_asks_where_the_head_is_unsure() -> None:
     unit = normalised(rows)
     found = k_centre(unit, unit[:1], 2)
     assert found.indices.tolist() == [2, 4] and found.distances[0] == pytest.approx(1.0)
-    cold = choose(rows, rows[:0], 5, margins=None)
+    cold = choose(rows, rows[:0], 5, margins=None, method="k-centre")
     assert sorted(cold.indices.tolist()) == [0, 1, 2, 3, 4] and cold.indices[0] == 4 and np.isnan(cold.distances[0])
+    centres = choose(rows[:4], rows[:0], 2, margins=None).indices.tolist()
+    assert len({index // 2 for index in centres}) == 2  # one of each pair
+    alike = choose(np.tile(rows[:1], (4, 1)), rows[:0], 3, margins=None).indices.tolist()
+    assert len(set(alike)) == 3
     margins = np.array([0.9, 0.8, 0.1, 0.2, 0.5])
     assert choose(rows, rows[:1], 2, margins=margins, method="margin").indices.tolist() == [2, 3]
     assert choose(rows, rows[:1], 2, margins=margins, method="k-centre").indices.tolist() == [2, 4]
