@@ -89,5 +89,28 @@ def main(root: Path, names: list[str]) -> None:
             )
 
 
+def first_batches(root: Path) -> None:
+    """The accuracy after the first batch, which is chosen without any label."""
+    print("\n## Without labels\n\n| images | labels | random | k-centre | k-means |\n| --- | --- | --- | --- | --- |")
+    for name, counts in (("hymenoptera", (10, 20)), ("sign_digits", (20, 60))):
+        pool, labels, test, truth = features_of(root, name)
+        for count in counts:
+            found: dict[str, list[float]] = {"random": [], "k-centre": [], "k-means": []}
+            for seed in SEEDS:
+                order = np.random.default_rng(seed).permutation(len(pool))
+                some = order[: int(0.9 * len(order))]
+                for start in found:
+                    method = "k-centre" if start == "k-centre" else "combined"
+                    have = (
+                        order[:count]
+                        if start == "random"
+                        else some[choose(pool[some], pool[:0], count, margins=None, method=method).indices]
+                    )
+                    found[start].append(scored(have.tolist(), pool, labels, order[:1], test, truth)[0])
+            cells = [f"{np.mean(one):.3f} ± {np.std(one, ddof=1):.3f}" for one in found.values()]
+            print(f"| {name} | {count} | {' | '.join(cells)} |", flush=True)
+
+
 if __name__ == "__main__":
     main(Path(sys.argv[1]), sys.argv[2:])
+    first_batches(Path(sys.argv[1]))

@@ -336,3 +336,18 @@ def test_the_digest_tells_networks_apart(small_plugins: Plugins) -> None:
     wider = Extractor("small/plain", **{**PLAIN, "image_size": 48}, context=context).origin.digest
     other = Extractor("small/vit", **PLAIN, context=context).origin.digest
     assert len({*known, wider, other}) == 3
+
+
+def test_the_commands(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from zoo_cli.main import run
+
+    same = ["--backbone", "timm/test_resnet", "--weights", "none", "--image-size", "32", "--device", "cpu"]
+    out, query = str(tmp_path / "f.npz"), str(photos / "val" / "red" / "001.jpg")
+    assert run(["embed", str(photos), *same, "--out", out]) == 0
+    assert capfd.readouterr().out == f"{out}\n"
+    assert run(["embed", str(photos), *same, "--out", out]) == 2
+    assert run(["similar", query, "--features", out, "--device", "cpu", "--top", "1"]) == 0
+    assert capfd.readouterr().out == f"{query}\t1.0000\tval/red/001.jpg\tred\tsame\n"
+    assert run(["label-next", str(photos / "val"), *same, "--count", "2", "--out", str(tmp_path / "n.csv")]) == 0
+    paths = capfd.readouterr().out.splitlines()
+    assert len(paths) == 2 and all(Path(path).is_file() for path in paths)
