@@ -17,6 +17,9 @@ _ROWS = (
     ("serve", "Serve exported files over HTTP"),
     ("bench", "Measure the latency of runs and exported files"),
     ("advise", "Rank backbones for your images and suggest a strategy, without training"),
+    ("embed", "Write features of images to a file"),
+    ("similar", "Find the most similar images"),
+    ("label-next", "Choose which images to label next"),
     ("study", "Train and compare several backbones and strategies"),
     ("compare", "Compare finished runs, with significance tests"),
     ("report", "Write the results of a run or a study as one HTML file"),
@@ -30,5 +33,6 @@ _ROWS = (
 @hookimpl
 def register_commands(register: Register[Command]) -> None:
     for name, summary in _ROWS:
-        attribute = "list_" if name == "list" else name  # `list` is Python's own
-        register(Command(name=name, summary=summary, target=f"zoo_cli.{name}:{attribute}"))
+        module = name.replace("-", "_")
+        attribute = "list_" if name == "list" else module  # `list` is Python's own
+        register(Command(name=name, summary=summary, target=f"zoo_cli.{module}:{attribute}"))

@@ -150,10 +150,10 @@ def _print_line(row: dict[str, Any]) -> None:
     """Print a row of `--json` as a line; nothing for a file that could not be decoded."""
     words = [word for one in row["top"] for word in (one["label"], f"{one['probability']:.4f}")]
     if words:
-        echo("\t".join(_without_controls(word) for word in (row["path"], *words)))
+        echo("\t".join(without_controls(word) for word in (row["path"], *words)))
 
 
-def _without_controls(text: str) -> str:
+def without_controls(text: str) -> str:
     """The text without what would end a line or a column: a tab becomes the two characters `\\t`."""
     return "".join(repr(letter)[1:-1] if unicodedata.category(letter) == "Cc" else letter for letter in text)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import platform
-import sys
 from collections.abc import Collection
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +141,13 @@ class FeatureCache:
         source = EvaluationCrops(part, self.preprocess, self.device.place)
         return self._outputs(split, source, store, "frozen prefix for evaluation")
 
+    def stored_outputs(self, split: SplitNetwork, source: InputSource, title: str) -> PrefixOutputs:
+        """Outputs of the prefix for images of any source, in eval mode; they are kept wherever there is a store."""
+        store = self.store if self.asked != "off" else None
+        if store is not None and store.failure is not None:
+            store = None
+        return self._outputs(split, source, store, title)
+
     def _outputs(self, split: SplitNetwork, source: InputSource, store: Store | None, title: str) -> PrefixOutputs:
         return PrefixOutputs(
             split,
@@ -158,7 +165,7 @@ class FeatureCache:
         place = self.device.place
         return {
             "kind": "prefix",
-            "code": source_key(*(Path(str(sys.modules[name].__file__)) for name in CODE)),
+            "code": source_key(*(Path(str(import_module(name).__file__)) for name in CODE)),
             "backbone": self.backbone,
             "engine": "torch",
             "precision": str(split.autocast),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -131,8 +131,13 @@ class FrozenProof:
 
 def digest_of_state(model: nn.Module) -> str:
     """SHA-256 over the names and values of all tensors of a model's state."""
+    return digest_of_tensors(model.state_dict())
+
+
+def digest_of_tensors(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over names and values, in the order of the names."""
     whole = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         whole.update(f"{name}\0".encode() + _digest(tensor))
     return whole.hexdigest()
 

@@ -1,0 +1,115 @@
+"""`zoo embed`."""
+
+from __future__ import annotations
+
+import click
+
+from zoo.errors import counted
+from zoo_cli.options import (
+    classes_from_option,
+    console,
+    device_option,
+    echo,
+    force_option,
+    json_option,
+    levels_option,
+    print_json,
+    splits_option,
+    workers_option,
+)
+
+
+@click.command()
+@click.argument("data", metavar="DATA")
+@click.option("--backbone", required=True, metavar="NAME", help="Backbone whose features are computed.")
+@click.option("--out", required=True, metavar="FILE", help="File to write: .parquet, or .npz for numpy.")
+@click.option("--no-labels", is_flag=True, help="Read no labels and no splits, so that images need none.")
+@click.option(
+    "--weights",
+    default="default",
+    show_default=True,
+    metavar="default|none|TAG|FILE",
+    help="Weights of the backbone: their default, none (random), a published tag, or a file.",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    help="Height and width of the network's input, in pixels.  [default: the backbone's own]",
+)
+@levels_option
+@device_option
+@workers_option
+@click.option(
+    "--cache",
+    type=click.Choice(["auto", "off"]),
+    default="auto",
+    show_default=True,
+    help="Whether features are kept for later calls.",
+)
+@splits_option
+@classes_from_option
+@force_option
+@json_option
+@click.pass_context
+def embed(
+    ctx: click.Context,
+    data: str,
+    backbone: str,
+    out: str,
+    no_labels: bool,
+    weights: str,
+    image_size: int | None,
+    levels: tuple[float, float] | None,
+    device: str,
+    workers: int | None,
+    cache: str,
+    force: bool,
+    as_json: bool,
+) -> None:
+    """Write the features of images by a frozen backbone to a file.
+
+    DATA is whatever --data of zoo train takes. Each row of the file has the image's id, label, split, group, the
+    SHA-256 of its bytes, and its features, which are what the backbone gives its head. Images are read one after the
+    other, so there may be more of them than fit into memory.
+
+    \b
+    zoo embed photos --backbone efficientnet_lite0 --out features.parquet
+    zoo embed new --no-labels --backbone efficientnet_lite0 --out features.npz
+
+    Use `zoo similar --features` to search in the file. Images that cannot be read are reported and left out.
+    """
+    from zoo.embedding.writing import embed as write
+    from zoo.progress import ProgressBar
+    from zoo_cli.main import plugins
+
+    screen = console()
+    found = write(
+        data,
+        out,
+        backbone,
+        labels=not no_labels,
+        weights=weights,
+        image_size=image_size,
+        levels=levels,
+        device=device,
+        workers=workers,
+        cache="off" if cache == "off" else "auto",
+        force=force,
+        plugins=plugins(ctx),
+        progress=ProgressBar(screen),
+    )
+    if as_json:
+        print_json(
+            {
+                "file": str(found.file),
+                "images": found.images,
+                "origin": vars(found.origin),
+                "bad": [vars(one) for one in found.bad],
+            }
+        )
+        return
+    screen.print(
+        f"{counted(found.images, 'image')}, {found.origin.width:,} numbers each, by {found.origin.backbone}",
+        markup=False,
+    )
+    echo(str(found.file))

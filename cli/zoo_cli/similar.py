@@ -1,0 +1,81 @@
+"""`zoo similar`."""
+
+from __future__ import annotations
+
+import click
+
+from zoo_cli.options import console, device_option, echo, json_option, print_json, workers_option
+from zoo_cli.predict import without_controls
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--features", metavar="FILE", help="File of `zoo embed` to search in.")
+@click.option("--data", metavar="DATA", help="Images to search in, in place of --features; no labels are needed.")
+@click.option("--backbone", metavar="NAME", help="Backbone to compare by.  [default: that of --features]")
+@click.option(
+    "--weights",
+    metavar="default|none|TAG|FILE",
+    help="Weights of the backbone.  [default: those of --features, else its default]",
+)
+@click.option(
+    "--image-size",
+    type=click.IntRange(1),
+    help="Height and width of the network's input, in pixels.  [default: that of --features, else the backbone's own]",
+)
+@click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of images to find for each.")
+@device_option
+@workers_option
+@json_option
+@click.pass_context
+def similar(
+    ctx: click.Context,
+    images: tuple[str, ...],
+    features: str | None,
+    data: str | None,
+    backbone: str | None,
+    weights: str | None,
+    image_size: int | None,
+    top: int,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Find the images that are most similar to IMAGE, in a file of zoo embed or in any data.
+
+    Prints a line for each image found, the most similar first: IMAGE, cosine similarity, id, label, and `same` where
+    both have the same bytes, separated by tabs. The exit code is 1 if an IMAGE cannot be read.
+
+    \b
+    zoo similar query.jpg --features features.parquet
+    zoo similar query.jpg --data photos --backbone efficientnet_lite0 --top 3
+    """
+    from zoo.embedding.similarity import similar as find
+    from zoo.progress import ProgressBar
+    from zoo_cli.main import plugins
+
+    display = ProgressBar(console())
+    found, bad = find(
+        images,
+        features=features,
+        data=data,
+        backbone=backbone,
+        weights=weights,
+        image_size=image_size,
+        top=top,
+        device=device,
+        workers=workers,
+        plugins=plugins(ctx),
+        progress=display,
+    )
+    if as_json:
+        errors = [{"path": one.id, "matches": [], "error": one.reason} for one in bad]
+        print_json([*(one.to_json() for one in found), *errors])
+    for each in found if not as_json else ():
+        for one in each.matches:
+            cells = (each.path, f"{one.similarity:.4f}", one.id, one.label, "same" if one.same else "")
+            echo("\t".join(map(without_controls, cells)).rstrip("\t"))
+    for file in bad if not as_json else ():
+        display.warn(file.reason)
+    if bad:
+        ctx.exit(1)

@@ -1,0 +1,166 @@
+"""`zoo similar`: the images whose features are most similar, by the cosine of the angle between them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from zoo.config.context import Context
+from zoo.data.decoding import BadFile
+from zoo.dataset import Sample
+from zoo.embedding.extraction import Chunk, Extractor
+from zoo.embedding.file import FeatureFile, Rows, rows_of
+from zoo.embedding.selection import normalised
+from zoo.embedding.source import Source, open_source, warn_of_bad
+from zoo.errors import UsageError, ZooError
+from zoo.inference.prediction import find_photographs
+from zoo.plugin import Plugins
+from zoo.progress import Progress
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """An image that is similar to another.
+
+    Attributes:
+        id: Its id in the data.
+        label: Its class; empty: not known.
+        similarity: Cosine similarity, at most 1.
+        same: Whether it has the same bytes.
+    """
+
+    id: str
+    label: str
+    similarity: float
+    same: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """The most similar images to one, the most similar first."""
+
+    path: str
+    matches: tuple[Match, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"path": self.path, "matches": [vars(one) for one in self.matches]}
+
+
+def similar(
+    images: Sequence[str],
+    *,
+    features: Path | str | None = None,
+    data: str | None = None,
+    backbone: str | None = None,
+    weights: str | None = None,
+    image_size: int | None = None,
+    top: int = 5,
+    device: str = "auto",
+    workers: int | None = None,
+    plugins: Plugins | None = None,
+    progress: Progress | None = None,
+) -> tuple[list[Found], list[BadFile]]:
+    """Find the most similar images to each of `images`; also those of them that cannot be read.
+
+    Args:
+        images: Paths of image files, folders or patterns.
+        features: File of `zoo embed` to search in. Its backbone, weights and preprocessing are taken.
+        data: Images to search in, in place of `features`; labels are not needed.
+        backbone: Name of the backbone. None: that of `features`.
+        weights: Weights of the backbone. None: those of `features`, or the default.
+        image_size: Pixels. None: that of `features`, or the backbone's own.
+        top: Number of images to find.
+        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        workers: Threads that decode images. None: one per core, at most 8.
+        plugins: Loaded plugins. None: they are loaded.
+        progress: Receives reports. None: the logger `zoo`.
+
+    Raises:
+        UsageError: the file holds features of another backbone, other weights or another preprocessing, or an argument
+            is missing.
+        ZooError: a file is damaged, or none of the images can be read.
+    """
+    if (features is None) == (data is None):
+        what = (
+            "neither `--features` nor `--data` is given" if data is None else "`--features` and `--data` are both given"
+        )
+        raise UsageError(what, hint="pass `--features FILE` of `zoo embed`, or `--data DATA`")
+    if data is not None and backbone is None:
+        raise UsageError("`--data` needs `--backbone`", hint="such as `--backbone efficientnet_lite0`")
+    if top < 1:
+        raise UsageError(f"`top={top}` is less than 1", hint="pass the number of images to find")
+    context = Context.of(plugins, progress)
+    file = FeatureFile.open(features) if features is not None else None
+    queries = [Sample(str(path), "", path) for path in find_photographs(images)]
+    levels = None
+    if file is not None:
+        own = file.origin
+        backbone = backbone or own.backbone
+        if (other := context.plugins.backbones.find(backbone).qualified) != own.backbone:
+            raise UsageError(
+                f"`{file.path}` holds features of `{own.backbone}`, not of `{other}`",
+                hint="write it again with `zoo embed`, or leave `--backbone` out",
+            )
+        weights = weights or own.weights
+        image_size = image_size or own.image_size
+        levels = own.preprocess.get("levels")
+    assert backbone is not None
+    extractor = Extractor(
+        backbone,
+        weights=weights or "default",
+        image_size=image_size,
+        levels=tuple(levels) if levels else None,
+        device=device,
+        workers=workers,
+        context=context,
+    )
+    if file is not None:
+        file.check_origin(extractor.origin)
+    asked = extractor.all(queries, "images to compare")
+    if not len(asked.features):
+        warn_of_bad(list(asked.bad), context.progress)
+        raise ZooError("none of the images can be read", hint="the reasons are printed above")
+    rows = file.rows() if file is not None else _rows_of(str(data), extractor, context)
+    best = _search(asked, rows, top)
+    return [Found(path=queries[index].id, matches=tuple(one)) for index, one in zip(asked.indices, best)], list(
+        asked.bad
+    )
+
+
+def _rows_of(data: str, extractor: Extractor, context: Context) -> Iterator[Rows]:
+    source: Source = open_source(data, context.plugins, context.progress, labelled=False)
+    bad = list(source.rejected)
+    for chunk in extractor.chunks(source.samples, f"features of {extractor.origin.backbone}"):
+        bad += chunk.bad
+        ids = [source.samples[index].id for index in chunk.indices]
+        empty = [""] * len(ids)
+        yield rows_of(chunk.features, ids, empty, empty, empty, chunk.contents)
+    warn_of_bad(bad, context.progress)
+
+
+def _search(asked: Chunk, rows: Iterator[Rows], top: int) -> list[list[Match]]:
+    """The best matches of each image that is asked for; only these are kept while rows are read."""
+    wanted = normalised(asked.features)
+    best: list[list[Match]] = [[] for _ in wanted]
+    for part in rows:
+        if not len(part):
+            continue
+        cosines = np.clip(wanted @ normalised(part.features).T, -1, 1)
+        for number, content in enumerate(asked.contents):
+            same = {index for index, other in enumerate(part.texts["content"]) if other == content}
+            nearest = np.argsort(-cosines[number], kind="stable")[:top].tolist()
+            best[number] += [
+                Match(
+                    id=part.texts["id"][index],
+                    label=part.texts["label"][index],
+                    similarity=1.0 if index in same else float(cosines[number, index]),
+                    same=index in same,
+                )
+                for index in dict.fromkeys([*sorted(same), *nearest])
+            ]
+            best[number] = sorted(best[number], key=lambda one: (not one.same, -one.similarity))[:top]
+    return best
