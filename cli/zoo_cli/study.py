@@ -314,6 +314,8 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         )
     else:
         screen.print(f"{cheapest} is the only winner: all other configurations are significantly worse")
+    if len(board["rows"]) > 1 and board["too_few"]:
+        screen.print(f"[yellow]{escape(board['too_few'])}[/yellow]")
     if len(board["rows"]) > 1:
         print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")

@@ -202,7 +202,7 @@ def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str
         "verdict": _study_verdict(board, chosen),
         "notes": [
             *unfinished,
-            *results.record.get("notes", []),
+            *(note for note in results.record.get("notes", []) if len(rows) == 1 or note != board["too_few"]),
             *board["notes"],
             *where_transfer_pays(by_images, untrained),
         ],
@@ -331,6 +331,8 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     caution = board["comparison"].get("caution") if rows > 1 else None
     if caution:
         text += f" {caution[0].upper()}{caution[1:]}."
+    if board["too_few"] and rows > 1:
+        text += f" But {board['too_few']}."
     if chosen["test"]:
         low, high = chosen["test"]["interval"]
         accuracy = chosen["test"]["accuracy"]

@@ -17,12 +17,13 @@ from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.exclusion import absolute_list
-from zoo.data.groups import shared_groups, told_groups
+from zoo.data.groups import group_numbers, shared_groups, told_groups
 from zoo.data.leakage import Leak, digests, find_leaks, told
 from zoo.data.opening import absolute, found_text
 from zoo.data.selection import select_images
 from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError, counted
+from zoo.evaluation.power import too_few
 from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
@@ -93,6 +94,9 @@ def study(
     images = selection.images
     for line in (found_text(images), *images.notes):
         progress.note(line)
+    few = _too_few(images)
+    if few is not None:
+        progress.warn(few)
     _check_no_leaks(images, selection.near, asked.experiment(trials[0]).on_leak, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
@@ -138,7 +142,7 @@ class StudySession:
             "data_name": self.images.name,
             "classes": list(self.images.classes),
             "images": {role: len(samples) for role, samples in self.images.splits.items()},
-            "notes": list(self.images.notes),
+            "notes": [*self.images.notes, *([few] if (few := _too_few(self.images)) is not None else [])],
             "trials": len(self.trials),
             "machine": machine(),
             "versions": versions(),
@@ -369,6 +373,13 @@ def _default_folder() -> Path:
     first = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-study"
     names = (first, *(first.with_name(f"{first.name}-{count}") for count in range(2, 1000)))
     return next(folder for folder in names if not folder.exists())
+
+
+def _too_few(images: Images) -> str | None:
+    """Why the images that configurations are compared on are too few to choose a winner by; None: they are not."""
+    compared = images.splits[images.reported]
+    groups = group_numbers(compared)
+    return too_few(images.reported, len(compared), None if groups is None else len(set(groups)))
 
 
 def _check_folder(folder: Path, asked: Study) -> None:
