@@ -226,9 +226,17 @@ def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str
             "versions": results.record.get("versions"),
             "settings": results.record["study"],
         },
-        **_model_part(results.run(results.first(chosen["way"])), plugins),
+        **_model_part(_shown_run(results, str(chosen["way"])), plugins),
     }
     return page, table.to_csv()
+
+
+def _shown_run(results: Results, way: str) -> Run:
+    """The run of a configuration that is shown: of folds, the final run if it was scored on the locked split."""
+    first = results.first(way)
+    final = results.locked_run(first)
+    scored = final is not None and (final.path / "predictions-test.safetensors").is_file()
+    return final if final is not None and scored else results.run(first)
 
 
 def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
