@@ -8,13 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from shared import made_once
 from tests_support import make_photos
 
-from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study, train_final
+from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study, train, train_final
+from zoo.evaluation.statistics import sign_flip_test
 from zoo.feature_cache.loader import PrefixOutputs
 from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.hyperparameter_search import search
 from zoo.studies.results import COSTS_FILE, Results
 from zoo.studies.trial_worker import TrialWorker
 from zoo.system.worker_process import WorkerFailed
@@ -218,3 +221,31 @@ def test_the_worker_makes_a_final_run_of_another_run_anew(done: Results, tmp_pat
     made = (folder / "run.json").read_bytes()
     worker.train_final(str(other.path), str(folder))
     assert (folder / "run.json").read_bytes() == made
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_configurations_are_compared_over_groups(photos: Path, plugins: Plugins, tmp_path: Path) -> None:
+    """Eight groups of which each has images of both classes; the tests of the leaderboard are over them."""
+    settings = {"group": r"\d*(\d)\.jpg"}
+    found = study(begun(tmp_path / "s", photos, test=False, settings=settings), plugins=plugins)
+    board = found.leaderboard
+    tables = [found.run(one).predictions() for one in found.outcomes]
+    groups = tables[0].group_numbers
+    assert groups is not None and len(set(groups)) < len(tables[0]) / 2
+    assert f"in {len(set(groups))} groups" in board["too_few"]
+    one, other = (table.correct[np.argsort(table.ids)].astype(float) for table in tables)
+    numbers = groups[np.argsort(tables[0].ids)]
+    assert board["comparison"]["pairs"][0]["p_value"] == pytest.approx(sign_flip_test(one - other, numbers))
+    for fold in found.run(found.outcomes[0]).folds:
+        roles = fold.splits()["roles"]
+        assert not {name[-5] for name in roles["fit"]} & {name[-5] for name in roles["reported"]}
+
+
+def test_settings_are_searched_over_all_folds(photos: Path, plugins: Plugins, tmp_path: Path) -> None:
+    asked = Study(
+        data=str(photos), backbones=("timm/test_resnet",), strategies=("full",), settings=SETTINGS | {"epochs": 1}
+    )
+    experiment = asked.experiment(asked.trials(plugins)[0])
+    found = search(experiment, ["lr", "epochs", "weight_decay"], 1, tmp_path, None, plugins)
+    run = train(experiment, out=tmp_path / "run", plugins=plugins)
+    assert found["settings"] == {"augment": experiment.augment} and found["loss"] == pytest.approx(run.metrics["loss"])
