@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime
@@ -17,22 +17,20 @@ from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.exclusion import absolute_list
-from zoo.data.folds import make_folds, pool
-from zoo.data.groups import group_numbers, shared_groups, told_groups
-from zoo.data.leakage import Leak, digests, find_leaks, told
-from zoo.data.opening import absolute, found_text, open_images
+from zoo.data.folds import pool
+from zoo.data.leakage import digests
+from zoo.data.opening import absolute, found_text
 from zoo.data.selection import select_images
-from zoo.dataset import Images, Sample
+from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError, counted
-from zoo.evaluation.power import too_few
-from zoo.experiment import Experiment, OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
-from zoo.runs.run import FOLDS, Run, make_folder, now
+from zoo.runs.run import Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import LOCK_FILE, hold_folder
 from zoo.storage.paths import output_path
+from zoo.studies.data_checks import check_no_leaks, separate_parts, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, TrialExecutor
 from zoo.studies.results import (
@@ -96,10 +94,10 @@ def study(
     images = selection.images
     for line in (found_text(images), *images.notes):
         progress.note(line)
-    few = _too_few(images, first)
+    few = why_too_few(images, first)
     if few is not None:
         progress.warn(few)
-    _check_no_leaks(images.name, _parts(images, first, plugins), selection.near, first.on_leak, progress)
+    check_no_leaks(images.name, separate_parts(images, first, plugins), selection.near, first.on_leak, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         session = StudySession(folder, asked, trials, images, context, executor)
@@ -135,7 +133,7 @@ class StudySession:
     def begin(self) -> None:
         """Write `study.json`, and read the results of earlier sessions."""
         file = self.folder / STUDY_FILE
-        few = _too_few(self.images, self.study.experiment(self.trials[0]))
+        few = why_too_few(self.images, self.study.experiment(self.trials[0]))
         before = read_json(file) if file.is_file() else {"created": now()}
         self.record = {
             "schema": SCHEMA,
@@ -403,32 +401,6 @@ def _default_folder() -> Path:
     return next(folder for folder in names if not folder.exists())
 
 
-def _too_few(images: Images, first: Experiment) -> str | None:
-    """Why the images that configurations are compared on are too few to choose a winner by; None: they are not."""
-    split = FOLDS if first.folds is not None else images.reported
-    compared = pool(images) if first.folds is not None else images.splits[images.reported]
-    groups = group_numbers(compared)
-    return too_few(split, len(compared), None if groups is None else len(set(groups)))
-
-
-def _parts(images: Images, first: Experiment, plugins: Plugins) -> Mapping[str, Sequence[Sample]]:
-    """Images by what must not share any: by split or, of folds, by fold and `test`.
-
-    Raises:
-        ZooError: they cannot be divided into folds.
-    """
-    if first.folds is None:
-        return {str(role): samples for role, samples in images.splits.items()}
-    # images are left out after the division, as each trial does
-    whole = open_images(first.data, first.split_seed, plugins, group=first.group) if first.exclude else images
-    kept = {sample.id for sample in pool(images)}
-    folds = make_folds(pool(whole), first.folds, first.split_seed)
-    parts = {
-        f"fold {number}": [sample for sample in fold if sample.id in kept] for number, fold in enumerate(folds, start=1)
-    }
-    return {**parts, "test": images.splits["test"]} if "test" in images.splits else parts
-
-
 def _check_folder(folder: Path, asked: Study) -> None:
     """Check that the study may be carried out in a folder: the folder is new or empty, or holds the same study.
 
@@ -444,31 +416,3 @@ def _check_folder(folder: Path, asked: Study) -> None:
             )
     elif folder.exists() and (not folder.is_dir() or any(file.name != LOCK_FILE for file in folder.iterdir())):
         raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
-
-
-def _check_no_leaks(
-    name: str, parts: Mapping[str, Sequence[Sample]], near: Sequence[Leak], on_leak: OnLeak, progress: Progress
-) -> None:
-    """Check that no image is in two splits or folds, or has two labels; if none is locked, only warn.
-
-    Images of the data `name` are compared by their content; `near` are near duplicates, if they were asked for.
-
-    Raises:
-        ZooError: an image of the locked split is in another split; or any of this, with `on_leak` `fail`.
-    """
-    leaks = [*find_leaks({role: digests(samples) for role, samples in parts.items()}), *near]
-    locked = [leak for leak in leaks if "test" in leak.roles and len(leak.roles) > 1]
-    if locked:
-        raise ZooError(
-            f"the locked split `test` overlaps another: {told(locked)}",
-            hint="delete all but one of each, or pass `--on-leak drop`",
-        )
-    if leaks and on_leak == "fail":
-        raise ZooError(f"`{name}`: {told(leaks)}", hint="delete all but one of each")
-    if leaks:
-        progress.warn(told(leaks))
-    shared = shared_groups(parts)
-    if shared and on_leak == "fail":
-        raise ZooError(f"`{name}`: {told_groups(shared)}", hint="move the images of each into one split")
-    if shared:
-        progress.warn(told_groups(shared))
