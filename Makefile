@@ -67,7 +67,7 @@ docs: $(INSTALLED) # the documentation as a site in build/site: strict, links ch
 	@echo "open build/site/index.html"
 
 docs-output: $(INSTALLED) # runs the commands of README and docs, and puts what they print into the pages where it differs
-	DOCS_OUTPUT=write $(BIN)/python -m pytest --numprocesses auto --dist worksteal tests/test_docs_run.py
+	DOCS_OUTPUT=write $(BIN)/python -m pytest -m "slow or not slow" --numprocesses auto --dist worksteal tests/test_docs_run.py
 
 browser: # for the tests of reports and of the page of a server, which skip without one
 	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium

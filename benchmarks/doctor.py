@@ -255,8 +255,8 @@ def main() -> None:
             figures = measured(examined(folder, arguments.folder / f"{name}-{seed}-doctor"), planted)
             figures["labels of train alone"] = label_ranking(folder, planted, arguments.cleanlab)
             results.setdefault(name, {})[str(seed)] = figures
-            print(name, seed, json.dumps(figures), flush=True)
-            arguments.out.write_text(json.dumps(results, indent=1) + "\n")
+            print(name, seed, json.dumps(figures, allow_nan=False), flush=True)
+            arguments.out.write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

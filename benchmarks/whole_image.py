@@ -83,7 +83,7 @@ def main() -> None:
             lines.append(f"| {form} | {accuracies} | {low:.3f} to {high:.3f} | {passed} | {resize} |")
         lines.append("")
     given.results.write_text("\n".join(lines))
-    given.results.with_suffix(".json").write_text(json.dumps(found, indent=1) + "\n")
+    given.results.with_suffix(".json").write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 if __name__ == "__main__":

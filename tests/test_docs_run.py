@@ -100,16 +100,44 @@ def prepare(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
 
 
 RUN_PAGES = [page for page in PAGES if any(map(is_run, blocks_of(page)))]
+# Pages whose commands take minutes together, and whose subjects have tests of their own: `make test-slow` runs them
+SLOW = {
+    f"docs/how-to/{name}.md"
+    for name in (
+        "choose-a-backbone",
+        "compare-configurations",
+        "deploy-with-onnxruntime",
+        "deploy-with-openvino",
+        "find-faults-in-your-data",
+        "imbalanced-classes",
+        "make-the-file-smaller",
+        "measure-latency",
+        "plugins/backbone",
+        "plugins/dataset",
+        "plugins/exporter",
+        "plugins/metric",
+        "plugins/runtime",
+        "plugins/strategy",
+        "resume-a-stopped-run",
+        "whole-image",
+    )
+}
+
+
+def param(page: Path) -> object:
+    name = str(page.relative_to(ROOT))
+    return pytest.param(page, id=name, marks=pytest.mark.slow if name in SLOW else ())
 
 
 def test_pages_with_commands_are_tested() -> None:
     """Without any, pytest would only skip the test below."""
     commands = [page for page in PAGES if any(block.language == COMMANDS for block in blocks_of(page))]
     assert ROOT / "README.md" in RUN_PAGES and len(RUN_PAGES) > len(commands) / 2 > 5
+    assert {str(page.relative_to(ROOT)) for page in RUN_PAGES} > SLOW
     assert not REWRITE or "CI" not in os.environ, "`DOCS_OUTPUT` makes every page pass"
 
 
-@pytest.mark.parametrize("page", RUN_PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize("page", [param(page) for page in RUN_PAGES])
 def test_the_commands_of_a_page(page: Path, folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     for name in docs_pages.given(page):
         prepare(name, folder, request)

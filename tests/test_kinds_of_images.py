@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from pathlib import Path
 
@@ -78,11 +79,12 @@ def test_one_image_with_a_colour_and_it_is_not_said(
     stream = io.BytesIO()
     Image.new("RGB", (40, 40), (200, 30, 40)).save(stream, "PNG")
     root = tmp_path / "few"
-    for label in ("dark", "light"):
-        (root / label).mkdir(parents=True)
+    for split, label in itertools.product(("train", "val"), ("dark", "light")):
+        (root / split / label).mkdir(parents=True)
         for number in range(2):
-            (root / label / f"{number}.png").write_bytes((grey / f"train/{label}/{number}p.png").read_bytes())
-        (root / label / "red.png").write_bytes(stream.getvalue())
+            image = grey / f"{split}/{label}/{number}p.png"
+            (root / split / label / f"{number}.png").write_bytes(image.read_bytes())
+    (root / "train/dark/red.png").write_bytes(stream.getvalue())
     settings = ["--backbone", "timm/test_efficientnet", "--weights", "none", "--strategy", "linear", "--device", "cpu"]
     assert run(["train", "--data", str(root), *settings, "--image-size", "32", "--out", str(tmp_path / "run")]) == 0
     assert "looked at are grey" not in capsys.readouterr().err

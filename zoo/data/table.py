@@ -16,6 +16,7 @@ from typing import Any
 
 from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
+from zoo.storage.files import json_text
 
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
@@ -284,4 +285,4 @@ def cell_text(value: Any) -> str:
         return ""
     if isinstance(value, str):
         return value.strip()
-    return json.dumps(value) if isinstance(value, (dict, list)) else str(value)
+    return json_text(value) if isinstance(value, (dict, list)) else str(value)

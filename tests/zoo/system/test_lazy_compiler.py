@@ -34,7 +34,7 @@ def test_training_does_not_import_the_compiler(
     """Neither a solved head, which comes first, nor steps."""
     monkeypatch.chdir(tmp_path)
     answer = run(
-        TRAIN, "train", "--data", str(two_splits), "--backbone", "efficientnet_lite0", "--weights", "none",
+        TRAIN, "train", "--data", str(two_splits), "--backbone", "timm/test_efficientnet", "--weights", "none",
         "--image-size", "32",
     )  # fmt: skip
     told = [json.loads(line) for line in answer.splitlines() if line.startswith("[")]
