@@ -227,7 +227,7 @@ def test_signs_of_groups_are_flipped_as_scipy_does(seed: int) -> None:
     differences = one.astype(np.float64) - other
     sums = np.bincount(groups, weights=differences)
     asked: dict[str, object] = {"permutation_type": "samples", "n_resamples": np.inf, "vectorized": True}
-    expected = permutation_test((sums,), lambda values, axis: values.sum(axis), **asked).pvalue  # type: ignore[arg-type]
+    expected = permutation_test((sums,), lambda values, axis: values.sum(axis), **asked).pvalue
     assert sign_flip_test(differences, groups) == pytest.approx(expected, abs=1e-9)
 
 
