@@ -174,9 +174,10 @@ def study(
 
     STUDY is a study file in TOML, or the folder of a stopped study, which is then continued.
 
-    Pairs are compared on the validation split. The test split is used once, at the end, to score the winners. If the
-    data have two splits only, the second is the test split, and 15 % of the training images are the validation split.
-    The latency of networks is measured before they are trained.
+    Pairs are compared on the validation split or, with --folds, over all images that are not in the test split. The
+    test split is used once, at the end, to score the winners, which with --folds are trained on all other images
+    first. If the data have two splits only, the second is the test split, and 15 % of the training images are the
+    validation split. The latency of networks is measured before they are trained.
 
     The options from --weights on are settings of every run, as in `zoo train`.
     """
@@ -270,8 +271,6 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
-    from zoo.runs.looks import TRIALS
-    from zoo.runs.run import FOLDS
     from zoo.studies.trial import TrialState
 
     states = [one.state for one in results.outcomes]
@@ -315,6 +314,8 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         )
     else:
         screen.print(f"{cheapest} is the only winner: all other configurations are significantly worse")
+    if len(board["rows"]) > 1 and board["too_few"]:
+        screen.print(f"[yellow]{escape(board['too_few'])}[/yellow]")
     if len(board["rows"]) > 1:
         print_needed(board["comparison"], screen)
     mixed = board.get("ensemble")
@@ -324,7 +325,15 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         screen.print(f"[dim]{escape(note)}[/dim]")
     earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())
     screen.print(f"[dim]evaluations on the test split: {board['looks']}{escape(earlier)}[/dim]")
-    trial = results.path / TRIALS / results.first(board["cheapest"]).name
-    several = (trial / FOLDS).is_dir()  # networks, of which none is the one to export
-    then = f"zoo train --final {escape(str(trial))}" if several else f"zoo export {escape(str(trial))}"
-    screen.print(f"[dim]next: zoo report {escape(str(results.path))}; {then}[/dim]")
+    screen.print(
+        f"[dim]next: zoo report {escape(str(results.path))}; {escape(_next(results, board['cheapest']))}[/dim]"
+    )
+
+
+def _next(results: Results, cheapest: str) -> str:
+    """What to do with the cheapest winner."""
+    found = results.locked_run(results.first(cheapest))
+    if found is not None:
+        return f"zoo export {found.path}"
+    final = results.path.with_name(f"{results.path.name}-final")
+    return f"zoo train --final {results.path} --out {final}; zoo evaluate {final} --split test"

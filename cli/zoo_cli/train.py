@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import signal
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+from rich.markup import escape
 
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo_cli.options import classes_from_option, console, echo, json_option, print_json, splits_option
 from zoo_cli.settings import settings_options
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo.runs.run import Run
 
 # Options that may be given with `--resume`; all others are fixed by the run
 RESUMABLE = ("resume", "device", "force", "as_json", "save_every")
@@ -68,6 +74,20 @@ def _check_final(ctx: click.Context, final: str) -> None:
         )
 
 
+def _run_of(final: str, screen: Console) -> Run | str:
+    """The run that `--final` means: of a study, the cheapest winner's."""
+    from zoo.runs.looks import STUDY_FILE
+
+    if not (Path(final) / STUDY_FILE).is_file():
+        return final
+    from zoo.studies.results import Results
+
+    chosen = Results.open(final).chosen
+    name = f"{chosen.record['backbone']} {chosen.record['strategy']}"
+    screen.print(escape(f"the cheapest winner of `{final}` is {name}: run `{chosen.path}`"))
+    return chosen
+
+
 @click.command()
 @settings_options
 @click.option(
@@ -77,9 +97,9 @@ def _check_final(ctx: click.Context, final: str) -> None:
 )
 @click.option(
     "--final",
-    metavar="RUN",
-    help="Train the configuration of this finished run once more, on all images that are not in the test split; epochs "
-    "and figures are those of the run.",
+    metavar="RUN|STUDY",
+    help="Train the configuration of this finished run, or the cheapest winner of this study, once more, on all images "
+    "that are not in the test split; epochs and figures are those of the run.",
 )
 @click.option("--out", metavar="DIR", help="Folder to write the run to.  [default: runs/<time>-<backbone>-<strategy>]")
 @click.option(
@@ -111,6 +131,7 @@ def train(
     zoo train --data photos --backbone resnet50 --strategy linear,epochs=2+full,lr=0.1 --augment trivial
     zoo train --data photos --backbone efficientnet_lite0 --strategy linear --folds 5 --out runs/folds
     zoo train --final runs/folds --out runs/final
+    zoo train --final runs/first-study
     zoo train --resume runs/first
 
     DATA is a folder with `train/CLASS/*.jpg`, `val/CLASS/*.jpg` and perhaps `test/CLASS/*.jpg`. A folder with
@@ -152,7 +173,7 @@ def _train(
     screen = console()
     if final is not None:
         run = train_final(
-            final,
+            _run_of(final, screen),
             out=out,
             force=force,
             device=settings["device"] if _given(ctx, "device") else None,

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.class_names import composed
-from zoo.dataset import Images, Role, Sample
+from zoo.dataset import Images, Sample
 from zoo.errors import UsageError, ZooError, counted
 
 # Seconds for matching a pattern with all ids. A pattern without catastrophic backtracking matches a million in less;
@@ -305,7 +305,7 @@ class SharedGroup:
         return {"group": self.group, "images": dict(self.images)}
 
 
-def shared_groups(parts: Mapping[Role, Iterable[Sample]]) -> list[SharedGroup]:
+def shared_groups(parts: Mapping[Any, Iterable[Sample]]) -> list[SharedGroup]:
     """The groups that lie in two of the parts, by name."""
     found: dict[str, dict[str, int]] = {}
     for role, samples in parts.items():

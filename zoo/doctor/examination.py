@@ -22,11 +22,11 @@ from zoo.dataset import ROLES
 from zoo.doctor.features import default_backbone, feature_network, image_features
 from zoo.doctor.findings import BY_NAME, Finding, ranked
 from zoo.doctor.label_errors import label_scores
-from zoo.doctor.power import SplitPower, split_power
 from zoo.doctor.quality import judge_quality, odd_sizes
 from zoo.doctor.strangers import find_strangers
 from zoo.doctor.survey import Survey, open_anyhow, survey
 from zoo.errors import UsageError, counted
+from zoo.evaluation.power import SplitPower, split_power
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress

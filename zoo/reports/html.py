@@ -202,7 +202,7 @@ def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str
         "verdict": _study_verdict(board, chosen),
         "notes": [
             *unfinished,
-            *results.record.get("notes", []),
+            *(note for note in results.record.get("notes", []) if len(rows) == 1 or note != board["too_few"]),
             *board["notes"],
             *where_transfer_pays(by_images, untrained),
         ],
@@ -226,9 +226,17 @@ def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str
             "versions": results.record.get("versions"),
             "settings": results.record["study"],
         },
-        **_model_part(results.run(results.first(chosen["way"])), plugins),
+        **_model_part(_shown_run(results, str(chosen["way"])), plugins),
     }
     return page, table.to_csv()
+
+
+def _shown_run(results: Results, way: str) -> Run:
+    """The run of a configuration that is shown: of folds, the final run if it was scored on the locked split."""
+    first = results.first(way)
+    final = results.locked_run(first)
+    scored = final is not None and (final.path / "predictions-test.safetensors").is_file()
+    return final if final is not None and scored else results.run(first)
 
 
 def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
@@ -331,6 +339,8 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     caution = board["comparison"].get("caution") if rows > 1 else None
     if caution:
         text += f" {caution[0].upper()}{caution[1:]}."
+    if board["too_few"] and rows > 1:
+        text += f" But {board['too_few']}."
     if chosen["test"]:
         low, high = chosen["test"]["interval"]
         accuracy = chosen["test"]["accuracy"]

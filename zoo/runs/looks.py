@@ -17,12 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import ZooError
-from zoo.runs.run import LEDGER_FILE, Run, now
+from zoo.runs.run import FOLDS, LEDGER_FILE, Run, now
 from zoo.storage.cache import cache_folder
 from zoo.storage.files import SCHEMA, append_json, read_json, read_lines, write_json
 
 STUDY_FILE = "study.json"
 TRIALS = "trials"
+FINALS = "finals"  # of a study of folds: the winners' trials, trained on all images that are not locked
 LOCKED_FILE = "locked.json"
 LOOKS_FILE = "looks.jsonl"
 
@@ -51,9 +52,14 @@ def is_by_study(look: dict[str, Any]) -> bool:
 
 
 def study_of(run: Run) -> Path | None:
-    """The folder of the study whose trial a run is; None: it is none."""
-    trials = run.path.resolve().parent
-    return trials.parent if trials.name == TRIALS and (trials.parent / STUDY_FILE).is_file() else None
+    """The folder of the study whose trial a run is, or a fold or a final run of a trial; None: it is none."""
+    path = run.path.resolve()
+    if run.is_final and path.parent.name != FINALS:
+        path = Path(str(run.record["final"].get("run"))).resolve()
+    if path.parent.name == FOLDS:
+        path = path.parent.parent
+    runs = path.parent
+    return runs.parent if runs.name in (TRIALS, FINALS) and (runs.parent / STUDY_FILE).is_file() else None
 
 
 def write_look(study: Path, line: dict[str, Any]) -> None:

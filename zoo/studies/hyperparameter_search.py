@@ -49,7 +49,7 @@ class _OptunaProgress(Silent):
 def search(
     experiment: Experiment, given: Collection[str], count: int, folder: Path, seconds: float | None, plugins: Plugins
 ) -> dict[str, Any]:
-    """Search learning rate, weight decay, augmentation and number of epochs by the loss on `val`.
+    """Search learning rate, weight decay, augmentation and number of epochs by the loss on `val`, or over all folds.
 
     Optuna trials are kept in `search.db` and are not repeated by a later session.
 
@@ -76,7 +76,7 @@ def search(
     from sqlalchemy.exc import SQLAlchemyError
 
     from zoo.config.grammar import parse
-    from zoo.training.session import train
+    from zoo.training.entry import train
     from zoo.training.setup import build, plan_phases, resolve
 
     setup = resolve(experiment, plugins)
@@ -106,7 +106,8 @@ def search(
             "epochs": lambda: trial.suggest_int("epochs", *EPOCHS),
         }
         settings = {key: draw() for key, draw in asked.items() if key in start}
-        out, progress = runs / str(trial.number), _OptunaProgress(trial)
+        out = runs / str(trial.number)
+        progress = _OptunaProgress(trial) if experiment.folds is None else Silent()  # of folds, only the whole counts
         try:
             run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=progress)
             loss = run.metrics.get("loss")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from zoo.errors import ZooError, counted
+from zoo.evaluation.power import too_few
 from zoo.evaluation.significance import Comparison, compare_configurations
 from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
 from zoo.predictions import Predictions
@@ -66,12 +67,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Leaderboard:
-    """Rows from best to worst accuracy on `split`; `comparison` holds every pair of configurations."""
+    """Rows from best to worst accuracy on `split`; `comparison` holds every pair of configurations.
+
+    `too_few` says why `split` is too small to choose a winner by; None: it is not.
+    """
 
     split: str
     rows: tuple[Row, ...]
     comparison: Comparison
     notes: tuple[str, ...] = ()
+    too_few: str | None = None
 
     @property
     def winners(self) -> tuple[str, ...]:
@@ -91,6 +96,7 @@ class Leaderboard:
             "rows": [asdict(row) for row in self.rows],
             "comparison": self.comparison.to_json(),
             "notes": list(self.notes),
+            "too_few": self.too_few,
         }
 
     def to_csv(self) -> str:
@@ -211,7 +217,13 @@ def rank(results: Sequence[ConfigurationResults]) -> Leaderboard:
             )
         )
     split = results[0].tables[0].split
-    return Leaderboard(split=split, rows=tuple(rows), comparison=comparison, notes=_notes(results, rows, split))
+    return Leaderboard(
+        split=split,
+        rows=tuple(rows),
+        comparison=comparison,
+        notes=_notes(results, rows, split),
+        too_few=too_few(split, rows[0].images, None if groups is None else len(np.unique(groups))),
+    )
 
 
 def _price(one: ConfigurationResults) -> tuple[float, int, str]:

@@ -31,7 +31,7 @@ def points_by_images(results: Results, board: Mapping[str, Any]) -> tuple[dict[s
         finished = results.finished(float(fraction))
         for row in part["rows"]:
             run = results.run(finished[row["way"]][0])
-            images = len(run.splits()["roles"]["fit"])
+            images = int(run.record["data"]["fit"]["images"])  # of folds, the mean
             point = (images, row["accuracy"], *row["interval"], row["seconds"], row["core_seconds"])
             points.setdefault(row["way"], []).append(point)
             if run.record["weights"]["tag"] in NO_WEIGHTS:

@@ -4,6 +4,7 @@ study.json          the study's description, and its status
 outcomes.jsonl      a line per trial: finished, failed, or refused before it was trained, and why
 footprints.json     deployment cost of every configuration, known before the first trial
 trials/NAME/        the runs
+finals/NAME/        with `--folds`: the winners' trials, trained on all images that are not locked
 search.db           settings that the hyperparameter search tried (Optuna)
 tuned.json          settings that it found
 locked.json         the SHA-256 of each image of the locked split
@@ -24,7 +25,7 @@ from zoo.evaluation.scoring import compute_metrics
 from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
-from zoo.runs.looks import STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
+from zoo.runs.looks import FINALS, STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
 from zoo.runs.run import Run
 from zoo.storage.files import check_schema, json_text, read_json, read_lines, write_bytes, write_json
 from zoo.studies.deployment_cost import DeploymentCost
@@ -125,6 +126,35 @@ class Results:
         except ZooError as error:
             raise ZooError(error.message, hint=f"`zoo study {self.path}` trains it again") from error
 
+    def locked_run(self, result: TrialResult) -> Run | None:
+        """The run that is scored on the locked split: the trial's own or, of folds, its final run if that is finished.
+
+        Raises:
+            ZooError: the trial's run is missing or damaged.
+        """
+        run = self.run(result)
+        if not run.record.get("folds"):
+            return run
+        try:
+            final = Run.open(self.path / FINALS / result.name)
+        except ZooError:
+            return None
+        of_this = (final.record.get("final") or {}).get("id") == run.record.get("id")
+        return final if of_this and final.status == "finished" else None
+
+    @property
+    def chosen(self) -> Run:
+        """The run of the cheapest winner's first seed, which `zoo.train_final` takes.
+
+        Raises:
+            ZooError: the study is not at its end, no trial is finished, or the run of one is damaged.
+        """
+        if self.status not in ("finished", "out of time"):
+            raise ZooError(
+                f"study `{self.path}` is {self.status}, not finished", hint=f"`zoo study {self.path}` continues it"
+            )
+        return self.run(self.first(str(self.leaderboard["cheapest"])))
+
     def looks(self) -> list[dict[str, Any]]:
         """Every evaluation on the locked split, as the study's ledger records it."""
         return read_looks(self.path)
@@ -169,7 +199,7 @@ class Results:
                     cost=costs.get(configuration, DeploymentCost()),
                 )
             )
-            scored = [table for run in runs if (table := _locked(run, looked)) is not None]
+            scored = [table for one in results if (table := _locked(self.locked_run(one), looked)) is not None]
             if scored:
                 right = correct(scored)
                 interval = list(bootstrap_interval(right, groups=groups_of(scored)))
@@ -229,7 +259,8 @@ class Results:
         metrics = compute_metrics(table, plugins)
         latencies = [row.latency for row in board.rows if row.way in members]
         looked = self._looked()
-        scored = [one for run in runs if (one := _locked(run, looked)) is not None]
+        final = [self.locked_run(finished[name][0]) for name in members]
+        scored = [one for run in final if (one := _locked(run, looked)) is not None]
         right = correct([ensemble(scored)]) if len(scored) == len(runs) else None
         test = None
         if right is not None:
@@ -248,11 +279,11 @@ class Results:
         }
 
 
-def _locked(run: Run, looked: Collection[Any]) -> Predictions | None:
-    """A run's predictions on the locked split; None where the study did not evaluate it there.
+def _locked(run: Run | None, looked: Collection[Any]) -> Predictions | None:
+    """A run's predictions on the locked split; None where the study did not evaluate it there, or there is no run.
 
     `zoo evaluate` may have, but a leaderboard with such figures would invite to choose by them.
     """
-    if run.record.get("id") not in looked or not (run.path / "predictions-test.safetensors").is_file():
+    if run is None or run.record.get("id") not in looked or not (run.path / "predictions-test.safetensors").is_file():
         return None
     return run.predictions("test")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from datetime import datetime
@@ -17,20 +17,20 @@ from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.exclusion import absolute_list
-from zoo.data.groups import shared_groups, told_groups
-from zoo.data.leakage import Leak, digests, find_leaks, told
+from zoo.data.folds import pool
+from zoo.data.leakage import digests
 from zoo.data.opening import absolute, found_text
 from zoo.data.selection import select_images
 from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError, counted
-from zoo.experiment import OnLeak
 from zoo.plugin import Plugins
 from zoo.progress import Progress
-from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
+from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
 from zoo.runs.run import Run, make_folder, now
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import LOCK_FILE, hold_folder
 from zoo.storage.paths import output_path
+from zoo.studies.data_checks import check_no_leaks, separate_parts, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, TrialExecutor
 from zoo.studies.results import (
@@ -89,11 +89,15 @@ def study(
     began = time.monotonic()
     trials = asked.trials(plugins)
     _check_folder(folder, asked)
-    selection = select_images(asked.experiment(trials[0]), plugins)
+    first = asked.experiment(trials[0])
+    selection = select_images(first, plugins)
     images = selection.images
     for line in (found_text(images), *images.notes):
         progress.note(line)
-    _check_no_leaks(images, selection.near, asked.experiment(trials[0]).on_leak, progress)
+    few = why_too_few(images, first)
+    if few is not None:
+        progress.warn(few)
+    check_no_leaks(images.name, separate_parts(images, first, plugins), selection.near, first.on_leak, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         session = StudySession(folder, asked, trials, images, context, executor)
@@ -129,6 +133,7 @@ class StudySession:
     def begin(self) -> None:
         """Write `study.json`, and read the results of earlier sessions."""
         file = self.folder / STUDY_FILE
+        few = why_too_few(self.images, self.study.experiment(self.trials[0]))
         before = read_json(file) if file.is_file() else {"created": now()}
         self.record = {
             "schema": SCHEMA,
@@ -138,7 +143,7 @@ class StudySession:
             "data_name": self.images.name,
             "classes": list(self.images.classes),
             "images": {role: len(samples) for role, samples in self.images.splits.items()},
-            "notes": list(self.images.notes),
+            "notes": [*self.images.notes, *([few] if few is not None else [])],
             "trials": len(self.trials),
             "machine": machine(),
             "versions": versions(),
@@ -281,7 +286,9 @@ class StudySession:
         networks = self.folder / "networks"
         networks.mkdir(exist_ok=True)
         found: dict[str, DeploymentCost] = {}
-        images = round(len(self.images.splits["train"]) * max(self.study.fractions))
+        folds = self.study.experiment(self.trials[0]).folds
+        trained = self.images.splits["train"] if folds is None else pool(self.images)  # by the final run
+        images = round(len(trained) * max(self.study.fractions))
         self.progress.start("export untrained networks", len(configurations), "networks")
         for configuration, trial in configurations.items():
             experiment = self.study.experiment(trial)
@@ -342,7 +349,10 @@ class StudySession:
     # after the trials
 
     def _score_winners(self) -> None:
-        """Evaluate every run of the winners on the locked split, once; a run that was trained again is another run."""
+        """Evaluate every run of the winners on the locked split, once; a run that was trained again is another run.
+
+        Of folds, the configuration is trained on all images that are not locked first.
+        """
         opened = Results.open(self.folder)
         boards = opened.boards()
         if not boards or "test" not in self.images.splits:
@@ -351,7 +361,13 @@ class StudySession:
         seen = {line.get("run") for line in opened.looks() if is_by_study(line)}
         for configuration in boards[largest].winners:
             for result in opened.finished(largest)[configuration]:
-                run = opened.run(result)
+                try:
+                    run = self._run_to_score(opened, result)
+                except WorkerFailed as failure:
+                    self.progress.warn(
+                        f"{configuration} seed {result.trial.seed} could not be trained on all images: {failure.reason}"
+                    )
+                    continue
                 if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
                     continue
                 try:
@@ -363,6 +379,20 @@ class StudySession:
                     continue
                 line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), "by": "study"}
                 write_look(self.folder, {**line, "name": result.name, **vars(result.trial), **found})
+
+    def _run_to_score(self, opened: Results, result: TrialResult) -> Run:
+        """The run of a winner that is scored on the locked split, see `Results.locked_run`; of folds it is trained.
+
+        Raises:
+            WorkerFailed: it cannot be trained.
+        """
+        found = opened.locked_run(result)
+        if found is not None:
+            return found
+        folder = self.folder / FINALS / result.name
+        self.progress.start(f"train {result.trial.configuration} on all images that are not locked", 0)
+        self._local.ask("train_final", run=str(opened.run(result).path), folder=str(folder))
+        return Run.open(folder)
 
 
 def _default_folder() -> Path:
@@ -386,29 +416,3 @@ def _check_folder(folder: Path, asked: Study) -> None:
             )
     elif folder.exists() and (not folder.is_dir() or any(file.name != LOCK_FILE for file in folder.iterdir())):
         raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
-
-
-def _check_no_leaks(images: Images, near: Sequence[Leak], on_leak: OnLeak, progress: Progress) -> None:
-    """Check that no image is in two splits or has two labels; if none is locked, only warn.
-
-    Images are compared by their content; `near` are near duplicates, if they were asked for.
-
-    Raises:
-        ZooError: an image of the locked split is in another split; or any of this, with `on_leak` `fail`.
-    """
-    leaks = [*find_leaks({role: digests(samples) for role, samples in images.splits.items()}), *near]
-    locked = [leak for leak in leaks if "test" in leak.roles and len(leak.roles) > 1]
-    if locked:
-        raise ZooError(
-            f"the locked split `test` overlaps another: {told(locked)}",
-            hint="delete all but one of each, or pass `--on-leak drop`",
-        )
-    if leaks and on_leak == "fail":
-        raise ZooError(f"`{images.name}`: {told(leaks)}", hint="delete all but one of each")
-    if leaks:
-        progress.warn(told(leaks))
-    shared = shared_groups(images.splits)
-    if shared and on_leak == "fail":
-        raise ZooError(f"`{images.name}`: {told_groups(shared)}", hint="move the images of each into one split")
-    if shared:
-        progress.warn(told_groups(shared))

@@ -97,8 +97,11 @@ class Study:
         taken = [name for name in self.settings if name in OWN_SETTINGS]
         if taken:
             problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
-        if "folds" in self.settings and self.settings["folds"] is not None and self.test:
-            problems.append("`folds` needs `--no-test`: the networks of folds are not scored on the locked split")
+        if self.settings.get("folds") is not None:
+            if self.test and self.settings.get("schedule") == "plateau":
+                problems.append("`folds` with `schedule plateau` needs `--no-test`: a final run has no validation loss")
+            if self.settings.get("on_leak") == "drop":
+                problems.append("`on_leak drop` has no meaning with `folds`: each fold would drop other images")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 

@@ -24,20 +24,24 @@ class TrialWorker:
         from zoo.plugin import Plugins
 
         self.plugins = Plugins()
+        self._backbone: str | None = None
 
     def train(self, experiment: dict[str, Any], folder: str) -> dict[str, Any]:
         """Train into `folder`, or continue the stopped run that is there; a finished run is not trained again.
 
         A run that failed or is damaged is replaced, because the folder belongs to the study.
         """
+        from zoo.feature_cache.row_pool import RowPool
         from zoo.training.entry import resume, train
 
-        path, began = Path(folder), time.process_time()
+        path, began, asked = Path(folder), time.process_time(), Experiment.from_json(experiment)
+        if self._backbone != asked.backbone:  # trials of one backbone follow each other; the store has what is left
+            self._backbone, self._rows = asked.backbone, RowPool()
         if _can_continue(path):
-            run = resume(path, force=True, plugins=self.plugins)
+            run = resume(path, force=True, plugins=self.plugins, pool=self._rows)
         else:
             shutil.rmtree(path, ignore_errors=True)
-            run = train(Experiment.from_json(experiment), out=path, plugins=self.plugins)
+            run = train(asked, out=path, plugins=self.plugins, pool=self._rows)
         spent = round(time.process_time() - began, 2)
         return {
             "seconds": run.record["seconds"]["total"],
@@ -61,6 +65,21 @@ class TrialWorker:
             )
         except UsageError as error:
             return {"unfit": error.message}
+
+    def train_final(self, run: str, folder: str) -> dict[str, Any]:
+        """Train the configuration of a finished run on all images that are not locked, into `folder`.
+
+        A final run of this very run that is there is continued, or kept; anything else in `folder` is replaced.
+        """
+        from zoo.training.entry import resume, train_final
+
+        of, path = Run.open(run), Path(folder)
+        if _can_continue(path) and (Run.open(path).record.get("final") or {}).get("id") == of.record["id"]:
+            resume(path, force=True, plugins=self.plugins)
+        else:
+            shutil.rmtree(path, ignore_errors=True)
+            train_final(of, out=path, plugins=self.plugins)
+        return {}
 
     def score(self, run: str, split: str) -> dict[str, Any]:
         """Evaluate a finished run on a split; the run's ledger and its folder keep the evaluation and predictions."""

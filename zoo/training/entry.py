@@ -66,6 +66,7 @@ def train(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
     ahead: Prefetch | None = None,
+    pool: RowPool | None = None,
 ) -> Run:
     """Train as the experiment says, score the reported split or the folds, and leave a run's folder.
 
@@ -76,6 +77,7 @@ def train(
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
+        pool: outputs of frozen layers that several runs of folds share.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -105,7 +107,7 @@ def train(
         clear_folder(folder, force)
         run = Run(folder, {}).update(**record)
         write_json(folder / SPLITS_FILE, _splits(folds, {}))
-        return _carry_out(run, experiment, images, folds, context)
+        return _carry_out(run, experiment, images, folds, context, pool)
 
 
 def resume(
@@ -116,6 +118,7 @@ def resume(
     save_every: float | None = None,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
+    pool: RowPool | None = None,
 ) -> Run:
     """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
 
@@ -129,6 +132,7 @@ def resume(
         save_every: seconds between checkpoints; None: the run's own setting.
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+        pool: outputs of frozen layers that several runs of folds share.
 
     Raises:
         UsageError: it is not a run.
@@ -154,7 +158,9 @@ def resume(
                 hint="restore the original photographs, or start a new run on these with `zoo train`",
             )
         run = run.update(status="running", failure=None)
-        return _carry_out(run, experiment, images, folds, context, device=device, force=force, save_every=save_every)
+        return _carry_out(
+            run, experiment, images, folds, context, pool, device=device, force=force, save_every=save_every
+        )
 
 
 def train_final(
@@ -172,7 +178,7 @@ def train_final(
     its folds', and its figures are recorded as those of the final run.
 
     Args:
-        of: the run or its folder. `zoo.studies.results.Results.first` gives the runs of a study.
+        of: the run or its folder. `zoo.Results.chosen` is that of a study.
         out: the final run's folder; None: a new one below `runs/`.
         force: replace the run in `out`.
         device: another device than the run's.
@@ -309,10 +315,11 @@ def _carry_out(
     images: Images,
     folds: Sequence[tuple[Sample, ...]],
     context: Context,
+    pool: RowPool | None,
     **resuming: Any,
 ) -> Run:
     """Train every fold that is not finished, and pool their predictions; the run's record says how it ended."""
-    rows = RowPool()
+    rows = pool if pool is not None else RowPool()
     done: list[Run] = []
     try:
         for number in range(1, len(folds) + 1):

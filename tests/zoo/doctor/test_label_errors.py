@@ -7,8 +7,8 @@ import pytest
 
 from zoo.doctor import label_errors
 from zoo.doctor.label_errors import PENALTY, WIDTH, label_scores, prepared
-from zoo.doctor.power import split_power
 from zoo.doctor.strangers import find_strangers
+from zoo.evaluation.power import split_power
 from zoo.evaluation.statistics import images_needed
 
 

@@ -8,19 +8,24 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import t
+from scipy.stats import bootstrap, permutation_test, t
+from statsmodels.regression.linear_model import OLS
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import confint_proportions_2indep, proportion_confint
 
+from zoo.evaluation.significance import p_value
 from zoo.evaluation.statistics import (
     Correct,
     bootstrap_interval,
     difference_interval,
+    grouped_interval,
     holm,
     images_needed,
     mcnemar_test,
+    mean_variance,
     paired_difference_interval,
+    sign_flip_test,
     superiority_interval,
     trimmed_mean_lower_bound,
     wilson_interval,
@@ -176,3 +181,90 @@ def test_the_trimmed_mean_s_bound_is_tukey_s_formula(values: list[float], trimme
     spread = winsorised.std(ddof=1) / ((1 - 2 * trimmed) * np.sqrt(len(ordered)))
     expected = kept.mean() - t.ppf(0.975, len(kept) - 1) * spread
     assert trimmed_mean_lower_bound(ordered, trimmed) == pytest.approx(expected, abs=1e-6)
+
+
+def in_groups(seed: int, number: int = 15, alike: float = 0.7) -> tuple[Correct, np.ndarray]:
+    """Images in groups of one to eight; those of a group are right together, or wrong, as often as `alike`."""
+    random = np.random.default_rng(seed)
+    groups = np.repeat(np.arange(number), random.integers(1, 9, number))
+    of_group = random.random(number) < 0.8
+    right = np.where(random.random(len(groups)) < alike, of_group[groups], random.random(len(groups)) < 0.8)
+    order = random.permutation(len(groups))
+    return right[order], groups[order]
+
+
+def robust(values: np.ndarray, groups: np.ndarray):  # type: ignore[no-untyped-def]
+    """Statsmodels' regression on a constant, with its variance over groups and Student's t."""
+    asked = {"groups": groups, "use_correction": True, "df_correction": True}
+    return OLS(values, np.ones(len(values))).fit(cov_type="cluster", cov_kwds=asked, use_t=True)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_variance_over_groups_is_that_of_statsmodels(seed: int) -> None:
+    right, groups = in_groups(seed)
+    values = right.astype(np.float64)
+    expected = float(robust(values, groups).cov_params()[0, 0])
+    assert mean_variance(values - values.mean(), groups) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_interval_over_groups_is_wilson_s_of_as_many_images_as_have_their_variance(seed: int) -> None:
+    """Korn and Graubard's, from the variance and Student's t of statsmodels, and its Wilson interval."""
+    right, groups = in_groups(seed)
+    variance = float(robust(right.astype(np.float64), groups).cov_params()[0, 0])
+    share = right.mean()
+    count = min(share * (1 - share) / variance, len(right))
+    count *= (1.959963984540054 / t.ppf(0.975, groups.max())) ** 2
+    expected = proportion_confint(share * count, count, method="wilson")
+    assert grouped_interval(right, groups) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_signs_of_groups_are_flipped_as_scipy_does(seed: int) -> None:
+    """The exact permutation test of paired samples, over the groups' sums."""
+    one, groups = in_groups(seed, number=10)
+    other = np.where(np.random.default_rng(seed + 100).random(len(one)) < 0.4, ~one, one)
+    differences = one.astype(np.float64) - other
+    sums = np.bincount(groups, weights=differences)
+    asked: dict[str, object] = {"permutation_type": "samples", "n_resamples": np.inf, "vectorized": True}
+    expected = permutation_test((sums,), lambda values, axis: values.sum(axis), **asked).pvalue
+    assert sign_flip_test(differences, groups) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_images_of_a_group_of_their_own_give_mcnemar_s_test(seed: int) -> None:
+    one, _ = in_groups(seed)
+    other = np.where(np.random.default_rng(seed).random(len(one)) < 0.3, ~one, one)
+    pairs = [[int((one & other).sum()), int((one & ~other).sum())], [int((~one & other).sum()), 0]]
+    found = sign_flip_test(one.astype(np.float64) - other, np.arange(len(one)))
+    assert found == pytest.approx(mcnemar(pairs, exact=True).pvalue, rel=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_bootstrap_of_groups_is_that_of_scipy(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zoo.evaluation.statistics.grouped_interval", lambda right, groups: (1.0, 0.0))  # never wider
+    right, groups = in_groups(seed, number=40)
+    sums, sizes = np.bincount(groups, weights=right), np.bincount(groups)
+    found = bootstrap(
+        (sums, sizes), lambda some, of, axis: some.sum(axis) / of.sum(axis), paired=True, vectorized=True,
+        n_resamples=4000, method="percentile", random_state=0,
+    ).confidence_interval  # fmt: skip
+    assert bootstrap_interval(right[None], groups=groups) == pytest.approx((found.low, found.high), abs=0.01)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_seeds_add_nothing_student_s_t_over_groups_is_that_of_statsmodels(seed: int) -> None:
+    """Two seeds that are equally good on different images: their variance is less than images explain."""
+    one, groups = in_groups(seed)
+    random = np.random.default_rng(seed)
+
+    def twice(right: Correct) -> Correct:
+        """The same accuracy with another seed: one image that was right is wrong, and one that was wrong is right."""
+        again = right.copy()
+        again[random.choice(np.flatnonzero(right))] = False
+        again[random.choice(np.flatnonzero(~right))] = True
+        return np.array([right, again])
+
+    first, second = twice(one), twice(np.where(random.random(len(one)) < 0.3, ~one, one))
+    expected = float(robust(first.mean(axis=0) - second.mean(axis=0), groups).pvalues[0])
+    assert p_value(first, second, groups=groups) == pytest.approx(expected, rel=1e-6)

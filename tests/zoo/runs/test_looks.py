@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from zoo.runs.looks import STUDY_FILE, TRIALS, earlier_looks, note_look, read_locked, read_looks, write_locked
+from zoo.runs.looks import STUDY_FILE, TRIALS, earlier_looks, note_look, read_locked, read_looks, study_of, write_locked
 from zoo.runs.run import LEDGER_FILE
 
 
@@ -62,10 +62,25 @@ def test_a_look_is_an_evaluation_that_saw_a_locked_image(
     if not locked:
         (study / "locked.json").unlink()
     (study / STUDY_FILE).touch()
-    run = SimpleNamespace(path=study / TRIALS / "trial", record={"id": "r"})
+    run = SimpleNamespace(is_final=False, path=study / TRIALS / "trial", record={"id": "r"})
     told = note_look(run, split, contents, 0.5)  # type: ignore[arg-type]
     looks = [(look["split"], look["name"], look["by"], look["images"], look["accuracy"]) for look in read_looks(study)]
     assert looks == ([] if images is None else [(split, "trial", "evaluate", images, 0.5)])
     assert told == (None if images is None else study)
-    alone = SimpleNamespace(path=tmp_path / "runs" / "r", record={"id": "r"})
+    alone = SimpleNamespace(is_final=False, path=tmp_path / "runs" / "r", record={"id": "r"})
     assert note_look(alone, split, contents, 0.5) is None  # type: ignore[arg-type]
+
+
+def test_folds_and_final_runs_belong_to_the_study_of_their_trial(tmp_path: Path) -> None:
+    study = tmp_path / "s"
+    study.mkdir()
+    (study / STUDY_FILE).write_text("{}")
+    trial, outside = study / TRIALS / "trial", tmp_path / "final"
+
+    def found(path: Path, of: Path | None = None) -> Path | None:
+        record = {"final": {"run": str(of)}} if of is not None else {}
+        return study_of(SimpleNamespace(path=path, record=record, is_final=of is not None))  # type: ignore[arg-type]
+
+    assert found(trial) == found(trial / "folds" / "2") == found(study / "finals" / "trial", trial) == study
+    assert found(outside, trial) == study
+    assert found(outside) is None and found(outside, tmp_path / "run") is None

@@ -65,6 +65,16 @@ def test_cheapest_of_one_network_has_fewest_trainable_parameters() -> None:
     assert any("one seed" in note for note in board.notes) and any("100 photographs" in note for note in board.notes)
 
 
+def test_images_that_are_too_few_to_choose_by_are_told() -> None:
+    """By groups where there are some; a leaderboard of one configuration chooses nothing, and says it as well."""
+    right = np.random.default_rng(0).random((2, 400)) < 0.9
+    many, few = (rank([entry("a", rows), entry("b", rows)]) for rows in (right, right[:, :60]))
+    assert many.too_few is None and "60 photographs, too few" in (few.too_few or "")
+    assert few.to_json()["too_few"] == few.too_few
+    tables = tuple(replace(one, groups=tuple(str(n % 20) for n in range(400))) for one in entry("a", right).tables)
+    assert "in 20 groups" in (rank([replace(entry("a", right), tables=tables)]).too_few or "")
+
+
 def test_a_network_without_latency_is_not_the_cheapest() -> None:
     right = np.random.default_rng(0).random((1, 100)) < 0.9
     unknown = replace(entry("unknown", right, trained=1), cost=DeploymentCost(failure="no exporter"))

@@ -101,6 +101,7 @@ def test_a_study_from_beginning_to_end(done: Results) -> None:
     board = done.leaderboard
     assert {row["way"] for row in board["rows"]} == set(WAYS[:2]) and board["split"] == "val"
     assert all(row["images"] == 4 and row["seeds"] == [0, 1] and row["latency"][0] > 0 for row in board["rows"])
+    assert board["too_few"] in done.record["notes"] and "`val` has 4 photographs, too few" in board["too_few"]
     first = done.run(done.outcomes[0])
     assert first.record["reported_split"] == "val" and first.experiment.data.startswith("locked:")
 
@@ -385,7 +386,8 @@ def test_a_killed_study_has_a_leaderboard_of_its_finished_trials(
     (folder / "outcomes.jsonl").write_text("".join(line for line in lines if "refused" not in line))
     assert {row["way"] for row in Results.open(folder).leaderboard["rows"]} == set(WAYS[:2])
     assert run_zoo(["report", str(folder)]) == 0
-    assert "2 of 6 trials have no result yet" in (folder / "report.html").read_text()
+    page = (folder / "report.html").read_text()
+    assert "2 of 6 trials have no result yet" in page and page.count("But `val` has 4 photographs, too few") == 1
 
 
 def test_nothing_finished_is_a_failure(two_splits: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -593,6 +595,7 @@ def test_options_are_the_study(monkeypatch: pytest.MonkeyPatch, done: Results) -
 def test_the_command(done: Results, capsys: pytest.CaptureFixture[str], two_splits: Path, tmp_path: Path) -> None:
     assert run_zoo(["study", str(done.path), "--status"]) == 0
     captured = capsys.readouterr()
+    assert "4 photographs, too few" in " ".join(captured.err.split())
     assert "4 finished" in captured.err and "2 not trained" in captured.err and captured.out.strip() == str(done.path)
     assert run_zoo(["study", str(done.path), "--status", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["leaderboard"]["winners"] == done.winners

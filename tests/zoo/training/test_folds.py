@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,6 +32,7 @@ from zoo import (
 from zoo.data.opening import open_images
 from zoo.feature_cache.loader import PrefixOutputs
 from zoo.progress import Silent
+from zoo_cli.main import run as run_zoo
 
 
 class Told(Silent):
@@ -82,6 +87,27 @@ def test_every_image_is_scored_once_and_a_stopped_run_keeps_its_folds(
     with pytest.raises(UsageError, match="was trained on all images"):
         evaluate(final, plugins=plugins)
     assert len(evaluate(final, split="test", plugins=plugins).predictions) == 4
+
+
+def test_resume_after_kill_9_keeps_finished_folds(photos: Path, tmp_path: Path) -> None:
+    settings = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "full", "--epochs", "12"]
+    settings += ["--image-size", "32", "--batch-size", "8", "--save-every", "0s", "--folds", "2", "--data", str(photos)]
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
+    process = subprocess.Popen([*zoo, *settings, "--out", str(killed)], stderr=subprocess.DEVNULL)
+    while not (killed / "folds" / "2" / "checkpoint.safetensors").is_file():
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert Run.open(killed).status == "running" == Run.open(killed / "folds" / "2").status
+    kept = (killed / "folds" / "1" / "run.json").read_bytes()
+    assert run_zoo(["train", "--resume", str(killed)]) == 0
+    assert (killed / "folds" / "1" / "run.json").read_bytes() == kept
+    assert Run.open(killed / "folds" / "2").record["resumed"][0]["step"] > 0
+    assert run_zoo(["train", *settings, "--out", str(whole)]) == 0
+    one, other = Run.open(killed), Run.open(whole)
+    assert one.metrics == other.metrics and (one.predictions().logits == other.predictions().logits).all()
 
 
 def test_outputs_of_frozen_layers_are_computed_once_for_all_folds(

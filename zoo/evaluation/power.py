@@ -1,12 +1,14 @@
-"""Power: what difference of two networks the images of a split can tell, before any is trained."""
+"""Power: what difference of two networks the images of a split can tell."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from zoo.errors import counted
 from zoo.evaluation.significance import LEVEL, POWER
 from zoo.evaluation.statistics import images_needed, wilson_interval
+from zoo.runs.run import FOLDS
 
 DISAGREEMENT = 0.1  # share of images on which two networks give answers of which one is right, if nothing is known
 
@@ -70,4 +72,32 @@ def split_power(split: str, images: int, accuracy: float | None) -> SplitPower:
     ends = wilson_interval(round(assumed * images), images) if images else (0.0, 1.0)
     return SplitPower(
         split=split, images=images, difference=found, interval=ends[1] - ends[0], accuracy=assumed, disagreement=share
+    )
+
+
+def too_few(split: str, images: int, groups: int | None = None) -> str | None:
+    """Why the winner of a split is largely chance, with what helps, as a sentence; None where it is not.
+
+    The rule: two networks differ on a tenth of the images, and one of them is always right there. If not even this is
+    significant with probability `POWER`, the split is too small. That is so below 101 images.
+
+    Args:
+        split: Its name; `folds` for all images of a run of folds.
+        images: Number of images.
+        groups: Number of groups that these are in, which then count as one image each. None: there are none.
+    """
+    count = images if groups is None else groups
+    power = split_power(split, count, None)
+    if power.difference is not None:
+        return None
+    remedy = (
+        "only more photographs help"
+        if split == FOLDS
+        else "`--folds 5` compares on all photographs that are not in the test split"
+    )
+    in_groups = "" if groups is None else f" in {counted(groups, 'group')}"
+    return (
+        f"`{split}` has {counted(images, 'photograph')}{in_groups}, too few to choose a winner by: the 95 % interval "
+        f"of an accuracy of about {100 * power.accuracy:.0f} % is {100 * power.interval:.0f} points wide, and a "
+        f"difference of {100 * power.disagreement:.0f} points may well be missed; {remedy}"
     )
