@@ -19,6 +19,7 @@ NEEDS_MORE = (
     "zoo.advice.domain_distance",
     "zoo.advice.probing",
     "zoo.data.augmentation",
+    "zoo.embedding",
     "zoo.feature_cache",
     "zoo.networks",
     "zoo.system.cpu_memory",
