@@ -102,24 +102,27 @@ def prepare(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
 RUN_PAGES = [page for page in PAGES if any(map(is_run, blocks_of(page)))]
 # Pages whose commands take minutes together, and whose subjects have tests of their own: `make test-slow` runs them
 SLOW = {
-    f"docs/how-to/{name}.md"
+    f"docs/{name}.md"
     for name in (
-        "choose-a-backbone",
-        "compare-configurations",
-        "deploy-with-onnxruntime",
-        "deploy-with-openvino",
-        "find-faults-in-your-data",
-        "imbalanced-classes",
-        "make-the-file-smaller",
-        "measure-latency",
-        "plugins/backbone",
-        "plugins/dataset",
-        "plugins/exporter",
-        "plugins/metric",
-        "plugins/runtime",
-        "plugins/strategy",
-        "resume-a-stopped-run",
-        "whole-image",
+        "how-to/choose-a-backbone",
+        "how-to/compare-configurations",
+        "how-to/deploy-with-onnxruntime",
+        "how-to/deploy-with-openvino",
+        "how-to/deploy-with-triton",
+        "how-to/find-faults-in-your-data",
+        "how-to/imbalanced-classes",
+        "how-to/make-the-file-smaller",
+        "how-to/measure-latency",
+        "how-to/plugins/backbone",
+        "how-to/plugins/dataset",
+        "how-to/plugins/exporter",
+        "how-to/plugins/index",
+        "how-to/plugins/metric",
+        "how-to/plugins/runtime",
+        "how-to/plugins/strategy",
+        "how-to/resume-a-stopped-run",
+        "how-to/whole-image",
+        "reference/study-folder",
     )
 }
 
