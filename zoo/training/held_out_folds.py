@@ -50,7 +50,7 @@ def held_out_folds(
 
 
 def _stratified(labels: Indices, count: int, seed: int) -> Indices:
-    """The fold `(N,)` of each image: those of scikit-learn's `StratifiedKFold(count, shuffle=True, random_state=seed)`.
+    """The fold `(N,)` of each image, as by scikit-learn's `StratifiedKFold(count, shuffle=True, random_state=seed)`.
 
     Without its import, which takes a second.
     """
