@@ -13,9 +13,11 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.networks.head import features_width, replace_head, start_layer
 from zoo.solver import Task
-from zoo.training.held_out_folds import Indices, held_out, held_out_folds
+from zoo.training.held_out_folds import held_out, held_out_folds
 from zoo.training.temperature_scaling import fit_temperature
 from zoo_strategies.softmax_fit import Floats, SoftmaxFits, Standardisation, one_thread
+
+Indices = npt.NDArray[np.int64]
 
 # Inverse strengths of the L2 penalty on standardised features, as scikit-learn's C. The best one was between 1e-3 and
 # 1e-1 on every data set that was tried
