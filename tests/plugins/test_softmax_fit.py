@@ -42,7 +42,7 @@ def theirs(found: np.ndarray, labels: np.ndarray, strength: float) -> LogisticRe
     return LogisticRegression(C=strength, tol=1e-8, max_iter=20_000).fit(found.astype(np.float64), labels)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(st.integers(2, 5), st.integers(3, 40), st.integers(20, 90), st.integers(-3, 0), st.integers(0, 9))
 def test_each_fit_is_scikit_learn_s_on_its_subset(classes: int, width: int, images: int, power: int, seed: int) -> None:
     found, labels = clusters(images, width, classes, 3.0, seed)
