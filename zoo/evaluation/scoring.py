@@ -23,6 +23,7 @@ from zoo.data.opening import absolute, choose_split, open_images, open_to_score,
 from zoo.data.selection import excluded_of
 from zoo.dataset import Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
+from zoo.evaluation.class_scores import class_scores
 from zoo.evaluation.statistics import accuracy_interval
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import check_levels, levels_text, predict_all
@@ -74,19 +75,15 @@ class Evaluation:
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall, F1 and number of images of every class."""
-        from sklearn.metrics import precision_recall_fscore_support
-
         table = self.predictions
-        found: Any = precision_recall_fscore_support(
-            table.labels, table.predicted, labels=range(len(table.classes)), average=None, zero_division=0.0
-        )
+        found = class_scores(table.labels, table.predicted, len(table.classes))
         return [
             {
                 "class": name,
-                "precision": float(found[0][index]),
-                "recall": float(found[1][index]),
-                "f1": float(found[2][index]),
-                "images": int(found[3][index]),
+                "precision": float(found.precision[index]),
+                "recall": float(found.recall[index]),
+                "f1": float(found.f1[index]),
+                "images": int(found.images[index]),
             }
             for index, name in enumerate(table.classes)
         ]
