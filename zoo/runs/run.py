@@ -6,6 +6,7 @@ model.safetensors            the weights
 predictions-SPLIT.safetensors
 ledger.jsonl                 one line per evaluation
 splits.json                  the role of each image, and the SHA-256 of its content
+exclude.csv                  the list of `--exclude`, as it was read
 rates.json                   the curve of `--lr find`
 folds/N/                     the run of a fold, for a run of `--folds`, which has no weights of its own
 checkpoint*.safetensors      from which a killed run is resumed; deleted when the run is finished
@@ -50,6 +51,7 @@ HISTORY_FILE = "history.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
 RATES_FILE = "rates.json"
+EXCLUDE_FILE = "exclude.csv"
 FOLDS = "folds"  # folder of the runs of folds, which are called 1, 2 and so on; also the name of what they score
 
 # The files that `--force` deletes; notes, photographs and other files that a user keeps in the folder stay
@@ -59,6 +61,7 @@ OWN_FILES = (
     LEDGER_FILE,
     SPLITS_FILE,
     RATES_FILE,
+    EXCLUDE_FILE,
     "model.*",
     "checkpoint*.safetensors",
     ".checkpoint*",
