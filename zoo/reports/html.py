@@ -273,7 +273,8 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
 
 def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
     """The mistakes with the highest confidence, with small photographs where these can still be read."""
-    from zoo.data.opening import open_images, spelt_as
+    from zoo.data.division import undivided
+    from zoo.data.opening import open_to_score, spelt_as
 
     wrong = np.flatnonzero(~table.correct)
     if not len(wrong):
@@ -282,7 +283,7 @@ def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, A
     order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
     try:
         asked = run.experiment
-        images = open_images(asked.data, asked.split_seed, plugins, of_run=True, group=asked.group)
+        images = open_to_score(undivided(asked.data), asked.split_seed, plugins, of_run=True)
         images = spelt_as(images, table.ids, run.classes)
         samples = {sample.id: sample for samples in images.splits.values() for sample in samples}
     except ZooError:
