@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,6 @@ from zoo.exporting.golden import TOLERANCE, Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.predictions import softmax
 from zoo_onnx import network
-from zoo_onnx import write as write_module
 from zoo_onnx.metadata import read
 from zoo_onnx.session import open_file
 from zoo_onnx.verify import verify
@@ -160,6 +160,10 @@ def test_folder_that_cannot_be_written(onnx_spec: ExportSpec, tmp_path: Path) ->
         write(replace(onnx_spec, file=tmp_path / "missing" / "small.onnx"))
 
 
+def _answer(given: Any, photographs: Any) -> Any:
+    return given
+
+
 class OnPixels(nn.Module):
     """A random linear layer on all pixels, which averages nothing: a rounded grey level moves its logits a lot."""
 
@@ -193,7 +197,7 @@ def test_rounding_of_a_resize_fails_no_network_and_a_fault_fails_every_one(seed:
         "two pixels aside": torch_logits(spec, [np.roll(picture, 2, 1) for picture in pictures]),
     }
     for name, answers in faults.items():
-        assert not check_golden(golden, CLASSES, lambda _, given=answers: given).passed, name
+        assert not check_golden(golden, CLASSES, partial(_answer, answers)).passed, name
 
 
 def test_the_bound_of_an_ordinary_network_stays_a_share_of_its_largest_logit(onnx_spec: ExportSpec) -> None:
