@@ -22,8 +22,10 @@ from zoo.exporter import ExportSpec
 from zoo.exporting.golden import TOLERANCE, Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.predictions import softmax
+from zoo.preprocess import Preprocess
 from zoo_onnx import network
 from zoo_onnx.metadata import read
+from zoo_onnx.preprocessing import Preprocessing, build_preprocessing
 from zoo_onnx.session import open_file
 from zoo_onnx.verify import verify
 from zoo_onnx.write import torch_logits, write
@@ -208,8 +210,10 @@ def test_the_bound_of_an_ordinary_network_stays_a_share_of_its_largest_logit(onn
 
 def test_a_wrong_resize_widens_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file resizes by another filter than the run: what that does to the network is not allowed for."""
-    build = write_module.build_preprocessing
-    other = lambda preprocess: build(replace(preprocess, interpolation="bilinear"))
-    monkeypatch.setattr(write_module, "build_preprocessing", other)
+
+    def other(preprocess: Preprocess) -> Preprocessing:
+        return build_preprocessing(replace(preprocess, interpolation="bilinear"))
+
+    monkeypatch.setattr("zoo_onnx.write.build_preprocessing", other)
     with refused(ZooError, "golden input", "differ"):
         write(small_spec(tmp_path / "model.onnx", PREPROCESS, OnPixels(0)))

@@ -27,7 +27,8 @@ from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.kept_list import keep_list, with_kept_list
 from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
-from zoo.runs.run import EXCLUDE_FILE, Run, make_folder, now
+from zoo.runs.run import EXCLUDE_FILE, Run, now
+from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import LOCK_FILE, hold_folder
 from zoo.storage.paths import output_path

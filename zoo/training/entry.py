@@ -31,7 +31,8 @@ from zoo.plugin import Plugins
 from zoo.predictions import pooled
 from zoo.progress import Once, Progress
 from zoo.runs.kept_list import as_begun, keep_list
-from zoo.runs.run import FOLDS, SPLITS_FILE, Run, clear_folder, make_folder, now
+from zoo.runs.run import FOLDS, SPLITS_FILE, Run, now
+from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import SCHEMA, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path

@@ -33,10 +33,9 @@ from zoo.runs.run import (
     SPLITS_FILE,
     WEIGHTS_FILE,
     Run,
-    clear_folder,
-    make_folder,
     now,
 )
+from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals

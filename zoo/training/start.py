@@ -11,7 +11,7 @@ from zoo.data.opening import absolute
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
-from zoo.runs.run import check_folder, default_folder
+from zoo.runs.run_folder import check_folder, default_folder
 from zoo.storage.paths import output_path
 from zoo.training.setup import Setup, resolve
 

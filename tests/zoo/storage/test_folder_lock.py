@@ -10,7 +10,7 @@ from filelock import FileLock
 from messages import refused
 
 from zoo import Study, UsageError, ZooError
-from zoo.runs.run import check_folder
+from zoo.runs.run_folder import check_folder
 from zoo.storage.folder_lock import LOCK_FILE, hold_folder
 from zoo.studies.runner import _check_folder
 
