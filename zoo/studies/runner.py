@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from zoo.data.folds import pool
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, found_text
 from zoo.dataset import Images
-from zoo.errors import DiskFull, UsageError, ZooError, counted
+from zoo.errors import DiskFull, ZooError, counted
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
@@ -30,7 +29,7 @@ from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_look
 from zoo.runs.run import EXCLUDE_FILE, Run, now
 from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
-from zoo.storage.folder_lock import LOCK_FILE, hold_folder
+from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
@@ -43,7 +42,8 @@ from zoo.studies.results import (
     TUNED_FILE,
     Results,
 )
-from zoo.studies.study import Study, same_study
+from zoo.studies.study import Study
+from zoo.studies.study_folder import check_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
 from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
@@ -86,11 +86,11 @@ def study(
         if isinstance(settings.get("exclude"), str):
             settings["exclude"] = absolute_list(settings["exclude"])
         asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
-        folder = output_path(out) if out is not None else _default_folder()
+        folder = output_path(out) if out is not None else default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
     trials = asked.trials(plugins)
-    _check_folder(folder, asked)
+    check_folder(folder, asked)
     first = with_kept_list(asked.experiment(trials[0]), folder, progress)
     opened = open_for_study(first, plugins)
     images = opened.images
@@ -401,26 +401,3 @@ class StudySession:
         self.progress.start(f"train {result.trial.configuration} on all images that are not locked", 0)
         self._local.ask("train_final", run=str(opened.run(result).path), folder=str(folder))
         return Run.open(folder)
-
-
-def _default_folder() -> Path:
-    first = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-study"
-    names = (first, *(first.with_name(f"{first.name}-{count}") for count in range(2, 1000)))
-    return next(folder for folder in names if not folder.exists())
-
-
-def _check_folder(folder: Path, asked: Study) -> None:
-    """Check that the study may be carried out in a folder: the folder is new or empty, or holds the same study.
-
-    Raises:
-        UsageError: it holds something else.
-    """
-    if (folder / STUDY_FILE).is_file():
-        differ = same_study(Results.open(folder).record["study"], json.loads(json_text(asked.to_json())))
-        if differ:
-            raise UsageError(
-                f"`{folder}` holds another study, which differs in `{'`, `'.join(differ)}`",
-                hint="pass another `--out`, or continue that study with `zoo study FOLDER`",
-            )
-    elif folder.exists() and (not folder.is_dir() or any(file.name != LOCK_FILE for file in folder.iterdir())):
-        raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")
