@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import stat
-import struct
 import tarfile
 import threading
 import zipfile
@@ -237,29 +236,6 @@ def test_exports_of_annotation_tools(photos: Path, tmp_path: Path) -> None:
         file.write_text(text)
         with pytest.raises(ZooError, match=r"e\.json"):
             open_images(f"coco:{file},root={photos}", 0, Plugins())
-
-
-def test_a_dataset_of_torchvision(tmp_path: Path) -> None:
-    raw = tmp_path / "MNIST/raw"
-    raw.mkdir(parents=True)
-    for part, count in (("train", 20), ("t10k", 10)):
-        pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, count, 28, 28) + pixels.tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">2i", 0x801, count) + bytes(index % 2 for index in range(count))
-        )
-    assert absolute(f"torchvision:MNIST,root={tmp_path}/x/..", Plugins()) == f"torchvision:MNIST,root={tmp_path}"
-    images = open_images(f"torchvision:MNIST,root={tmp_path}", 0, Plugins())
-    assert images.classes == ("0 - zero", "1 - one") and {r: len(p) for r, p in images.splits.items()} == {
-        "train": 20,
-        "test": 10,
-    }
-    opened = images.splits["train"][0].source.open()
-    assert isinstance(opened, np.ndarray) and opened.shape == (28, 28, 3)
-    with refused(UsageError, "MNIT", "did you mean `MNIST`"):
-        open_images(f"torchvision:MNIT,root={tmp_path}", 0, Plugins())
-    with refused(UsageError, "CIFAR10", "download=yes"):
-        open_images(f"torchvision:CIFAR10,root={tmp_path}", 0, Plugins())
 
 
 class _Server(BaseHTTPRequestHandler):

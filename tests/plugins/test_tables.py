@@ -54,13 +54,14 @@ def test_a_table_is_the_folder_that_it_describes(photos: Path, tmp_path: Path) -
         (GOOD.encode("utf-16"), "t.csv"),
         (GOOD.replace("/", "\\"), "t.csv"),
         (GOOD.replace(",", " , "), "t.csv"),
+        (GOOD.replace(",", ', "').replace("\n", '"\n'), "t.csv"),
         (GOOD + "\n , \n\n", "t.csv"),
         (
             "".join(json.dumps(dict(zip(("path", "label"), row.split(",")))) + "\n" for row in GOOD.split()[1:]),
             "t.jsonl",
         ),
     ],
-    ids=["tsv", "semicolon", "bar", "crlf", "bom", "utf-16", "backslash", "spaces", "empty-rows", "jsonl"],
+    ids=["tsv", "semicolon", "bar", "crlf", "bom", "utf-16", "backslash", "spaces", "quoted", "empty-rows", "jsonl"],
 )
 def test_forms_of_the_same_table(photos: Path, tmp_path: Path, text: str | bytes, name: str) -> None:
     assert opened(photos, tmp_path, text, name=name).splits == opened(photos, tmp_path, GOOD).splits
@@ -213,6 +214,10 @@ def test_a_split_that_is_no_role(photos: Path, tmp_path: Path) -> None:
         opened(photos, tmp_path, rows.replace("trian", "0").replace("train", "1"), ",split=split")
     with refused(ZooError, "no split", "line 6"):
         opened(photos, tmp_path, rows.replace("trian", ""), ",split=split")
+    with refused(ZooError, "trian", "did you mean `train`", "line 6"):  # also where nobody names the column
+        opened(photos, tmp_path, rows)
+    notes = opened(photos, tmp_path, rows.replace("trian", "0").replace("train", "1")).notes
+    assert any("`split`" in note and "is not used" in note for note in notes)
 
 
 def test_an_image_in_two_splits(photos: Path, tmp_path: Path) -> None:
