@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind
+from zoo.data.folder_walk import is_photograph, walk_files
 from zoo.data.labelled_rows import LabelledRows
 from zoo.data.split_words import role_of
 from zoo.data.table import LABEL_NAMES, cell_text
@@ -68,11 +69,17 @@ def read(argument: Argument, rows: LabelledRows) -> None:
     if not folder.is_dir() and not _COMMIT.search(text) and (commit := _cached_commit(loaded)) is not None:
         rows.notes.append(f"the hub was not reached: `{text}` is the copy of commit {commit} that was kept here")
     by_role = len(loaded) > 1 and argument.get("split") is None
+    named: set[str] = set()
     for word, part in loaded.items():
         if by_role and role_of(word) is None:
             known = " ".join(f"`{name}`" for name in loaded)
             raise ZooError(f"split `{word}` of `{text}` is no role", hint=f"it has {known}; `split=` names a column")
-        _add(part, str(word) if by_role else None, argument, rows, folder if folder.is_dir() else None, text)
+        named |= _add(part, str(word) if by_role else None, argument, rows, folder if folder.is_dir() else None, text)
+    if folder.is_dir():  # a metadata file may have been written before some images came
+        others = (file.relative_to(folder).as_posix() for file in walk_files(folder) if is_photograph(file))
+        rows.rejected += [
+            (name, "is in the folder, but in no row of its metadata") for name in others if name not in named
+        ]
 
 
 def _loaded(text: str, folder: Path | None, config: str | None) -> Any:
@@ -152,8 +159,13 @@ def _cached_commit(loaded: Any) -> str | None:
     return found[0] if found else None
 
 
-def _add(part: Any, word: str | None, argument: Argument, rows: LabelledRows, folder: Path | None, text: str) -> None:
+def _add(
+    part: Any, word: str | None, argument: Argument, rows: LabelledRows, folder: Path | None, text: str
+) -> set[str]:
+    """Add the images of a split; returns what they are called."""
     import datasets
+
+    ids: set[str] = set()
 
     features = part.features
     image = _column(
@@ -186,6 +198,7 @@ def _add(part: Any, word: str | None, argument: Argument, rows: LabelledRows, fo
                 f"{word or 'image'}/{number:08d}" if not path else f"{word or 'image'}/{number:08d}-{Path(path).name}"
             )
             source = BytesSource(f"hf:{text}, {word or 'row'} {number}", partial(_bytes, part, image, number))
+        ids.add(name)
         value = cells.get(label) if label else None
         if isinstance(value, (list, dict)):
             raise ZooError(f"column `{label}` of `hf:{text}` holds a {type(value).__name__}, not one class")
@@ -201,6 +214,7 @@ def _add(part: Any, word: str | None, argument: Argument, rows: LabelledRows, fo
             table=f"hf:{text}",
             line=number + 1,
         )
+    return ids
 
 
 def _bytes(part: Any, image: str, number: int) -> bytes:

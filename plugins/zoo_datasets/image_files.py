@@ -73,8 +73,9 @@ class ImageFiles:
             ZooError: none does.
         """
         if self._missing and not self._found:
+            first = self._missing[0][:200]
             raise ZooError(
-                f"`{table}` names {counted(len(self._missing), 'image')} and none exists, such as `{self._missing[0]}`",
+                f"`{table}` names {counted(len(self._missing), 'image')} and none exists, such as `{first}`",
                 hint="`root=` is the folder that paths begin at, `suffix=.jpg` is added to each",
             )
 

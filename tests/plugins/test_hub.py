@@ -45,7 +45,7 @@ try:
     images = open_images(data, 0, plugins)
     size = lambda one: len(one.source.open().read())
     found = {role: [(one.id, one.label, size(one)) for one in part] for role, part in images.splits.items()}
-    print(json.dumps({"data": data, "found": found, "notes": images.notes}))
+    print(json.dumps({"data": data, "found": found, "notes": images.notes, "rejected": images.rejected}))
 except ZooError as error:
     print(json.dumps({"data": data, "error": str(error)}))
 """
@@ -185,3 +185,13 @@ def test_what_the_hub_says_against_a_dataset(
         thread.join()
         server.server_close()
     assert said is not None and all(word in " ".join(said) for word in words), said
+
+
+def test_images_that_the_metadata_of_a_folder_does_not_name(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", {"train": 4})
+    names = sorted(file.relative_to(photos / "train").as_posix() for file in photos.rglob("*.jpg"))
+    rows = [f"{name},{name.split('/')[0]}\n" for name in names[1:]]
+    (photos / "train/metadata.csv").write_text("file_name,label\n" + "".join(rows))
+    found = opened(f"hf:{photos}", "http://127.0.0.1:9", tmp_path / "home", offline=True)
+    assert sum(map(len, found["found"].values())) == 7
+    assert found["rejected"] == [[f"train/{names[0]}", "is in the folder, but in no row of its metadata"]]
