@@ -11,7 +11,7 @@ import tarfile
 from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from zoo import UsageError, ZooError
@@ -104,10 +104,10 @@ def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
                 archive.members.clear()  # type: ignore[attr-defined]  # which tarfile keeps, and this reader does not need
                 name = member.name.removeprefix("./")
                 last = f"`{name}`"
-                if member.isdir() or is_clutter(PurePosixPath(name)):  # macOS puts `._0001.cls` beside `0001.cls`
+                if member.isdir() or is_clutter(Path(name)):  # macOS puts `._0001.cls` beside `0001.cls`
                     continue
                 reason = why_unsafe(name) or (None if member.isreg() else "is a link or device, which is not followed")
-                if reason is None and member.sparse is not None:  # type: ignore[attr-defined]
+                if reason is None and member.sparse is not None:
                     reason = "is stored as a sparse file, which is not read"
                 if reason is None and member.offset_data + member.size > whole:
                     reason = "is cut short: the shard ends within it"

@@ -12,7 +12,7 @@ import pytest
 from messages import refused
 from tests_support import TINY, make_photos
 
-from zoo import Images, UsageError, ZooError, train
+from zoo import Images, UsageError, ZooError, evaluate, train
 from zoo.data.opening import absolute, open_images, open_to_score, open_unlabelled
 from zoo.plugin import Plugins
 
@@ -150,6 +150,20 @@ def test_a_table_that_is_changed_is_named_when_a_run_goes_on(photos: Path, tmp_p
 
     with refused(ZooError, str(table), "changed"):
         resume(tmp_path / "run")
+
+
+def test_a_table_that_is_changed_is_named_when_a_run_is_evaluated(photos: Path, tmp_path: Path) -> None:
+    table = tmp_path / "t.csv"
+    rows = "".join(f"{row},{'train' if i % 2 else 'val'}\n" for i, row in enumerate(GOOD.split()[1:]))
+    table.write_text("path,label,split\n" + rows)
+    run = train(replace(TINY, data=f"csv:{table},root={photos}", epochs=1), out=tmp_path / "run")
+    evaluate(run)
+    kept = {file: file.read_bytes() for file in run.path.rglob("predictions*") if file.is_file()}
+    table.write_text(rows.replace("blue,", "x,").replace("red,", "blue,").replace("x,", "red,"))
+    table.write_text("path,label,split\n" + table.read_text())
+    with pytest.warns(UserWarning, match=f"`{table}` has changed"):
+        evaluate(run)
+    assert kept and kept == {file: file.read_bytes() for file in kept}
 
 
 def test_images_that_cannot_be_found_are_reported(photos: Path, tmp_path: Path) -> None:
