@@ -12,7 +12,7 @@ import pytest
 from messages import refused
 from tests_support import TINY, make_photos
 
-from zoo import Images, UsageError, ZooError, evaluate, train
+from zoo import Images, UsageError, ZooError, evaluate, train, train_final
 from zoo.data.opening import absolute, open_images, open_to_score, open_unlabelled
 from zoo.plugin import Plugins
 
@@ -152,7 +152,9 @@ def test_a_table_that_is_changed_is_named_when_a_run_goes_on(photos: Path, tmp_p
         resume(tmp_path / "run")
 
 
-def test_a_table_that_is_changed_is_named_when_a_run_is_evaluated(photos: Path, tmp_path: Path) -> None:
+def test_a_table_that_is_changed_is_named_when_a_run_is_evaluated(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     table = tmp_path / "t.csv"
     rows = "".join(f"{row},{'train' if i % 2 else 'val'}\n" for i, row in enumerate(GOOD.split()[1:]))
     table.write_text("path,label,split\n" + rows)
@@ -164,6 +166,9 @@ def test_a_table_that_is_changed_is_named_when_a_run_is_evaluated(photos: Path, 
     with pytest.warns(UserWarning, match=f"`{table}` has changed"):
         evaluate(run)
     assert kept and kept == {file: file.read_bytes() for file in kept}
+    with caplog.at_level("WARNING"):
+        train_final(run, out=tmp_path / "final")
+    assert f"`{table}` has changed" in caplog.text
 
 
 def test_images_that_cannot_be_found_are_reported(photos: Path, tmp_path: Path) -> None:
