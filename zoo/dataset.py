@@ -268,7 +268,15 @@ __getattr__ = lazy_attributes(
         **{name: f"zoo.data.class_names:{name}" for name in ("composed", "folded")},
         **{
             name: f"zoo.data.data_argument:{name}"
-            for name in ("Argument", "Kind", "is_url", "matching_files", "parse_argument", "resolved_argument")
+            for name in (
+                "Argument",
+                "Kind",
+                "is_url",
+                "matching_files",
+                "parse_argument",
+                "resolved_argument",
+                "without_secret",
+            )
         },
         **{
             name: f"zoo.data.labelled_rows:{name}"

@@ -3,7 +3,8 @@
     ZooError                exit 1   the work cannot go on: data, weights, device, verification
     ├── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
     ├── Diverged            exit 1   training produced a value that is not finite
-    └── DiskFull            exit 1   there is no room left on the disk
+    ├── DiskFull            exit 1   there is no room left on the disk
+    └── Unreachable         exit 1   what holds the images answers no more
 
 Any other exception is a bug and keeps its traceback.
 """
@@ -49,6 +50,10 @@ class Diverged(ZooError):
 
 class DiskFull(ZooError):
     """There is no room left on the disk that a file was to be written to."""
+
+
+class Unreachable(ZooError):
+    """What holds the images, such as a bucket, answers no more: they are not damaged, and none may be left out."""
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -42,7 +42,7 @@ def read(argument: Argument, rows: LabelledRows) -> None:
         rows.files[file] = hashlib.sha256(data).hexdigest()
         try:
             pairs = list(_pairs(data, file, rows))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ZooError(
                 f"`{file}` is no export that is read: {type(error).__name__}: {quoted(error)}",
                 hint="COCO JSON, Label Studio JSON or JSON-MIN, and CVAT for images (XML) are",

@@ -9,7 +9,7 @@ import zlib
 from pathlib import Path
 
 from zoo import Images, UsageError, ZooError
-from zoo.data.data_argument import Kind, matching_files, parse_argument, resolved_argument
+from zoo.data.data_argument import Kind, is_url, matching_files, parse_argument, resolved_argument
 from zoo.data.folder_walk import is_clutter, is_photograph
 from zoo.data.split_words import role_of
 from zoo.dataset import Sample, Unlabelled
@@ -79,6 +79,8 @@ def _opened(text: str) -> tuple[MemberTree, str, Reading, list[tuple[str, str]]]
     if reading is None:
         raise UsageError(f"`classes={argument.get('classes')}` is neither `leaf` nor `top`")
     file = matching_files(argument.files[0], "archive")[0]
+    if is_url(file):
+        raise UsageError(f"archive `{file}` is a URL, and archives are read in place", hint="download it first")
     rejected: list[tuple[str, str]] = []
     return zip_tree(file, rejected), file, reading, rejected
 

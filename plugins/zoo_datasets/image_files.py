@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import posixpath
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from zoo import ZooError
-from zoo.data.data_argument import is_url
+from zoo.data.data_argument import is_url, without_secret
 from zoo.data.image_formats import SUFFIXES
 from zoo.data.labelled_rows import LabelledRows, is_missing
 from zoo.dataset import FileSource, ImageSource
 from zoo.errors import counted
+from zoo_datasets.reachability import Reachability
 from zoo_datasets.remote import remote_source
 
 PARENTS = 3  # folders above that of the table, in which paths may begin
@@ -31,6 +34,7 @@ class ImageFiles:
     suffix: str = ""
     _missing: list[str] = field(default_factory=list)
     _found: int = 0
+    _reach: Reachability = field(default_factory=Reachability)
 
     def find(self, cell: str, rows: LabelledRows, table: str, line: int) -> tuple[str, ImageSource] | None:
         """The id and the source of the image that a cell names; None: there is none, and the row is rejected."""
@@ -44,9 +48,13 @@ class ImageFiles:
         if self.suffix and not cell.lower().endswith(self.suffix.lower()):
             cell += self.suffix
         if is_url(cell) or is_url(self.root):
-            url = cell if is_url(cell) else f"{self.root.rstrip('/')}/{cell.lstrip('/')}"
             self._found += 1
-            return cell, remote_source(url)
+            if is_url(cell):
+                return without_secret(cell), remote_source(cell, self._reach)
+            below = posixpath.normpath(cell.replace("\\", "/").lstrip("/"))
+            # in an address of the web, these letters would end the path
+            path = re.sub("[%?#]", lambda found: f"%{ord(found[0]):02X}", below) if self.root[:4] == "http" else below
+            return below, remote_source(f"{self.root.rstrip('/')}/{path}", self._reach)
         path = self._path(cell)
         if "\\" in cell and not os.path.exists(path):  # noqa: PTH110 - a string is several times faster, for each row
             path = self._path(cell.replace("\\", "/"))
@@ -65,8 +73,9 @@ class ImageFiles:
             ZooError: none does.
         """
         if self._missing and not self._found:
+            first = self._missing[0][:200]
             raise ZooError(
-                f"`{table}` names {counted(len(self._missing), 'image')} and none exists, such as `{self._missing[0]}`",
+                f"`{table}` names {counted(len(self._missing), 'image')} and none exists, such as `{first}`",
                 hint="`root=` is the folder that paths begin at, `suffix=.jpg` is added to each",
             )
 

@@ -103,7 +103,7 @@ def _open(file: str) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(file)
     except (pyarrow.ArrowException, OSError) as error:
-        raise ZooError(f"`{file}` cannot be read as parquet: {quoted(error)}") from error
+        raise ZooError(f"`{file}` cannot be read as parquet: {quoted(error).rstrip('.')}") from error
 
 
 def _rows_of(
@@ -173,15 +173,17 @@ def _cell(value: Any, column: str, file: str) -> str:
 def _is_text(kind: Any) -> bool:
     import pyarrow.types
 
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+    types = pyarrow.types
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind))
 
 
 def _is_image(kind: Any) -> bool:
     import pyarrow.types
 
-    if pyarrow.types.is_struct(kind):
+    types = pyarrow.types
+    if types.is_struct(kind):
         return bool(kind.get_field_index("bytes") >= 0)
-    return bool(pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind))
+    return bool(types.is_binary(kind) or types.is_large_binary(kind) or types.is_binary_view(kind))
 
 
 def _columns(file: str, schema: Any, argument: Argument, rows: LabelledRows) -> dict[str, str | None]:
@@ -209,7 +211,7 @@ def _columns(file: str, schema: Any, argument: Argument, rows: LabelledRows) -> 
             known = " ".join(f"`{name}`" for name in schema.names[:12])
             raise ZooError(
                 f"`{file}` has no column that can only hold {'images' if option == 'image' else 'labels'}",
-                hint=f"name it, such as `{option}={schema.names[-1]}`; the columns are {known}",
+                hint=f"name it, such as `{option}={(likely or schema.names)[-1]}`; the columns are {known}",
             )
     kind = schema.field(found["image"]).type
     if not _is_image(kind) and not _is_text(kind):

@@ -102,7 +102,7 @@ def columns_of(table: Table, argument: Argument, rows: LabelledRows, *, by_file:
         raise _untold(table, "path", "paths of images")
     split = asked.get("split")
     if split is None and not by_file:
-        split = _split_column(table)
+        split = _split_column(table, rows)
     label = asked.get("label")
     if label is None and rows.labelled:
         label = _label_column(table, {path, split, *asked.values()})
@@ -144,10 +144,20 @@ def _label_column(table: Table, taken: set[int | None]) -> int | None:
     return left[0] if len(left) == 1 and not named else None
 
 
-def _split_column(table: Table) -> int | None:
-    """The only column with a usual name, if its cells are words for splits."""
+def _split_column(table: Table, rows: LabelledRows) -> int | None:
+    """The only column with a usual name, if any cell is a word for a split; a note tells of one that is not used.
+
+    A cell that is none, among others that are, is an error of the row: the data would be divided anew otherwise.
+    """
     found = table.guess(SPLIT_NAMES)
-    return found if found is not None and all(map(role_of, table.cells(found))) else None
+    if found is None or not (cells := table.cells(found)):
+        return None
+    if any(map(role_of, cells)):
+        return found
+    if rows.labelled:
+        what = f"column `{table.columns[found]}` of `{table.name}` is not used: `{cells[0]}` is no split"
+        rows.notes.append(f"{what}; `--splits` divides data by a table, `group=` keeps a column's groups together")
+    return None
 
 
 def _untold(table: Table, option: str, what: str) -> ZooError:

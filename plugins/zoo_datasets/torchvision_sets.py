@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import operator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,6 +17,8 @@ from zoo.data.split_words import SPLIT_WORDS, role_of
 from zoo.errors import did_you_mean, quoted
 
 OPTIONS: dict[str, Kind] = {"root": "path", "download": "text"}
+TRAINED_ON = ("trainval", "train-standard")  # words of single datasets for what is trained on
+SAVE = "save it as class folders"
 EXAMPLE = "such as `torchvision:CIFAR10,root=data`"
 
 
@@ -64,15 +67,21 @@ def read(argument: Argument, rows: LabelledRows) -> None:
             None,
         )
         for number in range(len(part)):
-            target = int(targets[number]) if targets is not None else part[number][1]
-            if not isinstance(target, int):
-                raise ZooError(f"`torchvision:{name}` has targets that are {type(target).__name__}, not classes")
-            label = str(classes[target]) if classes and target < len(classes) else str(target)
-            image = f"{word}/{number:08d}"
+            found = targets[number] if targets is not None else part[number][1]
+            try:
+                target = operator.index(found)  # an integer of Python, numpy or torch
+            except (TypeError, ValueError, RuntimeError) as error:
+                raise ZooError(
+                    f"`torchvision:{name}` has targets that are {type(found).__name__}, not classes"
+                ) from error
+            called = classes[target] if classes and 0 <= target < len(classes) else target
+            label = ", ".join(called) if isinstance(called, tuple) else str(called)  # several names of one class
+            image = f"{word or 'image'}/{number:08d}"
             rows.add(image, label, Item(part, number, f"torchvision:{name}/{image}"), split=word)
 
 
-def _parts(name: str, root: str, download: bool) -> list[tuple[str, Any]]:
+def _parts(name: str, root: str, download: bool) -> list[tuple[str | None, Any]]:
+    """Each split of a dataset with its role; None: it comes without splits."""
     import torchvision.datasets
 
     kind: Any = getattr(torchvision.datasets, name, None)
@@ -89,19 +98,31 @@ def _parts(name: str, root: str, download: bool) -> list[tuple[str, Any]]:
             return [("train", make(train=True, **options)), ("test", make(train=False, **options))]
         if "split" in known:
             return _by_split(kind, options)
+        whole: Any = kind(**options)
+        if len(whole) and {"targets", "labels", "y", "classes", "categories", "num_classes"} & vars(whole).keys():
+            return [(None, whole)]
+    except (TypeError, NotImplementedError) as error:  # it takes or gives something else
+        raise UsageError(f"`torchvision:{name}` cannot be opened: {quoted(error)}", hint=SAVE) from error
+    except _NoSplit as error:
+        raise ZooError(f"`torchvision:{name}` has no splits that are known: {quoted(error)}", hint=SAVE) from error
     except Exception as error:  # of a download, or of files that are not there
-        hint = "`download=yes` fetches it" if not download else "check the network, or put its files into `root`"
+        hint = "check the network, or put its files into `root`"
+        if not download:
+            hint = "`download=yes` fetches it" if "download" in known else "put its files into `root`"
         raise UsageError(f"`torchvision:{name}` cannot be opened: {quoted(error)}", hint=hint) from error
-    raise ZooError(f"`torchvision:{name}` has no splits that are known", hint="save it as class folders")
+    raise ZooError(f"`torchvision:{name}` is not known to have one class an image", hint=SAVE)
 
 
-def _by_split(kind: Any, options: dict[str, Any]) -> list[tuple[str, Any]]:
+class _NoSplit(ValueError):
+    """A dataset has none of the splits that are asked for."""
+
+
+def _by_split(kind: Any, options: dict[str, Any]) -> list[tuple[str | None, Any]]:
     """Each split that the dataset takes: it refuses the words that it does not know."""
-    found: dict[str, tuple[str, Any]] = {}
+    found: dict[str, tuple[str | None, Any]] = {}
     error: Exception = ValueError("it knows no split")
-    for word in SPLIT_WORDS:
-        role = role_of(word)
-        assert role is not None
+    for word in (*SPLIT_WORDS, *TRAINED_ON):
+        role = role_of(word) or "train"
         if role in found:
             continue
         try:
@@ -109,5 +130,5 @@ def _by_split(kind: Any, options: dict[str, Any]) -> list[tuple[str, Any]]:
         except ValueError as refusal:
             error = refusal
     if not found:
-        raise error
+        raise _NoSplit(str(error)) from error
     return list(found.values())

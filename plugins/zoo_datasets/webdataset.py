@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind, is_url
+from zoo.data.folder_walk import is_clutter
 from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.data.labelled_rows import LabelledRows
 from zoo.data.table import LABEL_NAMES, cell_text
@@ -103,9 +104,11 @@ def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
                 archive.members.clear()  # type: ignore[attr-defined]  # which tarfile keeps, and this reader does not need
                 name = member.name.removeprefix("./")
                 last = f"`{name}`"
-                if member.isdir():
+                if member.isdir() or is_clutter(Path(name)):  # macOS puts `._0001.cls` beside `0001.cls`
                     continue
                 reason = why_unsafe(name) or (None if member.isreg() else "is a link or device, which is not followed")
+                if reason is None and member.sparse is not None:
+                    reason = "is stored as a sparse file, which is not read"
                 if reason is None and member.offset_data + member.size > whole:
                     reason = "is cut short: the shard ends within it"
                 if reason is not None:
@@ -117,7 +120,13 @@ def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
                     found.append((key, name, member.offset_data, member.size))
                 elif suffix in (*WORDS, "json") and member.size <= LONGEST:
                     stream.seek(member.offset_data)
-                    words[key][suffix] = stream.read(member.size).decode("utf-8-sig")
+                    text = stream.read(member.size).decode("utf-8-sig")
+                    if words[key].setdefault(suffix, text) != text:
+                        raise ZooError(
+                            f"`{name}` comes twice in `{file}`, as `{words[key][suffix][:80].strip()}` and "
+                            f"`{text[:80].strip()}`",
+                            hint="remove one of them",
+                        )
             if _holds_more(file, archive.offset):
                 rows.rejected.append((file, f"is damaged after {last}: what follows is no member of a tar file"))
     except UnicodeDecodeError as error:

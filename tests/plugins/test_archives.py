@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import stat
-import struct
 import tarfile
 import threading
 import zipfile
@@ -145,6 +144,29 @@ def test_members_of_a_shard_that_are_not_read(photos: Path, tmp_path: Path) -> N
     assert ids(images) == set(names(photos))
 
 
+def test_a_shard_from_a_mac_and_one_with_holes(photos: Path, tmp_path: Path) -> None:
+    with sharded(photos, tmp_path / "s.tar") as archive:
+        for name in names(photos):
+            put(archive, name.replace("/", "/._"), b"\0\5\x16\7")
+            put(archive, name.replace("/", "/._").replace("jpg", "cls"), b"\0\5\xff")
+    images = open_images(f"wds:{tmp_path}/s.tar", 0, Plugins())
+    assert ids(images) == set(names(photos)) and not images.rejected
+    with sharded(photos, tmp_path / "s.tar") as archive:
+        hole = tarfile.TarInfo("red/hole.jpg")
+        hole.pax_headers = {"GNU.sparse.major": "0", "GNU.sparse.size": "9000", "GNU.sparse.map": "0,10"}
+        hole.size = 10
+        archive.addfile(hole, io.BytesIO(b"0123456789"))
+        put(archive, "red/hole.cls", b"red")
+    assert "sparse" in dict(open_images(f"wds:{tmp_path}/s.tar", 0, Plugins()).rejected)["red/hole.jpg"]
+
+
+def test_a_label_that_comes_twice_in_a_shard(photos: Path, tmp_path: Path) -> None:
+    with sharded(photos, tmp_path / "s.tar") as archive:
+        put(archive, "blue/000.cls", b"red")
+    with refused(ZooError, "blue/000.cls", "twice", "`blue`", "`red`"):
+        open_images(f"wds:{tmp_path}/s.tar", 0, Plugins())
+
+
 def test_a_shard_that_is_damaged_says_so(photos: Path, tmp_path: Path) -> None:
     sharded(photos, tmp_path / "s.tar").close()
     whole = (tmp_path / "s.tar").read_bytes()
@@ -188,6 +210,10 @@ def test_parquet_without_names_and_with_what_is_wrong(photos: Path, tmp_path: Pa
     pyarrow.parquet.write_table(pyarrow.table({"x": cells, "label": [["a"]] * 8}), file)
     with refused(ZooError, "label", "list"):
         open_images(f"parquet:{file}", 0, Plugins())
+    views = {"x": pyarrow.array(cells, pyarrow.binary_view()), "label": pyarrow.array(list("aabbaabb"))}
+    pyarrow.parquet.write_table(pyarrow.table(views), file)
+    opened = open_unlabelled(f"parquet:{file}", Plugins()).samples[3].source.open()
+    assert not isinstance(opened, np.ndarray) and opened.read() == cells[3]
     file.write_bytes(b"PAR1")
     with refused(ZooError, "p.parquet", "parquet"):
         open_images(f"parquet:{file}", 0, Plugins())
@@ -233,33 +259,10 @@ def test_exports_of_annotation_tools(photos: Path, tmp_path: Path) -> None:
     file.write_text(json.dumps(found))
     with refused(ZooError, "red/000.jpg", "`ant`, `bee`", "one class"):
         open_images(f"coco:{file},root={photos}", 0, Plugins())
-    for text in ("{}", "[1]", "<a/>", "{", ""):
+    for text in ("{}", "[1]", "<a/>", "{", "", "[" * 100_000):
         file.write_text(text)
         with pytest.raises(ZooError, match=r"e\.json"):
             open_images(f"coco:{file},root={photos}", 0, Plugins())
-
-
-def test_a_dataset_of_torchvision(tmp_path: Path) -> None:
-    raw = tmp_path / "MNIST/raw"
-    raw.mkdir(parents=True)
-    for part, count in (("train", 20), ("t10k", 10)):
-        pixels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
-        (raw / f"{part}-images-idx3-ubyte").write_bytes(struct.pack(">4i", 0x803, count, 28, 28) + pixels.tobytes())
-        (raw / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">2i", 0x801, count) + bytes(index % 2 for index in range(count))
-        )
-    assert absolute(f"torchvision:MNIST,root={tmp_path}/x/..", Plugins()) == f"torchvision:MNIST,root={tmp_path}"
-    images = open_images(f"torchvision:MNIST,root={tmp_path}", 0, Plugins())
-    assert images.classes == ("0 - zero", "1 - one") and {r: len(p) for r, p in images.splits.items()} == {
-        "train": 20,
-        "test": 10,
-    }
-    opened = images.splits["train"][0].source.open()
-    assert isinstance(opened, np.ndarray) and opened.shape == (28, 28, 3)
-    with refused(UsageError, "MNIT", "did you mean `MNIST`"):
-        open_images(f"torchvision:MNIT,root={tmp_path}", 0, Plugins())
-    with refused(UsageError, "CIFAR10", "download=yes"):
-        open_images(f"torchvision:CIFAR10,root={tmp_path}", 0, Plugins())
 
 
 class _Server(BaseHTTPRequestHandler):

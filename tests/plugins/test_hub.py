@@ -17,7 +17,10 @@ from urllib.parse import unquote
 import pytest
 from tests_support import make_photos
 
+from zoo_datasets.huggingface import why_refused
+
 REVISION = "a" * 40
+TOKEN = "hf_SECRETTOKEN"
 INFO = {
     "id": "me/photos",
     "sha": REVISION,
@@ -42,7 +45,7 @@ try:
     images = open_images(data, 0, plugins)
     size = lambda one: len(one.source.open().read())
     found = {role: [(one.id, one.label, size(one)) for one in part] for role, part in images.splits.items()}
-    print(json.dumps({"data": data, "found": found}))
+    print(json.dumps({"data": data, "found": found, "notes": images.notes, "rejected": images.rejected}))
 except ZooError as error:
     print(json.dumps({"data": data, "error": str(error)}))
 """
@@ -51,9 +54,13 @@ except ZooError as error:
 class _Hub(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     files: dict[str, bytes] = {}  # noqa: RUF012 - set by the fixture
+    fault: tuple[int, str] | None = None
 
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
+        if self.fault is not None:
+            self._say(self.fault[0], {"error": "no"}, {"X-Error-Code": self.fault[1], "X-Error-Message": "no"})
+            return
         place = path.removeprefix("/api/datasets/me/photos")
         if path != place and (not place or place.startswith("/revision/")):
             self._say(200, INFO | {"siblings": [{"rfilename": name} for name in self.files]})
@@ -116,12 +123,14 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
     server.server_close()
 
 
-def opened(data: str, address: str, home: Path) -> dict[str, Any]:
+def opened(data: str, address: str, home: Path, *, offline: bool = False) -> dict[str, Any]:
     """What a fresh process opens: the hub's address is read once, when its library is imported."""
-    settings = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1"}
+    settings = {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_DISABLE_TELEMETRY": "1", "HF_TOKEN": TOKEN}
+    settings |= {"HF_HUB_OFFLINE": "1"} if offline else {}
     done = subprocess.run(
         [sys.executable, "-c", OPEN, data], env={**os.environ, **settings}, capture_output=True, text=True, check=True
     )
+    assert TOKEN not in done.stdout + done.stderr and done.stderr == ""
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
@@ -135,6 +144,54 @@ def test_a_dataset_of_the_hub_is_pinned_to_its_revision(hub: tuple[str, Path], t
     assert sizes == sorted((file.parent.name, file.stat().st_size) for file in (photos / "train").rglob("*.jpg"))
 
 
+def test_a_branch_is_recorded_as_its_commit_and_a_kept_copy_with_it(hub: tuple[str, Path], tmp_path: Path) -> None:
+    address, _ = hub
+    found = opened("hf:me/photos@main", address, tmp_path)
+    assert found["data"] == f"hf:me/photos@{REVISION}" and not any(REVISION in note for note in found["notes"])
+    kept = opened("hf:me/photos", address, tmp_path, offline=True)
+    assert kept["found"] == found["found"] and any(REVISION in note for note in kept["notes"])
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and TOKEN.encode() in file.read_bytes()]
+
+
 def test_a_dataset_that_the_hub_has_not_is_named(hub: tuple[str, Path], tmp_path: Path) -> None:
     found = opened("hf:me/nothing@main", hub[0], tmp_path)
-    assert "me/nothing@main" in found["error"] and "hint:" in found["error"]
+    assert "me/nothing@main" in found["error"] and "HF_TOKEN" in found["error"] and "hint:" in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ((401, "RepoNotFound"), ["private", "HF_TOKEN"]),
+        ((403, "GatedRepo"), ["granted", "ask for it on"]),
+        ((403, "other"), ["403", "HF_TOKEN"]),
+        ((404, "RevisionNotFound"), ["no revision `v1`", "commit, branch or tag"]),
+        ((500, "other"), ["500", "try again later"]),
+        ((502, "other"), ["502", "try again later"]),
+        (None, ["127.0.0.1:9", "network"]),
+    ],
+)
+def test_what_the_hub_says_against_a_dataset(
+    fault: tuple[int, str] | None, words: list[str], hub: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Hub", (_Hub,), {"fault": fault}))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    try:
+        port = server.server_port if fault else 9
+        said = why_refused("me/photos", "v1", f"http://127.0.0.1:{port}")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert said is not None and all(word in " ".join(said) for word in words), said
+
+
+def test_images_that_the_metadata_of_a_folder_does_not_name(tmp_path: Path) -> None:
+    photos = make_photos(tmp_path / "photos", {"train": 4})
+    names = sorted(file.relative_to(photos / "train").as_posix() for file in photos.rglob("*.jpg"))
+    rows = [f"{name},{name.split('/')[0]}\n" for name in names[1:]]
+    (photos / "train/metadata.csv").write_text("file_name,label\n" + "".join(rows))
+    found = opened(f"hf:{photos}", "http://127.0.0.1:9", tmp_path / "home", offline=True)
+    assert sum(map(len, found["found"].values())) == 7
+    assert found["rejected"] == [[f"train/{names[0]}", "is in the folder, but in no row of its metadata"]]

@@ -10,13 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from s3_server import running
 from tests_support import TINY, make_photos
 
 from zoo import predict, train
 from zoo.data.opening import open_images, open_unlabelled
 from zoo.plugin import Plugins
 
-SOURCES = ("csv", "tsv", "jsonl", "parquet", "wds", "zip", "hf", "list", "coco", "remote")
+SOURCES = ("csv", "tsv", "jsonl", "parquet", "wds", "zip", "hf", "list", "coco", "remote", "s3", "csv-s3")
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,18 @@ def test_a_source_gives_the_same_run(
 ) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    data = written(kind, photos, tmp_path)
+    if kind.endswith("s3"):
+        with running(monkeypatch, tmp_path) as store:
+            store.objects |= {f"photos/{name}": (photos / name).read_bytes() for name, _, _ in files_of(photos)}
+            text = "path,label,split\n" + "".join(",".join(row) + "\n" for row in files_of(photos))
+            store.objects["photos/t.csv"] = text.encode()
+            data = "csv:s3://bucket/photos/t.csv" if kind == "csv-s3" else "s3://bucket/photos"
+            check(data, photos, reference, tmp_path)
+        return
+    check(written(kind, photos, tmp_path), photos, reference, tmp_path)
+
+
+def check(data: str, photos: Path, reference: dict[str, object], tmp_path: Path) -> None:
     images, folder = open_images(data, 0, Plugins()), open_images(str(photos), 0, Plugins())
     assert images.splits == folder.splits and images.classes == folder.classes and not images.rejected
     assert {one.id for one in open_unlabelled(data, Plugins()).samples} == {row[0] for row in files_of(photos)}

@@ -12,7 +12,7 @@ import pytest
 from messages import refused
 from tests_support import TINY, make_photos
 
-from zoo import Images, UsageError, ZooError, train
+from zoo import Images, UsageError, ZooError, evaluate, train, train_final
 from zoo.data.opening import absolute, open_images, open_to_score, open_unlabelled
 from zoo.plugin import Plugins
 
@@ -54,13 +54,14 @@ def test_a_table_is_the_folder_that_it_describes(photos: Path, tmp_path: Path) -
         (GOOD.encode("utf-16"), "t.csv"),
         (GOOD.replace("/", "\\"), "t.csv"),
         (GOOD.replace(",", " , "), "t.csv"),
+        (GOOD.replace(",", ', "').replace("\n", '"\n'), "t.csv"),
         (GOOD + "\n , \n\n", "t.csv"),
         (
             "".join(json.dumps(dict(zip(("path", "label"), row.split(",")))) + "\n" for row in GOOD.split()[1:]),
             "t.jsonl",
         ),
     ],
-    ids=["tsv", "semicolon", "bar", "crlf", "bom", "utf-16", "backslash", "spaces", "empty-rows", "jsonl"],
+    ids=["tsv", "semicolon", "bar", "crlf", "bom", "utf-16", "backslash", "spaces", "quoted", "empty-rows", "jsonl"],
 )
 def test_forms_of_the_same_table(photos: Path, tmp_path: Path, text: str | bytes, name: str) -> None:
     assert opened(photos, tmp_path, text, name=name).splits == opened(photos, tmp_path, GOOD).splits
@@ -151,6 +152,25 @@ def test_a_table_that_is_changed_is_named_when_a_run_goes_on(photos: Path, tmp_p
         resume(tmp_path / "run")
 
 
+def test_a_table_that_is_changed_is_named_when_a_run_is_evaluated(
+    photos: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = tmp_path / "t.csv"
+    rows = "".join(f"{row},{'train' if i % 2 else 'val'}\n" for i, row in enumerate(GOOD.split()[1:]))
+    table.write_text("path,label,split\n" + rows)
+    run = train(replace(TINY, data=f"csv:{table},root={photos}", epochs=1), out=tmp_path / "run")
+    evaluate(run)
+    kept = {file: file.read_bytes() for file in run.path.rglob("predictions*") if file.is_file()}
+    table.write_text(rows.replace("blue,", "x,").replace("red,", "blue,").replace("x,", "red,"))
+    table.write_text("path,label,split\n" + table.read_text())
+    with pytest.warns(UserWarning, match=f"`{table}` has changed"):
+        evaluate(run)
+    assert kept and kept == {file: file.read_bytes() for file in kept}
+    with caplog.at_level("WARNING"):
+        train_final(run, out=tmp_path / "final")
+    assert f"`{table}` has changed" in caplog.text
+
+
 def test_images_that_cannot_be_found_are_reported(photos: Path, tmp_path: Path) -> None:
     text = GOOD + "nowhere.jpg,red\n,red\nred,red\nred/003.jpg,red\nblue/003.jpg,\nNaN,red\n"
     images = opened(photos, tmp_path, text.replace("blue/003.jpg,blue\n", ""))
@@ -213,6 +233,10 @@ def test_a_split_that_is_no_role(photos: Path, tmp_path: Path) -> None:
         opened(photos, tmp_path, rows.replace("trian", "0").replace("train", "1"), ",split=split")
     with refused(ZooError, "no split", "line 6"):
         opened(photos, tmp_path, rows.replace("trian", ""), ",split=split")
+    with refused(ZooError, "trian", "did you mean `train`", "line 6"):  # also where nobody names the column
+        opened(photos, tmp_path, rows)
+    notes = opened(photos, tmp_path, rows.replace("trian", "0").replace("train", "1")).notes
+    assert any("`split`" in note and "is not used" in note for note in notes)
 
 
 def test_an_image_in_two_splits(photos: Path, tmp_path: Path) -> None:

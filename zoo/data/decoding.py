@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.grey_levels import Levels
-from zoo.data.image import BadImage, Pixels, decode
+from zoo.data.image import BadImage, Pixels, UnreadImage, decode
 from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
 from zoo.dataset import Images, ImageSource, Sample, as_source
-from zoo.errors import DiskFull, ZooError, counted, first_line, is_disk_full
+from zoo.errors import DiskFull, Unreachable, ZooError, counted, first_line, is_disk_full
 from zoo.experiment import OnBadImage
 from zoo.storage.tensor_store import Draft, Store, digest_of_texts
 
@@ -280,7 +280,11 @@ def _find_or_decode(
         advance(len(samples))
     else:
         draft = stored.draft(contents, (len(samples), *part.size, 3))
-        pixels, notes = _decode_part(part, workers, advance, draft)
+        pixels, notes = _decode_part(part, contents, workers, advance, draft)
+        contents = [
+            one or (_content(sample) if index not in notes.bad else "")
+            for index, (sample, one) in enumerate(zip(samples, contents))
+        ]
     digest = hashlib.sha256()
     usable: list[Sample] = []
     for index, (sample, content) in enumerate(zip(samples, contents)):
@@ -297,7 +301,7 @@ def _find_or_decode(
 
 
 def _decode_part(
-    part: DecodeRequest, workers: int, advance: Callable[[int], None], draft: Draft | None
+    part: DecodeRequest, contents: Sequence[str], workers: int, advance: Callable[[int], None], draft: Draft | None
 ) -> tuple[npt.NDArray[np.uint8], _Notes]:
     """Decode a part into an entry of the store, or into new memory.
 
@@ -307,7 +311,7 @@ def _decode_part(
     pixels = draft.array if draft is not None else allocate((len(samples), *size, 3))
     notes = _Notes({}, {})
     texts: dict[int, list[str]] = {}  # by the identity of a sample: two may have one id
-    count = 0
+    count, is_steady = 0, True
 
     def remark(sample: Sample, text: str) -> None:
         texts.setdefault(id(sample), []).append(text)
@@ -315,6 +319,7 @@ def _decode_part(
     try:
         decoded = decode_all(samples, workers, convert, at_least, levels=levels, remark=remark)
         for index, (sample, result) in enumerate(decoded):
+            is_steady &= isinstance(result, UnreadImage) == (not contents[index])
             if isinstance(result, BadImage):
                 notes.bad[index] = result.message.replace(f"`{sample.source}` ", "")
             else:
@@ -327,7 +332,11 @@ def _decode_part(
         if draft is not None:
             draft.drop()
         raise
-    if draft is not None:
+    # an entry is found by contents. One that could be read when it was hashed and not when it was decoded, or the other
+    # way round, may be another the next time
+    if draft is not None and not is_steady:
+        draft.drop()
+    elif draft is not None:
         return draft.keep(count, notes), notes
     return pixels[:count], notes
 
@@ -364,6 +373,7 @@ def content_digest(source: ImageSource | Path | Pixels) -> bytes:
 
     Raises:
         OSError: it cannot be read, for whatever reason: a source of a plugin may raise anything.
+        Unreachable: what holds it answers no more.
     """
     try:
         opened = as_source(source).open()
@@ -373,7 +383,7 @@ def content_digest(source: ImageSource | Path | Pixels) -> bytes:
             return digest.digest()
         with opened:
             return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
-    except OSError:
+    except (OSError, Unreachable):
         raise
     except Exception as error:
         raise OSError(f"{type(error).__name__}: {first_line(error)}") from error

@@ -33,7 +33,7 @@ from zoo.data.image_file import (
 from zoo.data.image_formats import NAMED, OPTIONAL_NAMES, readers
 from zoo.data.image_formats import SUFFIXES as SUFFIXES
 from zoo.dataset import ImageSource, as_source
-from zoo.errors import ZooError, first_line
+from zoo.errors import Unreachable, ZooError, first_line
 from zoo.preprocess import Colour, ImageSize, Preprocess, crop_start, height_width
 from zoo.storage.cache import source_key
 
@@ -50,6 +50,10 @@ Pixels = npt.NDArray[np.uint8]
 
 class BadImage(ZooError):
     """An image that cannot be used: it is missing, damaged, too large, or in another format."""
+
+
+class UnreadImage(BadImage):
+    """An image whose bytes could not be read. Unlike what is wrong with its content, that may pass."""
 
 
 class TooLarge(BadImage):
@@ -93,7 +97,9 @@ def decode(
 
     Raises:
         BadImage: the file is missing, truncated, not an image, or larger than `MAX_PIXELS`, or its type does not say
-            which grey levels are black and white; or pixels in memory are not `(H, W, 3)` uint8.
+            which grey levels are black and white; or pixels in memory are not `(H, W, 3)` uint8. `UnreadImage` if it
+            could not be read.
+        Unreachable: what holds it answers no more.
     """
     source, admitted = as_source(source), False
 
@@ -104,8 +110,8 @@ def decode(
             admit(pixels)
 
     look = Look(at_least, levels, remark, admit_once, opened, foreign, accept)
+    stream = _opened(source)
     try:
-        stream = source.open()
         if isinstance(stream, np.ndarray):
             return _checked(source, stream)
         with stream:
@@ -125,8 +131,6 @@ def decode(
                 return pixels
     except BadImage:
         raise
-    except FileNotFoundError as error:
-        raise BadImage(f"there is no file `{source}`") from error
     except UnidentifiedImageError as error:
         raise BadImage(f"`{source}` cannot be read as an image") from error
     except MissingReader as error:
@@ -138,7 +142,28 @@ def decode(
     except Exception as error:
         # Pillow's decoders raise OSError, SyntaxError, ValueError, struct.error and more on damaged files
         reason = first_line(error)
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, in the middle of the file
+            raise UnreadImage(f"`{source}` cannot be read: {error.strerror or reason}") from error
         raise BadImage(f"`{source}` cannot be decoded: {reason}") from error
+
+
+def _opened(source: ImageSource) -> BinaryIO | Pixels:
+    """What a source opens.
+
+    Raises:
+        UnreadImage: it cannot be opened, for whatever reason: a source of a plugin may raise anything.
+        Unreachable: what holds it answers no more.
+    """
+    try:
+        return source.open()
+    except Unreachable:
+        raise
+    except FileNotFoundError as error:
+        raise UnreadImage(f"there is no file `{source}`") from error
+    except Exception as error:
+        raise UnreadImage(
+            f"`{source}` cannot be read: {getattr(error, 'strerror', None) or first_line(error)}"
+        ) from error
 
 
 def _checked(source: ImageSource, pixels: npt.NDArray[Any]) -> Pixels:
@@ -230,6 +255,8 @@ def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
             with opened, without_bound():
                 if optional_kind(opened, OPTIONAL_NAMES) == "DICOM" or is_deep_grey(open_image(opened).mode):
                     return True
+        except Unreachable:
+            raise
         except Exception:  # it is reported when it is decoded
             continue
     return False

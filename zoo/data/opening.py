@@ -11,6 +11,7 @@ from typing import Any
 
 from zoo.catalogue import Entry
 from zoo.data.class_names import respelt
+from zoo.data.data_argument import check_no_secret
 from zoo.data.division import Division, parted
 from zoo.data.folds import all_to_train, held_out_fold
 from zoo.data.groups import has_groups, key_of, match_groups
@@ -227,6 +228,7 @@ def _dataset_of(spec: str, plugins: Plugins) -> tuple[str, Entry[Dataset], str]:
     if not spec.strip() or spec.strip() == "folder:":
         raise UsageError("`--data` is empty", hint="pass the path of a folder; `.` is the current one")
     check_recordable(spec, "--data")
+    check_no_secret(spec)
     before, data = parted(spec)
     if before:
         return before, *_dataset_of(data, plugins)[1:]

@@ -224,7 +224,8 @@ def _delimiter(text: str, name: str, asked: str | None, notes: list[str]) -> str
 
 def _raw_rows(text: str, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each line that is not empty: its number and its cells."""
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    skips = delimiter != " "  # a space before a quoted cell is no part of it
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=skips, strict=True)
     while True:
         line = reader.line_num + 1
         try:

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.class_names import composed, folded
+from zoo.data.data_argument import absolute_path
 from zoo.data.decoding import BadFile, content_digest, default_workers
 from zoo.data.division import Division, divided_like
 from zoo.data.exclusion import match, read_exclusion
@@ -351,6 +352,8 @@ def _evaluate(
     contents = {sample.id: digest for sample, digest in scored}
     fitted = set(known.get("fit", {}).values())
     changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())
+    was = run.record.get("data_files", {}) if run is not None else {}
+    tables = [file for file, digest in images.files.items() if was.get(absolute_path(file), digest) != digest]
     own_levels = predictor.preprocess.levels
     said = levels_text(given, own_levels)
     evaluation = Evaluation(
@@ -376,7 +379,7 @@ def _evaluate(
                 data=evaluation.data,
                 split_seed=evaluation.split_seed,
                 accuracy=evaluation.metrics.get("accuracy"),
-                changed=changed > 0 or evaluation.levels != own_levels,
+                changed=changed > 0 or bool(tables) or evaluation.levels != own_levels,
             )
             study = None if by_study else note_look(run, name, contents.values(), evaluation.metrics.get("accuracy"))
             if study is not None:
@@ -385,7 +388,13 @@ def _evaluate(
                     "configuration that is chosen by it will have too optimistic figures",
                     stacklevel=3,
                 )
-            if changed and images.name == run.data_name:
+            if tables:
+                warnings.warn(
+                    f"`{tables[0]}` has changed since the run was trained, so labels and splits may be others, and its "
+                    "stored predictions stay",
+                    stacklevel=3,
+                )
+            elif changed and images.name == run.data_name:
                 warnings.warn(
                     f"{counted(changed, 'image has', 'images have')} changed since the run was trained, so its stored "
                     "predictions stay",

@@ -100,6 +100,11 @@ def train(
         known = before.predictions()
         if (text := changed_images(before, fit.samples, fit.contents, job.selection.dropped)) is not None:
             context.progress.warn(text)
+        tables = before.record.get("data_files", {})
+        for file, sha256 in job.images.files.items():
+            if tables.get(file, sha256) != sha256:
+                text = f"`{file}` has changed since run `{before.path}` was trained"
+                context.progress.warn(f"{text}, so labels and splits may be others than those of its figures")
     make_folder(folder)
     with _hold(folder):
         clear_folder(folder, force)
