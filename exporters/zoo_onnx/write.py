@@ -30,8 +30,9 @@ from zoo_onnx.preprocessing import (
     photographs_value,
     pixels_value,
 )
-from zoo_onnx.session import open_file
+from zoo_onnx.session import open_file, open_session
 from zoo_onnx.size import is_large, move_weights
+from zoo_onnx.stages import RESIZE_BOUND, RESIZE_MEAN, part_of
 from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES, UNKNOWN
 from zoo_onnx.unknown import build_score, score_value
 
@@ -81,10 +82,12 @@ def write(spec: ExportSpec) -> None:
         if spec.precision == "fp32"
         else open_file(spec.file, "cpu").answers(photographs)
     )
+    resized = _as_resized_by_the_file(spec, model, photographs)
     golden = Golden.of(
         spec.classes,
         answers.logits,
         TOLERANCES[spec.precision],
+        resized,
         unknown=answers.unknown,
         unknown_tolerance=UNKNOWN_TOLERANCES[spec.precision],
     )
@@ -179,13 +182,36 @@ def torch_logits(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]])
 
 def torch_answers(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> Answers:
     """Logits and, where the spec has a score, scores of photographs of any size, computed by torch."""
+    return _answers_of_inputs(spec, _inputs(spec, photographs))
+
+
+def _inputs(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    """What the run's network is given for photographs: `(N, 3, h, w)`."""
+    return normalise(np.stack([pixels(photograph, spec.preprocess) for photograph in photographs]), spec.preprocess)
+
+
+def _answers_of_inputs(spec: ExportSpec, inputs: npt.NDArray[np.float32]) -> Answers:
     head = None if spec.unknown is None or spec.unknown.space is None else spec.unknown.head
-    seen = np.stack([pixels(photograph, spec.preprocess) for photograph in photographs])
     with torch.inference_mode(), with_features(spec.model, head) as model:
-        given = model(torch.from_numpy(normalise(seen, spec.preprocess)))
+        given = model(torch.from_numpy(inputs))
     logits, *features = [one.float().numpy() for one in (given if isinstance(given, tuple) else (given,))]
     scores = None if spec.unknown is None else spec.unknown.scores(logits, features[0] if features else None)
     return Answers(logits, scores)
+
+
+def _as_resized_by_the_file(
+    spec: ExportSpec, model: onnx.ModelProto, photographs: Sequence[npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.float32] | None:
+    """Torch's logits of photographs as the file resizes them; None: it does not, or differs by more than rounding."""
+    if spec.precision != "fp32" or spec.preprocessing != "graph" or is_large(model):
+        return None
+    session = open_session(part_of(model, PHOTOGRAPHS, PIXELS), "cpu", spec.file)
+    found = np.concatenate([session.run([PIXELS], {PHOTOGRAPHS: one[None]})[0] for one in photographs])
+    spread = np.asarray(spec.preprocess.std, np.float32).reshape(3, 1, 1) * 255
+    levels = np.abs(found - _inputs(spec, photographs)) * spread
+    if levels.max() > RESIZE_BOUND + 1e-3 or levels.mean(axis=(1, 2, 3)).max() > RESIZE_MEAN:
+        return None
+    return _answers_of_inputs(replace(spec, unknown=None), found).logits
 
 
 def _add(model: onnx.ModelProto, key: str, value: Any) -> None:
