@@ -38,6 +38,9 @@ LR_BOUNDS = (1e-12, 1e3)
 # Pixels of each side of the input
 SIZE_BOUNDS = (8, 4096)
 
+# Rates of false alarms: the score is measured from the median of `val`, so the threshold must be well above it
+UNKNOWN_RATES = (1e-6, 0.2)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
@@ -106,6 +109,9 @@ class Experiment:
             it is said too, and they `fail`.
         leak_check: What counts as the same image: equal content (`exact`), or also a copy that was resized, cut,
             compressed, mirrored, turned or brightened (`near`), which takes about as long as decoding does.
+        unknown_rate: Share of images of the known classes, such as 0.01, that may be called unknown by mistake: the run
+            and its exported files then score how strange an image is, with a threshold set on the images of `val`.
+            None: no score.
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
@@ -151,6 +157,7 @@ class Experiment:
     exclude: str | None = None
     on_leak: OnLeak = "warn"
     leak_check: LeakCheck = "exact"
+    unknown_rate: float | None = None
     time_budget: float | None = None
     save_every: float | None = None
 
@@ -204,6 +211,8 @@ class Experiment:
         for name, known in (("norm", NORMS), ("fit", get_args(FitSetting))):
             if getattr(self, name) is not None and getattr(self, name) not in known:
                 problems.append(f"`--{name} {getattr(self, name)}`: known are {' '.join(known)}")
+        if self.unknown_rate is not None and self.folds is not None:
+            problems.append("`--unknown-rate` sets a threshold on the images of `val`, and `--folds` has none")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo train --help`")
 
@@ -307,6 +316,7 @@ _BOUNDS: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**31 - 1),
     ("split_seed", 0, 2**31 - 1),
     ("folds", 2, 1000),
+    ("unknown_rate", *UNKNOWN_RATES),
     ("time_budget", 1, math.inf),
     ("save_every", 0, math.inf),
 )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from zoo.predictor import Predictor
+    from zoo.unknown import UnknownScore
 
 
 Precision = Literal["fp32", "fp16", "int8"]
@@ -54,6 +55,7 @@ class ExportSpec:
         max_drop: Accuracy that int8 may lose on `calibration.choices`.
         note: Receives notes for the user, one line each.
         kept: Results that the exporter may store here while it writes one precision, and reuse for the next.
+        unknown: How strange an image is, as a further output. None: there is none.
     """
 
     model: nn.Module
@@ -67,6 +69,7 @@ class ExportSpec:
     max_drop: float = 0.01
     note: Callable[[str], None] = lambda text: None
     kept: dict[str, Any] = field(default_factory=dict)
+    unknown: UnknownScore | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,6 +144,8 @@ class Exporter:
         devices: Devices that files can run on.
         precisions: Precisions that it can write.
         preprocessing: Where images can be preprocessed, the default first: `graph`, `outside`.
+        scores_unknown: Whether files can have the score of unknown images; the runs that have one are exported to no
+            other format.
     """
 
     name: str
@@ -161,6 +166,7 @@ class Exporter:
     devices: tuple[str, ...] = ("cpu", "cuda")
     precisions: tuple[Precision, ...] = ("fp32",)
     preprocessing: tuple[str, ...] = ("graph",)
+    scores_unknown: bool = False
 
 
 __getattr__ = lazy_attributes(
@@ -168,6 +174,7 @@ __getattr__ = lazy_attributes(
     {
         "find_exporter": "zoo.inference.opening:find_exporter",
         **{name: f"zoo.exporting.golden:{name}" for name in ("TOLERANCE", "Golden", "check_golden")},
+        **{name: f"zoo.exporting.unknown_parity:{name}" for name in ("UNKNOWN_TOLERANCE", "score_differences")},
         "golden_photographs": "zoo.exporting.golden_inputs:golden_photographs",
         **{name: f"zoo.storage.files:{name}" for name in ("SCHEMA", "check_schema", "json_text", "write_bytes")},
     },

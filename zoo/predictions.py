@@ -31,6 +31,7 @@ class Predictions:
         labels: `(N,)`, indices into `classes`.
         logits: `(N, C)`.
         groups: Names of the groups that the images are in, such as patients. None: each image is alone.
+        unknown: `(N,)`, how strange each image is; above 1 it is called unknown. None: the model has no such score.
     """
 
     split: str
@@ -39,11 +40,13 @@ class Predictions:
     labels: npt.NDArray[np.int64]
     logits: npt.NDArray[np.float32]
     groups: tuple[str, ...] | None = None
+    unknown: npt.NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         assert self.groups is None or len(self.groups) == len(self.ids)
         assert self.logits.shape == (len(self.ids), len(self.classes)) and self.labels.shape == (len(self.ids),)
-        for name in ("labels", "logits"):
+        assert self.unknown is None or self.unknown.shape == (len(self.ids),)
+        for name in ("labels", "logits", *(() if self.unknown is None else ("unknown",))):
             object.__setattr__(self, name, _read_only(getattr(self, name).view()))
 
     def __len__(self) -> int:
@@ -75,7 +78,9 @@ class Predictions:
         return _read_only(right)
 
     def save(self, file: Path) -> None:
-        """Write a safetensors file: the tensors `logits` and `labels`, with ids, classes and groups in the header.
+        """Write a safetensors file: the tensors `logits`, `labels` and, where there are any, the scores `unknown`.
+
+        Ids, classes and groups are in its header.
 
         Raises:
             ZooError: the file cannot be written.
@@ -88,7 +93,10 @@ class Predictions:
         }
         if self.groups is not None:
             header["groups"] = json_text(self.groups, ascii_only=True)
-        write_bytes(file, save({"logits": self.logits, "labels": self.labels}, metadata=header))
+        tensors: dict[str, npt.NDArray[Any]] = {"logits": self.logits, "labels": self.labels}
+        if self.unknown is not None:
+            tensors["unknown"] = self.unknown
+        write_bytes(file, save(tensors, metadata=header))
 
     @classmethod
     def load(cls, file: Path) -> Predictions:
@@ -108,8 +116,11 @@ class Predictions:
                     labels=opened.get_tensor("labels"),
                     logits=opened.get_tensor("logits"),
                     groups=tuple(json.loads(header["groups"])) if "groups" in header else None,
+                    unknown=opened.get_tensor("unknown") if "unknown" in opened.keys() else None,  # noqa: SIM118
                 )
                 broken = not_finite(table.logits, table.ids, table.classes)
+                if broken is None and table.unknown is not None and not np.isfinite(table.unknown).all():
+                    broken = "a score of `unknown` is not finite"
                 if broken is not None:
                     raise ValueError(broken)
                 return table

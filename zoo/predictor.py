@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 from zoo.preprocess import Preprocess
 from zoo.target import lazy_attributes
@@ -11,6 +11,8 @@ from zoo.target import lazy_attributes
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
+
+    from zoo.unknown import Threshold
 
 
 class Predictor(Protocol):
@@ -34,6 +36,44 @@ class Predictor(Protocol):
     def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         """Logits `(N, classes)` of N decoded images of any sizes, each `(H, W, 3)` uint8 RGB."""
         ...
+
+
+class Answers(NamedTuple):
+    """What a predictor gives for N images.
+
+    Attributes:
+        logits: `(N, classes)`.
+        unknown: `(N,)`, how strange each image is; above 1 it is called unknown. None: the model has no such score.
+    """
+
+    logits: npt.NDArray[np.float32]
+    unknown: npt.NDArray[np.float32] | None
+
+
+@runtime_checkable
+class UnknownPredictor(Protocol):
+    """What a predictor has beside the members of `Predictor`, if its model may tell images of no class."""
+
+    @property
+    def threshold(self) -> Threshold | None:
+        """How the score was set. None: the model has none."""
+        ...
+
+    def answers(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+        """Logits and, where `threshold` is not None, scores of N decoded images; see `Predictor.logits`."""
+        ...
+
+
+def threshold_of(predictor: Predictor) -> Threshold | None:
+    """How a predictor's score of strangeness was set; None where it gives none."""
+    return predictor.threshold if isinstance(predictor, UnknownPredictor) else None
+
+
+def ask(predictor: Predictor, photographs: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+    """Logits of N decoded images and, where the predictor gives them, their scores of strangeness."""
+    if isinstance(predictor, UnknownPredictor):
+        return predictor.answers(photographs)
+    return Answers(predictor.logits(photographs), None)
 
 
 __getattr__ = lazy_attributes(

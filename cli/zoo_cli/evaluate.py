@@ -28,6 +28,12 @@ from zoo_cli.shared_settings import exclude_option, split_seed_option
 @workers_option
 @levels_option
 @exclude_option("those that the run left out of its data")
+@click.option(
+    "--unknown",
+    metavar="DATA",
+    help="Images of no class, whatever --data reads; labels are not needed. How well they are told from those of the "
+    "split, by a model that was trained with --unknown-rate.",
+)
 @json_option
 @splits_option
 @classes_from_option
@@ -42,6 +48,7 @@ def evaluate(
     workers: int | None,
     levels: tuple[float, float] | None,
     exclude: str | None,
+    unknown: str | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of a run or an exported file on a split.
@@ -53,6 +60,7 @@ def evaluate(
     \b
     zoo evaluate runs/first --split test
     zoo evaluate runs/first/model.onnx --data photos
+    zoo evaluate runs/first --split test --unknown holiday
     """
     from zoo.data.decoding import doubts_text
     from zoo.errors import counted
@@ -82,17 +90,18 @@ def evaluate(
             workers=workers,
             levels=levels,
             exclude=exclude,
+            unknown=unknown,
             plugins=plugins(ctx),
             advance=advance,
         )
     finally:
         display.stop()
-    for text in found.notes:
+    for text in (*found.notes, *(() if found.unknown is None else found.unknown.notes)):
         display.note(text)
-    if found.bad:
-        listed = "".join(f"\n  {file.id}: {file.reason}" for file in found.bad[:10])
+    if bad := (*found.bad, *(() if found.unknown is None else found.unknown.bad)):
+        listed = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
         what = counted(
-            len(found.bad),
+            len(bad),
             "file is left out because it cannot be read as an image",
             "files are left out because they cannot be read as images",
         )

@@ -13,6 +13,7 @@ from zoo.errors import counted
 
 if TYPE_CHECKING:
     from zoo.evaluation.scoring import Evaluation
+    from zoo.evaluation.unknown_images import UnknownImages
     from zoo.runs.run import Run
 
 MOST_NEEDED = 5  # lines
@@ -96,3 +97,30 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         for name, counts in zip(names, evaluation.confusion().tolist()):
             matrix.add_row(escape(name), *(str(count) for count in counts))
         console.print(matrix)
+    if evaluation.unknown is not None:
+        print_unknown(evaluation.unknown, evaluation.predictions.split, console)
+
+
+def print_unknown(found: UnknownImages, split: str, console: Console) -> None:
+    """Print how well images of no class are told from those of a split."""
+    figures = found.to_json()
+    table = Table("unknown images", "value", title=f"{counted(found.images, 'image')} of {escape(found.data)}")
+    for name, key in (
+        ("AUROC", "auroc"),
+        ("accepted where 95 % of the known images are", "fpr_at_95"),
+        ("called unknown", "flagged"),
+        (f"false alarms on {split}, asked for {found.rate:g}", "false_alarms"),
+    ):
+        low, high = figures[f"{key}_interval_95"]
+        table.add_row(escape(name), f"{figures[key]:.4f} (95 % {low:.3f} to {high:.3f})")
+    console.print(table)
+    if found.trained_on:
+        console.print(
+            f"[yellow]the model was trained on {found.trained_on} of these {counted(found.images, 'image')}, so they "
+            "are not unknown to it[/yellow]"
+        )
+    if found.threshold_images:
+        console.print(
+            f"[dim]the threshold was set on {found.threshold_images} of the {counted(found.known, 'image')} of "
+            f"{split}, so false alarms among them say nothing about new images; `--split test` where there is one[/dim]"
+        )

@@ -76,7 +76,8 @@ def predict(
     """Classify photographs with a run or an exported file.
 
     PHOTO is a file, a folder or a pattern such as 'holiday/*.jpg'. Prints a line for each photograph, as soon as it is
-    classified: path, label and probability, separated by tabs. The exit code is 1 if a photograph cannot be read. With
+    classified: path, label and probability, separated by tabs; of a model that was trained with --unknown-rate also
+    `known` or `unknown`, and the score that decides it. The exit code is 1 if a photograph cannot be read. With
     --json such a photograph has a row too, with an `error` in place of a label, so that the rows are those of the
     photographs that were named.
 
@@ -149,6 +150,8 @@ def predict(
 def _print_line(row: dict[str, Any]) -> None:
     """Print a row of `--json` as a line; nothing for a file that could not be decoded."""
     words = [word for one in row["top"] for word in (one["label"], f"{one['probability']:.4f}")]
+    if words and "unknown" in row:
+        words += ["unknown" if row["unknown"] else "known", f"{row['unknown_score']:.4f}"]
     if words:
         echo("\t".join(without_controls(word) for word in (row["path"], *words)))
 

@@ -98,6 +98,7 @@ ORDER = (
     "exclude",
     "on_leak",
     "leak_check",
+    "unknown_rate",
     "time_budget",
     "save_every",
 )
@@ -126,6 +127,7 @@ _METAVARS = {
     "folds": "K",
     "device": "auto|cpu|cuda|cuda:N",
     "exclude": "CSV",
+    "unknown_rate": "RATE",
     "time_budget": "TIME",
     "save_every": "TIME",
 }

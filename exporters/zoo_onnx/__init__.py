@@ -33,5 +33,6 @@ def register_exporters(register: Register[Exporter]) -> None:
             runtimes={"cpu": "onnxruntime-cpu", "cuda": "onnxruntime-cuda"},
             precisions=("fp32", "fp16", "int8"),
             preprocessing=("graph", "outside"),
+            scores_unknown=True,
         )
     )

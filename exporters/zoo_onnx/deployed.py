@@ -71,15 +71,20 @@ def golden(session: ort.InferenceSession, said: dict[str, str]) -> list[tuple[bo
         if list(answer) != classes:
             found.append((False, f"golden input {name}: the recorded classes differ from those of the file"))
             continue
-        logits, shares = (
-            value[0] for value in session.run(["logits", "probabilities"], {"photographs": photographs[name][None]})
-        )
+        outputs = ["logits", "probabilities", *(["unknown"] if "zoo.unknown" in said else [])]
+        logits, shares, *score = (value[0] for value in session.run(outputs, {"photographs": photographs[name][None]}))
         exponents = np.exp(logits.astype(np.float64) - logits.max())
         if not np.abs(shares - exponents / exponents.sum()).max() <= 1e-3:
             found.append((False, f"golden input {name}: the probabilities are not the softmax of the logits"))
         apart = float(np.abs(logits - np.array(list(answer.values()))).max())
         figures = f"golden input {name}: logits differ by {apart:.2g} (tolerance {recorded['tolerance']:.2g})"
         found.append((apart <= recorded["tolerance"], figures))
+        if score:
+            wanted, most = recorded["unknown"][name], recorded["unknown_tolerance"]
+            apart = float(abs(score[0] - wanted)) / max(1.0, abs(wanted))
+            found.append(
+                (apart <= most, f"golden input {name}: `unknown` differs by {apart:.2g} (tolerance {most:.2g})")
+            )
     return found
 
 

@@ -32,6 +32,7 @@ KEY_PREPROCESSING = "zoo.preprocessing"
 KEY_PARITY = "zoo.parity"  # difference between file and run, on the images that the run was scored on
 KEY_REFERENCE = "zoo.reference"  # predictions and looks of the images that the run was scored on, for servers
 KEY_EXTERNAL = "zoo.external"  # for large models: SHA-256 of the file with the weights, by its name
+KEY_UNKNOWN = "zoo.unknown"  # in files with the output `unknown`: how its threshold was set
 KEY_SHA256 = "zoo.sha256"
 RESERVED = (
     KEY_SCHEMA,
@@ -48,6 +49,7 @@ RESERVED = (
     KEY_PARITY,
     KEY_REFERENCE,
     KEY_EXTERNAL,
+    KEY_UNKNOWN,
     KEY_SHA256,
 )
 

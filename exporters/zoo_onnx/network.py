@@ -6,7 +6,7 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,7 @@ from zoo.errors import ZooError
 from zoo.preprocess import ImageSize, height_width
 from zoo_onnx.layers import first_apart, outputs_of_modules
 from zoo_onnx.size import open_model
-from zoo_onnx.tensor_names import LOGITS, PIXELS
+from zoo_onnx.tensor_names import FEATURES, LOGITS, PIXELS
 
 # The oldest opset with an antialiased Resize. Nine networks of torchvision and timm exported correctly with it
 OPSET = 18
@@ -41,8 +41,10 @@ class ExportedNetwork:
     difference: float
 
 
-def export_network(model: nn.Module, size: ImageSize) -> ExportedNetwork:
+def export_network(model: nn.Module, size: ImageSize, head: str | None = None) -> ExportedNetwork:
     """Export with `torch.export`, or with TorchScript if that fails, and compare with torch at several batch sizes.
+
+    `head` is the path of the module whose input `features` the model also gives, as an output. None: it does not.
 
     Raises:
         ZooError: neither gives a model that agrees with torch.
@@ -53,14 +55,14 @@ def export_network(model: nn.Module, size: ImageSize) -> ExportedNetwork:
     try:
         for name, export in _EXPORTERS.items():
             try:
-                with _quiet(), _out_of_place(model):
-                    exported = export(model, size)
+                with _quiet(), _out_of_place(model), with_features(model, head) as traced:
+                    exported = export(traced, size, *(() if head is None else ((LOGITS, FEATURES),)))
             except Exception as error:  # torch's exporters raise exceptions of any type
                 reasons.append(f"{name}: {_first_line(error)}")
                 continue
             ends = outputs_of_modules(exported)
             _strip(exported)
-            difference, batch = compare(model, exported, size)
+            difference, batch = compare(model, exported, size, head)
             if difference <= TOLERANCE:
                 return ExportedNetwork(model=exported, exporter=name, difference=difference)
             reasons.append(
@@ -77,8 +79,11 @@ def export_network(model: nn.Module, size: ImageSize) -> ExportedNetwork:
     )
 
 
-def compare(model: nn.Module, exported: onnx.ModelProto, size: ImageSize) -> tuple[float, int]:
-    """Largest difference from torch's logits, relative to the largest logit, and the batch size where it occurs."""
+def compare(model: nn.Module, exported: onnx.ModelProto, size: ImageSize, head: str | None = None) -> tuple[float, int]:
+    """Largest difference from torch's logits, relative to the largest logit, and the batch size where it occurs.
+
+    With `head` it is that of the features, too, relative to the largest of them.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes between the calls
@@ -89,18 +94,22 @@ def compare(model: nn.Module, exported: onnx.ModelProto, size: ImageSize) -> tup
         pixels = torch.randn(batch, 3, *height_width(size), generator=generator)
         with torch.inference_mode():
             # The memory layout in which the run was evaluated; also the faster one
-            expected = model(pixels.contiguous(memory_format=torch.channels_last)).float().numpy()
+            with with_features(model, head) as traced:
+                given = traced(pixels.contiguous(memory_format=torch.channels_last))
+            outputs = [one.float().numpy() for one in (given if isinstance(given, tuple) else (given,))]
         try:
             if session is None:
                 session = open_model(exported, options)
-            found = session.run([LOGITS], {PIXELS: pixels.numpy()})[0]
+            names = [LOGITS, FEATURES][: len(outputs)]
+            answers = session.run(names, {PIXELS: pixels.numpy()})
         except Exception:  # onnxruntime's exceptions have no common base class
             return float("inf"), batch
-        if found.shape != expected.shape or not np.isfinite(found).all():
-            return float("inf"), batch
-        difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6))
-        if difference > worst:
-            worst, where = difference, batch
+        for found, expected in zip(answers, outputs):
+            if found.shape != expected.shape or not np.isfinite(found).all():
+                return float("inf"), batch
+            difference = float(np.abs(found - expected).max() / max(np.abs(expected).max(), 1e-6))
+            if difference > worst:
+                worst, where = difference, batch
     return worst, where
 
 
@@ -114,13 +123,41 @@ def _where(model: nn.Module, exported: onnx.ModelProto, ends: dict[str, str], ba
     return f", first in layer `{path}`" if path else ""
 
 
-def _by_torch_export(model: nn.Module, size: ImageSize) -> onnx.ModelProto:
+@contextlib.contextmanager
+def with_features(model: nn.Module, head: str | None) -> Iterator[nn.Module]:
+    """The model or, with `head`, a module that gives logits and the head's input."""
+    if head is None:
+        yield model
+        return
+    seen: list[torch.Tensor] = []
+    handle = model.get_submodule(head).register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    try:
+        yield _WithFeatures(model, seen).eval()
+    finally:
+        handle.remove()
+
+
+class _WithFeatures(nn.Module):
+    """A network, and what a hook puts into a list while it computes."""
+
+    def __init__(self, model: nn.Module, seen: list[torch.Tensor]) -> None:
+        super().__init__()
+        self.model = model
+        self._seen = seen
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        self._seen.clear()
+        logits: torch.Tensor = self.model(images)
+        return logits, self._seen[-1]
+
+
+def _by_torch_export(model: nn.Module, size: ImageSize, outputs: Sequence[str] = (LOGITS,)) -> onnx.ModelProto:
     example = torch.zeros(TRACED_BATCH, 3, *height_width(size))
     program = torch.onnx.export(
         model,
         (example,),
         input_names=[PIXELS],
-        output_names=[LOGITS],
+        output_names=list(outputs),
         opset_version=OPSET,
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("N")},),
@@ -132,7 +169,7 @@ def _by_torch_export(model: nn.Module, size: ImageSize) -> onnx.ModelProto:
     return proto
 
 
-def _by_torchscript(model: nn.Module, size: ImageSize) -> onnx.ModelProto:
+def _by_torchscript(model: nn.Module, size: ImageSize, outputs: Sequence[str] = (LOGITS,)) -> onnx.ModelProto:
     example = torch.zeros(TRACED_BATCH, 3, *height_width(size))
     written = io.BytesIO()
     torch.onnx.export(
@@ -140,15 +177,15 @@ def _by_torchscript(model: nn.Module, size: ImageSize) -> onnx.ModelProto:
         (example,),
         written,  # type: ignore[arg-type]  # this exporter writes to streams; the annotation is that of the other one
         input_names=[PIXELS],
-        output_names=[LOGITS],
+        output_names=list(outputs),
         opset_version=OPSET,
         dynamo=False,
-        dynamic_axes={PIXELS: {0: "N"}, LOGITS: {0: "N"}},
+        dynamic_axes={name: {0: "N"} for name in (PIXELS, *outputs)},
     )
     return onnx.load_from_string(written.getvalue())
 
 
-_EXPORTERS: dict[str, Callable[[nn.Module, ImageSize], onnx.ModelProto]] = {
+_EXPORTERS: dict[str, Callable[..., onnx.ModelProto]] = {
     "torch.export": _by_torch_export,
     "torchscript": _by_torchscript,
 }

@@ -11,11 +11,14 @@ from zoo.data.image import normalise
 from zoo.errors import ZooError, quoted
 from zoo.exporter import ExportSpec
 from zoo.exporting.golden import TOLERANCE
+from zoo.exporting.unknown_parity import UNKNOWN_TOLERANCE
 from zoo_onnx.size import MAX_BYTES, is_large
 
 # Tolerance of the golden logits, as a fraction of the largest logit. For fp32 see `zoo.exporting.golden`. The others
 # are larger, because fp16 and int8 kernels of other processors round differently from those that wrote the file.
 TOLERANCES = {"fp32": TOLERANCE, "fp16": 0.02, "int8": 0.05}
+# The same of the scores of unknown images: as a share of a score, or of 1 where it is smaller
+UNKNOWN_TOLERANCES = {"fp32": UNKNOWN_TOLERANCE, "fp16": 0.2, "int8": 0.4}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,9 +12,10 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.errors import ZooError, quoted
-from zoo.predictor import Predictor
+from zoo.predictor import Answers, Predictor
+from zoo.unknown import Threshold
 from zoo_onnx.session import MAX_BATCH, OnnxPredictor, Pixels, after_large, open_file, open_session
-from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, UNKNOWN
 
 
 def open_to_serve(path: Path, device: str, threads: int, across_sizes: bool) -> Predictor:
@@ -40,9 +41,10 @@ def open_to_serve(path: Path, device: str, threads: int, across_sizes: bool) -> 
     if is_large(model):
         return whole
     cut = onnx.utils.Extractor(model)
+    ends = [LOGITS, *(() if whole.threshold is None else (UNKNOWN,))]
     first, second = (
-        open_session(cut.extract_model([start], [end]).SerializeToString(), device, path, threads)
-        for start, end in ((PHOTOGRAPHS, PIXELS), (PIXELS, LOGITS))
+        open_session(cut.extract_model([start], end).SerializeToString(), device, path, threads)
+        for start, end in ((PHOTOGRAPHS, [PIXELS]), (PIXELS, ends))
     )
     return CutPredictor(whole, first, second)
 
@@ -54,7 +56,7 @@ class CutPredictor:
     Attributes:
         whole: The file as it is, for its classes and preprocessing.
         prepare: From a photograph to the network's input.
-        network: From the network's input to logits.
+        network: From the network's input to logits, and scores of strangeness where the file has them.
     """
 
     whole: OnnxPredictor
@@ -73,8 +75,17 @@ class CutPredictor:
     def device(self) -> str:
         return self.whole.device
 
+    @property
+    def threshold(self) -> Threshold | None:
+        return self.whole.threshold
+
     def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Logits `(N, classes)` of decoded photographs, each `(H, W, 3)` uint8 RGB of any size."""
+        return self.answers(photographs).logits
+
+    def answers(self, photographs: Sequence[Pixels]) -> Answers:
+        """Logits and, where the file has them, scores of strangeness of decoded photographs; see `logits`."""
+        outputs = [LOGITS, *(() if self.threshold is None else (UNKNOWN,))]
         found = []
         try:
             for start in range(0, len(photographs), MAX_BATCH):
@@ -82,8 +93,8 @@ class CutPredictor:
                     self.prepare.run([PIXELS], feed := {PHOTOGRAPHS: one[None]}, after_large(feed))[0]
                     for one in photographs[start : start + MAX_BATCH]
                 ]
-                found.append(self.network.run([LOGITS], {PIXELS: np.concatenate(prepared)})[0])
+                found.append(self.network.run(outputs, {PIXELS: np.concatenate(prepared)}))
         except Exception as error:  # onnxruntime's exceptions have no common base class
             raise ZooError(f"the file does not run on {len(photographs)} images: {quoted(error)}") from error
-        logits: npt.NDArray[np.float32] = np.concatenate(found)
-        return logits
+        logits, *scores = (np.concatenate(parts) for parts in zip(*found))
+        return Answers(logits, scores[0] if scores else None)

@@ -17,11 +17,13 @@ import onnxruntime as ort
 from zoo.data.image import normalise, pixels
 from zoo.errors import ZooError, counted, quoted
 from zoo.predictions import softmax
+from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
 from zoo.runtime import DeviceName
 from zoo.system.cuda import cuda_devices
+from zoo.unknown import Threshold
 from zoo_onnx import metadata as meta
-from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES, UNKNOWN
 
 CPU, CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
 APART = 1e-3  # tolerance between a probability and the softmax of the logits, computed in double precision
@@ -47,6 +49,7 @@ class OnnxPredictor:
     classes: tuple[str, ...]
     preprocess: Preprocess
     inside: bool = True  # whether the graph includes the preprocessing
+    threshold: Threshold | None = None  # how the output `unknown` was set, where the file has one
 
     @property
     def device(self) -> str:
@@ -57,27 +60,39 @@ class OnnxPredictor:
 
     def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
         """Logits `(N, classes)` of decoded photographs, each `(H, W, 3)` uint8 RGB of any size."""
+        return self.answers(photographs).logits
+
+    def answers(self, photographs: Sequence[Pixels]) -> Answers:
+        """Logits and, where the file has them, scores of strangeness of decoded photographs; see `logits`."""
         found = np.empty((len(photographs), len(self.classes)), dtype=np.float32)
+        scores = None if self.threshold is None else np.empty(len(photographs), dtype=np.float32)
+
+        def put(places: slice | list[int], answers: Answers) -> None:
+            found[places] = answers.logits
+            if scores is not None:
+                scores[places] = answers.unknown
+
         if not self.inside:
             for start in range(0, len(photographs), MAX_BATCH):
                 seen = np.stack([pixels(one, self.preprocess) for one in photographs[start : start + MAX_BATCH]])
-                found[start : start + len(seen)] = self._ask({PIXELS: normalise(seen, self.preprocess)})
-            return found
+                put(slice(start, start + len(seen)), self._ask({PIXELS: normalise(seen, self.preprocess)}))
+            return Answers(found, scores)
         for places in _batches(photographs):
             batch = np.stack([photographs[place] for place in places])
-            found[places] = self._ask({PHOTOGRAPHS: batch})
-        return found
+            put(places, self._ask({PHOTOGRAPHS: batch}))
+        return Answers(found, scores)
 
-    def _ask(self, feed: dict[str, npt.NDArray[Any]]) -> npt.NDArray[np.float32]:
-        """Logits of a batch. Most users of the file read `probabilities`, so that output is checked too.
+    def _ask(self, feed: dict[str, npt.NDArray[Any]]) -> Answers:
+        """Answers for a batch. Most users of the file read `probabilities`, so that output is checked too.
 
         Raises:
             ZooError: the graph does not run, such as for lack of memory; the probabilities are not the softmax of the
                 logits; or the number of classes is wrong.
         """
         logits: npt.NDArray[np.float32]
+        outputs = [LOGITS, PROBABILITIES, *(() if self.threshold is None else (UNKNOWN,))]
         try:
-            logits, probabilities = self.session.run([LOGITS, PROBABILITIES], feed, after_large(feed))
+            logits, probabilities, *scores = self.session.run(outputs, feed, after_large(feed))
         except Exception as error:  # onnxruntime's exceptions have no common base class
             shape = next(iter(feed.values())).shape
             raise ZooError(f"the file does not run on a batch of shape {shape}: {quoted(error)}") from error
@@ -91,7 +106,7 @@ class OnnxPredictor:
             raise ZooError(
                 "the file's `probabilities` are not the softmax of its `logits`", hint="export the run again"
             )
-        return logits
+        return Answers(logits, scores[0] if scores else None)
 
 
 def after_large(feed: dict[str, npt.NDArray[Any]]) -> ort.RunOptions | None:
@@ -140,8 +155,15 @@ def open_file(path: Path, device: str, threads: int | None = None) -> OnnxPredic
     classes = meta.decode(metadata, meta.KEY_CLASSES, path)
     preprocess = meta.decode(metadata, meta.KEY_PREPROCESS, path)
     inside = metadata.get(meta.KEY_PREPROCESSING, "graph") == "graph"
+    unknown = meta.decode(metadata, meta.KEY_UNKNOWN, path) if meta.KEY_UNKNOWN in metadata else None
+    if (unknown is not None) != (UNKNOWN in {output.name for output in session.get_outputs()}):
+        raise ZooError(
+            f"`{path}` is damaged: it has the output `{UNKNOWN}` or `{meta.KEY_UNKNOWN}`, and not both",
+            hint="export the run again",
+        )
     try:
-        return OnnxPredictor(session, tuple(map(str, classes)), Preprocess.from_json(preprocess), inside)
+        threshold = None if unknown is None else Threshold.from_json(unknown)
+        return OnnxPredictor(session, tuple(map(str, classes)), Preprocess.from_json(preprocess), inside, threshold)
     except (KeyError, TypeError, ValueError, AssertionError) as error:
         raise ZooError(f"`{path}` is damaged: its metadata cannot be read", hint="export the run again") from error
 

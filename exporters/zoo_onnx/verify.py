@@ -18,6 +18,7 @@ from zoo.errors import ZooError, quoted
 from zoo.exporter import Check
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
+from zoo.exporting.unknown_parity import score_differences
 from zoo.preprocess import Preprocess
 from zoo_onnx import metadata as meta
 from zoo_onnx.preprocessing import MEAN, PREFIX, STD, Preprocessing, build_preprocessing
@@ -81,8 +82,8 @@ def verify(path: Path, device: str) -> list[Check]:
         failed = Check(name="golden inputs", passed=False, detail="onnxruntime cannot load the changed file")
         return [*checks, failed]
     try:
-        checks.append(check_golden(golden, classes, predictor.logits))
-        return [*checks, _check_batches(predictor, golden.tolerance)]
+        checks.append(check_golden(golden, classes, predictor.answers))
+        return [*checks, _check_batches(predictor, golden.tolerance, golden.unknown_tolerance)]
     except ZooError as error:
         return [*checks, Check(name="golden inputs", passed=False, detail=error.message)]
     except Exception as error:  # from onnxruntime, for a graph that loads but does not run
@@ -173,15 +174,21 @@ def _check_classes(classes: tuple[str, ...], untouched: bool) -> Check:
     )
 
 
-def _check_batches(predictor: OnnxPredictor, tolerance: float) -> Check:
+def _check_batches(predictor: OnnxPredictor, tolerance: float, scores_tolerance: float) -> Check:
     """Check that logits are the same alone and in a batch of seven, so that no image affects another."""
     small = golden_photographs()["small"]
     turned = [np.ascontiguousarray(np.rot90(small, 2 * turn)[:, ::flip]) for turn in (0, 1) for flip in (1, -1)]
     seven = [*turned, *turned[:3]]
-    alone = np.concatenate([predictor.logits([one]) for one in seven])
-    apart = float(np.nan_to_num(np.abs(predictor.logits(seven) - alone), nan=np.inf).max())
+    each, together = [predictor.answers([one]) for one in seven], predictor.answers(seven)
+    alone = np.concatenate([one.logits for one in each])
+    apart = float(np.nan_to_num(np.abs(together.logits - alone), nan=np.inf).max())
     figures = f"logits alone and in a batch of 7 differ by {apart:.2g} (tolerance {tolerance:.2g})"
-    return _check("batches", apart <= tolerance, figures, figures)
+    if together.unknown is None or apart > tolerance:
+        return _check("batches", apart <= tolerance, figures, figures)
+    scores = np.array([one.unknown for one in each]).ravel()
+    apart = float(score_differences(scores, together.unknown).max())
+    figures += f", scores of unknown images by {apart:.2g} (tolerance {scores_tolerance:.2g})"
+    return _check("batches", apart <= scores_tolerance, figures, figures)
 
 
 def _check_precision(model: onnx.ModelProto, name: str) -> Check:

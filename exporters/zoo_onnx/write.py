@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,11 @@ from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
+from zoo.predictor import Answers
 from zoo.storage.files import SCHEMA, write_bytes
 from zoo_onnx import metadata as meta
-from zoo_onnx.network import OPSET, export_network
-from zoo_onnx.precision import TOLERANCES, convert
+from zoo_onnx.network import OPSET, export_network, with_features
+from zoo_onnx.precision import TOLERANCES, UNKNOWN_TOLERANCES, convert
 from zoo_onnx.preprocessing import (
     Preprocessing,
     build_preprocessing,
@@ -31,7 +33,8 @@ from zoo_onnx.preprocessing import (
 from zoo_onnx.session import open_file, open_session
 from zoo_onnx.size import is_large, move_weights
 from zoo_onnx.stages import RESIZE_BOUND, RESIZE_MEAN, part_of
-from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES
+from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES, UNKNOWN
+from zoo_onnx.unknown import build_score, score_value
 
 
 def write(spec: ExportSpec) -> None:
@@ -45,7 +48,8 @@ def write(spec: ExportSpec) -> None:
         raise ZooError(f"class `{twice}` occurs twice; class names must be unique")
     exported = spec.kept.get("network")
     if exported is None:
-        exported = spec.kept["network"] = export_network(spec.model, spec.preprocess.crop)
+        head = None if spec.unknown is None or spec.unknown.space is None else spec.unknown.head
+        exported = spec.kept["network"] = export_network(spec.model, spec.preprocess.crop, head)
     converted = convert(exported.model, spec)
     model = compose(converted.model, spec, classes=len(spec.classes))
     entries = {
@@ -59,6 +63,7 @@ def write(spec: ExportSpec) -> None:
         meta.KEY_MINIMUM_ON_CUDA: meta.MINIMUM_ONNXRUNTIME,
         meta.KEY_PRECISION: converted.record,
         meta.KEY_PREPROCESSING: spec.preprocessing,
+        **({} if spec.unknown is None else {meta.KEY_UNKNOWN: spec.unknown.threshold.to_json()}),
     }
     taken = [key for key in spec.metadata if meta.PREFIX + key in meta.RESERVED]
     assert not taken, f"metadata may not set {taken}"
@@ -73,14 +78,23 @@ def write(spec: ExportSpec) -> None:
     # file's own, and its difference from the run is measured on photographs instead
     photographs = list(golden_photographs().values())
     answers = (
-        torch_logits(spec, photographs) if spec.precision == "fp32" else open_file(spec.file, "cpu").logits(photographs)
+        torch_answers(spec, photographs)
+        if spec.precision == "fp32"
+        else open_file(spec.file, "cpu").answers(photographs)
     )
     resized = _as_resized_by_the_file(spec, model, photographs)
-    golden = Golden.of(spec.classes, answers, TOLERANCES[spec.precision], resized)
+    golden = Golden.of(
+        spec.classes,
+        answers.logits,
+        TOLERANCES[spec.precision],
+        resized,
+        unknown=answers.unknown,
+        unknown_tolerance=UNKNOWN_TOLERANCES[spec.precision],
+    )
     _add(model, meta.KEY_GOLDEN, golden.to_json())
     _add(model, meta.KEY_DIGESTS, meta.digest_parts(model, meta.read(model)))
     write_bytes(spec.file, meta.seal(model))
-    check = check_golden(golden, spec.classes, open_file(spec.file, "cpu").logits)
+    check = check_golden(golden, spec.classes, open_file(spec.file, "cpu").answers)
     if not check.passed:
         raise ZooError(f"the exported file and the network predict differently: {check.detail}")
 
@@ -120,16 +134,23 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
     """
     inside = spec.preprocessing == "graph"
     part = build_preprocessing(spec.preprocess) if inside else Preprocessing()
-    ours = {PHOTOGRAPHS, PROBABILITIES}
+    score = None if spec.unknown is None else build_score(spec.unknown)
+    ours = {PHOTOGRAPHS, PROBABILITIES, *(() if score is None else (UNKNOWN,))}
     clashes = ours & {name for node in network.graph.node for name in node.output}
     assert not clashes, f"the network names a tensor {clashes}"
     softmax = helper.make_node("Softmax", [LOGITS], [PROBABILITIES], name=PROBABILITIES, axis=1)
     graph = helper.make_graph(
-        [*part.nodes, *network.graph.node, softmax],
+        [*part.nodes, *network.graph.node, softmax, *(() if score is None else score.nodes)],
         "zoo",
         [photographs_value() if inside else pixels_value(spec.preprocess)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", classes]) for name in (PROBABILITIES, LOGITS)],
-        initializer=[*part.constants, *network.graph.initializer],
+        [
+            *(
+                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", classes])
+                for name in (PROBABILITIES, LOGITS)
+            ),
+            *(() if score is None else (score_value(),)),
+        ],
+        initializer=[*part.constants, *network.graph.initializer, *(() if score is None else score.constants)],
         value_info=[pixels_value(spec.preprocess)] if inside else [],
     )
     model = helper.make_model(
@@ -147,6 +168,8 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
         else f"{PIXELS}: photographs prepared and normalised as `{meta.KEY_PREPROCESS}` says."
     )
     model.doc_string = f"{given} {PROBABILITIES}, {LOGITS}: (N, {classes}), in the order of `{meta.KEY_CLASSES}`."
+    if score is not None:
+        model.doc_string += f" {UNKNOWN}: (N), how strange an image is; above 1 it is of no class."
     if not is_large(model):  # the checker needs the model as one message
         onnx.checker.check_model(model)
     return model
@@ -154,7 +177,12 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
 
 def torch_logits(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
     """Logits `(N, classes)` of photographs of any size, computed by torch."""
-    return _logits_of_inputs(spec, _inputs(spec, photographs))
+    return torch_answers(replace(spec, unknown=None), photographs).logits
+
+
+def torch_answers(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+    """Logits and, where the spec has a score, scores of photographs of any size, computed by torch."""
+    return _answers_of_inputs(spec, _inputs(spec, photographs))
 
 
 def _inputs(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
@@ -162,10 +190,13 @@ def _inputs(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> n
     return normalise(np.stack([pixels(photograph, spec.preprocess) for photograph in photographs]), spec.preprocess)
 
 
-def _logits_of_inputs(spec: ExportSpec, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    with torch.inference_mode():
-        logits: npt.NDArray[np.float32] = spec.model(torch.from_numpy(inputs)).float().numpy()
-    return logits
+def _answers_of_inputs(spec: ExportSpec, inputs: npt.NDArray[np.float32]) -> Answers:
+    head = None if spec.unknown is None or spec.unknown.space is None else spec.unknown.head
+    with torch.inference_mode(), with_features(spec.model, head) as model:
+        given = model(torch.from_numpy(inputs))
+    logits, *features = [one.float().numpy() for one in (given if isinstance(given, tuple) else (given,))]
+    scores = None if spec.unknown is None else spec.unknown.scores(logits, features[0] if features else None)
+    return Answers(logits, scores)
 
 
 def _as_resized_by_the_file(
@@ -180,7 +211,7 @@ def _as_resized_by_the_file(
     levels = np.abs(found - _inputs(spec, photographs)) * spread
     if levels.max() > RESIZE_BOUND + 1e-3 or levels.mean(axis=(1, 2, 3)).max() > RESIZE_MEAN:
         return None
-    return _logits_of_inputs(spec, found)
+    return _answers_of_inputs(replace(spec, unknown=None), found).logits
 
 
 def _add(model: onnx.ModelProto, key: str, value: Any) -> None:

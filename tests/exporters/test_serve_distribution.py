@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image
 from tests_support import COLOURS, paint
 from wheels import SERVE, build_wheel, install, run_installed, third_parties
 
 from zoo.exporter import ExportSpec
+from zoo.networks.predictor import TorchPredictor
+from zoo.unknown import fit_unknown
 
 # What `backbone-zoo` or an extra requires and `backbone-zoo-serve` does not, by the names that are imported
 ABSENT = ("torch", "torchvision", "timm", "sklearn", "scipy", "onnxscript", "jinja2", "openvino", "grpc")
@@ -91,6 +97,36 @@ def test_an_onnx_file_is_verified_inspected_and_predicted_with(
     rows = json.loads(zoo("predict", onnx_spec.file, *photographs))
     assert [row["path"] for row in rows] == [str(photograph) for photograph in photographs]
     assert {row["label"] for row in rows} <= set(onnx_spec.classes)
+
+
+def test_a_file_that_tells_unknown_images_needs_no_torch(
+    path: tuple[Path, ...], onnx_spec: ExportSpec, tmp_path: Path
+) -> None:
+    from zoo_onnx.write import write
+
+    generator = np.random.default_rng(0)
+    features, held = (generator.normal(size=(count, 16)).astype(np.float32) for count in (40, 19))
+    score = fit_unknown(
+        rate=0.05, split="val", head="head", features=features, labels=np.arange(40) % 3,
+        held_logits=generator.normal(size=(19, 3)).astype(np.float32), held_features=held,
+    )  # fmt: skip
+    spec = replace(onnx_spec, file=tmp_path / "strange.onnx", unknown=score, kept={})
+    write(spec)
+    photograph = tmp_path / "one.png"
+    paint(COLOURS["red"], seed=1).save(photograph)
+
+    def zoo(*arguments: str | Path) -> str:
+        done = run_installed(path, tmp_path, "-c", BLOCK + COMMAND, *arguments, "--json")
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert json.loads(zoo("verify", spec.file))["passed"]
+    (row,) = json.loads(zoo("predict", spec.file, photograph))
+    answers = TorchPredictor(spec.model, spec.classes, spec.preprocess, torch.device("cpu"), score).answers(
+        [np.asarray(Image.open(photograph).convert("RGB"))]
+    )
+    assert answers.unknown is not None and row["unknown"] is (row["unknown_score"] > 1)
+    assert row["unknown_score"] == pytest.approx(answers.unknown[0], rel=0.05)
 
 
 def test_a_command_that_needs_more_says_so(path: tuple[Path, ...], tmp_path: Path) -> None:

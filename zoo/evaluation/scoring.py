@@ -21,16 +21,26 @@ from zoo.data.grey_levels import Levels
 from zoo.data.groups import group_names
 from zoo.data.image import BadImage
 from zoo.data.leakage import digests
-from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
+from zoo.data.opening import (
+    absolute,
+    choose_split,
+    open_images,
+    open_to_score,
+    open_unlabelled,
+    read_as,
+    reading_text,
+    spelt_as,
+)
 from zoo.data.selection import excluded_of
-from zoo.dataset import FOLD, Images, Sample
+from zoo.dataset import FOLD, Images, Sample, Unlabelled
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
 from zoo.evaluation.class_scores import class_scores
 from zoo.evaluation.statistics import accuracy_interval
+from zoo.evaluation.unknown_images import UnknownImages, score_unknown
 from zoo.inference.opening import open_model
-from zoo.inference.prediction import check_levels, levels_text, predict_all
+from zoo.inference.prediction import ImageAnswer, check_levels, levels_text, predict_all
 from zoo.predictions import Predictions
-from zoo.predictor import Predictor
+from zoo.predictor import Predictor, threshold_of
 from zoo.runs.looks import note_look
 from zoo.storage.files import SCHEMA
 from zoo.storage.paths import data_text
@@ -59,6 +69,7 @@ class Evaluation:
         bad: files that could not be decoded, or are no images.
         notes: what was decided when the data were opened.
         doubtful: images that are scored though something is wrong with them.
+        unknown: figures of images of no class; None: none were given.
     """
 
     model: str
@@ -74,6 +85,7 @@ class Evaluation:
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
     doubtful: tuple[BadFile, ...] = ()
+    unknown: UnknownImages | None = None
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall, F1 and number of images of every class."""
@@ -121,6 +133,7 @@ class Evaluation:
             "bad_images": [{"path": file.id, "reason": file.reason} for file in self.bad],
             "doubtful_images": [{"path": file.id, "reason": file.reason} for file in self.doubtful],
             "notes": list(self.notes),
+            **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
         }
 
 
@@ -191,7 +204,7 @@ def score(
     ids: list[str] = []
     kept: list[Sample] = []
     labels: list[int] = []
-    rows: list[npt.NDArray[np.float32]] = []
+    rows: list[ImageAnswer] = []
     bad: list[BadFile] = []
     for sample, result in predict_all(
         predictor, samples, workers=workers, levels=levels, advance=advance, remark=remark
@@ -212,8 +225,9 @@ def score(
         classes=predictor.classes,
         ids=tuple(ids),
         labels=np.array(labels, np.int64),
-        logits=np.stack(rows),
+        logits=np.stack([row.logits for row in rows]),
         groups=group_names(kept),
+        unknown=None if rows[0].unknown is None else np.array([row.unknown for row in rows], np.float32),
     )
     return table, bad
 
@@ -228,6 +242,7 @@ def evaluate(
     workers: int | None = None,
     levels: Levels | None = None,
     exclude: Path | str | None = None,
+    unknown: Path | str | None = None,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -248,12 +263,14 @@ def evaluate(
             trained with.
         exclude: CSV file of images that are left out, see `zoo.data.exclusion`; those that the run left out of its own
             data stay out of them without it.
+        unknown: data with images of no class, whose labels are not looked at: how well they are told from those of the
+            split, by a model that was trained with `unknown_rate`.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
     Raises:
         UsageError: `data` is missing for a file without a run, the split does not exist, or `levels` are not two
-            numbers of which the first is lower.
+            numbers of which the first is lower; or `unknown` is given and the model has no threshold.
         ZooError: the classes do not match, or no image can be decoded.
     """
     from zoo.plugin import Plugins
@@ -267,6 +284,7 @@ def evaluate(
         workers=workers,
         levels=levels,
         exclude=exclude,
+        unknown=unknown,
         plugins=plugins or Plugins(),
         advance=advance,
     )
@@ -292,6 +310,7 @@ def _evaluate(
     workers: int | None = None,
     levels: Levels | None = None,
     exclude: Path | str | None = None,
+    unknown: Path | str | None = None,
     by_study: bool = False,
     noted: bool = True,
     plugins: Plugins,
@@ -305,6 +324,7 @@ def _evaluate(
     """
     given = check_levels(levels)
     predictor, run = open_model(model, device, plugins)
+    strangers = None if unknown is None else _open_unknown(predictor, model, data_text(unknown), plugins)
     if data is None:
         if run is None:
             raise UsageError(f"`{model}` belongs to no run, so its data are unknown", hint="pass `--data`")
@@ -330,7 +350,7 @@ def _evaluate(
     def step(count: int) -> None:
         nonlocal done
         done += count
-        advance(done, len(samples))
+        advance(done, len(samples) + (0 if strangers is None else len(strangers.samples)))
 
     doubts: dict[str, str] = {}
     try:
@@ -371,6 +391,19 @@ def _evaluate(
         notes=(*images.notes, *(text for text in (reading, said) if text)),
         doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
+    if strangers is not None:
+        held = set(known.get("reported", known.get("choose", {})).values())
+        figures = score_unknown(
+            predictor,
+            strangers,
+            predictions,
+            workers=workers or default_workers(),
+            levels=given,
+            fitted=fitted if known else None,
+            held=sum(digest in held for digest in contents.values()) if known else None,
+            advance=step,
+        )
+        evaluation = replace(evaluation, unknown=figures)
     if run is not None and noted:
         try:
             run.note_look(
@@ -380,6 +413,7 @@ def _evaluate(
                 split_seed=evaluation.split_seed,
                 accuracy=evaluation.metrics.get("accuracy"),
                 changed=changed > 0 or bool(tables) or evaluation.levels != own_levels,
+                unknown=None if evaluation.unknown is None else evaluation.unknown.to_json(),
             )
             study = None if by_study else note_look(run, name, contents.values(), evaluation.metrics.get("accuracy"))
             if study is not None:
@@ -403,6 +437,27 @@ def _evaluate(
         except ZooError as error:
             warnings.warn(f"the evaluation is not in the run's ledger: {error.message}", ZooWarning, stacklevel=3)
     return evaluation
+
+
+def _open_unknown(predictor: Predictor, model: object, spec: str, plugins: Plugins) -> Unlabelled:
+    """The images of no class, for a model that can tell them.
+
+    Raises:
+        UsageError: the model has no threshold, or there are no such data.
+        ZooError: there are no images in them.
+    """
+    if not spec:
+        raise UsageError("`--unknown` is empty", hint="pass a folder of images that are of no class")
+    if threshold_of(predictor) is None:
+        shown = model.path if hasattr(model, "path") else model
+        raise UsageError(
+            f"`{shown}` has no threshold for unknown images, so `--unknown` cannot be scored",
+            hint="train with `--unknown-rate 0.01`, and export that run",
+        )
+    found = open_unlabelled(spec, plugins)
+    if not found.samples:
+        raise ZooError(f"`{found.name}` has no images", hint="pass a folder of images that are of no class")
+    return found
 
 
 def _open(

@@ -16,7 +16,9 @@ import numpy.typing as npt
 from zoo.errors import ZooError, counted
 from zoo.exporter import Check
 from zoo.exporting.golden_inputs import SIZES, golden_photographs
+from zoo.exporting.unknown_parity import UNKNOWN_TOLERANCE, score_differences
 from zoo.predictions import not_finite
+from zoo.predictor import Answers
 
 # Share of the largest logit. Over 15 networks, engines and resizes together differed by up to 3e-4 of it, most by 1e-5.
 # On a fine-tuned Lite0, a mean that is off by 0.01 moves the logits by 6e-3; doubling a hundredth of one layer, by 0.2.
@@ -33,14 +35,30 @@ Logits = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, kw_only=True)
 class Golden:
-    """Logits that a run gave for each golden input, by class name and in the order of the classes."""
+    """Logits that a run gave for each golden input, by class name and in the order of the classes.
+
+    Attributes:
+        logits: By name of the input, then by class.
+        tolerance: Largest allowed difference of a logit.
+        unknown: Scores of strangeness by name of the input. None: the run has none.
+        unknown_tolerance: Largest allowed difference of a score, as a share of it where it is above 1.
+    """
 
     logits: Mapping[str, Mapping[str, float]]
-    tolerance: float  # largest allowed difference of a logit
+    tolerance: float
+    unknown: Mapping[str, float] | None = None
+    unknown_tolerance: float = UNKNOWN_TOLERANCE
 
     @classmethod
     def of(
-        cls, classes: Sequence[str], answers: Logits, tolerance: float = TOLERANCE, resized: Logits | None = None
+        cls,
+        classes: Sequence[str],
+        answers: Logits,
+        tolerance: float = TOLERANCE,
+        resized: Logits | None = None,
+        *,
+        unknown: npt.NDArray[np.float32] | None = None,
+        unknown_tolerance: float = UNKNOWN_TOLERANCE,
     ) -> Golden:
         """Record logits `(inputs, classes)`.
 
@@ -50,11 +68,15 @@ class Golden:
             tolerance: largest allowed difference, as a share of the largest logit.
             resized: what the same network gives for the same inputs as the file resizes them, where that differs from
                 the run's resize by no more than engines round differently. None: the file does not resize.
+            unknown: scores of strangeness `(inputs,)`. None: there are none.
+            unknown_tolerance: largest allowed difference of a score, as a share of it where it is above 1.
 
         Raises:
-            ZooError: a logit is not finite.
+            ZooError: a logit or a score is not finite.
         """
         broken = not_finite(answers, list(SIZES), classes)
+        if broken is None and unknown is not None and not np.isfinite(unknown).all():
+            broken = f"the scores of strangeness are {unknown.tolist()}"
         if broken is not None:
             raise ZooError(
                 f"the golden inputs cannot be recorded: {broken}",
@@ -65,10 +87,18 @@ class Golden:
             for name, row in zip(SIZES, answers, strict=True)
         }
         rounded = 0.0 if resized is None else float(np.abs(resized.astype(np.float64) - answers).max())
-        return cls(logits=named, tolerance=max(FLOOR, tolerance * float(np.abs(answers).max()), SPARE * rounded))
+        return cls(
+            logits=named,
+            tolerance=max(FLOOR, tolerance * float(np.abs(answers).max()), SPARE * rounded),
+            unknown=None if unknown is None else {name: float(str(one)) for name, one in zip(SIZES, unknown)},
+            unknown_tolerance=unknown_tolerance,
+        )
 
     def to_json(self) -> dict[str, Any]:
-        return {"tolerance": self.tolerance, "logits": {name: dict(row) for name, row in self.logits.items()}}
+        found = {"tolerance": self.tolerance, "logits": {name: dict(row) for name, row in self.logits.items()}}
+        if self.unknown is not None:
+            found |= {"unknown": dict(self.unknown), "unknown_tolerance": self.unknown_tolerance}
+        return found
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Golden:
@@ -76,16 +106,25 @@ class Golden:
             str(name): {str(label): float(value) for label, value in row.items()}
             for name, row in data["logits"].items()
         }
-        return cls(logits=logits, tolerance=float(data["tolerance"]))
+        if "unknown" not in data:
+            return cls(logits=logits, tolerance=float(data["tolerance"]))
+        return cls(
+            logits=logits,
+            tolerance=float(data["tolerance"]),
+            unknown={str(name): float(value) for name, value in data["unknown"].items()},
+            unknown_tolerance=float(data["unknown_tolerance"]),
+        )
 
 
-def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence[Pixels]], Logits]) -> Check:
+def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence[Pixels]], Logits | Answers]) -> Check:
     """Check that a file gives the recorded logits for the golden inputs, with the same class names in the same order.
 
+    The same of scores of strangeness, where any are recorded.
+
     Args:
-        golden: the recorded logits.
+        golden: the recorded logits and scores.
         classes: class names of the file.
-        ask: computes the file's logits `(N, classes)` of N images.
+        ask: computes the file's logits `(N, classes)` of N images; or logits and scores.
     """
 
     def failed(detail: str) -> Check:
@@ -107,7 +146,8 @@ def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence
         )
     if not golden.logits:
         return failed("the file records no golden inputs")
-    answers = ask([photographs[name] for name in golden.logits])
+    given = ask([photographs[name] for name in golden.logits])
+    answers, scores = given if isinstance(given, tuple) else (given, None)
     expected_logits = np.array([list(row.values()) for row in golden.logits.values()], dtype=np.float64)
     if answers.shape != expected_logits.shape:
         return failed(
@@ -122,4 +162,17 @@ def check_golden(golden: Golden, classes: Sequence[str], ask: Callable[[Sequence
     figures = f"by up to {largest:.2g} (tolerance {golden.tolerance:.2g})"
     if not largest <= golden.tolerance:  # a NaN fails
         return failed(f"the logits of golden input `{name}` differ from the run's {figures}")
-    return Check(name="golden inputs", passed=True, detail=f"{len(answers)} inputs, logits differ {figures}")
+    said = f"{len(answers)} inputs, logits differ {figures}"
+    if golden.unknown is None and scores is None:
+        return Check(name="golden inputs", passed=True, detail=said)
+    if golden.unknown is None or scores is None or list(golden.unknown) != list(golden.logits):
+        return failed("the file and its golden inputs do not both have scores of unknown images")
+    if scores.shape != (len(answers),):
+        return failed(f"the file gives scores of unknown images of the shape {scores.shape}")
+    apart = score_differences(np.array(list(golden.unknown.values())), scores)
+    worst = int(np.argmax(apart))
+    figures = f"by up to {apart[worst]:.2g} (tolerance {golden.unknown_tolerance:.2g})"
+    if not apart[worst] <= golden.unknown_tolerance:
+        name = list(golden.unknown)[worst]
+        return failed(f"the score of unknown images of golden input `{name}` differs from the run's {figures}")
+    return Check(name="golden inputs", passed=True, detail=f"{said}, scores of unknown images {figures}")

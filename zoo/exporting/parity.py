@@ -11,6 +11,7 @@ import numpy.typing as npt
 from zoo.errors import ZooError
 from zoo.evaluation.statistics import Correct, paired_difference_interval, wilson_interval
 from zoo.exporter import StageDifference
+from zoo.exporting.unknown_parity import UnknownParity, compare_unknown
 from zoo.predictions import Predictions
 
 # Largest difference of a probability between a run and its file in fp32. Two engines differ by about 1e-6. One grey
@@ -57,6 +58,7 @@ class Parity:
         images_to_tell: Where so few images do not tell whether more is lost than `max_drop`, about how many would.
         stages: Differences after each stage from bytes to label, where the exporter compares them.
         provider: What executed the file.
+        unknown: The same of scores of strangeness. None: the run has none.
     """
 
     precision: str
@@ -74,6 +76,7 @@ class Parity:
     images_to_tell: int | None = None
     stages: tuple[StageDifference, ...] = ()
     provider: str = ""
+    unknown: UnknownParity | None = None
 
     @property
     def drop(self) -> float:
@@ -83,8 +86,13 @@ class Parity:
     @property
     def passed(self) -> bool:
         """Whether the file may be kept: all differences are within their bounds."""
-        if self.parted() is not None:
+        if self.parted() is not None or (self.unknown is not None and not self.unknown.passed):
             return False
+        return self.labels_passed
+
+    @property
+    def labels_passed(self) -> bool:
+        """Whether labels and probabilities are within their bounds."""
         if self.precision != "fp32":
             return self.verdict != "exceeds" and self.mean_difference <= MEAN_TOLERANCE
         return self.agreeing == self.images and self.largest_difference <= TOLERANCE
@@ -99,6 +107,8 @@ class Parity:
             f"{self.agreeing} of {self.images} labels equal the run's, "
             f"largest probability difference {self.largest_difference:.2g}"
         )
+        if self.unknown is not None:
+            text += f"; {self.unknown}"
         if self.precision == "fp32":
             return text
         low, high = self.drop_interval
@@ -137,6 +147,7 @@ class Parity:
             "drop_per_class": self.drop_per_class,
             "stages": [stage.to_json() for stage in self.stages],
             "flips": [{"id": one.id, "label": one.label, "run": one.run, "file": one.file} for one in self.flips],
+            **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
         }
 
 
@@ -229,4 +240,5 @@ def compare(
         images_to_tell=None if precision == "fp32" else images_to_tell(run_right, right, max_drop),
         stages=stages,
         provider=provider,
+        unknown=compare_unknown(ours, theirs, rows, precision, max_drop),
     )

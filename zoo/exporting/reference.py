@@ -20,8 +20,9 @@ from zoo.data.image import Pixels
 from zoo.errors import ZooError
 from zoo.evaluation.statistics import Z, wilson_interval
 from zoo.predictions import Predictions
-from zoo.predictor import Predictor
+from zoo.predictor import Answers, Predictor, ask, threshold_of
 from zoo.preprocess import Preprocess
+from zoo.unknown import Threshold
 
 Values = npt.NDArray[np.float64]
 
@@ -173,7 +174,14 @@ class MeasuringPredictor:
     def device(self) -> str:
         return self.predictor.device
 
+    @property
+    def threshold(self) -> Threshold | None:
+        return threshold_of(self.predictor)
+
     def logits(self, photographs: Sequence[Pixels]) -> npt.NDArray[np.float32]:
-        found = self.predictor.logits(photographs)
+        return self.answers(photographs).logits
+
+    def answers(self, photographs: Sequence[Pixels]) -> Answers:
+        found = ask(self.predictor, photographs)
         self.measured.extend(map(image_statistics.measure, photographs))
         return found

@@ -18,7 +18,9 @@ from zoo.exporting.metadata import file_metadata
 from zoo.exporting.parity import TOLERANCE, Parity, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
 from zoo.exporting.reference import MeasuringPredictor, Reference, make_reference
+from zoo.exporting.unknown_parity import UNKNOWN_TOLERANCE
 from zoo.inference.opening import checks_of, open_exported
+from zoo.predictor import threshold_of
 from zoo.progress import LogProgress, Progress
 from zoo.row import check_returned
 from zoo.runs.run import Run
@@ -113,6 +115,13 @@ def export(
     if data == "":
         raise UsageError("`--data` is empty", hint="leave it out for the run's own")
     preprocessing = preprocessing or exporter.preprocessing[0]
+    unknown = run.unknown_score()
+    if unknown is not None and not exporter.scores_unknown:
+        able = [entry.name for entry in plugins.exporters if entry.value.scores_unknown]
+        raise UsageError(
+            f"`{exporter.name}` files cannot have the score of unknown images that run `{run.path}` has",
+            hint=f"pass `--to {able[0]}`, or train without `--unknown-rate`" if able else "train without it",
+        )
     target = _target(run, exporter, out, force)
     own = run.experiment.data
     where = undivided(read_as(own, data or own, plugins))  # images are found by their ids, in whatever split
@@ -148,6 +157,7 @@ def export(
         calibration=shown,
         max_drop=MAX_DROP if max_drop is None else max_drop,
         note=progress.note,
+        unknown=unknown,
     )
     candidates: list[PrecisionCandidate] = []
     try:
@@ -318,6 +328,7 @@ def _write(
     for what, recorded, expected in (
         ("classes", first.classes, spec.classes),
         ("preprocessing", first.preprocess, spec.preprocess),
+        ("threshold of unknown images", threshold_of(first), spec.unknown and spec.unknown.threshold),
     ):
         if recorded != expected:
             raise ZooError(
@@ -403,6 +414,9 @@ def _details(parity: Parity) -> str:
     if parity.precision != "fp32":
         worst = max(parity.drop_per_class.items(), key=lambda item: item[1], default=("", 0.0))
         lines.append(f"class `{worst[0]}` loses most accuracy: {worst[1]:.4f}")
+    if parity.unknown is not None and not parity.unknown.passed:
+        changed = [f"{name}: score {run:.4f}, file {file:.4f}" for name, run, file in parity.unknown.changed]
+        lines += [f"too far from the run's scores of unknown images: {parity.unknown}", *changed[:SHOWN]]
     failed = parity.parted()
     if failed is not None:
         lines.append(f"the first stage that differs too much: {failed}")
@@ -412,6 +426,9 @@ def _details(parity: Parity) -> str:
 
 
 def _hint(parity: Parity) -> str:
+    if parity.unknown is not None and not parity.unknown.passed and parity.labels_passed:
+        bound = f"differ by {UNKNOWN_TOLERANCE:g}" if parity.precision == "fp32" else "differ as much as labels may"
+        return f"scores of unknown images may {bound}; pass another `--precision`, or train without `--unknown-rate`"
     if parity.precision == "fp32" or parity.parted() is not None:
         return f"probabilities may differ by {TOLERANCE} and no label may; the exporter writes this network wrongly"
     if parity.verdict != "exceeds":

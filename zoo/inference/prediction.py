@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,11 +22,12 @@ from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError, counted
 from zoo.inference.opening import PREDICTOR, find_exporter, is_url, open_predictor
 from zoo.predictions import not_finite, softmax
-from zoo.predictor import Predictor
+from zoo.predictor import Answers, Predictor, ask, threshold_of
 from zoo.preprocess import FIT_SETTINGS, Preprocess, levels_of
 from zoo.row import check_returned
 from zoo.storage.paths import user_path
 from zoo.target import load_target
+from zoo.unknown import exceeds
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
@@ -44,15 +45,32 @@ class Prediction:
 
     Attributes:
         top: pairs of class and probability, the most probable first.
+        unknown_score: how strange the image is; None where the model was trained without `--unknown-rate`.
     """
 
     path: str
     top: tuple[tuple[str, float], ...]
+    unknown_score: float | None = None
+
+    @property
+    def unknown(self) -> bool | None:
+        """Whether the image is called unknown, one of no class; None where the model has no such score."""
+        return None if self.unknown_score is None else exceeds(self.unknown_score)
 
     def to_json(self) -> dict[str, Any]:
         label, probability = self.top[0]
         top = [{"label": name, "probability": value} for name, value in self.top]
-        return {"path": self.path, "label": label, "probability": probability, "top": top}
+        found = {"path": self.path, "label": label, "probability": probability, "top": top}
+        if self.unknown_score is not None:
+            found |= {"unknown": self.unknown, "unknown_score": self.unknown_score}
+        return found
+
+
+class ImageAnswer(NamedTuple):
+    """Logits `(classes,)` of one image, and its score of strangeness; None where the model has none."""
+
+    logits: npt.NDArray[np.float32]
+    unknown: float | None
 
 
 def find_photographs(paths: Iterable[str]) -> list[Path]:
@@ -205,9 +223,11 @@ def predict_each(
             if isinstance(result, BadImage):
                 yield BadFile(sample.id, result.message)
                 continue
-            shares = 1 / (1 + np.exp(-result.astype(np.float64))) if independent else softmax(result[None])[0]
+            logits = result.logits
+            shares = 1 / (1 + np.exp(-logits.astype(np.float64))) if independent else softmax(logits[None])[0]
             order = np.argsort(-shares, kind="stable")[:top]
-            yield Prediction(path=sample.id, top=tuple((predictor.classes[i], float(shares[i])) for i in order))
+            best = tuple((predictor.classes[i], float(shares[i])) for i in order)
+            yield Prediction(path=sample.id, top=best, unknown_score=result.unknown)
 
     return results()
 
@@ -220,8 +240,8 @@ def predict_all(
     levels: Levels | None = None,
     advance: Callable[[int], None] = lambda count: None,
     remark: Callable[[Sample, str], None] = lambda sample, text: None,
-) -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
-    """Decode and classify samples, in order; yields each with its logits `(classes,)` or its decoding error.
+) -> Iterator[tuple[Sample, ImageAnswer | BadImage]]:
+    """Decode and classify samples, in order; yields each with its answer or its decoding error.
 
     Evaluation, prediction and the checks of an exported file all use this function. Images are classified in batches.
 
@@ -234,14 +254,14 @@ def predict_all(
         remark: called, by any thread, with what was wrong with an image that is classified nevertheless.
 
     Raises:
-        ZooError: the model gives a logit that is not finite.
+        ZooError: the model gives a logit or a score that is not finite.
     """
     pending: list[tuple[Sample, Pixels | BadImage]] = []
 
-    def classified() -> Iterator[tuple[Sample, npt.NDArray[np.float32] | BadImage]]:
+    def classified() -> Iterator[tuple[Sample, ImageAnswer | BadImage]]:
         images = [result for _, result in pending if not isinstance(result, BadImage)]
         names = [sample.id for sample, result in pending if not isinstance(result, BadImage)]
-        rows = iter(_finite_logits(predictor, images, names) if images else ())
+        rows = _finite_answers(predictor, images, names) if images else iter(())
         advance(len(images))
         for sample, result in pending:
             yield sample, result if isinstance(result, BadImage) else next(rows)
@@ -260,13 +280,13 @@ def predict_all(
     yield from classified()
 
 
-def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Logits of decoded images. NaN has no largest class, so it must not become a label.
+def _finite_answers(predictor: Predictor, images: Sequence[Pixels], names: Sequence[str]) -> Iterator[ImageAnswer]:
+    """Answers for decoded images. NaN has no largest class, so it must not become a label, and is below no threshold.
 
     Raises:
         ZooError: one of them is not finite, or they have a wrong type or shape.
     """
-    logits = predictor.logits(images)
+    logits, scores = answers = ask(predictor, images)
     wanted = (len(images), len(predictor.classes))
     if not isinstance(logits, np.ndarray) or logits.shape != wanted or logits.dtype.kind != "f":
         kind = type(predictor)
@@ -282,7 +302,31 @@ def _finite_logits(predictor: Predictor, images: Sequence[Pixels], names: Sequen
             f"the model is damaged, or its numbers overflow: {broken}",
             hint="`zoo verify FILE` finds damage of an exported file; fp16 overflows above 65504, so export in fp32",
         )
-    return logits
+    check_scores(answers, threshold_of(predictor) is not None, names)
+    return map(ImageAnswer, logits, [None] * len(images) if scores is None else scores.tolist())
+
+
+def check_scores(answers: Answers, wanted: bool, names: Sequence[str]) -> None:
+    """Check scores of strangeness: one finite number for each image where there should be any, and else none.
+
+    Raises:
+        ZooError: they are not.
+    """
+    scores = answers.unknown
+    if scores is None and not wanted:
+        return
+    if scores is None or not wanted or scores.shape != (len(names),):
+        what = "no scores" if scores is None else f"scores of the shape {scores.shape}"
+        raise ZooError(
+            f"the model gives {what} for {counted(len(names), 'photograph')}",
+            hint="export the run again" if wanted else "a model without a threshold gives none",
+        )
+    broken = np.flatnonzero(~np.isfinite(scores))
+    if len(broken):
+        raise ZooError(
+            f"the model is damaged, or its numbers overflow: `unknown` of `{names[broken[0]]}` is {scores[broken[0]]}",
+            hint="`zoo verify FILE` finds damage of an exported file; fp16 overflows above 65504, so export in fp32",
+        )
 
 
 def check_levels(levels: Sequence[float] | None) -> Levels | None:

@@ -12,7 +12,9 @@ import numpy.typing as npt
 import torch
 
 from zoo.data.image import normalise, pixels
+from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
+from zoo.unknown import Threshold, UnknownScore
 
 
 @dataclass(frozen=True)
@@ -23,10 +25,38 @@ class TorchPredictor:
     classes: tuple[str, ...]
     preprocess: Preprocess
     torch_device: Any
+    unknown: UnknownScore | None = None  # how strange an image is, where the run has such a score
 
     @property
     def device(self) -> str:
         return str(self.torch_device)
+
+    @property
+    def threshold(self) -> Threshold | None:
+        return None if self.unknown is None else self.unknown.threshold
+
+    def answers(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+        """Logits, and scores of strangeness where the run has them."""
+        batch = np.stack([pixels(photograph, self.preprocess) for photograph in photographs])
+        if self.unknown is None:
+            return Answers(self.logits_of_pixels(batch), None)
+        head = self.model.get_submodule(self.unknown.head) if self.unknown.space is not None else None
+        logits, features = self.logits_and_features(batch, head)
+        return Answers(logits, self.unknown.scores(logits, features))
+
+    def logits_and_features(
+        self, batch: npt.NDArray[np.uint8], head: Any
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]:
+        """Logits of cropped pixels `(N, h, w, 3)`, and the input `(N, D)` of `head`; None where `head` is None."""
+        if head is None:
+            return self.logits_of_pixels(batch), None
+        seen: list[npt.NDArray[np.float32]] = []
+        handle = head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0].float().cpu().numpy()))
+        try:
+            logits = self.logits_of_pixels(batch)
+        finally:
+            handle.remove()
+        return logits, seen[-1]
 
     def logits(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
         return self.logits_of_pixels(np.stack([pixels(photograph, self.preprocess) for photograph in photographs]))

@@ -15,6 +15,7 @@ import numpy as np
 from zoo.advice.track_record import ADVICE_FILE
 from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.scoring import Evaluation
+from zoo.evaluation.unknown_images import false_alarms_interval
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.reports.gallery import gallery
@@ -32,6 +33,7 @@ from zoo.storage.files import read_json, write_bytes, write_json
 from zoo.storage.paths import output_path
 from zoo.studies.learning_curve import points_by_images, where_transfer_pays
 from zoo.studies.results import Results
+from zoo.unknown import exceeds
 
 if TYPE_CHECKING:
     pass
@@ -263,10 +265,21 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
             "confusion": confusion.tolist() if len(table.classes) <= CELLS else None,
             "pairs": sorted(pairs, key=lambda pair: -pair["count"])[:PAIRS],
             "looks": run.looks(table.split),
+            **_unknown_part(run, table),
         },
         "gallery": gallery(run, table, plugins),
         "calibration": calibration(table),
     }
+
+
+def _unknown_part(run: Run, table: Predictions) -> dict[str, Any]:
+    """What a report says of unknown images: the threshold, false alarms on the split, and what `--unknown` found."""
+    threshold = run.record.get("unknown")
+    if threshold is None or table.unknown is None:
+        return {}
+    alarms = {"share": float(exceeds(table.unknown).mean()), "interval_95": list(false_alarms_interval(table))}
+    scored = [line for line in run.looks_at_unknown() if line["split"] == table.split]
+    return {"unknown": {"threshold": threshold, "false_alarms": alarms, "scored": scored}}
 
 
 def _run_verdict(run: Run) -> str:

@@ -8,6 +8,7 @@ ledger.jsonl                 one line per evaluation
 splits.json                  the role of each image, and the SHA-256 of its content
 exclude.csv                  the list of `--exclude`, as it was read
 rates.json                   the curve of `--lr find`
+unknown.safetensors          with `--unknown-rate`: the score of how strange an image is
 folds/N/                     the run of a fold, for a run of `--folds`, which has no weights of its own
 checkpoint*.safetensors      from which a killed run is resumed; deleted when the run is finished
 """
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from zoo.backbone import Network
     from zoo.plugin import Plugins
     from zoo.predictor import Predictor
+    from zoo.unknown import UnknownScore
 
 RUN_FILE = "run.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -48,6 +50,7 @@ HISTORY_FILE = "history.jsonl"
 LEDGER_FILE = "ledger.jsonl"
 SPLITS_FILE = "splits.json"
 RATES_FILE = "rates.json"
+UNKNOWN_FILE = "unknown.safetensors"
 EXCLUDE_FILE = "exclude.csv"
 FOLDS = "folds"  # folder of the runs of folds, which are called 1, 2 and so on; also the name of what they score
 
@@ -249,7 +252,17 @@ class Run:
 
         chosen = choose_device(device, "fp32")
         model = self.load_network(plugins).model.to(chosen.place)
-        return TorchPredictor(model, self.classes, self.preprocess, chosen.place)
+        return TorchPredictor(model, self.classes, self.preprocess, chosen.place, self.unknown_score())
+
+    def unknown_score(self) -> UnknownScore | None:
+        """The score of how strange an image is; None where the run was trained without `--unknown-rate`.
+
+        Raises:
+            ZooError: its file is missing or damaged.
+        """
+        from zoo.unknown import UnknownScore
+
+        return UnknownScore.load(self.path / UNKNOWN_FILE) if self.record.get("unknown") else None
 
     def update(self, **changes: Any) -> Run:
         """Write changed keys to `run.json`; returns the run with the new record."""
@@ -266,6 +279,7 @@ class Run:
         split_seed: int,
         accuracy: float | None,
         changed: bool = False,
+        unknown: Mapping[str, Any] | None = None,
     ) -> None:
         """Write an evaluation to the ledger; predictions of the run itself on its own data are stored, too.
 
@@ -279,6 +293,7 @@ class Run:
             accuracy: of the predictions.
             changed: whether images are read or have contents other than when the run was trained; the predictions are
                 not stored.
+            unknown: figures of images of no class that were scored beside the split.
 
         Raises:
             ZooError: the folder cannot be written; the evaluation is valid nevertheless.
@@ -294,6 +309,7 @@ class Run:
                 "model": model,
                 "images": len(predictions),
                 "accuracy": accuracy,
+                **({} if unknown is None else {"unknown": unknown}),
             },
         )
         own = data == self.record.get("data_name") and split_seed == self.experiment.split_seed
@@ -305,6 +321,10 @@ class Run:
     def looks(self, split: str) -> int:
         """The number of evaluations on a split in the ledger."""
         return sum(1 for line in read_lines(self.path / LEDGER_FILE) if line.get("split") == split)
+
+    def looks_at_unknown(self) -> list[dict[str, Any]]:
+        """The evaluations in the ledger that scored images of no class beside a split."""
+        return [line for line in read_lines(self.path / LEDGER_FILE) if isinstance(line.get("unknown"), dict)]
 
     def fitted(self) -> set[str]:
         """Ids of the images that the run was fitted on; empty without `splits.json`.

@@ -8,7 +8,16 @@ from datetime import datetime
 from pathlib import Path
 
 from zoo.errors import DiskFull, UsageError, ZooError, is_disk_full
-from zoo.runs.run import EXCLUDE_FILE, FOLDS, HISTORY_FILE, LEDGER_FILE, RATES_FILE, RUN_FILE, SPLITS_FILE
+from zoo.runs.run import (
+    EXCLUDE_FILE,
+    FOLDS,
+    HISTORY_FILE,
+    LEDGER_FILE,
+    RATES_FILE,
+    RUN_FILE,
+    SPLITS_FILE,
+    UNKNOWN_FILE,
+)
 from zoo.storage.folder_lock import LOCK_FILE
 
 # The files that `--force` deletes; notes, photographs and other files that a user keeps in the folder stay
@@ -19,6 +28,7 @@ OWN_FILES = (
     SPLITS_FILE,
     RATES_FILE,
     EXCLUDE_FILE,
+    UNKNOWN_FILE,
     "model.*",
     "checkpoint*.safetensors",
     ".checkpoint*",

@@ -230,7 +230,7 @@ class _Handlers:
         length = request.headers.get(open_inference.HEADER_LENGTH)
         self._service.pool.check_room()
         async with self._body(request) as body:
-            arguments = (body, length, self._service.bounds, len(model.classes))
+            arguments = (body, length, self._service.bounds, len(model.classes), model.scores_unknown)
             if len(body) > LARGE:
                 async with self._parsing:  # JSON takes up to 25 times its length of memory
                     asked = await asyncio.to_thread(open_inference.parse, *arguments)

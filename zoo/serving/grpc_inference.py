@@ -23,13 +23,14 @@ from zoo.serving.worker_pool import Answer
 CONTENTS = {IMAGE: "bytes_contents", PHOTOGRAPHS: "uint_contents"}
 
 
-def parse(request: Any, bounds: Bounds, classes: int) -> tuple[InferRequest, bool]:
+def parse(request: Any, bounds: Bounds, classes: int, unknown: bool = False) -> tuple[InferRequest, bool]:
     """Read a `ModelInferRequest`.
 
     Args:
         request: The message.
         bounds: Bounds of images and pixels.
         classes: Number of the model's classes.
+        unknown: Whether the model scores how strange an image is.
 
     Returns:
         The request, and whether its values are raw. Those of the answer are then raw too.
@@ -61,7 +62,7 @@ def parse(request: Any, bounds: Bounds, classes: int) -> tuple[InferRequest, boo
             raise bad(f"the values of input `{name}` belong into `{CONTENTS[name]}`, not `{'` and `'.join(filled)}`")
         images = _from_contents(name, shape, getattr(tensor.contents, CONTENTS[name]))
     asked = [{"name": one.name, "parameters": _parameters(one.parameters)} for one in request.outputs[:17]]
-    outputs = open_inference.wanted_outputs(asked, _parameters(request.parameters), classes)
+    outputs = open_inference.wanted_outputs(asked, _parameters(request.parameters), classes, unknown)
     return InferRequest(request.id or None, images, outputs), raw
 
 

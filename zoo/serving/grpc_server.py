@@ -215,7 +215,7 @@ class GrpcServer:
 
     async def _ModelInfer(self, request: Any, arrived: float) -> Any:
         model = self._service.model(request.model_name, request.model_version or None)
-        arguments = (request, self._service.bounds, len(model.classes))
+        arguments = (request, self._service.bounds, len(model.classes), model.scores_unknown)
         if request.ByteSize() > LARGE:
             asked, raw = await asyncio.to_thread(grpc_inference.parse, *arguments)
         else:

@@ -14,6 +14,7 @@ def model_card(model: ServedModel) -> dict[str, Any]:
 
     `accuracy` is that of the file itself, on the images that it was compared with its run on: `value` and
     `interval_95` (Wilson) as shares, `images` and their `split`. A file without such a comparison tells its run's.
+    Of a file with a threshold for unknown images, `unknown` says how it was set.
     """
     said = model.record.get("metadata", {})
     weights = said.get("zoo.weights") or {}
@@ -34,6 +35,7 @@ def model_card(model: ServedModel) -> dict[str, Any]:
         "strategy": said.get("zoo.strategy"),
         "input_pixels": _input_size(preprocess.get("crop")),
         "fit": FIT_SETTINGS.get(preprocess.get("fit")),
+        **({"unknown": said["zoo.unknown"]} if "zoo.unknown" in said else {}),
         "license": said.get("zoo.license"),
         "weights": weights.get("source"),
         "trained": said.get("zoo.trained"),

@@ -2,7 +2,8 @@
 
 A model takes one of two inputs: `photographs`, UINT8 `(N, H, W, 3)`, decoded images of one size; or `image`, BYTES
 `(N)`, encoded images of any sizes. In JSON an encoded image is base64; in the binary extension, its bytes.
-It gives `logits` and `probabilities`, FP32 `(N, classes)`, and `label`, BYTES `(N)`.
+It gives `logits` and `probabilities`, FP32 `(N, classes)`, and `label`, BYTES `(N)`. A file with a threshold for
+unknown images gives `unknown`, FP32 `(N)`, too.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from zoo.serving.worker_pool import Answer
 from zoo.storage.files import json_text
 
 PHOTOGRAPHS, IMAGE = "photographs", "image"
-LOGITS, PROBABILITIES, LABEL = "logits", "probabilities", "label"
+LOGITS, PROBABILITIES, LABEL, UNKNOWN = "logits", "probabilities", "label", "unknown"
 HEADER_LENGTH = "inference-header-content-length"
 VERSION = "1"
 EXTENSIONS = ("binary_tensor_data", "classification")
@@ -38,7 +39,7 @@ class WantedOutput:
     """An output that a request asks for.
 
     Attributes:
-        name: `logits`, `probabilities` or `label`.
+        name: `logits`, `probabilities`, `label` or `unknown`.
         binary: Whether its values follow the JSON in binary.
         classes: How many classes are wanted as texts `VALUE:INDEX:NAME`, as Triton gives them; 0: plain values.
     """
@@ -62,7 +63,7 @@ def bad(message: str, hint: str | None = None) -> Rejection:
     return Rejection(400, "malformed", message, hint)
 
 
-def parse(body: bytes, header_length: str | None, bounds: Bounds, classes: int) -> InferRequest:
+def parse(body: bytes, header_length: str | None, bounds: Bounds, classes: int, unknown: bool = False) -> InferRequest:
     """Read the body of an `infer` request.
 
     Args:
@@ -70,6 +71,7 @@ def parse(body: bytes, header_length: str | None, bounds: Bounds, classes: int) 
         header_length: Value of the header `Inference-Header-Content-Length`; None: there is none.
         bounds: Bounds of images and pixels.
         classes: Number of the model's classes.
+        unknown: Whether the model scores how strange an image is.
 
     Raises:
         Rejection: it is not a request that the model can answer.
@@ -93,7 +95,7 @@ def parse(body: bytes, header_length: str | None, bounds: Bounds, classes: int) 
     identity = request.get("id")
     if identity is not None and not isinstance(identity, str):
         raise bad("`id` must be a text")
-    return InferRequest(identity, images, wanted_outputs(request.get("outputs"), parameters, classes))
+    return InferRequest(identity, images, wanted_outputs(request.get("outputs"), parameters, classes, unknown))
 
 
 def _json(text: bytes) -> dict[str, Any]:
@@ -260,37 +262,42 @@ def _split(values: bytes | memoryview, count: int) -> list[bytes | Pixels]:
     return found
 
 
-def wanted_outputs(wanted: Any, parameters: Mapping[str, Any], classes: int) -> list[WantedOutput]:
+def wanted_outputs(
+    wanted: Any, parameters: Mapping[str, Any], classes: int, unknown: bool = False
+) -> list[WantedOutput]:
     """The outputs that a request asks for; all, if it names none.
 
     Args:
         wanted: A list of `{"name": ..., "parameters": {...}}`, or None.
         parameters: Those of the request.
         classes: Number of the model's classes.
+        unknown: Whether the model scores how strange an image is.
 
     Raises:
         Rejection: the model has no such output, or cannot give it like that.
     """
     by_default = _flag(parameters.get("binary_data_output", False), "binary_data_output")
+    names: tuple[str, ...] = (LOGITS, PROBABILITIES, LABEL, *((UNKNOWN,) if unknown else ()))
     if wanted is None or wanted == []:
-        return [WantedOutput(name, by_default) for name in (LOGITS, PROBABILITIES, LABEL)]
+        return [WantedOutput(name, by_default) for name in names]
     if not isinstance(wanted, list) or len(wanted) > 16:
         raise bad("`outputs` must be a list")
     found = []
     for one in wanted:
         output = _mapping(one, "an output")
         name = output.get("name")
-        if name not in (LOGITS, PROBABILITIES, LABEL):
-            raise bad(f"there is no output {_shown(name)}; there is `{LOGITS}`, `{PROBABILITIES}` and `{LABEL}`")
+        if name not in names:
+            there = " and ".join([", ".join(f"`{one}`" for one in names[:-1]), f"`{names[-1]}`"])
+            raise bad(f"there is no output {_shown(name)}; there is {there}")
         own = _mapping(output.get("parameters", {}), "`parameters`")
         _no_shared_memory(own)
         count = own.get("classification", 0)
         if isinstance(count, bool) or not isinstance(count, int) or count < 0:
             raise bad("`classification` must be a number of classes")
-        if count and name == LABEL:
+        if count and name in (LABEL, UNKNOWN):
             raise bad(f"`classification` is for `{LOGITS}` and `{PROBABILITIES}`")
         binary = _flag(own.get("binary_data", by_default), "binary_data")
-        found.append(WantedOutput(name, binary, min(count, classes)))
+        found.append(WantedOutput(str(name), binary, min(count, classes)))
     return found
 
 
@@ -312,6 +319,10 @@ def tensors(answers: Sequence[Answer], outputs: Sequence[WantedOutput]) -> list[
         if output.name == LABEL:
             texts = [classes[int(row.argmax())] for row in logits]
             found.append((LABEL, "BYTES", [len(texts)], texts))
+            continue
+        if output.name == UNKNOWN:
+            scores = np.array([answer.unknown for answer in answers], np.float32)
+            found.append((UNKNOWN, "FP32", [len(scores)], scores))
             continue
         values = logits if output.name == LOGITS else softmax(logits).astype(np.float32)
         if output.classes:
@@ -372,6 +383,7 @@ def metadata(model: ServedModel) -> dict[str, Any]:
             {"name": LOGITS, "datatype": "FP32", "shape": [-1, count]},
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, count]},
             {"name": LABEL, "datatype": "BYTES", "shape": [-1]},
+            *([{"name": UNKNOWN, "datatype": "FP32", "shape": [-1]}] if model.scores_unknown else []),
         ],
         "parameters": {
             "digest": model.digest,

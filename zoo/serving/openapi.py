@@ -23,6 +23,8 @@ PREDICTION = {
     "properties": {
         **LABELLED["properties"],  # type: ignore[dict-item]
         "top": {"type": "array", "items": LABELLED},
+        "unknown": {"type": "boolean", "description": "whether the image is of no class, of files with a threshold"},
+        "unknown_score": {"type": "number", "description": "how strange the image is; above 1 it is unknown"},
         "model": {"type": "string"},
         "digest": {"type": "string", "description": "SHA-256 of the file"},
         "milliseconds": {"type": "object", "additionalProperties": {"type": "number"}},

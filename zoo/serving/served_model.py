@@ -15,7 +15,7 @@ from zoo.errors import UsageError, ZooError
 from zoo.exporting.golden import Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.inference.opening import find_exporter
-from zoo.predictor import Predictor
+from zoo.predictor import Predictor, ask, threshold_of
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 from zoo.target import load_target
 
@@ -75,6 +75,11 @@ class ServedModel:
     def precision(self) -> str:
         """`fp32`, `fp16` or `int8`."""
         return str(self.record["precision"]["name"])
+
+    @property
+    def scores_unknown(self) -> bool:
+        """Whether it scores how strange an image is."""
+        return threshold_of(self.predictor) is not None
 
     @property
     def provider(self) -> str:
@@ -183,7 +188,7 @@ def _check_golden(path: Path, record: dict[str, Any], predictor: Predictor) -> N
         ZooError: it does not.
     """
     golden = Golden.from_json(record["metadata"]["zoo.golden"])
-    check = check_golden(golden, predictor.classes, predictor.logits)
+    check = check_golden(golden, predictor.classes, lambda images: ask(predictor, images))
     if not check.passed:
         raise ZooError(f"`{path}` is not served: {check.name}: {check.detail}", hint="`zoo verify FILE` says more")
 

@@ -16,6 +16,7 @@ from zoo.serving.metrics import Metrics
 from zoo.serving.served_model import ServedModel
 from zoo.serving.shadow import Shadow
 from zoo.serving.worker_pool import Answer, WorkerPool
+from zoo.unknown import exceeds
 
 BROKEN_AFTER = 3  # images in a row with logits that are not finite
 
@@ -175,6 +176,11 @@ def prediction(answer: Answer, top: int, arrived: float) -> dict[str, Any]:
     found: dict[str, Any] = {
         **named[0],
         "top": named,
+        **(
+            {}
+            if answer.unknown is None
+            else {"unknown": exceeds(answer.unknown), "unknown_score": round(answer.unknown, 6)}
+        ),
         "model": answer.model.name,
         "digest": answer.model.digest,
         "milliseconds": milliseconds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from zoo.data.pixel_budget import give_back_memory, trim_memory
 from zoo.dataset import ArraySource, BytesSource
 from zoo.errors import ZooError
 from zoo.predictions import not_finite
+from zoo.predictor import ask
 from zoo.serving.bounds import Bounds, Rejection
 from zoo.serving.costly_images import frames, refuse_costly, refuse_metadata, too_many_pixels
 from zoo.serving.fault import where
@@ -49,6 +51,7 @@ class Answer:
         remarks: What is wrong with an image that was classified nevertheless.
         seconds: Spent in the `queue`, in `decode`, and in the `network` with all images of its call.
         batch: Images in the call.
+        unknown: How strange the image is; above 1 it is of no class. None: the model has no such score.
     """
 
     logits: npt.NDArray[np.float32]
@@ -59,6 +62,7 @@ class Answer:
     remarks: tuple[str, ...]
     seconds: dict[str, float]
     batch: int
+    unknown: float | None = None
 
 
 class Observer(Protocol):
@@ -290,14 +294,17 @@ class WorkerPool:
             return rest
         model, begun = ready[0][0].model, time.monotonic()
         try:
-            logits = model.predictor.logits([pixels for _, pixels in ready])
+            logits, scores = ask(model.predictor, [pixels for _, pixels in ready])
         except (ZooError, MemoryError) as error:
             for job, _ in ready:
                 self._fail(job, self._why_it_does_not_run(error))
             return rest
         spent = time.monotonic() - begun
-        for (job, pixels), row in zip(ready, logits):
+        strange = [None] * len(ready) if scores is None else scores.tolist()
+        for (job, pixels), row, score in zip(ready, logits, strange):
             broken = not_finite(row[None], ("the image",), model.classes)
+            if broken is None and score is not None and not math.isfinite(score):
+                broken = f"the score of unknown images is {score}"
             if broken is not None:
                 self._fail(
                     job, Rejection(500, "not finite", f"the model is damaged, or its numbers overflow: {broken}")
@@ -312,6 +319,7 @@ class WorkerPool:
                 remarks=tuple(job.remarks),
                 seconds={"queue": job.began - job.arrived, "decode": job.decoded, "network": spent},
                 batch=len(ready),
+                unknown=score,
             )
             job.future.set_result(answer)
             self._observer.answered(answer, pixels)

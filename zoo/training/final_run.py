@@ -74,6 +74,12 @@ def final_experiment(run: Run) -> tuple[Experiment, Earlier]:
             f"run `{run.path}` lowered its rate by the validation loss (`--schedule plateau`): a final run has none",
             hint="train with another schedule first",
         )
+    if asked.unknown_rate is not None:
+        raise UsageError(
+            f"run `{run.path}` has a threshold for unknown images (`--unknown-rate`), which is set on the images of "
+            "`val`: a final run is trained on these, so it can have none",
+            hint="use the run itself, or train another without `--unknown-rate` first",
+        )
     members = run.folds or [run]
     plans = [kept_epochs(member) for member in members]
     length = int(np.median([len(plan) for plan in plans]))

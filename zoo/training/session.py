@@ -25,12 +25,14 @@ from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.predictor import TorchPredictor
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
+from zoo.predictor import Answers
 from zoo.progress import Progress
 from zoo.runs.kept_list import as_begun, keep_list
 from zoo.runs.run import (
     HISTORY_FILE,
     RATES_FILE,
     SPLITS_FILE,
+    UNKNOWN_FILE,
     WEIGHTS_FILE,
     Run,
     now,
@@ -53,6 +55,7 @@ from zoo.training.sampler import preserved_generators
 from zoo.training.setup import Setup, resolve
 from zoo.training.start import start_of
 from zoo.training.temperature_scaling import FEWEST, fit_temperature, fold_temperature
+from zoo.training.unknown_fit import check_unknown, fit_score
 from zoo.training.validation import validation_logits
 
 
@@ -93,6 +96,7 @@ def train(
     context, watch = _watched(context, start.setup)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(start.experiment, start.setup, context, ahead, pool=pool, earlier=earlier, of_folds=of_folds)
+    check_unknown(job)
     record = initial_manifest(job)
     known = None
     if earlier is not None:
@@ -215,9 +219,15 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         _check_finite(network, job.experiment)
         run = run.update(temperature=_calibrate(network, job, recipe, run))
         run = run.update(fitted=_compare_with_guessing(network, job, recipe, run))
+        answers: Answers | None = None
+        if job.experiment.unknown_rate is not None:
+            score, answers = fit_score(network, recipe.workspace)
+            score.save(folder / UNKNOWN_FILE)
+            run = run.update(unknown=score.threshold.to_json())
+            clock.lap("unknown")
         digest = _save_weights(network, folder)
         clock.lap("save")
-        figures = _report(network, job, recipe, run) if job.earlier is None else _figures_of(job.earlier)
+        figures = _report(network, job, recipe, run, answers) if job.earlier is None else _figures_of(job.earlier)
         clock.lap("report")
         run = run.update(
             status="finished",
@@ -358,9 +368,12 @@ def _compare_with_guessing(network: Network, job: Job, recipe: Recipe, run: Run)
     return fitted.to_json()
 
 
-def _report(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Score the reported split; returns metrics and interval for the run's record."""
-    predictions = _predict(network, job, recipe)
+def _report(network: Network, job: Job, recipe: Recipe, run: Run, answers: Answers | None) -> dict[str, Any]:
+    """Score the reported split; returns metrics and interval for the run's record.
+
+    `answers` are the network's for its images, if the threshold for unknown images was set on them.
+    """
+    predictions = _predict(network, job, recipe, answers)
     if not np.isfinite(predictions.logits).all():
         raise _diverged("a logit", job.experiment)
     evaluation = Evaluation(
@@ -386,8 +399,8 @@ def _figures_of(earlier: Earlier) -> dict[str, Any]:
     return {"metrics": earlier.metrics, "accuracy_interval_95": list(earlier.accuracy_interval_95)}
 
 
-def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
-    """Predictions of the finished network on the reported split."""
+def _predict(network: Network, job: Job, recipe: Recipe, answers: Answers | None) -> Predictions:
+    """Predictions of the finished network on the reported split, from `answers` if there are any."""
     part = job.decoded.get("reported") or job.decoded["choose"]
     assert job.roles.reported is not None
     return Predictions(
@@ -395,8 +408,11 @@ def _predict(network: Network, job: Job, recipe: Recipe) -> Predictions:
         classes=job.images.classes,
         ids=tuple(sample.id for sample in part.samples),
         labels=part.labels,
-        logits=_logits(network, job, recipe, part, f"score {job.roles.reported}"),
+        logits=_logits(network, job, recipe, part, f"score {job.roles.reported}")
+        if answers is None
+        else answers.logits,
         groups=group_names(part.samples),
+        unknown=None if answers is None else answers.unknown,
     )
 
 

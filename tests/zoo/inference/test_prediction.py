@@ -48,7 +48,8 @@ def test_every_sample_comes_back_in_order(workers: int, flags: list[bool]) -> No
     assert [one for one, _ in found] == samples
     for number, (good, (_, result)) in enumerate(zip(flags, found)):
         if good:
-            assert not isinstance(result, BadImage) and (result == number).all() and result.shape == (3,)
+            assert not isinstance(result, BadImage) and result.unknown is None
+            assert (result.logits == number).all() and result.logits.shape == (3,)
         else:
             assert isinstance(result, BadImage) and f"bad {number}" in str(result)
     assert sum(advanced) == sum(predictor.batches) == sum(flags)
