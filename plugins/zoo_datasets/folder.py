@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from zoo import Images, Sample, UsageError, ZooError
 from zoo.data.class_names import folded
 from zoo.data.data_argument import is_url
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
 from zoo.data.image_formats import SUFFIXES
 from zoo.data.labelled_rows import case_notes, check_splits, listed, same_spelling
+from zoo.data.sample_columns import Below, Place, SampleColumns, SampleTable, label_counts
 from zoo.data.split_words import SPLIT_WORDS
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Role, Unlabelled
@@ -123,7 +126,7 @@ def open_tree(
         notes.append(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}")
     images = Images(
         name=name,
-        classes=tuple(sorted({sample.label for sample in splits["train"]})),
+        classes=tuple(sorted(label_counts(splits["train"]))),
         splits=splits,
         rejected=tuple(found.rejected),
         notes=(*notes, *case_notes(splits["train"], "merge their folders"), *found.nested_notes()),
@@ -177,7 +180,7 @@ def score_tree(
         )
     return Images(
         name=name,
-        classes=tuple(sorted({sample.label for samples in splits.values() for sample in samples})),
+        classes=tuple(sorted({label for samples in splits.values() for label in label_counts(samples)})),
         splits=splits,
         rejected=tuple(found.rejected),
         notes=(*notes, *found.nested_notes()),
@@ -201,7 +204,10 @@ def open_unlabelled(argument: str) -> Unlabelled:
     """Open the photographs of a folder or URL to predict, wherever they lie in it."""
     root = remote_tree(argument).root if is_url(argument) else _root(argument)
     files = (path for path in walk_files(root) if is_photograph(path))
-    samples = tuple(Sample(path.relative_to(root).as_posix(), "", path) for path in files)
+    table, place = SampleTable(), Place(Below(root))
+    for path in files:
+        table.add(path.relative_to(root).as_posix(), "", place)
+    samples = SampleColumns(table)
     if not samples:
         raise ZooError(f"`{argument}` holds no photographs", hint=f"their names end in {' '.join(SUFFIXES)}")
     return Unlabelled(name=f"folder:{argument}", samples=samples)
@@ -268,6 +274,7 @@ class _Found:
 
     root: Path | Member
     reading: Reading
+    table: SampleTable = field(default_factory=lambda: SampleTable(unique=True))  # each file is found once
     rejected: list[tuple[str, str]] = field(default_factory=list)
     nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
     runs: list[str] = field(default_factory=list)  # folders that zoo wrote
@@ -283,7 +290,7 @@ class _Found:
                 if folder not in roles.values() and not _holds_runs(folder)
             ]
 
-    def samples(self, base: Path | Member, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
+    def samples(self, base: Path | Member, *, may_be_empty: bool = False) -> Sequence[Sample]:
         """Every image in the class folders of `base`, at any depth; other files are rejected.
 
         The class is the highest folder below `base`, or the lowest one for the reading `leaf`.
@@ -293,27 +300,27 @@ class _Found:
         """
         if base != self.root:
             self._reject_loose(base)
-        kept: list[Sample] = []
+        place, first = Place(Below(self.root)), len(self.table)
         for folder in subfolders(base):
-            before, rejected = len(kept), len(self.rejected)
+            before, rejected = len(self.table), len(self.rejected)
             for path in walk_files(folder):
                 name = path.relative_to(self.root).as_posix()
                 reason = why_unusable(path, name)
                 label = path.parent.name if self.reading == "leaf" else folder.name
                 if reason is None:
-                    kept.append(Sample(name, label, path))
+                    self.table.add(name, label, place)
                     below = path.parent.relative_to(base).as_posix()
                     self.merged[label].add(below)
                     if path.parent != folder:
                         self.nested[below] = folder.name
                 else:
                     self.rejected.append((name if why_unprintable(name) is None else ascii(name), reason))
-            if len(kept) == before and _holds_runs(folder):
+            if len(self.table) == before and _holds_runs(folder):
                 del self.rejected[rejected:]
                 self.runs.append(self._name(folder))
-            elif len(kept) == before:
+            elif len(self.table) == before:
                 self._empty(folder, self.rejected[rejected:], may_be_empty)
-        return tuple(kept)
+        return SampleColumns(self.table, np.arange(first, len(self.table)))
 
     def nested_notes(self) -> list[str]:
         """A note if images lie in folders of class folders: what they count for, and how to get the other reading."""
@@ -387,13 +394,13 @@ def _holds_runs(folder: Path | Member) -> bool:
 
 
 def _leave_out_unlabelled(
-    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path | Member], found: _Found, notes: list[str]
+    splits: dict[Role, Sequence[Sample]], roles: Mapping[Role, Path | Member], found: _Found, notes: list[str]
 ) -> None:
     """Drop a `test/` that has no class of `train/`: it may be there to be predicted, and training does not need it."""
     if "test" not in splits:
         return
-    labels = {sample.label for sample in splits["test"]}
-    if labels & {sample.label for sample in splits["train"]}:
+    labels = set(label_counts(splits["test"]))
+    if labels & set(label_counts(splits["train"])):
         return
     name = roles["test"].name
     del splits["test"]
@@ -403,7 +410,7 @@ def _leave_out_unlabelled(
 
 
 def _check_classes(samples: Iterable[Sample], argument: str, root: Path | Member) -> None:
-    names = sorted({sample.label for sample in samples})
+    names = sorted(label_counts(samples))
     if not names:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
     if len(names) == 1:

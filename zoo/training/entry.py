@@ -199,9 +199,7 @@ def train_final(
     return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, earlier=earlier)
 
 
-def _divided(
-    experiment: Experiment, context: Context
-) -> tuple[Images, list[tuple[Sample, ...]], dict[str, Any] | None]:
+def _divided(experiment: Experiment, context: Context) -> tuple[Images, list[Sequence[Sample]], dict[str, Any] | None]:
     """The images, their folds, and what `run.json` says of `--exclude`.
 
     Raises:
@@ -250,7 +248,7 @@ def _check_test(images: Images, experiment: Experiment, context: Context) -> Non
 
 
 def _manifest(
-    experiment: Experiment, images: Images, folds: Sequence[tuple[Sample, ...]], context: Context
+    experiment: Experiment, images: Images, folds: Sequence[Sequence[Sample]], context: Context
 ) -> dict[str, Any]:
     """The content of `run.json` before the first fold."""
     setup = resolve_names(experiment, context.plugins)
@@ -290,11 +288,11 @@ def _manifest(
     }
 
 
-def _names(folds: Sequence[tuple[Sample, ...]]) -> list[str]:
+def _names(folds: Sequence[Sequence[Sample]]) -> list[str]:
     return [f"{keys([sample.id])[0]} {keys([sample.label])[0]}" for fold in folds for sample in fold]
 
 
-def _splits(folds: Sequence[tuple[Sample, ...]], contents: dict[str, str]) -> dict[str, Any]:
+def _splits(folds: Sequence[Sequence[Sample]], contents: dict[str, str]) -> dict[str, Any]:
     """The content of `splits.json`: all images are reported, and no network of this folder was fitted on any."""
     roles = {f"fold {number}": [sample.id for sample in fold] for number, fold in enumerate(folds, start=1)}
     together = sorted(contents)
@@ -313,7 +311,7 @@ def _carry_out(
     run: Run,
     experiment: Experiment,
     images: Images,
-    folds: Sequence[tuple[Sample, ...]],
+    folds: Sequence[Sequence[Sample]],
     context: Context,
     pool: RowPool | None,
     **resuming: Any,
@@ -358,7 +356,7 @@ def _train_fold(experiment: Experiment, folder: Path, context: Context, rows: Ro
 
 
 def _pool(
-    run: Run, experiment: Experiment, folds: Sequence[tuple[Sample, ...]], done: Sequence[Run], context: Context
+    run: Run, experiment: Experiment, folds: Sequence[Sequence[Sample]], done: Sequence[Run], context: Context
 ) -> Run:
     """Metrics over all images, each scored by the fold's network that has not seen it."""
     tables = [fold.predictions() for fold in done]
