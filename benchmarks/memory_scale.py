@@ -25,6 +25,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from zoo.storage.files import json_text
+
 SIDE = 32
 CLASSES = [f"class_{number}" for number in range(10)]
 PER_SHARD = 10_000
@@ -204,7 +206,7 @@ def measure(data: str, stages: list[str]) -> None:
                 for start in range(0, len(part.samples), 4096):
                     some = np.arange(start, min(start + 4096, len(part.samples)))
                     outputs.take(some, [0] * len(some))
-    print(json.dumps(peaks.found))
+    print(json_text(peaks.found))
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ OPTIONS: dict[str, Kind] = {
     "suffix": "text",
 }
 EXAMPLE = "such as `parquet:part-*.parquet,image=image,label=label`"
-KEPT = 64 << 20  # bytes of row groups that are kept, so that neighbours are not read again
+KEPT = 16 << 20  # bytes of row groups that are kept, so that neighbours are not read again
 
 
 def read(argument: Argument, rows: LabelledRows) -> None:
@@ -103,9 +103,9 @@ class RowGroups:
                     cells = _open(file).read_row_group(group, columns=[column]).column(column).combine_chunks()
                 except (pyarrow.ArrowException, OSError) as error:
                     raise OSError(f"row group {group} of `{file}` cannot be read: {quoted(error)}") from error
+                while self._kept and sum(each.nbytes for each in self._kept.values()) + cells.nbytes > KEPT:
+                    self._kept.popitem(last=False)
             self._kept[file, group, column] = cells
-            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > KEPT:
-                self._kept.popitem(last=False)
         value = cells[row].as_py()
         data = value["bytes"] if isinstance(value, dict) else value
         if not isinstance(data, bytes):
