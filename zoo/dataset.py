@@ -295,10 +295,23 @@ __getattr__ = lazy_attributes(
                 "same_spelling",
             )
         },
+        **{
+            name: f"zoo.data.sample_columns:{name}"
+            for name in ("Below", "Place", "SampleColumns", "SampleTable", "Texts", "label_counts")
+        },
         **{name: f"zoo.data.split_words:{name}" for name in ("SPLIT_WORDS", "role_in_name", "role_of")},
         **{
             name: f"zoo.data.table:{name}"
-            for name in ("LABEL_NAMES", "PATH_NAMES", "SPLIT_NAMES", "Table", "cell_text", "decoded_text", "read_table")
+            for name in (
+                "LABEL_NAMES",
+                "LOOKED_AT",
+                "PATH_NAMES",
+                "SPLIT_NAMES",
+                "Table",
+                "cell_text",
+                "decoded_text",
+                "read_table",
+            )
         },
         "FOREIGN_SUFFIXES": "zoo.data.image_formats:FOREIGN_SUFFIXES",
         "user_path": "zoo.storage.paths:user_path",

@@ -256,8 +256,17 @@ def _csv_rows(text: str, name: str, delimiter: str, columns: Sequence[str]) -> I
         yield line, tuple(cell.strip() for cell in cells[: len(columns)])
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines of `text.split("\\n")`, one at a time."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
 def _json_objects(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         try:
