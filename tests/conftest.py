@@ -13,11 +13,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import hypothesis
 import pytest
 from shared import made_once, unchanged
 from tests_support import TINY, make_photos
 
 from zoo.plugin import Plugins
+
+# How long an example takes depends on the machine and on what it imports first
+hypothesis.settings.register_profile("zoo", deadline=None)
+hypothesis.settings.load_profile("zoo")
 
 # A third party's own tests are run where it is installed: test_third_party.py
 collect_ignore = ["packages"]

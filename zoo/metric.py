@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from zoo.target import lazy_attributes
+
 if TYPE_CHECKING:
     from zoo.predictions import Predictions
 
@@ -25,3 +27,6 @@ class Metric:
     summary: str
     compute: str | Callable[[Predictions], float] = field(repr=False)
     higher_is_better: bool = True
+
+
+__getattr__ = lazy_attributes(__name__, {"class_scores": "zoo.evaluation.class_scores:class_scores"})

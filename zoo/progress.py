@@ -85,6 +85,29 @@ class _WithoutLater(Silent):
         self._start(task, total, unit)
 
 
+class Once(Silent):
+    """Passes reports on to another object, each note and each warning once, as where folds share their data."""
+
+    def __init__(self, progress: Progress) -> None:
+        for name in ("start", "advance", "epoch", "stop"):
+            setattr(self, name, getattr(progress, name))
+        self._progress = progress
+        self._told: set[tuple[str, str]] = set()
+
+    def note(self, text: str) -> None:
+        if self._is_new("note", text):
+            self._progress.note(text)
+
+    def warn(self, text: str) -> None:
+        if self._is_new("warning", text):
+            self._progress.warn(text)
+
+    def _is_new(self, kind: str, text: str) -> bool:
+        before = len(self._told)
+        self._told.add((kind, text))
+        return len(self._told) > before
+
+
 def with_later(progress: Progress) -> Progress:
     """The object itself, or one that leaves out the argument `later` of `start` where it has none."""
     taken = inspect.signature(progress.start).parameters

@@ -26,6 +26,7 @@ from zoo.config.context import Context
 from zoo.config.grammar import canonical, parse
 from zoo.data.decoding import DecodedImages
 from zoo.data.roles import Roles
+from zoo.data.selection import Selection
 from zoo.dataset import Images, Sample
 from zoo.experiment import Experiment
 from zoo.exporter import ExportSpec
@@ -208,7 +209,7 @@ def _job(experiment: Experiment, setup: Setup, network: Network, planned: Planne
     return Job(
         experiment=experiment,
         setup=setup,
-        images=images,
+        selection=Selection(images=images),
         roles=Roles(fit=noise.samples, choose=(), reported="val", notes=()),
         network=network,
         phases=replace(planned, epochs=tuple(0 if phase.solver else 1 for phase in planned.phases)),

@@ -20,6 +20,7 @@ from zoo_cli.options import (
     splits_option,
 )
 from zoo_cli.settings import preprocessing_options
+from zoo_cli.shared_settings import split_seed_option, weights_option
 
 
 @click.command()
@@ -45,16 +46,8 @@ from zoo_cli.settings import preprocessing_options
     metavar="DIR",
     help="Folder of past studies with stored advice, to show how good that advice was.",
 )
-@click.option(
-    "--weights",
-    default="default",
-    show_default=True,
-    metavar="default|none|TAG|FILE",
-    help="Weights of the backbones: their default, none (random), a published tag, or a file.",
-)
-@click.option(
-    "--split-seed", type=int, default=0, show_default=True, help="Seed of the split, for data that are not split yet."
-)
+@weights_option("the backbones")
+@split_seed_option()
 @preprocessing_options
 @device_option
 @json_option

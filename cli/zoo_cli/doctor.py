@@ -17,6 +17,7 @@ from zoo_cli.options import (
     splits_option,
     workers_option,
 )
+from zoo_cli.shared_settings import exclude_option, split_seed_option, weights_option
 
 
 @click.command()
@@ -32,27 +33,15 @@ from zoo_cli.options import (
     help="Backbone whose features are used, see `zoo list backbones`; `none`: no features, so neither wrong labels nor "
     "strangers are found.  [default: efficientnet_lite0, or the cheapest whose weights are on this machine]",
 )
-@click.option(
-    "--weights",
-    default="default",
-    show_default=True,
-    metavar="default|none|TAG|FILE",
-    help="Weights of the backbone: its default, none (random), a published tag, or a file.",
-)
-@click.option(
-    "--split-seed",
-    type=click.IntRange(0),
-    default=0,
-    show_default=True,
-    help="Seed of the split, for data that are not split yet.",
-)
+@weights_option()
+@split_seed_option()
 @click.option(
     "--group",
     metavar="COLUMN|REGEX",
     help="What images of one group share: a column of the table, or a regular expression of their paths; groups in two "
     "splits are found.  [default: the groups of the data]",
 )
-@click.option("--exclude", metavar="CSV", help="Images to leave out, such as an edited `doctor.csv`.")
+@exclude_option()
 @click.option("--out", metavar="DIR", help="Folder of the files.  [default: a new one below runs/]")
 @click.option(
     "--photographs/--no-photographs",

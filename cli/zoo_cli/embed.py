@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from zoo.errors import counted
@@ -17,25 +19,14 @@ from zoo_cli.options import (
     splits_option,
     workers_option,
 )
+from zoo_cli.shared_settings import feature_network_options
 
 
 @click.command()
 @click.argument("data", metavar="DATA")
-@click.option("--backbone", required=True, metavar="NAME", help="Backbone whose features are computed.")
+@feature_network_options()
 @click.option("--out", required=True, metavar="FILE", help="File to write: .parquet, or .npz for numpy.")
 @click.option("--no-labels", is_flag=True, help="Read no labels and no splits, so that images need none.")
-@click.option(
-    "--weights",
-    default="default",
-    show_default=True,
-    metavar="default|none|TAG|FILE",
-    help="Weights of the backbone: their default, none (random), a published tag, or a file.",
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(1),
-    help="Height and width of the network's input, in pixels.  [default: the backbone's own]",
-)
 @levels_option
 @device_option
 @workers_option
@@ -54,11 +45,12 @@ from zoo_cli.options import (
 def embed(
     ctx: click.Context,
     data: str,
-    backbone: str,
+    backbone: str | None,
+    run: str | None,
+    weights: str | None,
+    image_size: Any,
     out: str,
     no_labels: bool,
-    weights: str,
-    image_size: int | None,
     levels: tuple[float, float] | None,
     device: str,
     workers: int | None,
@@ -66,7 +58,7 @@ def embed(
     force: bool,
     as_json: bool,
 ) -> None:
-    """Write the features of images by a frozen backbone to a file.
+    """Write the features of images by a frozen backbone, or by the network of a run, to a file.
 
     DATA is whatever --data of zoo train takes. Each row of the file has the image's id, label, split, group, the
     SHA-256 of its bytes, and its features, which are what the backbone gives its head. Images are read one after the
@@ -75,6 +67,7 @@ def embed(
     \b
     zoo embed photos --backbone efficientnet_lite0 --out features.parquet
     zoo embed new --no-labels --backbone efficientnet_lite0 --out features.npz
+    zoo embed new --no-labels --run runs/first --out features.npz
 
     Use `zoo similar --features` to search in the file. Images that cannot be read are reported and left out.
     """
@@ -87,6 +80,7 @@ def embed(
         data,
         out,
         backbone,
+        run=run,
         labels=not no_labels,
         weights=weights,
         image_size=image_size,

@@ -14,6 +14,7 @@ from zoo_cli.options import (
     splits_option,
     workers_option,
 )
+from zoo_cli.shared_settings import exclude_option, split_seed_option
 
 
 @click.command()
@@ -22,20 +23,11 @@ from zoo_cli.options import (
 @click.option(
     "--split", metavar="train|val|test|all", help="Split to score.  [default: the split that the run reports]"
 )
-@click.option(
-    "--split-seed",
-    type=click.IntRange(0),
-    help="Seed of the split, for data that are not split yet.  [default: the run's]",
-)
+@split_seed_option("the run's")
 @device_option
 @workers_option
 @levels_option
-@click.option(
-    "--exclude",
-    metavar="CSV",
-    help="Images to leave out: a CSV file such as the `doctor.csv` of `zoo doctor`.  [default: those that the run left "
-    "out of its data]",
-)
+@exclude_option("those that the run left out of its data")
 @json_option
 @splits_option
 @classes_from_option

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from zoo_cli.options import console, device_option, echo, force_option, json_option, print_json
+from zoo_cli.options import console, device_option, echo, force_option, json_option, print_json, splits_option
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 @device_option
 @force_option
 @json_option
+@splits_option
 @click.pass_context
 def export(
     ctx: click.Context,

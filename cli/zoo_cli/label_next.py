@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from zoo_cli.options import console, device_option, echo, force_option, json_option, print_json, workers_option
 from zoo_cli.predict import without_controls
+from zoo_cli.shared_settings import feature_network_options
 
 if TYPE_CHECKING:
     from zoo.embedding.selection import Method
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 @click.command(name="label-next")
 @click.argument("unlabelled", metavar="UNLABELLED")
 @click.option("--data", metavar="DATA", help="Images that are labelled already, as zoo train takes them.")
-@click.option("--backbone", required=True, metavar="NAME", help="Backbone whose features decide.")
+@feature_network_options(also="; margins are of its probabilities, and without --data its data are labelled")
 @click.option("--out", required=True, metavar="FILE", help="CSV to write, with an empty column `label` to fill in.")
 @click.option("--count", type=click.IntRange(1), default=20, show_default=True, help="Number of images to choose.")
 @click.option(
@@ -28,18 +29,6 @@ if TYPE_CHECKING:
     help="How images are chosen: those a head is least sure of (`margin`), those farthest from all that are labelled "
     "(`k-centre`), or the second among the first (`combined`).",
 )
-@click.option(
-    "--weights",
-    default="default",
-    show_default=True,
-    metavar="default|none|TAG|FILE",
-    help="Weights of the backbone: their default, none (random), a published tag, or a file.",
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(1),
-    help="Height and width of the network's input, in pixels.  [default: the backbone's own]",
-)
 @device_option
 @workers_option
 @force_option
@@ -49,12 +38,13 @@ def label_next(
     ctx: click.Context,
     unlabelled: str,
     data: str | None,
-    backbone: str,
+    backbone: str | None,
+    run: str | None,
+    weights: str | None,
+    image_size: Any,
     out: str,
     count: int,
     method: Method,
-    weights: str,
-    image_size: int | None,
     device: str,
     workers: int | None,
     force: bool,
@@ -63,11 +53,12 @@ def label_next(
     """Choose which images to label next.
 
     UNLABELLED and --data are whatever --data of zoo train takes. Features of a frozen backbone are computed once and
-    kept. Without --data, images at the centres of clusters are chosen.
+    kept. Without --data and --run, images at the centres of clusters are chosen.
 
     \b
     zoo label-next new --backbone efficientnet_lite0 --count 20 --out next.csv
     zoo label-next new --data photos --backbone efficientnet_lite0 --out next.csv
+    zoo label-next new --run runs/first --out next.csv
 
     Writes a CSV with the columns path, label (empty), rank, predicted, margin and distance, and prints the paths. With
     labels filled in, `csv:next.csv` reads it.
@@ -79,6 +70,7 @@ def label_next(
     found = choose(
         unlabelled,
         backbone,
+        run=run,
         data=data,
         count=count,
         out=out,

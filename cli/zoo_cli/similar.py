@@ -2,27 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from zoo_cli.options import console, device_option, echo, json_option, print_json, workers_option
 from zoo_cli.predict import without_controls
+from zoo_cli.shared_settings import feature_network_options
 
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--features", metavar="FILE", help="File of `zoo embed` to search in.")
 @click.option("--data", metavar="DATA", help="Images to search in, in place of --features; no labels are needed.")
-@click.option("--backbone", metavar="NAME", help="Backbone to compare by.  [default: that of --features]")
-@click.option(
-    "--weights",
-    metavar="default|none|TAG|FILE",
-    help="Weights of the backbone.  [default: those of --features, else its default]",
-)
-@click.option(
-    "--image-size",
-    type=click.IntRange(1),
-    help="Height and width of the network's input, in pixels.  [default: that of --features, else the backbone's own]",
-)
+@feature_network_options(otherwise="that of --features", also="; and its data, without --features and --data")
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of images to find for each.")
 @device_option
 @workers_option
@@ -34,14 +27,15 @@ def similar(
     features: str | None,
     data: str | None,
     backbone: str | None,
+    run: str | None,
     weights: str | None,
-    image_size: int | None,
+    image_size: Any,
     top: int,
     device: str,
     workers: int | None,
     as_json: bool,
 ) -> None:
-    """Find the images that are most similar to IMAGE, in a file of zoo embed or in any data.
+    """Find the images that are most similar to IMAGE, in a file of zoo embed, in any data, or in those of a run.
 
     Prints a line for each image found, the most similar first: IMAGE, cosine similarity, id, label, and `same` where
     both have the same bytes, separated by tabs. The exit code is 1 if an IMAGE cannot be read.
@@ -49,6 +43,7 @@ def similar(
     \b
     zoo similar query.jpg --features features.parquet
     zoo similar query.jpg --data photos --backbone efficientnet_lite0 --top 3
+    zoo similar query.jpg --run runs/first
     """
     from zoo.embedding.similarity import similar as find
     from zoo.progress import ProgressBar
@@ -59,6 +54,7 @@ def similar(
         images,
         features=features,
         data=data,
+        run=run,
         backbone=backbone,
         weights=weights,
         image_size=image_size,

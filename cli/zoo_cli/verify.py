@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 from rich.markup import escape
 
-from zoo_cli.options import console, device_option, force_option, json_option, print_json
+from zoo_cli.options import console, device_option, force_option, json_option, print_json, splits_option
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @device_option
 @force_option
 @json_option
+@splits_option
 @click.pass_context
 def verify(
     ctx: click.Context,

@@ -28,8 +28,9 @@ from zoo_onnx.preprocessing import (
     photographs_value,
     pixels_value,
 )
-from zoo_onnx.session import open_file
+from zoo_onnx.session import open_file, open_session
 from zoo_onnx.size import is_large, move_weights
+from zoo_onnx.stages import RESIZE_BOUND, RESIZE_MEAN, part_of
 from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES
 
 
@@ -74,7 +75,8 @@ def write(spec: ExportSpec) -> None:
     answers = (
         torch_logits(spec, photographs) if spec.precision == "fp32" else open_file(spec.file, "cpu").logits(photographs)
     )
-    golden = Golden.of(spec.classes, answers, TOLERANCES[spec.precision])
+    resized = _as_resized_by_the_file(spec, model, photographs)
+    golden = Golden.of(spec.classes, answers, TOLERANCES[spec.precision], resized)
     _add(model, meta.KEY_GOLDEN, golden.to_json())
     _add(model, meta.KEY_DIGESTS, meta.digest_parts(model, meta.read(model)))
     write_bytes(spec.file, meta.seal(model))
@@ -152,10 +154,33 @@ def compose(network: onnx.ModelProto, spec: ExportSpec, *, classes: int) -> onnx
 
 def torch_logits(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
     """Logits `(N, classes)` of photographs of any size, computed by torch."""
-    seen = np.stack([pixels(photograph, spec.preprocess) for photograph in photographs])
+    return _logits_of_inputs(spec, _inputs(spec, photographs))
+
+
+def _inputs(spec: ExportSpec, photographs: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.float32]:
+    """What the run's network is given for photographs: `(N, 3, h, w)`."""
+    return normalise(np.stack([pixels(photograph, spec.preprocess) for photograph in photographs]), spec.preprocess)
+
+
+def _logits_of_inputs(spec: ExportSpec, inputs: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     with torch.inference_mode():
-        logits: npt.NDArray[np.float32] = spec.model(torch.from_numpy(normalise(seen, spec.preprocess))).float().numpy()
+        logits: npt.NDArray[np.float32] = spec.model(torch.from_numpy(inputs)).float().numpy()
     return logits
+
+
+def _as_resized_by_the_file(
+    spec: ExportSpec, model: onnx.ModelProto, photographs: Sequence[npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.float32] | None:
+    """Torch's logits of photographs as the file resizes them; None: it does not, or differs by more than rounding."""
+    if spec.precision != "fp32" or spec.preprocessing != "graph" or is_large(model):
+        return None
+    session = open_session(part_of(model, PHOTOGRAPHS, PIXELS), "cpu", spec.file)
+    found = np.concatenate([session.run([PIXELS], {PHOTOGRAPHS: one[None]})[0] for one in photographs])
+    spread = np.asarray(spec.preprocess.std, np.float32).reshape(3, 1, 1) * 255
+    levels = np.abs(found - _inputs(spec, photographs)) * spread
+    if levels.max() > RESIZE_BOUND + 1e-3 or levels.mean(axis=(1, 2, 3)).max() > RESIZE_MEAN:
+        return None
+    return _logits_of_inputs(spec, found)
 
 
 def _add(model: onnx.ModelProto, key: str, value: Any) -> None:

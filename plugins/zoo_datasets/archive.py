@@ -14,7 +14,8 @@ from zoo.data.folder_walk import is_clutter, is_photograph
 from zoo.data.split_words import role_of
 from zoo.dataset import Sample, Unlabelled
 from zoo.errors import quoted
-from zoo_datasets.folder import Reading, open_tree, score_tree
+from zoo_datasets.class_folders import Reading
+from zoo_datasets.folder import open_tree, score_tree
 from zoo_datasets.member_tree import Member, MemberTree, why_unsafe
 
 OPTIONS: dict[str, Kind] = {"classes": "text"}

@@ -1,12 +1,10 @@
-"""Metrics of single-label classification, by scikit-learn where it has them."""
+"""Metrics of single-label classification."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from sklearn.metrics import log_loss, precision_recall_fscore_support
 
+from zoo.evaluation.class_scores import class_scores
 from zoo.predictions import Predictions
 
 # Guo et al. 2017, "On Calibration of Modern Neural Networks", use 15
@@ -15,11 +13,12 @@ CALIBRATION_BINS = 15
 
 def _precision_recall_f1(predictions: Predictions, average: str) -> tuple[float, float, float]:
     """Averages over the classes that have images in this split; the precision of a class never predicted is 0."""
-    present = np.unique(predictions.labels)
-    found: Any = precision_recall_fscore_support(
-        predictions.labels, predictions.predicted, labels=present, average=average, zero_division=0.0
+    found = class_scores(predictions.labels, predictions.predicted, len(predictions.classes))
+    weights = found.images if average == "weighted" else (found.images > 0).astype(np.int64)
+    precision, recall, f1 = (
+        float(np.average(scores, weights=weights)) for scores in (found.precision, found.recall, found.f1)
     )
-    return float(found[0]), float(found[1]), float(found[2])
+    return precision, recall, f1
 
 
 def accuracy(predictions: Predictions) -> float:
@@ -57,7 +56,10 @@ def top5(predictions: Predictions) -> float:
 
 
 def loss(predictions: Predictions) -> float:
-    return float(log_loss(predictions.labels, predictions.probabilities, labels=range(len(predictions.classes))))
+    """Mean log-loss. Probabilities are at least the smallest step from 1, so that it is finite."""
+    shares = predictions.probabilities[np.arange(len(predictions)), predictions.labels]
+    smallest = np.finfo(shares.dtype).eps
+    return float(-np.log(np.clip(shares, smallest, 1 - smallest)).mean())
 
 
 def ece(predictions: Predictions) -> float:

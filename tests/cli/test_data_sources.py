@@ -35,8 +35,9 @@ def test_train_evaluate_and_predict_read_tables(
     monkeypatch.chdir("/")
     assert zoo("evaluate", str(tmp_path / "run"), "--json") == 0
     assert json.loads(capsys.readouterr().out)["images"] == 2
-    assert zoo("evaluate", str(tmp_path / "run"), "--data", f"csv:{tmp_path}/t.csv", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["images"] == 8
+    for split, count in ((), 2), (("--split", "all"), 8):  # the run's own images, divided as it divided them
+        assert zoo("evaluate", str(tmp_path / "run"), "--data", f"csv:{tmp_path}/t.csv", *split, "--json") == 0
+        assert json.loads(capsys.readouterr().out)["images"] == count
     (tmp_path / "new.csv").write_text("file\nred/000.jpg\nnowhere.jpg\n")
     data = f"csv:{tmp_path}/new.csv,root={tmp_path}/photos"
     assert zoo("predict", str(tmp_path / "run"), "--data", data, "--json") == 1

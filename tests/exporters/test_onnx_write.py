@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,13 @@ from torch import nn
 
 from zoo.errors import ZooError
 from zoo.exporter import ExportSpec
+from zoo.exporting.golden import TOLERANCE, Golden, check_golden
 from zoo.exporting.golden_inputs import golden_photographs
 from zoo.predictions import softmax
+from zoo.preprocess import Preprocess
 from zoo_onnx import network
 from zoo_onnx.metadata import read
+from zoo_onnx.preprocessing import Preprocessing, build_preprocessing
 from zoo_onnx.session import open_file
 from zoo_onnx.verify import verify
 from zoo_onnx.write import torch_logits, write
@@ -156,3 +160,60 @@ def test_torchscript_is_the_second_choice(tmp_path: Path, monkeypatch: pytest.Mo
 def test_folder_that_cannot_be_written(onnx_spec: ExportSpec, tmp_path: Path) -> None:
     with refused(ZooError, "missing/small.onnx`", "written", "No such file"):
         write(replace(onnx_spec, file=tmp_path / "missing" / "small.onnx"))
+
+
+def _answer(given: Any, photographs: Any) -> Any:
+    return given
+
+
+class OnPixels(nn.Module):
+    """A random linear layer on all pixels, which averages nothing: a rounded grey level moves its logits a lot."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3 * 32 * 32, len(CLASSES))
+        with torch.no_grad():
+            self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=torch.Generator().manual_seed(seed)))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(images.flatten(1))
+        return logits
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rounding_of_a_resize_fails_no_network_and_a_fault_fails_every_one(seed: int, tmp_path: Path) -> None:
+    """From 24 to 36 pixels many lie between two grey levels. The bound is what they do to this network."""
+    unlucky = replace(PREPROCESS, resize=36, interpolation="bilinear")
+    spec = small_spec(tmp_path / "model.onnx", unlucky, OnPixels(seed))
+    write(spec)
+    assert all(check.passed for check in verify(spec.file, "cpu"))
+    golden = Golden.from_json(json.loads(read(onnx.load(spec.file))["zoo.golden"]))
+    pictures = list(golden_photographs().values())
+    right = torch_logits(spec, pictures)
+    assert np.abs(open_file(spec.file, "cpu").logits(pictures) - right).max() > 1e-4 * np.abs(right).max()
+    faults = {
+        "channels": torch_logits(spec, [picture[:, :, ::-1] for picture in pictures]),
+        "interpolation": torch_logits(replace(spec, preprocess=replace(unlucky, interpolation="bicubic")), pictures),
+        "size": torch_logits(replace(spec, preprocess=replace(unlucky, resize=37)), pictures),
+        "turned": torch_logits(spec, [picture[:, ::-1] for picture in pictures]),
+        "two pixels aside": torch_logits(spec, [np.roll(picture, 2, 1) for picture in pictures]),
+    }
+    for name, answers in faults.items():
+        assert not check_golden(golden, CLASSES, partial(_answer, answers)).passed, name
+
+
+def test_the_bound_of_an_ordinary_network_stays_a_share_of_its_largest_logit(onnx_spec: ExportSpec) -> None:
+    golden = Golden.from_json(json.loads(read(onnx.load(onnx_spec.file))["zoo.golden"]))
+    largest = max(abs(value) for row in golden.logits.values() for value in row.values())
+    assert golden.tolerance == pytest.approx(TOLERANCE * largest, rel=1e-3)
+
+
+def test_a_wrong_resize_widens_no_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file resizes by another filter than the run: what that does to the network is not allowed for."""
+
+    def other(preprocess: Preprocess) -> Preprocessing:
+        return build_preprocessing(replace(preprocess, interpolation="bilinear"))
+
+    monkeypatch.setattr("zoo_onnx.write.build_preprocessing", other)
+    with refused(ZooError, "golden input", "differ"):
+        write(small_spec(tmp_path / "model.onnx", PREPROCESS, OnPixels(0)))

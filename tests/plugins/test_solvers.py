@@ -13,14 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from messages import refused
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
 from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
 from zoo.networks.building import build_network
 from zoo.networks.head import head_path, replace_head, takes_vectors
-from zoo.predictions import softmax
 from zoo.solver import Task
 from zoo.training.features import features
 from zoo.training.held_out_folds import held_out, held_out_folds
@@ -54,16 +52,13 @@ def test_the_head_answers_as_scikit_learn_s_model_does(classes: int) -> None:
     assert answer["solver"] == "lbfgs" and answer["folds"] == 5
 
 
-def test_the_strength_is_the_one_with_the_lowest_cross_validated_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_strength_suits_the_data() -> None:
     found, labels = blobs(3)
     noise = np.random.default_rng(1).permutation(labels)  # nothing to learn: a strong penalty is right
     assert logistic.solve(task(nn.Linear(6, 3), found, noise))["strength"] <= 0.01
     easy = found * 1.0
     easy[np.arange(len(labels)), labels] += 40
     assert logistic.solve(task(nn.Linear(6, 3), easy, labels))["strength"] >= 0.1
-    losses = dict.fromkeys(logistic.STRENGTHS, 1.0) | {logistic.STRENGTHS[3]: 0.5}
-    monkeypatch.setattr(logistic, "_cross_validate", lambda *_: (losses, dict.fromkeys(losses, found[:, :3])))
-    assert logistic.solve(task(nn.Linear(6, 3), found, labels))["strength"] == logistic.STRENGTHS[3]
 
 
 def test_folds_hold_every_class_or_there_are_none() -> None:
@@ -203,43 +198,3 @@ def test_a_head_that_cannot_be_solved_is_trained_by_steps(two_splits: Path, tmp_
     asked = experiment(two_splits, "linear", backbone="timm/deit_tiny_distilled_patch16_224", epochs=1)
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     assert run.record["steps"] == 3 and "not one linear layer" in run.record["notes"][-1]
-
-
-@pytest.mark.parametrize(("images", "width"), [(20, 50), (50, 20), (30, 30)])
-def test_a_fit_in_fewer_dimensions_is_the_fit(images: int, width: int) -> None:
-    generator = np.random.default_rng(0)
-    inputs, labels = generator.normal(size=(images, width)), np.arange(images) % 3
-    narrow, basis = logistic._narrow(inputs)
-    assert narrow.shape == (images, min(images, width))
-    np.testing.assert_allclose(narrow @ basis.T, inputs, atol=1e-9)
-    found = []
-    for values, back in ((inputs, np.eye(width)), (narrow, basis)):
-        model = LogisticRegression(C=0.1, tol=1e-8, max_iter=1000).fit(values, labels)
-        found.append(np.concatenate([model.coef_ @ back.T, model.intercept_[:, None]], 1))
-    np.testing.assert_allclose(found[0], found[1], atol=1e-4)
-
-
-def test_the_search_ends_once_losses_rise(monkeypatch: pytest.MonkeyPatch) -> None:
-    features, labels = blobs(2, 20, 40)
-    asked: list[float] = []
-    fit = logistic._fit
-
-    def noted(inputs: Any, targets: Any, strength: float, start: Any = None) -> LogisticRegression:
-        asked.append(strength)
-        return fit(inputs, targets, strength, start)
-
-    monkeypatch.setattr(logistic, "_fit", noted)
-    full, logits = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=99))
-    assert tuple(full) == logistic.STRENGTHS
-    best = min(full, key=full.__getitem__)
-    assert log_loss(labels, softmax(logits[best])) == pytest.approx(full[best])  # of images held out
-    asked.clear()
-    short, _ = logistic._cross_validate(*_args(features, labels, monkeypatch, rises=2))
-    assert min(short, key=short.__getitem__) == best and short == {key: full[key] for key in short}
-    assert len(short) == min(len(full), list(full).index(best) + 3) and len(asked) == 5 * len(short)
-
-
-def _args(features: np.ndarray, labels: np.ndarray, patch: pytest.MonkeyPatch, rises: int) -> tuple[Any, Task, Any]:
-    patch.setattr(logistic, "RISES", rises)
-    found = task(nn.Linear(features.shape[1], 2), features, labels)
-    return features.astype(np.float64), found, held_out_folds(labels, 0)[0]

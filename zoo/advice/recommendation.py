@@ -22,7 +22,8 @@ from zoo.config.context import Context
 from zoo.config.references import look_up
 from zoo.data.decoding import DecodedImages
 from zoo.data.groups import group_numbers
-from zoo.data.opening import note_images, open_images
+from zoo.data.opening import note_images
+from zoo.data.selection import select_images
 from zoo.data.splitting import stratified_subset
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, ZooError, at_once
@@ -31,6 +32,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.preprocess import Colour, FitSetting, ImageSize
 from zoo.progress import Progress, Silent
+from zoo.runs.kept_list import with_kept_list
 from zoo.runs.run import now
 from zoo.storage.files import SCHEMA, write_json
 from zoo.studies.results import Results
@@ -41,7 +43,10 @@ if TYPE_CHECKING:
 MOST_IMAGES = 2000  # the interval of a probe's accuracy is then 2 points wide, and the pass takes a minute
 BATCH = 32
 # A study's settings that change the advice
-OF_A_STUDY = ("split_seed", "device", "image_size", "fit", "fill", "levels", "weights", "workers")
+OF_A_STUDY = (
+    *("split_seed", "device", "image_size", "fit", "fill", "levels", "weights", "workers"),
+    *("group", "exclude", "on_leak", "leak_check", "on_bad_image"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +187,9 @@ def advise(
             problems.append(error)
     if problems:
         raise at_once(problems)
-    note_images(open_images(spec, asked[0].split_seed, plugins, group=asked[0].group), progress)
+    if study is not None:
+        asked = [with_kept_list(experiment, Results.open(study).path) for experiment in asked]
+    note_images(select_images(asked[0], plugins, look=False).images, progress)
     faults_told = False
     estimates: list[_Estimates] = []
     failures: dict[str, str] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,13 @@ class Exclusion:
         file: The list.
         sha256: Of its bytes.
         ids: Ids that it asks to exclude, in its order, each once.
+        data: Its bytes, which a run keeps.
     """
 
     file: str
     sha256: str
     ids: tuple[str, ...]
+    data: bytes = field(repr=False, default=b"")
 
     def to_json(self, excluded: Collection[str]) -> dict[str, Any]:
         """JSON values for `run.json`; `excluded` are the ids that were in the data."""
@@ -82,7 +84,7 @@ def read_exclusion(file: Path | str) -> Exclusion:
         if not row[id_column]:
             raise ZooError(f"`{path}`, line {line}: `id` is empty")
         ids[restored(row[id_column])] = None
-    return Exclusion(file=str(path), sha256=hashlib.sha256(data).hexdigest(), ids=tuple(ids))
+    return Exclusion(file=str(path), sha256=hashlib.sha256(data).hexdigest(), ids=tuple(ids), data=data)
 
 
 def exclude(images: Images, exclusion: Exclusion) -> tuple[Images, frozenset[str]]:

@@ -57,15 +57,19 @@ def held_out_fold(images: Images, number: int, count: int, seed: int) -> Images:
     Raises:
         ZooError: the images cannot be divided.
     """
-    folds = make_folds(pool(images), count, seed)
+    return with_held_out(images, make_folds(pool(images), count, seed), number)
+
+
+def with_held_out(images: Images, folds: Sequence[Sequence[Sample]], number: int) -> Images:
+    """The images of the run of fold `number`, counted from 1, of folds that were made before; see `held_out_fold`."""
     rest = in_order(joined(fold for index, fold in enumerate(folds, start=1) if index != number))
     return replace(
         images,
-        name=f"fold {number} of {count} of {images.name}",
+        name=f"fold {number} of {len(folds)} of {images.name}",
         splits={"train": rest, "val": folds[number - 1]},
         drawn=False,
         elsewhere=images.elsewhere | set(ids_of(images.splits.get("test", ()))),
-        notes=(*images.notes, f"fold {number} of {count} is held out as `val`"),
+        notes=(*images.notes, f"fold {number} of {len(folds)} is held out as `val`"),
     )
 
 

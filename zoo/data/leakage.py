@@ -128,9 +128,14 @@ def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
 
     Of a `test` split that the run does not use, nothing is told but the images that are elsewhere too.
     """
-    names = {"reported" if "reported" in decoded else "choose": reported, CHECKED: "test"}
-    found = find_leaks({names.get(name, name): Digested(part.samples, part.contents) for name, part in decoded.items()})
-    return [leak for leak in found if leak.roles != ("test",)] if CHECKED in decoded else found
+    return leaks_by_role({name: Digested(part.samples, part.contents) for name, part in decoded.items()}, reported)
+
+
+def leaks_by_role(parts: Mapping[str, Iterable[tuple[Sample, str]]], reported: str) -> list[Leak]:
+    """What `leaks_of` finds, among samples with the digests of their contents."""
+    names = {"reported" if "reported" in parts else "choose": reported, CHECKED: "test"}
+    found = find_leaks({names.get(name, name): part for name, part in parts.items()})
+    return [leak for leak in found if leak.roles != ("test",)] if CHECKED in parts else found
 
 
 def near_leaks(found: NearDuplicates, placed: Sequence[tuple[str, Sample]]) -> list[Leak]:

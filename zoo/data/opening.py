@@ -10,6 +10,7 @@ from typing import Any
 
 from zoo.catalogue import Entry
 from zoo.data.class_names import respelt
+from zoo.data.division import Division, parted
 from zoo.data.folds import all_to_train, held_out_fold
 from zoo.data.groups import has_groups, key_of, match_groups
 from zoo.data.sample_columns import joined, label_counts, relabelled
@@ -24,21 +25,6 @@ from zoo.storage.paths import check_recordable, user_path
 from zoo.target import load_target
 
 SHOWN = 12  # names of classes in a note
-
-
-def parted(spec: str) -> tuple[str, str]:
-    """The words before the data, such as `locked:` or `fold:2/5:locked:`, which say how to divide them; and the data.
-
-    The words are applied from the last to the first; see `_divided`.
-    """
-    found = re.match(rf"(?:(?:{LOCKED}|{FINAL}|{FOLD}:\d+/\d+):)+", spec)
-    before = found[0] if found else ""
-    return before, spec[len(before) :]
-
-
-def divided_like(own: str, spec: str) -> str:
-    """The text of a run's data in another place: with the words before `own`, the run's, where it has none itself."""
-    return spec if parted(spec)[0] else parted(own)[0] + spec
 
 
 def _divided(images: Images, before: str, seed: int) -> Images:
@@ -154,9 +140,7 @@ def open_images(
 
 def _open_images(spec: str, split_seed: int, plugins: Plugins, group: str | None) -> Images:
     before, entry, argument = _dataset_of(spec, plugins)
-    if group is not None and entry.value.with_group is not None:
-        with_group = load_target(entry.value.with_group)(argument, group)
-        argument, group = (argument, group) if with_group is None else (with_group, None)
+    argument, group = _with_column(entry, argument, group)
     table, _ = split_table_of(parted(spec)[1])
     if table is not None:
         to_score = entry.value.open_to_score  # which needs no splits of the data's own
@@ -175,18 +159,28 @@ def _open_images(spec: str, split_seed: int, plugins: Plugins, group: str | None
     return _not_the_folder(spec, _divided(images, before, split_seed), plugins)
 
 
+def _with_column(entry: Entry[Dataset], argument: str, group: str | None) -> tuple[str, str | None]:
+    """The argument of data whose groups are the column `group`, and None; or the argument, and `group`, a pattern."""
+    if group is None or entry.value.with_group is None:
+        return argument, group
+    found = load_target(entry.value.with_group)(argument, group)
+    return (argument, group) if found is None else (found, None)
+
+
 def open_to_score(
     spec: str, split_seed: int, plugins: Plugins, *, of_run: bool = False, group: str | None = None
 ) -> Images:
     """Open labelled images to evaluate a model on: unlike data to train on, they may be few, or of one class.
 
-    Takes and raises what `open_images` does. Groups are read only where the data are divided.
+    Takes and raises what `open_images` does. Data that come without splits are not divided.
     """
     try:
         before, entry, argument = _dataset_of(spec, plugins)
         if before or entry.value.open_to_score is None or split_table_of(spec)[0] is not None:
             return _open_images(spec, split_seed, plugins, group)
-        return call_dataset(entry, entry.value.open_to_score, argument)
+        argument, group = _with_column(entry, argument, group)
+        images = call_dataset(entry, entry.value.open_to_score, argument)
+        return images if group is None else match_groups(images, group)
     except UsageError as error:
         if not of_run:
             raise
@@ -217,10 +211,11 @@ def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
 
 
 def _of_run(spec: str, error: UsageError) -> ZooError:
-    return ZooError(
-        f"the run was trained on `{spec}`, which cannot be opened: {error.message}",
-        hint="pass `--data` with the folder that the photographs are in now",
-    )
+    table = Division.of(spec).table
+    moved = "pass `--data` with the folder that the photographs are in now"
+    if table is not None and not user_path(table).is_file():
+        moved = "restore it, or pass `--splits` with its new place, and `--data`"
+    return ZooError(f"the run was trained on `{spec}`, which cannot be opened: {error.message}", hint=moved)
 
 
 def _dataset_of(spec: str, plugins: Plugins) -> tuple[str, Entry[Dataset], str]:

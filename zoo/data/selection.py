@@ -6,7 +6,7 @@ Everything that opens the data of an experiment goes through `select_images`, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +35,7 @@ class Selection:
     Attributes:
         images: The data without what is left out; their notes say what it is.
         exclusion: JSON values about `--exclude` for `run.json`. None: it was not given.
+        listed: The bytes of the list of `--exclude`, which a run keeps. None: it was not given.
         dropped: Ids that `--on-leak drop` left out.
         near: Near duplicates in two splits, or under two labels, if they were asked for. Those dropped are not among
             them.
@@ -42,6 +43,7 @@ class Selection:
 
     images: Images
     exclusion: dict[str, Any] | None = None
+    listed: bytes | None = None
     dropped: tuple[str, ...] = ()
     near: tuple[Leak, ...] = ()
 
@@ -65,11 +67,11 @@ def select_images(
         UsageError, ZooError: as `open_images` and `read_exclusion`; or a class has no image left.
     """
     images = open_images(experiment.data, experiment.split_seed, plugins, group=experiment.group)
-    recorded = None
+    recorded, listed = None, None
     if experiment.exclude is not None:
         exclusion = read_exclusion(experiment.exclude)
         images, excluded = exclude(images, exclusion)
-        recorded = exclusion.to_json(excluded)
+        recorded, listed = exclusion.to_json(excluded), exclusion.data
     drop = experiment.on_leak == "drop"
     dropped: set[str] = set()
     if drop:
@@ -79,7 +81,7 @@ def select_images(
     near: list[Leak] = []
     if experiment.leak_check == "near" and (look or drop):
         workers = experiment.workers or default_workers()
-        near = [leak for leak in near_duplicate_leaks(images, workers, advance) if is_leak(leak)]
+        near = [leak for leak in near_duplicate_leaks(images.splits, workers, advance) if is_leak(leak)]
         if drop:
             more = {name for leak in near for name in _first_split(leak)}
             images = without(images, more, "--on-leak drop")
@@ -92,7 +94,7 @@ def select_images(
             f": {shown}" if dropped else ""
         )
         images = replace(images, notes=(*images.notes, text))
-    return Selection(images=images, exclusion=recorded, dropped=tuple(sorted(dropped)), near=tuple(near))
+    return Selection(images=images, exclusion=recorded, listed=listed, dropped=tuple(sorted(dropped)), near=tuple(near))
 
 
 def _copies(parts: dict[Any, list[tuple[Sample, str]]]) -> set[str]:
@@ -128,12 +130,12 @@ def is_leak(leak: Leak) -> bool:
 
 
 def near_duplicate_leaks(
-    images: Images, workers: int, advance: Callable[[int], None] = lambda count: None
+    parts: Mapping[Any, Sequence[Sample]], workers: int, advance: Callable[[int], None] = lambda count: None
 ) -> list[Leak]:
-    """Every pair of near duplicates in the data whose contents differ, the most certain first."""
+    """Every pair of near duplicates whose contents differ, the most certain first; `parts` are splits or folds."""
     placed: list[tuple[str, Sample]] = []
     seen: set[str] = set()
-    for role, samples in images.splits.items():
+    for role, samples in parts.items():
         for sample, digest in digests(samples):
             if digest not in seen:  # exact copies are found by their digests
                 seen.add(digest)
@@ -149,8 +151,9 @@ def near_duplicate_leaks(
         kept.append(placed[index])
     if len(kept) < 2:
         return []
-    splits = np.array([list(images.splits).index(role) for role, _ in kept])  # type: ignore[arg-type]
-    found_pairs = find_near_duplicates(Thumbnails(np.stack(grey), np.stack(clipped)), splits)
+    number_of = {role: number for number, role in enumerate(parts)}
+    numbers = np.array([number_of[role] for role, _ in kept])
+    found_pairs = find_near_duplicates(Thumbnails(np.stack(grey), np.stack(clipped)), numbers)
     return near_leaks(found_pairs, kept)
 
 

@@ -13,7 +13,7 @@ from zoo.doctor.contact_sheet import contact_sheet
 from zoo.doctor.examination import Examination, examine
 from zoo.doctor.findings import findings_csv
 from zoo.errors import UsageError, ZooError
-from zoo.runs.run import make_folder
+from zoo.runs.run_folder import make_folder
 from zoo.storage.files import write_bytes, write_json
 from zoo.storage.paths import output_path
 

@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,8 +27,9 @@ from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.split_network import BLOCKS, SplitNetwork
 from zoo.networks.freezing import digest_of_tensors
 from zoo.networks.head import features_width, takes_vectors
-from zoo.preprocess import Preprocess
+from zoo.preprocess import ImageSize, Preprocess
 from zoo.progress import Silent
+from zoo.runs.run import WEIGHTS_FILE, Run
 from zoo.storage.files import json_text
 from zoo.training.features import features
 from zoo.training.setup import build, resolve
@@ -45,19 +47,21 @@ class Origin:
     Attributes:
         backbone: Qualified name.
         weights: As `--weights` takes it: a tag, a file, or `none`.
-        image_size: Height and width of the network's input, in pixels.
+        image_size: Size of the network's input in pixels: a number, or height and width.
         preprocess: How images are prepared, as JSON values.
         width: Numbers in a feature.
         digest: SHA-256 over backbone, weights and preprocessing; not over libraries and machines, which change the last
             bits.
+        run: Folder of the run whose network it is; empty: a backbone's own.
     """
 
     backbone: str
     weights: str
-    image_size: int
+    image_size: ImageSize
     preprocess: Mapping[str, Any]
     width: int
     digest: str
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,19 +81,51 @@ class Chunk:
     bad: tuple[BadFile, ...]
 
 
+def run_of(
+    run: Run | Path | str | None,
+    *,
+    backbone: str | None,
+    weights: str | None,
+    image_size: ImageSize | None,
+    levels: tuple[float, float] | None = None,
+) -> Run | None:
+    """Open the run whose network computes features; None: the network is a backbone's.
+
+    Raises:
+        UsageError: neither a run nor a backbone is given, or a setting that the run has itself; or it is no run.
+        ZooError: the run is not one network.
+    """
+    if run is None:
+        if backbone is None:
+            raise UsageError(
+                "neither `--backbone` nor `--run` is given",
+                hint="such as `--backbone efficientnet_lite0`, or `--run` with the folder of a run",
+            )
+        return None
+    given = {"backbone": backbone, "weights": weights, "image-size": image_size, "levels": levels}
+    fixed = [f"`--{name}`" for name, value in given.items() if value is not None]
+    if fixed:
+        raise UsageError(f"{', '.join(fixed)} cannot be given with `--run`, which has its own", hint="leave it out")
+    opened = Run.open(run)
+    opened.check_is_network()
+    return opened
+
+
 class Extractor:
-    """A frozen backbone without its head.
+    """A frozen backbone, or the network of a run, without its head.
 
     Attributes:
         origin: What its features come from.
+        network: The network, with its head.
     """
 
     def __init__(
         self,
-        backbone: str,
+        backbone: str | None = None,
         *,
-        weights: str = "default",
-        image_size: int | None = None,
+        run: Run | None = None,
+        weights: str | None = None,
+        image_size: ImageSize | None = None,
         levels: tuple[float, float] | None = None,
         device: str = "auto",
         workers: int | None = None,
@@ -98,15 +134,18 @@ class Extractor:
     ) -> None:
         """Build the network; no image is read.
 
+        With `run`, the network, its weights and its preprocessing are those of the run.
+
         Raises:
             UsageError: a name is unknown, or the network has no one vector an image before its head.
             ZooError: the weights or the device are not available.
         """
+        assert (backbone is None) != (run is None)
         experiment = Experiment(
             data="none",
-            backbone=backbone,
+            backbone=backbone or str(run.record["backbone"] if run is not None else ""),
             strategy="linear",
-            weights=weights,
+            weights="none" if run is not None else weights or "default",
             image_size=image_size,
             levels=levels,
             device=device,
@@ -116,31 +155,33 @@ class Extractor:
         setup = resolve(experiment, context.plugins)
         self.context = context
         self.workers = workers or default_workers()
-        self.preprocess = setup.preprocess
+        self.preprocess = setup.preprocess if run is None else run.preprocess
         self.place = setup.device.place
         torch.manual_seed(0)  # of `--weights none`, which are then the same every time
-        self.network = build(setup, experiment, 2)
-        if not takes_vectors(self.network, setup.preprocess.crop):
+        self.network = build(setup, experiment, 2) if run is None else run.load_network(context.plugins)
+        if not takes_vectors(self.network, self.preprocess.crop):
             raise UsageError(
                 f"`{setup.backbone.qualified}` has no one vector an image before its head", hint="take another backbone"
             )
-        if setup.weights is None and setup.weights_file is None:
+        if run is None and setup.weights is None and setup.weights_file is None:
             context.progress.warn(f"`{setup.backbone.qualified}` has random weights, so its features were not learnt")
         head = set(self.network.anatomy.head.parameters)
         state = {name: value for name, value in self.network.model.state_dict().items() if name not in head}
+        file = setup.weights_file if run is None else run.path / WEIGHTS_FILE
         self.origin = _origin(
             backbone=setup.backbone.qualified,
-            weights=str(setup.weights_file.resolve()) if setup.weights_file else getattr(setup.weights, "tag", "none"),
-            image_size=setup.preprocess.input_size[0],  # as every backbone's own, it is a square
-            preprocess=setup.preprocess.to_json(),
+            weights=str(file.resolve()) if file else getattr(setup.weights, "tag", "none"),
+            image_size=self.preprocess.crop,
+            preprocess=self.preprocess.to_json(),
             width=features_width(self.network),
+            run=str(run.path.resolve()) if run is not None else "",
             state=digest_of_tensors(state),
         )
         self.network.model.to(self.place).to(memory_format=torch.channels_last).eval()
         self._cache = FeatureCache(
             asked=cache,
             batch_size=experiment.batch_size,
-            preprocess=setup.preprocess,
+            preprocess=self.preprocess,
             device=setup.device,
             progress=Silent(),
             backbone=setup.backbone.qualified,

@@ -21,8 +21,9 @@ import shutil
 import tempfile
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,6 +32,7 @@ import numpy.typing as npt
 
 from zoo.embedding.extraction import CHUNK, Features, Origin
 from zoo.errors import UsageError, ZooError, quoted
+from zoo.preprocess import as_size, pixels_text
 from zoo.storage.files import SCHEMA, check_schema, json_text, unwritable
 
 TEXTS = ("id", "label", "split", "group", "content")
@@ -101,7 +103,7 @@ def open_writer(file: Path, origin: Origin) -> Writer:
     return (_ParquetWriter if file.suffix.lower() == ".parquet" else _NpzWriter)(file, origin)
 
 
-class _Temporary:
+class _Temporary(ABC):
     """A file beside the one that is written, which it replaces in the end."""
 
     def __init__(self, file: Path, origin: Origin) -> None:
@@ -139,11 +141,13 @@ class _Temporary:
             self.stream.close()
         self.path.unlink(missing_ok=True)
 
+    @abstractmethod
     def _add(self, rows: Rows) -> None:
-        raise NotImplementedError
+        """Write more rows to the temporary file."""
 
+    @abstractmethod
     def _end(self) -> None:
-        raise NotImplementedError
+        """Write what is still to be written."""
 
 
 class _ParquetWriter(_Temporary):
@@ -239,10 +243,13 @@ class FeatureFile:
             found = json.loads(described)
             check_schema(found["schema"], path)
             origin = Origin(**found["origin"])
-            texts = (origin.backbone, origin.weights, origin.digest)
-            sizes = (origin.width, origin.image_size)
-            if not all(isinstance(one, str) for one in texts) or not all(type(one) is int and one > 0 for one in sizes):
+            texts = (origin.backbone, origin.weights, origin.digest, origin.run)
+            width, size = origin.width, origin.image_size
+            if not all(isinstance(one, str) for one in texts) or type(width) is not int or width < 1:
                 raise ValueError("a value is of a wrong type")
+            if isinstance(size, str):
+                raise ValueError("its image size is a text")
+            origin = replace(origin, image_size=as_size(size))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise _damaged(path, f"its description cannot be read: {quoted(error)}") from error
         return cls(path, origin)
@@ -281,7 +288,8 @@ class FeatureFile:
 
 
 def _named(origin: Origin) -> str:
-    return f"`{origin.backbone}`, weights `{origin.weights}`, {origin.image_size} pixels"
+    weights = f"of run `{origin.run}`" if origin.run else f"weights `{origin.weights}`"
+    return f"`{origin.backbone}`, {weights}, {pixels_text(origin.image_size)} pixels"
 
 
 def _damaged(path: Path, why: str) -> ZooError:

@@ -14,13 +14,16 @@ from zoo.config.context import Context
 from zoo.config.grammar import parse
 from zoo.data.spreadsheet import csv_text
 from zoo.dataset import FileSource
-from zoo.embedding.extraction import Chunk, Extractor
+from zoo.embedding.extraction import Chunk, Extractor, run_of
 from zoo.embedding.file import check_new
-from zoo.embedding.selection import METHODS, Method, choose, margins_of
-from zoo.embedding.source import Source, open_source, path_of, warn_of_bad
+from zoo.embedding.selection import METHODS, Method, choose, margins_by, margins_of
+from zoo.embedding.source import Source, open_data_of, open_source, path_of, warn_of_bad
 from zoo.errors import UsageError, ZooError, counted
+from zoo.networks.head import find_head
 from zoo.plugin import Plugins
+from zoo.preprocess import ImageSize
 from zoo.progress import Progress
+from zoo.runs.run import Run
 from zoo.solver import Task
 from zoo.storage.files import write_bytes
 from zoo.target import load_target
@@ -49,14 +52,15 @@ class Suggestion:
 
 def label_next(
     unlabelled: str,
-    backbone: str,
+    backbone: str | None = None,
     *,
+    run: Run | Path | str | None = None,
     data: str | None = None,
     count: int = 20,
     out: Path | str | None = None,
     method: Method = "combined",
-    weights: str = "default",
-    image_size: int | None = None,
+    weights: str | None = None,
+    image_size: ImageSize | None = None,
     device: str = "auto",
     workers: int | None = None,
     force: bool = False,
@@ -67,13 +71,14 @@ def label_next(
 
     Args:
         unlabelled: Images to choose from; their labels are not looked at.
-        backbone: Name of the backbone whose features decide.
-        data: Images that are labelled; of those in splits, `train` is taken. None: there are none yet.
+        backbone: Name of the backbone whose features decide. None: the network is that of `run`.
+        run: A run, or its folder: the features, and the probabilities that margins are of, are of its network.
+        data: Images that are labelled; of those in splits, `train` is taken. None: those of `run`, or there are none.
         count: Number of images to choose.
         out: CSV to write, with the columns `COLUMNS`; `label` is empty, to be filled in. None: nothing is written.
         method: `combined`, `margin` or `k-centre`.
-        weights: Weights of the backbone: `default`, `none`, a published tag, or a file.
-        image_size: Height and width of the network's input, in pixels. None: the backbone's own.
+        weights: Weights of the backbone: `default`, `none`, a published tag, or a file. None: `default`.
+        image_size: Size of the network's input in pixels, such as 224 or (160, 320). None: the backbone's own.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode images. None: one per core, at most 8.
         force: Whether an existing file is overwritten.
@@ -92,10 +97,13 @@ def label_next(
         raise UsageError(f"there is no method `{method}`", hint=f"the methods are {' '.join(METHODS)}")
     if out is not None:
         check_new(Path(out), force=force)
+    of = run_of(run, backbone=backbone, weights=weights, image_size=image_size)
     asked = open_source(unlabelled, context.plugins, progress, labelled=False)
     known = open_source(data, context.plugins, progress, labelled=True) if data is not None else None
+    if known is None and of is not None:
+        known = open_data_of(of, context.plugins, progress)
     extractor = Extractor(
-        backbone, weights=weights, image_size=image_size, device=device, workers=workers, context=context
+        backbone, run=of, weights=weights, image_size=image_size, device=device, workers=workers, context=context
     )
     have = extractor.all(known.samples, "features of labelled images") if known is not None else None
     found = extractor.all(asked.samples, "features of unlabelled images")
@@ -118,7 +126,10 @@ def label_next(
     if known is not None and have is not None:
         labels = [known.samples[index].label for index in have.indices[fit]]
         names = sorted(set(labels))
-        if len(names) > 1 and method != "k-centre":
+        if of is not None and method != "k-centre":
+            names = list(of.classes)
+            margins, predicted = margins_by(find_head(extractor.network), rows)
+        elif len(names) > 1 and method != "k-centre":
             place = np.array([names.index(label) for label in labels])
             margins, predicted = margins_of(_solver(extractor), others, place, rows)
     if margins is None and method != "k-centre":

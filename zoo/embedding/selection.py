@@ -17,12 +17,15 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from zoo.solver import Task
+
+if TYPE_CHECKING:
+    from torch import nn
 
 Method = Literal["combined", "margin", "k-centre"]
 METHODS: tuple[Method, ...] = ("combined", "margin", "k-centre")
@@ -162,7 +165,6 @@ def margins_of(
         unlabelled: Features `(N, D)`.
         seed: Of the folds by which the solver chooses its penalty.
     """
-    import torch
     from torch import nn
 
     classes = int(labels.max()) + 1
@@ -170,11 +172,19 @@ def margins_of(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about classes of few images, which is what labelling begins with
         solve(Task(head=head, features=labelled, labels=labels, classes=classes, seed=seed))
+    return margins_by(head, unlabelled)
+
+
+def margins_by(head: nn.Module, unlabelled: Features) -> tuple[npt.NDArray[np.float64], Indices]:
+    """What `margins_of` gives, by a head that is known, such as that of a run."""
+    import torch
+
+    place = next(head.parameters()).device
     found: list[npt.NDArray[np.float64]] = []
     with torch.no_grad():
         for start in range(0, len(unlabelled), BLOCK):
-            logits = head(torch.from_numpy(unlabelled[start : start + BLOCK])).double()
-            found.append(logits.softmax(1).numpy())
-    shares = np.concatenate(found) if found else np.zeros((0, classes))
+            logits = head(torch.from_numpy(unlabelled[start : start + BLOCK]).to(place)).double()
+            found.append(logits.softmax(1).cpu().numpy())
+    shares = np.concatenate(found) if found else np.zeros((0, 2))
     top = np.sort(shares, axis=1)[:, -2:]
     return top[:, 1] - top[:, 0], shares.argmax(1)

@@ -12,14 +12,16 @@ import numpy as np
 from zoo.config.context import Context
 from zoo.data.decoding import BadFile
 from zoo.dataset import Sample
-from zoo.embedding.extraction import Chunk, Extractor
+from zoo.embedding.extraction import Chunk, Extractor, run_of
 from zoo.embedding.file import FeatureFile, Rows, rows_of
 from zoo.embedding.selection import normalised
-from zoo.embedding.source import Source, open_source, warn_of_bad
+from zoo.embedding.source import Source, open_data_of, open_source, warn_of_bad
 from zoo.errors import UsageError, ZooError
 from zoo.inference.prediction import find_photographs
 from zoo.plugin import Plugins
+from zoo.preprocess import ImageSize
 from zoo.progress import Progress
+from zoo.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +57,10 @@ def similar(
     *,
     features: Path | str | None = None,
     data: str | None = None,
+    run: Run | Path | str | None = None,
     backbone: str | None = None,
     weights: str | None = None,
-    image_size: int | None = None,
+    image_size: ImageSize | None = None,
     top: int = 5,
     device: str = "auto",
     workers: int | None = None,
@@ -70,6 +73,8 @@ def similar(
         images: Paths of image files, folders or patterns.
         features: File of `zoo embed` to search in. Its backbone, weights and preprocessing are taken.
         data: Images to search in, in place of `features`; labels are not needed.
+        run: A run, or its folder, whose network and preprocessing are taken; and its data, without `features` and
+            `data`.
         backbone: Name of the backbone. None: that of `features`.
         weights: Weights of the backbone. None: those of `features`, or the default.
         image_size: Pixels. None: that of `features`, or the backbone's own.
@@ -84,20 +89,25 @@ def similar(
             is missing.
         ZooError: a file is damaged, or none of the images can be read.
     """
-    if (features is None) == (data is None):
-        what = (
-            "neither `--features` nor `--data` is given" if data is None else "`--features` and `--data` are both given"
+    if features is not None and data is not None:
+        raise UsageError("`--features` and `--data` are both given", hint="leave one of them out")
+    if features is None and data is None and run is None:
+        raise UsageError(
+            "neither `--features`, `--data` nor `--run` is given",
+            hint="pass `--features FILE` of `zoo embed`, `--data DATA`, or `--run RUN`",
         )
-        raise UsageError(what, hint="pass `--features FILE` of `zoo embed`, or `--data DATA`")
-    if data is not None and backbone is None:
-        raise UsageError("`--data` needs `--backbone`", hint="such as `--backbone efficientnet_lite0`")
     if top < 1:
         raise UsageError(f"`top={top}` is less than 1", hint="pass the number of images to find")
     context = Context.of(plugins, progress)
     file = FeatureFile.open(features) if features is not None else None
+    of = None
+    if file is None or run is not None:
+        of = run_of(run, backbone=backbone, weights=weights, image_size=image_size)
+    elif file.origin.run and backbone is None and weights is None and image_size is None:
+        of = run_of(_known_run(file), backbone=None, weights=None, image_size=None)
     queries = [Sample(str(path), "", path) for path in find_photographs(images)]
     levels = None
-    if file is not None:
+    if file is not None and of is None:
         own = file.origin
         backbone = backbone or own.backbone
         if (other := context.plugins.backbones.find(backbone).qualified) != own.backbone:
@@ -108,10 +118,10 @@ def similar(
         weights = weights or own.weights
         image_size = image_size or own.image_size
         levels = own.preprocess.get("levels")
-    assert backbone is not None
     extractor = Extractor(
         backbone,
-        weights=weights or "default",
+        run=of,
+        weights=weights,
         image_size=image_size,
         levels=tuple(levels) if levels else None,
         device=device,
@@ -124,21 +134,41 @@ def similar(
     if not len(asked.features):
         warn_of_bad(list(asked.bad), context.progress)
         raise ZooError("none of the images can be read", hint="the reasons are printed above")
-    rows = file.rows() if file is not None else _rows_of(str(data), extractor, context)
+    if file is not None:
+        rows = file.rows()
+    elif data is not None:
+        rows = _rows_of(open_source(data, context.plugins, context.progress, labelled=False), extractor, context)
+    else:
+        assert of is not None
+        rows = _rows_of(open_data_of(of, context.plugins, context.progress), extractor, context)
     best = _search(asked, rows, top)
     return [Found(path=queries[index].id, matches=tuple(one)) for index, one in zip(asked.indices, best)], list(
         asked.bad
     )
 
 
-def _rows_of(data: str, extractor: Extractor, context: Context) -> Iterator[Rows]:
-    source: Source = open_source(data, context.plugins, context.progress, labelled=False)
+def _known_run(file: FeatureFile) -> str:
+    """The folder of the run whose network computed a file's features.
+
+    Raises:
+        ZooError: it is gone.
+    """
+    if not Path(file.origin.run).is_dir():
+        raise ZooError(
+            f"run `{file.origin.run}`, whose network computed the features of `{file.path}`, is gone",
+            hint="pass `--run` with its new place",
+        )
+    return file.origin.run
+
+
+def _rows_of(source: Source, extractor: Extractor, context: Context) -> Iterator[Rows]:
     bad = list(source.rejected)
     for chunk in extractor.chunks(source.samples, f"features of {extractor.origin.backbone}"):
         bad += chunk.bad
         ids = [source.samples[index].id for index in chunk.indices]
+        labels = [source.samples[index].label for index in chunk.indices]
         empty = [""] * len(ids)
-        yield rows_of(chunk.features, ids, empty, empty, empty, chunk.contents)
+        yield rows_of(chunk.features, ids, labels, empty, empty, chunk.contents)
     warn_of_bad(bad, context.progress)
 
 

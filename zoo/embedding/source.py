@@ -6,12 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.data.decoding import BadFile
-from zoo.data.opening import open_to_score, open_unlabelled
+from zoo.data.opening import open_images, open_to_score, open_unlabelled, spelt_as
 from zoo.data.sample_columns import joined
+from zoo.data.selection import excluded_of
 from zoo.dataset import FileSource, Sample
 from zoo.errors import UsageError, ZooError, counted
 from zoo.plugin import Plugins
 from zoo.progress import Progress
+from zoo.runs.run import Run
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,26 @@ def open_source(data: str, plugins: Plugins, progress: Progress, *, labelled: bo
     if not samples:
         raise ZooError(f"`{name}` holds no image", hint="pass the folder or the table that has some")
     return Source(name, samples, splits, tuple(BadFile(*one) for one in rejected))
+
+
+def open_data_of(run: Run, plugins: Plugins, progress: Progress) -> Source:
+    """Open the images of a run's data that it did not leave out; those that it was fitted on are in the split `train`.
+
+    Raises:
+        ZooError: they cannot be opened.
+    """
+    asked, left_out, fitted = run.experiment, excluded_of(run.record), run.fitted()
+    images = open_images(asked.data, asked.split_seed, plugins, of_run=True, group=asked.group)
+    images = spelt_as(images, [*fitted, *left_out], run.classes)
+    progress.note(f"images of run `{run.path}`: `{images.name}`")
+    pairs = [
+        (sample, "train" if sample.id in fitted else "" if role == "train" else str(role))
+        for role, part in images.splits.items()
+        for sample in part
+        if sample.id not in left_out
+    ]
+    rejected = tuple(BadFile(*one) for one in images.rejected)
+    return Source(images.name, tuple(one for one, _ in pairs), tuple(split for _, split in pairs), rejected)
 
 
 def warn_of_bad(bad: list[BadFile], progress: Progress) -> None:

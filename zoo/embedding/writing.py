@@ -7,13 +7,15 @@ from pathlib import Path
 
 from zoo.config.context import Context
 from zoo.data.decoding import BadFile
-from zoo.embedding.extraction import Extractor, Origin
+from zoo.embedding.extraction import Extractor, Origin, run_of
 from zoo.embedding.file import check_output, open_writer, rows_of
 from zoo.embedding.source import open_source, warn_of_bad
 from zoo.errors import ZooError
 from zoo.experiment import Cache
 from zoo.plugin import Plugins
+from zoo.preprocess import ImageSize
 from zoo.progress import Progress
+from zoo.runs.run import Run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,11 +38,12 @@ class Embedded:
 def embed(
     data: str,
     out: Path | str,
-    backbone: str,
+    backbone: str | None = None,
     *,
+    run: Run | Path | str | None = None,
     labels: bool = True,
-    weights: str = "default",
-    image_size: int | None = None,
+    weights: str | None = None,
+    image_size: ImageSize | None = None,
     levels: tuple[float, float] | None = None,
     device: str = "auto",
     workers: int | None = None,
@@ -56,10 +59,11 @@ def embed(
     Args:
         data: Images, as `--data` of `zoo train` takes them.
         out: The file, `.parquet` or `.npz`; `zoo.embedding.file` describes both.
-        backbone: Name of the backbone.
+        backbone: Name of the backbone. None: the network is that of `run`.
+        run: A run, or its folder, whose network and preprocessing are taken.
         labels: Whether labels and splits are read; without them, images need none.
-        weights: Weights of the backbone: `default`, `none`, a published tag, or a file.
-        image_size: Height and width of the network's input, in pixels. None: the backbone's own.
+        weights: Weights of the backbone: `default`, `none`, a published tag, or a file. None: `default`.
+        image_size: Size of the network's input in pixels, such as 224 or (160, 320). None: the backbone's own.
         levels: Grey levels that become black and white. None: those of each image's type.
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode images. None: one per core, at most 8.
@@ -74,10 +78,12 @@ def embed(
     """
     context = Context.of(plugins, progress)
     file = check_output(out, force=force)
+    of = run_of(run, backbone=backbone, weights=weights, image_size=image_size, levels=levels)
     hint = "`--no-labels` embeds images without labels"
     source = open_source(data, context.plugins, context.progress, labelled=labels, option=hint)
     extractor = Extractor(
         backbone,
+        run=of,
         weights=weights,
         image_size=image_size,
         levels=levels,

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from zoo.data.class_names import composed, folded
 from zoo.data.decoding import BadFile, content_digest, default_workers
+from zoo.data.division import Division, divided_like
 from zoo.data.exclusion import match, read_exclusion
 from zoo.data.grey_levels import Levels
 from zoo.data.groups import group_names
@@ -21,8 +22,9 @@ from zoo.data.image import BadImage
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score, read_as, reading_text, spelt_as
 from zoo.data.selection import excluded_of
-from zoo.dataset import Images, Sample
+from zoo.dataset import FOLD, Images, Sample
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, counted, type_and_first_line
+from zoo.evaluation.class_scores import class_scores
 from zoo.evaluation.statistics import accuracy_interval
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import check_levels, levels_text, predict_all
@@ -74,19 +76,15 @@ class Evaluation:
 
     def per_class(self) -> list[dict[str, Any]]:
         """Precision, recall, F1 and number of images of every class."""
-        from sklearn.metrics import precision_recall_fscore_support
-
         table = self.predictions
-        found: Any = precision_recall_fscore_support(
-            table.labels, table.predicted, labels=range(len(table.classes)), average=None, zero_division=0.0
-        )
+        found = class_scores(table.labels, table.predicted, len(table.classes))
         return [
             {
                 "class": name,
-                "precision": float(found[0][index]),
-                "recall": float(found[1][index]),
-                "f1": float(found[2][index]),
-                "images": int(found[3][index]),
+                "precision": float(found.precision[index]),
+                "recall": float(found.recall[index]),
+                "f1": float(found.f1[index]),
+                "images": int(found.images[index]),
             }
             for index, name in enumerate(table.classes)
         ]
@@ -278,6 +276,11 @@ def evaluate_trial(run: Run, split: str, plugins: Plugins) -> Evaluation:
     return _evaluate(run, split=split, plugins=plugins, by_study=True)
 
 
+def score_again(run: Run, data: str, split: str | None, plugins: Plugins) -> Evaluation:
+    """Evaluate a run on the CPU to compare a file with it; see `evaluate`. Nothing is written, to no ledger."""
+    return _evaluate(run, data=data, split=split, device="cpu", plugins=plugins, noted=False)
+
+
 def _evaluate(
     model: Path | str | Run,
     *,
@@ -289,10 +292,16 @@ def _evaluate(
     levels: Levels | None = None,
     exclude: Path | str | None = None,
     by_study: bool = False,
+    noted: bool = True,
     plugins: Plugins,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
-    """See `evaluate`. `by_study`: whether the study asks whose trial the run is, and writes its own ledger."""
+    """See `evaluate`.
+
+    Args beyond those:
+        by_study: whether the study asks whose trial the run is, and writes its own ledger.
+        noted: whether the evaluation is written to ledgers, and its predictions are stored.
+    """
     given = check_levels(levels)
     predictor, run = open_model(model, device, plugins)
     if data is None:
@@ -359,7 +368,7 @@ def _evaluate(
         notes=(*images.notes, *(text for text in (reading, said) if text)),
         doubtful=tuple(BadFile(sample.id, doubts[sample.id]) for sample in samples if sample.id in doubts),
     )
-    if run is not None:
+    if run is not None and noted:
         try:
             run.note_look(
                 evaluation.predictions,
@@ -397,20 +406,27 @@ def _open(
     """
     of_run = run is not None and data == run.experiment.data
 
-    def opened(open: Callable[..., Images], own: bool = of_run) -> Images:
-        group = run.experiment.group if own and run is not None else None
+    def opened(open: Callable[..., Images], same: bool) -> Images:
+        """The images; with the run's groups, if they are those of the run."""
+        group = run.experiment.group if same and run is not None else None
         images = open(data, split_seed, plugins, of_run=of_run, group=group)
         known = [name for part in run.contents().values() for name in part] if run is not None else []
         return spelt_as(images, known, run.classes) if run is not None else images
 
-    images = opened(open_to_score)
+    images = opened(open_to_score, of_run)
+    same = of_run or (run is not None and _is_data_of(run, images, data, plugins))
+    if run is not None and same and not of_run:
+        if divides := _divides(run, data):
+            data = divided_like(run.experiment.data, data, words=not run.is_final)
+        if divides or run.experiment.group is not None:
+            images = opened(open_to_score, True)
     if images.drawn:
         own = of_run
-        if run is not None and not own and _is_data_of(run, images, data, plugins):
-            divided = opened(open_images)  # as for training, unless the run's were divided by a table or by folders
+        if run is not None and same and not own:
+            divided = opened(open_images, True)  # as for training
             own = not run.fitted() & {sample.id for sample in divided.splits.get(divided.reported, ())}
         if own or split not in (None, "all"):
-            images = opened(open_images, own)
+            images = opened(open_images, same)
         elif split is None:
             name, samples = choose_split(images, "all")
             whole = f"`{data}` comes without splits, so it is scored whole: {counted(len(samples), 'image')}"
@@ -418,6 +434,12 @@ def _open(
     elif split is None and images.reported not in images.splits:
         split = "all"
     return images, *choose_split(images, split)
+
+
+def _divides(run: Run, data: str) -> bool:
+    """Whether a run's data were divided by a table, or for folds, and the text of other data says nothing of it."""
+    own, other = Division.of(run.experiment.data), Division.of(data)
+    return (own.table is not None or FOLD in own.words) and other.table is None and not other.words
 
 
 def _left_out(

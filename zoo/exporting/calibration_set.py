@@ -41,12 +41,13 @@ def draw(run: Run, images: Images, count: int) -> Calibration:
     Raises:
         ZooError: there are too few, or too few can be decoded.
     """
-    fitted = run.fitted()
+    fitted, contents = run.fitted(), run.contents().get("fit", {})
     samples = [sample for part in images.splits.values() for sample in part if sample.id in fitted]
+    order = {name: number for number, name in enumerate(contents)}
+    samples.sort(key=lambda sample: order.get(sample.id, len(order)))  # the draw depends on it, and splits may differ
     _require(len(samples), "are there")
     count = min(count, len(samples) // 2)
     shown, labels = [], []
-    contents = run.contents().get("fit", {})
     drawn = balanced_order(samples, run.experiment.seed)[: count + CHOICES]
     same = [sample for sample, digest in digests(drawn) if contents.get(sample.id) == digest]
     for sample, result in decode_all(same, default_workers(), levels=run.preprocess.levels):

@@ -42,8 +42,8 @@ def verify(
         UsageError: the file or its format is unknown, or with `data` the file is not in its run's folder.
         ZooError: the file cannot be read at all, or the images are not those of the run.
     """
-    from zoo.data.opening import divided_like
-    from zoo.evaluation.scoring import evaluate
+    from zoo.data.division import divided_like
+    from zoo.evaluation.scoring import evaluate, score_again
     from zoo.plugin import Plugins
 
     plugins = plugins or Plugins()
@@ -62,11 +62,13 @@ def verify(
             f"`{path}` is not in its run's folder, so there is no run to compare its predictions with",
             hint=f"`zoo evaluate {path} --data {data}` evaluates the file alone",
         )
-    ours = evaluate(run, data=data, split=split, device="cpu", plugins=plugins) if run.is_final else None
+    # of a final run, `data` may be of any split: only what divides the data themselves is the run's
+    data = divided_like(run.experiment.data, data, words=not run.is_final)
+    ours = score_again(run, data, split, plugins) if run.is_final else None
     ours_table = run.predictions(split) if ours is None else ours.predictions
     theirs = evaluate(
         path,
-        data=data if run.is_final else divided_like(run.experiment.data, data),
+        data=data,
         split=ours_table.split,
         split_seed=run.experiment.split_seed,
         device=device,

@@ -98,7 +98,8 @@ def export(
         UsageError: there is no such format, precision or setting, or the file exists and `force` is not set.
         ZooError: the network cannot be exported, or the file does not pass.
     """
-    from zoo.data.opening import choose_split, divided_like, open_images, read_as, spelt_as
+    from zoo.data.division import undivided
+    from zoo.data.opening import choose_split, open_to_score, read_as, spelt_as
     from zoo.plugin import Plugins
     from zoo.system.device import choose_device
 
@@ -114,15 +115,15 @@ def export(
     preprocessing = preprocessing or exporter.preprocessing[0]
     target = _target(run, exporter, out, force)
     own = run.experiment.data
-    where = read_as(own, divided_like(own, data or own), plugins)
-    images = open_images(where, run.experiment.split_seed, plugins, of_run=data is None, group=run.experiment.group)
+    where = undivided(read_as(own, data or own, plugins))  # images are found by their ids, in whatever split
+    images = open_to_score(where, run.experiment.split_seed, plugins, of_run=data is None)
     ours = _of_training_images(run, images, plugins) if run.is_final else run.predictions()
     try:
         contents = run.contents()
     except ZooError:  # only int8 needs them, and says so
         contents = {}
     images = spelt_as(images, [*ours.ids, *contents.get("fit", {})], run.classes)
-    samples = _evaluated_samples(run, ours, choose_split(images, ours.split)[1])
+    samples = _evaluated_samples(run, ours, choose_split(images, "all")[1])
     network = run.load_network(plugins)
     shown: Calibration | None = None
     refused: list[PrecisionCandidate] = []
@@ -188,7 +189,7 @@ def _of_training_images(run: Run, images: Images, plugins: Plugins) -> Predictio
     from zoo.evaluation.scoring import score
 
     names = run.fitted()
-    samples = [sample for sample in images.splits["train"] if sample.id in names]
+    samples = [sample for part in images.splits.values() for sample in part if sample.id in names]
     table, _ = score(run.predictor("cpu", plugins), samples, "train", workers=default_workers())
     return table
 

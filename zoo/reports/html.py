@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import csv
 import io
 import shlex
@@ -18,6 +17,7 @@ from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.scoring import Evaluation
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
+from zoo.reports.gallery import gallery
 from zoo.reports.plots import (
     accuracy_against_latency,
     calibration,
@@ -34,12 +34,10 @@ from zoo.studies.learning_curve import points_by_images, where_transfer_pays
 from zoo.studies.results import Results
 
 if TYPE_CHECKING:
-    from zoo.dataset import Sample
+    pass
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
-GALLERY = 12  # photographs in the gallery of mistakes
-THUMBNAIL = 220  # pixels, the longer side
 CURVES = 8  # configurations in one plot
 PAIRS = 8  # pairs of classes that are confused most
 CELLS = 30  # most classes for which a confusion matrix is shown
@@ -266,55 +264,9 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
             "pairs": sorted(pairs, key=lambda pair: -pair["count"])[:PAIRS],
             "looks": run.looks(table.split),
         },
-        "gallery": _gallery(run, table, plugins),
+        "gallery": gallery(run, table, plugins),
         "calibration": calibration(table),
     }
-
-
-def _gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
-    """The mistakes with the highest confidence, with small photographs where these can still be read."""
-    from zoo.data.opening import open_images, spelt_as
-
-    wrong = np.flatnonzero(~table.correct)
-    if not len(wrong):
-        return []
-    confidence = table.probabilities.max(axis=1)
-    order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
-    try:
-        asked = run.experiment
-        images = open_images(asked.data, asked.split_seed, plugins, of_run=True, group=asked.group)
-        images = spelt_as(images, table.ids, run.classes)
-        samples = {sample.id: sample for samples in images.splits.values() for sample in samples}
-    except ZooError:
-        samples = {}
-    return [
-        {
-            "id": table.ids[index],
-            "shows": table.classes[table.labels[index]],
-            "taken_for": table.classes[table.predicted[index]],
-            "confidence": float(confidence[index]),
-            "photograph": _thumbnail(samples.get(table.ids[index]), run.preprocess.levels),
-        }
-        for index in order
-    ]
-
-
-def _thumbnail(sample: Sample | None, levels: tuple[float, float] | None) -> str | None:
-    """A small JPEG as a data URL; None where the image cannot be read."""
-    from PIL import Image
-
-    from zoo.data.image import BadImage, decode
-
-    if sample is None:
-        return None
-    try:
-        image = Image.fromarray(decode(sample.source, levels=levels))
-    except (BadImage, OSError):
-        return None
-    image.thumbnail((THUMBNAIL, THUMBNAIL))
-    data = io.BytesIO()
-    image.save(data, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
 
 
 def _run_verdict(run: Run) -> str:

@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from zoo.data.folds import make_folds, pool
-from zoo.data.groups import group_numbers, shared_groups, told_groups
+from zoo.data.folds import pool
+from zoo.data.groups import SharedGroup, group_numbers, shared_groups, told_groups
 from zoo.data.leakage import Leak, digests, find_leaks, told
-from zoo.data.opening import open_images
-from zoo.dataset import Images, Sample
+from zoo.dataset import Images
 from zoo.errors import ZooError
 from zoo.evaluation.power import too_few
-from zoo.experiment import Experiment, OnLeak
+from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.run import FOLDS
+from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_folds
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyImages:
+    """The images of a study.
+
+    Attributes:
+        images: Without what is left out.
+        leaks: Those that are in two splits or, of folds, in two folds; or that have two labels.
+        shared: Groups in two splits or folds.
+        listed: The bytes of the list of `--exclude`, which the study keeps. None: it was not given.
+    """
+
+    images: Images
+    leaks: Sequence[Leak]
+    shared: Sequence[SharedGroup]
+    listed: bytes | None = None
 
 
 def why_too_few(images: Images, first: Experiment) -> str | None:
@@ -25,47 +43,41 @@ def why_too_few(images: Images, first: Experiment) -> str | None:
     return too_few(split, len(compared), None if groups is None else len(set(groups)))
 
 
-def separate_parts(images: Images, first: Experiment, plugins: Plugins) -> Mapping[str, Sequence[Sample]]:
-    """Images by what must not share any: by split or, of folds, by fold and `test`.
+def open_for_study(first: Experiment, plugins: Plugins) -> StudyImages:
+    """Open the images of a study, whose first trial is `first`, and look for leaks.
 
     Raises:
-        ZooError: they cannot be divided into folds.
+        UsageError, ZooError: the trials would be refused.
     """
-    if first.folds is None:
-        return {str(role): samples for role, samples in images.splits.items()}
-    # images are left out after the division, as each trial does
-    whole = open_images(first.data, first.split_seed, plugins, group=first.group) if first.exclude else images
-    kept = {sample.id for sample in pool(images)}
-    folds = make_folds(pool(whole), first.folds, first.split_seed)
-    parts = {
-        f"fold {number}": [sample for sample in fold if sample.id in kept] for number, fold in enumerate(folds, start=1)
-    }
-    return {**parts, "test": images.splits["test"]} if "test" in images.splits else parts
+    if first.folds is not None:
+        division = accept_folds(first, plugins)
+        leaks, shared = leaks_of_folds(division, first)
+        return StudyImages(images=division.images, leaks=leaks, shared=shared, listed=division.listed)
+    selection = accept(first, plugins).selection
+    splits = selection.images.splits
+    found = find_leaks({role: digests(samples) for role, samples in splits.items()})
+    return StudyImages(
+        images=selection.images,
+        leaks=[*found, *selection.near],
+        shared=shared_groups(splits),
+        listed=selection.listed,
+    )
 
 
-def check_no_leaks(
-    name: str, parts: Mapping[str, Sequence[Sample]], near: Sequence[Leak], on_leak: OnLeak, progress: Progress
-) -> None:
+def check_no_leaks(found: StudyImages, first: Experiment, progress: Progress) -> None:
     """Check that no image is in two splits or folds, or has two labels; if none is locked, only warn.
 
-    Images of the data `name` are compared by their content; `near` are near duplicates, if they were asked for.
-
     Raises:
-        ZooError: an image of the locked split is in another split; or any of this, with `on_leak` `fail`.
+        ZooError: an image of the locked split is in another split; or any of this, with `--on-leak fail`.
     """
-    leaks = [*find_leaks({role: digests(samples) for role, samples in parts.items()}), *near]
-    locked = [leak for leak in leaks if "test" in leak.roles and len(leak.roles) > 1]
+    locked = [leak for leak in found.leaks if "test" in leak.roles and len(leak.roles) > 1]
     if locked:
+        instead = "or leave them out with `--exclude`" if first.folds is not None else "or pass `--on-leak drop`"
         raise ZooError(
-            f"the locked split `test` overlaps another: {told(locked)}",
-            hint="delete all but one of each, or pass `--on-leak drop`",
+            f"the locked split `test` overlaps another: {told(locked)}", hint=f"delete all but one of each, {instead}"
         )
-    if leaks and on_leak == "fail":
-        raise ZooError(f"`{name}`: {told(leaks)}", hint="delete all but one of each")
-    if leaks:
-        progress.warn(told(leaks))
-    shared = shared_groups(parts)
-    if shared and on_leak == "fail":
-        raise ZooError(f"`{name}`: {told_groups(shared)}", hint="move the images of each into one split")
-    if shared:
-        progress.warn(told_groups(shared))
+    check_leaks(found.images.name, found.leaks, found.shared, first)
+    if found.leaks:
+        progress.warn(told(found.leaks))
+    if found.shared:
+        progress.warn(told_groups(found.shared))

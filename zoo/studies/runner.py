@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +19,19 @@ from zoo.data.exclusion import absolute_list
 from zoo.data.folds import pool
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, found_text
-from zoo.data.selection import select_images
 from zoo.dataset import Images
-from zoo.errors import DiskFull, UsageError, ZooError, counted
+from zoo.errors import DiskFull, ZooError, counted
+from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
+from zoo.runs.kept_list import keep_list, with_kept_list
 from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
-from zoo.runs.run import Run, make_folder, now
+from zoo.runs.run import EXCLUDE_FILE, Run, now
+from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
-from zoo.storage.folder_lock import LOCK_FILE, hold_folder
+from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
-from zoo.studies.data_checks import check_no_leaks, separate_parts, why_too_few
+from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, TrialExecutor
 from zoo.studies.results import (
@@ -41,7 +42,8 @@ from zoo.studies.results import (
     TUNED_FILE,
     Results,
 )
-from zoo.studies.study import Study, same_study
+from zoo.studies.study import Study
+from zoo.studies.study_folder import check_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
 from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
@@ -84,22 +86,24 @@ def study(
         if isinstance(settings.get("exclude"), str):
             settings["exclude"] = absolute_list(settings["exclude"])
         asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
-        folder = output_path(out) if out is not None else _default_folder()
+        folder = output_path(out) if out is not None else default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
     trials = asked.trials(plugins)
-    _check_folder(folder, asked)
-    first = asked.experiment(trials[0])
-    selection = select_images(first, plugins)
-    images = selection.images
+    check_folder(folder, asked)
+    first = with_kept_list(asked.experiment(trials[0]), folder, progress)
+    opened = open_for_study(first, plugins)
+    images = opened.images
     for line in (found_text(images), *images.notes):
         progress.note(line)
     few = why_too_few(images, first)
     if few is not None:
         progress.warn(few)
-    check_no_leaks(images.name, separate_parts(images, first, plugins), selection.near, first.on_leak, progress)
+    check_no_leaks(opened, first, progress)
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
+        if not (folder / EXCLUDE_FILE).is_file():
+            keep_list(folder, opened.listed)
         session = StudySession(folder, asked, trials, images, context, executor)
         session.begin()
         ended = "interrupted"
@@ -130,10 +134,14 @@ class StudySession:
         self._local = LocalProcess()
         self._executor = executor or self._local
 
+    def _experiment(self, trial: Trial, settings: Mapping[str, Any] | None = None) -> Experiment:
+        """The settings of a trial, with the list of `--exclude` that the study keeps."""
+        return with_kept_list(self.study.experiment(trial, settings), self.folder)
+
     def begin(self) -> None:
         """Write `study.json`, and read the results of earlier sessions."""
         file = self.folder / STUDY_FILE
-        few = why_too_few(self.images, self.study.experiment(self.trials[0]))
+        few = why_too_few(self.images, self._experiment(self.trials[0]))
         before = read_json(file) if file.is_file() else {"created": now()}
         self.record = {
             "schema": SCHEMA,
@@ -225,7 +233,7 @@ class StudySession:
                 in_time = False
                 break
             settings = (tuned.get(trial.configuration) or {}).get("settings")
-            experiment = self.study.experiment(trial, settings)
+            experiment = self._experiment(trial, settings)
             folder = self._folder_of(trial)
             running[self._executor.submit(trial, experiment, folder, settings)] = (number, folder)
         while running:
@@ -286,12 +294,12 @@ class StudySession:
         networks = self.folder / "networks"
         networks.mkdir(exist_ok=True)
         found: dict[str, DeploymentCost] = {}
-        folds = self.study.experiment(self.trials[0]).folds
+        folds = self._experiment(self.trials[0]).folds
         trained = self.images.splits["train"] if folds is None else pool(self.images)  # by the final run
         images = round(len(trained) * max(self.study.fractions))
         self.progress.start("export untrained networks", len(configurations), "networks")
         for configuration, trial in configurations.items():
-            experiment = self.study.experiment(trial)
+            experiment = self._experiment(trial)
             license = license_of(experiment, self.plugins)
             try:
                 exported = self._local.ask(
@@ -309,7 +317,7 @@ class StudySession:
             self.progress.advance(1)
         self.progress.stop()
         self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
-        device = self.study.experiment(self.trials[0]).device
+        device = self._experiment(self.trials[0]).device
         latencies = time_networks(networks, device, self.plugins, self.progress)
         found = {configuration: with_latency(one, latencies) for configuration, one in found.items()}
         file = self.folder / COSTS_FILE
@@ -328,7 +336,7 @@ class StudySession:
                 continue
             left = None if until is None else max(until - time.monotonic(), 1.0)
             self.progress.start(f"search {configuration}", 0)
-            experiment = replace(self.study.experiment(trial), fraction=max(self.study.fractions))
+            experiment = replace(self._experiment(trial), fraction=max(self.study.fractions))
             try:
                 found[configuration] = self._local.ask(
                     "search",
@@ -393,26 +401,3 @@ class StudySession:
         self.progress.start(f"train {result.trial.configuration} on all images that are not locked", 0)
         self._local.ask("train_final", run=str(opened.run(result).path), folder=str(folder))
         return Run.open(folder)
-
-
-def _default_folder() -> Path:
-    first = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-study"
-    names = (first, *(first.with_name(f"{first.name}-{count}") for count in range(2, 1000)))
-    return next(folder for folder in names if not folder.exists())
-
-
-def _check_folder(folder: Path, asked: Study) -> None:
-    """Check that the study may be carried out in a folder: the folder is new or empty, or holds the same study.
-
-    Raises:
-        UsageError: it holds something else.
-    """
-    if (folder / STUDY_FILE).is_file():
-        differ = same_study(Results.open(folder).record["study"], json.loads(json_text(asked.to_json())))
-        if differ:
-            raise UsageError(
-                f"`{folder}` holds another study, which differs in `{'`, `'.join(differ)}`",
-                hint="pass another `--out`, or continue that study with `zoo study FOLDER`",
-            )
-    elif folder.exists() and (not folder.is_dir() or any(file.name != LOCK_FILE for file in folder.iterdir())):
-        raise UsageError(f"`{folder}` exists and is not a study", hint="pass another `--out`")

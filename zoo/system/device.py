@@ -17,6 +17,7 @@ from zoo.storage.cache import memoise, source_key
 from zoo.system.cpu_memory import keep_freed_memory
 from zoo.system.depthwise import FastDepthwise
 from zoo.system.environment import machine
+from zoo.system.spinning import spin_only_while_alone
 
 # `auto` chooses bf16 on a CPU if a layer takes at most this share of its time in fp32. A smaller gain is not worth the
 # coarser rounding
@@ -78,6 +79,7 @@ def choose_device(asked: str, precision: TrainingPrecision = "auto") -> Device:
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     if device.type == "cpu":
         keep_freed_memory()
+        spin_only_while_alone()
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))
     return Device(place=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
 

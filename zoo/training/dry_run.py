@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -14,10 +14,11 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
+from zoo.data.folds import with_held_out
+from zoo.data.groups import shared_groups
 from zoo.data.opening import found_text
-from zoo.data.roles import assign_roles
-from zoo.data.selection import select_images
-from zoo.dataset import FOLD
+from zoo.data.roles import Roles, assign_roles
+from zoo.dataset import Images
 from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.loader import default_views
@@ -31,6 +32,7 @@ from zoo.progress import Silent
 from zoo.storage.tensor_store import Store, size_text
 from zoo.strategy import Phase
 from zoo.system.device import training_precision
+from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
 from zoo.training.optimizer import ParameterGroup, changed_by, plan_groups, trained_by
 from zoo.training.sampler import batches
 from zoo.training.setup import Setup, build, plan_phases, resolve
@@ -142,7 +144,8 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
-        ZooError: the data or the device are not usable. The images are not decoded, so broken ones are not found.
+        ZooError: the data or the device are not usable. The images are not decoded, so broken ones are not found; all
+            else for which `train` refuses an experiment is refused (`zoo.training.acceptance`).
     """
     check_kind(experiment, Experiment, "plan", "zoo.plan(zoo.Experiment(data=..., backbone=..., strategy=...))")
     plugins = plugins or Plugins()
@@ -150,11 +153,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     images, classes, notes = None, CLASSES, []
     trainings = experiment.folds or 1
     if with_data:
-        used = experiment
-        if experiment.folds is not None:
-            used = replace(experiment, folds=None, data=f"{FOLD}:1/{experiment.folds}:{experiment.data}")
-        opened = select_images(used, plugins, look=False).images
-        roles = assign_roles(opened, experiment)
+        opened, roles = _accepted(experiment, setup, plugins)
         images, classes = len(roles.fit), len(opened.classes)
         notes += [found_text(opened), *opened.notes, *roles.notes]
     else:
@@ -189,6 +188,27 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         seconds=None if images is None else trainings * sum(second or 0.0 for second in seconds),
         notes=(*notes, *planned.notes),
     )
+
+
+def _accepted(experiment: Experiment, setup: Setup, plugins: Plugins) -> tuple[Images, Roles]:
+    """The images of a run, or of its first fold, and their roles; every image is read where a leak would be refused.
+
+    Raises:
+        UsageError, ZooError: `train` would refuse them, too.
+    """
+    look = experiment.on_leak == "fail"
+    if experiment.folds is None:
+        accepted = accept(experiment, plugins, look=look)
+        images = accepted.selection.images
+        if look:
+            leaks = leaks_of_files(accepted, experiment, setup.preprocess)
+            check_leaks(images.name, leaks, shared_groups(images.splits), experiment)
+        return images, accepted.roles
+    division = accept_folds(experiment, plugins)
+    if look:
+        check_leaks(division.images.name, *leaks_of_folds(division, experiment), experiment)
+    first = with_held_out(division.images, division.folds, 1)
+    return first, assign_roles(first, experiment)
 
 
 def _phase_plan(

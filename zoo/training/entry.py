@@ -7,7 +7,6 @@ The folder of a run of folds has the form of any other run's, without weights: `
 from __future__ import annotations
 
 import shutil
-import uuid
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,47 +14,35 @@ from typing import Any
 
 import numpy as np
 
-from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.class_names import keys
-from zoo.data.decoding import default_workers
-from zoo.data.exclusion import absolute_list, exclude, read_exclusion
-from zoo.data.folds import make_folds, pool
-from zoo.data.groups import shared_groups, told_groups
-from zoo.data.leakage import digests, find_leaks, told
-from zoo.data.opening import absolute, found_text, note_images, open_images
+from zoo.data.folds import pool as pool_of
+from zoo.data.groups import told_groups
+from zoo.data.leakage import told
+from zoo.data.opening import found_text, note_images
 from zoo.data.prefetch import Prefetch
-from zoo.data.selection import near_duplicate_leaks
-from zoo.dataset import FOLD, Images, Sample
+from zoo.dataset import FOLD, Sample
 from zoo.errors import UsageError, ZooError, first_line
 from zoo.evaluation.scoring import compute_metrics
 from zoo.evaluation.statistics import accuracy_interval
 from zoo.experiment import Experiment
 from zoo.feature_cache.row_pool import RowPool
-from zoo.networks.building import count_parameters
 from zoo.plugin import Plugins
 from zoo.predictions import pooled
-from zoo.progress import Progress
-from zoo.runs.run import (
-    FOLDS,
-    SPLITS_FILE,
-    Run,
-    check_folder,
-    clear_folder,
-    default_folder,
-    make_folder,
-    now,
-)
+from zoo.progress import Once, Progress
+from zoo.runs.kept_list import as_begun, keep_list
+from zoo.runs.run import FOLDS, SPLITS_FILE, Run, now
+from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import SCHEMA, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.storage.tensor_store import digest_of_texts
-from zoo.system.environment import machine, versions
 from zoo.training import session
+from zoo.training.acceptance import FoldDivision, accept_folds, check_leaks, leaks_of_folds
 from zoo.training.final_run import final_experiment
-from zoo.training.manifest import command, device_manifest, phases_manifest, weights_manifest
+from zoo.training.manifest import common_manifest
 from zoo.training.setup import build, plan_phases
-from zoo.training.setup import resolve as resolve_names
+from zoo.training.start import Start, check_experiment, start_of
 
 
 def train(
@@ -83,31 +70,30 @@ def train(
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
         ZooError: data, weights or device are not usable, training diverged, or the images cannot be divided into folds.
     """
-    check_kind(experiment, Experiment, "train", "zoo.train(zoo.Experiment(data=..., backbone=..., strategy=...))")
+    check_experiment(experiment)
     if experiment.folds is None:
         return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, ahead=ahead)
-    context = Context.of(plugins, progress)
-    if experiment.on_leak == "drop":
-        raise UsageError(
-            "`--on-leak drop` has no meaning with `--folds`: each fold would drop other images",
-            hint="leave them out with `--exclude`, for which `zoo doctor` writes a list",
-        )
-    data, left_out = absolute(experiment.data, context.plugins), absolute_list(experiment.exclude)
-    experiment = replace(experiment, data=data, exclude=left_out)
-    if out == "":
-        raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
-    setup = resolve_names(experiment, context.plugins)
-    folder = output_path(out) if out is not None else default_folder(setup.backbone.name, f"{setup.plan}-folds")
-    check_folder(folder, force)
-    images, folds, excluded = _divided(experiment, context)
-    _check_test(images, experiment, context)
-    record = {**_manifest(experiment, images, folds, context), "exclude": excluded}
-    make_folder(folder)
-    with hold_folder(folder, "training into", "wait for it, or pass another `--out`"):
-        clear_folder(folder, force)
-        run = Run(folder, {}).update(**record)
-        write_json(folder / SPLITS_FILE, _splits(folds, {}))
-        return _carry_out(run, experiment, images, folds, context, pool)
+    context = _telling_once(plugins, progress)
+    start = start_of(experiment, out, force, context.plugins)
+    division = accept_folds(start.experiment, context.plugins)
+    note_images(division.images, context.progress)
+    context.progress.note(_pool_note(division))
+    leaks, shared = leaks_of_folds(division, start.experiment)
+    check_leaks(division.images.name, leaks, shared, start.experiment)
+    for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
+        context.progress.warn(text)
+    record = {
+        **_manifest(start, division),
+        "leaks": [leak.to_json() for leak in leaks],
+        "shared_groups": [group.to_json() for group in shared],
+    }
+    make_folder(start.folder)
+    with hold_folder(start.folder, "training into", "wait for it, or pass another `--out`"):
+        clear_folder(start.folder, force)
+        run = Run(start.folder, {}).update(**record)
+        write_json(start.folder / SPLITS_FILE, _splits(division.folds, {}))
+        keep_list(start.folder, division.listed)
+        return _carry_out(run, start.experiment, division.folds, context, pool)
 
 
 def resume(
@@ -143,14 +129,14 @@ def resume(
         return session.resume(
             run, device=device, force=force, save_every=save_every, plugins=plugins, progress=progress
         )
-    context = Context.of(plugins, progress)
+    context = _telling_once(plugins, progress)
     if run.status == "finished":
         context.progress.note(f"run `{run.path}` is finished, there is nothing to resume")
         return run
     with hold_folder(run.path, "training into", "wait for it, or pass another `--out`"):
         run = Run.open(run.path)
-        experiment = run.experiment
-        images, folds, _ = _divided(experiment, context)
+        experiment = as_begun(run)
+        folds = accept_folds(experiment, context.plugins).folds
         begun = run.splits()["roles"]
         if any(begun.get(f"fold {one}") != [sample.id for sample in fold] for one, fold in enumerate(folds, start=1)):
             raise ZooError(
@@ -158,9 +144,7 @@ def resume(
                 hint="restore the original photographs, or start a new run on these with `zoo train`",
             )
         run = run.update(status="running", failure=None)
-        return _carry_out(
-            run, experiment, images, folds, context, pool, device=device, force=force, save_every=save_every
-        )
+        return _carry_out(run, experiment, folds, context, pool, device=device, force=force, save_every=save_every)
 
 
 def train_final(
@@ -199,92 +183,38 @@ def train_final(
     return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, earlier=earlier)
 
 
-def _divided(experiment: Experiment, context: Context) -> tuple[Images, list[Sequence[Sample]], dict[str, Any] | None]:
-    """The images, their folds, and what `run.json` says of `--exclude`.
-
-    Raises:
-        ZooError: they cannot be divided.
-    """
-    assert experiment.folds is not None
-    images = open_images(experiment.data, experiment.split_seed, context.plugins, group=experiment.group)
-    folds = make_folds(pool(images), experiment.folds, experiment.split_seed)
-    recorded = None
-    if experiment.exclude is not None:  # after the division, as each of the folds' runs leaves them out
-        exclusion = read_exclusion(experiment.exclude)
-        images, gone = exclude(images, exclusion)
-        recorded = exclusion.to_json(gone)
-        folds = [tuple(sample for sample in fold if sample.id not in gone) for fold in folds]
-    note_images(images, context.progress)
-    context.progress.note(_pool_note(images, experiment.folds))
-    return images, folds, recorded
+def _telling_once(plugins: Plugins | None, progress: Progress | None) -> Context:
+    """A context whose progress object is told once what each of the folds would say."""
+    context = Context.of(plugins, progress)
+    return replace(context, progress=Once(context.progress))
 
 
-def _pool_note(images: Images, count: int) -> str:
+def _pool_note(division: FoldDivision) -> str:
     """What the folds are made of."""
-    both = "val" in images.splits
-    parts = "`train` and `val` are taken together and have" if both else "`train` has"
-    left = "; `test` is left out" if "test" in images.splits else ""
-    return f"{count} folds: {parts} {len(pool(images))} images, each of which is scored once{left}"
+    splits = division.images.splits
+    parts = "`train` and `val` are taken together and have" if "val" in splits else "`train` has"
+    left = "; `test` is left out" if "test" in splits else ""
+    count = len(pool_of(division.images))
+    return f"{len(division.folds)} folds: {parts} {count} images, each of which is scored once{left}"
 
 
-def _check_test(images: Images, experiment: Experiment, context: Context) -> None:
-    """Look for images and groups of the folds in the test split, which the runs of folds do not open.
-
-    Raises:
-        ZooError: there are some, and `--on-leak fail`.
-    """
-    if "test" not in images.splits:
-        return
-    parts = {"train": digests(pool(images)), "test": digests(images.splits["test"])}
-    leaks = [leak for leak in find_leaks(parts) if leak.roles == ("train", "test")]
-    if experiment.leak_check == "near":
-        near = near_duplicate_leaks(images, experiment.workers or default_workers())
-        leaks += [leak for leak in near if len(leak.roles) > 1 and "test" in leak.roles]
-    shared = shared_groups({"train": pool(images), "test": images.splits["test"]})
-    for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
-        if experiment.on_leak == "fail":
-            raise ZooError(f"`{images.name}`: {text}", hint="delete them, or pass `--on-leak warn`")
-        context.progress.warn(text)
-
-
-def _manifest(
-    experiment: Experiment, images: Images, folds: Sequence[Sequence[Sample]], context: Context
-) -> dict[str, Any]:
-    """The content of `run.json` before the first fold."""
-    setup = resolve_names(experiment, context.plugins)
-    network = build(setup, experiment, len(images.classes), pretrained=False)
-    planned = plan_phases(setup, network, experiment)
+def _manifest(start: Start, division: FoldDivision) -> dict[str, Any]:
+    """The content of `run.json` before the first fold, without its leaks."""
+    images, folds, experiment = division.images, division.folds, start.experiment
+    network = build(start.setup, experiment, len(images.classes), pretrained=False)
+    planned = plan_phases(start.setup, network, experiment)
     whole = sum(len(fold) for fold in folds)
     return {
-        "schema": SCHEMA,
-        "id": uuid.uuid4().hex,
-        "status": "running",
-        "lr": None if experiment.lr == "find" else experiment.lr,
-        "created": now(),
-        "command": command(),
-        "experiment": experiment.to_json(),
-        "backbone": setup.backbone.qualified,
-        "strategy": str(setup.plan),
-        "weights": weights_manifest(setup),
-        "license": setup.backbone.value.license,
-        "classes": list(images.classes),
-        "preprocess": setup.preprocess.to_json(),
-        "stages": [*network.anatomy.names, network.anatomy.head.name],
-        "phases": phases_manifest(network, planned),
-        "parameters": count_parameters(network.model),
-        "data_name": images.name,
+        **common_manifest(experiment, start.setup, network, planned, images),
         "data": {
             "fit": {"images": whole - len(folds[0]), "sha256": digest_of_texts(_names(folds))},
             "reported": {"images": whole, "sha256": digest_of_texts(_names(folds))},
         },
-        **({"data_files": dict(images.files)} if images.files else {}),
         "reported_split": FOLDS,
         "chosen_on": "carved from train" if experiment.chooses else None,
         "folds": {"count": len(folds), "accuracies": []},
-        "notes": [found_text(images), *images.notes, _pool_note(images, len(folds)), *planned.notes],
-        "device": device_manifest(setup),
-        "versions": versions(),
-        "machine": machine(),
+        "notes": [found_text(images), *images.notes, _pool_note(division), *planned.notes],
+        "exclude": division.exclusion,
     }
 
 
@@ -310,7 +240,6 @@ def _splits(folds: Sequence[Sequence[Sample]], contents: dict[str, str]) -> dict
 def _carry_out(
     run: Run,
     experiment: Experiment,
-    images: Images,
     folds: Sequence[Sequence[Sample]],
     context: Context,
     pool: RowPool | None,
@@ -321,7 +250,9 @@ def _carry_out(
     done: list[Run] = []
     try:
         for number in range(1, len(folds) + 1):
-            context.progress.note(f"fold {number} of {len(folds)}")
+            held = len(folds[number - 1])
+            fitted = sum(map(len, folds)) - held
+            context.progress.note(f"fold {number} of {len(folds)}: {fitted} images to train on, {held} held out")
             asked = replace(experiment, folds=None, data=f"{FOLD}:{number}/{len(folds)}:{experiment.data}")
             done.append(_train_fold(asked, run.path / FOLDS / str(number), context, rows, resuming))
         return _pool(run, experiment, folds, done, context)
@@ -343,16 +274,28 @@ def _train_fold(experiment: Experiment, folder: Path, context: Context, rows: Ro
         if found.status == "finished":
             found.predictions()
             return found
-        begun = found.path if found.experiment == experiment else None
+        begun = found.path if _same_but_list(found.experiment, experiment) else None
     except ZooError:
         begun = None
     if begun is not None:
-        return session.resume(begun, plugins=context.plugins, progress=context.progress, pool=rows, **resuming)
+        return session.resume(
+            begun, plugins=context.plugins, progress=context.progress, pool=rows, of_folds=True, **resuming
+        )
     shutil.rmtree(folder, ignore_errors=True)
     changed = {name: resuming[name] for name in ("device", "save_every") if resuming.get(name) is not None}
     return session.train(
-        replace(experiment, **changed), out=folder, plugins=context.plugins, progress=context.progress, pool=rows
+        replace(experiment, **changed),
+        out=folder,
+        plugins=context.plugins,
+        progress=context.progress,
+        pool=rows,
+        of_folds=True,
     )
+
+
+def _same_but_list(one: Experiment, other: Experiment) -> bool:
+    """Whether two are equal, wherever their lists of `--exclude` lie: each run keeps its own."""
+    return replace(one, exclude=None) == replace(other, exclude=None)
 
 
 def _pool(

@@ -16,6 +16,7 @@ from zoo.data.class_names import keys
 from zoo.dataset import FINAL, Sample
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
+from zoo.runs.kept_list import as_it_is_now
 from zoo.runs.run import Run
 
 
@@ -56,7 +57,7 @@ def final_experiment(run: Run) -> tuple[Experiment, Earlier]:
 
     Raises:
         UsageError: the run is a final run, or a fold, or its rates followed a validation loss.
-        ZooError: it is not finished.
+        ZooError: it is not finished, or its list of `--exclude` is gone.
     """
     if run.status != "finished":
         raise ZooError(f"run `{run.path}` is {run.status}, not finished", hint=f"`zoo train --resume {run.path}`")
@@ -83,7 +84,7 @@ def final_experiment(run: Run) -> tuple[Experiment, Earlier]:
     temperatures = [float((member.record.get("temperature") or {}).get("value", 1.0)) for member in members]
     low, high = run.record["accuracy_interval_95"]
     experiment = replace(
-        asked,
+        as_it_is_now(run),
         data=f"{FINAL}:{asked.data}",
         folds=None,
         early_stopping=None,

@@ -32,8 +32,6 @@ def held_out_folds(
     Returns:
         Pairs of indices, to fit on and held out; and the line.
     """
-    from sklearn.model_selection import StratifiedKFold
-
     if groups is not None:
         return _of_groups(labels, seed, groups)
     counts = np.bincount(labels)
@@ -42,11 +40,31 @@ def held_out_folds(
     if several < 2:
         return [], f"{lacking}, so none can be held out"
     can, alone = np.flatnonzero(counts[labels] > 1), np.flatnonzero(counts[labels] == 1)
-    folds = StratifiedKFold(min(MOST_FOLDS, int(counts[counts > 1].min())), shuffle=True, random_state=seed)
-    pairs = [(np.sort(np.concatenate([can[fit], alone])), can[held]) for fit, held in folds.split(can, labels[can])]
+    fold = _stratified(labels[can], min(MOST_FOLDS, int(counts[counts > 1].min())), seed)
+    pairs = [
+        (np.sort(np.concatenate([can[fold != number], alone])), can[fold == number]) for number in range(fold.max() + 1)
+    ]
     if not single:
         return pairs, None
     return pairs, f"{lacking}, which is never held out"
+
+
+def _stratified(labels: Indices, count: int, seed: int) -> Indices:
+    """The fold `(N,)` of each image, as by scikit-learn's `StratifiedKFold(count, shuffle=True, random_state=seed)`.
+
+    Without its import, which takes a second.
+    """
+    _, first, inverse = np.unique(labels, return_index=True, return_inverse=True)
+    order = np.argsort(np.argsort(first))[inverse]  # classes in the order of their first images
+    arranged = np.sort(order)
+    generator = np.random.RandomState(seed)
+    fold = np.zeros(len(labels), dtype=np.int64)
+    shares = np.array([np.bincount(arranged[number::count], minlength=len(first)) for number in range(count)])
+    for name in range(len(first)):
+        ours = np.arange(count).repeat(shares[:, name])
+        generator.shuffle(ours)
+        fold[order == name] = ours
+    return fold
 
 
 def _of_groups(labels: Indices, seed: int, groups: Indices) -> tuple[list[tuple[Indices, Indices]], str | None]:

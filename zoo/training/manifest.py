@@ -12,6 +12,8 @@ import torch
 
 from zoo.backbone import Network, published_file
 from zoo.data.opening import found_text
+from zoo.dataset import Images
+from zoo.experiment import Experiment
 from zoo.networks.building import count_parameters
 from zoo.runs.run import now
 from zoo.storage.files import SCHEMA
@@ -21,9 +23,10 @@ from zoo.training.preparation import Job
 from zoo.training.setup import PlannedPhases, Setup
 
 
-def initial_manifest(job: Job) -> dict[str, Any]:
-    """The content of `run.json` before the first step: settings, decisions, data, weights, versions and machine."""
-    experiment, setup, network = job.experiment, job.setup, job.network
+def common_manifest(
+    experiment: Experiment, setup: Setup, network: Network, planned: PlannedPhases, images: Images
+) -> dict[str, Any]:
+    """What `run.json` begins with, for a run of one network and for one of folds."""
     return {
         "schema": SCHEMA,
         "id": uuid.uuid4().hex,  # also in the run's checkpoints
@@ -36,30 +39,37 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         "strategy": str(setup.plan),
         "weights": weights_manifest(setup),
         "license": setup.backbone.value.license,
-        "classes": list(job.images.classes),
+        "classes": list(images.classes),
         "preprocess": setup.preprocess.to_json(),
         "stages": [*network.anatomy.names, network.anatomy.head.name],
-        "phases": phases_manifest(network, job.phases),
+        "phases": phases_manifest(network, planned),
         "parameters": count_parameters(network.model),
+        "device": device_manifest(setup),
+        "versions": versions(),
+        "machine": machine(),
+        "data_name": images.name,
+        **({"data_files": dict(images.files)} if images.files else {}),
+    }
+
+
+def initial_manifest(job: Job) -> dict[str, Any]:
+    """The content of `run.json` before the first step: settings, decisions, data, weights, versions and machine."""
+    return {
+        **common_manifest(job.experiment, job.setup, job.network, job.phases, job.images),
         "start_sha256": job.start_digest,
-        "data_name": job.images.name,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
-        **({"data_files": dict(job.images.files)} if job.images.files else {}),
         "reported_split": job.roles.reported or (job.earlier.reported_split if job.earlier else "val"),
         "final": job.earlier.to_json() if job.earlier else None,
         "chosen_on": ("val" if job.images.may_choose else "carved from train") if job.roles.choose else None,
         "notes": [found_text(job.images), *job.images.notes, *job.roles.notes, *job.phases.notes],
         "bad_images": [{"path": file.id, "reason": file.reason} for file in job.bad],
-        "exclude": job.exclusion,
-        "dropped": list(job.dropped),
+        "exclude": job.selection.exclusion,
+        "dropped": list(job.selection.dropped),
         "leaks": [leak.to_json() for leak in job.leaks],
         "shared_groups": [group.to_json() for group in job.shared_groups],
         "doubtful_images": [
             {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful
         ],
-        "device": device_manifest(setup),
-        "versions": versions(),
-        "machine": machine(),
     }
 
 

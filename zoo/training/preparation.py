@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 
@@ -16,15 +15,16 @@ from zoo.data.image import all_grey, has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
 from zoo.data.opening import note_images
 from zoo.data.prefetch import Prefetch
-from zoo.data.roles import Roles, assign_roles
-from zoo.data.selection import select_images
+from zoo.data.roles import Roles
+from zoo.data.selection import Selection
 from zoo.dataset import Images
-from zoo.errors import UsageError, ZooError, counted
+from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
+from zoo.training.acceptance import accept, check_leaks
 from zoo.training.final_run import Earlier
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
 
@@ -38,7 +38,7 @@ class Job:
 
     experiment: Experiment
     setup: Setup
-    images: Images
+    selection: Selection
     roles: Roles
     network: Network
     phases: PlannedPhases
@@ -47,11 +47,14 @@ class Job:
     start_digest: str  # SHA-256 over the network as it starts
     context: Context
     leaks: tuple[Leak, ...] = ()  # images in two roles, or with two labels
-    exclusion: dict[str, Any] | None = None  # what `--exclude` left out
-    dropped: tuple[str, ...] = ()  # what `--on-leak drop` left out
     shared_groups: tuple[SharedGroup, ...] = ()  # groups in two splits
     earlier: Earlier | None = None  # of a final run
     pool: RowPool | None = None  # outputs of frozen layers that the folds of a run share
+
+    @property
+    def images(self) -> Images:
+        """The data without what is left out."""
+        return self.selection.images
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -76,25 +79,26 @@ def prepare(
     *,
     pool: RowPool | None = None,
     earlier: Earlier | None = None,
+    of_folds: bool = False,
 ) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
-    `prefetch` is a process that has begun to decode the images into the store; `pool` holds what the folds of a run
-    share, and `earlier` is what a final run takes from the run that it is of.
+    Args:
+        experiment: All settings.
+        setup: Its names, looked up.
+        context: Plugins, progress, store and clock.
+        prefetch: A process that has begun to decode the images into the store.
+        pool: What the folds of a run share.
+        earlier: What a final run takes from the run that it is of.
+        of_folds: Whether it is the run of a fold; the run of all folds has looked for leaks, and told what it found.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
         ZooError: data or weights are not usable.
     """
     progress, clock = context.progress, context.clock
-    selection = select_images(experiment, context.plugins)
-    images = selection.images
-    if images.whole and earlier is None:
-        raise UsageError(
-            f"`{images.name}` holds no image out, so there is none to score",
-            hint="`zoo train --final RUN` trains on all images, once another run has been scored",
-        )
-    roles = assign_roles(images, experiment)
+    accepted = accept(experiment, context.plugins, final=earlier is not None, look=not of_folds)
+    images, roles = accepted.selection.images, accepted.roles
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
     phases = plan_phases(setup, network, experiment)
@@ -103,7 +107,8 @@ def prepare(
         phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
-    note_images(images, progress)
+    if not of_folds:
+        note_images(images, progress)
     for text in (*roles.notes, *phases.notes):
         progress.note(text)
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
@@ -124,37 +129,31 @@ def prepare(
         )
     if (streamed := streamed_text(decoded.values())) is not None:
         progress.note(streamed)
-    leaks = [*leaks_of(decoded, roles.reported or "val"), *selection.near]
+    leaks = [*leaks_of(decoded, roles.reported or "val"), *accepted.selection.near]
     decoded.pop(CHECKED, None)
     clock.lap("scan")
     job = Job(
         experiment=experiment,
         setup=setup,
-        images=images,
+        selection=accepted.selection,
         roles=roles,
         network=network,
         phases=phases,
         decoded=decoded,
         bad=tuple(bad),
         leaks=tuple(leaks),
-        exclusion=selection.exclusion,
-        dropped=selection.dropped,
         shared_groups=tuple(shared_groups(images.splits)),
         start_digest=digest_of_state(network.model),
         context=context,
         pool=pool,
         earlier=earlier,
     )
-    if job.shared_groups and experiment.on_leak == "fail":
-        raise ZooError(
-            f"`{images.name}`: {told_groups(job.shared_groups)}",
-            hint="move the images of each into one split, or pass `--on-leak warn`",
-        )
+    if of_folds:
+        warn_of_images(replace(job, leaks=(), shared_groups=()), progress)
+        return job
     if leaks and experiment.on_leak == "fail":
-        warn_of_images(replace(job, leaks=()), progress)
-        raise ZooError(
-            f"`{images.name}`: {told(leaks)}", hint="delete all but one of each, or pass `--on-leak drop` or `warn`"
-        )
+        warn_of_images(replace(job, leaks=(), shared_groups=()), progress)
+    check_leaks(images.name, leaks, job.shared_groups, experiment)
     warn_of_images(job, progress)
     return job
 
@@ -162,7 +161,8 @@ def prepare(
 def warn_of_images(job: Job, progress: Progress) -> None:
     """Say which files are left out, which are used though something is wrong with them, and which are in two places."""
     if job.bad:
-        shown = "".join(f"\n  {file.id}: {file.reason}" for file in job.bad[:10])
+        bad = sorted(job.bad, key=lambda file: file.id)  # whatever their roles are, so that folds say the same
+        shown = "".join(f"\n  {file.id}: {file.reason}" for file in bad[:10])
         more = f"\n  and {len(job.bad) - 10} more" if len(job.bad) > 10 else ""
         what = counted(
             len(job.bad),
@@ -170,7 +170,7 @@ def warn_of_images(job: Job, progress: Progress) -> None:
             "files are left out because they cannot be read as images",
         )
         progress.warn(f"{what}:{shown}{more}")
-    doubtful = [file for part in job.decoded.values() for file in part.doubtful]
+    doubtful = sorted((file for part in job.decoded.values() for file in part.doubtful), key=lambda file: file.id)
     if doubtful:
         progress.warn(doubts_text(doubtful))
     if job.leaks:

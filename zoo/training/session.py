@@ -14,14 +14,11 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from zoo.backbone import Network
-from zoo.config.arguments import check_kind
 from zoo.config.context import Context
 from zoo.data.decoding import DecodedImages
-from zoo.data.exclusion import absolute_list
 from zoo.data.groups import group_names
-from zoo.data.opening import absolute
 from zoo.data.prefetch import Prefetch
-from zoo.errors import Diverged, UsageError, first_line
+from zoo.errors import Diverged, first_line
 from zoo.evaluation.scoring import Evaluation, compute_metrics
 from zoo.experiment import Experiment
 from zoo.feature_cache.row_pool import RowPool
@@ -29,21 +26,18 @@ from zoo.networks.predictor import TorchPredictor
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.progress import Progress
+from zoo.runs.kept_list import as_begun, keep_list
 from zoo.runs.run import (
     HISTORY_FILE,
     RATES_FILE,
     SPLITS_FILE,
     WEIGHTS_FILE,
     Run,
-    check_folder,
-    clear_folder,
-    default_folder,
-    make_folder,
     now,
 )
+from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
-from zoo.storage.paths import output_path
 from zoo.system.cpu_memory import flush_denormals
 from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
@@ -57,6 +51,7 @@ from zoo.training.recipe import Recipe
 from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits
 from zoo.training.sampler import preserved_generators
 from zoo.training.setup import Setup, resolve
+from zoo.training.start import start_of
 from zoo.training.temperature_scaling import FEWEST, fit_temperature, fold_temperature
 from zoo.training.validation import validation_logits
 
@@ -72,6 +67,7 @@ def train(
     ahead: Prefetch | None = None,
     pool: RowPool | None = None,
     earlier: Earlier | None = None,
+    of_folds: bool = False,
 ) -> Run:
     """Train as the experiment says, score the reported split, and leave a run's folder.
 
@@ -84,36 +80,32 @@ def train(
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
         pool: outputs of frozen layers that the folds of a run share.
         earlier: what a final run takes from the run that chose its configuration.
+        of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
         ZooError: data, weights or device are not usable, or training diverged.
     """
-    check_kind(experiment, Experiment, "train", "zoo.train(zoo.Experiment(data=..., backbone=..., strategy=...))")
-    assert experiment.folds is None, "`zoo.training.entry` trains folds"
     context = Context.of(plugins, progress)
-    data, exclude = absolute(experiment.data, context.plugins), absolute_list(experiment.exclude)
-    experiment = replace(experiment, data=data, exclude=exclude)
-    if out == "":
-        raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
-    setup = resolve(experiment, context.plugins)
-    folder = output_path(out) if out is not None else default_folder(setup.backbone.name, str(setup.plan))
-    check_folder(folder, force)
-    context, watch = _watched(context, setup)
+    start = start_of(experiment, out, force, context.plugins)
+    assert start.experiment.folds is None, "`zoo.training.entry` trains folds"
+    folder = start.folder
+    context, watch = _watched(context, start.setup)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
-    job = prepare(experiment, setup, context, ahead, pool=pool, earlier=earlier)
+    job = prepare(start.experiment, start.setup, context, ahead, pool=pool, earlier=earlier, of_folds=of_folds)
     record = initial_manifest(job)
     known = None
     if earlier is not None:
         before, fit = Run.open(earlier.run), job.decoded["fit"]
         known = before.predictions()
-        if (text := changed_images(before, fit.samples, fit.contents, job.dropped)) is not None:
+        if (text := changed_images(before, fit.samples, fit.contents, job.selection.dropped)) is not None:
             context.progress.warn(text)
     make_folder(folder)
     with _hold(folder):
         clear_folder(folder, force)
         run = Run(folder, {}).update(**record)
         write_json(folder / SPLITS_FILE, splits_manifest(job))
+        keep_list(folder, job.selection.listed)
         if known is not None:
             known.save(folder / f"predictions-{known.split}.safetensors")
         return _carry_out(job, run, watch)
@@ -129,6 +121,7 @@ def resume(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
     pool: RowPool | None = None,
+    of_folds: bool = False,
 ) -> Run:
     """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
 
@@ -142,6 +135,7 @@ def resume(
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         pool: outputs of frozen layers that the folds of a run share.
+        of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
 
     Raises:
         UsageError: it is not a run.
@@ -155,7 +149,7 @@ def resume(
         run = Run.open(run.path)  # another process may have continued it in the meantime
         if run.status == "finished":
             return _finished(run, context.progress)
-        experiment = run.experiment
+        experiment = as_begun(run)
         if device is not None:
             experiment = replace(experiment, device=device)
         if save_every is not None:
@@ -167,7 +161,7 @@ def resume(
         try:
             context, watch = _watched(context, setup)
             earlier = Earlier.from_json(run.record["final"]) if run.is_final else None
-            job = prepare(experiment, setup, context, pool=pool, earlier=earlier)
+            job = prepare(experiment, setup, context, pool=pool, earlier=earlier, of_folds=of_folds)
             check_data(run, job)
             check_start(run, job, force)
             restore_splits(run, job)

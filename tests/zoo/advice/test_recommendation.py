@@ -16,7 +16,7 @@ from scipy.stats import binomtest, norm
 from tests_support import make_photos
 from torch import nn
 
-from zoo import Plugins, UsageError, ZooError, advise
+from zoo import Plugins, Study, UsageError, ZooError, advise
 from zoo.advice.domain_distance import NormRecorder, by_stage, divergence
 from zoo.advice.probing import StageRecorder, pooled, probe
 from zoo.advice.recommendation import mean_ranks
@@ -261,3 +261,16 @@ def test_a_probe_fits_on_a_class_of_one_image_and_never_holds_it_out() -> None:
     right = probe(features, labels)
     assert len(right) == 100 and right.mean() > 0.7
     assert abs(right.mean() - probe(features[:100], labels[:100]).mean()) < 0.1
+
+
+def test_advice_for_a_study_is_on_the_study_s_images(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    """Without those that the study leaves out; the list that it keeps counts, not the one that is there now."""
+    settings = {"image_size": 32, "weights": "none", "exclude": str(tmp_path / "gone.csv"), "group": r"(\d)\.jpg"}
+    asked = Study(data=str(two_splits), backbones=("timm/test_resnet",), strategies=("linear",), settings=settings)
+    folder = tmp_path / "study"
+    folder.mkdir()
+    record = {"schema": 1, "study": json.loads(json.dumps(asked.to_json())), "status": "running", "trials": 0}
+    (folder / "study.json").write_text(json.dumps(record))
+    (folder / "exclude.csv").write_text("id\n" + "".join(f"train/red/00{number}.jpg\n" for number in range(4)))
+    whole = advise(str(two_splits), ["timm/test_resnet"], weights="none", image_size=32, plugins=plugins)
+    assert advise(study=folder, plugins=plugins).images < whole.images

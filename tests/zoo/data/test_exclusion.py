@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from messages import refused
 from tests_support import TINY
 
-from zoo import Images, Plugins, Sample, UsageError, ZooError, evaluate, train
+from zoo import Images, Plugins, Run, Sample, UsageError, ZooError, evaluate, resume, train, train_final
 from zoo.data.exclusion import exclude, match, read_exclusion
 from zoo.data.spreadsheet import FORMULA, csv_text, defused, read_csv, restored
 
@@ -142,3 +142,29 @@ def test_a_run_records_what_it_left_out_and_is_scored_without_it(
     assert "val/blue/001.jpg" not in scored.predictions.ids and len(scored.predictions) == 11
     (tmp_path / "more.csv").write_text("id\nval/red/002.jpg\n")
     assert len(evaluate(run, exclude=tmp_path / "more.csv", plugins=plugins).predictions) == 10
+
+
+@pytest.mark.parametrize("folds", [None, 2])
+def test_a_run_keeps_its_list(folds: int | None, two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    marked = tmp_path / "marked.csv"
+    marked.write_text("id\ntrain/red/000.jpg\n")
+    asked = replace(TINY, data=str(two_splits), exclude=str(marked), strategy="linear", folds=folds)
+    run = train(asked, out=tmp_path / "run", plugins=plugins)
+    assert (run.path / "exclude.csv").read_bytes() == marked.read_bytes()
+    marked.write_text("id\ntrain/red/001.jpg\n")  # a stopped run goes on as it began
+    lost = run.path if folds is None else run.path / "folds" / "2"
+    (lost / "predictions-val.safetensors").unlink()
+    for path in {run.path, lost}:
+        Run.open(path).update(status="interrupted")
+    again = resume(run.path, plugins=plugins)
+    assert again.status == "finished" and (again.predictions().logits == run.predictions().logits).all()
+    marked.unlink()
+    final = train_final(again, out=tmp_path / "final", plugins=plugins)
+    assert "train/red/000.jpg" not in final.fitted() and "train/red/001.jpg" in final.fitted()
+    assert (final.path / "exclude.csv").read_bytes() == b"id\ntrain/red/000.jpg\n"
+    (run.path / "exclude.csv").write_text("id\ntrain/red/002.jpg\n")
+    with refused(ZooError, "exclude.csv", "has changed since the run began"):
+        train_final(again, out=tmp_path / "other", plugins=plugins)
+    (run.path / "exclude.csv").unlink()  # as in a run of an earlier version
+    with refused(ZooError, str(marked), "is gone", "under `exclude`"):
+        train_final(again, out=tmp_path / "other", plugins=plugins)

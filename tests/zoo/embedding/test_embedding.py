@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
+import torch
+from messages import refused
 from tests_support import COLOURS, make_photos, paint
 
+from zoo import Experiment, Run, predict, train
 from zoo.config.context import Context
 from zoo.data.opening import open_to_score
 from zoo.embedding import file as features_file
@@ -351,3 +354,94 @@ def test_the_commands(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture
     assert run(["label-next", str(photos / "val"), *same, "--count", "2", "--out", str(tmp_path / "n.csv")]) == 0
     paths = capfd.readouterr().out.splitlines()
     assert len(paths) == 2 and all(Path(path).is_file() for path in paths)
+    made, small = str(tmp_path / "run"), [*same[:4], "--image-size", "32x48", "--device", "cpu"]
+    assert run(["train", "--data", str(photos), *small, "--strategy", "linear", "--out", made]) == 0
+    of = ["--run", made, "--device", "cpu"]
+    assert run(["embed", str(photos), *of, "--out", str(tmp_path / "r.npz")]) == 0
+    capfd.readouterr()
+    assert run(["similar", query, *of, "--top", "1"]) == 0
+    assert capfd.readouterr().out == f"{query}\t1.0000\tval/red/001.jpg\tred\tsame\n"
+    new = make_photos(tmp_path / "new", {"": 2}, ("green",))
+    assert run(["label-next", str(new), *of, "--count", "1", "--out", str(tmp_path / "m.csv")]) == 0
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, small_plugins: Plugins) -> Run:
+    """A run at another size and fit than the backbone's own, that leaves an image out."""
+    folder = tmp_path_factory.mktemp("trained")
+    data = make_photos(folder / "photos", {"train": 6, "val": 3, "test": 2})
+    (folder / "list.csv").write_text("id\ntrain/red/000.jpg\n")
+    asked = Experiment(
+        data=str(data), backbone="small/plain", strategy="full", epochs=1, image_size=(32, 64), fit="squash",
+        weights="none", device="cpu", batch_size=8, exclude=str(folder / "list.csv"),
+    )  # fmt: skip
+    return train(asked, out=folder / "run", plugins=small_plugins)
+
+
+def test_features_of_a_run_are_those_of_its_network(trained: Run, tmp_path: Path, small_plugins: Plugins) -> None:
+    data = trained.experiment.data
+    out = tmp_path / "f.npz"
+    embed(data, out, run=trained.path, device="cpu", plugins=small_plugins)
+    opened = FeatureFile.open(out)
+    assert opened.origin.image_size == (32, 64) and opened.origin.run == str(trained.path)
+    assert opened.origin.preprocess == json.loads(json.dumps(trained.preprocess.to_json()))
+    (rows,) = opened.rows()
+    head = trained.load_network(small_plugins).model.get_submodule("head")
+    with torch.no_grad():
+        logits = head(torch.from_numpy(rows.features)).numpy()
+    table = trained.predictions()  # through the whole network
+    place = [rows.texts["id"].index(name) for name in table.ids]
+    assert np.abs(logits[place] - table.logits).max() < 1e-4
+    query = f"{data}/val/red/001.jpg"
+    (found,), _ = similar([query], features=out, device="cpu", plugins=small_plugins)
+    assert found.matches[0].id == "val/red/001.jpg" and found.matches[0].same
+    with pytest.raises(UsageError, match="holds features of"):
+        similar([query], features=out, backbone="small/plain", weights="none", device="cpu", plugins=small_plugins)
+    settings: tuple[dict[str, Any], ...] = ({"backbone": "small/plain"}, {"image_size": 32}, {"weights": "none"})
+    for more in settings:
+        with pytest.raises(UsageError, match="cannot be given with `--run`"):
+            embed(data, tmp_path / "g.npz", run=trained, plugins=small_plugins, **more)
+    with pytest.raises(UsageError, match="neither `--backbone` nor `--run`"):
+        embed(data, tmp_path / "g.npz", plugins=small_plugins)
+
+
+def test_similar_searches_the_images_of_a_run(trained: Run, small_plugins: Plugins) -> None:
+    query = f"{trained.experiment.data}/train/red/000.jpg"  # which the run leaves out
+    (found,), _ = similar([query], run=trained, top=99, device="cpu", plugins=small_plugins)
+    assert len(found.matches) == 21 and {one.label for one in found.matches} == {"blue", "red"}
+    assert "train/red/000.jpg" not in {one.id for one in found.matches}
+
+
+def test_label_next_asks_the_run_s_own_network(trained: Run, tmp_path: Path, small_plugins: Plugins) -> None:
+    new = make_photos(tmp_path / "new", {"": 3}, ("green",))
+    shutil.copy(f"{trained.experiment.data}/train/red/001.jpg", new / "green" / "known.jpg")
+    told = Told()
+    more: dict[str, Any] = {"device": "cpu", "plugins": small_plugins, "progress": told}
+    found = label_next(str(new), run=trained.path, count=3, method="margin", **more)
+    assert any("1 unlabelled image is among the labelled ones" in text for text in told.said)
+    predicted, _ = predict(trained, [one.path for one in found], top=2, plugins=small_plugins)
+    for one, known in zip(found, predicted, strict=True):
+        top = known.top
+        assert one.predicted == top[0][0]
+        assert one.margin == pytest.approx(top[0][1] - top[1][1], abs=1e-4)
+
+
+def test_rectangles_are_embedded(photos: Path, tmp_path: Path, small_plugins: Plugins) -> None:
+    out = tmp_path / "f.parquet"
+    run_embed(photos, out, small_plugins, image_size="32x64")
+    assert FeatureFile.open(out).origin.image_size == (32, 64)
+    query = str(photos / "val" / "red" / "001.jpg")
+    (found,), _ = similar([query], features=out, device="cpu", plugins=small_plugins)
+    assert found.matches[0].same
+
+
+def test_a_run_that_is_gone_is_named(trained: Run, tmp_path: Path, small_plugins: Plugins) -> None:
+    copy = shutil.copytree(trained.path, tmp_path / "copy")
+    out = tmp_path / "f.npz"
+    embed(trained.experiment.data, out, run=copy, device="cpu", plugins=small_plugins)
+    copy.rename(tmp_path / "moved")
+    query = f"{trained.experiment.data}/val/red/001.jpg"
+    with refused(ZooError, "copy", "--run"):
+        similar([query], features=out, device="cpu", plugins=small_plugins)
+    (found,), _ = similar([query], features=out, run=tmp_path / "moved", device="cpu", plugins=small_plugins)
+    assert found.matches[0].same

@@ -10,9 +10,9 @@ from filelock import FileLock
 from messages import refused
 
 from zoo import Study, UsageError, ZooError
-from zoo.runs.run import check_folder
+from zoo.runs.run_folder import check_folder
 from zoo.storage.folder_lock import LOCK_FILE, hold_folder
-from zoo.studies.runner import _check_folder
+from zoo.studies import study_folder
 
 
 def test_a_folder_is_held_by_one(tmp_path: Path) -> None:
@@ -46,9 +46,9 @@ def test_a_lock_that_was_left_alone_hinders_neither_run_nor_study(tmp_path: Path
     """A run or a study that failed before its first file leaves an empty folder with a lock."""
     (tmp_path / LOCK_FILE).touch()
     check_folder(tmp_path, force=False)
-    _check_folder(tmp_path, Study(data="digits", backbones=("x",), strategies=("linear",)))
+    study_folder.check_folder(tmp_path, Study(data="digits", backbones=("x",), strategies=("linear",)))
     (tmp_path / "notes.txt").touch()
     with refused(UsageError, tmp_path.name, "exists"):
         check_folder(tmp_path, force=False)
     with refused(UsageError, tmp_path.name, "study"):
-        _check_folder(tmp_path, Study(data="digits", backbones=("x",), strategies=("linear",)))
+        study_folder.check_folder(tmp_path, Study(data="digits", backbones=("x",), strategies=("linear",)))

@@ -16,6 +16,7 @@ from tests_support import make_photos
 from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study, train, train_final
 from zoo.evaluation.statistics import sign_flip_test
 from zoo.feature_cache.loader import PrefixOutputs
+from zoo.progress import Silent
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.hyperparameter_search import search
 from zoo.studies.results import COSTS_FILE, Results
@@ -26,6 +27,16 @@ from zoo_cli.main import run as run_zoo
 
 SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "folds": 3}
 WAYS = ["timm/test_resnet linear", "timm/test_resnet knn"]
+
+
+class Told(Silent):
+    """Collects warnings."""
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+
+    def warn(self, text: str) -> None:
+        self.warnings.append(text)
 
 
 class InThisProcess:
@@ -249,3 +260,25 @@ def test_settings_are_searched_over_all_folds(photos: Path, plugins: Plugins, tm
     found = search(experiment, ["lr", "epochs", "weight_decay"], 1, tmp_path, None, plugins)
     run = train(experiment, out=tmp_path / "run", plugins=plugins)
     assert found["settings"] == {"augment": experiment.augment} and found["loss"] == pytest.approx(run.metrics["loss"])
+
+
+@pytest.mark.usefixtures("in_this_process")
+def test_a_study_goes_on_with_the_list_that_it_began_with(photos: Path, plugins: Plugins, tmp_path: Path) -> None:
+    first, second = (f"{label}/000.jpg" for label in ("blue", "red"))
+    marked = tmp_path / "marked.csv"
+    marked.write_text(f"id\n{first}\n")
+    folder = begun(tmp_path / "s", photos, test=False, settings={"exclude": str(marked)})
+    done = study(folder, plugins=plugins)
+    assert (folder / "exclude.csv").read_bytes() == marked.read_bytes()
+    lines = (folder / "outcomes.jsonl").read_text().splitlines(keepends=True)
+    (folder / "outcomes.jsonl").write_text(lines[0])
+    shutil.rmtree(folder / "trials" / json.loads(lines[1])["name"])
+    marked.write_text(f"id\n{second}\n")
+    told = Told()
+    again = study(folder, plugins=plugins, progress=told)
+    assert any("marked.csv` has changed since the study began" in text for text in told.warnings)
+    runs = [again.run(outcome) for outcome in again.outcomes]
+    assert len(runs) == 2 and len(done.outcomes) == 2
+    assert all(run.record["exclude"]["images"] == [first] for run in runs)
+    marked.unlink()
+    assert study(folder, plugins=plugins).status == "finished"

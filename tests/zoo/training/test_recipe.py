@@ -22,6 +22,7 @@ from zoo.config.grammar import ParsedStrategy
 from zoo.data.decoding import DecodedImages
 from zoo.data.image import normalise
 from zoo.data.roles import Roles
+from zoo.data.selection import Selection
 from zoo.progress import Progress, Silent
 from zoo.system.device import choose_device
 from zoo.training.lr_schedule import factor
@@ -98,7 +99,7 @@ def job(
     return Job(
         experiment=experiment,
         setup=setup,
-        images=Images(name="x", classes=("a", "b"), splits={"train": train.samples}),
+        selection=Selection(images=Images(name="x", classes=("a", "b"), splits={"train": train.samples})),
         roles=Roles(fit=train.samples, choose=(), reported="val", notes=()),
         network=network(),
         phases=PlannedPhases(phases=phases, epochs=epochs, notes=()),
