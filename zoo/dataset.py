@@ -141,7 +141,8 @@ class Images:
         name: What messages and reports call the data.
         classes: Names of the classes, sorted.
         splits: Samples of each split: `train`, and at least one of `val` and `test`. Data that a model is evaluated on
-            may have any of them.
+            may have any of them. A tuple or list of samples will do; where there are many, readers of zoo give
+            `zoo.data.sample_columns.SampleColumns`, which makes a sample when it is asked for.
         rejected: Path and reason of each file that is not an image by its type. Damaged images are found later, when
             they are decoded.
         notes: Decisions taken while opening, for the user, such as how the data were split.
@@ -155,7 +156,7 @@ class Images:
 
     name: str
     classes: tuple[str, ...]
-    splits: Mapping[Role, tuple[Sample, ...]]
+    splits: Mapping[Role, Sequence[Sample]]
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
     drawn: bool = False
@@ -169,7 +170,6 @@ class Images:
         Raises:
             ZooError: a role is unknown, a split is empty or no sequence, or an id is repeated.
         """
-        ids: set[str] = set()
         classes = set(self.classes)
         if not self.splits:
             raise ZooError(f"`{self.name}` has no split")
@@ -185,6 +185,19 @@ class Images:
                 raise ZooError(f"split `{role}` of `{self.name}` is a {kind}, not a tuple of `zoo.Sample`")
             if not samples:
                 raise ZooError(f"split `{role}` of `{self.name}` is empty", hint="leave it out")
+        parts = list(self.splits.values())
+        known_distinct = getattr(parts[0], "distinct", None)  # of `SampleColumns`, whose ids were compared once
+        if known_distinct is None or not known_distinct(parts):
+            self._check_ids()
+
+    def _check_ids(self) -> None:
+        """Check every sample, and that no id comes twice.
+
+        Raises:
+            ZooError: as above.
+        """
+        ids: set[str] = set()
+        for role, samples in self.splits.items():
             for sample in samples:
                 if not isinstance(sample, Sample) or not isinstance(sample.id, str) or not sample.id:
                     raise ZooError(f"split `{role}` of `{self.name}` holds {sample!r}, not a `zoo.Sample` with an id")
@@ -215,7 +228,7 @@ class Unlabelled:
     """
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     rejected: tuple[tuple[str, str], ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -290,10 +303,23 @@ __getattr__ = lazy_attributes(
                 "same_spelling",
             )
         },
+        **{
+            name: f"zoo.data.sample_columns:{name}"
+            for name in ("Below", "Place", "SampleColumns", "SampleTable", "Texts", "label_counts")
+        },
         **{name: f"zoo.data.split_words:{name}" for name in ("SPLIT_WORDS", "role_in_name", "role_of")},
         **{
             name: f"zoo.data.table:{name}"
-            for name in ("LABEL_NAMES", "PATH_NAMES", "SPLIT_NAMES", "Table", "cell_text", "decoded_text", "read_table")
+            for name in (
+                "LABEL_NAMES",
+                "LOOKED_AT",
+                "PATH_NAMES",
+                "SPLIT_NAMES",
+                "Table",
+                "cell_text",
+                "decoded_text",
+                "read_table",
+            )
         },
         "FOREIGN_SUFFIXES": "zoo.data.image_formats:FOREIGN_SUFFIXES",
         "user_path": "zoo.storage.paths:user_path",

@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from zoo import Sample, ZooError
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files, why_unprintable, why_unusable
 from zoo.data.image_formats import SUFFIXES
 from zoo.data.labelled_rows import listed
+from zoo.data.sample_columns import Below, Place, SampleColumns, SampleTable
 from zoo.data.split_words import SPLIT_WORDS
 from zoo.dataset import Role
 from zoo.errors import counted
@@ -28,6 +31,7 @@ class ClassFolders:
 
     root: Path | Member
     reading: Reading
+    table: SampleTable = field(default_factory=lambda: SampleTable(unique=True))  # each file is found once
     rejected: list[tuple[str, str]] = field(default_factory=list)
     nested: dict[str, str] = field(default_factory=dict)  # a lower folder with images, and the class it counts for
     runs: list[str] = field(default_factory=list)  # folders that zoo wrote
@@ -43,7 +47,7 @@ class ClassFolders:
                 if folder not in roles.values() and not _holds_runs(folder)
             ]
 
-    def samples(self, base: Path | Member, *, may_be_empty: bool = False) -> tuple[Sample, ...]:
+    def samples(self, base: Path | Member, *, may_be_empty: bool = False) -> Sequence[Sample]:
         """Every image in the class folders of `base`, at any depth; other files are rejected.
 
         The class is the highest folder below `base`, or the lowest one for the reading `leaf`.
@@ -53,27 +57,27 @@ class ClassFolders:
         """
         if base != self.root:
             self._reject_loose(base)
-        kept: list[Sample] = []
+        place, first = Place(Below(self.root)), len(self.table)
         for folder in subfolders(base):
-            before, rejected = len(kept), len(self.rejected)
+            before, rejected = len(self.table), len(self.rejected)
             for path in walk_files(folder):
                 name = path.relative_to(self.root).as_posix()
                 reason = why_unusable(path, name)
                 label = path.parent.name if self.reading == "leaf" else folder.name
                 if reason is None:
-                    kept.append(Sample(name, label, path))
+                    self.table.add(name, label, place)
                     below = path.parent.relative_to(base).as_posix()
                     self.merged[label].add(below)
                     if path.parent != folder:
                         self.nested[below] = folder.name
                 else:
                     self.rejected.append((name if why_unprintable(name) is None else ascii(name), reason))
-            if len(kept) == before and _holds_runs(folder):
+            if len(self.table) == before and _holds_runs(folder):
                 del self.rejected[rejected:]
                 self.runs.append(self._name(folder))
-            elif len(kept) == before:
+            elif len(self.table) == before:
                 self._empty(folder, self.rejected[rejected:], may_be_empty)
-        return tuple(kept)
+        return SampleColumns(self.table, np.arange(first, len(self.table)))
 
     def nested_notes(self) -> list[str]:
         """A note if images lie in folders of class folders: what they count for, and how to get the other reading."""

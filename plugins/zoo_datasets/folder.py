@@ -11,6 +11,7 @@ from zoo.data.data_argument import is_url
 from zoo.data.folder_walk import is_clutter, is_photograph, subfolders, walk_files
 from zoo.data.image_formats import SUFFIXES
 from zoo.data.labelled_rows import case_notes, check_splits, listed, same_spelling
+from zoo.data.sample_columns import Below, Place, SampleColumns, SampleTable, label_counts
 from zoo.data.split_words import SPLIT_WORDS
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Role, Unlabelled
@@ -116,7 +117,7 @@ def open_tree(
         notes.append(f"split 70/15/15 into train, val and test, stratified, by split seed {split_seed}")
     images = Images(
         name=name,
-        classes=tuple(sorted({sample.label for sample in splits["train"]})),
+        classes=tuple(sorted(label_counts(splits["train"]))),
         splits=splits,
         rejected=tuple(found.rejected),
         notes=(*notes, *case_notes(splits["train"], "merge their folders"), *found.nested_notes()),
@@ -170,7 +171,7 @@ def score_tree(
         )
     return Images(
         name=name,
-        classes=tuple(sorted({sample.label for samples in splits.values() for sample in samples})),
+        classes=tuple(sorted({label for samples in splits.values() for label in label_counts(samples)})),
         splits=splits,
         rejected=tuple(found.rejected),
         notes=(*notes, *found.nested_notes()),
@@ -194,7 +195,10 @@ def open_unlabelled(argument: str) -> Unlabelled:
     """Open the photographs of a folder or URL to predict, wherever they lie in it."""
     root = remote_tree(argument).root if is_url(argument) else _root(argument)
     files = (path for path in walk_files(root) if is_photograph(path))
-    samples = tuple(Sample(path.relative_to(root).as_posix(), "", path) for path in files)
+    table, place = SampleTable(), Place(Below(root))
+    for path in files:
+        table.add(path.relative_to(root).as_posix(), "", place)
+    samples = SampleColumns(table)
     if not samples:
         raise ZooError(f"`{argument}` holds no photographs", hint=f"their names end in {' '.join(SUFFIXES)}")
     return Unlabelled(name=f"folder:{argument}", samples=samples)
@@ -256,13 +260,13 @@ def _roles(root: Path | Member, argument: str, reading: Reading) -> dict[Role, P
 
 
 def _leave_out_unlabelled(
-    splits: dict[Role, tuple[Sample, ...]], roles: Mapping[Role, Path | Member], found: ClassFolders, notes: list[str]
+    splits: dict[Role, Sequence[Sample]], roles: Mapping[Role, Path | Member], found: ClassFolders, notes: list[str]
 ) -> None:
     """Drop a `test/` that has no class of `train/`: it may be there to be predicted, and training does not need it."""
     if "test" not in splits:
         return
-    labels = {sample.label for sample in splits["test"]}
-    if labels & {sample.label for sample in splits["train"]}:
+    labels = set(label_counts(splits["test"]))
+    if labels & set(label_counts(splits["train"])):
         return
     name = roles["test"].name
     del splits["test"]
@@ -272,7 +276,7 @@ def _leave_out_unlabelled(
 
 
 def _check_classes(samples: Iterable[Sample], argument: str, root: Path | Member) -> None:
-    names = sorted({sample.label for sample in samples})
+    names = sorted(label_counts(samples))
     if not names:
         raise ZooError(f"`{argument}` holds no photographs in class folders", hint=LAYOUT)
     if len(names) == 1:

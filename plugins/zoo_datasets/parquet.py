@@ -8,20 +8,26 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+from array import array
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind, is_url
 from zoo.data.labelled_rows import LabelledRows
-from zoo.data.table import LABEL_NAMES, SPLIT_NAMES, cell_text
+from zoo.data.sample_columns import Place
+from zoo.data.table import LABEL_NAMES, LOOKED_AT, SPLIT_NAMES, cell_text
 from zoo.dataset import BytesSource, ImageSource
 from zoo.errors import did_you_mean, quoted
-from zoo_datasets.image_files import image_files
+from zoo_datasets.image_files import ImageFiles, image_files
 from zoo_datasets.reading import BY_SPLIT, files_by_split
 
 OPTIONS: dict[str, Kind] = {
@@ -35,7 +41,7 @@ OPTIONS: dict[str, Kind] = {
     "suffix": "text",
 }
 EXAMPLE = "such as `parquet:part-*.parquet,image=image,label=label`"
-KEPT = 256 << 20  # bytes of row groups that are kept, so that neighbours are not read again
+KEPT = 16 << 20  # bytes of row groups that are kept, so that neighbours are not read again
 
 
 def read(argument: Argument, rows: LabelledRows) -> None:
@@ -47,21 +53,36 @@ def read(argument: Argument, rows: LabelledRows) -> None:
     """
     files = files_by_split(argument, "table", rows)
     groups = RowGroups()
-    found = [(name, file, role, row) for file, role in files for name, row in _rows_of(file, argument, rows, groups)]
-    names = [name for name, *_ in found]
-    if "id" not in argument.options and ("" in names or len(set(names)) < len(names)):
+    tables = [_Table(file, argument, rows, groups) for file, _ in files]
+    own_names = "id" in argument.options or _are_distinct(tables)
+    if not own_names:
         rows.notes.append("images have no names of their own, so an image is called by its file and row")
-        names = [f"{Path(file).stem}/{row['row']:08d}" for _, file, _, row in found]
-    for name, (_, file, role, row) in zip(names, found):
-        rows.add(
-            name,
-            row["label"],
-            row["source"],
-            split=role or row["split"],
-            group=row["group"],
-            table=file,
-            line=row["row"] + 1,
-        )
+    for (file, role), table in zip(files, tables):
+        for row in table.rows(rows):
+            rows.add(
+                row.name if own_names else f"{Path(file).stem}/{row.number:08d}",
+                row.label,
+                row.source,
+                split=role or row.split,
+                group=row.group,
+                table=file,
+                line=row.number + 1,
+            )
+
+
+def _are_distinct(tables: Sequence[_Table]) -> bool:
+    """Whether there is a name for each image, and no two are equal. Of a million names, 8 MB of hashes are kept."""
+    hashes = array("q")
+    for name in (name for table in tables for name in table.names()):
+        if not name:
+            return False
+        hashes.append(hash(name))
+    found, counts = np.unique(np.array(hashes, np.int64), return_counts=True)
+    likely = set(found[counts > 1].tolist())
+    if not likely:
+        return True
+    alike = [name for table in tables for name in table.names() if hash(name) in likely]
+    return len(set(alike)) == len(alike)
 
 
 @dataclass
@@ -82,9 +103,9 @@ class RowGroups:
                     cells = _open(file).read_row_group(group, columns=[column]).column(column).combine_chunks()
                 except (pyarrow.ArrowException, OSError) as error:
                     raise OSError(f"row group {group} of `{file}` cannot be read: {quoted(error)}") from error
+                while self._kept and sum(each.nbytes for each in self._kept.values()) + cells.nbytes > KEPT:
+                    self._kept.popitem(last=False)
             self._kept[file, group, column] = cells
-            while len(self._kept) > 1 and sum(each.nbytes for each in self._kept.values()) > KEPT:
-                self._kept.popitem(last=False)
         value = cells[row].as_py()
         data = value["bytes"] if isinstance(value, dict) else value
         if not isinstance(data, bytes):
@@ -106,60 +127,102 @@ def _open(file: str) -> Any:
         raise ZooError(f"`{file}` cannot be read as parquet: {quoted(error).rstrip('.')}") from error
 
 
-def _rows_of(
-    file: str, argument: Argument, rows: LabelledRows, groups: RowGroups
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name that each image of a file has there, and its row."""
-    table = _open(file)
-    schema = table.schema_arrow
-    rows.files[file] = _digest(table, file)
-    columns = _columns(file, schema, argument, rows)
-    names = _class_names(schema, columns["label"])
-    image = columns["image"]
-    assert image is not None
-    kind = schema.field(image).type
-    whole = _is_text(kind)
-    parts = [column for name, column in columns.items() if column and name != "image"]
-    # of a struct, the paths alone are read now
-    has_path = not whole and kind.num_fields and kind.get_field_index("path") >= 0
-    wanted = list(dict.fromkeys([*parts, *([image] if whole else []), *([f"{image}.path"] if has_path else [])]))
-    located = None
-    number = 0
-    for group in range(table.num_row_groups):
-        size = table.metadata.row_group(group).num_rows
-        cells = table.read_row_group(group, columns=wanted).to_pylist() if wanted else [{}] * size
-        for row, one in enumerate(cells):
+class _Row(NamedTuple):
+    """A row of a file: the name that its image has there, and the number of the row from 0."""
+
+    name: str
+    number: int
+    label: str
+    source: ImageSource | Place
+    split: str | None
+    group: str | None
+
+
+class _Cells:
+    """Images in a column of a file, by the numbers of their rows."""
+
+    def __init__(self, file: str, groups: RowGroups, column: str, starts: npt.NDArray[np.int64]) -> None:
+        self._file, self._groups, self._column, self._starts = file, groups, column, starts
+
+    def source(self, id: str, first: int, second: int) -> ImageSource:
+        group = int(np.searchsorted(self._starts, first, "right")) - 1
+        load = partial(self._groups.image, self._file, group, self._column, first - int(self._starts[group]))
+        return BytesSource(f"{self._file}, row {first + 1}", load)
+
+
+class _Table:
+    """One file, read a row group at a time."""
+
+    def __init__(self, file: str, argument: Argument, rows: LabelledRows, groups: RowGroups) -> None:
+        self._file, self._argument = file, argument
+        table = _open(file)  # and closed again: there may be thousands
+        schema = table.schema_arrow
+        rows.files[file] = _digest(table, file)
+        self._columns = _columns(file, schema, argument, rows)
+        self._class_names = _class_names(schema, self._columns["label"])
+        image = self._columns["image"]
+        assert image is not None
+        self._image = image
+        kind = schema.field(image).type
+        self._whole = _is_text(kind)
+        # of a struct, the paths alone are read
+        self._has_path = not self._whole and kind.num_fields > 0 and kind.get_field_index("path") >= 0
+        sizes = [table.metadata.row_group(number).num_rows for number in range(table.num_row_groups)]
+        if not sum(sizes):
+            raise ZooError(f"`{file}` has no rows")
+        self._sizes = sizes
+        self._cells = _Cells(file, groups, image, np.cumsum([0, *sizes[:-1]]))
+
+    def names(self) -> Iterator[str]:
+        """Yield the name that each image has, without those that are rejected."""
+        unused = LabelledRows(name="", labelled=False)
+        if self._whole:
+            yield from (row.name for row in self.rows(unused, quiet=True))
+        elif not self._has_path:
+            yield ""
+        else:
+            yield from (self._path(one) for one in self._read([f"{self._image}.path"]))
+
+    def _path(self, one: dict[str, Any]) -> str:
+        inner = one.get(self._image)
+        return cell_text(inner.get("path")).replace("\\", "/") if isinstance(inner, dict) else ""
+
+    def _read(self, wanted: list[str]) -> Iterator[dict[str, Any]]:
+        table = _open(self._file)
+        for group, size in enumerate(self._sizes):
+            yield from table.read_row_group(group, columns=wanted).to_pylist() if wanted else [{}] * size
+
+    def rows(self, rows: LabelledRows, *, quiet: bool = False) -> Iterator[_Row]:
+        """Yield every row; with `quiet`, an image that does not exist is no error."""
+        columns, image = self._columns, self._image
+        parts = [column for name, column in columns.items() if column and name != "image"]
+        paths = [image] if self._whole else [f"{image}.path"] if self._has_path else []
+        located = self._files(rows) if self._whole else None
+        for number, one in enumerate(self._read(list(dict.fromkeys([*parts, *paths])))):
 
             def cell(name: str, one: dict[str, Any] = one) -> str | None:
                 column = columns[name]
-                return None if column is None else _cell(one[column], column, file)
+                return None if column is None else _cell(one[column], column, self._file)
 
             label = cell("label") or ""
-            if names is not None and label.isdigit() and int(label) < len(names):
-                label = names[int(label)]
-            source: ImageSource
-            if whole:
-                if located is None:
-                    first = [text for each in cells[:50] if (text := each[image])]
-                    located = image_files(file, first, argument.get("root"), argument.get("suffix"), rows)
-                found = located.find(cell_text(one[image]), rows, file, number + 1)
-                if found is not None:
-                    name, source = found
+            if self._class_names is not None and label.isdigit() and int(label) < len(self._class_names):
+                label = self._class_names[int(label)]
+            if located is not None:
+                found = located.find(cell_text(one[image]), rows, self._file, number + 1)
+                if found is None:
+                    continue
+                name, source = found
+                yield _Row(cell("id") or name, number, label, source, cell("split"), cell("group"))
             else:
-                inner = one.get(image)
-                path = cell_text(inner.get("path")) if isinstance(inner, dict) else ""
-                name = path.replace("\\", "/")
-                at = f"{file}, row {number + 1}"
-                source = BytesSource(at, partial(groups.image, file, group, image, row))
-                found = (name, source)
-            if found is not None:
-                own = {"row": number, "label": label, "source": source, "split": cell("split"), "group": cell("group")}
-                yield cell("id") or name, own
-            number += 1
-    if located is not None:
-        located.check_some(file)
-    if not number:
-        raise ZooError(f"`{file}` has no rows")
+                name = cell("id") or self._path(one)
+                yield _Row(name, number, label, Place(self._cells, number), cell("split"), cell("group"))
+        if located is not None and not quiet:
+            located.check_some(self._file)
+
+    def _files(self, rows: LabelledRows) -> ImageFiles:
+        first = (cell_text(one[self._image]) for one in self._read([self._image]))
+        cells = [text for text in islice(first, LOOKED_AT) if text]
+        return image_files(self._file, cells, self._argument.get("root"), self._argument.get("suffix"), rows)
 
 
 def _cell(value: Any, column: str, file: str) -> str:

@@ -8,20 +8,26 @@ from __future__ import annotations
 
 import json
 import tarfile
+from array import array
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from zoo import UsageError, ZooError
 from zoo.data.data_argument import Argument, Kind, is_url
 from zoo.data.folder_walk import is_clutter
 from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.data.labelled_rows import LabelledRows
+from zoo.data.sample_columns import Place, Texts
 from zoo.data.table import LABEL_NAMES, cell_text
-from zoo.dataset import BytesSource
+from zoo.dataset import BytesSource, ImageSource
 from zoo.errors import quoted
+from zoo.storage.files import json_text
 from zoo_datasets.member_tree import why_unsafe
 from zoo_datasets.reading import BY_SPLIT, files_by_split
 
@@ -33,11 +39,58 @@ ZEROS = 1 << 20  # bytes that are looked at in one go
 
 
 class _Image(NamedTuple):
-    shard: int
     name: str
     offset: int
     size: int
-    words: dict[str, str]  # text of the members beside it, by suffix; shared by the images of one key
+    words: dict[str, str]  # text of the members beside it, by suffix; shared by all images with the same
+
+
+class _Images:
+    """The images of all shards as columns: about 40 bytes each, and their names."""
+
+    def __init__(self) -> None:
+        self.names = Texts()
+        self.offsets, self.sizes = array("q"), array("q")
+        self.shards, self.words = array("i"), array("i")
+        self.beside: list[dict[str, str]] = []  # what is beside images, each once
+        self._known: dict[tuple[tuple[str, str], ...], int] = {}
+
+    def add(self, shard: int, name: str, offset: int, size: int, words: Mapping[str, str]) -> None:
+        self.names.append(name)
+        self.offsets.append(offset)
+        self.sizes.append(size)
+        self.shards.append(shard)
+        key = tuple(sorted(words.items()))
+        number = self._known.setdefault(key, len(self._known))
+        if number == len(self.beside):
+            self.beside.append(dict(key))
+        self.words.append(number)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __iter__(self) -> Iterator[_Image]:
+        for index in range(len(self)):
+            yield _Image(self.names[index], self.offsets[index], self.sizes[index], self.beside[self.words[index]])
+
+    def repeat_names(self) -> bool:
+        """Whether shards use the same names."""
+        hashes = np.fromiter((hash(self.names[index]) for index in range(len(self))), np.int64, len(self))
+        order = np.argsort(hashes, kind="stable")
+        shards = np.array(self.shards, np.int32)[order]
+        likely = np.flatnonzero((np.diff(hashes[order]) == 0) & (np.diff(shards) != 0))
+        return any(self.names[int(order[one])] == self.names[int(order[one + 1])] for one in likely)
+
+
+class _Members:
+    """Images in a shard, each by its offset and size."""
+
+    def __init__(self, file: str, prefix: str) -> None:
+        self._file, self._prefix = file, prefix
+
+    def source(self, id: str, first: int, second: int) -> ImageSource:
+        name = f"{self._file}/{id.removeprefix(self._prefix)}"
+        return BytesSource(name, partial(read_member, self._file, first, second))
 
 
 def read(argument: Argument, rows: LabelledRows) -> None:
@@ -49,22 +102,24 @@ def read(argument: Argument, rows: LabelledRows) -> None:
     """
     rows.needs = "an image and a class word beside it, such as `0001.jpg` and `0001.txt`"
     shards = files_by_split(argument, "shard", rows)
-    images: list[_Image] = []
+    images = _Images()
+    asked = {value for name in ("label", "split", "group") if (value := argument.get(name)) is not None}
     for number, (file, _) in enumerate(shards):
-        images += _members(file, number, rows)
-    seen: dict[str, int] = {}
-    repeated = any(seen.setdefault(image.name, image.shard) != image.shard for image in images)
+        for image in _members(file, rows, asked):
+            images.add(number, *image)
+    repeated = images.repeat_names()
     if repeated:
         rows.notes.append("shards use the same names, so the name of the shard is put before each")
+    prefixes = [f"{Path(file).name.partition('.')[0]}/" if repeated else "" for file, _ in shards]
+    members = [_Members(file, prefix) for (file, _), prefix in zip(shards, prefixes)]
     holder = _holder(argument, images) if rows.labelled else None
-    for image in images:
-        file, role = shards[image.shard]
-        name = f"{Path(file).name.partition('.')[0]}/{image.name}" if repeated else image.name
+    for shard, image in zip(images.shards, images):
+        file, role = shards[shard]
         split = role or (_of_json(image, argument.options["split"]) if "split" in argument.options else None)
         rows.add(
-            name,
+            f"{prefixes[shard]}{image.name}",
             _label(image, holder, f"{file}/{image.name}") if holder else "",
-            BytesSource(f"{file}/{image.name}", partial(read_member, file, image.offset, image.size)),
+            Place(members[shard], image.offset, image.size),
             split=split,
             group=_of_json(image, argument.options["group"]) if "group" in argument.options else None,
             table=file,
@@ -85,8 +140,10 @@ def read_member(file: str, offset: int, size: int) -> bytes:
     return data
 
 
-def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
+def _members(file: str, rows: LabelledRows, asked: Collection[str]) -> Iterator[_Image]:
     """The images of a shard, each with the words beside it.
+
+    Of JSON, only the keys `asked` and the usual ones for labels are kept.
 
     Raises:
         ZooError: it is no uncompressed tar file.
@@ -121,6 +178,7 @@ def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
                 elif suffix in (*WORDS, "json") and member.size <= LONGEST:
                     stream.seek(member.offset_data)
                     text = stream.read(member.size).decode("utf-8-sig")
+                    text = _shortened(text, asked) if suffix == "json" else text
                     if words[key].setdefault(suffix, text) != text:
                         raise ZooError(
                             f"`{name}` comes twice in `{file}`, as `{words[key][suffix][:80].strip()}` and "
@@ -141,7 +199,18 @@ def _members(file: str, shard: int, rows: LabelledRows) -> Iterator[_Image]:
     except OSError as error:
         raise ZooError(f"`{file}` cannot be read: {error.strerror or error}") from error
     for key, name, offset, size in found:
-        yield _Image(shard, name, offset, size, words.get(key, {}))
+        yield _Image(name, offset, size, words.get(key, {}))
+
+
+def _shortened(text: str, asked: Collection[str]) -> str:
+    """A JSON object with the keys that may be read, since the others differ from image to image; else the text."""
+    try:
+        found = json.loads(text)
+        if not isinstance(found, dict):
+            return text
+        return json_text({key: found[key] for key in found if key in asked or key.lower() in LABEL_NAMES})
+    except (ValueError, RecursionError, ZooError):  # no JSON, or a value of it that is none, such as NaN
+        return text
 
 
 def _holds_more(file: str, offset: int) -> bool:
@@ -154,7 +223,7 @@ def _holds_more(file: str, offset: int) -> bool:
     return False
 
 
-def _holder(argument: Argument, images: list[_Image]) -> str:
+def _holder(argument: Argument, images: _Images) -> str:
     """What holds the class: `txt`, `cls`, or `json:KEY`.
 
     Raises:
@@ -163,8 +232,8 @@ def _holder(argument: Argument, images: list[_Image]) -> str:
     asked = argument.get("label")
     if asked is not None:
         return asked if asked in WORDS else f"json:{asked}"
-    found = {suffix for image in images for suffix in WORDS if suffix in image.words}
-    looked = (_object(image) for image in images[:50] if "json" in image.words)
+    found = {suffix for words in images.beside for suffix in WORDS if suffix in words}
+    looked = (_object(image) for image in islice(images, 50) if "json" in image.words)
     keys = {key for one in looked for key in one if key.lower() in LABEL_NAMES}
     found |= {f"json:{key}" for key in keys}
     if len(found) == 1:

@@ -31,6 +31,7 @@ NEEDS_MORE = (
     "zoo.system.cpu_memory",
     "zoo.system.depthwise",
     "zoo.system.device",
+    "zoo.system.spinning",
     "zoo.serving.grpc_server",
     "zoo.testing",
     "zoo.training",

@@ -96,7 +96,7 @@ def test_many_threads_read_one_zip(photos: Path, tmp_path: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     zipped(photos, tmp_path / "p.zip").close()
-    samples = open_unlabelled(f"zip:{tmp_path}/p.zip", Plugins()).samples * 20
+    samples = [*open_unlabelled(f"zip:{tmp_path}/p.zip", Plugins()).samples] * 20
 
     def load(index: int) -> bytes:
         opened = samples[index].source.open()

@@ -1,13 +1,16 @@
 """Decoding: every image is decoded once, before the first training step. Bad files are reported, pixels are kept.
 
 The pixels are uint8. They are kept in the store, where a later run finds them. Without a store they are kept in memory
-up to a budget, and beyond it in a temporary file. Files are memory-mapped.
+up to a budget, and beyond it in a temporary file. Files are memory-mapped, and what of them is in memory is bounded.
+Where no file has room, images are decoded again whenever their pixels are needed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,13 +22,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from zoo.data.digest_column import Digests
 from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, UnreadImage, decode
 from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
+from zoo.data.sample_columns import columns_of, label_counts
+from zoo.data.streamed_pixels import StreamedPixels
 from zoo.dataset import Images, ImageSource, Sample, as_source
-from zoo.errors import DiskFull, Unreachable, ZooError, counted, first_line, is_disk_full
+from zoo.errors import Unreachable, ZooError, counted, first_line
 from zoo.experiment import OnBadImage
-from zoo.storage.tensor_store import Draft, Store, digest_of_texts
+from zoo.storage.mapped_memory import PageBudget
+from zoo.storage.tensor_store import MAX_SHARE, Draft, Store, digest_of_texts
 
 # Largest array of pixels in memory where there is no store: 1,300 images of 256 x 256. A larger one is a mapped file,
 # whose pages the system can drop
@@ -43,17 +50,18 @@ class DecodedImages:
     Attributes:
         samples: Their samples.
         labels: `(N,)`, class indices.
-        pixels: `(N, h, w, 3)` uint8: canvases of images that are trained on, input crops of all others.
+        pixels: `(N, h, w, 3)` uint8: canvases of images that are trained on, input crops of all others. Where there is
+            no room for them, they are decoded when they are asked for.
         digest: SHA-256 over names, labels and contents. It detects that data have changed.
         contents: SHA-256 of each image's content. They tell which image has changed.
         doubtful: What was wrong with images that are used nevertheless.
     """
 
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     labels: npt.NDArray[np.int64]
-    pixels: npt.NDArray[np.uint8]
+    pixels: npt.NDArray[np.uint8] | StreamedPixels
     digest: str
-    contents: tuple[str, ...] = ()
+    contents: Sequence[str] = ()
     doubtful: tuple[BadFile, ...] = ()
 
 
@@ -197,7 +205,7 @@ def decode_parts(
     for name, part in found.items():
         if name == CHECKED:
             continue
-        missing = set(images.classes) - {sample.label for sample in part.samples}
+        missing = set(images.classes) - set(label_counts(part.samples))
         if missing:
             first = next((file for file in bad if f"/{min(missing)}/" in f"/{file.id}"), None)
             raise ZooError(
@@ -272,43 +280,66 @@ def _find_or_decode(
     stored: _StoredPixels,
 ) -> DecodedImages:
     """The decoded images of a part, from the store if it has them. Files that cannot be used are added to `bad`."""
-    samples = part.samples
-    contents = [_content(sample) for sample in samples]
+    samples = columns_of(part.samples)
+    contents = Digests.of(map(_content, samples), len(samples))
+    kept_pixels: npt.NDArray[np.uint8] | None
     found = stored.find(contents)
     if found is not None:
-        pixels, notes = found
+        kept_pixels, notes = found
         advance(len(samples))
     else:
         draft = stored.draft(contents, (len(samples), *part.size, 3))
-        pixels, notes = _decode_part(part, contents, workers, advance, draft)
-        contents = [
-            one or (_content(sample) if index not in notes.bad else "")
-            for index, (sample, one) in enumerate(zip(samples, contents))
-        ]
+        kept_pixels, notes = _decode_part(part, contents, workers, advance, draft)
+        for index in np.flatnonzero(~contents.array.any(1)):  # could not be read when it was hashed
+            if int(index) not in notes.bad and (again := _content(samples[int(index)])):
+                contents.array[index] = np.frombuffer(again, np.uint8)
+    bad += (BadFile(samples[index].id, reason) for index, reason in sorted(notes.bad.items()))
+    if notes.bad:
+        kept = np.delete(np.arange(len(samples)), list(notes.bad))
+        usable, contents = samples.take(kept), contents.take(kept)
+    else:
+        usable = samples
     digest = hashlib.sha256()
-    usable: list[Sample] = []
-    for index, (sample, content) in enumerate(zip(samples, contents)):
-        if index in notes.bad:
-            bad.append(BadFile(sample.id, notes.bad[index]))
-        else:
-            usable.append(sample)
-            digest.update(f"{sample.id}\0{sample.label}\0".encode() + bytes.fromhex(content))
-    class_indices = {label: position for position, label in enumerate(classes)}
-    labels = np.array([class_indices[sample.label] for sample in usable], dtype=np.int64)
-    kept = tuple(content for index, content in enumerate(contents) if index not in notes.bad)
+    for sample, content in zip(usable, contents):
+        digest.update(f"{sample.id}\0{sample.label}\0".encode() + bytes.fromhex(content))
+    pixels = kept_pixels if kept_pixels is not None else _streamed(part, usable, workers)
+    labels = usable.label_indices(classes)
     doubtful = tuple(BadFile(samples[index].id, text) for index, text in sorted(notes.doubtful.items()))
-    return DecodedImages(tuple(usable), labels, pixels, digest.hexdigest(), kept, doubtful)
+    return DecodedImages(usable, labels, pixels, digest.hexdigest(), contents, doubtful)
+
+
+def _streamed(part: DecodeRequest, usable: Sequence[Sample], workers: int) -> StreamedPixels:
+    """The pixels of images, decoded whenever they are asked for."""
+
+    def decode_again(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Pixels | BadImage]]:
+        return decode_all(samples, min(workers, len(samples)), part.convert, part.at_least, levels=part.levels)
+
+    return StreamedPixels(usable, part.size, decode_again)
+
+
+def streamed_text(parts: Iterable[DecodedImages]) -> str | None:
+    """A line that says that pixels are not kept; None where all are."""
+    streamed = [part.pixels.shape for part in parts if isinstance(part.pixels, StreamedPixels)]
+    if not streamed:
+        return None
+    size = sum(math.prod(shape) for shape in streamed)
+    return (
+        f"{size / 2**30:,.1f} GiB of pixels fit neither into the store nor into `{tempfile.gettempdir()}`, so images "
+        "are decoded again whenever they are needed; the result is the same"
+    )
 
 
 def _decode_part(
     part: DecodeRequest, contents: Sequence[str], workers: int, advance: Callable[[int], None], draft: Draft | None
-) -> tuple[npt.NDArray[np.uint8], _Notes]:
+) -> tuple[npt.NDArray[np.uint8] | None, _Notes]:
     """Decode a part into an entry of the store, or into new memory.
 
-    Returns the pixels of the usable images, and what was found about images.
+    Returns the pixels of the usable images, or None where there is no room to keep them; and what was found about
+    images.
     """
     samples, size, convert, at_least, levels = part
     pixels = draft.array if draft is not None else allocate((len(samples), *size, 3))
+    budget = PageBudget(pixels, MEMORY_BUDGET) if pixels is not None else None
     notes = _Notes({}, {})
     texts: dict[int, list[str]] = {}  # by the identity of a sample: two may have one id
     count, is_steady = 0, True
@@ -323,10 +354,13 @@ def _decode_part(
             if isinstance(result, BadImage):
                 notes.bad[index] = result.message.replace(f"`{sample.source}` ", "")
             else:
-                pixels[count] = result
+                if pixels is not None and budget is not None:
+                    pixels[count] = result
+                    budget.touched(1)
                 count += 1
                 if id(sample) in texts:
                     notes.doubtful[index] = "; ".join(texts[id(sample)])
+            texts.pop(id(sample), None)  # another sample may get this identity
             advance(1)
     except BaseException:
         if draft is not None:
@@ -338,15 +372,15 @@ def _decode_part(
         draft.drop()
     elif draft is not None:
         return draft.keep(count, notes), notes
-    return pixels[:count], notes
+    return None if pixels is None else pixels[:count], notes
 
 
-def _content(sample: Sample) -> str:
-    """SHA-256 of an image's content in hexadecimal digits; empty for a file that cannot be read."""
+def _content(sample: Sample) -> bytes:
+    """SHA-256 of an image's content; empty for a file that cannot be read."""
     try:
-        return content_digest(sample.source).hex()
+        return content_digest(sample.source)
     except OSError:
-        return ""
+        return b""
 
 
 def digest_of(samples: Iterable[Sample]) -> str:
@@ -389,26 +423,23 @@ def content_digest(source: ImageSource | Path | Pixels) -> bytes:
         raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
-def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
     """An uninitialised uint8 array: in memory up to `MEMORY_BUDGET`, else mapped to an unnamed temporary file.
 
-    Raises:
-        DiskFull: the temporary file does not fit on the disk.
-        ZooError: it cannot be created.
+    None where such a file would take more than half of the room that its disk has.
     """
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     if size <= MEMORY_BUDGET:
         return np.empty(shape, np.uint8)
     try:
+        if size > MAX_SHARE * shutil.disk_usage(tempfile.gettempdir()).free:
+            return None
         with tempfile.TemporaryFile(prefix="zoo-pixels-") as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
             return np.memmap(file, np.uint8, "r+", shape=shape)  # the map keeps the file until it is freed
-    except OSError as error:
-        raise (DiskFull if is_disk_full(error) else ZooError)(
-            f"{size / 2**30:.1f} GiB of decoded pixels do not fit into `{tempfile.gettempdir()}`: {error.strerror}",
-            hint="set TMPDIR to a folder with more room, or pass a smaller `--image-size`",
-        ) from error
+    except OSError:  # another process has filled the disk, or nobody may write there
+        return None
 
 
 def default_workers() -> int:

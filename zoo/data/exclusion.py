@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.data.class_names import respelt
+from zoo.data.sample_columns import columns_of, ids_of
 from zoo.data.spreadsheet import read_csv, restored
 from zoo.dataset import Images
 from zoo.errors import ZooError, counted
@@ -105,7 +106,7 @@ def match(images: Images, exclusion: Exclusion) -> tuple[frozenset[str], tuple[s
     Raises:
         ZooError: none of the listed ids is in the data.
     """
-    present = [sample.id for samples in images.splits.values() for sample in samples]
+    present = [name for samples in images.splits.values() for name in ids_of(samples)]
     spelt = respelt(exclusion.ids, present)
     found = frozenset(spelt[name] for name in exclusion.ids) & frozenset(present)
     rejected = {name for name, _ in images.rejected} | {
@@ -138,8 +139,9 @@ def without(images: Images, ids: Collection[str], option: str) -> Images:
         return images
     splits = {}
     for role, samples in images.splits.items():
-        kept = tuple(sample for sample in samples if sample.id not in ids)
-        gone = {sample.label for sample in samples} - {sample.label for sample in kept}
+        columns = columns_of(samples)
+        kept = columns.take([index for index, name in enumerate(columns.ids()) if name not in ids])
+        gone = set(columns.label_counts()) - set(kept.label_counts())
         if gone:
             raise ZooError(
                 f"`{option}` leaves no image of class `{min(gone)}` in `{role}` of `{images.name}`",

@@ -111,6 +111,12 @@ def walk_order(name: str) -> tuple[tuple[int, str], ...]:
     return (*((1, folder) for folder in folders), (0, file))
 
 
+def walk_key(id: bytes) -> bytes:
+    """What sorts paths as `walk_order` does; both are in UTF-8, and names have no control characters."""
+    *folders, file = id.split(b"/")
+    return b"".join(b"\2" + folder for folder in folders) + b"\1" + file
+
+
 def is_photograph(path: Place) -> bool:
     """Whether a file is a photograph by its suffix, also of a format that cannot be read."""
     return path.suffix.lower() in SUFFIXES or path.suffix.lower() in FOREIGN_SUFFIXES

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from zoo.data.class_names import composed
+from zoo.data.sample_columns import SampleColumns, columns_of
 from zoo.dataset import Images, Sample
 from zoo.errors import UsageError, ZooError, counted
 
@@ -45,6 +46,8 @@ def key_of(sample: Sample) -> str:
 
 def has_groups(samples: Iterable[Sample]) -> bool:
     """Whether any sample is of a group with a name."""
+    if isinstance(samples, SampleColumns):
+        return samples.has_groups()
     return any(sample.group and sample.group.strip() for sample in samples)
 
 
@@ -124,7 +127,7 @@ def match_groups(images: Images, pattern: str) -> Images:
     )
 
 
-def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int, what: str) -> list[tuple[Sample, ...]]:
+def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int, what: str) -> list[Sequence[Sample]]:
     """Divide samples of groups into parts: no group in two of them, every class in each, near the shares of images.
 
     The division is scikit-learn's `StratifiedGroupKFold`, the best of several; where none of them has every class in
@@ -160,8 +163,8 @@ def divide(samples: Sequence[Sample], shares: Sequence[float], seed: int, what: 
                 hint="add images of other groups, or merge classes",
             )
         parts = searched
-    of_samples = parts[groups]
-    return [tuple(one for one, place in zip(samples, of_samples) if place == part) for part in range(len(shares))]
+    of_samples, columns = parts[groups], columns_of(samples)
+    return [columns.take(np.flatnonzero(of_samples == part)) for part in range(len(shares))]
 
 
 def _check_groups(counts: Indices, samples: Sequence[Sample], labels: Indices, parts: int, what: str) -> None:
@@ -309,6 +312,8 @@ def shared_groups(parts: Mapping[Any, Iterable[Sample]]) -> list[SharedGroup]:
     """The groups that lie in two of the parts, by name."""
     found: dict[str, dict[str, int]] = {}
     for role, samples in parts.items():
+        if isinstance(samples, SampleColumns) and not samples.has_groups():
+            continue
         for sample in samples:
             if sample.group and (name := composed(sample.group.strip())):
                 images = found.setdefault(name, {})

@@ -262,15 +262,17 @@ def has_deep_grey(sources: Iterable[ImageSource]) -> bool:
     return False
 
 
-def all_grey(images: Pixels, fill: Colour | None) -> bool:
+def all_grey(images: Iterable[Pixels], fill: Colour | None) -> bool:
     """Whether no image of `(N, H, W, 3)` has a colour beside `fill`, which images are padded with."""
+    known = False
     for image in images:
+        known = True
         coloured = (image != image[..., :1]).any(axis=2)
         if fill is not None:
             coloured &= (image != np.array(fill, np.uint8)).any(axis=2)
         if coloured.any():
             return False
-    return len(images) > 0
+    return known
 
 
 def bound_aspect(image: Pixels, preprocess: Preprocess) -> Pixels:

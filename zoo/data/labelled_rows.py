@@ -8,12 +8,17 @@ from __future__ import annotations
 
 import math
 import unicodedata
+from array import array
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
+
 from zoo.data.class_names import composed, folded
-from zoo.data.folder_walk import walk_order, why_unprintable
+from zoo.data.folder_walk import walk_key, why_unprintable
+from zoo.data.sample_columns import Place, SampleColumns, SampleTable, label_counts, relabelled
 from zoo.data.split_words import SPLIT_WORDS, role_of
 from zoo.data.splitting import split_stratified
 from zoo.dataset import ROLES, Images, ImageSource, Role, Sample, Unlabelled
@@ -43,17 +48,17 @@ class LabelledRows:
     rejected: list[tuple[str, str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: dict[str, str] = field(default_factory=dict)
-    _samples: list[Sample] = field(default_factory=list)
-    _roles: list[Role | None] = field(default_factory=list)
-    _places: list[tuple[str, int]] = field(default_factory=list)
-    _found: dict[str, int] = field(default_factory=dict)
-    _repeated: int = 0
+    _samples: SampleTable = field(default_factory=SampleTable)
+    _roles: array[int] = field(default_factory=lambda: array("b"))  # positions in `ROLES`; -1: none
+    _tables: dict[str, int] = field(default_factory=dict)  # the files that name images, numbered
+    _places: tuple[array[int], array[int]] = field(default_factory=lambda: (array("i"), array("q")))  # file and line
+    _hashes: array[int] = field(default_factory=lambda: array("q"))  # of ids, by which repeated ones are found
 
     def add(
         self,
         id: str,
         label: str,
-        source: ImageSource,
+        source: ImageSource | Place,
         *,
         split: str | None = None,
         group: str | None = None,
@@ -65,22 +70,21 @@ class LabelledRows:
         Args:
             id: Path of the image below the data.
             label: Its class; empty or `NaN`: it has none.
-            source: Reads the image.
+            source: Reads the image, or says where it is, which takes less memory where there are many.
             split: The word for its split; None: the data have no split.
             group: What it shares with images that must stay in one split.
             table: The file that names it, for messages.
             line: Its line there; 0: it has none.
 
         Raises:
-            ZooError: the image has come with another label or split, or the split is no role.
+            ZooError: the split is no role.
         """
         place = (table, line)
         if (reason := why_unprintable(id)) is not None:
             self.rejected.append((ascii(id), reason))
             return
         if not self.labelled:
-            self._found.setdefault(id, len(self._samples))
-            self._samples.append(Sample(id, "", source, group or None))
+            self._samples.add(id, "", source, group)
             return
         role = None
         if split is not None and (role := role_of(split)) is None:
@@ -91,26 +95,56 @@ class LabelledRows:
         if any(unicodedata.category(letter) in ("Cc", "Cs") for letter in label):
             self.rejected.append((id, f"has the label {label!a} with control characters{_in(place)}"))
             return
-        known = self._found.get(id)
-        if known is not None:
-            self._repeat(known, id, label, role, place)
-            return
-        self._found[id] = len(self._samples)
-        self._samples.append(Sample(id, label, source, group or None))
-        self._roles.append(role)
-        self._places.append(place)
+        self._samples.add(id, label, source, group)
+        self._roles.append(-1 if role is None else ROLES.index(role))
+        self._places[0].append(self._tables.setdefault(table, len(self._tables)))
+        self._places[1].append(line)
+        self._hashes.append(hash(id))
 
-    def _repeat(self, known: int, id: str, label: str, role: Role | None, place: tuple[str, int]) -> None:
-        before, where = self._samples[known], f"{_at(self._places[known])} and {_at(place)}"
-        if before.label != label:
-            raise ZooError(f"`{id}` has two labels, `{before.label}` and `{label}`: {where}", hint=ONE_LABEL)
-        if self._roles[known] != role:
+    def _without_repeats(self, notes: list[str]) -> npt.NDArray[np.int64]:
+        """The rows whose ids have not come in an earlier row.
+
+        Raises:
+            ZooError: an image has come with two labels or splits.
+        """
+        hashes = np.array(self._hashes, np.int64)
+        order = np.argsort(hashes, kind="stable")
+        same = np.flatnonzero(np.diff(hashes[order]) == 0)
+        suspects = np.unique(np.concatenate([order[same], order[same + 1]]))
+        first: dict[str, int] = {}
+        repeated: list[int] = []
+        names: tuple[str, str, str] | None = None
+        for row in suspects.tolist():
+            known = first.setdefault(self._samples.id(row), row)
+            if known != row:
+                where = self._check_repeat(known, row)
+                names = names or (self._samples.id(row), *where)
+                repeated.append(row)
+        if names is not None:
+            notes.append(f"`{names[0]}` is named twice, by {names[1]} and {names[2]}, and counts once")
+        if len(repeated) > 1:
+            notes.append(f"{counted(len(repeated), 'row repeats', 'rows repeat')} an image")
+        return np.delete(np.arange(len(hashes)), repeated)
+
+    def _check_repeat(self, known: int, row: int) -> tuple[str, str]:
+        """Check that two rows of one image say the same; returns where they stand."""
+        id, table = self._samples.id(row), self._samples
+        first, second = self._at(known), self._at(row)
+        labels = [table.label_names[table.label_codes[one]] for one in (known, row)]
+        if labels[0] != labels[1]:
             raise ZooError(
-                f"`{id}` is in two splits, `{self._roles[known]}` and `{role}`: {where}", hint="remove one of the rows"
+                f"`{id}` has two labels, `{labels[0]}` and `{labels[1]}`: {first} and {second}", hint=ONE_LABEL
             )
-        if not self._repeated:
-            self.notes.append(f"`{id}` is named twice, by {where}, and counts once")
-        self._repeated += 1
+        roles = [_role(self._roles[one]) for one in (known, row)]
+        if roles[0] != roles[1]:
+            raise ZooError(
+                f"`{id}` is in two splits, `{roles[0]}` and `{roles[1]}`: {first} and {second}",
+                hint="remove one of the rows",
+            )
+        return first, second
+
+    def _at(self, row: int) -> str:
+        return _at((list(self._tables)[self._places[0][row]], self._places[1][row]))
 
     def images(self, split_seed: int) -> Images:
         """The dataset to train on.
@@ -126,8 +160,8 @@ class LabelledRows:
                 hint="training needs images of the split `train`",
             )
         splits = same_spelling(read if named else {"train": read["test"]}, notes)
-        if "test" in splits and not {one.label for one in splits["test"]} & {one.label for one in splits["train"]}:
-            labels = listed({sample.label for sample in splits.pop("test")})
+        if "test" in splits and not set(label_counts(splits["test"])) & set(label_counts(splits["train"])):
+            labels = listed(label_counts(splits.pop("test")))
             notes.append(f"`test` is left out: its labels are {labels}, none of them a class of `train`")
         check_several_classes(splits["train"], self.name)
         drawn = set(splits) == {"train"}
@@ -154,61 +188,63 @@ class LabelledRows:
         Raises:
             ZooError: there are none.
         """
-        if not self._samples and not self.rejected:
+        if not len(self._samples) and not self.rejected:
             raise ZooError(f"`{self.name}` holds no images")
         return Unlabelled(
-            name=self.name, samples=tuple(self._samples), rejected=tuple(self.rejected), notes=tuple(self.notes)
+            name=self.name, samples=SampleColumns(self._samples), rejected=tuple(self.rejected), notes=tuple(self.notes)
         )
 
-    def _made(self, splits: Mapping[Role, tuple[Sample, ...]], notes: list[str], drawn: bool) -> Images:
-        classes = sorted({sample.label for part in splits.values() for sample in part})
-        trained = [sample for role, part in splits.items() if role == "train" or not drawn for sample in part]
+    def _made(self, splits: Mapping[Role, Sequence[Sample]], notes: list[str], drawn: bool) -> Images:
+        classes = sorted({label for part in splits.values() for label in label_counts(part)})
+        trained = {
+            label for role, part in splits.items() if role == "train" or not drawn for label in label_counts(part)
+        }
         return Images(
             name=self.name,
-            classes=tuple(sorted({one.label for one in splits["train"]})) if "train" in splits else tuple(classes),
+            classes=tuple(sorted(label_counts(splits["train"]))) if "train" in splits else tuple(classes),
             splits=splits,
             rejected=tuple(self.rejected),
-            notes=(*self.notes, *self._repeated_note(), *notes, *case_notes(trained, "spell them alike")),
+            notes=(*self.notes, *notes, *_case_notes(trained, "spell them alike")),
             drawn=drawn,
             files=self.files,
         )
 
-    def _repeated_note(self) -> tuple[str, ...]:
-        return (f"{counted(self._repeated, 'row repeats', 'rows repeat')} an image",) if self._repeated > 1 else ()
-
-    def _by_role(self, notes: list[str]) -> tuple[dict[Role, tuple[Sample, ...]], bool]:
+    def _by_role(self, notes: list[str]) -> tuple[dict[Role, Sequence[Sample]], bool]:
         """The samples by role in the order of a folder's walk, and whether rows name their splits.
 
         Raises:
             ZooError: there are none, some have a split and others none, or labels are the same number.
         """
-        if not self._samples:
+        if not len(self._samples):
             what = (
                 f"; the first row that is left out, `{self.rejected[0][0]}`, {self.rejected[0][1]}"
                 if self.rejected
                 else ""
             )
             raise ZooError(f"`{self.name}` holds no labelled images{what}", hint=f"it needs {self.needs}")
-        labels = whole_numbers({sample.label for sample in self._samples}, self.name, notes)
-        parts: dict[Role | None, list[Sample]] = defaultdict(list)
-        for sample, role in zip(self._samples, self._roles):
-            label = labels.get(sample.label, sample.label)
-            parts[role].append(
-                sample if label == sample.label else Sample(sample.id, label, sample.source, sample.group)
-            )
-        named = None not in parts
-        if not named and len(parts) > 1:
+        kept = self._without_repeats(notes)
+        self._samples.unique = len(kept) == len(self._samples)
+        respelt = whole_numbers(self._samples.label_names, self.name, notes)
+        table = self._samples.relabelled({name: respelt.get(name, name) for name in self._samples.label_names})
+        roles = np.array(self._roles, np.int8)[kept]
+        named = bool((roles >= 0).all())
+        if not named and (roles >= 0).any():
+            without = kept[roles < 0]
             raise ZooError(
-                f"{counted(len(parts[None]), 'image')} of `{self.name}` {'has' if len(parts[None]) == 1 else 'have'} "
-                f"no split, such as `{parts[None][0].id}`, and others have one",
+                f"{counted(len(without), 'image')} of `{self.name}` {'has' if len(without) == 1 else 'have'} "
+                f"no split, such as `{table.id(int(without[0]))}`, and others have one",
                 hint="name a split for each, or for none",
             )
-        read: dict[Role, tuple[Sample, ...]] = {
-            role: tuple(sorted(parts[role if named else None], key=lambda sample: walk_order(sample.id)))
-            for role in (ROLES if named else ("test",))
-            if role in parts or not named
-        }
+        read: dict[Role, Sequence[Sample]] = {}
+        for number, role in enumerate(ROLES) if named else ((-1, ROLES[-1]),):
+            rows = kept[roles == number]
+            if len(rows):
+                read[role] = SampleColumns(table, rows).sorted_by(walk_key)
         return read, named
+
+
+def _role(position: int) -> Role | None:
+    return ROLES[position] if position >= 0 else None
 
 
 def is_missing(text: str) -> bool:
@@ -281,35 +317,30 @@ def roles_hint(word: str) -> str:
     return did_you_mean(word, SPLIT_WORDS, roles)
 
 
-def same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) -> dict[Role, tuple[Sample, ...]]:
+def same_spelling(splits: Mapping[Role, Sequence[Sample]], notes: list[str]) -> dict[Role, Sequence[Sample]]:
     """Samples with labels that are equal where they are the same text in two Unicode forms.
 
     Linux and Windows write é as one character (NFC), macOS as two (NFD). The spelling that comes first is kept: of the
     training images, if there are any.
     """
     spelling: dict[str, str] = {}
+    every: dict[str, str] = {}
     for samples in splits.values():
-        for label in sorted({sample.label for sample in samples}):
-            if spelling.setdefault(composed(label), label) != label:
+        for label in sorted(label_counts(samples)):
+            every[label] = spelling.setdefault(composed(label), label)
+            if every[label] != label:
                 notes.append(f"class `{label}` comes in two Unicode forms (NFC and NFD), which are taken for one class")
-    return {
-        role: tuple(
-            sample
-            if (label := spelling[composed(sample.label)]) == sample.label
-            else Sample(sample.id, label, sample.source, sample.group)
-            for sample in samples
-        )
-        for role, samples in splits.items()
-    }
+    return relabelled(splits, every)
 
 
 def case_notes(samples: Iterable[Sample], remedy: str) -> list[str]:
     """A note for classes that are told apart only by case or spaces."""
-    alike: dict[str, set[str]] = defaultdict(set)
-    for sample in samples:
-        alike[sample.label].add(sample.label)
+    return _case_notes(label_counts(samples), remedy)
+
+
+def _case_notes(labels: Iterable[str], remedy: str) -> list[str]:
     groups: dict[str, list[str]] = defaultdict(list)
-    for label in sorted(alike):
+    for label in sorted(labels):
         groups[folded(label)].append(label)
     return [
         f"classes {' '.join(f'`{name}`' for name in names)} differ only in case or spaces: if they are one class, "
@@ -325,7 +356,7 @@ def check_several_classes(samples: Iterable[Sample], name: str) -> None:
     Raises:
         ZooError: there is one only.
     """
-    labels = {sample.label for sample in samples}
+    labels = set(label_counts(samples))
     if len(labels) == 1:
         raise ZooError(
             f"`{name}` has one class only, `{labels.pop()}`", hint="classification needs at least two classes"
@@ -339,7 +370,7 @@ def check_splits(images: Images, name: str, remedy: str) -> None:
         ZooError: a class is missing from a split, or a split has one that `train` has not.
     """
     for role, samples in images.splits.items():
-        found = {sample.label for sample in samples}
+        found = set(label_counts(samples))
         for label in images.classes:
             if label not in found:
                 raise ZooError(

@@ -7,10 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from zoo.data.decoding import CHECKED, DecodedImages, content_digest
+from zoo.data.digest_column import SIZE, Digests, repeated
 from zoo.data.near_duplicates import NearDuplicates
+from zoo.data.sample_columns import columns_of
 from zoo.dataset import Sample
 from zoo.errors import counted
 
@@ -58,13 +64,32 @@ class Leak:
         return {**found, "near": self.near} if self.near else found
 
 
-def digests(samples: Iterable[Sample]) -> Iterator[tuple[Sample, str]]:
+@dataclass(frozen=True)
+class Digested:
+    """Samples with the digests of their contents; iterating gives pairs."""
+
+    samples: Sequence[Sample]
+    contents: Sequence[str]
+
+    def __iter__(self) -> Iterator[tuple[Sample, str]]:
+        return zip(self.samples, self.contents)
+
+
+def digests(samples: Iterable[Sample]) -> Digested:
     """Each sample with the SHA-256 of its content; unreadable ones are left out, since decoding reports them."""
-    for sample in samples:
+    columns = columns_of(samples)
+    array: npt.NDArray[np.uint8] = np.zeros((len(columns), SIZE), np.uint8)
+    read = np.zeros(len(columns), bool)
+    for index, sample in enumerate(columns):
         try:
-            yield sample, content_digest(sample.source).hex()
+            array[index] = np.frombuffer(content_digest(sample.source), np.uint8)
         except OSError:
             continue
+        read[index] = True
+    kept = np.flatnonzero(read)
+    if len(kept) == len(columns):
+        return Digested(columns, Digests(array))
+    return Digested(columns.take(kept), Digests(array[kept]))
 
 
 def find_leaks(parts: Mapping[str, Iterable[tuple[Sample, str]]]) -> list[Leak]:
@@ -74,12 +99,28 @@ def find_leaks(parts: Mapping[str, Iterable[tuple[Sample, str]]]) -> list[Leak]:
         parts: By role, samples with the digests of their contents. A content twice in one part, under one label, is no
             leak.
     """
-    found: dict[str, list[tuple[str, Sample]]] = {}
-    for role, samples in parts.items():
-        for sample, digest in samples:
-            found.setdefault(digest, []).append((role, sample))
-    leaks = (Leak(sha256=digest, images=tuple(images)) for digest, images in found.items() if len(images) > 1)
+    roles, every = list(parts), [_digested(part) for part in parts.values()]
+    leaks = (
+        Leak(
+            sha256=every[places[0][0]].contents[places[0][1]],
+            images=tuple((roles[part], every[part].samples[index]) for part, index in places),
+        )
+        for places in (repeated([_as_digests(one.contents) for one in every]) if every else ())
+    )
     return [leak for leak in leaks if len(leak.roles) > 1 or len(leak.labels) > 1]
+
+
+def _digested(part: Iterable[tuple[Sample, str]]) -> Digested:
+    if isinstance(part, Digested):
+        return part
+    pairs = list(part)
+    return Digested([sample for sample, _ in pairs], [content for _, content in pairs])
+
+
+def _as_digests(contents: Sequence[str]) -> Digests:
+    if isinstance(contents, Digests):
+        return contents
+    return Digests.of((sha256(content.encode()).digest() for content in contents), len(contents))
 
 
 def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
@@ -87,7 +128,7 @@ def leaks_of(decoded: Mapping[str, DecodedImages], reported: str) -> list[Leak]:
 
     Of a `test` split that the run does not use, nothing is told but the images that are elsewhere too.
     """
-    return leaks_by_role({name: zip(part.samples, part.contents) for name, part in decoded.items()}, reported)
+    return leaks_by_role({name: Digested(part.samples, part.contents) for name, part in decoded.items()}, reported)
 
 
 def leaks_by_role(parts: Mapping[str, Iterable[tuple[Sample, str]]], reported: str) -> list[Leak]:

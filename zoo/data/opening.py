@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ from zoo.data.data_argument import check_no_secret
 from zoo.data.division import Division, parted
 from zoo.data.folds import all_to_train, held_out_fold
 from zoo.data.groups import has_groups, key_of, match_groups
+from zoo.data.sample_columns import joined, label_counts, relabelled
 from zoo.data.split_table import divided_by, split_table_of, with_split_table
 from zoo.data.splitting import lock, split_stratified
 from zoo.dataset import FINAL, FOLD, LOCKED, ROLES, Dataset, Images, Sample, Unlabelled
@@ -57,14 +57,14 @@ def _grouped(images: Images, group: str, seed: int) -> Images:
     images = match_groups(images, group)
     if not images.drawn:
         return images
-    return replace(images, splits=split_stratified([one for part in images.splits.values() for one in part], seed))
+    return replace(images, splits=split_stratified(joined(images.splits.values()), seed))
 
 
 def _groups_note(images: Images) -> tuple[str, ...]:
     """A line that says how many groups each split has, where there are any."""
-    samples = [sample for part in images.splits.values() for sample in part]
-    if not has_groups(samples):
+    if not any(has_groups(part) for part in images.splits.values()):
         return ()
+    samples = joined(images.splits.values())
     whole = len(samples)
     parts = ", ".join(
         f"{role} {len({key_of(one) for one in part}):,} ({len(part) / whole:.0%} of the images)"
@@ -198,8 +198,8 @@ def open_unlabelled(spec: str, plugins: Plugins) -> Unlabelled:
         found: Unlabelled = _called(entry, entry.value.open_unlabelled, argument, kind=Unlabelled)
         return found
     images = open_to_score(spec, 0, plugins)
-    samples = tuple(Sample(one.id, "", one.source, one.group) for part in images.splits.values() for one in part)
-    return Unlabelled(name=images.name, samples=samples, rejected=images.rejected, notes=images.notes)
+    every = relabelled({"": joined(images.splits.values())}, dict.fromkeys(images.classes, ""))
+    return Unlabelled(name=images.name, samples=every[""], rejected=images.rejected, notes=images.notes)
 
 
 def _not_the_folder(spec: str, images: Images, plugins: Plugins) -> Images:
@@ -256,8 +256,9 @@ def call_dataset(entry: Entry[Dataset], target: str | Callable[..., Any], *argum
     """
     images: Images = _called(entry, target, *arguments, kind=Images)
     classes = set(images.classes)
-    for sample in (sample for samples in images.splits.values() for sample in samples):
-        if sample.label not in classes:
+    for samples in images.splits.values():
+        if not set(label_counts(samples)) <= classes:
+            sample = next(one for one in samples if one.label not in classes)
             where = f"image `{sample.id}` of {_dataset_text(entry)}"
             raise ZooError(f"{where} has the label `{sample.label}`, not a class", hint=_MEND)
     return images
@@ -353,7 +354,7 @@ def found_text(images: Images) -> str:
     names = " ".join(images.classes[:SHOWN]) + (" ..." if len(images.classes) > SHOWN else "")
     parts: list[str] = []
     for role, samples in images.splits.items():
-        counts = Counter(sample.label for sample in samples).values()
+        counts = label_counts(samples).values()
         least, most = min(counts, default=0), max(counts, default=0)
         each = f"{least:,}" if least == most else f"{least:,} to {most:,}"
         parts.append(f"{role} {len(samples):,}{'' if parts else ' images'}, {each} a class")
@@ -366,7 +367,7 @@ def note_images(images: Images, progress: Progress) -> None:
         progress.note(text)
 
 
-def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, ...]]:
+def choose_split(images: Images, split: str | None) -> tuple[str, Sequence[Sample]]:
     """The name and the samples of a split: of `all` splits together, or of the reported one for None.
 
     Raises:
@@ -374,7 +375,7 @@ def choose_split(images: Images, split: str | None) -> tuple[str, tuple[Sample, 
     """
     name = images.reported if split is None else split
     if name == "all":
-        return name, tuple(sample for samples in images.splits.values() for sample in samples)
+        return name, joined(images.splits.values())
     for role in ROLES:
         if role == name and role in images.splits:
             return name, images.splits[role]

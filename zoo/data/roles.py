@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.data.splitting import hold_out, stratified_subset
@@ -22,8 +23,8 @@ class Roles:
         notes: Lines for the user about these decisions.
     """
 
-    fit: tuple[Sample, ...]
-    choose: tuple[Sample, ...]
+    fit: Sequence[Sample]
+    choose: Sequence[Sample]
     reported: Role | None
     notes: tuple[str, ...]
 
@@ -38,7 +39,7 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
         ZooError: there are no images to train on, or to report on; or a class has too few to hold one out.
     """
     if images.whole:
-        fit = images.splits["train"]
+        fit: Sequence[Sample] = images.splits["train"]
         note = f"final run: all {len(fit)} images that are not in `test` are trained on, and nothing is chosen on any"
         if experiment.fraction < 1:
             fit = stratified_subset(fit, experiment.fraction, experiment.split_seed)
@@ -47,7 +48,8 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
         raise ZooError(
             f"`{images.name}` has {' '.join(images.splits)} alone", hint="training needs `train`, and `val` or `test`"
         )
-    fit, choose = images.splits["train"], tuple[Sample, ...]()
+    fit = images.splits["train"]
+    choose: Sequence[Sample] = ()
     notes: tuple[str, ...] = ()
     if images.may_choose:
         choose = images.splits["val"]

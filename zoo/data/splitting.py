@@ -7,11 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import numpy as np
+import numpy.typing as npt
 
 from zoo.data.class_names import composed
 from zoo.data.groups import divide, group_numbers, key_of
+from zoo.data.sample_columns import SampleColumns, columns_of
 from zoo.dataset import LOCKED, Images, Role, Sample
 from zoo.errors import ZooError, counted
+
+Indices = npt.NDArray[np.int64]
 
 # Shares of val and test where a dataset comes without a split. With 15 % each, most images remain for training. With at
 # least 300 test images, the standard error of a test accuracy is below 2 points
@@ -19,30 +23,31 @@ VAL_SHARE = 0.15
 TEST_SHARE = 0.15
 
 
-def _by_class(samples: Iterable[Sample]) -> dict[str, list[Sample]]:
-    groups: dict[str, list[Sample]] = defaultdict(list)
-    for sample in sorted(samples, key=_place):
-        groups[sample.label].append(sample)
-    return dict(sorted(groups.items()))
-
-
-def in_order(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+def in_order(samples: Iterable[Sample]) -> SampleColumns:
     """The samples in the order of their ids, the same on every file system."""
-    return tuple(sorted(samples, key=_place))
+    return columns_of(samples).sorted_by(_place)
 
 
-def _place(sample: Sample) -> tuple[str, str]:
+def _place(id: bytes) -> bytes:
     """What samples are ordered by: file systems differ in the Unicode form of names, and the split must not."""
-    return composed(sample.id), sample.id
+    if id.isascii():
+        return id
+    text = id.decode("utf-8", "surrogatepass")
+    return composed(text).encode("utf-8", "surrogatepass") + b"\0" + id
 
 
-def _shuffled(samples: Sequence[Sample], label: str, seed: int) -> list[Sample]:
+def _shuffled(indices: Indices, label: str, seed: int) -> Indices:
     """The samples of a class in a random order that depends on the seed and the class's name, not on other classes."""
     generator = np.random.default_rng([seed, *composed(label).encode()])
-    return [samples[index] for index in generator.permutation(len(samples))]
+    return indices[generator.permutation(len(indices))]
 
 
-def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[Sample, ...]]:
+def _part(ordered: SampleColumns, indices: Sequence[Indices]) -> SampleColumns:
+    """The samples at some indices of `ordered`, in its order."""
+    return ordered.take(np.sort(np.concatenate(indices)) if indices else np.zeros(0, np.int64))
+
+
+def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, Sequence[Sample]]:
     """Split into train, val and test, 70/15/15 of every class; each split has at least one image of each class.
 
     Where samples have groups, no group is in two splits, and the shares are as near to these as groups allow.
@@ -55,8 +60,9 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
         shares = (1 - VAL_SHARE - TEST_SHARE, VAL_SHARE, TEST_SHARE)
         train, held, locked = divide(in_order(samples), shares, seed, "train, val and test")
         return {"train": train, "val": held, "test": locked}
-    roles: dict[Role, list[Sample]] = {"train": [], "val": [], "test": []}
-    for label, group in _by_class(samples).items():
+    roles: dict[Role, list[Indices]] = {"train": [], "val": [], "test": []}
+    ordered = in_order(samples)
+    for label, group in ordered.by_label().items():
         if len(group) < 3:
             raise ZooError(
                 f"class `{label}` has {counted(len(group), 'image')}; a split into train, val and test needs 3 of each",
@@ -65,13 +71,13 @@ def split_stratified(samples: Sequence[Sample], seed: int) -> dict[Role, tuple[S
         order = _shuffled(group, label, seed)
         val = max(1, round(VAL_SHARE * len(group)))
         test = max(1, round(TEST_SHARE * len(group)))
-        roles["val"] += order[:val]
-        roles["test"] += order[val : val + test]
-        roles["train"] += order[val + test :]
-    return {role: tuple(sorted(group, key=_place)) for role, group in roles.items()}
+        roles["val"].append(order[:val])
+        roles["test"].append(order[val : val + test])
+        roles["train"].append(order[val + test :])
+    return {role: _part(ordered, found) for role, found in roles.items()}
 
 
-def hold_out(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], tuple[Sample, ...]]:
+def hold_out(samples: Sequence[Sample], seed: int) -> tuple[Sequence[Sample], Sequence[Sample]]:
     """Split training images into those to train on and those held out for validation, 85/15 of every class.
 
     No group is in both parts.
@@ -83,16 +89,17 @@ def hold_out(samples: Sequence[Sample], seed: int) -> tuple[tuple[Sample, ...], 
         shares = (1 - VAL_SHARE, VAL_SHARE)
         rest, held = divide(in_order(samples), shares, seed, "training images and those held out for validation")
         return rest, held
-    fit: list[Sample] = []
-    choose: list[Sample] = []
-    for label, group in _by_class(samples).items():
+    fit: list[Indices] = []
+    choose: list[Indices] = []
+    ordered = in_order(samples)
+    for label, group in ordered.by_label().items():
         if len(group) < 2:
             raise ZooError(f"class `{label}` has one training image, so none can be held out for validation")
         order = _shuffled(group, label, seed)
         count = max(1, round(VAL_SHARE * len(group)))
-        choose += order[:count]
-        fit += order[count:]
-    return tuple(sorted(fit, key=_place)), tuple(sorted(choose, key=_place))
+        choose.append(order[:count])
+        fit.append(order[count:])
+    return _part(ordered, fit), _part(ordered, choose)
 
 
 def lock(images: Images, seed: int) -> Images:
@@ -120,36 +127,37 @@ def lock(images: Images, seed: int) -> Images:
     )
 
 
-def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> tuple[Sample, ...]:
+def stratified_subset(samples: Sequence[Sample], share: float, seed: int) -> Sequence[Sample]:
     """A share of the samples of every class, but at least two of them, if the class has two.
 
     A smaller share with the same seed is a subset of a larger one. Of a group, all images of a class are kept, or none:
     fewer images of every patient would tell more than the images of fewer patients.
     """
-    kept: list[Sample] = []
+    kept: list[Indices] = []
     grouped = group_numbers(samples) is not None
-    for label, group in _by_class(samples).items():
+    ordered = in_order(samples)
+    for label, group in ordered.by_label().items():
         if grouped:
-            kept += _whole_groups(group, share, seed)
+            kept.append(_whole_groups(ordered, group, share, seed))
             continue
-        kept += _shuffled(group, label, seed)[: max(2, round(share * len(group)))]
-    return tuple(sorted(kept, key=_place))
+        kept.append(_shuffled(group, label, seed)[: max(2, round(share * len(group)))])
+    return _part(ordered, kept)
 
 
-def _whole_groups(samples: Sequence[Sample], share: float, seed: int) -> list[Sample]:
+def _whole_groups(ordered: SampleColumns, indices: Indices, share: float, seed: int) -> Indices:
     """About a share of the samples of one class, in whole groups, and at least two samples if there are two."""
-    found: dict[str, list[Sample]] = defaultdict(list)
-    for sample in samples:
-        found[key_of(sample)].append(sample)
+    found: dict[str, list[int]] = defaultdict(list)
+    for index in indices.tolist():
+        found[key_of(ordered[index])].append(index)
     names = sorted(found)
-    kept: list[Sample] = []
-    for index in np.random.default_rng(seed).permutation(len(names)):
-        some = found[names[index]]
+    kept: list[int] = []
+    for number in np.random.default_rng(seed).permutation(len(names)):
+        some = found[names[number]]
         # nearest to the share; the test is of the number so far alone, so that a smaller share keeps a part of these
-        if len(kept) >= 2 and len(kept) + len(some) / 2 > share * len(samples):
+        if len(kept) >= 2 and len(kept) + len(some) / 2 > share * len(indices):
             break
         kept += some
-    return kept
+    return np.array(kept, np.int64)
 
 
 def balanced_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
@@ -161,7 +169,7 @@ def balanced_order(samples: Sequence[Sample], seed: int) -> list[Sample]:
     taken: dict[str, int] = {}
     keyed = []
     for index in generator.permutation(len(samples)):
-        label = samples[index].label
+        label = samples[int(index)].label
         taken[label] = taken.get(label, 0) + 1
         keyed.append((taken[label], float(generator.random()), int(index)))
     return [samples[index] for _, _, index in sorted(keyed)]

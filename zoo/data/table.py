@@ -6,9 +6,9 @@ from __future__ import annotations
 import codecs
 import csv
 import hashlib
-import io
 import json
 import math
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +18,7 @@ from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.storage.files import json_text
 
+_LINE = re.compile(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+")
 LINES_SUFFIXES = (".jsonl", ".ndjson")
 DELIMITERS = {",": "comma", "\t": "tab", ";": "semicolon", "|": "bar"}
 LOOKED_AT = 50  # rows from which the separator and the columns are told
@@ -225,7 +226,9 @@ def _delimiter(text: str, name: str, asked: str | None, notes: list[str]) -> str
 def _raw_rows(text: str, name: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield each line that is not empty: its number and its cells."""
     skips = delimiter != " "  # a space before a quoted cell is no part of it
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=skips, strict=True)
+    # an `io.StringIO` would take four bytes for each character
+    lines = (line[0] for line in _LINE.finditer(text))
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=skips, strict=True)
     while True:
         line = reader.line_num + 1
         try:
@@ -255,8 +258,17 @@ def _csv_rows(text: str, name: str, delimiter: str, columns: Sequence[str]) -> I
         yield line, tuple(cell.strip() for cell in cells[: len(columns)])
 
 
+def _lines(text: str) -> Iterator[str]:
+    """The lines of `text.split("\\n")`, one at a time."""
+    start = 0
+    while (end := text.find("\n", start)) >= 0:
+        yield text[start:end]
+        start = end + 1
+    yield text[start:]
+
+
 def _json_objects(text: str, name: str) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(text.split("\n"), 1):
+    for number, line in enumerate(_lines(text), 1):
         if not line.strip():
             continue
         try:

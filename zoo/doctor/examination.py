@@ -291,7 +291,7 @@ class _Checks:
                 int(index),
                 score=float(np.clip((1 - scores.margin[index]) / 2, 0, 1)),
                 suggested=meant,
-                why=f"looks like `{meant}`, not `{self.seen.samples[index].label}`",
+                why=f"looks like `{meant}`, not `{self.seen.samples[int(index)].label}`",
             )
 
     def _strangers(self) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from time import process_time
 
@@ -11,11 +12,12 @@ import numpy.typing as npt
 from zoo.config.context import Context
 from zoo.data.alignment import SIDE, Thumbnails
 from zoo.data.decode_plan import SPARE, store_keys
-from zoo.data.decoding import BadFile, DecodedImages, DecodeRequest, decode_part, default_workers
+from zoo.data.decoding import BadFile, DecodedImages, DecodeRequest, decode_part, default_workers, streamed_text
 from zoo.data.image import Pixels, canvas
 from zoo.data.image_file import open_image
 from zoo.data.near_duplicates import thumbnail
 from zoo.data.opening import open_images, open_to_score
+from zoo.data.sample_columns import joined
 from zoo.dataset import Images, Role, Sample
 from zoo.errors import UsageError, ZooError
 from zoo.plugin import Plugins
@@ -52,10 +54,10 @@ class Survey:
 
     images: Images
     parts: dict[Role, DecodedImages]
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     splits: tuple[Role, ...]
     labels: npt.NDArray[np.int64]
-    contents: tuple[str, ...]
+    contents: Sequence[str]
     thumbnails: Thumbnails
     sizes: npt.NDArray[np.int64]
     wrong_suffix: dict[int, str]
@@ -115,7 +117,9 @@ def survey(images: Images, preprocess: Preprocess, workers: int | None, context:
         )
         bad += unusable
     progress.stop()
-    samples = tuple(sample for part in parts.values() for sample in part.samples)
+    if (text := streamed_text(parts.values())) is not None:
+        progress.note(text)
+    samples = joined(part.samples for part in parts.values())
     began = process_time()
     grey = np.zeros((len(samples), SIDE, SIDE), np.uint8)
     clipped = np.zeros((len(samples), SIDE, SIDE), bool)
@@ -139,7 +143,7 @@ def survey(images: Images, preprocess: Preprocess, workers: int | None, context:
     )
 
 
-def _headers(samples: tuple[Sample, ...]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
+def _headers(samples: Sequence[Sample]) -> tuple[npt.NDArray[np.int64], dict[int, str]]:
     """Height and width of each file's image, and the format of those whose suffix is of another; nothing is decoded."""
     sizes = np.zeros((len(samples), 2), np.int64)
     wrong: dict[int, str] = {}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from zoo.data.decoding import BadFile
 from zoo.data.opening import open_images, open_to_score, open_unlabelled, spelt_as
+from zoo.data.sample_columns import joined
 from zoo.data.selection import excluded_of
 from zoo.dataset import FileSource, Sample
 from zoo.errors import UsageError, ZooError, counted
@@ -26,7 +28,7 @@ class Source:
     """
 
     name: str
-    samples: tuple[Sample, ...]
+    samples: Sequence[Sample]
     splits: tuple[str, ...]
     rejected: tuple[BadFile, ...]
 
@@ -52,8 +54,10 @@ def open_source(data: str, plugins: Plugins, progress: Progress, *, labelled: bo
             if not option or isinstance(error, UsageError):
                 raise
             raise ZooError(error.message, hint=f"{error.hint or 'mend the labels'}; {option}") from error
-        pairs = [(sample, str("" if images.drawn else role)) for role, part in images.splits.items() for sample in part]
-        samples, splits = tuple(sample for sample, _ in pairs), tuple(split for _, split in pairs)
+        samples: Sequence[Sample] = joined(images.splits.values())
+        splits = tuple(
+            "" if images.drawn else str(role) for role, part in images.splits.items() for _ in range(len(part))
+        )
         name, rejected, notes = images.name, images.rejected, images.notes
     else:
         found = open_unlabelled(data, plugins)

@@ -462,7 +462,7 @@ def _open_unknown(predictor: Predictor, model: object, spec: str, plugins: Plugi
 
 def _open(
     data: str, split: str | None, split_seed: int, run: Run | None, plugins: Plugins
-) -> tuple[Images, str, tuple[Sample, ...]]:
+) -> tuple[Images, str, Sequence[Sample]]:
     """The data, and the name and samples of the split to score.
 
     Data without splits are scored whole, unless they are the run's own, which must be split as they were for training,
@@ -507,8 +507,8 @@ def _divides(run: Run, data: str) -> bool:
 
 
 def _left_out(
-    images: Images, samples: tuple[Sample, ...], run: Run | None, exclude: Path | str | None
-) -> tuple[Images, tuple[Sample, ...], dict[str, Any] | None]:
+    images: Images, samples: Sequence[Sample], run: Run | None, exclude: Path | str | None
+) -> tuple[Images, Sequence[Sample], dict[str, Any] | None]:
     """The images and samples without those that the run left out of them, and without those of a list.
 
     Also what is recorded of the list.

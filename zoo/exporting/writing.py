@@ -305,7 +305,7 @@ def _write(
     spec: ExportSpec,
     exporter: Exporter,
     ours: Predictions,
-    samples: tuple[Sample, ...],
+    samples: Sequence[Sample],
     device: str,
     progress: Progress,
 ) -> PrecisionCandidate:
@@ -365,7 +365,7 @@ def _compare_with_run(
     spec: ExportSpec,
     exporter: Exporter,
     ours: Predictions,
-    samples: tuple[Sample, ...],
+    samples: Sequence[Sample],
     device: str,
     progress: Progress,
 ) -> tuple[Parity, Reference | None]:
@@ -436,7 +436,7 @@ def _hint(parity: Parity) -> str:
     return f"`--max-drop {parity.max_drop:g}` is the accuracy that may be lost; raise it, or use another `--precision`"
 
 
-def _evaluated_samples(run: Run, ours: Predictions, samples: tuple[Sample, ...]) -> tuple[Sample, ...]:
+def _evaluated_samples(run: Run, ours: Predictions, samples: Sequence[Sample]) -> Sequence[Sample]:
     """The samples that the run was evaluated on, checked against the recorded digest of their content.
 
     Raises:

@@ -16,13 +16,15 @@ import numpy.typing as npt
 import torch
 
 from zoo.data.augmentation import draw_views, image_key, make_view
-from zoo.data.decoding import DecodedImages
+from zoo.data.decoding import MEMORY_BUDGET, DecodedImages
 from zoo.data.image import normalise
+from zoo.data.sample_columns import ids_of
 from zoo.experiment import Augment
 from zoo.feature_cache.row_pool import RowPool, row_key
 from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, prefix_in_blocks
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
+from zoo.storage.mapped_memory import PageBudget
 from zoo.storage.tensor_store import Store, digest_of_texts
 
 # Largest size in bytes and images of a shard, which is one entry of the store. Large shards are written efficiently; a
@@ -63,8 +65,8 @@ class AugmentedViews:
         self.place = place
         self.drawing = 0.0
         self._view = make_view(augment, preprocess.crop, preprocess.fill)
-        self.keys = [image_key(sample.id) for sample in part.samples]
-        self.canvases = torch.from_numpy(part.pixels).permute(0, 3, 1, 2)  # N x 3 x H x W, uint8
+        self.keys = np.fromiter(map(image_key, ids_of(part.samples)), np.uint64, len(part.samples))
+        self._pages = PageBudget(part.pixels, MEMORY_BUDGET)
         shape = (1, 3, 1, 1)
         self._mean = torch.tensor(preprocess.mean).mul(255).reshape(shape).to(place)
         self._scale = torch.tensor(preprocess.std).mul(255).reciprocal().reshape(shape).to(place)
@@ -75,8 +77,9 @@ class AugmentedViews:
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         started = perf_counter()
-        asked = [(self.keys[index], view) for index, view in zip(indices.tolist(), views)]
-        chosen = self.canvases[indices]
+        asked = list(zip(self.keys[indices].tolist(), views))
+        chosen = torch.from_numpy(self.part.pixels[indices]).permute(0, 3, 1, 2)  # N x 3 x H x W, uint8
+        self._pages.touched(len(indices))
         if self.place.type == "cuda":  # random numbers are drawn on the CPU, pixels are moved by the GPU
             chosen = chosen.pin_memory().to(self.place, non_blocking=True)
         drawn = draw_views(chosen, asked, self._view, self.seed)
@@ -91,7 +94,7 @@ class AugmentedViews:
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
         if self.augment != "none":
-            names = [self.keys[index] for index in indices.tolist()]  # the seed of a view comes from the image's name
+            names = self.keys[indices].tolist()  # the seed of a view comes from the image's name
             found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
         return found
 
@@ -103,8 +106,10 @@ class EvaluationCrops:
         self.part = part
         self.preprocess = preprocess
         self.place = place
+        self._pages = PageBudget(part.pixels, MEMORY_BUDGET)
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
+        self._pages.touched(len(indices))
         ready = torch.from_numpy(normalise(self.part.pixels[indices], self.preprocess)).to(self.place)
         return ready.contiguous(memory_format=torch.channels_last)
 
@@ -170,7 +175,7 @@ class PrefixOutputs:
         for start in range(0, count, self.per_shard):
             indices = np.arange(start, min(start + self.per_shard, count))
             key = self._key | {
-                "images": digest_of_texts(self.source.part.contents[index] for index in indices),
+                "images": digest_of_texts(self.source.part.contents[int(index)] for index in indices),
                 "pixels": self.source.key(indices, view),
             }
             rows = self._read_rows(key, len(indices)) if self.store is not None else None
@@ -222,12 +227,12 @@ class PrefixOutputs:
         rows = tuple(torch.empty((len(indices), *tensor.shape), dtype=tensor.dtype) for tensor in self.split.boundary)
         wanted = np.asarray(views)
         for view in dict.fromkeys(views):
-            for number, shard in enumerate(self._shards[view]):
+            shards = self._shards[view]
+            for number in np.unique(indices[wanted == view] // self.per_shard).tolist():
                 mine = np.flatnonzero((wanted == view) & (indices // self.per_shard == number))
-                if len(mine):
-                    here = torch.from_numpy(indices[mine] % self.per_shard)
-                    for row, kept in zip(rows, shard):
-                        row[torch.from_numpy(mine)] = kept[here]
+                here = torch.from_numpy(indices[mine] % self.per_shard)
+                for row, kept in zip(rows, shards[number]):
+                    row[torch.from_numpy(mine)] = kept[here]
         rows = tuple(row.to(self.split.place) for row in rows)
         self.spent.store += perf_counter() - started
         return rows

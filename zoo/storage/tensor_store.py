@@ -207,6 +207,8 @@ class Store:
         """The rows of an entry that was a `Draft`, memory-mapped, and their note; None in the same cases as `read`."""
         import numpy as np
 
+        from zoo.storage.mapped_memory import checksum_of_rows
+
         file = self._file(key, ROWS_SUFFIX)
         if file is None:
             return None
@@ -220,7 +222,7 @@ class Store:
                 if zlib.crc32(text) != check or description["key"] != _key_text(key):
                     return None
                 rows = np.memmap(stream, np.uint8, "c", shape=tuple(description["shape"]))
-            if zlib.crc32(rows.reshape(-1).data) != description["checksum"]:
+            if checksum_of_rows(rows) != description["checksum"]:
                 return None
         except (OSError, ValueError):  # errors of json and numpy are ValueErrors
             return None
@@ -312,10 +314,12 @@ class Draft:
         """
         import numpy as np
 
+        from zoo.storage.mapped_memory import checksum_of_rows
+
         kept: npt.NDArray[np.uint8] = self.array[:rows]
         description = {
             "key": self._key,
-            "checksum": zlib.crc32(kept.reshape(-1).data),
+            "checksum": checksum_of_rows(kept),
             "shape": kept.shape,
             "note": note,
         }

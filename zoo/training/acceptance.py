@@ -46,7 +46,7 @@ class FoldDivision:
     """
 
     images: Images
-    folds: tuple[tuple[Sample, ...], ...]
+    folds: tuple[Sequence[Sample], ...]
     exclusion: dict[str, Any] | None = None
     listed: bytes | None = None
 

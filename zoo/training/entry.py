@@ -218,11 +218,11 @@ def _manifest(start: Start, division: FoldDivision) -> dict[str, Any]:
     }
 
 
-def _names(folds: Sequence[tuple[Sample, ...]]) -> list[str]:
+def _names(folds: Sequence[Sequence[Sample]]) -> list[str]:
     return [f"{keys([sample.id])[0]} {keys([sample.label])[0]}" for fold in folds for sample in fold]
 
 
-def _splits(folds: Sequence[tuple[Sample, ...]], contents: dict[str, str]) -> dict[str, Any]:
+def _splits(folds: Sequence[Sequence[Sample]], contents: dict[str, str]) -> dict[str, Any]:
     """The content of `splits.json`: all images are reported, and no network of this folder was fitted on any."""
     roles = {f"fold {number}": [sample.id for sample in fold] for number, fold in enumerate(folds, start=1)}
     together = sorted(contents)
@@ -240,7 +240,7 @@ def _splits(folds: Sequence[tuple[Sample, ...]], contents: dict[str, str]) -> di
 def _carry_out(
     run: Run,
     experiment: Experiment,
-    folds: Sequence[tuple[Sample, ...]],
+    folds: Sequence[Sequence[Sample]],
     context: Context,
     pool: RowPool | None,
     **resuming: Any,
@@ -299,7 +299,7 @@ def _same_but_list(one: Experiment, other: Experiment) -> bool:
 
 
 def _pool(
-    run: Run, experiment: Experiment, folds: Sequence[tuple[Sample, ...]], done: Sequence[Run], context: Context
+    run: Run, experiment: Experiment, folds: Sequence[Sequence[Sample]], done: Sequence[Run], context: Context
 ) -> Run:
     """Metrics over all images, each scored by the fold's network that has not seen it."""
     tables = [fold.predictions() for fold in done]

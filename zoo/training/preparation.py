@@ -9,7 +9,7 @@ import torch
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
-from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text
+from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text, streamed_text
 from zoo.data.groups import SharedGroup, shared_groups, told_groups
 from zoo.data.image import all_grey, has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
@@ -127,6 +127,8 @@ def prepare(
         progress.note(
             f"all of {count} looked at are grey; the network gets each as three equal channels, red, green and blue"
         )
+    if (streamed := streamed_text(decoded.values())) is not None:
+        progress.note(streamed)
     leaks = [*leaks_of(decoded, roles.reported or "val"), *accepted.selection.near]
     decoded.pop(CHECKED, None)
     clock.lap("scan")

@@ -93,7 +93,7 @@ def fit_score(network: Network, workspace: Workspace) -> tuple[UnknownScore, Ans
 
 def _batches(part: DecodedImages, size: int) -> Iterator[npt.NDArray[np.uint8]]:
     for start in range(0, len(part.samples), size):
-        yield part.pixels[start : start + size]
+        yield np.asarray(part.pixels[start : start + size])
 
 
 def _training_features(network: Network, workspace: Workspace) -> npt.NDArray[np.float32]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -62,7 +62,7 @@ def test_no_group_is_in_two_splits_and_every_class_is_in_each(
     """Or the error says which class is in too few groups."""
     samples = made(cells)
     assume(has_groups(samples))
-    dividers: list[tuple[int, Callable[[list[Sample]], list[tuple[Sample, ...]]]]] = [
+    dividers: list[tuple[int, Callable[[list[Sample]], list[Sequence[Sample]]]]] = [
         (3, lambda some: list(split_stratified(some, seed).values())),
         (2, lambda some: list(hold_out(some, seed))),
         (4, lambda some: make_folds(some, 4, seed)),

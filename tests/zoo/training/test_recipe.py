@@ -280,10 +280,10 @@ def test_a_time_budget_ends_a_run_after_the_step_that_spends_it(
 
 def test_what_the_network_is_given_in_training_is_what_it_is_given_in_evaluation() -> None:
     it = recipe((phase(),), (1,))
-    views = it.workspace.views.canvases[:3]
+    views = canvases_of(it)[:3]
     assert torch.allclose(
         it.workspace.views.normalised(views),
-        torch.from_numpy(normalise(it.workspace.train.pixels[:3], PREPROCESS)),
+        torch.from_numpy(normalise(np.asarray(it.workspace.train.pixels[:3]), PREPROCESS)),
         atol=1e-5,
     )
 
@@ -305,13 +305,18 @@ def test_gradients_are_clipped_to_the_norm(monkeypatch: pytest.MonkeyPatch) -> N
     assert min(norms) > 2e-3
 
 
+def canvases_of(it: Recipe) -> torch.Tensor:
+    """`(N, 3, H, W)`, of all training images."""
+    return torch.from_numpy(np.asarray(it.workspace.views.part.pixels)).permute(0, 3, 1, 2)
+
+
 def test_views_are_drawn_by_image_epoch_and_showing(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 
     def spy(canvases: torch.Tensor, wanted: Any, make: Any, seed: int) -> torch.Tensor:
         assert seed == 5
         for canvas, (key, _) in zip(canvases, wanted):
-            assert torch.equal(canvas, it.workspace.views.canvases[it.workspace.views.keys.index(key)])
+            assert torch.equal(canvas, canvases_of(it)[it.workspace.views.keys.tolist().index(key)])
         asked.extend(wanted)
         return canvases
 
@@ -386,7 +391,7 @@ def test_the_recipe_stops_when_something_frozen_moves() -> None:
 def test_recalibration_happens_at_the_start_of_its_phase(solver: str | None) -> None:
     asked = Phase(name="p", groups=(Group(stages=("head",)),), norm="recalibrate", solver=solver)
     it = recipe((asked,), (0 if solver else 1,), batch_size=12)
-    inputs = it.workspace.views.normalised(it.workspace.views.canvases)
+    inputs = it.workspace.views.normalised(canvases_of(it))
     with torch.no_grad():
         expected = it.model.get_submodule("stem.0")(inputs).mean((0, 2, 3))
     list(it.fit())
@@ -398,7 +403,7 @@ def test_choosing_is_done_in_eval_mode_over_images_not_batches() -> None:
     it = recipe((phase(),), (1,), choose=choose)
     (record,) = it.fit()
     it.model.eval()
-    logits = torch.from_numpy(it.workspace.predictor.logits_of_pixels(choose.pixels))
+    logits = torch.from_numpy(it.workspace.predictor.logits_of_pixels(np.asarray(choose.pixels)))
     loss = float(nn.functional.cross_entropy(logits, torch.from_numpy(choose.labels)))
     assert record["choice_loss"] == pytest.approx(loss, abs=1e-5)
 
