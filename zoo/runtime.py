@@ -146,5 +146,7 @@ __getattr__ = lazy_attributes(
         "choose_device": "zoo.system.device:choose_device",
         "cuda_devices": "zoo.system.cuda:cuda_devices",
         "keep_freed_memory": "zoo.system.cpu_memory:keep_freed_memory",
+        "asked_threads": "zoo.system.processors:asked_threads",
+        "usable_cpus": "zoo.system.processors:usable_cpus",
     },
 )

@@ -18,6 +18,7 @@ from zoo_cli.options import (
     percent,
     print_json,
     splits_option,
+    threads_option,
 )
 from zoo_cli.settings import preprocessing_options
 from zoo_cli.shared_settings import split_seed_option, weights_option
@@ -50,6 +51,7 @@ from zoo_cli.shared_settings import split_seed_option, weights_option
 @split_seed_option()
 @preprocessing_options
 @device_option
+@threads_option
 @json_option
 @splits_option
 @classes_from_option

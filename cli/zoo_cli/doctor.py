@@ -15,6 +15,7 @@ from zoo_cli.options import (
     json_option,
     print_json,
     splits_option,
+    threads_option,
     workers_option,
 )
 from zoo_cli.shared_settings import exclude_option, split_seed_option, weights_option
@@ -52,6 +53,7 @@ from zoo_cli.shared_settings import exclude_option, split_seed_option, weights_o
 @force_option
 @device_option
 @workers_option
+@threads_option
 @json_option
 @splits_option
 @classes_from_option

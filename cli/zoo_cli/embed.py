@@ -17,6 +17,7 @@ from zoo_cli.options import (
     levels_option,
     print_json,
     splits_option,
+    threads_option,
     workers_option,
 )
 from zoo_cli.shared_settings import feature_network_options
@@ -30,6 +31,7 @@ from zoo_cli.shared_settings import feature_network_options
 @levels_option
 @device_option
 @workers_option
+@threads_option
 @click.option(
     "--cache",
     type=click.Choice(["auto", "off"]),

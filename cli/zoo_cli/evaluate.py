@@ -12,6 +12,7 @@ from zoo_cli.options import (
     levels_option,
     print_json,
     splits_option,
+    threads_option,
     workers_option,
 )
 from zoo_cli.shared_settings import exclude_option, split_seed_option
@@ -26,6 +27,7 @@ from zoo_cli.shared_settings import exclude_option, split_seed_option
 @split_seed_option("the run's")
 @device_option
 @workers_option
+@threads_option
 @levels_option
 @exclude_option("those that the run left out of its data")
 @click.option(

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo_cli.options import console, device_option, echo, force_option, json_option, print_json, workers_option
+from zoo_cli.options import (
+    console,
+    device_option,
+    echo,
+    force_option,
+    json_option,
+    print_json,
+    threads_option,
+    workers_option,
+)
 from zoo_cli.predict import without_controls
 from zoo_cli.shared_settings import feature_network_options
 
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @workers_option
+@threads_option
 @force_option
 @json_option
 @click.pass_context

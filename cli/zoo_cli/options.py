@@ -29,6 +29,23 @@ device_option = click.option(
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 force_option = click.option("--force", is_flag=True, help="Overwrite existing output.")
+
+
+def _use_threads(ctx: click.Context, parameter: click.Parameter, count: int | None) -> None:
+    if count is not None and not ctx.resilient_parsing:
+        from zoo.system.processors import use_threads
+
+        use_threads(count)
+
+
+threads_option = click.option(
+    "--threads",
+    type=click.IntRange(1),
+    expose_value=False,
+    callback=_use_threads,
+    help="Threads that compute on the CPU, in place of OMP_NUM_THREADS.  [default: one per core, and in a container no "
+    "more than its quota]",
+)
 workers_option = click.option(
     "--workers",
     type=click.IntRange(1),

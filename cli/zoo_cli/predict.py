@@ -20,6 +20,7 @@ from zoo_cli.options import (
     json_option,
     json_rows,
     levels_option,
+    threads_option,
     workers_option,
 )
 
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 )
 @device_option
 @workers_option
+@threads_option
 @levels_option
 @json_option
 @click.pass_context

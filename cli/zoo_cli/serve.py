@@ -182,7 +182,7 @@ def serve(
     from zoo.serving.bounds import Bounds
     from zoo.serving.origin import check_origin
     from zoo.serving.supervisor import hold, listen, supervise
-    from zoo.system.other_load import usable_cpus
+    from zoo.system.processors import usable_cpus
 
     bounds = Bounds(
         body=max_body,

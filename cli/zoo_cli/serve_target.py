@@ -52,7 +52,7 @@ def write_target(
     from zoo.serving.served_model import open_served
     from zoo.serving.target_files import check_target, write_kserve, write_triton
     from zoo.serving.targets import STORAGE, check_storage
-    from zoo.system.other_load import usable_cpus
+    from zoo.system.processors import usable_cpus
     from zoo_cli.main import plugins
 
     if storage_uri is not None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from zoo_cli.options import console, device_option, echo, json_option, print_json, workers_option
+from zoo_cli.options import console, device_option, echo, json_option, print_json, threads_option, workers_option
 from zoo_cli.predict import without_controls
 from zoo_cli.shared_settings import feature_network_options
 
@@ -19,6 +19,7 @@ from zoo_cli.shared_settings import feature_network_options
 @click.option("--top", type=click.IntRange(1), default=5, show_default=True, help="Number of images to find for each.")
 @device_option
 @workers_option
+@threads_option
 @json_option
 @click.pass_context
 def similar(

@@ -13,7 +13,16 @@ from rich.table import Table
 
 from zoo.errors import UsageError, ZooError, counted
 from zoo_cli.figures import print_needed
-from zoo_cli.options import classes_from_option, console, echo, json_option, percent, print_json, splits_option
+from zoo_cli.options import (
+    classes_from_option,
+    console,
+    echo,
+    json_option,
+    percent,
+    print_json,
+    splits_option,
+    threads_option,
+)
 from zoo_cli.settings import SECONDS, settings_options
 
 if TYPE_CHECKING:
@@ -148,6 +157,7 @@ def _settings(command: Any) -> Any:
 @json_option
 @_settings
 @splits_option
+@threads_option
 @classes_from_option
 @click.pass_context
 def study(

@@ -12,7 +12,7 @@ from rich.markup import escape
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
-from zoo_cli.options import classes_from_option, console, echo, json_option, print_json, splits_option
+from zoo_cli.options import classes_from_option, console, echo, json_option, print_json, splits_option, threads_option
 from zoo_cli.settings import settings_options
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
                 hint="see `zoo train --help`; to continue a stopped run, use `zoo train --resume RUN`",
             )
         return
-    fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in RESUMABLE and _given(ctx, name)]
+    names = [*ctx.params, "threads"]  # sums are rounded differently with other threads
+    fixed = [f"`--{name.replace('_', '-')}`" for name in names if name not in RESUMABLE and _given(ctx, name)]
     if fixed:
         from zoo.runs.run import Run
 
@@ -109,6 +110,7 @@ def _run_of(final: str, screen: Console) -> Run | str:
 )
 @json_option
 @splits_option
+@threads_option
 @classes_from_option
 @click.pass_context
 def train(

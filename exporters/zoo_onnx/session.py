@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
 from zoo.runtime import DeviceName
 from zoo.system.cuda import cuda_devices
+from zoo.system.processors import asked_threads, usable_cpus
 from zoo.unknown import Threshold
 from zoo_onnx import metadata as meta
 from zoo_onnx.tensor_names import LOGITS, PHOTOGRAPHS, PIXELS, PROBABILITIES, UNKNOWN
@@ -174,6 +176,8 @@ def open_session(model: str | bytes, device: str, name: object, threads: int | N
     if threads is not None:
         options.intra_op_num_threads = threads
         options.enable_mem_pattern = False  # it would be kept for every size of photograph that is ever sent
+    elif asked_threads() is not None or usable_cpus() < (os.cpu_count() or 1):
+        options.intra_op_num_threads = asked_threads() or usable_cpus()  # onnxruntime knows of neither
     options.log_severity_level = 3  # errors only: warnings such as shape nodes on the CPU are normal
     # Other threads decode images between calls; a thread pool that spins while it waits would take their cores
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -33,6 +33,7 @@ from zoo.errors import Unreachable, ZooError, counted, first_line
 from zoo.experiment import OnBadImage
 from zoo.storage.mapped_memory import PageBudget
 from zoo.storage.tensor_store import MAX_SHARE, Draft, Store, digest_of_texts
+from zoo.system.processors import usable_cpus
 
 # Largest array of pixels in memory where there is no store: 1,300 images of 256 x 256. A larger one is a mapped file,
 # whose pages the system can drop
@@ -444,5 +445,4 @@ def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:
 
 def default_workers() -> int:
     """Default number of threads that decode images: one per core that this process may use, at most 8."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(cores, 8)
+    return min(usable_cpus(), 8)

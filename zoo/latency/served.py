@@ -24,7 +24,7 @@ from zoo.latency.load_generator import REJECTED_PAUSE, Address
 from zoo.latency.report import CONFIDENCE, RESAMPLES, SCHEMA, Estimate, estimate, noise_floor_between
 from zoo.plugin import Plugins
 from zoo.system.environment import machine, versions
-from zoo.system.other_load import usable_cpus
+from zoo.system.processors import usable_cpus
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 
 CLIENT = "zoo.latency.load_generator:LoadGenerator"

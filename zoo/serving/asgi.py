@@ -23,7 +23,7 @@ from zoo.serving.bounds import Bounds
 from zoo.serving.origin import check_origin
 from zoo.serving.served_model import open_served
 from zoo.serving.service import Service
-from zoo.system.other_load import usable_cpus
+from zoo.system.processors import usable_cpus
 
 FILES = "ZOO_SERVE_FILES"  # paths, with `:` between them (`;` on Windows)
 TOKEN_FILE = "ZOO_SERVE_TOKEN_FILE"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 
@@ -17,6 +18,7 @@ from zoo.storage.cache import memoise, source_key
 from zoo.system.cpu_memory import keep_freed_memory
 from zoo.system.depthwise import FastDepthwise
 from zoo.system.environment import machine
+from zoo.system.processors import asked_threads, usable_cpus
 from zoo.system.spinning import spin_only_while_alone
 
 # `auto` chooses bf16 on a CPU if a layer takes at most this share of its time in fp32. A smaller gain is not worth the
@@ -58,6 +60,18 @@ def training_precision(device: Device, compiled: bool = False) -> Iterator[None]
             yield
 
 
+@cache
+def fit_threads() -> None:
+    """Have torch compute with the threads that were asked for, else with no more than there are processors.
+
+    Once in a process: a run that is resumed then sets the number that it was started with.
+    """
+    # torch itself knows of no quota, and takes no more threads than there are cores from the variable
+    wanted = asked_threads() or min(torch.get_num_threads(), usable_cpus())
+    if wanted != torch.get_num_threads():
+        torch.set_num_threads(wanted)
+
+
 def choose_device(asked: str, precision: TrainingPrecision = "auto") -> Device:
     """Resolve `auto`, `cpu`, `cuda` or `cuda:N`, and prepare the process for the device.
 
@@ -78,6 +92,7 @@ def choose_device(asked: str, precision: TrainingPrecision = "auto") -> Device:
     if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     if device.type == "cpu":
+        fit_threads()
         keep_freed_memory()
         spin_only_while_alone()
     bf16 = precision == "bf16" or (precision == "auto" and has_fast_bf16(device))

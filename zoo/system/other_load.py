@@ -11,13 +11,10 @@ import time
 
 import psutil
 
+from zoo.system.processors import usable_cpus
+
 BUSY = 0.2  # processors; an idle system keeps fewer busy, and more disturb threads that wait for one another
 MOST_OTHERS = 0.5  # processors; training, which takes longer than a latency, is delayed noticeably by more
-
-
-def usable_cpus() -> int:
-    """Logical processors that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def busy_seconds() -> float:

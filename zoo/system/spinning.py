@@ -20,7 +20,8 @@ import time
 
 import torch
 
-from zoo.system.other_load import busy_seconds, usable_cpus
+from zoo.system.other_load import busy_seconds
+from zoo.system.processors import usable_cpus
 
 INTERVAL = 0.5  # seconds between looks at the load
 FROM, UNTIL = 0.3, 0.15  # processors that others keep busy: from where threads sleep, and until where they still do

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from zoo.progress import Progress, Silent
-from zoo.system.other_load import MOST_OTHERS, OtherLoad, kept_busy, usable_cpus
+from zoo.system.other_load import MOST_OTHERS, OtherLoad, kept_busy
+from zoo.system.processors import usable_cpus
 
 EARLY = 10.0  # seconds after which a first warning is due; shorter loads pass
 SHORTEST = 5.0  # seconds of a run below which the load says nothing

@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 
 from zoo.system import other_load
-from zoo.system.other_load import OtherLoad, busy_seconds, kept_busy, own_seconds, usable_cpus, wait_until_quiet
+from zoo.system.other_load import OtherLoad, busy_seconds, kept_busy, own_seconds, wait_until_quiet
+from zoo.system.processors import usable_cpus
 
 SPIN = "import time\nwhile time.process_time() < 0.3: pass"
 

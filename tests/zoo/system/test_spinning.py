@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from zoo.system import spinning
-from zoo.system.other_load import usable_cpus
+from zoo.system.processors import usable_cpus
 from zoo.system.spinning import ShortSpins
 
 # Processor time of a process in 20 ms after each of 20 operations on several threads: that is the waiting of the others

@@ -10,7 +10,7 @@ from tests_support import TINY
 
 from zoo import Plugins, Run, resume, train
 from zoo.progress import Silent
-from zoo.system.other_load import usable_cpus
+from zoo.system.processors import usable_cpus
 from zoo.training import load_watch
 from zoo.training.load_watch import EARLY, SHORTEST, LoadWatch, slack
 
