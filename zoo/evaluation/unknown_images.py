@@ -41,7 +41,7 @@ class UnknownImages:
         auroc: Probability that an unknown image has a higher score than a known one, ties counted half: the area under
             the ROC curve.
         auroc_interval: Its 95 % interval (Newcombe).
-        false_positives: Unknown images that are accepted where 95 % of the known ones are: "FPR at 95 % TPR" of
+        false_positives: Unknown images that are accepted where 95 % of the known ones are: the false-positive rate of
             Hendrycks and Gimpel 2017, with known images as the positive ones.
         threshold_images: Number of images of the split that the threshold was set on, so that false alarms among them
             say nothing.
