@@ -28,6 +28,7 @@ from zoo import ZooError, train
 from zoo.data.opening import open_images, open_unlabelled
 from zoo.dataset import BytesSource
 from zoo.plugin import Plugins
+from zoo.storage.files import json_text
 
 SERVER = """
 import sys, threading, boto3
@@ -113,7 +114,7 @@ def main() -> None:
             urllib.request.urlopen(strict).close()  # from now on moto asks for credentials that it knows
             sleep(0.1)
             found["refused (403)"] = said("s3://bucket/photos")
-            print(json.dumps(found, indent=2, ensure_ascii=False))
+            print(json_text(found, indent=2))
         finally:
             server.kill()
             server.wait()

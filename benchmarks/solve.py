@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.storage.files import json_text
 from zoo.system.environment import machine
 
 GROWTH = ((3_068, 10), (10_000, 10), (30_000, 10), (60_000, 10), (100_000, 10), (20_000, 100), (20_000, 1_000))
@@ -129,7 +130,7 @@ def main() -> None:
     parser.add_argument("--one", choices=["zoo", "scikit-learn"], help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.one:
-        print(json.dumps(measure(asked.sources[0], asked.one)))
+        print(json_text(measure(asked.sources[0], asked.one)))
         return
     if asked.growth:
         print(

@@ -256,7 +256,7 @@ _BOXES = re.compile(r"[\u2500-\u257f]+")
 _NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?(?![\w])")
 _VARYING = (
     (re.compile(r"\x1b\[[0-9;]*m"), ""),
-    (re.compile(r"\b[0-9a-f]{16,}\b"), "DIGEST"),
+    (re.compile(r"(?<![\w.])[0-9a-f]{16,}\b"), "DIGEST"),
     (re.compile(r"\d{4}-\d\d-\d\d(T[\d:+]+)?"), "TIME"),
     (re.compile(r"^device .*$", re.MULTILINE), "device"),  # bf16 where the processor is fast in it
     (re.compile(r"\(tolerance [\d.e-]+\)"), "(tolerance)"),  # a share of the largest logit

@@ -114,6 +114,7 @@ SLOW = {
         "how-to/make-the-file-smaller",
         "how-to/measure-latency",
         "how-to/plugins/backbone",
+        "how-to/plugins/command",
         "how-to/plugins/dataset",
         "how-to/plugins/exporter",
         "how-to/plugins/index",
@@ -121,6 +122,7 @@ SLOW = {
         "how-to/plugins/runtime",
         "how-to/plugins/strategy",
         "how-to/resume-a-stopped-run",
+        "how-to/serve",
         "how-to/whole-image",
         "reference/study-folder",
     )

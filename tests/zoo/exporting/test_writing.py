@@ -79,12 +79,12 @@ def trained(data: Path, tmp_path_factory: pytest.TempPathFactory, plugins: Plugi
 @pytest.fixture(scope="module", autouse=True)
 def exported_once() -> Iterator[None]:
     """The run's network is made a graph once for all tests, which are about what becomes of it."""
-    made: dict[tuple[str, int], bytes] = {}
+    made: dict[tuple[str, Any, str | None], bytes] = {}
 
-    def once(model: nn.Module, side: int) -> ExportedNetwork:
-        key = digest_of_state(model), side
+    def once(model: nn.Module, size: Any, head: str | None = None) -> ExportedNetwork:
+        key = digest_of_state(model), size, head
         if key not in made:
-            made[key] = pickle.dumps(export_network(model, side))
+            made[key] = pickle.dumps(export_network(model, size, head))
         found: ExportedNetwork = pickle.loads(made[key])  # noqa: S301 (it was made here)
         return found
 

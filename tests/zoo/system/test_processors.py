@@ -126,12 +126,19 @@ def test_threads_are_an_option_where_much_is_computed(command: str, capsys: pyte
     assert "--threads" in capsys.readouterr().err
 
 
-def test_a_resumed_run_keeps_its_threads(exported_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before = os.environ.get("OMP_NUM_THREADS")
-    try:
-        assert run(["train", "--resume", str(exported_run), "--threads", "2"]) == 2
-    finally:
-        os.environ.pop("OMP_NUM_THREADS", None)
-        if before is not None:
-            os.environ["OMP_NUM_THREADS"] = before
+def test_a_resumed_run_keeps_its_threads(
+    exported_run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(processors, "use_threads", lambda count: None)  # they would stay with this process
+    assert run(["train", "--resume", str(exported_run), "--threads", "2"]) == 2
     assert "`--threads` cannot be changed with `--resume`" in capsys.readouterr().err
+
+
+def test_threads_are_used_by_what_is_loaded_already_and_by_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    chosen: list[int] = []
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    processors.use_threads(3)
+    assert chosen == [3] and os.environ["OMP_NUM_THREADS"] == "3"
