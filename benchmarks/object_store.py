@@ -105,7 +105,7 @@ def main() -> None:
                 found[f"processor seconds, {name}, read once"] = round(process_time() - began, 2)
                 run = train(replace(TINY, data=data, epochs=1, cache="off"), out=Path(place) / name.replace(" ", "-"))
                 runs[name] = (run.record["data"], run.record["weights_sha256"])
-            found["the same digests and weights"] = len({json.dumps(one) for one in runs.values()}) == 1
+            found["the same digests and weights"] = len({json_text(one) for one in runs.values()}) == 1
             for data in ("s3://empty", "s3://none/photos", "s3://bucket/none", "csv:s3://bucket/none.csv"):
                 found[data] = said(data)
             strict = urllib.request.Request(
