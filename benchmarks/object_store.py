@@ -10,7 +10,6 @@ so it is no dependency of the tests; `--server` names a Python that has it. No r
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
