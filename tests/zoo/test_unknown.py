@@ -47,7 +47,7 @@ from zoo.serving.bounds import Rejection
 from zoo.serving.served_model import open_served
 from zoo.studies.study import Study
 from zoo.training import session
-from zoo.unknown import Space, UnknownScore, exceeds, fewest_images, fit_unknown
+from zoo.unknown import Space, UnknownScore, _limits, exceeds, fewest_images, fit_unknown
 from zoo_cli.main import run as run_zoo
 from zoo_onnx.serve import open_to_serve
 
@@ -130,6 +130,22 @@ def test_false_alarms_of_new_images_have_the_rate(rate: float, count: int, kind:
         shares.append(exceeds(score.scores(*draw(200))).mean())
     error = np.std(shares, ddof=1) / math.sqrt(len(shares))
     assert 0.25 * rate < np.mean(shares) <= rate + 2 * error
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_limits_have_the_lowest_rank_for_which_the_rate_is_proven(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    count, rate, most = 29, 0.2, 6  # most: of 30 exchangeable images
+    one, other = (1 + generator.permutation(count) for _ in range(2))
+
+    def proven(rank: int) -> bool:
+        """Whether, besides an image that exceeds `rank - 1` of a part, few enough images may be as strange."""
+        pairs = ((one, other), (other, one))
+        return all(1 + int(((own >= rank) | (rest >= rank - 1)).sum()) <= most for own, rest in pairs)
+
+    rank = next(rank for rank in range(2, count + 2) if proven(rank)) - 1
+    limits = _limits([one.astype(float), other.astype(float)], rate)
+    assert [math.floor(limit) for limit in limits] == [rank, rank]
 
 
 def test_a_score_of_both_parts_needs_twice_as_many_images() -> None:
@@ -505,4 +521,12 @@ def test_a_damaged_score_is_told(run: Run, tmp_path: Path, green: Path, small_pl
     copy = shutil.copytree(run.path, tmp_path / "run")
     (copy / UNKNOWN_FILE).unlink()
     with pytest.raises(ZooError, match="scores of unknown images"):
+        predict(copy, green, plugins=small_plugins)
+
+
+def test_the_score_of_another_run_is_told(run: Run, tmp_path: Path, green: Path, small_plugins: Plugins) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    score = UnknownScore.load(copy / UNKNOWN_FILE)
+    replace(score, threshold=replace(score.threshold, images=99)).save(copy / UNKNOWN_FILE)
+    with pytest.raises(ZooError, match="is not that of the run"):
         predict(copy, green, plugins=small_plugins)
