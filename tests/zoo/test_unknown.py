@@ -401,6 +401,8 @@ def test_evaluate_compares_unknown_images_with_the_split(
     assert found["threshold_images"] == 0 and found["trained_on"] == 0 and found["fpr_at_95"] == 0
     own = evaluate(copy, unknown=photos / "train", plugins=small_plugins).unknown
     assert own is not None and own.trained_on == own.images == 24 and own.threshold_images == 12
+    same = evaluate(copy, unknown=photos / "val", plugins=small_plugins).unknown
+    assert same is not None and same.in_split == same.images == 12 and own.in_split == 0
     text = report(copy, photographs=False, plugins=small_plugins).html.read_text()
     assert "Unknown images" in text and f"folder:{green}" in text
     (tmp_path / "nothing").mkdir()
