@@ -8,16 +8,17 @@ unified framework for detecting out-of-distribution samples"), with the covarian
 sure. `benchmarks/results/unknown.md` compares them with others.
 
 Scores are calibrated on held-out images of the known classes: 0 is their median, 1 the threshold. An image is unknown
-if its score is above 1. The threshold is that of split conformal prediction (Vovk et al. 2005, "Algorithmic learning in
-a random world"): a further image of the known classes is above it with at most the stated probability, as long as it is
-drawn like those that the threshold was set on.
+if its score is above 1. The threshold is conformal (Vovk et al. 2005, "Algorithmic learning in a random world"): a
+further image of the known classes is above it with at most the stated probability, as long as it is drawn like those
+that the threshold was set on. Both parts have their limit at the same rank among these; `_limits` says why the
+probability holds for the larger of the two.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, overload
@@ -35,7 +36,8 @@ from zoo.storage.files import SCHEMA, check_schema, json_text, write_bytes
 Floats = npt.NDArray[np.floating[Any]]
 
 COMPONENTS = 128  # principal components of the distance, at most
-HIGH = 0.95  # quantile of held-out images at which both parts of the score are equal
+# Smallest spread of one minus the largest probability: files compute it in float32, whose steps are 6e-8 there
+RESOLVED = 1e-5
 
 CONFIDENCE, DISTANCE = "confidence", "distance"
 METHODS = {
@@ -251,9 +253,9 @@ def _part(name: str, space: Space | None, logits: Floats, features: Floats | Non
     return space.distances(features)
 
 
-def fewest_images(rate: float) -> int:
-    """Number of held-out images that a threshold with this rate of false alarms needs."""
-    return math.ceil(round(1 / rate, 6)) - 1
+def fewest_images(rate: float, parts: int = 1) -> int:
+    """Number of held-out images that a threshold with this rate of false alarms needs, for a score of so many parts."""
+    return math.ceil(round(parts / rate, 6)) - 1
 
 
 def check_images(count: int, rate: float, split: str = "val") -> None:
@@ -306,27 +308,33 @@ def fit_unknown(
     count = len(held_logits)
     check_images(count, rate, split)
     space = None if features is None else Space.fit(features, labels)
+    names = [CONFIDENCE, *(() if space is None else (DISTANCE,))]
+    if count < fewest_images(rate, len(names)):
+        names = names[-1:]  # the distance, where there are both: it finds foreign images, of which a network is sure
+    found = {name: _part(name, space, held_logits, held_features) for name in names}
+    middles = {name: float(np.median(part)) for name, part in found.items()}
+    found = {
+        name: part
+        for name, part in found.items()
+        # such as the confidence of a head that is always as sure
+        if float(part.max()) - middles[name] > max(1e-6 * abs(float(part.max())), RESOLVED * (name == CONFIDENCE))
+    }
+    if not found:
+        raise _all_alike(count, split)
     scales: dict[str, tuple[float, float]] = {}
-    units: list[npt.NDArray[np.float64]] = []
-    for name in (CONFIDENCE, *(() if space is None else (DISTANCE,))):
-        part = _part(name, space, held_logits, held_features)
-        middle, high = (float(value) for value in np.quantile(part, (0.5, HIGH)))
-        if not high - middle > 1e-6 * max(abs(high), 1e-3):
-            continue  # such as the confidence of a head that is always as sure
-        scales[name] = 1 / (high - middle), -middle / (high - middle)
-        units.append((part - middle) / (high - middle))
+    for name, limit in zip(found, _limits(list(found.values()), rate)):
+        unit = limit - middles[name]
+        if unit > max(1e-6 * abs(limit), RESOLVED * (name == CONFIDENCE)):
+            scales[name] = 1 / unit, -middles[name] / unit
     if not scales:
         raise _all_alike(count, split)
-    values = np.sort(np.max(units, axis=0))
-    low, limit = float(np.median(values)), _limit(values, rate)
-    if not limit - low > 1e-9:
+    low = float(np.median(np.max([slope * found[name] + offset for name, (slope, offset) in scales.items()], axis=0)))
+    if not 1 - low > 1e-6:
         raise _all_alike(count, split)
     return UnknownScore(
         threshold=Threshold(rate=rate, images=count, split=split, parts=tuple(scales)),
         head=head,
-        scales={
-            name: (slope / (limit - low), (offset - low) / (limit - low)) for name, (slope, offset) in scales.items()
-        },
+        scales={name: (slope / (1 - low), (offset - low) / (1 - low)) for name, (slope, offset) in scales.items()},
         space=space if DISTANCE in scales else None,
     )
 
@@ -339,15 +347,34 @@ def _all_alike(count: int, split: str) -> ZooError:
     )
 
 
-def _limit(values: npt.NDArray[np.float64], rate: float) -> float:
-    """The threshold of sorted values: halfway from the one of rank ceil((n + 1)(1 - rate)) to the next.
+def _limits(parts: Sequence[npt.NDArray[np.float64]], rate: float) -> list[float]:
+    """The limit of each part `(N,)`: an image that exceeds any of them is unknown.
 
-    So a rounding error decides about none of these images. It is moved by at most a twentieth of its distance from the
-    median, and by as much where no value is larger.
+    All limits have the same rank K - 1 among the N images, the lowest one for which the probability holds. A further
+    image and these N are exchangeable, so with s the largest rank of an image among all N + 1, over the parts, at most
+    `rate` (N + 1) of them can have an s that as few others reach. If the further image exceeds the limit of a part, in
+    which its rank is s >= K, then it is reached by those images alone whose rank among the N is K or more in this part,
+    or K - 1 or more in another: the further image adds one to ranks above its own. K is such that there are fewer than
+    `rate` (N + 1) of these, whichever part it is. With one part this is split conformal prediction. Equal values are
+    ranked in an order that is random, but always the same.
+
+    A limit is moved halfway to the next value, so that a rounding error decides about none of these images: by at most
+    a twentieth of its distance from the median, and by as much where no value is larger.
     """
-    rank = math.ceil(round((len(values) + 1) * (1 - rate), 6))
-    assert 1 <= rank <= len(values), "`check_images` was called"
-    value = float(values[rank - 1])
-    above = values[values > value]
-    most = 0.05 * (value - float(np.median(values)))
-    return value + (min((float(above[0]) - value) / 2, most) if len(above) else most)
+    count = len(parts[0])
+    allowed = math.floor(round((count + 1) * rate, 6))
+    assert count >= fewest_images(rate, len(parts)), "`check_images` was called"
+    shuffled = np.random.default_rng(0).permutation(count)
+    ranks = np.empty((len(parts), count), np.int64)
+    for row, part in zip(ranks, parts):
+        row[shuffled[np.argsort(part[shuffled], kind="stable")]] = np.arange(1, count + 1)
+    # by the part that the further image exceeds: the ranks from which on an image counts
+    reached = [(ranks + (np.arange(len(parts)) != own)[:, None]).max(0) for own in range(len(parts))]
+    rank = max(int(np.sort(one)[count - allowed]) for one in reached)
+    limits = []
+    for part in parts:
+        value = float(np.sort(part)[rank - 1])
+        above = part[part > value]
+        most = 0.05 * (value - float(np.median(part)))
+        limits.append(value + (min((float(above.min()) - value) / 2, most) if len(above) else most))
+    return limits

@@ -119,6 +119,11 @@ def print_unknown(found: UnknownImages, split: str, console: Console) -> None:
             f"[yellow]the model was trained on {found.trained_on} of these {counted(found.images, 'image')}, so they "
             "are not unknown to it[/yellow]"
         )
+    if found.in_split:
+        console.print(
+            f"[yellow]{found.in_split} of these {counted(found.images, 'image')} are images of {split}, too, so no "
+            "score can tell them from these[/yellow]"
+        )
     if found.threshold_images:
         console.print(
             f"[dim]the threshold was set on {found.threshold_images} of the {counted(found.known, 'image')} of "

@@ -29,6 +29,7 @@ from zoo import (
     evaluate,
     export,
     inspect,
+    plan,
     predict,
     resume,
     train,
@@ -46,11 +47,11 @@ from zoo.serving.bounds import Rejection
 from zoo.serving.served_model import open_served
 from zoo.studies.study import Study
 from zoo.training import session
-from zoo.unknown import Space, UnknownScore, exceeds, fewest_images, fit_unknown
+from zoo.unknown import Space, UnknownScore, _limits, exceeds, fewest_images, fit_unknown
 from zoo_cli.main import run as run_zoo
 from zoo_onnx.serve import open_to_serve
 
-RATE = 0.1
+RATE = 0.16  # 12 images are just enough for both parts of the score
 
 
 @pytest.fixture(scope="module")
@@ -90,34 +91,82 @@ def _fit(features: np.ndarray, labels: np.ndarray, held: np.ndarray, rate: float
 @given(st.integers(0, 10_000), st.integers(9, 200), st.sampled_from([0.01, 0.05, 0.1, 0.2]))
 @settings(max_examples=60, deadline=None)
 def test_as_many_held_out_images_are_above_the_threshold_as_the_rate_allows(seed: int, count: int, rate: float) -> None:
-    if count < fewest_images(rate):
-        count = fewest_images(rate)
+    count = max(count, fewest_images(rate))
     generator = np.random.default_rng(seed)
     features = generator.normal(size=(30, 4)).astype(np.float32)
     held = generator.normal(size=(count, 4)).astype(np.float32)
     score = _fit(features, np.arange(30) % 3, held, rate)
     logits = np.random.default_rng(9).normal(size=(count, 3)).astype(np.float32)
     values = score.scores(logits, held)
-    # split conformal prediction: of n + 1 exchangeable images at most rate x (n + 1) may rank above the threshold
+    # of n + 1 exchangeable images at most rate x (n + 1) may rank above the threshold; with two parts it steps by two
     allowed = math.floor(round(rate * (count + 1), 6)) - 1
+    both = count >= fewest_images(rate, 2)
+    assert score.threshold.parts == (("confidence", "distance") if both else ("distance",))
     assert exceeds(values).sum() <= allowed
-    assert exceeds(values).sum() >= allowed - 1 or allowed == 0
+    assert exceeds(values).sum() >= allowed - 3 * both
     assert np.median(values) == pytest.approx(0, abs=1e-4)
 
 
-def test_false_alarms_of_new_images_have_the_rate() -> None:
+@pytest.mark.parametrize(("rate", "count"), [(0.2, 4), (0.2, 9), (0.1, 9), (0.1, 19), (0.05, 39)])
+@pytest.mark.parametrize("kind", ["apart", "discrete", "heavy"])
+def test_false_alarms_of_new_images_have_the_rate(rate: float, count: int, kind: str) -> None:
+    """Also with as few images as may be, where two parts in the unit of their quantiles had twice the rate."""
     generator = np.random.default_rng(1)
+    means = 3 * np.eye(3, 4)
+
+    def draw(number: int) -> tuple[np.ndarray, np.ndarray]:
+        noise = generator.standard_t(1.5, (number, 4)) if kind == "heavy" else generator.normal(size=(number, 4))
+        features = means[generator.integers(0, 3, number)] + noise
+        features = np.round(features) if kind == "discrete" else features
+        return generator.normal(size=(number, 3)) if kind == "apart" else 0.3 * features @ means.T, features
+
     shares = []
-    for _ in range(60):
-        features, held, fresh = (generator.normal(size=(count, 3)).astype(np.float32) for count in (60, 99, 400))
-        logits = [generator.normal(size=(len(one), 3)).astype(np.float32) for one in (held, fresh)]
+    for _ in range(150):
+        fitted, labels = draw(60)[1], np.arange(60) % 3
+        logits, held = draw(count)
         score = fit_unknown(
-            rate=0.05, split="val", head="", features=features, labels=np.arange(60) % 3,
-            held_logits=logits[0], held_features=held,
-        )  # fmt: skip
-        shares.append(exceeds(score.scores(logits[1], fresh)).mean())
+            rate=rate, split="val", head="", features=fitted, labels=labels, held_logits=logits, held_features=held
+        )
+        shares.append(exceeds(score.scores(*draw(200))).mean())
     error = np.std(shares, ddof=1) / math.sqrt(len(shares))
-    assert 0.03 < np.mean(shares) <= 0.05 + 3 * error
+    assert 0.25 * rate < np.mean(shares) <= rate + 2 * error
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_limits_have_the_lowest_rank_for_which_the_rate_is_proven(seed: int) -> None:
+    generator = np.random.default_rng(seed)
+    count, rate, most = 29, 0.2, 6  # most: of 30 exchangeable images
+    one, other = (1 + generator.permutation(count) for _ in range(2))
+
+    def proven(rank: int) -> bool:
+        """Whether, besides an image that exceeds `rank - 1` of a part, few enough images may be as strange."""
+        pairs = ((one, other), (other, one))
+        return all(1 + int(((own >= rank) | (rest >= rank - 1)).sum()) <= most for own, rest in pairs)
+
+    rank = next(rank for rank in range(2, count + 2) if proven(rank)) - 1
+    limits = _limits([one.astype(float), other.astype(float)], rate)
+    assert [math.floor(limit) for limit in limits] == [rank, rank]
+
+
+def test_a_score_of_both_parts_needs_twice_as_many_images() -> None:
+    generator = np.random.default_rng(6)
+    features, held = generator.normal(size=(30, 4)), generator.normal(size=(199, 4))
+    assert fewest_images(0.01, 2) == 199 and fewest_images(0.2, 2) == 9
+    assert _fit(features, np.arange(30) % 3, held, 0.01).threshold.parts == ("confidence", "distance")
+    assert _fit(features, np.arange(30) % 3, held[:198], 0.01).threshold.parts == ("distance",)
+
+
+def test_a_confidence_that_float32_cannot_tell_is_left_out() -> None:
+    """Its scores in a file would be steps of 6e-8 in a unit that is no larger."""
+    generator = np.random.default_rng(7)
+    features, held = generator.normal(size=(30, 4)), generator.normal(size=(99, 4))
+    for spread, parts in ((8, ("confidence", "distance")), (18, ("distance",))):
+        logits = np.c_[spread + generator.uniform(0, 1, 99), np.zeros(99)]
+        found = fit_unknown(
+            rate=0.05, split="val", head="", features=features, labels=np.arange(30) % 2, held_logits=logits,
+            held_features=held,
+        )  # fmt: skip
+        assert found.threshold.parts == parts
 
 
 @pytest.mark.parametrize(("count", "width"), [(40, 6), (12, 30)])
@@ -352,6 +401,8 @@ def test_evaluate_compares_unknown_images_with_the_split(
     assert found["threshold_images"] == 0 and found["trained_on"] == 0 and found["fpr_at_95"] == 0
     own = evaluate(copy, unknown=photos / "train", plugins=small_plugins).unknown
     assert own is not None and own.trained_on == own.images == 24 and own.threshold_images == 12
+    same = evaluate(copy, unknown=photos / "val", plugins=small_plugins).unknown
+    assert same is not None and same.in_split == same.images == 12 and own.in_split == 0
     text = report(copy, photographs=False, plugins=small_plugins).html.read_text()
     assert "Unknown images" in text and f"folder:{green}" in text
     (tmp_path / "nothing").mkdir()
@@ -385,10 +436,25 @@ def test_too_few_images_are_told_before_training(
     with pytest.raises(ZooError, match=r"`--unknown-rate 0.01` needs 99 images in `val`.*there are 12") as caught:
         train(replace(experiment, unknown_rate=0.01), out=tmp_path / "run", plugins=small_plugins)
     assert "`--unknown-rate 0.077` is the lowest" in str(caught.value.hint) and not (tmp_path / "run").exists()
+    with pytest.raises(ZooError, match=str(caught.value).partition(" needs")[0]):
+        plan(replace(experiment, unknown_rate=0.01), plugins=small_plugins)
     data = tmp_path / "data"
     shutil.copytree(photos, data, ignore=shutil.ignore_patterns("val"))
     with pytest.raises(ZooError, match="has none"):
         train(replace(experiment, data=str(data)), out=tmp_path / "run", plugins=small_plugins)
+    with pytest.raises(ZooError, match="has none"):
+        plan(replace(experiment, data=str(data)), plugins=small_plugins)
+
+
+def test_images_that_cannot_be_decoded_do_not_count(
+    experiment: Experiment, tmp_path: Path, small_plugins: Plugins, photos: Path
+) -> None:
+    data = shutil.copytree(photos, tmp_path / "data")
+    for path in sorted((data / "val").rglob("*.jpg"))[::3] + sorted((data / "val").rglob("*.jpg"))[1::3]:
+        path.write_bytes(path.read_bytes()[:90])
+    with pytest.raises(ZooError, match=r"needs 6 images in `val`.*there are 4"):
+        train(replace(experiment, data=str(data), on_bad_image="skip"), out=tmp_path / "run", plugins=small_plugins)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("count", "rate"), [(12, 0.077), (99, 0.01), (19, 0.05), (9, 0.1), (4, 0.2), (999, 0.001)])
@@ -457,4 +523,12 @@ def test_a_damaged_score_is_told(run: Run, tmp_path: Path, green: Path, small_pl
     copy = shutil.copytree(run.path, tmp_path / "run")
     (copy / UNKNOWN_FILE).unlink()
     with pytest.raises(ZooError, match="scores of unknown images"):
+        predict(copy, green, plugins=small_plugins)
+
+
+def test_the_score_of_another_run_is_told(run: Run, tmp_path: Path, green: Path, small_plugins: Plugins) -> None:
+    copy = shutil.copytree(run.path, tmp_path / "run")
+    score = UnknownScore.load(copy / UNKNOWN_FILE)
+    replace(score, threshold=replace(score.threshold, images=99)).save(copy / UNKNOWN_FILE)
+    with pytest.raises(ZooError, match="is not that of the run"):
         predict(copy, green, plugins=small_plugins)

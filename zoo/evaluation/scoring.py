@@ -400,6 +400,7 @@ def _evaluate(
             workers=workers or default_workers(),
             levels=given,
             fitted=fitted if known else None,
+            scored=set(contents.values()),
             held=sum(digest in held for digest in contents.values()) if known else None,
             advance=step,
         )

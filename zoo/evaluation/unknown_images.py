@@ -46,6 +46,7 @@ class UnknownImages:
         threshold_images: Number of images of the split that the threshold was set on, so that false alarms among them
             say nothing.
         trained_on: Number of unknown images that the model was trained on, by their contents. None: unknown.
+        in_split: Number of unknown images that the split has, too, by their contents. None: not looked for.
         bad: Files of the unknown images that could not be decoded.
         notes: What was decided when they were opened.
     """
@@ -62,6 +63,7 @@ class UnknownImages:
     false_positives: int
     threshold_images: int | None = None
     trained_on: int | None = None
+    in_split: int | None = None
     bad: tuple[BadFile, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -81,6 +83,7 @@ class UnknownImages:
             "fpr_at_95": self.false_positives / self.images,
             "fpr_at_95_interval_95": list(wilson_interval(self.false_positives, self.images)),
             "trained_on": self.trained_on,
+            "in_split": self.in_split,
             "bad_images": [{"path": file.id, "reason": file.reason} for file in self.bad],
             "notes": list(self.notes),
         }
@@ -117,6 +120,7 @@ def compare_unknown(
     rate: float,
     threshold_images: int | None = None,
     trained_on: int | None = None,
+    in_split: int | None = None,
     bad: Sequence[BadFile] = (),
     notes: Sequence[str] = (),
 ) -> UnknownImages:
@@ -136,6 +140,7 @@ def compare_unknown(
         false_positives=passing(table.unknown, scores),
         threshold_images=threshold_images,
         trained_on=trained_on,
+        in_split=in_split,
         bad=tuple(bad),
         notes=tuple(notes),
     )
@@ -149,6 +154,7 @@ def score_unknown(
     workers: int,
     levels: Levels | None,
     fitted: Set[str] | None,
+    scored: Set[str],
     held: int | None,
     advance: Callable[[int], None],
 ) -> UnknownImages:
@@ -161,6 +167,7 @@ def score_unknown(
         workers: Threads that decode images.
         levels: Grey levels that become black and white. None: those of the model.
         fitted: SHA-256 of the images that the model was trained on. None: unknown.
+        scored: SHA-256 of the images of the split.
         held: Number of images of the split that the threshold was set on. None: unknown.
         advance: Called with the number of images classified.
 
@@ -179,14 +186,15 @@ def score_unknown(
             scores.append(result.unknown)
     if not scores:
         raise ZooError(f"no image of `{strangers.name}` can be decoded", hint=f"the first: {bad[0].reason}")
-    known = None if fitted is None else sum(digest in fitted for _, digest in digests(strangers.samples))
+    contents = [digest for _, digest in digests(strangers.samples)]
     return compare_unknown(
         table,
         np.array(scores, np.float32),
         data=strangers.name,
         rate=threshold.rate,
         threshold_images=held,
-        trained_on=known,
+        trained_on=None if fitted is None else sum(digest in fitted for digest in contents),
+        in_split=sum(digest in scored for digest in contents),
         bad=bad,
         notes=strangers.notes,
     )

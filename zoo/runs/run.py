@@ -258,11 +258,20 @@ class Run:
         """The score of how strange an image is; None where the run was trained without `--unknown-rate`.
 
         Raises:
-            ZooError: its file is missing or damaged.
+            ZooError: its file is missing or damaged, or of another run.
         """
         from zoo.unknown import UnknownScore
 
-        return UnknownScore.load(self.path / UNKNOWN_FILE) if self.record.get("unknown") else None
+        said = self.record.get("unknown")
+        if not said:
+            return None
+        score = UnknownScore.load(self.path / UNKNOWN_FILE)
+        if any(said.get(key) != value for key, value in score.threshold.to_json().items() if key != "method"):
+            raise ZooError(
+                f"the threshold in `{self.path / UNKNOWN_FILE}` is not that of the run",
+                hint="restore it from a copy, or train again with `--force`",
+            )
+        return score
 
     def update(self, **changes: Any) -> Run:
         """Write changed keys to `run.json`; returns the run with the new record."""

@@ -24,6 +24,7 @@ from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
+from zoo.unknown import check_images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,11 +68,13 @@ def accept(experiment: Experiment, plugins: Plugins, *, final: bool = False, loo
         look: Whether near duplicates are searched for, if the experiment asks for that.
 
     Raises:
-        UsageError, ZooError: as `select_images` and `assign_roles`; or no image is held out.
+        UsageError, ZooError: as `select_images`, `assign_roles` and `check_unknown`; or no image is held out.
     """
     selection = select_images(experiment, plugins, look=look)
     _check_held_out(selection.images, final=final)
-    return Accepted(selection=selection, roles=assign_roles(selection.images, experiment))
+    roles = assign_roles(selection.images, experiment)
+    check_unknown(selection.images, roles, len(selection.images.splits.get("val", ())), experiment)
+    return Accepted(selection=selection, roles=roles)
 
 
 def accept_folds(experiment: Experiment, plugins: Plugins) -> FoldDivision:
@@ -139,6 +142,22 @@ def check_leaks(name: str, leaks: Sequence[Leak], shared: Sequence[SharedGroup],
     if leaks:
         instead = "`--on-leak warn`" if experiment.folds is not None else "`--on-leak drop` or `warn`"
         raise ZooError(f"`{name}`: {told(leaks)}", hint=f"delete all but one of each, or pass {instead}")
+
+
+def check_unknown(images: Images, roles: Roles, count: int, experiment: Experiment) -> None:
+    """Check that a threshold for unknown images can be set on the `count` images of `val`, if the experiment asks.
+
+    Raises:
+        ZooError: there is no `val`, or it has too few images.
+    """
+    if experiment.unknown_rate is None:
+        return
+    if roles.reported != "val":
+        raise ZooError(
+            f"`--unknown-rate` sets a threshold on the images of `val`, and `{images.name}` has none",
+            hint="name a part of the training images `val`, such as by `--splits`, or leave `--unknown-rate` out",
+        )
+    check_images(count, experiment.unknown_rate, "val")
 
 
 def _check_held_out(images: Images, *, final: bool = False) -> None:

@@ -55,7 +55,7 @@ from zoo.training.sampler import preserved_generators
 from zoo.training.setup import Setup, resolve
 from zoo.training.start import start_of
 from zoo.training.temperature_scaling import FEWEST, fit_temperature, fold_temperature
-from zoo.training.unknown_fit import check_unknown, fit_score
+from zoo.training.unknown_fit import check_decoded, fit_score
 from zoo.training.validation import validation_logits
 
 
@@ -96,7 +96,7 @@ def train(
     context, watch = _watched(context, start.setup)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
     job = prepare(start.experiment, start.setup, context, ahead, pool=pool, earlier=earlier, of_folds=of_folds)
-    check_unknown(job)
+    check_decoded(job)
     record = initial_manifest(job)
     known = None
     if earlier is not None:

@@ -10,43 +10,33 @@ import torch
 
 from zoo.backbone import Network
 from zoo.data.decoding import DecodedImages
-from zoo.errors import ZooError
 from zoo.networks.head import head_path, takes_vectors
 from zoo.networks.predictor import TorchPredictor, full_precision
 from zoo.networks.tracing import eval_mode
 from zoo.predictor import Answers
+from zoo.training.acceptance import check_unknown
 from zoo.training.features import cached_features, features
 from zoo.training.optimizer import changed_by
 from zoo.training.preparation import Job
 from zoo.training.workspace import Workspace
-from zoo.unknown import UnknownScore, check_images, fit_unknown
+from zoo.unknown import METHODS, Threshold, UnknownScore, fewest_images, fit_unknown
 
 VAL = "val"  # the split that the threshold is set on
 
 
 def held_out_part(job: Job) -> DecodedImages:
-    """The images of `val`, which are those that the run reports on.
-
-    Raises:
-        ZooError: the data have none.
-    """
-    if job.roles.reported != VAL:
-        raise ZooError(
-            f"`--unknown-rate` sets a threshold on the images of `{VAL}`, and `{job.images.name}` has none",
-            hint=f"name a part of the training images `{VAL}`, such as by `--splits`, or leave `--unknown-rate` out",
-        )
+    """The images of `val`, which are those that the run reports on."""
     return job.decoded.get("reported") or job.decoded["choose"]
 
 
-def check_unknown(job: Job) -> None:
-    """Check, before training, that a threshold can be set where the experiment asks for one.
+def check_decoded(job: Job) -> None:
+    """Check, before training, that a threshold can be set on the images of `val` that could be decoded.
 
     Raises:
-        ZooError: there is no `val`, or it has too few images.
+        ZooError: there are too few.
     """
-    rate = job.experiment.unknown_rate
-    if rate is not None:
-        check_images(len(held_out_part(job).samples), rate, VAL)
+    if job.experiment.unknown_rate is not None:
+        check_unknown(job.images, job.roles, len(held_out_part(job).samples), job.experiment)
 
 
 def fit_score(network: Network, workspace: Workspace) -> tuple[UnknownScore, Answers]:
@@ -88,7 +78,21 @@ def fit_score(network: Network, workspace: Workspace) -> tuple[UnknownScore, Ans
         held_features=vectors,
     )
     progress.note(f"unknown images: {score.threshold}")
+    if fitted is not None and len(score.threshold.parts) == 1:
+        progress.note(_why_one_part(score.threshold))
     return score, Answers(logits, score.scores(logits, vectors))
+
+
+def _why_one_part(threshold: Threshold) -> str:
+    """Why a score is of one part alone, though the head takes a vector of features."""
+    said = f"`--unknown-rate`: the score is {METHODS[threshold.parts]}, alone"
+    both = fewest_images(threshold.rate, 2)
+    if threshold.images < both:
+        return (
+            f"{said}, which mostly misses images between the classes: with the confidence, this rate needs "
+            f"{both:,} images in `{VAL}`"
+        )
+    return f"{said}: the other part hardly differs from image to image of `{VAL}`"
 
 
 def _batches(part: DecodedImages, size: int) -> Iterator[npt.NDArray[np.uint8]]:

@@ -23,12 +23,14 @@ import pytest
 from chromium import CHROMIUM, Tab, browser, in_chromium
 from tests_support import COLOURS, paint
 
+from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
 from zoo.serving.app import make_app
 from zoo.serving.model_card import model_card
 from zoo.serving.page import page
 from zoo.serving.served_model import Batching, ServedModel, open_served
 from zoo.serving.service import Service
+from zoo.unknown import Threshold
 
 uvicorn = pytest.importorskip("uvicorn", reason="the server's requirements are not installed")
 
@@ -54,6 +56,20 @@ class ByColour:
         rows = np.zeros((len(photographs), len(self.classes)), np.float32)
         rows[:, 0], rows[:, 1] = self.scale * means[:, 2], self.scale * means[:, 0]
         return rows
+
+
+GUARD = Threshold(rate=0.05, images=1234, split="val", parts=("distance",))
+
+
+@dataclass(frozen=True)
+class OfNoRed(ByColour):
+    """The same with a threshold, to which what is red is of no class."""
+
+    threshold: Threshold = GUARD
+
+    def answers(self, photographs: Sequence[npt.NDArray[np.uint8]]) -> Answers:
+        logits = self.logits(photographs)
+        return Answers(logits, np.where(logits[:, 1] > logits[:, 0], np.float32(1.5), np.float32(0.5)))
 
 
 def served(name: str = "colours", digest: str = "1" * 64, **changes: Any) -> ServedModel:
@@ -288,6 +304,31 @@ def test_the_threshold_is_moved_by_keyboard(tab: Tab, photographs: list[Path]) -
         assert tab.value("document.getElementById('threshold-told').textContent") == "64 %" and tab.value(count) == 0
         tab.value("document.getElementById('doubtful').click()")
         assert tab.value("[...document.querySelectorAll('#results > li')].every(one => one.offsetHeight === 0)")
+
+
+@in_chromium
+def test_images_of_no_class_are_marked_and_counted(tab: Tab, photographs: list[Path]) -> None:
+    guarded = served()
+    guarded.record["metadata"]["zoo.unknown"] = GUARD.to_json()
+    with serving(dataclasses.replace(guarded, predictor=OfNoRed())) as server:
+        opened(tab, server)
+        tab.choose_files("#files", *photographs)
+        tab.wait(SETTLED)
+        told = tab.value("photographs.map(one => [one.answer.unknown, one.item.className, one.told.textContent])")
+        assert {unknown for unknown, _, _ in told} == {True, False}
+        for unknown, name, text in told:
+            assert (name == "unknown") is unknown is text.startswith("unknown")
+        count = sum(unknown for unknown, _, _ in told)
+        tab.wait(f"document.getElementById('summary').textContent.includes('{count} unknown')")
+        assert "red" not in tab.value("document.getElementById('summary').textContent")
+        card = tab.value("document.getElementById('card').textContent")
+        assert "at most 5.0 % of images of its classes are called unknown" in card and "1,234 images" in card
+        tab.value("document.getElementById('doubtful').click()")
+        shown = (
+            "[...document.querySelectorAll('#results > li')].filter(one => one.offsetHeight).map(one => one.className)"
+        )
+        assert tab.value(shown) == ["unknown"] * count
+        assert "Only unsure, unknown and failed" in tab.text() and tab.problems == []
 
 
 def type_token(tab: Tab, token: str) -> None:
