@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 
 from zoo.config.context import Context
-from zoo.data.decoding import BadFile, DecodedImages, content_digest, decode_all, default_workers
+from zoo.data.decoding import BadFile, DecodedImages, decode_all, default_workers
 from zoo.data.image import BadImage, Pixels, normalise, pixels
+from zoo.data.image_content import content_digest
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Cache, Experiment
