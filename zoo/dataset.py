@@ -201,6 +201,9 @@ class Images:
             for sample in samples:
                 if not isinstance(sample, Sample) or not isinstance(sample.id, str) or not sample.id:
                     raise ZooError(f"split `{role}` of `{self.name}` holds {sample!r}, not a `zoo.Sample` with an id")
+                if not isinstance(sample.label, str) or not isinstance(sample.group, (str, type(None))):
+                    kept = "group" if isinstance(sample.label, str) else "label"
+                    raise ZooError(f"image `{sample.id}` of `{self.name}` has a {kept} that is no text: {sample!r}")
                 if sample.id in ids:
                     raise ZooError(f"`{self.name}` has two images with the id `{sample.id}`", hint="make ids unique")
                 ids.add(sample.id)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-import urllib.parse
 from collections import defaultdict
 
+from zoo.data.data_argument import address_parts
 from zoo.errors import Unreachable
 
 ENOUGH = 5  # failures in a row: one object may be damaged or slow, five are the place
@@ -64,5 +64,5 @@ class Reachability:
 
 def place_of(url: str) -> str:
     """What answers for a URL, such as `s3://bucket`; without a user's name and password."""
-    parts = urllib.parse.urlsplit(url)
+    parts = address_parts(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"

@@ -116,7 +116,10 @@ def _read_http(url: str) -> bytes:
 
 
 def _read_once(url: str, until: float) -> bytes:
-    parts = urllib.parse.urlsplit(url)
+    try:
+        parts = urllib.parse.urlsplit(url)
+    except ValueError as error:
+        raise OSError("it is no valid address") from error
     if "@" in parts.netloc:
         raise OSError("its address holds a user's name or password, which is not sent")
     # spaces and letters of other scripts, as people write them, are sent as the standard (RFC 3986) asks

@@ -312,5 +312,27 @@ def test_an_address_loses_its_secrets_and_nothing_else(
     secret = plain + "".join(f"{'&' if '?' in plain else '?'}{name}=HIDDEN" for name in secrets[:1])
     secret += "".join(f"&{name}=HIDDEN" for name in secrets[1:])
     assert without_secret(plain) == plain and without_secret(secret) == plain
+    for other in ("HTTP://h/a.csv?id=5", "http://h/a.csv?", "http://h/a?x=1&&y=2", "http://[h/a?id=5", "http://h/@a"):
+        assert without_secret(other) == other
     assert without_secret(secret.replace("://", "://me:HIDDEN@")) == plain
     check_no_secret(f"csv:{plain},path=a")
+
+
+@pytest.mark.parametrize("host", ["[bad", "me:HIDDEN@[bad", "a\u2100b"])
+def test_an_address_that_is_none_is_named_and_the_others_are_read(host: str, tmp_path: Path) -> None:
+    """One row with a bracket in its host is one bad image, not a table that cannot be opened."""
+    plugins, url = Plugins(), f"http://{host}/labels.csv"
+    with pytest.raises(ZooError) as error:
+        open_images(f"csv:{url}", 0, plugins)
+    assert "HIDDEN" not in error.value.message and "failed" not in error.value.message
+    assert "it is no valid address" in error.value.message or "password" in error.value.message
+    root = make_photos(tmp_path, {"train": 2, "val": 2})
+    files = [file.relative_to(root).as_posix() for file in sorted(root.rglob("*.jpg"))]
+    rows = [(file, file.split("/")[1], file.split("/")[0]) for file in files]
+    rows.append((f"http://{host}/a.jpg", rows[0][1], "train"))
+    (root / "a.csv").write_text("path,label,split\n" + "".join(f"{','.join(row)}\n" for row in rows), "utf-8")
+    samples = open_images(f"csv:{root}/a.csv", 0, plugins).splits["train"]
+    bad = [sample for sample in samples if sample.id.startswith("http")]
+    assert len(bad) == 1 and "HIDDEN" not in bad[0].id + str(bad[0].source)
+    with pytest.raises(OSError, match=r"no valid address|name or password"):
+        bad[0].source.open()

@@ -117,6 +117,14 @@ def is_url(text: str) -> bool:
     return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
 
 
+def address_parts(url: str) -> urllib.parse.SplitResult:
+    """The parts of a URL; of one that is not valid, with the characters encoded that no host has."""
+    try:
+        return urllib.parse.urlsplit(url)
+    except ValueError:  # a bracket that is no IPv6 address, or a letter that stands for one that ends the host
+        return urllib.parse.urlsplit(urllib.parse.quote(url, safe="%/:=&?~+!$,;'@()*#"))
+
+
 def without_secret(url: str) -> str:
     """A URL as messages and records name it: without a user's name and password, and without a signature.
 
@@ -124,7 +132,7 @@ def without_secret(url: str) -> str:
     """
     if not is_url(url) or not ("@" in url or "?" in url):
         return url
-    parts = urllib.parse.urlsplit(url)
+    parts = address_parts(url)
     asked = [part for part in parts.query.split("&") if part]
     names = {part.partition("=")[0].lower() for part in asked}
     secret = {*_SECRETS, *(_OF_AZURE if "sig" in names else ())}
@@ -134,7 +142,9 @@ def without_secret(url: str) -> str:
         if not (name := part.partition("=")[0].lower()).startswith(("x-amz-", "x-goog-")) and name not in secret
     ]
     host = parts.netloc.rpartition("@")[2]
-    return parts._replace(netloc=host, query="&".join(kept)).geturl() if host else url
+    if not host or (host == parts.netloc and kept == asked):
+        return url
+    return parts._replace(netloc=host, query="&".join(kept)).geturl()
 
 
 def check_no_secret(spec: str) -> None:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,11 +24,12 @@ import numpy.typing as npt
 from zoo.data.digest_column import Digests
 from zoo.data.grey_levels import Levels
 from zoo.data.image import BadImage, Pixels, UnreadImage, decode
+from zoo.data.image_content import DigestedSource, content_digest, digested
 from zoo.data.pixel_budget import PIXELS_IN_MEMORY, PixelBudget, Turn, trim_memory
 from zoo.data.sample_columns import columns_of, label_counts
 from zoo.data.streamed_pixels import StreamedPixels
-from zoo.dataset import Images, ImageSource, Sample, as_source
-from zoo.errors import Unreachable, ZooError, counted, first_line
+from zoo.dataset import Images, Sample
+from zoo.errors import ZooError, counted
 from zoo.experiment import OnBadImage
 from zoo.storage.mapped_memory import PageBudget
 from zoo.storage.tensor_store import MAX_SHARE, Draft, Store, digest_of_texts
@@ -291,9 +291,6 @@ def _find_or_decode(
     else:
         draft = stored.draft(contents, (len(samples), *part.size, 3))
         kept_pixels, notes = _decode_part(part, contents, workers, advance, draft)
-        for index in np.flatnonzero(~contents.array.any(1)):  # could not be read when it was hashed
-            if int(index) not in notes.bad and (again := _content(samples[int(index)])):
-                contents.array[index] = np.frombuffer(again, np.uint8)
     bad += (BadFile(samples[index].id, reason) for index, reason in sorted(notes.bad.items()))
     if notes.bad:
         kept = np.delete(np.arange(len(samples)), list(notes.bad))
@@ -303,19 +300,19 @@ def _find_or_decode(
     digest = hashlib.sha256()
     for sample, content in zip(usable, contents):
         digest.update(f"{sample.id}\0{sample.label}\0".encode() + bytes.fromhex(content))
-    pixels = kept_pixels if kept_pixels is not None else _streamed(part, usable, workers)
+    pixels = kept_pixels if kept_pixels is not None else _streamed(part, usable, contents, workers)
     labels = usable.label_indices(classes)
     doubtful = tuple(BadFile(samples[index].id, text) for index, text in sorted(notes.doubtful.items()))
     return DecodedImages(usable, labels, pixels, digest.hexdigest(), contents, doubtful)
 
 
-def _streamed(part: DecodeRequest, usable: Sequence[Sample], workers: int) -> StreamedPixels:
+def _streamed(part: DecodeRequest, usable: Sequence[Sample], contents: Digests, workers: int) -> StreamedPixels:
     """The pixels of images, decoded whenever they are asked for."""
 
-    def decode_again(samples: Sequence[Sample]) -> Iterator[tuple[Sample, Pixels | BadImage]]:
-        return decode_all(samples, min(workers, len(samples)), part.convert, part.at_least, levels=part.levels)
+    def decode_again(samples: Iterable[Sample], count: int) -> Iterator[tuple[Sample, Pixels | BadImage]]:
+        return decode_all(samples, max(1, min(workers, count)), part.convert, part.at_least, levels=part.levels)
 
-    return StreamedPixels(usable, part.size, decode_again)
+    return StreamedPixels(usable, contents, part.size, decode_again)
 
 
 def streamed_text(parts: Iterable[DecodedImages]) -> str | None:
@@ -331,12 +328,12 @@ def streamed_text(parts: Iterable[DecodedImages]) -> str | None:
 
 
 def _decode_part(
-    part: DecodeRequest, contents: Sequence[str], workers: int, advance: Callable[[int], None], draft: Draft | None
+    part: DecodeRequest, contents: Digests, workers: int, advance: Callable[[int], None], draft: Draft | None
 ) -> tuple[npt.NDArray[np.uint8] | None, _Notes]:
     """Decode a part into an entry of the store, or into new memory.
 
     Returns the pixels of the usable images, or None where there is no room to keep them; and what was found about
-    images.
+    images. A content in `contents` that was another when it was decoded is replaced by that one.
     """
     samples, size, convert, at_least, levels = part
     pixels = draft.array if draft is not None else allocate((len(samples), *size, 3))
@@ -349,9 +346,16 @@ def _decode_part(
         texts.setdefault(id(sample), []).append(text)
 
     try:
-        decoded = decode_all(samples, workers, convert, at_least, levels=levels, remark=remark)
+        decoded = decode_all(
+            (digested(sample) for sample in samples), workers, convert, at_least, levels=levels, remark=remark
+        )
         for index, (sample, result) in enumerate(decoded):
-            is_steady &= isinstance(result, UnreadImage) == (not contents[index])
+            assert isinstance(sample.source, DigestedSource)
+            read = sample.source.digest
+            if isinstance(result, UnreadImage) or not read:
+                is_steady &= isinstance(result, UnreadImage) == (not contents[index])
+            elif read != contents.array[index].tobytes():
+                contents.array[index], is_steady = np.frombuffer(read, np.uint8), False
             if isinstance(result, BadImage):
                 notes.bad[index] = result.message.replace(f"`{sample.source}` ", "")
             else:
@@ -367,8 +371,8 @@ def _decode_part(
         if draft is not None:
             draft.drop()
         raise
-    # an entry is found by contents. One that could be read when it was hashed and not when it was decoded, or the other
-    # way round, may be another the next time
+    # an entry is found by contents. An image that was another when it was decoded than when it was hashed, or could be
+    # read at one time only, would be found by the wrong one
     if draft is not None and not is_steady:
         draft.drop()
     elif draft is not None:
@@ -401,27 +405,6 @@ def _add(digest: hashlib._Hash, sample: Sample) -> str:
     digest.update(f"{sample.id}\0{sample.label}\0".encode())
     digest.update(content)
     return content.hex()
-
-
-def content_digest(source: ImageSource | Path | Pixels) -> bytes:
-    """SHA-256 of an image's encoded bytes; if it is in memory, of its type, shape and pixels.
-
-    Raises:
-        OSError: it cannot be read, for whatever reason: a source of a plugin may raise anything.
-        Unreachable: what holds it answers no more.
-    """
-    try:
-        opened = as_source(source).open()
-        if isinstance(opened, np.ndarray):
-            digest = hashlib.sha256(f"{opened.dtype.str} {opened.shape}".encode())
-            digest.update(np.ascontiguousarray(opened).data)
-            return digest.digest()
-        with opened:
-            return hashlib.file_digest(opened, "sha256").digest()  # type: ignore[arg-type]  # any binary stream works
-    except (OSError, Unreachable):
-        raise
-    except Exception as error:
-        raise OSError(f"{type(error).__name__}: {first_line(error)}") from error
 
 
 def allocate(shape: tuple[int, ...]) -> npt.NDArray[np.uint8] | None:

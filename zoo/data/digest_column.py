@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import overload
+from operator import index as as_index
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -45,7 +46,7 @@ class Digests(Sequence[str]):
     def __getitem__(self, index: int | slice) -> str | Digests:
         if isinstance(index, slice):
             return Digests(self.array[index])
-        return _text(self.array[index].tobytes())
+        return _text(self.array[as_index(index)].tobytes())
 
     def __iter__(self) -> Iterator[str]:
         for row in self.array:
@@ -61,8 +62,8 @@ class Digests(Sequence[str]):
     def __repr__(self) -> str:
         return f"Digests({len(self)})"
 
-    def take(self, indices: npt.NDArray[np.int64]) -> Digests:
-        """The digests at some indices."""
+    def take(self, indices: npt.NDArray[Any]) -> Digests:
+        """The digests at some indices, or those that a mask names."""
         return Digests(self.array[indices])
 
 

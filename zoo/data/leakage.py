@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from zoo.data.decoding import CHECKED, DecodedImages, content_digest
+from zoo.data.decoding import CHECKED, DecodedImages
 from zoo.data.digest_column import SIZE, Digests, repeated
+from zoo.data.image_content import content_digest
 from zoo.data.near_duplicates import NearDuplicates
 from zoo.data.sample_columns import columns_of
 from zoo.dataset import Sample

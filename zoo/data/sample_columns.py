@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import index as as_index
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
@@ -39,7 +40,7 @@ class Texts:
         return bytes(self._bytes[self._ends[index] : self._ends[index + 1]])
 
     def __getitem__(self, index: int) -> str:
-        return self.encoded(index).decode("utf-8", "surrogatepass")
+        return self.encoded(range(len(self))[index]).decode("utf-8", "surrogatepass")
 
 
 class Sources(Protocol):
@@ -133,13 +134,14 @@ class SampleTable:
         return found
 
     def add(self, id: str, label: str, source: ImageSource | Place, group: str | None = None) -> None:
-        """Add a sample. After `label_codes` has been read, none can be added."""
+        """Add a sample. After `label_codes` has been read, none can be added; nor to a table of objects."""
+        assert self._samples is None, "samples are added to a table that was made without any"
         self.ids.append(id)
         self._labels.append(_code(self._codes[0], self.label_names, label))
         self._groups.append(-1 if not group else _code(self._codes[1], self.group_names, group))
         place = source if isinstance(source, Place) else self._place(id, source)
         number = self._codes[2].get(hash_of := builtin_id(place.sources))
-        if number is None:
+        if number is None or self._known[number] is not place.sources:  # of a copy, whose sources are others
             number = self._codes[2][hash_of] = len(self._known)
             self._known.append(place.sources)
         self._sources.append(number)
@@ -252,7 +254,7 @@ class SampleColumns(Sequence[Sample]):
     def __getitem__(self, index: int | slice) -> Sample | SampleColumns:
         if isinstance(index, slice):
             return SampleColumns(self.table, self.rows[index])
-        return self.table.sample(int(self.rows[index]))
+        return self.table.sample(int(self.rows[as_index(index)]))
 
     def __iter__(self) -> Iterator[Sample]:
         for row in _ints(self.rows):
@@ -276,8 +278,9 @@ class SampleColumns(Sequence[Sample]):
         return f"SampleColumns({shown}{', ...' if len(self) > 3 else ''}: {len(self)} samples)"
 
     def take(self, indices: npt.NDArray[Any] | Sequence[int]) -> SampleColumns:
-        """The samples at some indices."""
-        return SampleColumns(self.table, self.rows[np.asarray(indices, np.int64)])
+        """The samples at some indices, or those that a mask names."""
+        chosen = np.asarray(indices)
+        return SampleColumns(self.table, self.rows[chosen if chosen.dtype == bool else chosen.astype(np.int64)])
 
     def ids(self) -> Iterator[str]:
         """The id of each."""

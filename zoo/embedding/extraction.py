@@ -18,8 +18,9 @@ import numpy.typing as npt
 import torch
 
 from zoo.config.context import Context
-from zoo.data.decoding import BadFile, DecodedImages, content_digest, decode_all, default_workers
-from zoo.data.image import BadImage, Pixels, normalise, pixels
+from zoo.data.decoding import BadFile, DecodedImages, decode_all, default_workers
+from zoo.data.image import BadImage, Pixels, UnreadImage, normalise, pixels
+from zoo.data.image_content import DigestedSource, content_digest, digested
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Cache, Experiment
@@ -303,13 +304,14 @@ class StreamedCrops:
         for row, index in enumerate(indices.tolist()):
             if index != self._next or index == 0:  # in order, images are decoded ahead
                 self._decoding = decode_all(
-                    self.part.samples[index:],
+                    map(digested, self.part.samples[index:]),
                     self.workers,
                     lambda image: pixels(image, self.preprocess),
                     levels=self.preprocess.levels,
                 )
-            _, result = next(self._decoding)
+            sample, result = next(self._decoding)
             self._next = index + 1
+            self._check_unchanged(index, sample, result)
             if isinstance(result, BadImage):
                 self.bad[index] = result.message
                 broken.append(row)
@@ -318,6 +320,24 @@ class StreamedCrops:
         ready = torch.from_numpy(normalise(canvases, self.preprocess))
         ready[broken] = torch.nan
         return ready.to(self.place).contiguous(memory_format=torch.channels_last)
+
+    def _check_unchanged(self, index: int, sample: Sample, result: Pixels | BadImage) -> None:
+        """Check that an image is what it was when it was hashed: features are kept by the content.
+
+        Raises:
+            ZooError: it is another one by now, or could be read then alone.
+        """
+        assert isinstance(sample.source, DigestedSource)
+        if isinstance(result, UnreadImage):
+            raise ZooError(
+                f"{result.message}, and could be read a moment before",
+                hint="run the same command again; features that were computed are kept",
+            )
+        if sample.source.digest and sample.source.digest.hex() != self.part.contents[index]:
+            raise ZooError(
+                f"`{sample.id}` has changed while it was read",
+                hint="do not change the photographs while they are in use",
+            )
 
     def key(self, indices: npt.NDArray[np.int64], view: int) -> dict[str, Any]:
         return {"preprocess": self.preprocess.to_json(), "augment": "evaluation"}

@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from zoo.data.class_names import composed, folded
 from zoo.data.data_argument import absolute_path
-from zoo.data.decoding import BadFile, content_digest, default_workers
+from zoo.data.decoding import BadFile, default_workers
 from zoo.data.division import Division, divided_like
 from zoo.data.exclusion import match, read_exclusion
 from zoo.data.grey_levels import Levels
 from zoo.data.groups import group_names
 from zoo.data.image import BadImage
+from zoo.data.image_content import content_digest
 from zoo.data.leakage import digests
 from zoo.data.opening import (
     absolute,

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import io
 import shutil
 import tarfile
 import tracemalloc
 from collections import namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,12 +21,14 @@ from tests_support import TINY, make_photos
 import zoo.data.decoding
 from zoo import Images, Run, Sample, train
 from zoo.data.decoding import DecodedImages, DecodeRequest, decode_parts
+from zoo.data.digest_column import Digests
 from zoo.data.image import Pixels
 from zoo.data.leakage import digests, find_leaks
 from zoo.data.opening import open_images
 from zoo.data.roles import assign_roles
-from zoo.data.sample_columns import columns_of
+from zoo.data.sample_columns import Below, Place, SampleColumns, SampleTable, Texts, columns_of, joined
 from zoo.data.streamed_pixels import StreamedPixels
+from zoo.dataset import FileSource
 from zoo.plugin import Plugins
 from zoo.progress import Silent
 
@@ -110,6 +114,56 @@ def test_a_sequence_of_samples_is_a_tuple_of_them_that_takes_less() -> None:
     assert columns + samples == samples * 2
     assert columns.label_counts() == {"a": 3, "b": 2}
     assert Images(name="x", classes=("a", "b"), splits={"train": columns}).splits["train"][-1] == samples[-1]
+
+
+def test_columns_take_masks_and_refuse_what_is_no_index() -> None:
+    """A mask that is taken for numbers gives the first two rows again and again."""
+    samples = tuple(Sample(f"a/{index}.jpg", "ab"[index % 2], Path(f"{index}.jpg")) for index in range(5))
+    columns = joined([columns_of(samples)])
+    contents = Digests.of((bytes([index + 1] * 32) for index in range(5)), 5)
+    streamed = StreamedPixels(columns, Digests.of([], 5), (1, 1), numbered_pixels)
+    mask = np.array([False, True, True, False, True])
+    assert columns.take(mask) == columns.take(mask.tolist()) == (samples[1], samples[2], samples[4])
+    assert columns.take([]) == () and columns.take([-1]) == (samples[-1],)
+    assert contents.take(mask) == (contents[1], contents[2], contents[4])
+    assert streamed[mask].ravel().tolist()[::3] == [1, 2, 4]
+    assert streamed[-1].ravel().tolist() == [4, 4, 4] and streamed[np.array([[0], [3]])].shape == (2, 1, 1, 1, 3)
+    wrong: Any
+    for wrong in ([0, 1], np.array([1, 2]), 1.0):
+        for sequence in (columns, contents):
+            with pytest.raises(TypeError):
+                sequence[wrong]
+    with pytest.raises(IndexError):
+        streamed[wrong]
+
+
+def numbered_pixels(samples: Iterable[Sample], count: int) -> Iterator[tuple[Sample, Pixels]]:
+    for sample in samples:
+        yield sample, np.full((1, 1, 3), int(sample.id[2]), np.uint8)
+
+
+def test_texts_are_found_from_the_end_and_no_further() -> None:
+    texts = Texts()
+    for text in ("é", "", "\U0001f41d"):
+        texts.append(text)
+    assert texts[-1] == "\U0001f41d" and texts[-3] == "é"
+    with pytest.raises(IndexError):
+        texts[-4]
+
+
+def test_a_copy_of_a_table_takes_samples_of_other_sources() -> None:
+    """Sources are known by their identities, which are those of other objects after a copy."""
+    table = SampleTable()
+    table.add("a", "x", Place(Below(Path("first"))))
+    other = copy.deepcopy(table)
+    stale = next(iter(other._codes[2].values()))
+    places = [Place(Below(Path(str(number)))) for number in range(50)]
+    for number, place in enumerate(places):
+        other._codes[2][id(place.sources)] = stale  # as chance may have it
+        other.add(f"{number}.jpg", "x", place)
+    assert [str(one.source) for one in SampleColumns(other)][1:] == [f"{number}/{number}.jpg" for number in range(50)]
+    with pytest.raises(AssertionError):
+        SampleTable.of((Sample("a", "x", Path("a")),)).add("b", "x", FileSource(Path("b")))
 
 
 Disk = namedtuple("Disk", "total used free")

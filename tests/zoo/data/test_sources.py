@@ -17,8 +17,8 @@ from tests_support import TINY, make_photos
 
 from zoo import Experiment, Images, Plugins, Sample, Study, ZooError, train
 from zoo.catalogue import Catalogue, Entry
-from zoo.data.decoding import content_digest
 from zoo.data.image import BadImage, decode
+from zoo.data.image_content import content_digest
 from zoo.data.opening import absolute, open_images, open_to_score
 from zoo.dataset import ArraySource, BytesSource, Dataset, FileSource, ImageSource, Role, as_source
 from zoo.exporting.verification import verify

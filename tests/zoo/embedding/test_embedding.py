@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import pickle
 import shutil
@@ -22,6 +23,7 @@ from tests_support import COLOURS, make_photos, paint
 from zoo import Experiment, Run, predict, train
 from zoo.config.context import Context
 from zoo.data.opening import open_to_score
+from zoo.dataset import Sample
 from zoo.embedding import file as features_file
 from zoo.embedding.extraction import Extractor
 from zoo.embedding.file import FeatureFile
@@ -32,6 +34,7 @@ from zoo.embedding.writing import embed
 from zoo.errors import DiskFull, UsageError, ZooError
 from zoo.plugin import Plugins
 from zoo.progress import Silent
+from zoo.storage.tensor_store import Store
 
 PLAIN: dict[str, Any] = {"weights": "none", "image_size": 32, "device": "cpu"}
 
@@ -339,6 +342,42 @@ def test_the_digest_tells_networks_apart(small_plugins: Plugins) -> None:
     wider = Extractor("small/plain", **{**PLAIN, "image_size": 48}, context=context).origin.digest
     other = Extractor("small/vit", **PLAIN, context=context).origin.digest
     assert len({*known, wider, other}) == 3
+
+
+class Unsteady:
+    """An image whose reads are told one by one: a file's bytes, or None for a failure. The last is repeated."""
+
+    def __init__(self, *reads: bytes | None) -> None:
+        self.reads = list(reads)
+
+    def open(self) -> io.BytesIO:
+        data = self.reads.pop(0) if len(self.reads) > 1 else self.reads[0]
+        if data is None:
+            raise OSError(errno.EIO, "no answer")
+        return io.BytesIO(data)
+
+    def __str__(self) -> str:
+        return "unsteady"
+
+
+def test_features_are_kept_by_the_content_that_was_decoded(
+    photos: Path, tmp_path: Path, small_plugins: Plugins
+) -> None:
+    """Else one failed read stays in the store as damaged weights, or another image's features as this one's."""
+    first, second = (file.read_bytes() for file in sorted(photos.rglob("*.jpg"))[:2])
+    context = replace(Context.of(small_plugins, Silent()), store=Store(tmp_path / "store"))
+    extractor = Extractor("small/plain", **PLAIN, context=context)
+
+    def features(*reads: bytes | None) -> Any:
+        return extractor.all([Sample("a.jpg", "", Unsteady(*reads))], "reads").features
+
+    with pytest.raises(ZooError, match="`unsteady` cannot be read: no answer, and could be read a moment before"):
+        features(first, None)
+    with pytest.raises(ZooError, match=r"`a.jpg` has changed while it was read"):
+        features(first, second)
+    alone = replace(Context.of(small_plugins, Silent()), store=None)
+    expected = Extractor("small/plain", **PLAIN, context=alone).all([Sample("a.jpg", "", Unsteady(first))], "reads")
+    assert np.array_equal(features(first), expected.features)
 
 
 def test_the_commands(photos: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
