@@ -179,7 +179,9 @@ def margins_by(head: nn.Module, unlabelled: Features) -> tuple[npt.NDArray[np.fl
     """What `margins_of` gives, by a head that is known, such as that of a run."""
     import torch
 
-    place = next(head.parameters()).device
+    from zoo.networks.head import place_of
+
+    place = place_of(head)
     found: list[npt.NDArray[np.float64]] = []
     with torch.no_grad():
         for start in range(0, len(unlabelled), BLOCK):

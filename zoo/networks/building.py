@@ -14,7 +14,7 @@ from torch import nn
 from zoo.backbone import Backbone, BuildSpec, Network, Weights
 from zoo.errors import UsageError, ZooError, first_line
 from zoo.experiment import Experiment
-from zoo.networks.head import start_head
+from zoo.networks.head import place_of, start_head
 from zoo.preprocess import ImageSize, height_width, pixels_text
 from zoo.stage import check_anatomy
 from zoo.system.lazy_compiler import without_compiler
@@ -102,7 +102,7 @@ def try_image_size(network: Network, size: ImageSize) -> None:
     try:
         # not inference_mode: a network may store a table for the size, and an inference tensor could not be trained
         with torch.no_grad():
-            model(next(model.parameters()).new_zeros(1, 3, *height_width(size)))
+            model(torch.zeros(1, 3, *height_width(size), device=place_of(model)))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UsageError(
             f"`{network.anatomy.backbone}` cannot take images of {pixels_text(size)} pixels: {first_line(error)}",

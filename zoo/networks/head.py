@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import torch
@@ -62,6 +63,12 @@ def find_head(network: Network) -> nn.Module:
     return network.model.get_submodule(head_path(network))
 
 
+def place_of(module: nn.Module) -> torch.device:
+    """The device of a module's parameters or buffers; the CPU where it has neither, as the network of `hog_color`."""
+    first = next(itertools.chain(module.parameters(), module.buffers()), None)
+    return torch.device("cpu") if first is None else first.device
+
+
 def takes_vectors(network: Network, size: ImageSize) -> bool:
     """Whether the head is one module that takes one vector per image; black images of `size` pixels are passed."""
     try:
@@ -74,7 +81,7 @@ def takes_vectors(network: Network, size: ImageSize) -> bool:
     network.model.eval()
     try:
         with torch.no_grad():
-            network.model(next(network.model.parameters()).new_zeros(2, 3, *height_width(size)))
+            network.model(torch.zeros(2, 3, *height_width(size), device=place_of(network.model)))
     finally:
         handle.remove()
         network.model.train(training)
