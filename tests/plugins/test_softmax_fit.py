@@ -261,3 +261,20 @@ def test_the_library_of_scipy_is_limited_too_where_it_was_not_loaded() -> None:
     others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=others)
     assert set(done.stdout.split()) == {"1"}
+
+
+def test_a_step_that_raises_the_objective_is_shortened() -> None:
+    found, labels = clusters(300, 10, 3, 3.0)
+    inputs = Standardisation.of(found).apply(found)
+    with SoftmaxFits(inputs, labels, np.ones((1, 300), dtype=np.bool_), classes=3) as fits:
+        one = np.arange(1)
+        values, slopes, _ = fits._objective(fits.weights, one, 1.0)
+        step = -slopes
+        while True:  # along the slope, to where the objective is a little higher again
+            higher, _, _ = fits._objective(fits.weights + step, one, 1.0)
+            if values[0] < higher[0] < 1.005 * values[0]:
+                break
+            step = step * np.float32(0.99)
+        promised = np.array([np.vdot(step, slopes)], dtype=np.float64)
+        weights, reached, _ = fits._search(one, step, promised, values, 1.0)
+        assert reached[0] < values[0] and np.abs(weights - fits.weights).max() < np.abs(step).max()
