@@ -278,3 +278,13 @@ def test_a_step_that_raises_the_objective_is_shortened() -> None:
         promised = np.array([np.vdot(step, slopes)], dtype=np.float64)
         weights, reached, _ = fits._search(one, step, promised, values, 1.0)
         assert reached[0] < values[0] and np.abs(weights - fits.weights).max() < np.abs(step).max()
+
+
+def test_a_class_without_images_is_improbable_and_no_more() -> None:
+    found, labels = clusters(90, 10, 3, 3.0)
+    with SoftmaxFits(
+        found, labels, np.ones((1, 90), dtype=np.bool_), classes=4, scale=Standardisation.of(found)
+    ) as fits:
+        fits.fit(10.0, 1e-6)
+        shares = softmax(fits.logits(np.arange(90), 0))
+    assert 1e-12 < shares[:, 3].max() < 0.01
