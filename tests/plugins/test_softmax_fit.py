@@ -288,3 +288,22 @@ def test_a_class_without_images_is_improbable_and_no_more() -> None:
         fits.fit(10.0, 1e-6)
         shares = softmax(fits.logits(np.arange(90), 0))
     assert 1e-12 < shares[:, 3].max() < 0.01
+
+
+def test_objective_and_gradient_are_those_of_the_formula_in_float64() -> None:
+    found, labels = clusters(700, 10, 3, 3.0)
+    inputs = Standardisation.of(found).apply(found)
+    subsets = np.arange(700) % 2 != np.arange(2)[:, None]
+    with SoftmaxFits(inputs, labels, subsets, classes=3) as fits:
+        weights = np.random.default_rng(0).normal(size=fits.weights.shape).astype(np.float32)
+        values, slopes, _ = fits._objective(weights, np.arange(2), 500.0)
+    for number, inside in enumerate(subsets):
+        some, ours = np.c_[inputs, np.ones(700)][inside].astype(np.float64), weights[number].astype(np.float64)
+        shares, wanted, penalised = (
+            softmax(some @ ours),
+            np.eye(3)[labels[inside]],
+            ours * (np.arange(11) < 10)[:, None],
+        )
+        expected = -np.log((shares * wanted).sum(1)).sum() + 250 * np.square(penalised).sum()
+        assert values[number] == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(slopes[number], some.T @ (shares - wanted) + 500 * penalised, rtol=1e-4, atol=1e-2)
