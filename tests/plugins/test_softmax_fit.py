@@ -295,14 +295,15 @@ def test_objective_and_gradient_are_those_of_the_formula_in_float64() -> None:
     inputs = Standardisation.of(found).apply(found)
     subsets = np.arange(700) % 2 != np.arange(2)[:, None]
     with SoftmaxFits(inputs, labels, subsets, classes=3) as fits:
-        weights = np.random.default_rng(0).normal(size=fits.weights.shape).astype(np.float32)
+        weights = np.random.default_rng(0).standard_normal(fits.weights.shape, dtype=np.float32)
         values, slopes, _ = fits._objective(weights, np.arange(2), 500.0)
     for number, inside in enumerate(subsets):
-        some, ours = np.c_[inputs, np.ones(700)][inside].astype(np.float64), weights[number].astype(np.float64)
+        some = np.append(inputs, np.ones((700, 1)), axis=1)[inside]  # float64
+        ours = np.asarray(weights[number], dtype=np.float64)
         shares, wanted, penalised = (
             softmax(some @ ours),
             np.eye(3)[labels[inside]],
-            ours * (np.arange(11) < 10)[:, None],
+            ours * np.array([[1.0]] * 10 + [[0.0]]),
         )
         expected = -np.log((shares * wanted).sum(1)).sum() + 250 * np.square(penalised).sum()
         assert values[number] == pytest.approx(expected, rel=1e-5)

@@ -61,6 +61,7 @@ def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("nonsense\n" + TWO, {"outer/inner/cpu.max": "200000 100000\n"}, 2),
         ("0::/outer/inner/caf\udce9\n", {"outer/inner/cpu.max": "200000 100000\n"}, 2),  # a name in Latin-1
         (TWO, {"outer/inner/cpu.max": "inf 100000\n"}, 8),
+        (TWO, {"outer/inner/cpu.max": "100000 0\n"}, 8),
     ],
 )
 def test_quotas_of_containers_count(eight: Path, membership: str | None, files: dict[str, str], expected: int) -> None:
