@@ -295,7 +295,7 @@ def test_objective_and_gradient_are_those_of_the_formula_in_float64() -> None:
     inputs = Standardisation.of(found).apply(found)
     subsets = np.arange(700) % 2 != np.arange(2)[:, None]
     with SoftmaxFits(inputs, labels, subsets, classes=3) as fits:
-        weights = np.random.default_rng(0).standard_normal(fits.weights.shape, dtype=np.float32)
+        weights: Any = np.random.default_rng(0).standard_normal(fits.weights.shape, dtype=np.float32)
         values, slopes, _ = fits._objective(weights, np.arange(2), 500.0)
     for number, inside in enumerate(subsets):
         some = np.append(inputs, np.ones((700, 1)), axis=1)[inside]  # float64

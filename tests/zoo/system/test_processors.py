@@ -162,3 +162,13 @@ def test_a_resumed_run_keeps_its_threads(exported_run: Path, capsys: pytest.Capt
         if before is not None:
             os.environ["OMP_NUM_THREADS"] = before
     assert "`--threads` cannot be changed with `--resume`" in capsys.readouterr().err
+
+
+def test_threads_reach_torch_and_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    chosen: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    processors.use_threads(3)
+    assert chosen == [3] and os.environ["OMP_NUM_THREADS"] == "3"
