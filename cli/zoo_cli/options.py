@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 import click
 
 from zoo.errors import UsageError
+from zoo.system.processors import MOST_THREADS
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -40,7 +41,7 @@ def _use_threads(ctx: click.Context, parameter: click.Parameter, count: int | No
 
 threads_option = click.option(
     "--threads",
-    type=click.IntRange(1),
+    type=click.IntRange(1, MOST_THREADS),
     expose_value=False,
     callback=_use_threads,
     help="Threads that compute on the CPU, in place of OMP_NUM_THREADS.  [default: one per core, and in a container no "

@@ -51,7 +51,8 @@ def solve(task: Task) -> dict[str, Any]:
     strength = search.strength if search is not None else _strongest(fits)
     weight, bias = fits.head(strength, None if search is None else search.weights)
     weight /= scale.deviation
-    bias -= weight @ scale.mean
+    with one_thread():
+        bias -= weight @ scale.mean
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
         if head.bias is not None:
@@ -116,7 +117,7 @@ class _Fits:
                 fits.weights[0] = start
             fits.fit(self.penalty(strength), self.tolerance(1, LAST))
             found = fits.weights[0].astype(np.float64)
-        weight = found[:-1] if self._basis is None else self._basis @ found[:-1]
+            weight = found[:-1] if self._basis is None else self._basis @ found[:-1]
         return np.ascontiguousarray(weight.T), found[-1] - found[-1].mean()
 
 

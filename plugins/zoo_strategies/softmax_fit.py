@@ -24,6 +24,7 @@ MOST_ITERATIONS = 200
 MOST_TRIALS = 15  # step lengths tried in one iteration
 LEAST_DECREASE = 1e-4  # of the decrease that the slope promises (Nocedal and Wright 2006, section 3.1)
 ROUNDING = 3e-7  # relative error of a loss computed in float32
+LEAST_DEVIATION = 1e-35  # of a feature: a weight divided by less is infinite in float32
 BLOCK = 512  # images that one thread multiplies at a time. The results depend on it, so it is the same everywhere
 MOST_KEPT = 2**30  # bytes of standardised inputs in memory; where they need more, each use standardises them again
 MOST_HISTORY, LEAST_HISTORY = 8, 3
@@ -34,7 +35,10 @@ MOST_SAMPLED = 20_000  # images that the preconditioner is computed from
 
 @dataclass(frozen=True)
 class Standardisation:
-    """Mean and standard deviation `(M,)` of features. That of a constant feature, which tells nothing, is set to 1."""
+    """Mean and standard deviation `(M,)` of features.
+
+    That of a constant feature, which tells nothing, is set to 1, or to its mean where that is more.
+    """
 
     mean: Floats
     deviation: Floats
@@ -46,8 +50,11 @@ class Standardisation:
         mean = sum(features[some].sum(0, dtype=np.float64) for some in rows) / len(features)
         squares = sum(np.square(features[some] - mean).sum(0) for some in rows) / len(features)
         deviation = np.sqrt(squares).astype(np.float32)
-        constant = (deviation <= 1e-6 * np.abs(mean)) | (deviation == 0)  # a mean of equal numbers may be rounded
-        return Standardisation(mean.astype(np.float32), np.where(constant, np.float32(1), deviation))
+        size = np.abs(mean)
+        constant = (deviation <= 1e-6 * size) | (deviation < LEAST_DEVIATION)  # a mean of equal numbers may be rounded
+        return Standardisation(
+            mean.astype(np.float32), np.where(constant, np.maximum(size, 1), deviation).astype(np.float32)
+        )
 
     def apply(self, features: Floats) -> Floats:
         """Features `(N, M)` with mean 0 and deviation 1."""
@@ -58,6 +65,8 @@ class Standardisation:
 
 def one_thread() -> Any:
     """A context in which libraries for linear algebra use one thread."""
+    import scipy.linalg.blas  # noqa: F401 - it brings a library of its own, which is limited only once it is loaded
+
     return threadpool_limits(1, user_api="blas")
 
 
@@ -116,18 +125,20 @@ class SoftmaxFits:
         self._inputs, self._scale, self._labels, self._subsets = inputs, scale, labels, subsets
         self._rows = blocks_of_rows(len(inputs))
         self._kept = [self._read(rows) for rows in self._rows] if 4 * inputs.size <= MOST_KEPT else None
-        self._threads = ThreadPoolExecutor(min(threads, len(self._rows)))
-        self._limits = one_thread()
-        counts = subsets.astype(np.float64) @ np.eye(classes)[labels]
+        counts = np.array([np.bincount(labels[inside], minlength=classes) for inside in subsets], dtype=np.float64)
         self.weights = np.zeros((len(subsets), inputs.shape[1] + 1, classes), dtype=np.float32)
         self.weights[:, -1] = np.log(np.maximum(counts, 0.5) / counts.sum(1, keepdims=True))
+        self._threads = ThreadPoolExecutor(min(threads, len(self._rows)))
+        self._limits = one_thread()  # last: who is told of an error above has nothing to end
 
     def __enter__(self) -> SoftmaxFits:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._threads.shutdown()
-        self._limits.restore_original_limits()
+        try:
+            self._threads.shutdown()
+        finally:  # also where it is interrupted
+            self._limits.restore_original_limits()
 
     def _read(self, rows: slice) -> Floats:
         if self._scale is None:
@@ -203,16 +214,20 @@ class SoftmaxFits:
         count, width, classes = weights.shape
         flat = np.ascontiguousarray(weights.transpose(1, 0, 2)).reshape(width, count * classes)
         kept = self._subsets[subsets]
-        blocks = list(
-            self._threads.map(lambda number: self._residuals(number, flat, kept, classes), range(len(self._rows)))
-        )
-        losses = np.sum([block.losses for block in blocks], 0)
-        gradient = np.sum([block.gradient for block in blocks], 0, dtype=np.float64)
+        gradient = np.zeros(flat.shape)
+        each, curvature = [], []
+        for block in self._threads.map(
+            lambda number: self._residuals(number, flat, kept, classes), range(len(self._rows))
+        ):
+            gradient += block.gradient  # one by one: those of all blocks at once would take gigabytes
+            each.append(block.losses)
+            curvature.append(block.curvature)
+        losses = np.sum(each, 0)
         slopes = gradient.reshape(width, count, classes).transpose(1, 0, 2).astype(np.float32)
         penalised = weights[:, :-1]
         losses += penalty / 2 * np.array([np.vdot(some, some) for some in penalised], dtype=np.float64)
         slopes[:, :-1] += np.float32(penalty) * penalised
-        return losses, slopes, np.concatenate([block.curvature for block in blocks])
+        return losses, slopes, np.concatenate(curvature)
 
     def _residuals(self, number: int, weights: Floats, kept: npt.NDArray[np.bool_], classes: int) -> _Sums:
         inputs, labels = self._block(number), self._labels[self._rows[number]]

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+import threading
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +19,7 @@ from hypothesis import strategies as st
 from sklearn import datasets
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch import nn
 
 from zoo.predictions import softmax
@@ -187,3 +193,118 @@ def test_a_penalty_too_small_for_float32_ends_all_the_same() -> None:
         fits.fit(1e-20, 1e-9)
         assert np.isfinite(fits.weights).all() and math.isfinite(float(np.abs(fits.weights).max()))
         assert (fits.logits(np.arange(80), 0).argmax(1) == labels).all()
+
+
+def test_features_that_hardly_change_neither_overflow_nor_carry_weight() -> None:
+    found, labels = clusters(200, 5, 2, 3.0)
+    found[:, 2] = np.where(labels == 0, np.float32(1e30), np.nextafter(np.float32(1e30), np.float32(2e30)))
+    found[:, 3] = 1e-40 * labels  # a weight for it would be infinite in float32
+    answer, head = solve(found, labels)
+    assert math.isfinite(answer["cross_validated_loss"])
+    assert bool(torch.isfinite(head.weight).all()) and bool(torch.isfinite(head.bias).all())
+    assert float(head.weight.detach()[:, 2].abs().max()) < 1e-30
+
+
+def test_gradients_of_blocks_are_added_up_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of all blocks at once would take gigabytes where there are many classes and images."""
+    monkeypatch.setattr(softmax_fit, "BLOCK", 16)
+    found, labels = clusters(1600, 256, 100, 2.0)
+    with SoftmaxFits(found, labels, np.ones((1, 1600), dtype=np.bool_), classes=100) as fits:
+        tracemalloc.start()
+        fits._objective(fits.weights, np.arange(1), 1.0)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+    assert peak < 100 * fits.weights.nbytes / 2
+
+
+def _limits() -> list[int]:
+    return [library["num_threads"] for library in threadpool_info() if library["user_api"] == "blas"]
+
+
+@pytest.mark.parametrize("where", ["_residuals", "fit"])
+def test_an_interrupted_fit_ends_its_threads_and_restores_those_of_libraries(
+    where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, labels = clusters(1500, 10, 3, 2.0)
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SoftmaxFits, where, interrupted)
+    with threadpool_limits(2, user_api="blas"):
+        before, threads = _limits(), threading.active_count()
+        fits = SoftmaxFits(found, labels, np.ones((1, 1500), dtype=np.bool_), classes=3, threads=2)
+        with pytest.raises(KeyboardInterrupt), fits:
+            assert set(_limits()) == {1}
+            fits.fit(1.0, 1e-6)
+        assert _limits() == before and threading.active_count() == threads
+
+
+def test_inputs_that_are_refused_leave_the_threads_of_libraries_alone() -> None:
+    found, labels = clusters(100, 10, 3, 2.0)
+    with threadpool_limits(2, user_api="blas"):
+        before = _limits()
+        with pytest.raises(ValueError, match=r"\w"):
+            SoftmaxFits(found, labels, np.ones((1, 100), dtype=np.bool_), classes=2)
+        assert _limits() == before
+
+
+def test_the_library_of_scipy_is_limited_too_where_it_was_not_loaded() -> None:
+    """It has threads of its own; with more than one, heads depended on their number."""
+    script = (
+        "import sys; from threadpoolctl import threadpool_info; from zoo_strategies.softmax_fit import one_thread\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+        "with one_thread():\n"
+        "    import scipy.linalg.blas\n"
+        "    print(*(one['num_threads'] for one in threadpool_info() if one['user_api'] == 'blas'))"
+    )
+    others = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=others)
+    assert set(done.stdout.split()) == {"1"}
+
+
+def test_a_step_that_raises_the_objective_is_shortened() -> None:
+    found, labels = clusters(300, 10, 3, 3.0)
+    inputs = Standardisation.of(found).apply(found)
+    with SoftmaxFits(inputs, labels, np.ones((1, 300), dtype=np.bool_), classes=3) as fits:
+        one = np.arange(1)
+        values, slopes, _ = fits._objective(fits.weights, one, 1.0)
+        step = -slopes
+        while True:  # along the slope, to where the objective is a little higher again
+            higher, _, _ = fits._objective(fits.weights + step, one, 1.0)
+            if values[0] < higher[0] < 1.005 * values[0]:
+                break
+            step = step * np.float32(0.99)
+        promised = np.array([np.vdot(step, slopes)], dtype=np.float64)
+        weights, reached, _ = fits._search(one, step, promised, values, 1.0)
+        assert reached[0] < values[0] and np.abs(weights - fits.weights).max() < np.abs(step).max()
+
+
+def test_a_class_without_images_is_improbable_and_no_more() -> None:
+    found, labels = clusters(90, 10, 3, 3.0)
+    with SoftmaxFits(
+        found, labels, np.ones((1, 90), dtype=np.bool_), classes=4, scale=Standardisation.of(found)
+    ) as fits:
+        fits.fit(10.0, 1e-6)
+        shares = softmax(fits.logits(np.arange(90), 0))
+    assert 1e-12 < shares[:, 3].max() < 0.01
+
+
+def test_objective_and_gradient_are_those_of_the_formula_in_float64() -> None:
+    found, labels = clusters(700, 10, 3, 3.0)
+    inputs = Standardisation.of(found).apply(found)
+    subsets = np.arange(700) % 2 != np.arange(2)[:, None]
+    with SoftmaxFits(inputs, labels, subsets, classes=3) as fits:
+        weights: Any = np.random.default_rng(0).standard_normal(fits.weights.shape, dtype=np.float32)
+        values, slopes, _ = fits._objective(weights, np.arange(2), 500.0)
+    for number, inside in enumerate(subsets):
+        some = np.append(inputs, np.ones((700, 1)), axis=1)[inside]  # float64
+        ours = np.asarray(weights[number], dtype=np.float64)
+        shares, wanted, penalised = (
+            softmax(some @ ours),
+            np.eye(3)[labels[inside]],
+            ours * np.array([[1.0]] * 10 + [[0.0]]),
+        )
+        expected = -np.log((shares * wanted).sum(1)).sum() + 250 * np.square(penalised).sum()
+        assert values[number] == pytest.approx(expected, rel=1e-5)
+        np.testing.assert_allclose(slopes[number], some.T @ (shares - wanted) + 500 * penalised, rtol=1e-4, atol=1e-2)

@@ -16,11 +16,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
 
-from zoo import Experiment, Network, Plugins, Run, UsageError, evaluate, train
+from zoo import Experiment, Network, Plugins, Run, UsageError, ZooError, evaluate, train
+from zoo.errors import Diverged
 from zoo.networks.building import build_network
 from zoo.networks.head import head_path, replace_head, takes_vectors
 from zoo.solver import Task
-from zoo.training.features import features
+from zoo.training.features import cached_features, features
 from zoo.training.held_out_folds import held_out, held_out_folds
 from zoo_classical import svm
 from zoo_strategies import logistic, neighbours
@@ -159,6 +160,27 @@ def test_a_head_of_two_layers_is_no_vector_head(plugins: Plugins) -> None:
 def experiment(data: Path, strategy: str, **settings: object) -> Experiment:
     base = {"backbone": "timm/test_resnet", "weights": "none", "image_size": 32, "device": "cpu", "batch_size": 8}
     return Experiment(data=str(data), strategy=strategy, **{**base, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "parts"), [("linear", ("`test_resnet`", "features", "1 of")), ("full,epochs=1+linear", ("diverged",))]
+)
+def test_features_that_are_not_finite_are_told_and_not_solved(
+    strategy: str,
+    parts: tuple[str, ...],
+    two_splits: Path,
+    tmp_path: Path,
+    plugins: Plugins,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def overflown(*arguments: Any) -> Any:
+        found, spent = cached_features(*arguments)  # type: ignore[misc]
+        found[1, 2] = np.inf
+        return found, spent
+
+    monkeypatch.setattr("zoo.training.solved_phase.cached_features", overflown)
+    with refused(Diverged if "full" in strategy else ZooError, "not finite", "train/", *parts):
+        train(experiment(two_splits, strategy), out=tmp_path / "run", plugins=plugins)
 
 
 @pytest.mark.parametrize("strategy", ["linear", "knn:5", "truncate:2"])

@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
 from zoo.preprocess import Fit, Interpolation, as_size
+from zoo.system.processors import MOST_THREADS
 
 STATUSES = ("running", "finished", "interrupted", "failed")
 
-# More than any machine has. A resumed run starts as many threads as its record says
-MOST_THREADS = 4096
 
 # Keys of `run.json` and their types; a key with `?` may be missing or null
 RECORD = {

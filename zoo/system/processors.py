@@ -8,8 +8,13 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
+from zoo.errors import UsageError
+
 # The variable that torch, its libraries and processes that this one starts read for their number of threads
 THREADS = "OMP_NUM_THREADS"
+
+# More than any machine has. A resumed run starts as many threads as its record says
+MOST_THREADS = 4096
 
 MEMBERSHIP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 
@@ -24,9 +29,20 @@ def usable_cpus() -> int:
 
 
 def asked_threads() -> int | None:
-    """The number of threads that the user asked for, by `--threads` or `OMP_NUM_THREADS`. None: none."""
+    """The number of threads that the user asked for, by `--threads` or `OMP_NUM_THREADS`. None: none.
+
+    Raises:
+        UsageError: it is more than `MOST_THREADS`.
+    """
     text = os.environ.get(THREADS, "").partition(",")[0].strip()  # OpenMP takes a list, for nested regions
-    return int(text) if text.isdecimal() and int(text) > 0 else None
+    if not text.isdecimal() or not text.strip("0"):
+        return None
+    if len(text.lstrip("0")) > len(str(MOST_THREADS)) or int(text) > MOST_THREADS:
+        raise UsageError(
+            f"`{THREADS}={text[:20]}` asks for more threads than {MOST_THREADS:,}",
+            hint=f"set `{THREADS}` to the number of cores, or pass `--threads`",
+        )
+    return int(text)
 
 
 def use_threads(count: int) -> None:
@@ -40,14 +56,17 @@ def use_threads(count: int) -> None:
 def _quotas() -> Iterator[float]:
     """Processors that the control groups of this process may use, its own group's and those above it (Linux)."""
     try:
-        lines = MEMBERSHIP.read_text(encoding="utf-8").splitlines()
+        lines = os.fsdecode(MEMBERSHIP.read_bytes()).split("\n")  # names of groups are names of folders: any bytes
     except OSError:
         return
     for line in lines:
-        _, controllers, name = line.split(":", 2)
-        if controllers not in ("", "cpu", "cpu,cpuacct"):
+        _, controllers, name = [*line.split(":", 2), "?", "?"][:3]
+        if controllers and "cpu" not in controllers.split(","):
             continue
-        root = CGROUPS / controllers  # one tree (version 2), or one for each controller (version 1)
+        # one tree (version 2), or one for each controller (version 1), which the kernel lists in any order
+        root = CGROUPS / controllers
+        if not root.is_dir():
+            root = CGROUPS / "cpu"
         inside = PurePosixPath(name.lstrip("/"))
         for group in (inside, *inside.parents):
             found = _quota(root / group, version=1 if controllers else 2)
@@ -62,4 +81,4 @@ def _quota(group: Path, version: int) -> float | None:
         limit, period = float(words[0]), float(words[1])
     except (OSError, ValueError, IndexError):  # such as `max 100000`: no limit
         return None
-    return limit / period if limit > 0 and period > 0 else None
+    return limit / period if 0 < limit < math.inf and period > 0 else None

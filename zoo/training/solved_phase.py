@@ -6,11 +6,13 @@ from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from zoo.data.groups import group_numbers
-from zoo.errors import ZooError
+from zoo.errors import Diverged, ZooError
 from zoo.networks.freezing import FrozenProof, apply_phase, recalibrate
 from zoo.networks.head import find_head
 from zoo.solver import Task
@@ -28,7 +30,8 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
     `epoch` is the number of epochs trained before.
 
     Raises:
-        ZooError: something other than the head changed.
+        Diverged: features are not finite after epochs of training.
+        ZooError: they are not, with no training before; or something other than the head changed.
     """
     assert phase.solver is not None
     model, labels = workspace.model, workspace.labels
@@ -47,6 +50,8 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
         workspace.job.context.progress.start(title, len(labels))
         found = features(workspace.network, workspace.plain_batches())
         spent = {"prefix": round(perf_counter() - began, 3)}
+    if not np.isfinite([found.min(), found.max()]).all():
+        raise _not_finite(workspace, found, epoch)
     head = find_head(workspace.network)
     in_head = {id(parameter) for parameter in head.parameters()}
     frozen = FrozenProof(model, "frozen", excluded=in_head | {id(buffer) for buffer in head.buffers()})
@@ -78,3 +83,17 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
         "images_per_second": round(len(found) / (computed - started), 1),
         "seconds": {**spent, "solve": round(perf_counter() - computed, 3)},
     }
+
+
+def _not_finite(workspace: Workspace, found: npt.NDArray[np.float32], epoch: int) -> ZooError:
+    broken = np.flatnonzero(~np.isfinite(found).all(1))
+    first = f"of {len(broken)} of {len(found)} training images, such as `{workspace.train.samples[int(broken[0])].id}`,"
+    if epoch:
+        return Diverged(
+            f"features {first} are not finite: training diverged",
+            hint=f"pass a lower `--lr` than {workspace.experiment.lr:g}, or clip with `--clip 1.0`",
+        )
+    return ZooError(
+        f"`{workspace.network.anatomy.backbone}` gives features {first} that are not finite",
+        hint="its weights are damaged, or overflow",
+    )

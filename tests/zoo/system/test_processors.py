@@ -9,14 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from messages import refused
 
-from zoo import Plugins, Run
+from zoo import Plugins, Run, UsageError
 from zoo.system import processors
 from zoo.system.processors import asked_threads, usable_cpus
 from zoo_cli.main import run
 
 COMMANDS = ("train", "study", "evaluate", "predict", "embed", "similar", "label-next", "doctor", "advise")
-TWO, ONE = "0::/outer/inner\n", "4:memory:/outer\n3:cpu,cpuacct:/outer/inner\n0::/\n"
+TWO, ONE, SWAPPED = "0::/outer/inner\n", "4:memory:/outer\n3:cpu,cpuacct:/outer/inner\n0::/\n", "4:cpuacct,cpu:/outer\n"
 
 
 @pytest.fixture
@@ -55,24 +56,49 @@ def eight(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             {"cpu,cpuacct/outer/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/outer/cpu.cfs_period_us": "100000\n"},
             8,
         ),
+        (SWAPPED, {"cpu/outer/cpu.cfs_quota_us": "300000\n", "cpu/outer/cpu.cfs_period_us": "100000\n"}, 3),
+        ("\n", {}, 8),
+        ("nonsense\n" + TWO, {"outer/inner/cpu.max": "200000 100000\n"}, 2),
+        ("0::/outer/inner/caf\udce9\n", {"outer/inner/cpu.max": "200000 100000\n"}, 2),  # a name in Latin-1
+        (TWO, {"outer/inner/cpu.max": "inf 100000\n"}, 8),
+        (TWO, {"outer/inner/cpu.max": "100000 0\n"}, 8),
     ],
 )
 def test_quotas_of_containers_count(eight: Path, membership: str | None, files: dict[str, str], expected: int) -> None:
     if membership is not None:
-        (eight / "cgroup").write_text(membership)
+        (eight / "cgroup").write_bytes(os.fsencode(membership))
     for name, text in files.items():
+        (eight / name).parent.mkdir(parents=True, exist_ok=True)
         (eight / name).write_text(text)
     assert usable_cpus() == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "expected"), [(None, None), ("", None), ("3", 3), ("4,2", 4), (" 2 ", 2), ("0", None), ("many", None)]
+    ("text", "expected"),
+    [
+        (None, None),
+        ("", None),
+        ("3", 3),
+        ("4,2", 4),
+        (" 2 ", 2),
+        ("0", None),
+        ("00", None),
+        ("many", None),
+        ("0004096", 4096),
+    ],
 )
 def test_threads_are_what_openmp_reads(monkeypatch: pytest.MonkeyPatch, text: str | None, expected: int | None) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     if text is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", text)
     assert asked_threads() == expected
+
+
+@pytest.mark.parametrize("text", ["4097", "99999999999,2", "9" * 5000])
+def test_more_threads_than_a_run_can_record_are_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", text)
+    with refused(UsageError, "OMP_NUM_THREADS", "4,096"):
+        asked_threads()
 
 
 def test_training_computes_with_the_threads_asked_for(two_splits: Path, tmp_path: Path) -> None:
@@ -122,8 +148,9 @@ def test_a_file_is_computed_with_the_threads_asked_for(
 def test_threads_are_an_option_where_much_is_computed(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert run([command, "--help"]) == 0
     assert "--threads" in capsys.readouterr().out
-    assert run([command, "--threads", "0"]) == 2
-    assert "--threads" in capsys.readouterr().err
+    for count in ("0", "4097"):
+        assert run([command, "--threads", count]) == 2
+        assert "--threads" in capsys.readouterr().err
 
 
 def test_a_resumed_run_keeps_its_threads(
@@ -134,11 +161,11 @@ def test_a_resumed_run_keeps_its_threads(
     assert "`--threads` cannot be changed with `--resume`" in capsys.readouterr().err
 
 
-def test_threads_are_used_by_what_is_loaded_already_and_by_what_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_threads_reach_torch_and_what_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     chosen: list[int] = []
-    monkeypatch.setenv("OMP_NUM_THREADS", "7")
     monkeypatch.setattr(torch, "set_num_threads", chosen.append)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
     processors.use_threads(3)
     assert chosen == [3] and os.environ["OMP_NUM_THREADS"] == "3"
