@@ -9,10 +9,13 @@ import pytest
 import torch
 from messages import refused
 from sklearn.svm import LinearSVC
+from tests_support import make_photos
 from torch import nn
 
 from zoo import Experiment, Plugins, ZooError, train
+from zoo.embedding.labelling import label_next
 from zoo.networks.building import build_network
+from zoo.networks.head import takes_vectors
 from zoo.solver import Task
 from zoo_classical.features import build
 from zoo_classical.svm import solve
@@ -63,3 +66,16 @@ def test_images_too_small_for_a_block() -> None:
 
     with refused(ZooError, "`hog_color`", "32", "24"):
         build(BuildSpec(backbone="hog_color", classes=2, image_size=24))
+
+
+def test_a_network_without_a_single_parameter_is_trained_scored_and_searched(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    """Its device, and the width of its features, are not asked of a parameter or a linear layer."""
+    asked = Experiment(data=str(two_splits), backbone="hog_color", strategy="knn:3", unknown_rate=0.2)
+    run = train(asked, out=tmp_path / "run", plugins=plugins)
+    network = run.load_network(plugins)
+    assert not list(network.model.parameters()) and takes_vectors(network, run.preprocess.crop)
+    assert run.record["unknown"] is not None
+    found = label_next(str(make_photos(tmp_path / "new", {"": 3})), run=tmp_path / "run", count=2, plugins=plugins)
+    assert len(found) == 2

@@ -27,7 +27,7 @@ from zoo.experiment import Cache, Experiment
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.split_network import BLOCKS, SplitNetwork
 from zoo.networks.freezing import digest_of_tensors
-from zoo.networks.head import features_width, takes_vectors
+from zoo.networks.head import vector_width
 from zoo.preprocess import ImageSize, Preprocess
 from zoo.progress import Silent
 from zoo.runs.run import WEIGHTS_FILE, Run
@@ -160,7 +160,8 @@ class Extractor:
         self.place = setup.device.place
         torch.manual_seed(0)  # of `--weights none`, which are then the same every time
         self.network = build(setup, experiment, 2) if run is None else run.load_network(context.plugins)
-        if not takes_vectors(self.network, self.preprocess.crop):
+        width = vector_width(self.network, self.preprocess.crop)
+        if width is None:
             raise UsageError(
                 f"`{setup.backbone.qualified}` has no one vector an image before its head", hint="take another backbone"
             )
@@ -174,7 +175,7 @@ class Extractor:
             weights=str(file.resolve()) if file else getattr(setup.weights, "tag", "none"),
             image_size=self.preprocess.crop,
             preprocess=self.preprocess.to_json(),
-            width=features_width(self.network),
+            width=width,
             run=str(run.path.resolve()) if run is not None else "",
             state=digest_of_tensors(state),
         )

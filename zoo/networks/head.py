@@ -71,12 +71,17 @@ def place_of(module: nn.Module) -> torch.device:
 
 def takes_vectors(network: Network, size: ImageSize) -> bool:
     """Whether the head is one module that takes one vector per image; black images of `size` pixels are passed."""
+    return vector_width(network, size) is not None
+
+
+def vector_width(network: Network, size: ImageSize) -> int | None:
+    """Width of the vectors that the head takes, one for each image of `size` pixels; None where it takes others."""
     try:
         head = find_head(network)
     except UsageError:
-        return False
-    shapes: list[int] = []
-    handle = head.register_forward_pre_hook(lambda module, inputs: shapes.append(inputs[0].ndim))
+        return None
+    shapes: list[tuple[int, ...]] = []
+    handle = head.register_forward_pre_hook(lambda module, inputs: shapes.append(tuple(inputs[0].shape)))
     training = network.model.training
     network.model.eval()
     try:
@@ -85,7 +90,7 @@ def takes_vectors(network: Network, size: ImageSize) -> bool:
     finally:
         handle.remove()
         network.model.train(training)
-    return shapes == [2]
+    return shapes[0][1] if [len(shape) for shape in shapes] == [2] else None
 
 
 def replace_head(network: Network, head: nn.Module) -> Network:
