@@ -121,6 +121,7 @@ SLOW = {
         "how-to/plugins/metric",
         "how-to/plugins/runtime",
         "how-to/plugins/strategy",
+        "how-to/predict",
         "how-to/resume-a-stopped-run",
         "how-to/serve",
         "how-to/whole-image",

@@ -63,6 +63,7 @@ def test_compare_strategies(fruit: Path, tmp_path: Path) -> None:
     assert printed.count("accuracy on val") == 2 and "the cheapest of the best: " in printed
 
 
+@pytest.mark.slow  # its scripts run on every push
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells run in order, and it is stored without outputs, so that no diff shows a picture."""
     from PIL import Image

@@ -292,6 +292,7 @@ __getattr__ = lazy_attributes(
                 "parse_argument",
                 "resolved_argument",
                 "without_secret",
+                "address_parts",
             )
         },
         **{

@@ -80,6 +80,7 @@ def test_options_are_listed_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "[]"
 
 
+@pytest.mark.slow  # 20 s; the option itself is tested with its datasets
 def test_classes_from_is_for_every_command_that_opens_data(
     tmp_path: Path, exported_run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -149,7 +149,7 @@ def test_one_object_that_is_refused_is_left_out_and_named(store: Store, tmp_path
     assert spoilt in bad and "Access Denied" in bad
 
 
-@pytest.mark.parametrize("fault", ["reset", "busy"])
+@pytest.mark.parametrize("fault", ["reset", pytest.param("busy", marks=pytest.mark.slow)])  # 10 s of tries
 def test_a_store_that_is_lost_ends_a_run_and_leaves_nothing_out(
     store: Store, tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

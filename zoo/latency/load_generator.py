@@ -24,6 +24,7 @@ from zoo.errors import UsageError, ZooError, quoted
 CONNECT_SECONDS = 10.0
 REJECTED_PAUSE = 0.05  # seconds that a caller waits after a 503, so that it does not flood the server
 STATUS_REJECTED = 503
+PATIENCE = 5.0  # seconds for which a single request that is answered with 503 is sent again
 
 Answer = tuple[int, bytes]  # status and body
 
@@ -130,12 +131,16 @@ class LoadGenerator:
         return {"seconds": seconds, "rejected": rejected, "timed": timed, "processor": processor}
 
     def _told(self, request: bytes, path: str) -> dict[str, Any]:
-        """The JSON that a request is answered with.
+        """The JSON that a request is answered with. A busy server is asked again, for `PATIENCE` seconds.
 
         Raises:
             ZooError: it is answered with an error, or the server is no `zoo serve`.
         """
+        until = time.perf_counter() + PATIENCE
         status, body = self._ask(request)
+        while status == STATUS_REJECTED and time.perf_counter() < until:
+            time.sleep(REJECTED_PAUSE)
+            status, body = self._ask(request)
         if status != 200:
             raise _refused(path, status, body)
         try:
