@@ -12,7 +12,7 @@ from rich.table import Table
 from zoo.errors import counted
 
 if TYPE_CHECKING:
-    from zoo.evaluation.scoring import Evaluation
+    from zoo.evaluation.evaluation import Evaluation
     from zoo.evaluation.unknown_images import UnknownImages
     from zoo.runs.run import Run
 

@@ -101,7 +101,7 @@ def _parts(name: str, root: str, download: bool) -> list[tuple[str | None, Any]]
         whole: Any = kind(**options)
         if len(whole) and {"targets", "labels", "y", "classes", "categories", "num_classes"} & vars(whole).keys():
             return [(None, whole)]
-    except (TypeError, NotImplementedError) as error:  # it takes or gives something else
+    except (TypeError, NotImplementedError) as error:  # other arguments, or a base class, which has no images
         raise UsageError(f"`torchvision:{name}` cannot be opened: {quoted(error)}", hint=SAVE) from error
     except _NoSplit as error:
         raise ZooError(f"`torchvision:{name}` has no splits that are known: {quoted(error)}", hint=SAVE) from error

@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from zoo import Run
-from zoo.evaluation.scoring import Evaluation
+from zoo.evaluation.evaluation import Evaluation
 from zoo.predictions import Predictions
 from zoo_cli.figures import MOST_CLASSES, print_evaluation, print_needed, print_run
 

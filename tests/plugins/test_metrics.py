@@ -12,7 +12,7 @@ import pytest
 
 from zoo import ZooError
 from zoo.errors import PluginWarning
-from zoo.evaluation.scoring import Evaluation, compute_metrics
+from zoo.evaluation.evaluation import Evaluation, compute_metrics
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo_cli.main import run

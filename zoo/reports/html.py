@@ -14,7 +14,7 @@ import numpy as np
 
 from zoo.advice.track_record import ADVICE_FILE
 from zoo.errors import UsageError, ZooError, counted
-from zoo.evaluation.scoring import Evaluation
+from zoo.evaluation.evaluation import Evaluation
 from zoo.evaluation.unknown_images import false_alarms_interval
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
@@ -250,7 +250,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
         for row, column in zip(*np.nonzero(confusion))
         if row != column
     ]
-    from zoo.evaluation.scoring import compute_metrics
+    from zoo.evaluation.evaluation import compute_metrics
 
     metrics = compute_metrics(table, plugins)
     return {

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UsageError, ZooError, counted
-from zoo.evaluation.scoring import compute_metrics
+from zoo.evaluation.evaluation import compute_metrics
 from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions

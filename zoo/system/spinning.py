@@ -12,11 +12,12 @@ are kept, which do nothing.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
-import sys
 import threading
 import time
+from pathlib import Path
 
 import torch
 
@@ -37,10 +38,19 @@ def spin_only_while_alone() -> None:
     """
     global _started
     threads = torch.get_num_threads()
-    if _started or threads < 2 or sys.platform != "linux" or os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"}:
+    if _started or threads < 2 or os.environ.keys() & {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT"} or not _has_gnu_openmp():
         return
     _started = True
-    threading.Thread(target=_watch, args=(threads,), name="spinning", daemon=True).start()
+    with contextlib.suppress(RuntimeError):  # no thread can be started; training does not need this one
+        threading.Thread(target=_watch, args=(threads,), name="spinning", daemon=True).start()
+
+
+def _has_gnu_openmp() -> bool:
+    """Whether GNU's OpenMP is loaded (Linux), by the files that are mapped into this process."""
+    try:
+        return "/libgomp" in Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return False
 
 
 class ShortSpins:
@@ -57,8 +67,9 @@ class ShortSpins:
 
     def start(self) -> None:
         self._end = end = threading.Event()
-        for _ in range(self._teams):
-            threading.Thread(target=_keep_team, args=(end,), name="OpenMP team", daemon=True).start()
+        with contextlib.suppress(RuntimeError):  # no more threads can be started
+            for _ in range(self._teams):
+                threading.Thread(target=_keep_team, args=(end,), name="OpenMP team", daemon=True).start()
 
     def stop(self) -> None:
         if self._end is not None:

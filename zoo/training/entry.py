@@ -23,7 +23,7 @@ from zoo.data.opening import found_text, note_images
 from zoo.data.prefetch import Prefetch
 from zoo.dataset import FOLD, Sample
 from zoo.errors import UsageError, ZooError, first_line
-from zoo.evaluation.scoring import compute_metrics
+from zoo.evaluation.evaluation import compute_metrics
 from zoo.evaluation.statistics import accuracy_interval
 from zoo.experiment import Experiment
 from zoo.feature_cache.row_pool import RowPool

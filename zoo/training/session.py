@@ -19,7 +19,7 @@ from zoo.data.decoding import DecodedImages
 from zoo.data.groups import group_names
 from zoo.data.prefetch import Prefetch
 from zoo.errors import Diverged, first_line
-from zoo.evaluation.scoring import Evaluation, compute_metrics
+from zoo.evaluation.evaluation import Evaluation, compute_metrics
 from zoo.experiment import Experiment
 from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.predictor import TorchPredictor

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,16 +104,16 @@ def test_processors_that_no_thread_needs_may_be_busy(monkeypatch: pytest.MonkeyP
     assert _followed(monkeypatch, [1.0, 2.0, 2.5], threads=2, processors=4) == [False, False, True]
 
 
-@pytest.mark.parametrize("name", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT"])
+@pytest.mark.parametrize("name", [None, "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "another OpenMP"])
 def test_one_watch_is_started_unless_the_user_chose(monkeypatch: pytest.MonkeyPatch, name: str | None) -> None:
     started: list[int] = []
     monkeypatch.setattr(spinning, "_started", False)
     monkeypatch.setattr(spinning, "_watch", lambda threads: started.append(threads))
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(spinning, "_has_gnu_openmp", lambda: name != "another OpenMP")
     for one in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.delenv(one, raising=False)
-    if name is not None:
+    if name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "1")
     for _ in range(2):
         spinning.spin_only_while_alone()
@@ -120,3 +121,35 @@ def test_one_watch_is_started_unless_the_user_chose(monkeypatch: pytest.MonkeyPa
     while any(thread.name == "spinning" for thread in threading.enumerate()) and time.monotonic() < until:
         time.sleep(0.01)
     assert started == ([3] if name is None else [])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at /proc")
+def test_gnu_openmp_is_found_where_torch_has_loaded_it() -> None:
+    alone = "from zoo.system import spinning; print(spinning._has_gnu_openmp())"
+    without = f"import sys, types; sys.modules['torch'] = types.ModuleType('torch'); {alone}"
+    found = [
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        for code in (alone, without)
+    ]
+    assert found == [str(_torch_has_libgomp()), "False"]
+
+
+def _torch_has_libgomp() -> bool:
+    return any((Path(torch.__file__).parent / "lib").glob("libgomp*"))
+
+
+def test_a_machine_that_starts_no_more_threads_trains_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", full)
+    monkeypatch.setattr(spinning, "_started", False)
+    monkeypatch.setattr(spinning, "_has_gnu_openmp", lambda: True)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    spinning.spin_only_while_alone()
+    spins = ShortSpins(2, 2)
+    spins.start()
+    spins.stop()
+    assert not spins.started
