@@ -124,8 +124,10 @@ SLOW = {
         "how-to/predict",
         "how-to/resume-a-stopped-run",
         "how-to/serve",
+        "how-to/serve-on-many-machines",
         "how-to/whole-image",
         "reference/study-folder",
+        "tutorial/index",
     )
 }
 
