@@ -49,7 +49,10 @@ SCRIPTS = {
     "fastai": PEERS / "fastai_trainer.py",
     "plain loop": PEERS / "plain_loop.py",
     f"plain loop{KEPT}": PEERS / "plain_loop.py",
+    "ultralytics": PEERS / "ultralytics_trainer.py",
 }
+# ultralytics trains a network of its own with random weights (see its script), so only its seconds can be compared
+OWN_NETWORK = "ultralytics"
 
 HEAD = 1281  # parameters of the head for each class
 # Largest number of parameters that each mode may change besides the head, as in `zoo plan`: none; the last two stages;
@@ -90,6 +93,9 @@ def install() -> None:
 
 def settings_of(peer: str) -> Iterator[list[str]]:
     """Yield every setting that the survey tries."""
+    if peer == OWN_NETWORK:
+        yield from (["--workers", str(workers), "--precision", "fp32"] for workers in (0, 1, 2))
+        return
     for workers, precision, last in itertools.product((0, 1, 2), ("fp32", "bf16"), (False, True)):
         yield ["--workers", str(workers), "--precision", precision, *(["--channels-last"] if last else [])]
     if peer == "fastai":  # its defaults: a worker per core, and batch norms of frozen layers train
@@ -118,7 +124,7 @@ def run_peer(peer: str, row: PeerComparison, setting: list[str], seed: int, data
     asked, observed = record["settings"], record["observed"]
     assert observed["precision"] == asked["precision"], record
     assert observed["channels_last"] or not asked["channels_last"], record
-    if "--train-bn" not in setting:
+    if "--train-bn" not in setting and peer != OWN_NETWORK:
         assert observed["parameters_moved"] <= MOST_MOVED[row.mode] + HEAD * classes_of(data), record
         assert row.mode != "frozen" or observed["statistics_moved"] == 0, record
     return {
@@ -203,7 +209,7 @@ def survey(
     """Run every peer once, with seed 0, at every setting that contains all `words`; for `epochs`, where given."""
     for name in rows:
         row = ROWS[name] if epochs is None else replace(ROWS[name], epochs=epochs)
-        for peer in peers:
+        for peer in of_row(peers, row):
             for setting in (one for one in settings_of(peer) if all(word in " ".join(one) for word in words)):
                 key = {"phase": "survey", "row": name, "contender": peer, "setting": " ".join(setting), "seed": 0}
                 if again or not record.has(key):
@@ -224,7 +230,7 @@ def turns(record: Record, rows: list[str], peers: list[str], repeats: int, data:
                     record.add(cold, stamp(run_zoo(row, seed, data, path / "first", path / "cache")))
                     if row.again:
                         record.add(warm, stamp(run_zoo(row, seed, data, path / "second", path / "cache")))
-            for peer in peers:
+            for peer in of_row(peers, row):
                 best = fastest(record, name, peer)
                 if best is None:
                     raise SystemExit(
@@ -236,9 +242,15 @@ def turns(record: Record, rows: list[str], peers: list[str], repeats: int, data:
                         record.add(key, stamp(run_peer(peer, row, best.split(), seed, data, Path(folder))))
 
 
+def of_row(peers: list[str], row: PeerComparison) -> list[str]:
+    """The peers that have the mode of a row; with other stages than zoo's, ultralytics has no part that compares."""
+    return [peer for peer in peers if peer != OWN_NETWORK or row.mode != "partial"]
+
+
 def stamp(measured: dict[str, Any]) -> dict[str, Any]:
     """Add the time to a measurement, and print it on stderr."""
-    print(f"{measured['wall']:8.1f} s  {measured['accuracy']:.3f}", file=sys.stderr, flush=True)
+    accuracy = "-" if measured["accuracy"] is None else f"{measured['accuracy']:.3f}"
+    print(f"{measured['wall']:8.1f} s  {accuracy}", file=sys.stderr, flush=True)
     return {"measured": datetime.now(UTC).isoformat(timespec="seconds"), **measured}
 
 

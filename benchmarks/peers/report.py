@@ -10,7 +10,7 @@ from typing import Any
 
 KEY = ("phase", "row", "contender", "setting", "seed")  # identifies a measurement
 ZOO, SECOND = "zoo", "zoo, second run"
-ORDER = (ZOO, SECOND, "fastai", "plain loop", "plain loop, memory kept")
+ORDER = (ZOO, SECOND, "fastai", "plain loop", "plain loop, memory kept", "ultralytics")
 
 
 @dataclass
@@ -101,7 +101,7 @@ def _about(record: Record) -> str:
     data, epochs = record.about["data"], record.about.get("survey_epochs")
     name, count, classes = data["name"], data["val"], data["classes"]
     survey = "--survey" + (f" --survey-epochs {epochs}" if epochs else "")
-    found = [one["accuracy"] for one in record.measurements if one["phase"] == "turns"]
+    found = [one["accuracy"] for one in record.measurements if one["phase"] == "turns" and one["accuracy"] is not None]
     right = mean(found) if found else 0.5
     error = 100 * (right * (1 - right) / count) ** 0.5
     return (
@@ -130,7 +130,7 @@ def _compared(record: Record, row: str, measured: dict[str, list[dict[str, Any]]
         walls, right = [one["wall"] for one in runs], [one["accuracy"] for one in runs]
         lines.append(
             f"| {name} | {_setting(runs[0])} | {seconds(runs):.1f} | {min(walls):.1f} to {max(walls):.1f} | "
-            f"{mean(right):.3f} | {', '.join(f'{value:.3f}' for value in right)} | "
+            f"{_accuracy(mean(right) if None not in right else None)} | {', '.join(map(_accuracy, right))} | "
             f"{f'{seconds(runs) / ours:.2f}' if ours else '-'} | {mean(one['load'] for one in runs):.1f} |"
         )
     peers = {name: runs for name, runs in measured.items() if name not in (ZOO, SECOND)}
@@ -156,9 +156,13 @@ def _surveyed(record: Record, row: str) -> list[str]:
         bold = "**" if one["setting"] == fastest(record, row, one["contender"]) else ""
         lines.append(
             f"| {one['contender']} | {bold}{_setting(one)}{bold} | {one['wall']:.1f} | {one['parts']['train']:.1f} | "
-            f"{one['accuracy']:.3f} | {one['load']:.1f} |"
+            f"{_accuracy(one['accuracy'])} | {one['load']:.1f} |"
         )
     return lines
+
+
+def _accuracy(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def _setting(one: dict[str, Any]) -> str:

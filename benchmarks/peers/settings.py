@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 MODES = ("frozen", "partial", "fine_tune")
-PACKAGES = ("fastai", "torch", "torchvision", "timm", "numpy", "pillow")
+PACKAGES = ("fastai", "ultralytics", "torch", "torchvision", "timm", "numpy", "pillow")
 
 
 def parse(description: str) -> argparse.ArgumentParser:
@@ -35,7 +35,7 @@ def report(
     options: argparse.Namespace,
     *,
     seconds: dict[str, float],
-    accuracy: float,
+    accuracy: float | None,
     observed: dict[str, Any],
     recipe: dict[str, str],
 ) -> None:
