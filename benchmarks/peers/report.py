@@ -133,7 +133,10 @@ def _compared(record: Record, row: str, measured: dict[str, list[dict[str, Any]]
             f"{_accuracy(mean(right) if None not in right else None)} | {', '.join(map(_accuracy, right))} | "
             f"{f'{seconds(runs) / ours:.2f}' if ours else '-'} | {mean(one['load'] for one in runs):.1f} |"
         )
-    peers = {name: runs for name, runs in measured.items() if name not in (ZOO, SECOND)}
+    # one without an accuracy has trained another network
+    peers = {
+        name: runs for name, runs in measured.items() if name not in (ZOO, SECOND) and runs[0]["accuracy"] is not None
+    }
     if ours and peers:
         best = min(peers, key=lambda name: seconds(peers[name]))
         against = [

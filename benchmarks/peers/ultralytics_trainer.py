@@ -20,7 +20,7 @@ FOLDER = tempfile.TemporaryDirectory()  # for its settings, its runs, and the li
 os.environ |= {
     "YOLO_CONFIG_DIR": FOLDER.name,
     "YOLO_OFFLINE": "true",
-}  # offline: it asks for nothing, and tells nothing
+}  # it asks and tells nothing
 
 import torch  # noqa: E402
 from settings import parse, report  # noqa: E402
