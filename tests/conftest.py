@@ -21,7 +21,8 @@ from tests_support import TINY, make_photos
 from zoo.plugin import Plugins
 
 # How long an example takes depends on the machine and on what it imports first
-hypothesis.settings.register_profile("zoo", deadline=None)
+hypothesis.settings.register_profile("zoo", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None)  # of `make test-slow`
 hypothesis.settings.load_profile("zoo")
 
 # A third party's own tests are run where it is installed: test_third_party.py
