@@ -132,7 +132,7 @@ def test_a_store_without_credentials_or_without_an_address(
 def test_an_object_that_cannot_be_read_is_reported(
     store: Store, fault: str, word: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(remote, "PATIENCE", 1.0)
+    monkeypatch.setattr(remote, "PATIENCE", 2.0)
     found = sources(DATA)
     store.faults["photos/red/000.jpg"] = fault
     with pytest.raises(OSError, match=word) as caught:
