@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO := runs/demo
+# Many tests start processes, which would compile all of our modules anew where an environment forbids to keep them
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: install demo lint test test-slow coverage changelog release-check browser clean docs docs-output
 
@@ -40,7 +42,7 @@ demo: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+	$(BIN)/mypy --num-workers 2
 	$(BIN)/lint-imports
 	$(BIN)/codespell
 	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
@@ -73,7 +75,7 @@ browser: # for the tests of reports and of the page of a server, which skip with
 	$$([ "$$(id -u)" = 0 ] || echo sudo) apt-get install -y -q chromium
 
 test-slow: $(INSTALLED)
-	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow"
+	$(BIN)/python -m pytest --numprocesses auto --dist worksteal -m "slow or not slow" --hypothesis-profile thorough
 
 clean:
 	rm -rf $(VENV) runs dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -21,7 +21,8 @@ from tests_support import TINY, make_photos
 from zoo.plugin import Plugins
 
 # How long an example takes depends on the machine and on what it imports first
-hypothesis.settings.register_profile("zoo", deadline=None)
+hypothesis.settings.register_profile("zoo", deadline=None, max_examples=50)
+hypothesis.settings.register_profile("thorough", deadline=None)  # of `make test-slow`
 hypothesis.settings.load_profile("zoo")
 
 # A third party's own tests are run where it is installed: test_third_party.py
@@ -117,6 +118,14 @@ def no_other_load() -> Iterator[None]:
         patch.setattr(load_watch, "MOST_OTHERS", math.inf)
         patch.setattr(runner, "MOST_OTHERS", math.inf)
         patch.setattr(deployment_cost, "BUSY", math.inf)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_waiting_for_the_disk() -> Iterator[None]:
+    """No power cut ends a test, so nothing waits until a file has reached the disk, which others may keep busy."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 

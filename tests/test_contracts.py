@@ -82,7 +82,7 @@ REFUSED = {
 
 
 # A family stands in at least so many pairs, and a strategy
-EACH_FAMILY, EACH_STRATEGY = 3, 3
+EACH_FAMILY, EACH_STRATEGY = 2, 2
 CHOSEN = pairwise(KINDS, STRATEGIES, each_row=EACH_FAMILY, each_column=EACH_STRATEGY, never=REFUSED)
 PUSHED = {*CHOSEN, *REFUSED}
 PRODUCT = [

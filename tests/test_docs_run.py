@@ -110,7 +110,9 @@ SLOW = {
         "how-to/deploy-with-openvino",
         "how-to/deploy-with-triton",
         "how-to/find-faults-in-your-data",
+        "how-to/groups-and-folds",
         "how-to/imbalanced-classes",
+        "how-to/label-what-helps",
         "how-to/make-the-file-smaller",
         "how-to/measure-latency",
         "how-to/plugins/backbone",
@@ -126,6 +128,7 @@ SLOW = {
         "how-to/serve",
         "how-to/serve-on-many-machines",
         "how-to/whole-image",
+        "reference/exported-file",
         "reference/study-folder",
         "tutorial/index",
     )

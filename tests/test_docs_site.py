@@ -12,6 +12,9 @@ import pytest
 from docs_pages import ROOT
 from generate import generate
 
+# `make docs` builds it as strictly; links between pages are checked on every push by test_docs.py
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:

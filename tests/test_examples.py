@@ -41,6 +41,7 @@ def test_the_drawn_data_are_the_same_on_every_call(tmp_path: Path) -> None:
     assert one == other and len(one) == 5 and len(set(one.values())) == 5
 
 
+@pytest.mark.slow  # as the README does on every push, by command and in Python
 def test_train_export_and_predict_with_onnxruntime_alone(fruit: Path, tmp_path: Path) -> None:
     printed = script("train_and_export.py", fruit, "run", cwd=tmp_path)
     assert "labels are the run's" in printed and "9 of 9 checks passed" in printed
@@ -63,7 +64,7 @@ def test_compare_strategies(fruit: Path, tmp_path: Path) -> None:
     assert printed.count("accuracy on val") == 2 and "the cheapest of the best: " in printed
 
 
-@pytest.mark.slow  # its scripts run on every push
+@pytest.mark.slow
 def test_the_notebook(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its cells run in order, and it is stored without outputs, so that no diff shows a picture."""
     from PIL import Image

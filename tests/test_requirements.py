@@ -5,7 +5,8 @@ from __future__ import annotations
 import ast
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires
 
 import pytest
@@ -18,7 +19,8 @@ FOLDERS = ("zoo", "plugins", "exporters", "cli", "packaging", "tests", "docs")
 EXTRAS = ("offline", "dev")
 
 
-def declared() -> set[str]:
+@cache
+def declared() -> frozenset[str]:
     """Every distribution that `make install` brings, with what those need themselves."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [*project["dependencies"], *(line for extra in EXTRAS for line in project["optional-dependencies"][extra])]
@@ -35,10 +37,13 @@ def declared() -> set[str]:
             except PackageNotFoundError:
                 continue  # of another platform, or a second name of one that is there
             waiting += [each for each in needed if each.marker is None or each.marker.evaluate({"extra": extra})]
-    return {name for name, _ in done}
+    return frozenset(name for name, _ in done)
 
 
-def imports() -> Iterator[tuple[str, str]]:
+@cache
+def imports() -> tuple[tuple[str, str], ...]:
+    """Modules that the tree imports, each with its file."""
+    found: list[tuple[str, str]] = []
     for folder in FOLDERS:
         for file in sorted((ROOT / folder).rglob("*.py")):
             for node in ast.walk(ast.parse(file.read_text())):
@@ -46,18 +51,24 @@ def imports() -> Iterator[tuple[str, str]]:
                     names = [alias.name for alias in node.names]
                 else:
                     names = [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
-                yield from ((name.split(".")[0], str(file.relative_to(ROOT))) for name in names)
+                found += [(name.split(".")[0], str(file.relative_to(ROOT))) for name in names]
+    return tuple(found)
 
 
-def undeclared(brought: set[str]) -> dict[str, str]:
+@cache
+def providers() -> Mapping[str, list[str]]:
+    """Distributions by the module that they bring; reading the lists of all their files takes seconds."""
+    return packages_distributions()
+
+
+def undeclared(brought: frozenset[str]) -> dict[str, str]:
     """Imported modules of other people's distributions that none of `brought` provides, each with a file that does."""
-    providers = packages_distributions()
     return {
         name: file
         for name, file in imports()
         if name not in sys.stdlib_module_names
-        and name in providers
-        and not brought & {canonicalize_name(each) for each in providers[name]}
+        and name in providers()
+        and not brought & {canonicalize_name(each) for each in providers()[name]}
     }
 
 

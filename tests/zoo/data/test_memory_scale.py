@@ -88,7 +88,7 @@ def test_memory_grows_by_few_bytes_an_image(source: Callable[[Path, int], str], 
         (tmp_path / str(count)).mkdir()
         data[count] = source(tmp_path / str(count), count)
     peaks: dict[int, int] = {}
-    for count in (FEW, MANY, FEW, MANY):  # twice: the first imports what the others use
+    for count in (FEW, MANY, FEW):  # few twice: the first imports what the others use
         peaks[count] = min(peak(data[count], count), peaks.get(count, 2**60))
     assert (peaks[MANY] - peaks[FEW]) / (MANY - FEW) < BYTES
 

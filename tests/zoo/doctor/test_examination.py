@@ -133,8 +133,14 @@ def fill(folder: Path, count: int, how: str) -> None:
         )
 
 
-@pytest.mark.parametrize("how", ["same", "grey", "dots", "broken"])
-@pytest.mark.parametrize("classes", [1, 2])
+# Each kind of bad data on every push, of one class or of two; of both in `slow`
+BAD = [
+    pytest.param(how, classes, marks=() if classes == 1 + place % 2 else pytest.mark.slow)
+    for place, how in enumerate(("same", "broken", "dots", "grey")) for classes in (1, 2)
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("how", "classes"), BAD)
 def test_bad_data_are_told_not_crashed_on(tmp_path: Path, how: str, classes: int) -> None:
     """One class, three images, all equal, of one colour, of one pixel, or all unreadable."""
     for number in range(classes):

@@ -90,7 +90,9 @@ def test_what_the_winners_hold_for() -> None:
         assert sorted(found.seeds.values()) == sorted(seeds)
 
 
-@pytest.mark.parametrize(("seeds", "wander"), [(1, 0.0), pytest.param(2, 0.0, marks=SLOW), (3, 0.0), (5, 0.01)])
+@pytest.mark.parametrize(
+    ("seeds", "wander"), [(1, 0.0), pytest.param(2, 0.0, marks=SLOW), pytest.param(3, 0.0, marks=SLOW), (5, 0.01)]
+)
 def test_a_better_configuration_is_found(seeds: int, wander: float) -> None:
     generator, studies = np.random.default_rng(2), 100
     accuracies = [0.90, 0.95, 0.90, 0.90, 0.90]

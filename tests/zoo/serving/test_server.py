@@ -286,8 +286,8 @@ def test_a_server_ends_with_its_terminal_unless_it_was_started_by_nohup(
 
     def take_terminal() -> None:
         fcntl.ioctl(its, termios.TIOCSCTTY, 0)
-        if by_nohup:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # else as the tests may have been started themselves
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if by_nohup else signal.SIG_DFL)
 
     with log.open("wb") as stderr:
         process = subprocess.Popen(

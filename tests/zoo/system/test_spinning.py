@@ -115,11 +115,11 @@ def test_one_watch_is_started_unless_the_user_chose(monkeypatch: pytest.MonkeyPa
         monkeypatch.delenv(one, raising=False)
     if name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
         monkeypatch.setenv(name, "1")
+    before = set(threading.enumerate())  # a training of another test may have started a watch, which never ends
     for _ in range(2):
         spinning.spin_only_while_alone()
-    until = time.monotonic() + 5
-    while any(thread.name == "spinning" for thread in threading.enumerate()) and time.monotonic() < until:
-        time.sleep(0.01)
+    for thread in set(threading.enumerate()) - before:
+        thread.join(5)
     assert started == ([3] if name is None else [])
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from tests_support import TINY, make_photos
+from tests_support import TINY, Killed, make_photos
 
 from zoo import (
     Plugins,
@@ -32,6 +29,7 @@ from zoo import (
 from zoo.data.opening import open_images
 from zoo.feature_cache.loader import PrefixOutputs
 from zoo.progress import Silent
+from zoo.training.checkpoint import Checkpoints
 from zoo_cli.main import run as run_zoo
 
 
@@ -89,24 +87,26 @@ def test_every_image_is_scored_once_and_a_stopped_run_keeps_its_folds(
     assert len(evaluate(final, split="test", plugins=plugins).predictions) == 4
 
 
-def test_resume_after_kill_9_keeps_finished_folds(photos: Path, tmp_path: Path) -> None:
-    settings = ["--backbone", "timm/test_resnet", "--weights", "none", "--strategy", "full", "--epochs", "12"]
-    settings += ["--image-size", "32", "--batch-size", "8", "--save-every", "0s", "--folds", "2", "--data", str(photos)]
+def test_a_run_killed_within_its_second_fold_keeps_the_first(photos: Path, tmp_path: Path, plugins: Plugins) -> None:
+    """In one process; test_resume.py has a real `kill -9`, of a single run."""
+    asked = replace(TINY, data=str(photos), strategy="full", epochs=2, folds=2, save_every=0.0)
     killed, whole = tmp_path / "killed", tmp_path / "whole"
-    zoo = [sys.executable, "-m", "zoo_cli.main", "train"]
-    process = subprocess.Popen([*zoo, *settings, "--out", str(killed)], stderr=subprocess.DEVNULL)
-    while not (killed / "folds" / "2" / "checkpoint.safetensors").is_file():
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert Run.open(killed).status == "running" == Run.open(killed / "folds" / "2").status
+    write = Checkpoints.write
+
+    def dying(self: Checkpoints, tensors: Any, state: Any) -> None:
+        write(self, tensors, state)
+        if (killed / "folds" / "2" / "checkpoint.safetensors").is_file():
+            raise Killed
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Checkpoints, "write", dying)
+        train(asked, out=killed, plugins=plugins)
+    assert "finished" not in (Run.open(killed).status, Run.open(killed / "folds" / "2").status)
     kept = (killed / "folds" / "1" / "run.json").read_bytes()
     assert run_zoo(["train", "--resume", str(killed)]) == 0
     assert (killed / "folds" / "1" / "run.json").read_bytes() == kept
     assert Run.open(killed / "folds" / "2").record["resumed"][0]["step"] > 0
-    assert run_zoo(["train", *settings, "--out", str(whole)]) == 0
-    one, other = Run.open(killed), Run.open(whole)
+    one, other = Run.open(killed), train(asked, out=whole, plugins=plugins)
     assert one.metrics == other.metrics and (one.predictions().logits == other.predictions().logits).all()
 
 
