@@ -60,7 +60,8 @@ def test_the_run_s_own_data_stay_split_wherever_they_lie(tmp_path: Path, plugins
         found = evaluate(run, data=data, plugins=plugins).predictions
         assert found.ids == reported.ids and found.split == "val", data
     grown = shutil.copytree(root, tmp_path / "grown")  # which would be divided anew, with fitted images in `val`
-    shutil.copy(root / "red/000.jpg", grown / "red/more.jpg")
+    for name in ("more", "still more"):
+        shutil.copy(root / "red/000.jpg", grown / f"red/{name}.jpg")
     assert evaluate(run, data=str(grown), plugins=plugins).predictions.split == "all"
     for file in (tmp_path / "copy").rglob("*.jpg"):  # other photographs of the same names
         file.write_bytes((root / "red/000.jpg").read_bytes())
