@@ -77,3 +77,6 @@ def test_classes_are_matched_in_both_unicode_forms(run: Run, tmp_path: Path, plu
     run = run.update(classes=["blue", "cafe\u0301"])  # as macOS writes it
     (root / "Red").rename(root / "caf\u00e9")
     assert evaluate(run, data=str(root), plugins=plugins).predictions.labels.tolist() == [0, 0, 1, 1]
+    run = run.update(classes=["caf\u00e9", "cafe\u0301"])  # two classes, on a system that tells them apart
+    shutil.rmtree(root / "blue")
+    assert evaluate(run, data=str(root), plugins=plugins).predictions.labels.tolist() == [0, 0]
