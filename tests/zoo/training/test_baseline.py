@@ -85,7 +85,7 @@ def test_the_training_images_that_are_scored_are_of_all_classes() -> None:
     samples = tuple(Sample(str(index), "ab"[label], pixels[index]) for index, label in enumerate(labels))
     chosen = some_fitted(DecodedImages(samples, labels, pixels, ""), 2)
     assert len(chosen.samples) == 100 and chosen.pixels.shape == (100, 2, 2, 3) and 30 < chosen.labels.sum() < 70
-    assert np.array_equal(chosen.pixels[:, 0, 0, 0], chosen.labels)
+    assert np.array_equal(np.asarray(chosen.pixels)[:, 0, 0, 0], chosen.labels)
     assert [sample.label for sample in chosen.samples] == ["ab"[label] for label in chosen.labels]
 
 
