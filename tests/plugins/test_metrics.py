@@ -105,7 +105,8 @@ def test_a_metric_can_change_no_prediction_and_end_no_run(monkeypatch: pytest.Mo
         raise SystemExit(3)
 
     before = TABLE.logits.copy()
-    for function, reason in ((erases, "read-only"), (leaves, "SystemExit")):
+    infinite: Callable[[Predictions], float] = lambda predictions: np.inf  # which JSON cannot hold
+    for function, reason in ((erases, "read-only"), (leaves, "SystemExit"), (infinite, "it gave inf")):
         monkeypatch.setattr(classification, "top5", function)
         with pytest.warns(PluginWarning, match=rf"`top5`.*{reason}"):
             assert compute_metrics(TABLE, Plugins())["top5"] is None

@@ -112,6 +112,12 @@ def test_classes_of_one_image_are_all_classified(solve: Callable[[Task], dict[st
     assert answer["folds"] == 0 and "120 of 120 classes" in answer["note"] and "temperature" not in answer
 
 
+def test_of_penalties_that_classify_as_many_the_strongest_is_taken() -> None:
+    """Where nothing can be held out: here each of them classifies all images."""
+    answer = logistic.solve(task(nn.Linear(5, 5), np.eye(5, dtype=np.float32), np.arange(5)))
+    assert answer["folds"] == 0 and answer["strength"] == min(logistic.STRENGTHS)
+
+
 def test_neighbours_vote_by_similarity() -> None:
     head = neighbours.NeighbourHead(2, 2, 3)
     assert not head(torch.ones(4, 2)).any() and head(torch.ones(4, 2)).shape == (4, 2)  # before it is solved

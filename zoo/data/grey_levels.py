@@ -69,6 +69,11 @@ def to_8_bits(
         remark(f"{outside:,} of {values.size:,} grey levels lie outside {low:,.6g} to {high:,.6g}, or are not numbers")
     elif given and not finite.all():
         remark(f"{int((~finite).sum()):,} of {values.size:,} grey levels are not numbers")
+    elif outside >= (1 - FEW) * values.size:
+        remark(
+            f"its grey levels are {least:,.6g} to {most:,.6g}, and {outside / values.size:.0%} of them lie outside "
+            f"{low:,.6g} to {high:,.6g}, which were given{_HINT}"
+        )
     if not given and image.mode != "F" and 0 < most < DARK:
         remark(
             f"is nearly black: its 16-bit grey levels end at {most:,.0f} of 65,535. If they have fewer bits, pass "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -263,8 +264,13 @@ def test_a_probe_fits_on_a_class_of_one_image_and_never_holds_it_out() -> None:
     assert abs(right.mean() - probe(features[:100], labels[:100]).mean()) < 0.1
 
 
-def test_advice_for_a_study_is_on_the_study_s_images(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
-    """Without those that the study leaves out; the list that it keeps counts, not the one that is there now."""
+def test_advice_for_a_study_is_on_the_study_s_images(
+    two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without those that the study leaves out; the list that it keeps counts, not the one that is there now.
+
+    No probe is fitted and scored on images of one group.
+    """
     settings = {"image_size": 32, "weights": "none", "exclude": str(tmp_path / "gone.csv"), "group": r"(\d)\.jpg"}
     asked = Study(data=str(two_splits), backbones=("timm/test_resnet",), strategies=("linear",), settings=settings)
     folder = tmp_path / "study"
@@ -273,4 +279,13 @@ def test_advice_for_a_study_is_on_the_study_s_images(two_splits: Path, plugins: 
     (folder / "study.json").write_text(json.dumps(record))
     (folder / "exclude.csv").write_text("id\n" + "".join(f"train/red/00{number}.jpg\n" for number in range(4)))
     whole = advise(str(two_splits), ["timm/test_resnet"], weights="none", image_size=32, plugins=plugins)
-    assert advise(study=folder, plugins=plugins).images < whole.images
+    seen: list[Any] = []
+
+    def watched(*arguments: Any, groups: Any = None) -> Any:
+        seen.append(groups)
+        return probe(*arguments, groups=groups)
+
+    monkeypatch.setattr("zoo.advice.probing.probe", watched)
+    found = advise(study=folder, plugins=plugins)
+    assert found.images < whole.images
+    assert len(seen) == len(found.backbones[0].stages) + 1 and all(one is not None for one in seen)

@@ -386,6 +386,15 @@ def test_twelve_bits_in_sixteen_are_told() -> None:
     assert grey(values, np.uint16, levels=(0, 4095)) == ([0, 128, 255], [])
 
 
+@pytest.mark.parametrize("value", [4200, 60_000])
+def test_an_image_beyond_the_given_levels_is_told(value: int) -> None:
+    """It became white without a word; that a part is clipped is what a window is for."""
+    found, remarks = grey([value] * 99 + [2048], np.uint16, levels=(0, 4095))
+    assert found == [255] * 99 + [128] and len(remarks) == 1
+    assert f"2,048 to {value:,}, and 99% of them lie outside 0 to 4,095" in remarks[0] and "`--levels" in remarks[0]
+    assert grey([value] * 98 + [2048] * 2, np.uint16, levels=(0, 4095))[1] == []
+
+
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
 def test_a_progressive_jpeg_cut_between_scans_is_not_repaired(mode: str) -> None:
     """It decodes without an error, coarse or without its colours, so nothing but its scans tells that it is cut."""

@@ -159,12 +159,13 @@ def test_fitted_images_are_known_by_content(
         where = copy / ("val" if file.parts[-3] == "train" else "train") / file.parts[-2]
         where.mkdir(parents=True, exist_ok=True)
         shutil.copy(file, where / f"x{index}.jpg")
+    shutil.copy(two_splits / "train/red/000.jpg", copy / "val/red/twice.jpg")  # each copy is a fitted image
     (tmp_path / "link").symlink_to(copy)
     for data in (copy, tmp_path / "link"):
         found = evaluate(run, data=str(data), split="val", plugins=plugins)
-        assert found.to_json()["fitted_on"] == len(found.predictions) == 24
+        assert found.to_json()["fitted_on"] == len(found.predictions) == 25
     assert zoo(["evaluate", str(run.path), "--data", str(copy)]) == 0
-    assert "the model was fitted on 24 of these 24 images" in capsys.readouterr().err
+    assert "the model was fitted on 25 of these 25 images" in capsys.readouterr().err
     (run.path / "splits.json").unlink()
     assert evaluate(run, plugins=plugins).fitted is None  # unknown, which is not none
 

@@ -42,6 +42,14 @@ def test_a_test_split_alone_is_scored(run: Run, tmp_path: Path, plugins: Plugins
     assert len(found.predictions) == 4 and found.predictions.split == "test"
 
 
+def test_of_bad_files_those_of_the_scored_split_are_told(run: Run, tmp_path: Path, plugins: Plugins) -> None:
+    root = make_photos(tmp_path / "new", {"val": 2, "test": 2})
+    for split in ("val", "test"):
+        (root / split / "red/notes.txt").touch()
+        found = evaluate(run, data=str(root), split="val", plugins=plugins)
+        assert [file.id for file in found.bad] == ["val/red/notes.txt"]
+
+
 def test_the_run_s_own_data_stay_split_wherever_they_lie(tmp_path: Path, plugins: Plugins) -> None:
     root = make_photos(tmp_path / "photos", {"": 10})
     run = train(replace(TINY, data=str(root), strategy="linear"), out=tmp_path / "run", plugins=plugins)
@@ -51,6 +59,10 @@ def test_the_run_s_own_data_stay_split_wherever_they_lie(tmp_path: Path, plugins
     for data in (None, str(root), f"{tmp_path}/run/../photos", str(tmp_path / "link"), str(tmp_path / "copy")):
         found = evaluate(run, data=data, plugins=plugins).predictions
         assert found.ids == reported.ids and found.split == "val", data
+    grown = shutil.copytree(root, tmp_path / "grown")  # which would be divided anew, with fitted images in `val`
+    for name in ("more", "still more"):
+        shutil.copy(root / "red/000.jpg", grown / f"red/{name}.jpg")
+    assert evaluate(run, data=str(grown), plugins=plugins).predictions.split == "all"
     for file in (tmp_path / "copy").rglob("*.jpg"):  # other photographs of the same names
         file.write_bytes((root / "red/000.jpg").read_bytes())
     assert len(evaluate(run, data=str(tmp_path / "copy"), plugins=plugins).predictions) == 20
@@ -65,3 +77,6 @@ def test_classes_are_matched_in_both_unicode_forms(run: Run, tmp_path: Path, plu
     run = run.update(classes=["blue", "cafe\u0301"])  # as macOS writes it
     (root / "Red").rename(root / "caf\u00e9")
     assert evaluate(run, data=str(root), plugins=plugins).predictions.labels.tolist() == [0, 0, 1, 1]
+    run = run.update(classes=["caf\u00e9", "cafe\u0301"])  # two classes, on a system that tells them apart
+    shutil.rmtree(root / "blue")
+    assert evaluate(run, data=str(root), plugins=plugins).predictions.labels.tolist() == [0, 0]

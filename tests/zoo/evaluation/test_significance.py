@@ -148,6 +148,14 @@ def test_p_values_are_the_mean_over_what_the_variance_over_seeds_may_be(seeds: t
     assert found == pytest.approx(expected, rel=0.01)
 
 
+def test_a_configuration_whose_seeds_vary_more_than_all_together_counts_by_the_mean_of_both() -> None:
+    pooled = SeedVariance(whole=2.0, beyond=1.0, degrees=5)
+    larger, smaller = (SeedVariance(whole=one, beyond=one - 1, degrees=1) for one in (4.0, 1.0))
+    assert larger.widened(pooled) == SeedVariance(whole=3.0, beyond=2.0, degrees=5)
+    assert smaller.widened(pooled) == pooled
+    assert larger.widened(None) == larger
+
+
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 4))
 @settings(deadline=None, max_examples=50)
 def test_rows_that_are_repeated_are_no_evidence(seed: int, first: int, second: int) -> None:

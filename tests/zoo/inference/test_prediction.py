@@ -16,7 +16,8 @@ from zoo import Preprocess, Sample, ZooError
 from zoo.data.image import BadImage
 from zoo.dataset import BytesSource
 from zoo.inference import prediction
-from zoo.inference.prediction import BATCH, predict_all
+from zoo.inference.prediction import BATCH, check_scores, predict_all
+from zoo.predictor import Answers
 
 
 class Brightness:
@@ -75,6 +76,14 @@ def test_what_is_not_a_number_never_becomes_a_label(broken: int, column: int, va
         return
     with refused(ZooError, f"`{broken}`", f"`{'abc'[column]}`", str(value)):
         list(predict_all(Damaged(), samples, workers=1))
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_score_that_is_not_finite_is_no_answer(value: float) -> None:
+    """An infinite one would be called unknown, or known, whatever the image."""
+    answers = Answers(np.zeros((3, 2), np.float32), np.array([0.5, value, 2], np.float32))
+    with refused(ZooError, "damaged", "`unknown` of `b`", str(value)):
+        check_scores(answers, True, "abc")
 
 
 def test_images_are_classified_as_they_come(tmp_path: Path) -> None:

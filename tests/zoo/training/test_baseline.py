@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests_support import TINY
 
-from zoo import Plugins, train
+from zoo import Plugins, Sample, train
+from zoo.data.decoding import DecodedImages
 from zoo.progress import Silent
-from zoo.training.baseline import compare_with_guessing, entropy
+from zoo.training.baseline import compare_with_guessing, entropy, some_fitted
 
 WORDS = "guessing the shares of the classes"
 
@@ -75,6 +76,17 @@ def test_guessing_knows_the_shares_of_all_training_images(balanced: bool) -> Non
     else:
         assert found.guessing == pytest.approx(-(np.log(0.75) + np.log(0.25)) / 2)
         assert found.loss == pytest.approx(losses.mean())
+
+
+def test_the_training_images_that_are_scored_are_of_all_classes() -> None:
+    """They stand in the order of their classes, so the first hundred would be of one."""
+    labels = np.repeat([0, 1], 150)
+    pixels = np.broadcast_to(labels[:, None, None, None], (300, 4, 4, 3)).astype(np.uint8)
+    samples = tuple(Sample(str(index), "ab"[label], pixels[index]) for index, label in enumerate(labels))
+    chosen = some_fitted(DecodedImages(samples, labels, pixels, ""), 2)
+    assert len(chosen.samples) == 100 and chosen.pixels.shape == (100, 2, 2, 3) and 30 < chosen.labels.sum() < 70
+    assert np.array_equal(np.asarray(chosen.pixels)[:, 0, 0, 0], chosen.labels)
+    assert [sample.label for sample in chosen.samples] == ["ab"[label] for label in chosen.labels]
 
 
 @pytest.mark.parametrize(

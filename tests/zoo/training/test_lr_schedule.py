@@ -91,6 +91,12 @@ def test_the_others_are_torch_s_after_torch_s_warm_up(steps: int, rising: int) -
         assert ours == pytest.approx(torch_s(steps, after_warmup(rising, make)), rel=1e-6, abs=1e-12), schedule
 
 
+@pytest.mark.parametrize(("steps", "warmup", "rising"), [(19, 0.1, 2), (11, 0.1, 1), (4, 0.1, 0), (6, 0.3, 2)])
+def test_the_rate_rises_over_the_nearest_whole_number_of_steps(steps: int, warmup: float, rising: int) -> None:
+    for schedule in get_args(Schedule):
+        assert [factor(schedule, step, steps, warmup) for step in range(steps)].index(1.0) == rising
+
+
 def test_step_drops_to_a_hundredth() -> None:
     factors = [factor("step", step, 30, 0.0) for step in range(30)]
     assert factors == pytest.approx([1.0] * 10 + [0.1] * 10 + [0.01] * 10)

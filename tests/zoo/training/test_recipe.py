@@ -336,11 +336,15 @@ def test_views_are_drawn_by_image_epoch_and_showing(monkeypatch: pytest.MonkeyPa
     assert len(set(asked)) == len(asked) == 12 and len({key for key, _ in asked}) < 12
 
 
-def test_the_best_of_the_run_is_kept_over_phases(monkeypatch: pytest.MonkeyPatch) -> None:
-    it = recipe((phase(), phase()), (1, 2), choose=scanned([0, 1]), keep="best")
+SOLVED = Phase(name="s", groups=(Group(stages=("head",)),), solver="zoo_strategies.logistic:solve")
+
+
+@pytest.mark.parametrize(("first", "epochs"), [(phase(), 1), (SOLVED, 0)], ids=["steps", "solved"])
+def test_the_best_of_the_run_is_kept_over_phases(first: Phase, epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    it = recipe((first, phase()), (epochs, 2), choose=scanned([0, 1]), keep="best")
     losses, states = iter([0.1, 0.5, 9.0]), []
 
-    def evaluate() -> dict[str, float]:
+    def evaluate(solved: Phase | None = None) -> dict[str, float]:
         states.append({k: v.clone() for k, v in it.model.state_dict().items()})
         return {"choice_loss": next(losses), "choice_accuracy": 0.5}
 

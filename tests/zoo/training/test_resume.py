@@ -208,10 +208,15 @@ def test_seconds_count_all_sessions_up_to_the_checkpoint_that_was_resumed(
         tensors, state, problems = read(self) or pytest.fail("there is no checkpoint")
         assert set(state["laps"]) == set(before) and set(state["of_train"]) <= {*parts, "prefix", "store"}
         assert sum(state["of_train"].values()) <= state["laps"]["train"] <= state["seconds"]
-        return tensors, {**state, "laps": before, "seconds": 7000.0, "of_train": parts}, problems
+        stopped = {**state["totals"], "data": 300.0, "prefix": 20.0, "store": 0.0, "total": 400.0}  # of its epoch
+        return tensors, {**state, "laps": before, "seconds": 7000.0, "of_train": parts, "totals": stopped}, problems
 
     monkeypatch.setattr(Checkpoints, "read", slow)
-    seconds = resume(killed, plugins=plugins).record["seconds"]
+    again = resume(killed, plugins=plugins)
+    seconds, epoch = again.record["seconds"], again.history[-1]
+    for name, least in {"data": 300.0, "prefix": 20.0, "rest": 80.0}.items():
+        assert least <= epoch["seconds"][name] < least + 50, name
+    assert epoch["images_per_second"] <= 0.1  # 24 images in both sessions
     for name, least in {**before, "total": 7000.0}.items():
         assert least < seconds[name] < least + 500, name
     for name, least in parts.items():

@@ -114,6 +114,11 @@ def to_choose_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_photos(tmp_path_factory.mktemp("to_choose_on"), {"train": 8, "val": 10, "test": 2})
 
 
+@pytest.fixture(scope="module")
+def few_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_photos(tmp_path_factory.mktemp("few_photographs"), {"train": 8, "val": 2})
+
+
 @pytest.mark.parametrize(
     ("data", "strategy", "on"),
     [
@@ -121,6 +126,7 @@ def to_choose_on(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("three_splits", "partial:1", None),  # eight images to choose on
         ("two_splits", "linear", "folds of train"),
         ("to_choose_on", "linear", "choose"),
+        ("few_photographs", "linear", None),  # sixteen are held out in folds
         ("two_splits", "partial:1,epochs=1+linear", None),  # its folds helped to train what lies below the head
         ("two_splits", "partial:1", None),
         ("three_splits", "knn", None),  # votes are no logits of a layer
