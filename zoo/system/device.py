@@ -16,8 +16,8 @@ from zoo.experiment import TrainingPrecision
 from zoo.runtime import DeviceName
 from zoo.storage.cache import memoise, source_key
 from zoo.system.cpu_memory import keep_freed_memory
-from zoo.system.depthwise import FastDepthwise
 from zoo.system.environment import machine
+from zoo.system.fast_gradients import FastGradients
 from zoo.system.processors import asked_threads, usable_cpus
 from zoo.system.spinning import spin_only_while_alone
 
@@ -50,11 +50,11 @@ class Device:
 def training_precision(device: Device, compiled: bool = False) -> Iterator[None]:
     """A context for the forward pass of a training step: it computes in the device's precision.
 
-    `compiled` says whether the network is compiled; `FastDepthwise` is then not used.
+    `compiled` says whether the network is compiled; `FastGradients` is then not used.
     """
     with torch.autocast(device.place.type, device.autocast, enabled=device.autocast is not None):
-        if device.place.type == "cpu" and device.autocast is torch.bfloat16 and not compiled:
-            with FastDepthwise():
+        if device.place.type == "cpu" and not compiled:
+            with FastGradients():
                 yield
         else:
             yield
