@@ -33,7 +33,7 @@ def _is_differentiated(*tensors: Any) -> bool:
 def _is_slow_depthwise(
     inputs: torch.Tensor, weight: torch.Tensor, bias: Any, stride: Any, padding: Any, dilation: Any, groups: int
 ) -> bool:
-    """Whether oneDNN computes gradients of a convolution slowly: of all depthwise ones in bf16, of wide ones in fp32."""
+    """Whether oneDNN computes gradients of a convolution slowly: all depthwise in bf16, wide in fp32."""
     if not (groups == len(weight) > 1 and weight.shape[1] == 1) or isinstance(padding, str) or inputs.ndim != 4:
         return False
     slow = torch.is_autocast_enabled("cpu") or inputs.dtype is torch.bfloat16 or weight.shape[3] > WIDEST
@@ -42,11 +42,18 @@ def _is_slow_depthwise(
 
 def _bounds(func: Any, *args: Any, **kwargs: Any) -> tuple[float, float] | None:
     """The bounds of a clamp that is to be computed in place; None: it is not."""
-    if func is functional.relu6:
-        names, given = ("input", "inplace"), {"min_val": 0.0, "max_val": 6.0, "inplace": False}
-    else:
-        names, given = ("input", "min_val", "max_val", "inplace"), {"min_val": -1.0, "max_val": 1.0, "inplace": False}
-    given |= dict(zip(names, args)) | kwargs
-    if not given["inplace"] or len(args) < 1:
+    if not args:
         return None
-    return float(given["min_val"]), float(given["max_val"])
+    if func is functional.relu6:
+        inplace, least, most = _relu6(*args[1:], **kwargs)
+    else:
+        inplace, least, most = _hardtanh(*args[1:], **kwargs)
+    return (float(least), float(most)) if inplace else None
+
+
+def _relu6(inplace: bool = False) -> tuple[bool, float, float]:
+    return inplace, 0.0, 6.0
+
+
+def _hardtanh(min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> tuple[bool, float, float]:
+    return inplace, min_val, max_val

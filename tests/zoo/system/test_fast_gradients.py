@@ -24,7 +24,7 @@ def outputs_and_gradient(clamp: Callable[[torch.Tensor], torch.Tensor], given: t
     given = given.clone().requires_grad_()
     values = 2 * given
     answer = clamp(values)
-    answer.square().sum().backward()
+    answer.square().sum().backward()  # type: ignore[no-untyped-call]
     assert given.grad is not None
     return [answer.detach(), values.detach(), given.grad]
 
