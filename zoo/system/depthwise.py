@@ -108,9 +108,14 @@ def _of_weights(
     parts = []
     for first in range(0, width, WIDEST):
         columns = kernel[..., first : first + WIDEST]
-        # the columns of the inputs that these columns of the kernel meet: padded, or cropped where negative
-        right = first + (gradient.shape[3] - 1) * across + columns.shape[3] - added - values.shape[3]
-        part = functional.pad(values, (added - first, right))
+        # the columns of the inputs, from `left` to `right`, that these columns of the kernel meet
+        left = first - added
+        right = left + (gradient.shape[3] - 1) * across + columns.shape[3]
+        begin, end = max(left, 0), min(right, values.shape[3])
+        if begin >= end:  # of a kernel wider than the map, some columns meet the padding alone
+            parts.append(torch.zeros_like(columns))
+            continue
+        part = functional.pad(values[..., begin:end], (begin - left, right - end))
         parts.append(_by_onednn(gradient, part, columns, stride, (padding[0], 0), dilation, False, weights=True))
     return torch.cat(parts, 3)
 

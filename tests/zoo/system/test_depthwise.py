@@ -38,6 +38,17 @@ def test_gradients_are_torch_s_own(stride: Any, kernel: Any, padding: int, dilat
         assert torch.allclose(ours.float(), theirs.float(), rtol=bound, atol=bound * float(theirs.abs().max()))
 
 
+@pytest.mark.parametrize("kind", [None, torch.bfloat16])
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_a_kernel_may_be_wider_than_the_map(size: int, kind: Any) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(8, 8, 7, padding=3, groups=8)
+    inputs = torch.randn(4, 8, size, size)
+    bound = 1e-4 if kind is None else 0.02
+    for ours, theirs in zip(gradients(layer, inputs, True, kind), gradients(layer, inputs, False, kind), strict=True):
+        assert torch.allclose(ours.float(), theirs.float(), rtol=bound, atol=bound * float(theirs.abs().max()))
+
+
 @pytest.mark.parametrize(
     ("layer", "kind", "taken"),
     [
