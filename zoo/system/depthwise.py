@@ -103,7 +103,7 @@ def _of_weights(
     width, across, added = kernel.shape[3], stride[1], padding[1]
     wide, strided = width > WIDEST, max(stride) > 1
     if not wide or max(dilation) > 1 or (strided and values.dtype is not torch.bfloat16):
-        slow = values.dtype is torch.bfloat16 and (wide or strided)
+        slow = values.dtype is torch.bfloat16 and wide
         return _by_onednn(gradient, values, kernel, stride, padding, dilation, slow, weights=True)
     parts = []
     for first in range(0, width, WIDEST):
