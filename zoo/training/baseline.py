@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +12,10 @@ import numpy.typing as npt
 
 from zoo.data.decoding import DecodedImages
 from zoo.data.image import centre_crop
+from zoo.experiment import Experiment
 from zoo.predictions import softmax
 from zoo.preprocess import ImageSize
+from zoo.strategy import Phase
 
 # Training images that are scored after training: enough to show that a network that learnt is far below the baseline,
 # and one forward pass of few images
@@ -20,6 +23,9 @@ IMAGES = 100
 
 # Share of the loss of guessing: a random head on few images can be this much better by chance, on all alike
 LEAST = 0.01
+
+# Of the loss of guessing: an epoch whose mean loss is below this share of it leaves no doubt
+CLEARLY = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +52,30 @@ class Fitted:
             "guessing": round(self.guessing, 6),
             "learnt": self.learnt,
         }
+
+
+def clearly_fitted(
+    epoch: Mapping[str, Any], phase: Phase, experiment: Experiment, labels: npt.NDArray[np.int64]
+) -> Fitted | None:
+    """What the loss of the last epoch says without another pass over images; None where it cannot say it.
+
+    It is the loss of the weights that are kept, in the modes of evaluation but for dropout, as it fell during the
+    epoch. Smoothed labels make it an upper bound: below the loss of guessing, they only add to it.
+
+    Args:
+        epoch: The last record of the history.
+        phase: The last phase, which was trained.
+        experiment: The settings of the run.
+        labels: `(N,)`, of all training images.
+    """
+    others = experiment.keep != "last" or experiment.early_stopping is not None or phase.ema is not None
+    mixed = phase.mixup is not None or phase.cutmix is not None
+    if others or mixed or phase.norm == "train" or experiment.class_balance != "none" or len(labels) < IMAGES:
+        return None
+    loss, guessing = float(epoch["train_loss"]), entropy(labels)
+    if not loss < CLEARLY * guessing:
+        return None
+    return Fitted(images=len(labels), loss=loss, guessing=guessing, learnt=True)
 
 
 def some_fitted(part: DecodedImages, crop: ImageSize) -> DecodedImages:

@@ -97,7 +97,10 @@ def pulled_by(network: Network, phase: Phase) -> tuple[str, ...]:
 
 
 def make_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], experiment: Experiment) -> torch.optim.Optimizer:
-    """AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9, over the planned groups."""
+    """AdamW (Loshchilov and Hutter 2019), or SGD with Nesterov momentum 0.9, over the planned groups.
+
+    A step is one pass over a parameter and its state (`fused`), in place of ten of them.
+    """
     parameters = dict(model.named_parameters())
     rows = [
         {
@@ -110,5 +113,5 @@ def make_optimizer(model: nn.Module, groups: Sequence[ParameterGroup], experimen
     ]
     with without_compiler():
         if experiment.optimizer == "sgd":
-            return torch.optim.SGD(rows, momentum=0.9, nesterov=True)
-        return torch.optim.AdamW(rows)
+            return torch.optim.SGD(rows, momentum=0.9, nesterov=True, fused=True)
+        return torch.optim.AdamW(rows, fused=True)

@@ -42,7 +42,7 @@ from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
 from zoo.system.process_memory import peak_memory
-from zoo.training.baseline import Fitted, compare_with_guessing, entropy, some_fitted
+from zoo.training.baseline import Fitted, clearly_fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
 from zoo.training.final_run import Earlier, changed_images
 from zoo.training.load_watch import LoadWatch
@@ -348,11 +348,19 @@ def _calibrate(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str
 
 
 def _compare_with_guessing(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Score some training images, and say so if the network is no better than guessing; returns a record."""
-    lines, labels = run.history, job.decoded["fit"].labels
+    """Score some training images, and say so if the network is no better than guessing; returns a record.
+
+    None are scored where the loss of the last epoch leaves no doubt.
+    """
+    lines, labels, last = run.history, job.decoded["fit"].labels, recipe.phases[-1]
+    clear = None
+    if lines and lines[-1].get("phase") == last.name and last.solver is None and not job.network.anatomy.added:
+        clear = clearly_fitted(lines[-1], last, job.experiment, labels)
     if lines and "solved" in lines[-1] and len(recipe.phases) == 1:  # its loss on all of them is known already
         loss, guessing = lines[-1]["train_loss"], entropy(labels)
         fitted = Fitted(images=len(labels), loss=loss, guessing=guessing, learnt=loss < guessing)
+    elif clear is not None:
+        fitted = clear
     else:
         part = some_fitted(job.decoded["fit"], job.setup.preprocess.crop)
         logits = _logits(network, job, recipe, part, "score training images", cached=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from tests_support import TINY
@@ -15,7 +16,8 @@ from tests_support import TINY
 from zoo import Plugins, Sample, train
 from zoo.data.decoding import DecodedImages
 from zoo.progress import Silent
-from zoo.training.baseline import compare_with_guessing, entropy, some_fitted
+from zoo.strategy import Group, Phase
+from zoo.training.baseline import clearly_fitted, compare_with_guessing, entropy, some_fitted
 
 WORDS = "guessing the shares of the classes"
 
@@ -126,3 +128,30 @@ def test_a_run_is_compared_with_the_guess_that_its_classes_were_balanced_for(
     for balance, guessing in expected.items():
         run = train(replace(asked, class_balance=balance), out=tmp_path / balance, plugins=plugins)  # type: ignore[arg-type]
         assert run.record["fitted"]["guessing"] == pytest.approx(guessing, abs=1e-6), balance
+
+
+def test_an_epoch_far_below_guessing_needs_no_scoring() -> None:
+    labels = np.arange(100) % 2
+    phase, experiment = Phase(name="full", norm="frozen", groups=(Group(stages=("head",)),)), TINY
+    far, near = {"train_loss": 0.5}, {"train_loss": 0.6}
+    found = clearly_fitted(far, phase, experiment, labels)
+    assert found is not None and found.learnt and (found.images, found.loss) == (100, 0.5)
+    assert clearly_fitted(near, phase, experiment, labels) is None
+    assert clearly_fitted(far, phase, experiment, labels[:99]) is None
+    for settings in ({"keep": "best"}, {"early_stopping": 2}, {"class_balance": "loss"}):
+        assert clearly_fitted(far, phase, replace(experiment, **settings), labels) is None
+    for options in ({"norm": "train"}, {"ema": 0.99}, {"mixup": 0.2}):
+        assert clearly_fitted(far, replace(phase, **options), experiment, labels) is None
+
+
+def test_smoothed_labels_only_add_to_a_loss_below_that_of_guessing() -> None:
+    """The smoothed loss is at least the plain one's share plus that of guessing all classes alike."""
+    random = np.random.default_rng(0)
+    for classes in (2, 3, 10):
+        logits = torch.from_numpy(random.normal(0, 3, (500, classes)))
+        labels = torch.from_numpy(random.integers(0, classes, 500))
+        plain, smooth = (
+            torch.nn.functional.cross_entropy(logits, labels, label_smoothing=share, reduction="none")
+            for share in (0.0, 0.1)
+        )
+        assert (smooth >= 0.9 * plain + 0.1 * np.log(classes) - 1e-9).all()
