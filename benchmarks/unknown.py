@@ -42,7 +42,7 @@ from zoo.config.context import Context
 from zoo.data.opening import open_to_score
 from zoo.embedding.extraction import Extractor
 from zoo.solver import Task
-from zoo.unknown import Space
+from zoo.unknown import Space, _limits
 from zoo_strategies.logistic import solve
 
 SEEDS = (0, 1, 2)
@@ -131,17 +131,17 @@ def subspace(known, features):
     return known.space.distances(features)
 
 
-def scaled(score, known, features, held):
-    """A score in the unit of `held`, the images of val: 0 is their median, 1 their 95 % quantile."""
-    middle, high = np.quantile(score(known, held), (0.5, 0.95))
-    return (score(known, features) - middle) / (high - middle)
+RATE = 0.05  # of false alarms, for the units of scores that combine two
 
 
 def either(distance):
-    """The larger of `msp` and a distance, each in the unit of val."""
+    """The larger of `msp` and a distance, each in the unit of val: 0 is its median, 1 its limit, as zoo sets both."""
 
     def score(known, features, held):
-        return np.maximum(scaled(msp, known, features, held), scaled(distance, known, features, held))
+        parts = [one(known, held) for one in (msp, distance)]
+        units = [(limit, np.median(part)) for limit, part in zip(_limits(parts, RATE), parts)]
+        scaled = [(one(known, features) - low) / (high - low) for one, (high, low) in zip((msp, distance), units)]
+        return np.maximum(*scaled)
 
     score.__name__ = f"either_{distance.__name__}"
     return score

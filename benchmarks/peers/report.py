@@ -98,12 +98,19 @@ def _about(record: Record) -> str:
     ]
     commits = " ".join(sorted({one["commit"] for one in record.measurements if "commit" in one}))
     machine, python = record.about["machine"], record.about["versions"]["python"]
+    data, epochs = record.about["data"], record.about.get("survey_epochs")
+    name, count, classes = data["name"], data["val"], data["classes"]
+    survey = "--survey" + (f" --survey-epochs {epochs}" if epochs else "")
+    found = [one["accuracy"] for one in record.measurements if one["phase"] == "turns"]
+    right = mean(found) if found else 0.5
+    error = 100 * (right * (1 - right) / count) ** 0.5
     return (
-        "Made by `python benchmarks/against_peers.py --data hymenoptera --survey` and the same with `--repeats 3`; "
+        f"Made by `python benchmarks/against_peers.py --data {name} {survey}` and the same with `--repeats 3`; "
         f"{machine['processor']}, {machine['cores']} cores, no GPU, torch's own number of threads, Python {python}; "
         f"{'; '.join(environments)}; zoo at {commits or '-'}.\n\n"
-        "EfficientNet-Lite0 with the same ImageNet weights, 224 pixels, batches of 32, hymenoptera: 244 photographs to "
-        "train on, and 153 that are scored once, at the end. One photograph is 0.65 points, one standard error 1.8.\n\n"
+        f"EfficientNet-Lite0 with the same ImageNet weights, 224 pixels, batches of 32, {name}: {data['train']:,} "
+        f"photographs of {classes} classes to train on, and {count:,} that are scored once, at the end. One photograph "
+        f"is {100 / count:.2f} points, one standard error {error:.1f}.\n\n"
         "Seconds are those of whole processes, including imports: the median over seeds, the minimum and the maximum. "
         "zoo starts with an empty `ZOO_CACHE`; its second run uses the features that the first has cached there. "
         "`load` is the average number of processes that wanted a core in the minute before a run. Batch norms of "

@@ -65,9 +65,10 @@ def print_plan(made: Plan, experiment: Experiment, screen: Console) -> None:
         screen.print(f"[dim]{escape(note)}[/dim]")
     steps = "- steps" if made.steps is None else counted(made.steps, "step")
     time = "" if made.seconds is None else f", about {_duration(made.seconds)} of the network's time on {made.device}"
+    whole = "" if made.peak_memory is None else f", {made.peak_memory / 2**30:.1f} GiB with libraries and images"
     screen.print(
         f"in all {made.trainable:,} of {made.parameters:,} parameters train, {steps}, "
-        f"about {made.memory / 2**20:,.0f} MiB{time}"
+        f"about {made.memory / 2**20:,.0f} MiB{whole}{time}"
     )
 
 

@@ -21,13 +21,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import psutil
 
 from zoo.errors import ZooError
 from zoo.row import check_returned
 from zoo.runtime import Input, Session, Workload
 from zoo.system.cuda import cuda_memory_used
 from zoo.system.other_load import busy_seconds
+from zoo.system.process_memory import peak_memory, reset_peak_memory
 from zoo.target import load_target
 
 WINDOW = 5  # calls; the median of fewer varies too much to show whether times are steady
@@ -199,24 +199,3 @@ def make_batch(wanted: Input, batch: int) -> npt.NDArray[Any]:
     if wanted.dtype.startswith("float"):
         return random.standard_normal(shape, dtype=np.float32).astype(wanted.dtype)
     return np.zeros(shape, wanted.dtype)
-
-
-def reset_peak_memory() -> bool:
-    """Reset the system's record of this process's peak memory; False where the system cannot."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return True
-    except OSError:
-        return False
-
-
-def peak_memory() -> int | None:
-    """Peak resident memory of this process in bytes, since the last reset if there was one."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    except OSError:
-        pass  # not Linux
-    usage = psutil.Process().memory_info()
-    return int(getattr(usage, "peak_wset", usage.rss))

@@ -15,6 +15,7 @@ from typing import Any
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.runs.run import Run
+from zoo.system.process_memory import reset_peak_memory
 
 
 class TrialWorker:
@@ -34,6 +35,7 @@ class TrialWorker:
         from zoo.feature_cache.row_pool import RowPool
         from zoo.training.entry import resume, train
 
+        reset_peak_memory()  # of the trial before
         path, began, asked = Path(folder), time.process_time(), Experiment.from_json(experiment)
         if self._backbone != asked.backbone:  # trials of one backbone follow each other; the store has what is left
             self._backbone, self._rows = asked.backbone, RowPool()

@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
+from zoo.data.decoding import MEMORY_BUDGET
 from zoo.data.folds import with_held_out
 from zoo.data.groups import shared_groups
 from zoo.data.opening import found_text
@@ -32,6 +33,7 @@ from zoo.progress import Silent
 from zoo.storage.tensor_store import Store, size_text
 from zoo.strategy import Phase
 from zoo.system.device import training_precision
+from zoo.system.process_memory import resident_memory
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
 from zoo.training.optimizer import ParameterGroup, changed_by, plan_groups, trained_by
 from zoo.training.sampler import batches
@@ -108,6 +110,8 @@ class Plan:
         trainable: number of values that are trainable in any phase.
         steps: optimiser steps of all phases; None without data.
         memory: bytes, in the phase that needs most.
+        peak_memory: bytes of main memory that the whole process takes at its peak: libraries, the network and what is
+            kept of the images. None: without data, or not on a CPU.
         seconds: estimated time of all phases; None without data.
         notes: what was decided about the data and the phases.
     """
@@ -124,6 +128,7 @@ class Plan:
     parameters: int
     steps: int | None
     memory: int
+    peak_memory: int | None
     seconds: float | None
     notes: tuple[str, ...]
 
@@ -164,10 +169,12 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     network = build(setup, experiment, classes, pretrained=False)
     planned = plan_phases(setup, network, experiment)
     network.model.to(setup.device.place).to(memory_format=torch.channels_last)
+    resident = resident_memory()
     phases = tuple(
         _phase_plan(network, phase, epochs, images, experiment, setup)
         for phase, epochs in zip(planned.phases, planned.epochs)
     )
+    memory = max(phase.memory for phase in phases)
     trained = {name for phase in planned.phases for name in trained_by(network, phase)}
     sizes = {name: parameter.numel() for name, parameter in network.model.named_parameters()}
     seconds = [phase.seconds for phase in phases]
@@ -184,7 +191,10 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
         trainable=sum(sizes[name] for name in trained),
         parameters=count_parameters(network.model),
         steps=None if images is None else trainings * sum(step or 0 for step in steps),
-        memory=max(phase.memory for phase in phases),
+        memory=memory,
+        peak_memory=None
+        if images is None or setup.device.place.type != "cpu"
+        else resident + memory + min(images * 3 * math.prod(height_width(setup.preprocess.crop)), MEMORY_BUDGET),
         seconds=None if images is None else trainings * sum(second or 0.0 for second in seconds),
         notes=(*notes, *planned.notes),
     )

@@ -336,6 +336,7 @@ def _pool(
         data=data,
         metrics=metrics,
         accuracy_interval_95=list(accuracy_interval(table)),
+        peak_memory=max(fold.record.get("peak_memory", 0) for fold in done),
         folds={"count": len(done), "accuracies": [fold.metrics.get("accuracy") for fold in done]},
         bad_images=[bad for fold in done[:1] for bad in fold.record.get("bad_images", [])],
         steps=sum(int(fold.record.get("steps") or 0) for fold in done),

@@ -41,6 +41,7 @@ from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
+from zoo.system.process_memory import peak_memory
 from zoo.training.baseline import Fitted, clearly_fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
 from zoo.training.final_run import Earlier, changed_images
@@ -239,6 +240,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},
             others=watch.finish(),
+            peak_memory=peak_memory(),
             seconds={**clock.laps, "total": clock.total(), "of_train": recipe.seconds},
         )
         checkpoints.clear()

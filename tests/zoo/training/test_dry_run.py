@@ -104,6 +104,8 @@ def test_steps_are_those_of_the_run(two_splits: Path, tmp_path: Path, plugins: P
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     made = zoo.plan(asked, plugins=plugins)
     assert run.record["steps"] == made.steps == 12  # 24 images: three batches of 7, and a last one of 3
+    # of the whole process: torch alone takes more than 200 MiB, and these small images and this network hardly anything
+    assert made.peak_memory is not None and 2**27 + made.memory < made.peak_memory < 2 * run.record["peak_memory"]
 
 
 def test_memory_grows_with_what_trains_and_shrinks_with_parts(plugins: Plugins) -> None:
@@ -118,7 +120,7 @@ def test_memory_grows_with_what_trains_and_shrinks_with_parts(plugins: Plugins) 
 
 def test_without_data_there_are_no_steps_and_nothing_is_opened(plugins: Plugins) -> None:
     made = zoo.plan(BASE, with_data=False, plugins=plugins)
-    assert (made.images, made.steps, made.seconds, made.classes) == (None, None, None, 2)
+    assert (made.images, made.steps, made.seconds, made.peak_memory, made.classes) == (None, None, None, None, 2)
     assert any("without `--data`" in note for note in made.notes)
 
 
