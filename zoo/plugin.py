@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pluggy
 
@@ -85,8 +85,7 @@ class Point(Protocol):
     def load(self) -> Any: ...
 
 
-@dataclass(frozen=True)
-class PluginCandidate:
+class PluginCandidate(NamedTuple):
     """An installed entry point that is not loaded yet. Tests make their own."""
 
     name: str

@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from zoo import Anatomy, BuildSpec, Group, Phase, Strategy, UsageError
+from zoo import Anatomy, Group, Phase, Strategy, UsageError
 from zoo.stage import HEAD
 
 if TYPE_CHECKING:
-    from zoo import Network
+    from zoo import BuildSpec, Network
 
 # Learning rate as a fraction of the head's, like that of pretrained stages. Chosen on splits of a training set: the
 # figures are in docs/explanation/strategies.md

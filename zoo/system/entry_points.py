@@ -87,7 +87,6 @@ def _distributions_key() -> str | None:
         return None
     found = [sys.version]
     for place in sys.path:
-        found.append(place)
         try:
             with os.scandir(place or ".") as entries:
                 # as `importlib.metadata` tells them; `EGG-INFO` is inside a folder of the path that is an egg
@@ -101,6 +100,6 @@ def _distributions_key() -> str | None:
                 state = os.stat(f"{entry.path}/entry_points.txt")  # noqa: PTH116
             except OSError:  # without entry points, or one file instead of a folder
                 continue
-            found.append(f"{entry.name} {state.st_mtime_ns} {state.st_size}")
+            found.append(f"{entry.path} {state.st_mtime_ns} {state.st_size}")
     text = "\n".join(found)
     return f"{len(text)} {zlib.crc32(os.fsencode(text)):08x}"
