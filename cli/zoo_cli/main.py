@@ -15,6 +15,7 @@ import click
 import zoo
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
+from zoo.system.garbage import collect_seldom
 from zoo.system.stdout import expendable
 from zoo.target import load_target
 
@@ -102,6 +103,7 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+    collect_seldom()
     open_streams()
     leave(run(arguments))
 
