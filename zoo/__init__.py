@@ -9,41 +9,41 @@
 Verbs: `train`, `train_final`, `resume`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`, `study`,
 `advise`, `compare`, `diff`, `report`. A run is opened with `Run.open(folder)`, a study with `Results.open(folder)`.
 
-Importing `zoo` imports neither torch nor any plugin; the verbs load them when they are first used.
+Importing `zoo` imports neither torch nor any plugin, and each name only when it is first used.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from zoo.backbone import Backbone, BuildSpec, Network, Weights
-from zoo.command import Command
-from zoo.dataset import Dataset, Images, Sample
-from zoo.errors import UsageError, ZooError
-from zoo.exporter import Check, Exporter, ExportSpec
-from zoo.hookspecs import hookimpl
-from zoo.metric import Metric
-from zoo.preprocess import Preprocess
-from zoo.runtime import Runtime, Session
-from zoo.stage import Anatomy, Stage
-from zoo.strategy import Group, Phase, Strategy
 from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
     from zoo.advice.recommendation import advise
+    from zoo.backbone import Backbone, BuildSpec, Network, Weights
+    from zoo.command import Command
+    from zoo.dataset import Dataset, Images, Sample
+    from zoo.errors import UsageError, ZooError
     from zoo.evaluation.paired_diff import diff
     from zoo.evaluation.scoring import evaluate
     from zoo.evaluation.significance import compare
     from zoo.experiment import Experiment
+    from zoo.exporter import Check, Exporter, ExportSpec
     from zoo.exporting.verification import inspect, verify
     from zoo.exporting.writing import export
+    from zoo.hookspecs import hookimpl
     from zoo.inference.prediction import predict
     from zoo.latency.measurement import bench
+    from zoo.metric import Metric
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
+    from zoo.preprocess import Preprocess
     from zoo.progress import ProgressBar
     from zoo.reports.html import report
     from zoo.runs.run import Run
+    from zoo.runtime import Runtime, Session
+    from zoo.stage import Anatomy, Stage
+    from zoo.strategy import Group, Phase, Strategy
     from zoo.studies.results import Results
     from zoo.studies.runner import study
     from zoo.studies.study import Study
@@ -103,19 +103,42 @@ __all__ = [
 __getattr__ = lazy_attributes(
     __name__,
     {
+        "Anatomy": "zoo.stage:Anatomy",
+        "Backbone": "zoo.backbone:Backbone",
+        "BuildSpec": "zoo.backbone:BuildSpec",
+        "Check": "zoo.exporter:Check",
+        "Command": "zoo.command:Command",
+        "Dataset": "zoo.dataset:Dataset",
         "Experiment": "zoo.experiment:Experiment",
+        "ExportSpec": "zoo.exporter:ExportSpec",
+        "Exporter": "zoo.exporter:Exporter",
+        "Group": "zoo.strategy:Group",
+        "Images": "zoo.dataset:Images",
+        "Metric": "zoo.metric:Metric",
+        "Network": "zoo.backbone:Network",
+        "Phase": "zoo.strategy:Phase",
         "Plugins": "zoo.plugin:Plugins",
         "Predictions": "zoo.predictions:Predictions",
+        "Preprocess": "zoo.preprocess:Preprocess",
         "ProgressBar": "zoo.progress:ProgressBar",
         "Results": "zoo.studies.results:Results",
         "Run": "zoo.runs.run:Run",
+        "Runtime": "zoo.runtime:Runtime",
+        "Sample": "zoo.dataset:Sample",
+        "Session": "zoo.runtime:Session",
+        "Stage": "zoo.stage:Stage",
+        "Strategy": "zoo.strategy:Strategy",
         "Study": "zoo.studies.study:Study",
+        "UsageError": "zoo.errors:UsageError",
+        "Weights": "zoo.backbone:Weights",
+        "ZooError": "zoo.errors:ZooError",
         "advise": "zoo.advice.recommendation:advise",
         "bench": "zoo.latency.measurement:bench",
         "compare": "zoo.evaluation.significance:compare",
         "diff": "zoo.evaluation.paired_diff:diff",
         "evaluate": "zoo.evaluation.scoring:evaluate",
         "export": "zoo.exporting.writing:export",
+        "hookimpl": "zoo.hookspecs:hookimpl",
         "inspect": "zoo.exporting.verification:inspect",
         "plan": "zoo.training.dry_run:plan",
         "predict": "zoo.inference.prediction:predict",

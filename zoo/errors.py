@@ -11,7 +11,6 @@ Any other exception is a bug and keeps its traceback.
 
 from __future__ import annotations
 
-import difflib
 import errno
 from collections.abc import Iterable, Sequence
 
@@ -82,6 +81,8 @@ class PluginWarning(ZooWarning):
 
 def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
     """A hint that suggests the known names closest to `word`, followed by `otherwise`, such as where to find them."""
+    import difflib  # not at the top: it takes milliseconds, and few commands fail
+
     folded = {name.casefold(): name for name in sorted(set(known))}
     close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.6)]
     if not close:

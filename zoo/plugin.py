@@ -8,28 +8,30 @@ recorded with the hook that failed, and the command goes on.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import inspect
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import pluggy
 
 from zoo import hookspecs
-from zoo.backbone import Backbone
 from zoo.catalogue import Catalogue, Entry
-from zoo.command import Command
-from zoo.dataset import Dataset
 from zoo.errors import PluginWarning, ZooError, did_you_mean
-from zoo.exporter import Exporter
-from zoo.metric import Metric
-from zoo.runtime import Runtime
-from zoo.strategy import Strategy
+from zoo.system.entry_points import installed_points
 from zoo.system.stdout import stdout_to_stderr
+from zoo.target import load_target
+
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone
+    from zoo.command import Command
+    from zoo.dataset import Dataset
+    from zoo.exporter import Exporter
+    from zoo.metric import Metric
+    from zoo.runtime import Runtime
 
 GROUP = "zoo.plugins"
 # Distributions of the built-in plugins. `backbone-zoo` requires the other one, which runs exported files without torch
@@ -75,25 +77,26 @@ class Plugin:
         return "partly failed" if self.failures else "ok"
 
 
-@dataclass(frozen=True)
-class PluginCandidate:
+class Point(Protocol):
+    """What is needed of an entry point, as of `importlib.metadata.EntryPoint`."""
+
+    @property
+    def value(self) -> str: ...
+    def load(self) -> Any: ...
+
+
+class PluginCandidate(NamedTuple):
     """An installed entry point that is not loaded yet. Tests make their own."""
 
     name: str
     distribution: str
     version: str
-    entry_point: importlib.metadata.EntryPoint
+    entry_point: Point
 
 
 def installed_candidates() -> list[PluginCandidate]:
     """Every installed entry point of the group `zoo.plugins`, with its distribution."""
-    found = []
-    for distribution in importlib.metadata.distributions():
-        for point in distribution.entry_points:
-            if point.group == GROUP:
-                name = distribution.metadata["Name"] or "unknown"
-                found.append(PluginCandidate(point.name, name, distribution.version, point))
-    return found
+    return [PluginCandidate(point.name, point.distribution, point.version, point) for point in installed_points(GROUP)]
 
 
 class Plugins:
@@ -140,7 +143,7 @@ class Plugins:
             taken[candidate.name] = plugin
             self._load(plugin, candidate.entry_point)
 
-    def _load(self, plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+    def _load(self, plugin: Plugin, point: Point) -> None:
         module = None
         try:
             with _quiet(plugin):
@@ -181,7 +184,9 @@ class Plugins:
             stacklevel=2,
         )
 
-    def _collect(self, hook: str, noun: str, plural: str, kind: type) -> Catalogue[Any]:
+    def _collect(self, hook: str, noun: str, plural: str, target: str) -> Catalogue[Any]:
+        kind = load_target(target)  # not imported at the top: a command needs some of the kinds
+        assert isinstance(kind, type)
         entries: list[Entry[Any]] = []
         owners = {id(plugin.module): plugin for plugin in self.plugins if plugin.module is not None}
         implementations = getattr(self._manager.hook, hook).get_hookimpls()
@@ -225,31 +230,31 @@ class Plugins:
 
     @cached_property
     def backbones(self) -> Catalogue[Backbone]:
-        return self._collect("register_backbones", "backbone", "backbones", Backbone)
+        return self._collect("register_backbones", "backbone", "backbones", "zoo.backbone:Backbone")
 
     @cached_property
     def strategies(self) -> Catalogue[Any]:  # of type[Strategy], whose name and summary are class variables
-        return self._collect("register_strategies", "strategy", "strategies", Strategy)
+        return self._collect("register_strategies", "strategy", "strategies", "zoo.strategy:Strategy")
 
     @cached_property
     def datasets(self) -> Catalogue[Dataset]:
-        return self._collect("register_datasets", "dataset", "datasets", Dataset)
+        return self._collect("register_datasets", "dataset", "datasets", "zoo.dataset:Dataset")
 
     @cached_property
     def metrics(self) -> Catalogue[Metric]:
-        return self._collect("register_metrics", "metric", "metrics", Metric)
+        return self._collect("register_metrics", "metric", "metrics", "zoo.metric:Metric")
 
     @cached_property
     def exporters(self) -> Catalogue[Exporter]:
-        return self._collect("register_exporters", "exporter", "exporters", Exporter)
+        return self._collect("register_exporters", "exporter", "exporters", "zoo.exporter:Exporter")
 
     @cached_property
     def runtimes(self) -> Catalogue[Runtime]:
-        return self._collect("register_runtimes", "runtime", "runtimes", Runtime)
+        return self._collect("register_runtimes", "runtime", "runtimes", "zoo.runtime:Runtime")
 
     @cached_property
     def commands(self) -> Catalogue[Command]:
-        return self._collect("register_commands", "command", "commands", Command)
+        return self._collect("register_commands", "command", "commands", "zoo.command:Command")
 
     def load_everything(self) -> None:
         """Call every hook of every plugin, so that `plugins` lists everything they register and everything that fails.
@@ -281,7 +286,7 @@ def _check_entry(value: Any, noun: str, kind: type) -> None:
     Raises:
         ZooError: it is of the wrong type, or its name or summary is not usable.
     """
-    right = issubclass(value, kind) if isinstance(value, type) and kind is Strategy else isinstance(value, kind)
+    right = issubclass(value, kind) if isinstance(value, type) and noun == "strategy" else isinstance(value, kind)
     if not right:
         raise ZooError(f"`register` takes a {noun} (`zoo.{kind.__name__}`), not {value!r}")
     for attribute in ("name", "summary"):

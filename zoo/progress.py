@@ -169,9 +169,6 @@ class ProgressBar:
         self._print(f"[bold yellow]warning[/bold yellow]: {escape(text)}")
 
     def start(self, task: str, total: int, unit: str = "images", later: int = 0) -> None:
-        from rich.markup import escape
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
         self.stop()
         self._started, self.done, self._unit = perf_counter(), 0, unit
         self._name, self._total, self._later, self._before = task, total, later, 0
@@ -179,6 +176,9 @@ class ProgressBar:
             self._ended = Event()
             Thread(target=self._end_silence, args=(self._ended,), daemon=True).start()
             return
+        from rich.markup import escape  # not at the top: without bars they are not needed
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),

@@ -7,7 +7,6 @@ import dataclasses
 import inspect
 import itertools
 import math
-import textwrap
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -191,6 +190,8 @@ def option_help(kind: type[Strategy]) -> dict[str, str]:
     found = {field.name: "" for field in dataclasses.fields(kind)}
     for owner in reversed(kind.__mro__):
         try:
+            import textwrap  # not at the top: no command but the lists of options needs it
+
             source = textwrap.dedent(inspect.getsource(owner))
         except (OSError, TypeError):
             continue

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from zoo import Command, hookimpl
-from zoo.hookspecs import Register
+from zoo.command import Command
+from zoo.hookspecs import Register, hookimpl
 
 _ROWS = (
     ("doctor", "Find faults of your images before training: copies, wrong labels, strangers"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo_cli.options import console, json_option, print_json
+from zoo_cli.plain_table import plain_table
 
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
@@ -71,13 +72,19 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
     if as_json:
         print_json(rows)
         return
+    more = [name for name in ("options", "better") if rows and name in rows[0]]
+    titles = ("name", "provider", *more, "summary")
+    cells = [[row[title] for title in titles] for row in rows]
+    plain = plain_table(titles, cells)
+    if plain is not None:
+        click.echo(plain, err=True)
+        return
     from rich.markup import escape
     from rich.table import Table
 
-    more = [name for name in ("options", "better") if rows and name in rows[0]]
-    table = Table("name", "provider", *more, "summary")
-    for row in rows:
-        table.add_row(*(escape(row[name]) for name in ("name", "provider", *more, "summary")))
+    table = Table(*titles)
+    for line in cells:
+        table.add_row(*map(escape, line))
     console().print(table)
 
 

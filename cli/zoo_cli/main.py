@@ -15,9 +15,9 @@ import click
 import zoo
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
+from zoo.system.garbage import collect_seldom
 from zoo.system.stdout import expendable
 from zoo.target import load_target
-from zoo_cli.options import with_data_on_stdout
 
 # What `backbone-zoo-serve` runs by itself
 WITHOUT_TORCH = ("predict", "verify", "inspect", "serve", "bench", "list", "cache", "plugins")
@@ -65,6 +65,8 @@ class LazyGroup(click.Group):
                 raise
             raise ZooError(f"command `{cmd_name}` of plugin `{entry.provider}` failed to load: {error}") from error
         assert isinstance(command, click.Command)
+        from zoo_cli.options import with_data_on_stdout  # not at the top: help needs no options
+
         return with_data_on_stdout(command) if entry.provider == "cli" else command
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -101,6 +103,7 @@ def program() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program and exit with 0 (success), 1 (failure), 2 (wrong usage) or 130 (interrupted)."""
+    collect_seldom()
     open_streams()
     leave(run(arguments))
 

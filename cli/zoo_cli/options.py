@@ -113,6 +113,7 @@ def splits_option(command: F) -> F:
 
 # Columns below which figures would be cut off; a narrower terminal breaks the lines itself
 NARROWEST = 40
+WIDE = 160  # columns where there is no terminal
 
 
 def console() -> Console:
@@ -120,7 +121,7 @@ def console() -> Console:
     from rich.console import Console
 
     plain = Console(stderr=True, highlight=False, emoji=False)  # a class may be called `:dog:`
-    width = plain.width if plain.is_terminal or "COLUMNS" in os.environ else 160
+    width = plain.width if plain.is_terminal or "COLUMNS" in os.environ else WIDE
     return Console(stderr=True, highlight=False, emoji=False, width=max(width, NARROWEST))
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
-from zoo.exporter import Exporter
 from zoo.hookspecs import Register, hookimpl
+
+if TYPE_CHECKING:
+    from zoo.exporter import Exporter
 
 # onnxruntime from 1.32 on sends events to its makers and keeps an identifier in the home, unless this is set before it
 # is loaded. `ORT_DISABLE_TELEMETRY=0` allows it again
@@ -14,6 +17,8 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 @hookimpl
 def register_exporters(register: Register[Exporter]) -> None:
+    from zoo.exporter import Exporter  # not at the top: most commands need no exporter
+
     register(
         Exporter(
             name="onnx",

@@ -80,7 +80,8 @@ class OnnxPredictor:
                 put(slice(start, start + len(seen)), self._ask({PIXELS: normalise(seen, self.preprocess)}))
             return Answers(found, scores)
         for places in _batches(photographs):
-            batch = np.stack([photographs[place] for place in places])
+            some = [photographs[place] for place in places]
+            batch = some[0][None] if len(some) == 1 else np.stack(some)  # a large photograph is not copied
             put(places, self._ask({PHOTOGRAPHS: batch}))
         return Answers(found, scores)
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-from zoo.exporter import Exporter
+from typing import TYPE_CHECKING
+
 from zoo.hookspecs import Register, hookimpl
+
+if TYPE_CHECKING:
+    from zoo.exporter import Exporter
 
 
 @hookimpl
 def register_exporters(register: Register[Exporter]) -> None:
+    from zoo.exporter import Exporter  # not at the top: most commands need no exporter
+
     register(
         Exporter(
             name="pt2",

@@ -7,14 +7,13 @@ vector machine on deep features.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING
 
-from zoo import Anatomy, Backbone, Group, Phase, Preprocess, Strategy, Weights, hookimpl
-from zoo.hookspecs import Register
-from zoo.stage import HEAD
+from zoo.hookspecs import Register, hookimpl
 
-PREPROCESS = Preprocess(resize=146, crop=128, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone, Weights
+    from zoo.strategy import Strategy
 
 
 def always(backbone: Backbone, weights: Weights) -> bool:
@@ -24,14 +23,18 @@ def always(backbone: Backbone, weights: Weights) -> bool:
 
 @hookimpl
 def register_backbones(register: Register[Backbone]) -> None:
+    from zoo.backbone import Backbone, Weights  # not at the top: most commands need no backbone
+    from zoo.preprocess import Preprocess
+
+    preprocess = Preprocess(resize=146, crop=128, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     register(
         Backbone(
             name="hog_color",
             summary="histograms of gradients and colours, no network: the classical baseline (extra `classical`)",
             build="zoo_classical.features:build",
-            preprocess=PREPROCESS,
+            preprocess=preprocess,
             weights=(
-                Weights(tag="fixed", preprocess=PREPROCESS, license="Apache-2.0", at_hand="zoo_classical:always"),
+                Weights(tag="fixed", preprocess=preprocess, license="Apache-2.0", at_hand="zoo_classical:always"),
             ),
             license="Apache-2.0",
             source="Dalal and Triggs 2005, Histograms of oriented gradients for human detection",
@@ -41,20 +44,8 @@ def register_backbones(register: Register[Backbone]) -> None:
     )
 
 
-@dataclass(frozen=True)
-class SupportVectors(Strategy):
-    """A linear support vector machine on frozen features; C is chosen by cross-validation on the training images.
-
-    One class against the rest, with squared hinge loss. Crammer and Singer 2002 compare it with other formulations.
-    """
-
-    name: ClassVar[str] = "svm"
-    summary: ClassVar[str] = "train a linear support vector machine on frozen features"
-
-    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
-        return (Phase(name="svm", groups=(Group(stages=(HEAD,)),), norm="frozen", solver="zoo_classical.svm:solve"),)
-
-
 @hookimpl
 def register_strategies(register: Register[type[Strategy]]) -> None:
+    from zoo_classical.support_vectors import SupportVectors
+
     register(SupportVectors)

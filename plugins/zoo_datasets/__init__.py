@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from zoo import Dataset, hookimpl
-from zoo.hookspecs import Register
+from zoo.hookspecs import Register, hookimpl
 from zoo.target import load_target
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from zoo.dataset import Dataset
 
 # Datasets whose rows one of the readers of `zoo_datasets.reading` finds
 ROWS = {
@@ -34,6 +37,8 @@ def _absolute(name: str, argument: str, base: Path) -> str:
 
 @hookimpl
 def register_datasets(register: Register[Dataset]) -> None:
+    from zoo.dataset import Dataset  # not at the top: most commands need no data
+
     register(
         Dataset(
             name="folder",

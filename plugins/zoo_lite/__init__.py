@@ -5,9 +5,12 @@ The networks are timm's `tf_efficientnet_lite0` to `2`; the weights are those of
 
 from __future__ import annotations
 
-from zoo.backbone import Backbone, Weights
+from typing import TYPE_CHECKING
+
 from zoo.hookspecs import Register, hookimpl
-from zoo.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone
 
 SOURCE = "https://github.com/tensorflow/tpu/tree/master/models/official/efficientnet/lite"
 HALVES = (0.5, 0.5, 0.5)
@@ -24,6 +27,9 @@ VARIANTS = (
 
 @hookimpl
 def register_backbones(register: Register[Backbone]) -> None:
+    from zoo.backbone import Backbone, Weights  # not at the top: most commands need no backbone
+    from zoo.preprocess import Preprocess
+
     for variant, crop, resize, file, top1, parameters, gflops in VARIANTS:
         preprocess = Preprocess(resize=resize, crop=crop, interpolation="bicubic", mean=HALVES, std=HALVES)
         register(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from zoo import Metric, hookimpl
-from zoo.hookspecs import Register
+from typing import TYPE_CHECKING
+
+from zoo.hookspecs import Register, hookimpl
+
+if TYPE_CHECKING:
+    from zoo.metric import Metric
 
 _ROWS = (
     ("accuracy", "fraction of images whose most probable class is correct", True),
@@ -21,6 +25,8 @@ _ROWS = (
 
 @hookimpl
 def register_metrics(register: Register[Metric]) -> None:
+    from zoo.metric import Metric  # not at the top: most commands need no metric
+
     for name, summary, higher in _ROWS:
         register(
             Metric(name=name, summary=summary, compute=f"zoo_metrics.classification:{name}", higher_is_better=higher)

@@ -1,41 +1,44 @@
-"""The built-in strategies. Their plans are data, so that importing this package does not import torch."""
+"""The built-in strategies. Their plans are data, so that importing them does not import torch."""
 
 from __future__ import annotations
 
-from zoo import Strategy, hookimpl
-from zoo.hookspecs import Register
-from zoo_strategies.extraction import Linear, Neighbours
-from zoo_strategies.few import BiasOnly, NormOnly
-from zoo_strategies.finetuning import (
-    Full,
-    Gradual,
-    LayerDecay,
-    Partial,
-    ProbeThenTune,
-    Scratch,
-    StartingPoint,
-    Surgical,
-)
-from zoo_strategies.truncation import Truncate
+from typing import TYPE_CHECKING
 
-STRATEGIES: tuple[type[Strategy], ...] = (
-    Linear,
-    Neighbours,
-    Partial,
-    Full,
-    ProbeThenTune,
-    Gradual,
-    LayerDecay,
-    StartingPoint,
-    Surgical,
-    Truncate,
-    NormOnly,
-    BiasOnly,
-    Scratch,
-)
+from zoo.hookspecs import Register, hookimpl
+
+if TYPE_CHECKING:
+    from zoo.strategy import Strategy
 
 
 @hookimpl
 def register_strategies(register: Register[type[Strategy]]) -> None:
-    for strategy in STRATEGIES:
+    from zoo_strategies.extraction import Linear, Neighbours  # not at the top: most commands need no strategy
+    from zoo_strategies.few import BiasOnly, NormOnly
+    from zoo_strategies.finetuning import (
+        Full,
+        Gradual,
+        LayerDecay,
+        Partial,
+        ProbeThenTune,
+        Scratch,
+        StartingPoint,
+        Surgical,
+    )
+    from zoo_strategies.truncation import Truncate
+
+    for strategy in (
+        Linear,
+        Neighbours,
+        Partial,
+        Full,
+        ProbeThenTune,
+        Gradual,
+        LayerDecay,
+        StartingPoint,
+        Surgical,
+        Truncate,
+        NormOnly,
+        BiasOnly,
+        Scratch,
+    ):
         register(strategy)

@@ -6,11 +6,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from zoo import Anatomy, BuildSpec, Group, Phase, Strategy, UsageError
+from zoo import Anatomy, Group, Phase, Strategy, UsageError
 from zoo.stage import HEAD
 
 if TYPE_CHECKING:
-    from zoo import Network
+    from zoo import BuildSpec, Network
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from zoo import Anatomy, BuildSpec, Group, Phase, Strategy, UsageError
+from zoo import Anatomy, Group, Phase, Strategy, UsageError
 from zoo.stage import HEAD
 
 if TYPE_CHECKING:
-    from zoo import Network
+    from zoo import BuildSpec, Network
 
 
 @dataclass(frozen=True)

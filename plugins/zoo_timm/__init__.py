@@ -1,39 +1,18 @@
-"""The catalogue of all networks of timm, with all their published weights.
-
-It does not import timm: the entries are generated once for each installed version and stored in the cache folder.
-"""
+"""All networks of timm, as backbones."""
 
 from __future__ import annotations
 
-from importlib.metadata import version
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from zoo.backbone import Backbone
 from zoo.hookspecs import Register, hookimpl
-from zoo.storage.cache import memoise, source_key
-from zoo.system.lazy_compiler import without_compiler
+
+if TYPE_CHECKING:
+    from zoo.backbone import Backbone
 
 
 @hookimpl
 def register_backbones(register: Register[Backbone]) -> None:
+    from zoo_timm.catalogue import catalogue_rows  # not at the top: most commands need no backbone
+
     for row in catalogue_rows():
         register(row)
-
-
-def catalogue_rows() -> list[Backbone]:
-    """The catalogue from the cache folder; generated from timm the first time."""
-    here = Path(__file__).parent
-    return memoise(
-        "timm",
-        f"timm {version('timm')} {source_key(here / 'rows.py', here / 'top1.json')}",
-        _generate,
-        encode=lambda backbones: [row.to_json() for row in backbones],
-        decode=lambda kept: [Backbone.from_json(row) for row in kept],
-    )
-
-
-def _generate() -> list[Backbone]:
-    with without_compiler():
-        from zoo_timm.rows import generate_rows  # imports timm
-
-    return generate_rows()

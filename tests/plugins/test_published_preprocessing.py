@@ -16,8 +16,8 @@ from torchvision.transforms import Normalize
 
 from zoo.backbone import Weights
 from zoo.data.image import pixels
-from zoo_timm import catalogue_rows as timm_rows
-from zoo_torchvision import catalogue_rows as torchvision_rows
+from zoo_timm.catalogue import catalogue_rows as timm_rows
+from zoo_torchvision.catalogue import catalogue_rows as torchvision_rows
 from zoo_torchvision.rows import REPLACES_NORMALISATION
 
 # Portrait, landscape, and smaller than all crops

@@ -22,8 +22,8 @@ from zoo.backbone import Backbone, BuildSpec, Network, is_at_hand
 from zoo.errors import UsageError, ZooError
 from zoo.networks.building import build_network
 from zoo.stage import check_anatomy
-from zoo_timm import catalogue_rows
 from zoo_timm.build import build
+from zoo_timm.catalogue import catalogue_rows
 from zoo_torchvision.build import build as build_torchvision
 
 # One small network of nearly every file of timm

@@ -21,8 +21,8 @@ from zoo.errors import UsageError, ZooError
 from zoo.networks.building import build_network
 from zoo.preprocess import Preprocess
 from zoo.stage import check_anatomy
-from zoo_torchvision import catalogue_rows
 from zoo_torchvision.build import build
+from zoo_torchvision.catalogue import catalogue_rows
 from zoo_torchvision.download import fetch_state
 
 NAMES = list_models(module=torchvision.models)

@@ -6,7 +6,6 @@ Libraries of optional formats are imported when the first such file is opened, a
 
 from __future__ import annotations
 
-import importlib.metadata
 import importlib.util
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -129,6 +128,8 @@ def why_suffix_not_read(suffix: str) -> str | None:
 
 def readers() -> dict[str, str]:
     """Versions of the installed libraries of optional formats, on which pixels depend; Pillow's is known elsewhere."""
+    import importlib.metadata  # not at the top: it takes as long as all of a short command
+
     found = {}
     for one in OPTIONAL:
         if one.extra is not None and one.library is not None:

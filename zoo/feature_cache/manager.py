@@ -14,6 +14,7 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.data.decoding import DecodedImages
 from zoo.experiment import Cache
+from zoo.feature_cache.check_memory import CheckMemory
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
 from zoo.feature_cache.row_pool import RowPool
@@ -103,7 +104,8 @@ class FeatureCache:
         asked = (id(model), frozenset(trainable), autocast, tuple(module.training for module in model.modules()))
         if self._last is None or self._last[0] != asked or not self._last[1].unchanged():
             images = noise(LARGE_BATCH, self.preprocess.crop, self.device.place)
-            self._last = asked, SplitNetwork(model, trainable, images, autocast)
+            memory = None if self.store is None or self.asked == "off" else CheckMemory(self.store, self._key(autocast))
+            self._last = asked, SplitNetwork(model, trainable, images, autocast, memory)
         return self._last[1]
 
     def outputs(
@@ -153,14 +155,14 @@ class FeatureCache:
             split,
             source,
             store=store,
-            key=self._key(split),
+            key=self._key(split.autocast),
             batch_size=self.batch_size,
             progress=self.progress,
             title=title,
             pool=self.pool,
         )
 
-    def _key(self, split: SplitNetwork) -> dict[str, Any]:
+    def _key(self, autocast: torch.dtype | None) -> dict[str, Any]:
         """What the bits of a row depend on besides weights, graph and pixels."""
         place = self.device.place
         return {
@@ -168,7 +170,7 @@ class FeatureCache:
             "code": source_key(*(Path(str(import_module(name).__file__)) for name in CODE)),
             "backbone": self.backbone,
             "engine": "torch",
-            "precision": str(split.autocast),
+            "precision": str(autocast),
             "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
             "threads": torch.get_num_threads(),
             "processor": [machine()["processor"], torch.backends.cpu.get_cpu_capability(), platform.machine()],

@@ -15,6 +15,7 @@ import torch
 from torch import fx, nn
 
 from zoo.errors import type_and_first_line
+from zoo.feature_cache.check_memory import CheckMemory
 from zoo.networks.batchnorm_folding import fold
 from zoo.networks.freezing import digest_of_state
 from zoo.networks.tracing import LARGE_BATCH, SMALL_BATCH, find_prefix, prefix_graph, rest_graph
@@ -63,11 +64,17 @@ class SplitNetwork:
     """
 
     def __init__(
-        self, model: nn.Module, trainable: Collection[str], images: torch.Tensor, autocast: torch.dtype | None
+        self,
+        model: nn.Module,
+        trainable: Collection[str],
+        images: torch.Tensor,
+        autocast: torch.dtype | None,
+        memory: CheckMemory | None = None,
     ) -> None:
         """Split before everything that depends on the parameters `trainable`, or on active randomness.
 
-        `images` are `LARGE_BATCH` inputs to check the split with.
+        `images` are `LARGE_BATCH` inputs to check the split with. A split that `memory` knows was checked before: only
+        its digest is computed again, which depends on what the prefix computes for `images`.
 
         Raises:
             ValueError: the network cannot be split; the message says why.
@@ -75,6 +82,7 @@ class SplitNetwork:
         self.autocast = autocast
         self.place = images.device
         self.seconds = 0.0
+        self._memory = memory
         self._computing: nn.Module  # the prefix, with folded batch norms if it can be folded
         try:
             self._split(model, trainable, images)
@@ -163,6 +171,13 @@ class SplitNetwork:
         rows, logits = self.prefix(images), []
         self.seconds = (perf_counter() - started) / len(images)
         self._checked = checksum({str(number): row.cpu() for number, row in enumerate(rows)})
+        modes = [module.training for module in model.modules()]
+        parts = f"{self.digest()} {self._rest.graph} {self._computing is self._prefix} {modes}"
+        name = hashlib.sha256(parts.encode()).hexdigest()
+        known = self._memory.seconds(name) if self._memory is not None else None
+        if known is not None:
+            self.seconds = min(self.seconds, known)
+            return
         if any(row.dtype != tensor.dtype for row, tensor in zip(rows, self.boundary)):
             raise ValueError("a tensor that crosses the split has another dtype in another call")
         before = [(buffer, buffer.clone()) for buffer in model.buffers()]
@@ -190,6 +205,8 @@ class SplitNetwork:
             largest = other.float().abs().max()
             if tensor.dtype.is_floating_point and not change <= TOLERANCE[self.autocast] * largest:
                 raise ValueError("its frozen part mixes the images of a batch")
+        if self._memory is not None:
+            self._memory.passed(name, self.seconds)
 
 
 def _restore(before: Sequence[tuple[torch.Tensor, torch.Tensor]]) -> None:

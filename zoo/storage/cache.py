@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 import zlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.errors import ZooError
-from zoo.storage.files import json_text
-from zoo.storage.paths import user_path
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 T = TypeVar("T")
 
@@ -26,24 +25,41 @@ _UNUSABLE = (OSError, ValueError, TypeError, KeyError, AttributeError, Assertion
 
 
 def cache_folder() -> Path | None:
-    """The user's cache folder: `ZOO_CACHE`, else `zoo` below the XDG cache folder. None: the user has no home."""
+    """The user's cache folder: `ZOO_CACHE`, else `zoo` below the XDG cache folder. None: the user has no home.
+
+    Raises:
+        UsageError: `ZOO_CACHE` names a user that there is not.
+    """
+    from pathlib import Path
+
+    folder = _folder()
+    return None if folder is None else Path(folder)
+
+
+def _folder() -> str | None:
+    """As `cache_folder`, without pathlib, whose import takes as long as a memo saves."""
     chosen = os.environ.get("ZOO_CACHE")
     if chosen:
-        return user_path(chosen)
+        if not chosen.startswith("~"):
+            return chosen
+        from zoo.storage.paths import user_path
+
+        return str(user_path(chosen))
     shared = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(shared) if shared else Path.home() / ".cache") / "zoo"
-    except RuntimeError:
-        return None
+    if shared:
+        return f"{shared}/zoo"
+    home = os.path.expanduser("~")  # noqa: PTH111
+    return None if home == "~" else f"{home}/.cache/zoo"
 
 
 def read_memo(name: str, key: str) -> Any | None:
     """The value last written under `name`, if it was written with the same `key` and can be read; else None."""
-    folder = cache_folder()
+    folder = _folder()
     if folder is None:
         return None
     try:
-        memo = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        with open(f"{folder}/{name}.json", encoding="utf-8") as file:  # noqa: PTH123
+            memo = json.load(file)
         return memo["value"] if memo["key"] == key else None
     except _UNUSABLE:
         return None
@@ -51,6 +67,11 @@ def read_memo(name: str, key: str) -> Any | None:
 
 def write_memo(name: str, key: str, value: Any) -> None:
     """Write a JSON value to a temporary file and rename it. Nothing happens where the folder cannot be written."""
+    import tempfile  # not at the top: these take milliseconds, and memos are mostly read
+    from pathlib import Path
+
+    from zoo.storage.files import json_text
+
     folder = cache_folder()
     if folder is None:
         return

@@ -6,9 +6,12 @@ import math
 import os
 import sys
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from zoo.errors import UsageError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # The variable that torch, its libraries and processes that this one starts read for their number of threads
 THREADS = "OMP_NUM_THREADS"
@@ -16,7 +19,7 @@ THREADS = "OMP_NUM_THREADS"
 # More than any machine has. A resumed run starts as many threads as its record says
 MOST_THREADS = 4096
 
-MEMBERSHIP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+MEMBERSHIP, CGROUPS = "/proc/self/cgroup", "/sys/fs/cgroup"
 
 
 def usable_cpus() -> int:
@@ -55,8 +58,12 @@ def use_threads(count: int) -> None:
 
 def _quotas() -> Iterator[float]:
     """Processors that the control groups of this process may use, its own group's and those above it (Linux)."""
+    from pathlib import Path, PurePosixPath  # not at the top: help reads this module
+
     try:
-        lines = os.fsdecode(MEMBERSHIP.read_bytes()).split("\n")  # names of groups are names of folders: any bytes
+        lines = os.fsdecode(Path(MEMBERSHIP).read_bytes()).split(
+            "\n"
+        )  # names of groups are names of folders: any bytes
     except OSError:
         return
     for line in lines:
@@ -64,9 +71,9 @@ def _quotas() -> Iterator[float]:
         if controllers and "cpu" not in controllers.split(","):
             continue
         # one tree (version 2), or one for each controller (version 1), which the kernel lists in any order
-        root = CGROUPS / controllers
+        root = Path(CGROUPS) / controllers
         if not root.is_dir():
-            root = CGROUPS / "cpu"
+            root = Path(CGROUPS) / "cpu"
         inside = PurePosixPath(name.lstrip("/"))
         for group in (inside, *inside.parents):
             found = _quota(root / group, version=1 if controllers else 2)

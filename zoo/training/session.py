@@ -41,6 +41,7 @@ from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
+from zoo.system.garbage import collect_as_usual
 from zoo.system.process_memory import peak_memory
 from zoo.training.baseline import Fitted, clearly_fitted, compare_with_guessing, entropy, some_fitted
 from zoo.training.checkpoint import FILES, Checkpoints
@@ -199,6 +200,7 @@ def _hold(folder: Path) -> AbstractContextManager[None]:
 def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -> Run:
     """Train, save and score; the run's record says how it ended."""
     progress, clock, folder = job.context.progress, job.context.clock, run.path
+    collect_as_usual()
     try:
         checkpoints = Checkpoints(folder, job.experiment.save_every, run.record.get("id"))
         run, job = _with_rate(job, run)

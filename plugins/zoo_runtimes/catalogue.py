@@ -1,0 +1,64 @@
+"""The catalogue of built-in runtimes: torch, onnxruntime and OpenVINO. Imports none of them."""
+
+from __future__ import annotations
+
+from zoo.runtime import Runtime
+
+RUNTIMES = (
+    Runtime(
+        name="torch-eager",
+        summary="PyTorch in eager mode, in the faster of two memory layouts",
+        accepts="run",
+        devices=("cpu", "cuda"),
+        available="zoo_runtimes.availability:torch_eager",
+        load="zoo_runtimes.torch:load_eager",
+    ),
+    Runtime(
+        name="torch-compiled",
+        summary="PyTorch with torch.compile, compiled for each batch size",
+        accepts="run",
+        devices=("cpu", "cuda"),
+        available="zoo_runtimes.availability:torch_compiled",
+        load="zoo_runtimes.torch:load_compiled",
+    ),
+    Runtime(
+        name="onnxruntime-cpu",
+        summary="onnxruntime's CPU provider",
+        accepts="onnx",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:onnxruntime_cpu",
+        load="zoo_runtimes.onnxruntime:load_cpu",
+    ),
+    Runtime(
+        name="onnxruntime-cuda",
+        summary="onnxruntime's CUDA provider",
+        accepts="onnx",
+        devices=("cuda",),
+        available="zoo_runtimes.availability:onnxruntime_cuda",
+        load="zoo_runtimes.onnxruntime:load_cuda",
+    ),
+    Runtime(
+        name="onnxruntime-tensorrt",
+        summary="onnxruntime's TensorRT provider, with CUDA for nodes that it does not support",
+        accepts="onnx",
+        devices=("cuda",),
+        available="zoo_runtimes.availability:onnxruntime_tensorrt",
+        load="zoo_runtimes.onnxruntime:load_tensorrt",
+    ),
+    Runtime(
+        name="openvino",
+        summary="OpenVINO on the CPU, for the network of an ONNX file (extra `openvino`)",
+        accepts="onnx",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:openvino",
+        load="zoo_runtimes.openvino:load_onnx",
+    ),
+    Runtime(
+        name="openvino-ir",
+        summary="OpenVINO on the CPU, for a file in OpenVINO's own format (extra `openvino`)",
+        accepts="openvino",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:openvino",
+        load="zoo_runtimes.openvino:load_ir",
+    ),
+)
