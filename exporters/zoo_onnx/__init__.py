@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from zoo.exporter import Exporter
+from zoo.exporter import Exporter, FrozenEngine
 from zoo.hookspecs import Register, hookimpl
 
 # onnxruntime from 1.32 on sends events to its makers and keeps an identifier in the home, unless this is set before it
@@ -34,5 +34,11 @@ def register_exporters(register: Register[Exporter]) -> None:
             precisions=("fp32", "fp16", "int8"),
             preprocessing=("graph", "outside"),
             scores_unknown=True,
+            engine=FrozenEngine(
+                name="onnxruntime",
+                package="onnxruntime",
+                convert="zoo_onnx.frozen_part:convert",
+                open="zoo_onnx.frozen_part:open_converted",
+            ),
         )
     )

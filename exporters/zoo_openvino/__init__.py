@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from zoo.exporter import Exporter
+from zoo.exporter import Exporter, FrozenEngine
 from zoo.hookspecs import Register, hookimpl
 
 
@@ -21,5 +21,11 @@ def register_exporters(register: Register[Exporter]) -> None:
             runtimes={"cpu": "openvino-ir"},
             devices=("cpu",),
             preprocessing=("outside",),
+            engine=FrozenEngine(
+                name="openvino",
+                package="openvino",
+                convert="zoo_onnx.frozen_part:convert",
+                open="zoo_openvino.frozen_part:open_converted",
+            ),
         )
     )

@@ -23,7 +23,8 @@ from zoo.data.image import BadImage, Pixels, UnreadImage, normalise, pixels
 from zoo.data.image_content import DigestedSource, content_digest, digested
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
-from zoo.experiment import Cache, Experiment
+from zoo.experiment import Cache, Engine, Experiment
+from zoo.feature_cache.engine_choice import RunEngine, Work
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.split_network import BLOCKS, SplitNetwork
 from zoo.networks.freezing import digest_of_tensors
@@ -131,6 +132,7 @@ class Extractor:
         device: str = "auto",
         workers: int | None = None,
         cache: Cache = "auto",
+        engine: Engine = "auto",
         context: Context,
     ) -> None:
         """Build the network; no image is read.
@@ -152,6 +154,7 @@ class Extractor:
             device=device,
             workers=workers,
             cache=cache,
+            engine=engine,
         )
         setup = resolve(experiment, context.plugins)
         self.context = context
@@ -180,6 +183,7 @@ class Extractor:
             state=digest_of_tensors(state),
         )
         self.network.model.to(self.place).to(memory_format=torch.channels_last).eval()
+        self._engine = engine
         self._cache = FeatureCache(
             asked=cache,
             batch_size=experiment.batch_size,
@@ -198,6 +202,14 @@ class Extractor:
             ZooError: a feature is not finite.
         """
         progress = self.context.progress
+        if self._cache.engine is None:  # of the first images, for all that follow
+            self._cache.engine = RunEngine(
+                self._engine,
+                plugins=self.context.plugins,
+                progress=progress,
+                store=self.context.store,
+                work=Work(images=len(samples)),
+            )
         progress.start(title, len(samples))
         try:
             for start in range(0, len(samples), CHUNK):

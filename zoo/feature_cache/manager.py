@@ -14,6 +14,7 @@ from torch import nn
 from zoo.backbone import Network
 from zoo.data.decoding import DecodedImages
 from zoo.experiment import Cache
+from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
 from zoo.feature_cache.row_pool import RowPool
@@ -33,6 +34,7 @@ CODE = (
     "zoo.data.grey_levels",
     "zoo.data.image",
     "zoo.data.image_file",
+    "zoo.feature_cache.engine",
     "zoo.feature_cache.loader",
     "zoo.feature_cache.split_network",
     "zoo.networks.batchnorm_folding",
@@ -50,6 +52,7 @@ class FeatureCache:
         backbone: qualified name, part of the key of an entry.
         store: None where nothing is kept.
         pool: rows that runs of the same process share; None where there are no other runs.
+        engine: what computes prefixes; None: torch.
     """
 
     def __init__(
@@ -63,7 +66,9 @@ class FeatureCache:
         backbone: str = "",
         store: Store | None = None,
         pool: RowPool | None = None,
+        engine: RunEngine | None = None,
     ) -> None:
+        self.engine = engine
         self.pool = pool if asked != "off" else None
         self.asked = asked
         self.batch_size = batch_size
@@ -158,6 +163,7 @@ class FeatureCache:
             progress=self.progress,
             title=title,
             pool=self.pool,
+            engine=self.engine,
         )
 
     def _key(self, split: SplitNetwork) -> dict[str, Any]:
@@ -167,7 +173,6 @@ class FeatureCache:
             "kind": "prefix",
             "code": source_key(*(Path(str(import_module(name).__file__)) for name in CODE)),
             "backbone": self.backbone,
-            "engine": "torch",
             "precision": str(split.autocast),
             "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
             "threads": torch.get_num_threads(),
