@@ -16,6 +16,7 @@ from torch import nn
 
 from zoo.errors import ZooError, type_and_first_line
 from zoo.exporter import Compute
+from zoo.system.cpu_memory import flushes_denormals, keep_denormal_mode
 from zoo_onnx.network import OPSET, quiet
 from zoo_onnx.size import MAX_BYTES
 from zoo_onnx.tensor_names import PIXELS
@@ -50,8 +51,9 @@ def open_converted(model: bytes, threads: int) -> Compute:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes between the calls
-    options.add_session_config_entry("session.set_denormal_as_zero", "1")  # in all threads, as in training
-    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    with keep_denormal_mode():  # in the threads of the session as in this one, which computes with them
+        options.add_session_config_entry("session.set_denormal_as_zero", str(int(flushes_denormals())))
+        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def compute(inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         found: list[npt.NDArray[np.float32]] = session.run(None, {PIXELS: inputs})
