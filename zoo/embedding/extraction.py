@@ -19,7 +19,7 @@ import torch
 
 from zoo.config.context import Context
 from zoo.data.decoding import BadFile, DecodedImages, decode_all, default_workers
-from zoo.data.image import BadImage, Pixels, UnreadImage, normalise, pixels
+from zoo.data.image import BadImage, Pixels, UnreadImage, pixels
 from zoo.data.image_content import DigestedSource, content_digest, digested
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
@@ -29,6 +29,7 @@ from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.split_network import BLOCKS, SplitNetwork
 from zoo.networks.freezing import digest_of_tensors
 from zoo.networks.head import vector_width
+from zoo.networks.inputs import inputs_of
 from zoo.preprocess import ImageSize, Preprocess
 from zoo.progress import Silent
 from zoo.runs.run import WEIGHTS_FILE, Run
@@ -330,9 +331,9 @@ class StreamedCrops:
                 broken.append(row)
             else:
                 canvases[row] = result
-        ready = torch.from_numpy(normalise(canvases, self.preprocess))
+        ready = inputs_of(canvases, self.preprocess, self.place)
         ready[broken] = torch.nan
-        return ready.to(self.place).contiguous(memory_format=torch.channels_last)
+        return ready
 
     def _check_unchanged(self, index: int, sample: Sample, result: Pixels | BadImage) -> None:
         """Check that an image is what it was when it was hashed: features are kept by the content.

@@ -17,13 +17,13 @@ import torch
 
 from zoo.data.augmentation import draw_views, image_key, make_view
 from zoo.data.decoding import MEMORY_BUDGET, DecodedImages
-from zoo.data.image import normalise
 from zoo.data.sample_columns import ids_of
 from zoo.experiment import Augment
 from zoo.feature_cache.engine import TORCH, BlockCompute
 from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.row_pool import RowPool, row_key
 from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, padded, prefix_in_blocks
+from zoo.networks.inputs import inputs_of
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.mapped_memory import PageBudget
@@ -112,8 +112,7 @@ class EvaluationCrops:
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         self._pages.touched(len(indices))
-        ready = torch.from_numpy(normalise(self.part.pixels[indices], self.preprocess)).to(self.place)
-        return ready.contiguous(memory_format=torch.channels_last)
+        return inputs_of(self.part.pixels[indices], self.preprocess, self.place)
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         return {"preprocess": self.preprocess.to_json(), "augment": "evaluation"}

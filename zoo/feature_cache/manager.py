@@ -38,6 +38,7 @@ CODE = (
     "zoo.feature_cache.loader",
     "zoo.feature_cache.split_network",
     "zoo.networks.batchnorm_folding",
+    "zoo.networks.inputs",
     "zoo.networks.tracing",
     "zoo.preprocess",
 )
