@@ -6,6 +6,7 @@ Nothing here is an exported file: it is kept in the store and compared with torc
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,6 @@ from torch import nn
 
 from zoo.errors import ZooError, type_and_first_line
 from zoo.exporter import Compute
-from zoo.system.cpu_memory import flushes_denormals, keep_denormal_mode
 from zoo_onnx.network import OPSET, quiet
 from zoo_onnx.size import MAX_BYTES
 from zoo_onnx.tensor_names import PIXELS
@@ -51,9 +51,10 @@ def open_converted(model: bytes, threads: int) -> Compute:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # torch computes between the calls
-    with keep_denormal_mode():  # in the threads of the session as in this one, which computes with them
-        options.add_session_config_entry("session.set_denormal_as_zero", str(int(flushes_denormals())))
-        session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    # The threads of the session treat denormal numbers as this thread does, which computes with them
+    flushes = sys.float_info.min / 2 == 0.0
+    options.add_session_config_entry("session.set_denormal_as_zero", str(int(flushes)))
+    session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
     def compute(inputs: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
         found: list[npt.NDArray[np.float32]] = session.run(None, {PIXELS: inputs})

@@ -23,6 +23,7 @@ from zoo.feature_cache.split_network import TOLERANCE, Rows, SplitNetwork
 from zoo.plugin import Plugins
 from zoo.storage.cache import source_key
 from zoo.storage.tensor_store import Store
+from zoo.system.cpu_memory import keep_denormal_mode
 from zoo.system.environment import versions
 from zoo.target import load_target
 
@@ -144,19 +145,24 @@ def _converted(
     split: SplitNetwork, engine: FrozenEngine, block: int, sample: torch.Tensor, store: Store | None
 ) -> tuple[BlockCompute, bool]:
     """The prefix by an engine of a plugin, and whether the converted network was kept in the store."""
-    key, threads = _export_key(split, engine, block), torch.get_num_threads()
+    key = _export_key(split, engine, block)
     found = store.read(key) if store is not None else None
     if found is not None and set(found) == {"model"}:
         try:
-            return _as_blocks(load_target(engine.open)(found["model"].numpy().tobytes(), threads), split), True
+            return _opened(engine, found["model"].numpy().tobytes(), split), True
         except Exception:  # of any type: it is converted anew
             pass
     with torch.no_grad():
         model: bytes = load_target(engine.convert)(split.computing, sample)
-    compute = _as_blocks(load_target(engine.open)(model, threads), split)
+    compute = _opened(engine, model, split)
     if store is not None and store.failure is None:
         store.write(key, {"model": torch.frombuffer(bytearray(model), dtype=torch.uint8)})
     return compute, False
+
+
+def _opened(engine: FrozenEngine, model: bytes, split: SplitNetwork) -> BlockCompute:
+    with keep_denormal_mode():
+        return _as_blocks(load_target(engine.open)(model, torch.get_num_threads()), split)
 
 
 def _as_blocks(engine: Compute, split: SplitNetwork) -> BlockCompute:

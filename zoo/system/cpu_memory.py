@@ -51,15 +51,10 @@ def flush_denormals() -> Iterator[None]:
         yield
 
 
-def flushes_denormals() -> bool:
-    """Whether this thread treats denormal numbers as zero."""
-    return sys.float_info.min / 2 == 0.0
-
-
 @contextlib.contextmanager
 def keep_denormal_mode() -> Iterator[None]:
     """Restore, at the end, how this thread treats denormal numbers: onnxruntime's first session sets that, too."""
-    before = flushes_denormals()
+    before = sys.float_info.min / 2 == 0.0
     try:
         yield
     finally:
