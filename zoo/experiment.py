@@ -25,6 +25,7 @@ Balance = Literal["none", "loss", "sample"]
 Keep = Literal["last", "best"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
 Cache = Literal["auto", "on", "off"]
+Engine = Literal["auto", "torch", "torch-compile", "onnxruntime", "openvino"]
 OnBadImage = Literal["skip", "fail"]
 OnLeak = Literal["warn", "fail", "drop"]
 LeakCheck = Literal["exact", "near"]
@@ -100,6 +101,9 @@ class Experiment:
             stages are frozen, else a new view each epoch.
         cache: Whether to compute the features of frozen stages once and store them, for later epochs and runs; `auto`
             does if that saves time. Results are the same.
+        engine: What computes frozen stages: `torch`, the same compiled (`torch-compile`), `onnxruntime` or `openvino`,
+            all on the CPU; `auto` takes what is expected to finish first, by a measurement. Whatever it is, it is
+            compared with torch first, and labels that are reported are torch's.
         on_bad_image: What to do with a file that cannot be read as an image: leave it out with a warning (`skip`), or
             `fail`.
         exclude: Images to leave out: a CSV file with a column `id`, such as the `doctor.csv` of `zoo doctor`, of which
@@ -153,6 +157,7 @@ class Experiment:
     compile: bool = False
     views: int | None = None
     cache: Cache = "auto"
+    engine: Engine = "auto"
     on_bad_image: OnBadImage = "skip"
     exclude: str | None = None
     on_leak: OnLeak = "warn"

@@ -113,6 +113,31 @@ class StageDifference:
         return {"name": self.name, "largest": self.largest, "mean": self.mean, "bound": self.bound, "unit": self.unit}
 
 
+# Arrays in, arrays out: a part of a network, opened by an engine
+Compute = Callable[["npt.NDArray[np.float32]"], "list[npt.NDArray[np.float32]]"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrozenEngine:
+    """An engine that computes the frozen part of a network in place of torch, on the CPU in fp32.
+
+    What it computes is compared with torch on images of each run before it is used.
+
+    Attributes:
+        name: What `--engine` calls it.
+        package: The module that it needs, such as `onnxruntime`.
+        convert: `(module, inputs) -> bytes`: convert a torch module in eval mode, which returns a tuple of tensors, for
+            inputs `(N, 3, H, W)` of this very shape.
+        open: `(bytes, threads) -> (inputs -> list of arrays)`: open what `convert` returned. Calls compute with
+            `threads` threads, which do not spin between calls. Equal inputs give equal bits.
+    """
+
+    name: str
+    package: str
+    convert: str | Callable[[nn.Module, Any], bytes] = field(repr=False)
+    open: str | Callable[[bytes, int], Compute] = field(repr=False)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Exporter:
     """A file format that a plugin registers.
@@ -146,6 +171,7 @@ class Exporter:
         preprocessing: Where images can be preprocessed, the default first: `graph`, `outside`.
         scores_unknown: Whether files can have the score of unknown images; the runs that have one are exported to no
             other format.
+        engine: Computes frozen parts of networks during training. None: the format has no such engine.
     """
 
     name: str
@@ -167,6 +193,7 @@ class Exporter:
     precisions: tuple[Precision, ...] = ("fp32",)
     preprocessing: tuple[str, ...] = ("graph",)
     scores_unknown: bool = False
+    engine: FrozenEngine | None = None
 
 
 __getattr__ = lazy_attributes(

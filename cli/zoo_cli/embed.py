@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import click
 
 from zoo.errors import counted
+from zoo.experiment import Engine
 from zoo_cli.options import (
     classes_from_option,
     console,
@@ -39,6 +40,13 @@ from zoo_cli.shared_settings import feature_network_options
     show_default=True,
     help="Whether features are kept for later calls.",
 )
+@click.option(
+    "--engine",
+    type=click.Choice(get_args(Engine)),
+    default="auto",
+    show_default=True,
+    help="What computes the features, as for zoo train.",
+)
 @splits_option
 @classes_from_option
 @force_option
@@ -57,6 +65,7 @@ def embed(
     device: str,
     workers: int | None,
     cache: str,
+    engine: Engine,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -90,6 +99,7 @@ def embed(
         device=device,
         workers=workers,
         cache="off" if cache == "off" else "auto",
+        engine=engine,
         force=force,
         plugins=plugins(ctx),
         progress=ProgressBar(screen),

@@ -93,6 +93,7 @@ ORDER = (
     "device",
     "precision",
     "cache",
+    "engine",
     "compile",
     "on_bad_image",
     "exclude",

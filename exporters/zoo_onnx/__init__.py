@@ -17,7 +17,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 @hookimpl
 def register_exporters(register: Register[Exporter]) -> None:
-    from zoo.exporter import Exporter  # not at the top: most commands need no exporter
+    from zoo.exporter import Exporter, FrozenEngine  # not at the top: most commands need no exporter
 
     register(
         Exporter(
@@ -39,5 +39,11 @@ def register_exporters(register: Register[Exporter]) -> None:
             precisions=("fp32", "fp16", "int8"),
             preprocessing=("graph", "outside"),
             scores_unknown=True,
+            engine=FrozenEngine(
+                name="onnxruntime",
+                package="onnxruntime",
+                convert="zoo_onnx.frozen_part:convert",
+                open="zoo_onnx.frozen_part:open_converted",
+            ),
         )
     )

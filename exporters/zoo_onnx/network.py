@@ -55,7 +55,7 @@ def export_network(model: nn.Module, size: ImageSize, head: str | None = None) -
     try:
         for name, export in _EXPORTERS.items():
             try:
-                with _quiet(), _out_of_place(model), with_features(model, head) as traced:
+                with quiet(), _out_of_place(model), with_features(model, head) as traced:
                     exported = export(traced, size, *(() if head is None else ((LOGITS, FEATURES),)))
             except Exception as error:  # torch's exporters raise exceptions of any type
                 reasons.append(f"{name}: {_first_line(error)}")
@@ -223,7 +223,7 @@ def _out_of_place(model: nn.Module) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the exporters' progress, warnings and logs, and disable the fused path of attention."""
     noisy = [logging.getLogger(name) for name in ("torch", "torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in noisy]

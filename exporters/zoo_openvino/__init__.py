@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_exporters(register: Register[Exporter]) -> None:
-    from zoo.exporter import Exporter  # not at the top: most commands need no exporter
+    from zoo.exporter import Exporter, FrozenEngine  # not at the top: most commands need no exporter
 
     register(
         Exporter(
@@ -27,5 +27,11 @@ def register_exporters(register: Register[Exporter]) -> None:
             runtimes={"cpu": "openvino-ir"},
             devices=("cpu",),
             preprocessing=("outside",),
+            engine=FrozenEngine(
+                name="openvino",
+                package="openvino",
+                convert="zoo_onnx.frozen_part:convert",
+                open="zoo_openvino.frozen_part:open_converted",
+            ),
         )
     )

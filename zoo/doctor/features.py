@@ -68,6 +68,7 @@ def image_features(
     """
     import torch
 
+    from zoo.feature_cache.engine_choice import RunEngine, Work
     from zoo.feature_cache.loader import AugmentedViews
     from zoo.feature_cache.manager import FeatureCache
     from zoo.training.features import cached_features, features
@@ -87,6 +88,13 @@ def image_features(
         progress=context.progress,
         backbone=setup.backbone.qualified,
         store=context.store,
+        engine=RunEngine(
+            experiment.engine,
+            plugins=context.plugins,
+            progress=context.progress,
+            store=context.store,
+            work=Work(images=sum(len(part.samples) for part in parts.values())),
+        ),
     )
     found: list[npt.NDArray[np.float32]] = []
     for role, part in parts.items():

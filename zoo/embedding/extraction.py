@@ -19,15 +19,17 @@ import torch
 
 from zoo.config.context import Context
 from zoo.data.decoding import BadFile, DecodedImages, decode_all, default_workers
-from zoo.data.image import BadImage, Pixels, UnreadImage, normalise, pixels
+from zoo.data.image import BadImage, Pixels, UnreadImage, pixels
 from zoo.data.image_content import DigestedSource, content_digest, digested
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError
-from zoo.experiment import Cache, Experiment
+from zoo.experiment import Cache, Engine, Experiment
+from zoo.feature_cache.engine_choice import RunEngine, Work
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.split_network import BLOCKS, SplitNetwork
 from zoo.networks.freezing import digest_of_tensors
 from zoo.networks.head import vector_width
+from zoo.networks.inputs import inputs_of
 from zoo.preprocess import ImageSize, Preprocess
 from zoo.progress import Silent
 from zoo.runs.run import WEIGHTS_FILE, Run
@@ -131,6 +133,7 @@ class Extractor:
         device: str = "auto",
         workers: int | None = None,
         cache: Cache = "auto",
+        engine: Engine = "auto",
         context: Context,
     ) -> None:
         """Build the network; no image is read.
@@ -152,6 +155,7 @@ class Extractor:
             device=device,
             workers=workers,
             cache=cache,
+            engine=engine,
         )
         setup = resolve(experiment, context.plugins)
         self.context = context
@@ -180,6 +184,7 @@ class Extractor:
             state=digest_of_tensors(state),
         )
         self.network.model.to(self.place).to(memory_format=torch.channels_last).eval()
+        self._engine = engine
         self._cache = FeatureCache(
             asked=cache,
             batch_size=experiment.batch_size,
@@ -198,6 +203,14 @@ class Extractor:
             ZooError: a feature is not finite.
         """
         progress = self.context.progress
+        if self._cache.engine is None:  # of the first images, for all that follow
+            self._cache.engine = RunEngine(
+                self._engine,
+                plugins=self.context.plugins,
+                progress=progress,
+                store=self.context.store,
+                work=Work(images=len(samples)),
+            )
         progress.start(title, len(samples))
         try:
             for start in range(0, len(samples), CHUNK):
@@ -318,9 +331,9 @@ class StreamedCrops:
                 broken.append(row)
             else:
                 canvases[row] = result
-        ready = torch.from_numpy(normalise(canvases, self.preprocess))
+        ready = inputs_of(canvases, self.preprocess, self.place)
         ready[broken] = torch.nan
-        return ready.to(self.place).contiguous(memory_format=torch.channels_last)
+        return ready
 
     def _check_unchanged(self, index: int, sample: Sample, result: Pixels | BadImage) -> None:
         """Check that an image is what it was when it was hashed: features are kept by the content.

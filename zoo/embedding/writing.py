@@ -11,7 +11,7 @@ from zoo.embedding.extraction import Extractor, Origin, run_of
 from zoo.embedding.file import check_output, open_writer, rows_of
 from zoo.embedding.source import open_source, warn_of_bad
 from zoo.errors import ZooError
-from zoo.experiment import Cache
+from zoo.experiment import Cache, Engine
 from zoo.plugin import Plugins
 from zoo.preprocess import ImageSize
 from zoo.progress import Progress
@@ -48,6 +48,7 @@ def embed(
     device: str = "auto",
     workers: int | None = None,
     cache: Cache = "auto",
+    engine: Engine = "auto",
     force: bool = False,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
@@ -68,6 +69,7 @@ def embed(
         device: `auto`, `cpu`, `cuda` or `cuda:N`.
         workers: Threads that decode images. None: one per core, at most 8.
         cache: Whether features are kept for later: `off`: they are not.
+        engine: What computes the features, as `--engine` of `zoo train`.
         force: Whether an existing file is overwritten.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.
@@ -90,6 +92,7 @@ def embed(
         device=device,
         workers=workers,
         cache=cache,
+        engine=engine,
         context=context,
     )
     bad = list(source.rejected)

@@ -17,11 +17,13 @@ import torch
 
 from zoo.data.augmentation import draw_views, image_key, make_view
 from zoo.data.decoding import MEMORY_BUDGET, DecodedImages
-from zoo.data.image import normalise
 from zoo.data.sample_columns import ids_of
 from zoo.experiment import Augment
+from zoo.feature_cache.engine import TORCH, BlockCompute
+from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.row_pool import RowPool, row_key
-from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, prefix_in_blocks
+from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, padded, prefix_in_blocks
+from zoo.networks.inputs import inputs_of
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.mapped_memory import PageBudget
@@ -110,8 +112,7 @@ class EvaluationCrops:
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         self._pages.touched(len(indices))
-        ready = torch.from_numpy(normalise(self.part.pixels[indices], self.preprocess)).to(self.place)
-        return ready.contiguous(memory_format=torch.channels_last)
+        return inputs_of(self.part.pixels[indices], self.preprocess, self.place)
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         return {"preprocess": self.preprocess.to_json(), "augment": "evaluation"}
@@ -134,6 +135,7 @@ class PrefixOutputs:
 
     Attributes:
         spent: Seconds spent so far.
+        engine: What computes the rows. None: torch.
         read: Number of images whose rows were read from the store so far.
         computed: Number of images whose rows were computed so far.
     """
@@ -149,9 +151,11 @@ class PrefixOutputs:
         progress: Progress,
         title: str,
         pool: RowPool | None = None,
+        engine: RunEngine | None = None,
     ) -> None:
         self.split = split
         self.source = source
+        self.engine = engine
         self.store = store
         self.pool = pool
         self.block = block_size(batch_size, BLOCKS.get(split.place.type, 64))
@@ -160,10 +164,42 @@ class PrefixOutputs:
         self.spent = Seconds()
         self.read = self.computed = 0
         self._shards: dict[int, list[Rows]] = {}  # view -> shards
+        self._compute_block: BlockCompute | None = None  # None: torch
+        self._opened = False
         per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
         kept = store is not None or pool is not None
-        self._key = {**key, "block": self.block, "prefix": split.digest()} if kept else {}
+        self._base = {**key, "block": self.block, "prefix": split.digest()} if kept else {}
+        if engine is not None and len(source.part.labels):
+            engine.choose(split, self.block, self._sample)
+
+    @property
+    def by_torch(self) -> bool:
+        """Whether torch computes the rows, and no other engine."""
+        return self.engine is None or self.engine.choice is None or self.engine.name(self.split) == TORCH
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {**self._base, "engine": TORCH if self.by_torch else self.engine.name(self.split)}  # type: ignore[union-attr]
+
+    def torch_rows(self, indices: Indices, views: Sequence[int]) -> Rows:
+        """The rows of images as torch computes them, in the same blocks; they are not kept."""
+        inputs = self.source.inputs(indices, views)
+        return prefix_in_blocks(self.split, inputs, self.block)
+
+    def _sample(self) -> torch.Tensor:
+        """A block of the first images, to compare an engine with torch on."""
+        indices = np.arange(min(self.block, len(self.source.part.labels)))
+        return padded(self.source.inputs(indices, [0] * len(indices)), self.block)
+
+    def _open_engine(self) -> bool:
+        """Open the engine, if it is not open yet; whether torch takes its place, so that rows have another key."""
+        if self.by_torch or self._opened:
+            return False
+        assert self.engine is not None
+        self._compute_block = self.engine.compute(self.split, self.block, self._sample)
+        self._opened = True
+        return self._compute_block is None
 
     def prepare(self, view: int) -> None:
         """Store the rows of a view for all images, unless they are stored already. Without a store nothing happens."""
@@ -179,6 +215,10 @@ class PrefixOutputs:
                 "pixels": self.source.key(indices, view),
             }
             rows = self._read_rows(key, len(indices)) if self.store is not None else None
+            if rows is None and self._open_engine():
+                self._shards.clear()
+                self.prepare(view)
+                return
             if rows is None and self.pool is not None:
                 rows = self._pooled(indices, view, self.pool)
                 if self.store is not None:
@@ -241,11 +281,12 @@ class PrefixOutputs:
         self, indices: Indices, views: Sequence[int], advance: Callable[[int], None] = lambda count: None
     ) -> Rows:
         parts = []
+        self._open_engine()
         for start in range(0, len(indices), self.block):
             part = slice(start, start + self.block)
             inputs = self.source.inputs(indices[part], views[part])
             started = perf_counter()
-            parts.append(prefix_in_blocks(self.split, inputs, self.block))
+            parts.append(prefix_in_blocks(self.split, inputs, self.block, self._compute_block))
             self.spent.prefix += perf_counter() - started
             advance(len(inputs))
         self.computed += len(indices)

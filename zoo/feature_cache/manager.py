@@ -15,6 +15,7 @@ from zoo.backbone import Network
 from zoo.data.decoding import DecodedImages
 from zoo.experiment import Cache
 from zoo.feature_cache.check_memory import CheckMemory
+from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
 from zoo.feature_cache.row_pool import RowPool
@@ -34,9 +35,11 @@ CODE = (
     "zoo.data.grey_levels",
     "zoo.data.image",
     "zoo.data.image_file",
+    "zoo.feature_cache.engine",
     "zoo.feature_cache.loader",
     "zoo.feature_cache.split_network",
     "zoo.networks.batchnorm_folding",
+    "zoo.networks.inputs",
     "zoo.networks.tracing",
     "zoo.preprocess",
 )
@@ -51,6 +54,7 @@ class FeatureCache:
         backbone: qualified name, part of the key of an entry.
         store: None where nothing is kept.
         pool: rows that runs of the same process share; None where there are no other runs.
+        engine: what computes prefixes; None: torch.
     """
 
     def __init__(
@@ -64,7 +68,9 @@ class FeatureCache:
         backbone: str = "",
         store: Store | None = None,
         pool: RowPool | None = None,
+        engine: RunEngine | None = None,
     ) -> None:
+        self.engine = engine
         self.pool = pool if asked != "off" else None
         self.asked = asked
         self.batch_size = batch_size
@@ -160,6 +166,7 @@ class FeatureCache:
             progress=self.progress,
             title=title,
             pool=self.pool,
+            engine=self.engine,
         )
 
     def _key(self, autocast: torch.dtype | None) -> dict[str, Any]:
@@ -169,7 +176,6 @@ class FeatureCache:
             "kind": "prefix",
             "code": source_key(*(Path(str(import_module(name).__file__)) for name in CODE)),
             "backbone": self.backbone,
-            "engine": "torch",
             "precision": str(autocast),
             "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
             "threads": torch.get_num_threads(),

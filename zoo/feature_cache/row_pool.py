@@ -25,12 +25,14 @@ class RowPool:
 
     Attributes:
         bytes: of all rows.
+        engines: what computes them, by the digest of the prefix, so that all runs take the same.
     """
 
     def __init__(self, budget: int = BUDGET) -> None:
         self._budget = budget
         self._rows: dict[str, Rows] = {}
         self.bytes = 0
+        self.engines: dict[str, str] = {}
 
     def find(self, key: str) -> Rows | None:
         """The row of one image, tensors without a dimension of images; None where there is none."""

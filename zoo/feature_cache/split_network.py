@@ -7,7 +7,7 @@ network's own modules.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -60,6 +60,8 @@ class SplitNetwork:
 
     Attributes:
         boundary: The tensors that cross the split.
+        autocast: The dtype of autocast. None: fp32, without autocast.
+        input_shape: Shape of an input, `(3, H, W)`.
         seconds: Time of the prefix per image, measured on the three images that the split was checked with.
     """
 
@@ -83,6 +85,8 @@ class SplitNetwork:
         self.place = images.device
         self.seconds = 0.0
         self._memory = memory
+        self.input_shape = tuple(images.shape[1:])
+        self._buffers = tuple(model.buffers())
         self._computing: nn.Module  # the prefix, with folded batch norms if it can be folded
         try:
             self._split(model, trainable, images)
@@ -100,7 +104,7 @@ class SplitNetwork:
             raise ValueError(type_and_first_line(error)) from error
 
     def _split(self, model: nn.Module, trainable: Collection[str], images: torch.Tensor) -> None:
-        with self._autocast(), torch.no_grad():
+        with self.precision(), torch.no_grad():
             found = find_prefix(model, trainable, images)
         first = next(iter(found.graph.nodes))
         if not found.boundary or first in found.boundary:
@@ -112,7 +116,7 @@ class SplitNetwork:
             _boundary(one, other, str(node))
             for one, other, node in zip(found.small_values, found.large_values, found.boundary)
         )
-        with self._autocast():
+        with self.precision():
             self._computing = fold(self._prefix, images[:SMALL_BATCH]) or self._prefix
 
     @property
@@ -133,15 +137,38 @@ class SplitNetwork:
     @torch.no_grad()
     def prefix(self, inputs: torch.Tensor) -> Rows:
         """Compute the rows of inputs `(N, 3, H, W)`."""
-        with self._autocast():
+        with self.precision():
             values = self._computing(inputs)
-        return tuple(_rows(value, tensor, len(inputs)) for value, tensor in zip(values, self.boundary))
+        return self.rows_of(values, len(inputs))
+
+    @property
+    def computing(self) -> nn.Module:
+        """The module that computes the prefix, from inputs `(N, 3, H, W)` to the tuple of tensors of `boundary`."""
+        return self._computing
+
+    def rows_of(self, values: Sequence[torch.Tensor], count: int) -> Rows:
+        """The rows of `count` images, from what `computing` returned for them."""
+        return tuple(_rows(value, tensor, count) for value, tensor in zip(values, self.boundary))
 
     def rest(self, *rows: torch.Tensor) -> torch.Tensor:
         """Compute logits `(N, classes)` from rows."""
         values = [_value(row, tensor) for row, tensor in zip(rows, self.boundary)]
         logits: torch.Tensor = self._rest(len(rows[0]), *values)
         return logits
+
+    @torch.no_grad()
+    def logits(self, *rows: torch.Tensor) -> torch.Tensor:
+        """Logits `(N, classes)` in fp32 of rows, leaving running statistics and random numbers as they were."""
+        return self._untouched(lambda: self.rest(*rows))
+
+    def graph_digest(self) -> str:
+        """SHA-256 over the prefix's graph, its weights and the size of its inputs, whatever its precision is."""
+        return hashlib.sha256(f"{self._prefix.graph}{self._state}{self.input_shape}".encode()).hexdigest()
+
+    def structure(self) -> str:
+        """SHA-256 over the prefix's graph and the shapes of its tensors: what its time depends on."""
+        shapes = [(name, list(value.shape)) for name, value in self._prefix.state_dict().items()]
+        return hashlib.sha256(f"{self._prefix.graph}{shapes}{self.input_shape}{self.autocast}".encode()).hexdigest()
 
     def digest(self) -> str:
         """SHA-256 over the prefix's graph, its weights and its outputs on the images it was checked with.
@@ -157,8 +184,21 @@ class SplitNetwork:
         """Whether the weights of the prefix are those at the time of the split."""
         return digest_of_state(self._prefix) == self._state
 
-    def _autocast(self) -> torch.autocast:
+    def precision(self) -> torch.autocast:
+        """A context that computes in the precision of the split."""
         return torch.autocast(self.place.type, self.autocast, enabled=self.autocast is not None)
+
+    def _untouched(self, compute: Callable[[], torch.Tensor]) -> torch.Tensor:
+        """What is computed, in fp32, leaving running statistics and random numbers as they were."""
+        before = [(buffer, buffer.clone()) for buffer in self._buffers]
+        rng_state = torch.get_rng_state()
+        try:
+            torch.manual_seed(0)
+            with self.precision():
+                return compute().float()
+        finally:
+            torch.set_rng_state(rng_state)
+            _restore(before)
 
     @torch.no_grad()
     def _check(self, model: nn.Module, images: torch.Tensor) -> None:
@@ -168,7 +208,7 @@ class SplitNetwork:
             ValueError: they do not.
         """
         started = perf_counter()
-        rows, logits = self.prefix(images), []
+        rows = self.prefix(images)
         self.seconds = (perf_counter() - started) / len(images)
         self._checked = checksum({str(number): row.cpu() for number, row in enumerate(rows)})
         modes = [module.training for module in model.modules()]
@@ -180,17 +220,7 @@ class SplitNetwork:
             return
         if any(row.dtype != tensor.dtype for row, tensor in zip(rows, self.boundary)):
             raise ValueError("a tensor that crosses the split has another dtype in another call")
-        before = [(buffer, buffer.clone()) for buffer in model.buffers()]
-        rng_state = torch.get_rng_state()
-        try:
-            for whole in (True, False):
-                torch.manual_seed(0)
-                with self._autocast():
-                    logits.append((model(images) if whole else self.rest(*rows)).float())
-                _restore(before)
-        finally:
-            torch.set_rng_state(rng_state)
-            _restore(before)
+        logits = [self._untouched(lambda: model(images)), self._untouched(lambda: self.rest(*rows))]
         bound = TOLERANCE[self.autocast] * float(logits[0].abs().max())
         difference = float((logits[0] - logits[1]).abs().max())
         if not difference <= bound:
@@ -261,12 +291,22 @@ def block_size(batch_size: int, most: int) -> int:
     return divisor if divisor >= most // 2 else most
 
 
-def prefix_in_blocks(split: SplitNetwork, inputs: torch.Tensor, block: int) -> Rows:
-    """Compute `split.prefix` for any number of inputs, in blocks of `block` images; the last one is padded."""
+def padded(inputs: torch.Tensor, block: int) -> torch.Tensor:
+    """Up to `block` inputs, and the last one again until there are so many; channels last."""
+    short = block - len(inputs)
+    whole = torch.cat([inputs, inputs[-1:].expand(short, *inputs.shape[1:])]) if short else inputs
+    return whole.contiguous(memory_format=torch.channels_last)
+
+
+def prefix_in_blocks(
+    split: SplitNetwork, inputs: torch.Tensor, block: int, compute: Callable[[torch.Tensor], Rows] | None = None
+) -> Rows:
+    """Compute the prefix for any number of inputs, in blocks of `block` images; the last one is padded.
+
+    `compute` is an engine's function in place of `split.prefix`.
+    """
     found: list[Rows] = []
     for part in torch.split(inputs, block):
-        short = block - len(part)
-        padded = torch.cat([part, part[-1:].expand(short, *part.shape[1:])]) if short else part
-        rows = split.prefix(padded.contiguous(memory_format=torch.channels_last))
+        rows = (compute or split.prefix)(padded(part, block))
         found.append(tuple(row[: len(part)] for row in rows))
     return tuple(torch.cat(rows) for rows in zip(*found)) if len(found) > 1 else found[0]

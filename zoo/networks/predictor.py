@@ -11,7 +11,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zoo.data.image import normalise, pixels
+from zoo.data.image import pixels
+from zoo.networks.inputs import inputs_of
 from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
 from zoo.unknown import Threshold, UnknownScore
@@ -64,8 +65,7 @@ class TorchPredictor:
     def logits_of_pixels(self, batch: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Cropped pixels `(N, h, w, 3)` uint8 to logits `(N, classes)`."""
         with torch.inference_mode(), full_precision():
-            inputs = torch.from_numpy(normalise(batch, self.preprocess)).to(self.torch_device)
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
+            inputs = inputs_of(batch, self.preprocess, self.torch_device)
             found: npt.NDArray[np.float32] = self.model(inputs).float().cpu().numpy()
         return found
 

@@ -149,6 +149,11 @@ class Store:
         _touch(file)
         return tensors
 
+    def has(self, key: Mapping[str, Any]) -> bool:
+        """Whether there is an entry with this key, which may be damaged."""
+        file = self._file(key)
+        return file is not None and file.is_file()
+
     def write(self, key: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor] | None:
         """Store contiguous tensors and return them, memory-mapped.
 

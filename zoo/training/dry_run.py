@@ -22,9 +22,12 @@ from zoo.data.roles import Roles, assign_roles
 from zoo.dataset import Images
 from zoo.errors import counted
 from zoo.experiment import Experiment
+from zoo.feature_cache.engine import TORCH
+from zoo.feature_cache.engine_choice import Work, expected_engine
 from zoo.feature_cache.loader import default_views
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.policy import decide_caching
+from zoo.feature_cache.split_network import BLOCKS, block_size
 from zoo.networks.building import count_parameters
 from zoo.networks.freezing import apply_phase, keeps_statistics
 from zoo.plugin import Plugins
@@ -171,7 +174,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     network.model.to(setup.device.place).to(memory_format=torch.channels_last)
     resident = resident_memory()
     phases = tuple(
-        _phase_plan(network, phase, epochs, images, experiment, setup)
+        _phase_plan(network, phase, epochs, images, experiment, setup, plugins)
         for phase, epochs in zip(planned.phases, planned.epochs)
     )
     memory = max(phase.memory for phase in phases)
@@ -222,14 +225,20 @@ def _accepted(experiment: Experiment, setup: Setup, plugins: Plugins) -> tuple[I
 
 
 def _phase_plan(
-    network: Network, phase: Phase, epochs: int, images: int | None, experiment: Experiment, setup: Setup
+    network: Network,
+    phase: Phase,
+    epochs: int,
+    images: int | None,
+    experiment: Experiment,
+    setup: Setup,
+    plugins: Plugins,
 ) -> PhasePlan:
     base = 1.0 if experiment.lr == "find" else experiment.lr
     groups = plan_groups(network, phase, experiment, base)
     apply_phase(network.model, [name for group in groups for name in group.names], phase.norm)
     stages = stage_plans(network, phase, groups)
     activations, each = _measure(network.model, setup, experiment, stepped=phase.solver is None)
-    frozen, saved = _frozen(network, phase, epochs, images, experiment, setup)
+    frozen, saved = _frozen(network, phase, epochs, images, experiment, setup, plugins)
     weights = sum(value.numel() * value.element_size() for value in network.model.state_dict().values())
     trainable = sum(stage.trainable for stage in stages)
     moments = 2 if experiment.optimizer == "adamw" else 1
@@ -256,7 +265,13 @@ def _phase_plan(
 
 
 def _frozen(
-    network: Network, phase: Phase, epochs: int, images: int | None, experiment: Experiment, setup: Setup
+    network: Network,
+    phase: Phase,
+    epochs: int,
+    images: int | None,
+    experiment: Experiment,
+    setup: Setup,
+    plugins: Plugins,
 ) -> tuple[str | None, float]:
     """The note of a run about the phase's frozen prefix, and the seconds per image that caching it saves."""
     cache = FeatureCache(
@@ -280,7 +295,12 @@ def _frozen(
     decision = decide_caching(
         split, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
     )
-    return decision.text, split.seconds * max(epochs - views, 0) if decision.keep else 0.0
+    block = block_size(experiment.batch_size, BLOCKS.get(split.place.type, 64))
+    engine = expected_engine(experiment.engine, split, block, Work(images=images * views), plugins)
+    text = decision.text if engine == TORCH else f"{decision.text}; by {engine}, if it agrees with torch"
+    if engine != TORCH and experiment.engine == "auto":
+        text += " and a measurement shows that it pays"
+    return text, split.seconds * max(epochs - views, 0) if decision.keep else 0.0
 
 
 def _until(network: Network, trainable: Collection[str]) -> str:

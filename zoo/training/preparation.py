@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,12 +21,16 @@ from zoo.data.selection import Selection
 from zoo.dataset import Images
 from zoo.errors import counted
 from zoo.experiment import Experiment
+from zoo.feature_cache.engine_choice import RunEngine, Work
+from zoo.feature_cache.loader import default_views
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
+from zoo.storage.tensor_store import digest_of_texts
 from zoo.training.acceptance import accept, check_leaks
 from zoo.training.final_run import Earlier
+from zoo.training.optimizer import changed_by
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
 
 GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
@@ -50,11 +55,31 @@ class Job:
     shared_groups: tuple[SharedGroup, ...] = ()  # groups in two splits
     earlier: Earlier | None = None  # of a final run
     pool: RowPool | None = None  # outputs of frozen layers that the folds of a run share
+    engine: RunEngine | None = None  # computes frozen layers; None: torch
 
     @property
     def images(self) -> Images:
         """The data without what is left out."""
         return self.selection.images
+
+
+def prefix_work(
+    network: Network, planned: PlannedPhases, experiment: Experiment, decoded: Mapping[str, DecodedImages]
+) -> Work:
+    """What the frozen prefixes of a run compute: views of the training images, and the images that are evaluated."""
+    first = set(network.anatomy.stages[0].parameters)
+    views, prefixes = 0, set()
+    for phase, epochs in zip(planned.phases, planned.epochs):
+        trainable = changed_by(network, phase)
+        if first and not first & set(trainable) and phase.mixup is None and phase.cutmix is None:
+            views += 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)
+            prefixes.add(frozenset(trainable))
+    evaluated = sum(len(part.labels) for role, part in decoded.items() if role != "fit") if prefixes else 0
+    return Work(
+        images=views * len(decoded["fit"].labels) + evaluated,
+        networks=max(len(prefixes), 1),
+        digest=digest_of_texts(f"{role} {part.digest}" for role, part in sorted(decoded.items())),
+    )
 
 
 def feature_cache(job: Job) -> FeatureCache:
@@ -68,6 +93,7 @@ def feature_cache(job: Job) -> FeatureCache:
         backbone=job.setup.backbone.qualified,
         store=job.context.store,
         pool=job.pool,
+        engine=job.engine,
     )
 
 
@@ -80,6 +106,7 @@ def prepare(
     pool: RowPool | None = None,
     earlier: Earlier | None = None,
     of_folds: bool = False,
+    engine: str | None = None,
 ) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
@@ -91,6 +118,7 @@ def prepare(
         pool: What the folds of a run share.
         earlier: What a final run takes from the run that it is of.
         of_folds: Whether it is the run of a fold; the run of all folds has looked for leaks, and told what it found.
+        engine: Engine that a resumed run began with. None: it is a new run.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
@@ -131,6 +159,11 @@ def prepare(
         progress.note(streamed)
     leaks = [*leaks_of(decoded, roles.reported or "val"), *accepted.selection.near]
     decoded.pop(CHECKED, None)
+    work = prefix_work(network, phases, experiment, decoded)
+    if experiment.engine not in ("auto", "torch") and not work.images:
+        progress.note(
+            f"`--engine {experiment.engine}` has no effect: no layer stays frozen, so torch computes everything"
+        )
     clock.lap("scan")
     job = Job(
         experiment=experiment,
@@ -147,6 +180,15 @@ def prepare(
         context=context,
         pool=pool,
         earlier=earlier,
+        engine=RunEngine(
+            experiment.engine,
+            plugins=context.plugins,
+            progress=progress,
+            store=context.store,
+            work=work,
+            began_with=engine,
+            shared=pool.engines if pool is not None else None,
+        ),
     )
     if of_folds:
         warn_of_images(replace(job, leaks=(), shared_groups=()), progress)

@@ -21,6 +21,7 @@ from zoo.data.prefetch import Prefetch
 from zoo.errors import Diverged, first_line
 from zoo.evaluation.evaluation import Evaluation, compute_metrics
 from zoo.experiment import Experiment
+from zoo.feature_cache.engine_choice import EngineChoice
 from zoo.feature_cache.row_pool import RowPool
 from zoo.networks.predictor import TorchPredictor
 from zoo.plugin import Plugins
@@ -172,7 +173,9 @@ def resume(
         try:
             context, watch = _watched(context, setup)
             earlier = Earlier.from_json(run.record["final"]) if run.is_final else None
-            job = prepare(experiment, setup, context, pool=pool, earlier=earlier, of_folds=of_folds)
+            earliest = None if "engine" in run.record["experiment"] else "torch"  # versions that had no other engine
+            engine = (run.record.get("engine") or {}).get("name") or earliest
+            job = prepare(experiment, setup, context, pool=pool, earlier=earlier, of_folds=of_folds, engine=engine)
             check_data(run, job)
             check_start(run, job, force)
             restore_splits(run, job)
@@ -201,9 +204,18 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
     """Train, save and score; the run's record says how it ended."""
     progress, clock, folder = job.context.progress, job.context.clock, run.path
     collect_as_usual()
+
+    def note_engine(choice: EngineChoice) -> None:
+        nonlocal run
+        run = run.update(engine=choice.to_json())
+
+    if job.engine is not None and run.record.get("engine") is None:
+        job.engine.told = note_engine
     try:
         checkpoints = Checkpoints(folder, job.experiment.save_every, run.record.get("id"))
         run, job = _with_rate(job, run)
+        if job.engine is not None and job.engine.choice is not None:  # to find the rate, the first prefix was computed
+            note_engine(job.engine.choice)
         recipe = Recipe(job, checkpoints)
         keep: int | None = None  # lines of the history that stay
         if resumed:
@@ -220,8 +232,10 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         clock.lap("train")
         network = job.setup.plan.merge(job.network)
         _check_finite(network, job.experiment)
-        run = run.update(temperature=_calibrate(network, job, recipe, run))
-        run = run.update(fitted=_compare_with_guessing(network, job, recipe, run))
+        temperature = _calibrate(network, job, recipe, run)
+        run = run.update(temperature=temperature)
+        fitted = _compare_with_guessing(network, job, recipe, run)
+        run = run.update(fitted=fitted)
         answers: Answers | None = None
         if job.experiment.unknown_rate is not None:
             score, answers = fit_score(network, recipe.workspace)
@@ -238,6 +252,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
             ended_by=recipe.ended_by,
             batch_parts=recipe.workspace.stepper.parts,
             steps=recipe.state.position.step,
+            engine=job.engine.choice.to_json() if job.engine is not None and job.engine.choice is not None else None,
             **figures,
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},
@@ -420,7 +435,7 @@ def _predict(network: Network, job: Job, recipe: Recipe, answers: Answers | None
         classes=job.images.classes,
         ids=tuple(sample.id for sample in part.samples),
         labels=part.labels,
-        logits=_logits(network, job, recipe, part, f"score {job.roles.reported}")
+        logits=_logits(network, job, recipe, part, f"score {job.roles.reported}", reported=True)
         if answers is None
         else answers.logits,
         groups=group_names(part.samples),
@@ -429,7 +444,14 @@ def _predict(network: Network, job: Job, recipe: Recipe, answers: Answers | None
 
 
 def _logits(
-    network: Network, job: Job, recipe: Recipe, part: DecodedImages, title: str, *, cached: bool = True
+    network: Network,
+    job: Job,
+    recipe: Recipe,
+    part: DecodedImages,
+    title: str,
+    *,
+    cached: bool = True,
+    reported: bool = False,
 ) -> npt.NDArray[np.float32]:
     """Logits `(N, classes)` of a part's images by the finished network."""
     progress = job.context.progress
@@ -439,6 +461,7 @@ def _logits(
         cache, last = recipe.workspace.cache, recipe.phases[-1]
         outputs = cache.evaluation_outputs(network, changed_by(network, last), part)
     progress.start(title, len(part.samples))
-    logits = validation_logits(predictor, part, job.experiment.batch_size, outputs=outputs, advance=progress.advance)
+    size = job.experiment.batch_size
+    logits = validation_logits(predictor, part, size, outputs=outputs, reported=reported, advance=progress.advance)
     progress.stop()
     return logits

@@ -10,6 +10,7 @@ from zoo.config.grammar import share_epochs
 from zoo.config.references import References, look_up
 from zoo.errors import UsageError
 from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment
+from zoo.feature_cache.engine_choice import check_engine
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.head import takes_vectors
 from zoo.plugin import Plugins
@@ -30,10 +31,12 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
 
     Raises:
         UsageError: names are unknown (all are reported at once), or settings exclude each other.
-        ZooError: the device is not available.
+        ZooError: the device is not available, or the engine.
     """
     names = look_up(experiment, plugins)
-    return Setup(**vars(names), device=choose_device(experiment.device, experiment.precision))
+    device = choose_device(experiment.device, experiment.precision)
+    check_engine(experiment.engine, device.place, plugins)
+    return Setup(**vars(names), device=device)
 
 
 @dataclass(frozen=True, kw_only=True)
