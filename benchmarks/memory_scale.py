@@ -141,6 +141,7 @@ def measure(data: str, stages: list[str]) -> None:
     from zoo.data.leakage import leaks_of
     from zoo.data.roles import assign_roles
     from zoo.data.selection import select_images
+    from zoo.data.augmentation import PLAIN
     from zoo.feature_cache.loader import AugmentedViews, EvaluationCrops
     from zoo.feature_cache.manager import FeatureCache
     from zoo.plugin import Plugins
@@ -197,7 +198,7 @@ def measure(data: str, stages: list[str]) -> None:
                 if role == "checked":
                     continue
                 source = (
-                    AugmentedViews(part, "none", 0, setup.preprocess, setup.device.place)
+                    AugmentedViews(part, PLAIN, 0, setup.preprocess, setup.device.place)
                     if role == "fit"
                     else EvaluationCrops(part, setup.preprocess, setup.device.place)
                 )

@@ -16,13 +16,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from zoo.augmentation import Augmentation
 from zoo.backbone import Backbone, BuildSpec, Network, Weights
 from zoo.command import Command
 from zoo.dataset import Dataset, Images, Sample
 from zoo.errors import UsageError, ZooError
 from zoo.exporter import Check, Exporter, ExportSpec
 from zoo.hookspecs import hookimpl
+from zoo.loss import Loss
 from zoo.metric import Metric
+from zoo.option import Option
 from zoo.preprocess import Preprocess
 from zoo.runtime import Runtime, Session
 from zoo.stage import Anatomy, Stage
@@ -54,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Anatomy",
+    "Augmentation",
     "Backbone",
     "BuildSpec",
     "Check",
@@ -64,8 +68,10 @@ __all__ = [
     "Exporter",
     "Group",
     "Images",
+    "Loss",
     "Metric",
     "Network",
+    "Option",
     "Phase",
     "Plugins",
     "Predictions",

@@ -20,12 +20,14 @@ from typing import Any
 import pluggy
 
 from zoo import hookspecs
+from zoo.augmentation import Augmentation
 from zoo.backbone import Backbone
 from zoo.catalogue import Catalogue, Entry
 from zoo.command import Command
 from zoo.dataset import Dataset
 from zoo.errors import PluginWarning, ZooError, did_you_mean
 from zoo.exporter import Exporter
+from zoo.loss import Loss
 from zoo.metric import Metric
 from zoo.runtime import Runtime
 from zoo.strategy import Strategy
@@ -236,6 +238,14 @@ class Plugins:
         return self._collect("register_datasets", "dataset", "datasets", Dataset)
 
     @cached_property
+    def augmentations(self) -> Catalogue[Augmentation]:
+        return self._collect("register_augmentations", "augmentation", "augmentations", Augmentation)
+
+    @cached_property
+    def losses(self) -> Catalogue[Loss]:
+        return self._collect("register_losses", "loss", "losses", Loss)
+
+    @cached_property
     def metrics(self) -> Catalogue[Metric]:
         return self._collect("register_metrics", "metric", "metrics", Metric)
 
@@ -260,7 +270,17 @@ class Plugins:
             getattr(self, plural)
 
 
-KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes", "commands")
+KINDS = (
+    "backbones",
+    "strategies",
+    "datasets",
+    "augmentations",
+    "losses",
+    "metrics",
+    "exporters",
+    "runtimes",
+    "commands",
+)
 
 
 def _quiet(plugin: Plugin) -> contextlib.AbstractContextManager[object]:

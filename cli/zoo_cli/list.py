@@ -12,7 +12,7 @@ from zoo_cli.options import console, json_option, print_json
 if TYPE_CHECKING:
     from zoo.plugin import Plugins
 
-KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes")
+KINDS = ("backbones", "strategies", "datasets", "augmentations", "losses", "metrics", "exporters", "runtimes")
 
 
 @click.command(name="list")
@@ -33,8 +33,8 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, options: bool, as_json: bool) -> None:
     """List backbones, strategies, datasets and everything else that plugins provide.
 
-    KIND is backbones, strategies, datasets, metrics, exporters or runtimes. PATTERN is a shell pattern such as
-    'inception*'; only names that match are listed.
+    KIND is backbones, strategies, datasets, augmentations, losses, metrics, exporters or runtimes. PATTERN is a shell
+    pattern such as 'inception*'; only names that match are listed.
 
     \b
     zoo list strategies --options
@@ -88,6 +88,8 @@ def _row(kind: str, entry: Any, loaded: Plugins) -> dict[str, Any]:
             f"{field.name}={'' if field.default is dataclasses.MISSING else field.default}"
             for field in dataclasses.fields(entry.value)
         )
+    if kind in ("augmentations", "losses"):
+        row["options"] = " ".join(f"{option.name}={option.default}" for option in entry.value.options)
     if kind == "metrics":
         row["better"] = "higher" if entry.value.higher_is_better else "lower"
     return row
