@@ -136,12 +136,12 @@ def measure(data: str, stages: list[str]) -> None:
 
     from zoo import Experiment
     from zoo.config.context import Context
+    from zoo.data.augmentation import PLAIN
     from zoo.data.decode_plan import decode_requests, store_keys
     from zoo.data.decoding import decode_parts
     from zoo.data.leakage import leaks_of
     from zoo.data.roles import assign_roles
     from zoo.data.selection import select_images
-    from zoo.data.augmentation import PLAIN
     from zoo.feature_cache.loader import AugmentedViews, EvaluationCrops
     from zoo.feature_cache.manager import FeatureCache
     from zoo.plugin import Plugins

@@ -1,8 +1,8 @@
 """Choices: rows that a setting names, with their options: `[PROVIDER/]NAME[:VALUE][,KEY=VALUE]...`.
 
-    light
-    focal:2
-    acme/mixed,strength=0.5
+light
+focal:2
+acme/mixed,strength=0.5
 """
 
 from __future__ import annotations

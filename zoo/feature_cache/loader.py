@@ -85,7 +85,7 @@ class AugmentedViews:
         try:
             drawn = draw_views(chosen, asked, self._view, self.seed)
         except BadView as error:
-            name = ids_of(self.part.samples)[int(indices[error.place])]
+            name = self.part.samples[int(indices[error.place])].id
             raise ZooError(
                 f"augmentation `{self.policy.text}` {error} for image `{name}`",
                 hint="pass another `--augment`; if it is a plugin's, it must be mended",

@@ -69,5 +69,5 @@ class BatchLoss:
         Raises:
             Diverged: the logits `(N, classes)` are small, so that it is.
         """
-        if float(logits.abs().max()) < SMALL:  # False for NaN
+        if float(logits.detach().abs().max()) < SMALL:  # False for NaN
             raise Diverged(f"loss `{self.choice}` is {value} although all logits are small", hint=MEND)

@@ -67,6 +67,9 @@ def scanned(labels: list[int]) -> DecodedImages:
     return DecodedImages(names, np.array(labels), pixels, "")
 
 
+PLUGINS = Plugins()
+
+
 def recipe(
     phases: tuple[Phase, ...],
     epochs: tuple[int, ...],
@@ -94,6 +97,8 @@ def job(
         weights=None,
         weights_file=None,
         preprocess=PREPROCESS,
+        augment=choose_row(experiment.augment, PLUGINS.augmentations, PLUGINS),
+        loss=choose_row(experiment.loss, PLUGINS.losses, PLUGINS),
         device=choose_device("cpu", precision),
     )
     return Job(
