@@ -17,6 +17,7 @@ import zoo.feature_cache.loader
 from zoo import Anatomy, Backbone, Experiment, Group, Images, Phase, Plugins, Preprocess, Sample, Stage, ZooError
 from zoo.backbone import Network
 from zoo.catalogue import Entry
+from zoo.config.choice import choose as choose_row
 from zoo.config.context import Context
 from zoo.config.grammar import ParsedStrategy
 from zoo.data.decoding import DecodedImages
