@@ -77,6 +77,7 @@ def prefix(data: Path, folder: Path) -> dict[str, Any]:
 
     from zoo import Experiment, Plugins
     from zoo.config.context import Context
+    from zoo.data.augmentation import PLAIN
     from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs
     from zoo.feature_cache.split_network import prefix_in_blocks
     from zoo.networks.freezing import apply_phase
@@ -95,7 +96,7 @@ def prefix(data: Path, folder: Path) -> dict[str, Any]:
         apply_phase(model, late, "frozen")
         cut = feature_cache(job).split(job.network, late)
         assert cut is not None
-        views = AugmentedViews(job.decoded["fit"], "none", 0, job.setup.preprocess, job.setup.device.place)
+        views = AugmentedViews(job.decoded["fit"], PLAIN, 0, job.setup.preprocess, job.setup.device.place)
         count = len(views.part.labels)
         ready = views.inputs(np.arange(count), [0] * count)
         rates: dict[str, list[float]] = {"stored": [], "bare": []}

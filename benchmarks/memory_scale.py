@@ -136,6 +136,7 @@ def measure(data: str, stages: list[str]) -> None:
 
     from zoo import Experiment
     from zoo.config.context import Context
+    from zoo.data.augmentation import PLAIN
     from zoo.data.decode_plan import decode_requests, store_keys
     from zoo.data.decoding import decode_parts
     from zoo.data.leakage import leaks_of
@@ -197,7 +198,7 @@ def measure(data: str, stages: list[str]) -> None:
                 if role == "checked":
                     continue
                 source = (
-                    AugmentedViews(part, "none", 0, setup.preprocess, setup.device.place)
+                    AugmentedViews(part, PLAIN, 0, setup.preprocess, setup.device.place)
                     if role == "fit"
                     else EvaluationCrops(part, setup.preprocess, setup.device.place)
                 )

@@ -51,14 +51,20 @@ def test_every_hook_is_a_heading_of_the_plugin_page() -> None:
     hooks = {name for name in vars(hookspecs) if name.startswith("register_")}
     assert set(re.findall(r"^### `(register_\w+)\(register\)`$", text, re.MULTILINE)) == hooks
     for hook in hooks:  # each has a guide whose package implements it
-        name = {"backbones": "backbone", "strategies": "strategy"}.get(hook.removeprefix("register_"), hook[9:-1])
+        name = {"strategies": "strategy", "losses": "loss"}.get(hook.removeprefix("register_"), hook[9:-1])
         assert f"def {hook}(register):" in read(f"how-to/plugins/{name}.md")
 
 
 def test_the_plugin_in_the_docs_is_the_one_that_is_tested() -> None:
     text = read("how-to/plugins/index.md")
     folder = ROOT / "tests/packages/backbone-zoo-acme"
-    for file in ("pyproject.toml", "zoo_acme/__init__.py", "zoo_acme/network.py", "tests/test_acme.py"):
+    for file in (
+        "pyproject.toml",
+        "zoo_acme/__init__.py",
+        "zoo_acme/network.py",
+        "zoo_acme/steps.py",
+        "tests/test_acme.py",
+    ):
         assert (folder / file).read_text().strip() in text, file
 
 

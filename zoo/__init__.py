@@ -20,6 +20,7 @@ from zoo.target import lazy_attributes
 
 if TYPE_CHECKING:
     from zoo.advice.recommendation import advise
+    from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone, BuildSpec, Network, Weights
     from zoo.command import Command
     from zoo.dataset import Dataset, Images, Sample
@@ -34,7 +35,9 @@ if TYPE_CHECKING:
     from zoo.hookspecs import hookimpl
     from zoo.inference.prediction import predict
     from zoo.latency.measurement import bench
+    from zoo.loss import Loss
     from zoo.metric import Metric
+    from zoo.option import Option
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
     from zoo.preprocess import Preprocess
@@ -54,6 +57,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Anatomy",
+    "Augmentation",
     "Backbone",
     "BuildSpec",
     "Check",
@@ -64,8 +68,10 @@ __all__ = [
     "Exporter",
     "Group",
     "Images",
+    "Loss",
     "Metric",
     "Network",
+    "Option",
     "Phase",
     "Plugins",
     "Predictions",
@@ -104,6 +110,7 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "Anatomy": "zoo.stage:Anatomy",
+        "Augmentation": "zoo.augmentation:Augmentation",
         "Backbone": "zoo.backbone:Backbone",
         "BuildSpec": "zoo.backbone:BuildSpec",
         "Check": "zoo.exporter:Check",
@@ -114,8 +121,10 @@ __getattr__ = lazy_attributes(
         "Exporter": "zoo.exporter:Exporter",
         "Group": "zoo.strategy:Group",
         "Images": "zoo.dataset:Images",
+        "Loss": "zoo.loss:Loss",
         "Metric": "zoo.metric:Metric",
         "Network": "zoo.backbone:Network",
+        "Option": "zoo.option:Option",
         "Phase": "zoo.strategy:Phase",
         "Plugins": "zoo.plugin:Plugins",
         "Predictions": "zoo.predictions:Predictions",

@@ -19,7 +19,6 @@ from zoo.storage.paths import data_text
 from zoo.strategy import NORMS, Norm
 
 Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
-Augment = Literal["none", "flip", "rotate", "zoom", "light", "trivial", "rand"]
 Optimizer = Literal["adamw", "sgd"]
 Balance = Literal["none", "loss", "sample"]
 Keep = Literal["last", "best"]
@@ -61,8 +60,9 @@ class Experiment:
         weight_decay: Weight decay; not applied to biases and normalisation layers.
         schedule: Learning-rate schedule; it starts anew in each phase of the strategy.
         warmup: Fraction of each phase's steps in which the learning rate rises, 0 to 0.9.
-        augment: Random augmentation of training images. `light` flips, crops and changes brightness and contrast;
-            `trivial` is TrivialAugment, `rand` is RandAugment.
+        augment: Random augmentation of training images, with its options, such as `light`, `rand:5` or `none`. `light`
+            flips, crops and changes brightness and contrast.
+        loss: Loss of optimiser steps, with its options: `cross-entropy`, `focal:2`, `bce` or that of a plugin.
         dropout: Dropout rate before the head. None: the backbone's own.
         drop_path: Stochastic-depth rate: the chance that a residual branch is skipped. None: the backbone's own.
         label_smoothing: Share of each label spread evenly over all classes in the loss; 0 turns it off.
@@ -133,7 +133,8 @@ class Experiment:
     weight_decay: float = 0.01
     schedule: Schedule = "one-cycle"
     warmup: float = 0.2
-    augment: Augment = "light"
+    augment: str = "light"
+    loss: str = "cross-entropy"
     dropout: float | None = None
     drop_path: float | None = None
     label_smoothing: float = 0.1
@@ -174,7 +175,7 @@ class Experiment:
         """
         problems = []
         fields = self.__dataclass_fields__
-        for name in ("data", "backbone", "strategy", "weights", "device"):
+        for name in ("data", "backbone", "strategy", "weights", "augment", "loss", "device"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
                 # Python callers may pass a `Path`
@@ -281,6 +282,7 @@ _FOR_STEPS = (
     "schedule",
     "warmup",
     "augment",
+    "loss",
     "views",
     "dropout",
     "drop_path",

@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import pluggy
 
 if TYPE_CHECKING:
+    from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone
     from zoo.command import Command
     from zoo.dataset import Dataset
     from zoo.exporter import Exporter
+    from zoo.loss import Loss
     from zoo.metric import Metric
     from zoo.runtime import Runtime
     from zoo.strategy import Strategy
@@ -51,6 +53,16 @@ def register_strategies(register: Register[type[Strategy]]) -> None:
 @hookspec
 def register_datasets(register: Register[Dataset]) -> None:
     """Register kinds of labelled images, one `zoo.Dataset` each."""
+
+
+@hookspec
+def register_augmentations(register: Register[Augmentation]) -> None:
+    """Register random views of training images, one `zoo.Augmentation` each."""
+
+
+@hookspec
+def register_losses(register: Register[Loss]) -> None:
+    """Register losses of optimiser steps, one `zoo.Loss` each."""
 
 
 @hookspec

@@ -26,10 +26,12 @@ from zoo.system.stdout import stdout_to_stderr
 from zoo.target import load_target
 
 if TYPE_CHECKING:
+    from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone
     from zoo.command import Command
     from zoo.dataset import Dataset
     from zoo.exporter import Exporter
+    from zoo.loss import Loss
     from zoo.metric import Metric
     from zoo.runtime import Runtime
 
@@ -241,6 +243,14 @@ class Plugins:
         return self._collect("register_datasets", "dataset", "datasets", "zoo.dataset:Dataset")
 
     @cached_property
+    def augmentations(self) -> Catalogue[Augmentation]:
+        return self._collect("register_augmentations", "augmentation", "augmentations", "zoo.augmentation:Augmentation")
+
+    @cached_property
+    def losses(self) -> Catalogue[Loss]:
+        return self._collect("register_losses", "loss", "losses", "zoo.loss:Loss")
+
+    @cached_property
     def metrics(self) -> Catalogue[Metric]:
         return self._collect("register_metrics", "metric", "metrics", "zoo.metric:Metric")
 
@@ -265,7 +275,17 @@ class Plugins:
             getattr(self, plural)
 
 
-KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes", "commands")
+KINDS = (
+    "backbones",
+    "strategies",
+    "datasets",
+    "augmentations",
+    "losses",
+    "metrics",
+    "exporters",
+    "runtimes",
+    "commands",
+)
 
 
 def _quiet(plugin: Plugin) -> contextlib.AbstractContextManager[object]:

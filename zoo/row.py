@@ -33,6 +33,13 @@ def check_row(value: Any, noun: str) -> None:
     kind: Any = type(value)
     for name, hint in _hints(kind).items():
         _check(getattr(value, name), hint, f"a {noun}'s `{name}`", target=name in TARGETS)
+    options = getattr(value, "options", ())
+    for option in options:
+        check_row(option, f"{noun}'s option")
+        if not option.name.isidentifier():
+            raise ZooError(f"an option of {noun} `{value.name}` is named {option.name!r}, which no argument can be")
+    if len({option.name for option in options}) < len(options):
+        raise ZooError(f"{noun} `{value.name}` has two options of one name")
     weights = getattr(value, "weights", ())
     tags = [one.tag for one in weights]
     if len(set(tags)) < len(tags):

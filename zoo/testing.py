@@ -1,4 +1,4 @@
-"""Contract tests for plugin authors: checks of backbones, strategies and exporters, to be called in a test.
+"""Contract tests for plugin authors: checks of what plugins register, to be called in a test.
 
     from zoo.testing import check_backbone, check_strategy
 
@@ -22,21 +22,25 @@ import numpy as np
 import torch
 
 from zoo.backbone import Network
+from zoo.config.choice import choose
 from zoo.config.context import Context
 from zoo.config.grammar import canonical, parse
+from zoo.data.augmentation import BadView, draw_views, drawing_of, make_view
 from zoo.data.decoding import DecodedImages
 from zoo.data.roles import Roles
 from zoo.data.selection import Selection
 from zoo.dataset import Images, Sample
+from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.exporter import ExportSpec
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.freezing import keeps_statistics
 from zoo.plugin import Plugins
-from zoo.preprocess import FitSetting, ImageSize, Preprocess, height_width
+from zoo.preprocess import Colour, FitSetting, ImageSize, Preprocess, height_width
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
+from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
@@ -195,6 +199,101 @@ def check_export(
         difference <= ROUNDING * max(1.0, float(np.abs(ours).max())),
         f"the file's logits differ from the network's by {difference:.2g}",
     )
+
+
+def check_augmentation(
+    augmentation: str, *, image_size: ImageSize = 32, fill: Colour | None = None, plugins: Plugins | None = None
+) -> None:
+    """Check an augmentation on canvases of noise, of one colour, and as large as the view.
+
+    A view is `(3, h, w)` uint8. The same image and view give the same bits, whatever was drawn before; views differ if
+    it is random, and are equal if it is not. The canvas is left as it was.
+
+    Args:
+        augmentation: Its text, as `--augment` takes it.
+        image_size: Of the view, in pixels: a number, or height and width.
+        fill: The colour around padded images. None: they are not padded.
+        plugins: Loaded plugins. None: load those installed.
+
+    Raises:
+        AssertionError: naming what does not hold.
+        UsageError: the text is wrong.
+    """
+    plugins = plugins or Plugins()
+    drawing = drawing_of(choose(augmentation, plugins.augmentations, plugins))
+    make = make_view(drawing, image_size, fill)
+    height, width = height_width(image_size)
+    noise = torch.randint(0, 256, (4, 3, height + 8, width + 4), dtype=torch.uint8)
+    for canvases in (noise, torch.full_like(noise, 128), noise[:, :, :height, :width].contiguous()):
+        before = canvases.clone()
+        asked = [(place, 0) for place in range(len(canvases))]
+        try:
+            first = draw_views(canvases, asked, make, 0)
+            again = draw_views(canvases.flip(0), asked[::-1], make, 0).flip(0)
+        except BadView as error:
+            raise AssertionError(f"`{augmentation}` {error} for image {error.place}") from error
+        _require(torch.equal(canvases, before), f"`{augmentation}` changes the canvas that it is given")
+        _require(torch.equal(first, again), f"`{augmentation}`: a view depends on more than its image and number")
+    views = [draw_views(noise, [(0, view)] * len(noise), make, 0) for view in range(16)]
+    differ = any(not torch.equal(view, views[0]) for view in views)
+    _require(differ or not drawing.random, f"`{augmentation}`: 16 views of an image are equal")
+    _require(drawing.random or not differ, f"`{augmentation}` is not `random`, but its views differ")
+
+
+def check_loss(loss: str, *, plugins: Plugins | None = None) -> None:
+    """Check a loss for class indices and mixed labels, with and without smoothing and class weights.
+
+    It gives one finite value for each image, also for large logits. The value of an image, and its finite gradient, do
+    not depend on the other images. A label that is not mixed is the mixture of itself. A step against the gradient
+    lowers it.
+
+    Args:
+        loss: Its text, as `--loss` takes it.
+        plugins: Loaded plugins. None: load those installed.
+
+    Raises:
+        AssertionError: naming what does not hold.
+        UsageError: the text is wrong.
+    """
+    plugins = plugins or Plugins()
+    choice = choose(loss, plugins.losses, plugins)
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.arange(IMAGES) % CLASSES
+    whole = torch.nn.functional.one_hot(labels, CLASSES).float()
+    for smoothing in (0.0, 0.1):
+        for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
+            given = BatchLoss(choice, weights, smoothing)
+            where = f"`{loss}` with a smoothing of {smoothing}{' and class weights' if weights is not None else ''}"
+            for scale in (0.0, 1.0, 50.0):
+                logits = (scale * torch.randn(IMAGES, CLASSES, generator=generator)).requires_grad_()
+                for wanted in (labels, whole, (whole + whole.roll(1, 0)) / 2):
+                    _check_loss(given, logits, wanted, where)
+                alike = [float(given(logits, one).detach()) for one in (labels, whole)]
+                _require(
+                    abs(alike[0] - alike[1]) <= ROUNDING * max(1.0, abs(alike[0])),
+                    f"{where} gives {alike[0]:g} for labels and {alike[1]:g} for the same as shares",
+                )
+
+
+def _check_loss(loss: BatchLoss, logits: torch.Tensor, labels: torch.Tensor, where: str) -> None:
+    try:
+        total = loss(logits, labels)
+        (gradient,) = torch.autograd.grad(total, logits)
+        parts = [loss(logits[place : place + 1], labels[place : place + 1]) for place in range(len(logits))]
+        alone = [torch.autograd.grad(part, logits)[0] for part in parts]
+    except ZooError as error:
+        raise AssertionError(f"{where}: {error.message}") from error
+    _require(bool(total.isfinite()), f"{where} is {float(total.detach())}")
+    _require(bool(gradient.isfinite().all()), f"{where} has a gradient that is not finite")
+    _require(
+        bool(torch.allclose(total, torch.stack(parts).sum(), rtol=ROUNDING, atol=ROUNDING))
+        and bool(torch.allclose(gradient, torch.stack(alone).sum(0), rtol=ROUNDING, atol=ROUNDING)),
+        f"{where}: the value of an image depends on other images",
+    )
+    norm = float(gradient.norm())
+    if norm > ROUNDING:
+        lower = float(loss(logits - 1e-2 / norm * gradient, labels).detach())
+        _require(lower <= float(total.detach()), f"{where}: a step against its gradient raises it")
 
 
 def _require(holds: bool, message: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -11,9 +12,13 @@ from zoo_cli.options import console, json_option, print_json
 from zoo_cli.plain_table import plain_table
 
 if TYPE_CHECKING:
+    from zoo.catalogue import Entry
     from zoo.plugin import Plugins
 
-KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtimes")
+KINDS = ("backbones", "strategies", "datasets", "augmentations", "losses", "metrics", "exporters", "runtimes")
+
+# Kinds whose rows have `zoo.Option`s
+WITH_OPTIONS = ("augmentations", "losses")
 
 
 @click.command(name="list")
@@ -27,15 +32,15 @@ KINDS = ("backbones", "strategies", "datasets", "metrics", "exporters", "runtime
 @click.option(
     "--options",
     is_flag=True,
-    help="Show the options of each strategy, with types, defaults and help; with KIND strategies only.",
+    help="Show the options, with types, defaults and help; with KIND strategies, augmentations or losses.",
 )
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, options: bool, as_json: bool) -> None:
     """List backbones, strategies, datasets and everything else that plugins provide.
 
-    KIND is backbones, strategies, datasets, metrics, exporters or runtimes. PATTERN is a shell pattern such as
-    'inception*'; only names that match are listed.
+    KIND is backbones, strategies, datasets, augmentations, losses, metrics, exporters or runtimes. PATTERN is a shell
+    pattern such as 'inception*'; only names that match are listed.
 
     \b
     zoo list strategies --options
@@ -56,12 +61,18 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
         )
     if stages and kind != "backbones":
         raise UsageError("`--stages` applies to backbones only", hint="see `zoo list backbones --stages`")
-    if options and kind != "strategies":
-        raise UsageError("`--options` applies to strategies only", hint="see `zoo list strategies --options`")
+    if options and kind not in ("strategies", *WITH_OPTIONS):
+        raise UsageError(
+            "`--options` applies to strategies, augmentations and losses only",
+            hint="see `zoo list strategies --options`",
+        )
     if kind == "backbones":
         from zoo_cli.backbones import print_backbones, print_stages
 
         (print_stages if stages else print_backbones)(entries, loaded, as_json)
+        return
+    if options and kind in WITH_OPTIONS:
+        _print_options(entries, as_json)
         return
     if options:
         from zoo_cli.strategies import print_options
@@ -88,6 +99,35 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
     console().print(table)
 
 
+def _print_options(entries: Sequence[Entry[Any]], as_json: bool) -> None:
+    """Print a row for each option of augmentations or losses."""
+    rows = [
+        {
+            "name": entry.qualified,
+            "option": option.name,
+            "type": type(option.default).__name__,
+            "default": option.default,
+            "low": option.low,
+            "high": option.high,
+            "help": option.summary,
+        }
+        for entry in entries
+        for option in entry.value.options
+    ]
+    if as_json:
+        print_json({"options": rows})
+        return
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("name", "option", "type", "default", "bounds", "help", title="The first option: NAME:VALUE")
+    for row in rows:
+        bounds = f"{'' if row['low'] is None else row['low']} to {'' if row['high'] is None else row['high']}"
+        texts = (row["name"], row["option"], row["type"], str(row["default"]), bounds, row["help"])
+        table.add_row(*map(escape, texts))
+    console().print(table)
+
+
 def _row(kind: str, entry: Any, loaded: Plugins) -> dict[str, Any]:
     row = {"name": entry.name, "provider": entry.provider, "qualified": entry.qualified, "summary": entry.value.summary}
     if kind == "strategies":
@@ -95,6 +135,8 @@ def _row(kind: str, entry: Any, loaded: Plugins) -> dict[str, Any]:
             f"{field.name}={'' if field.default is dataclasses.MISSING else field.default}"
             for field in dataclasses.fields(entry.value)
         )
+    if kind in WITH_OPTIONS:
+        row["options"] = " ".join(f"{option.name}={option.default}" for option in entry.value.options)
     if kind == "metrics":
         row["better"] = "higher" if entry.value.higher_is_better else "lower"
     return row

@@ -262,6 +262,7 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     from zoo.advice.domain_distance import NormRecorder, by_stage
     from zoo.advice.probing import StageRecorder, probe
     from zoo.advice.transferability import h_score, knn_accuracy, logme
+    from zoo.data.augmentation import PLAIN
     from zoo.feature_cache.loader import AugmentedViews
     from zoo.training.held_out_folds import held_out_folds
     from zoo.training.preparation import prepare, warn_of_images
@@ -287,7 +288,7 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     model = job.network.model.to(place).eval()
     if not (setup.weights or setup.weights_file):
         progress.warn(f"{setup.backbone.name} has random weights, so its estimates are not about learnt features")
-    source = AugmentedViews(part, "none", 0, setup.preprocess, place)
+    source = AugmentedViews(part, PLAIN, 0, setup.preprocess, place)
     progress.start(f"features of {setup.backbone.name}", len(chosen))
     head: list[npt.NDArray[np.float32]] = []
     with (

@@ -282,10 +282,10 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
             problems.append(f"`{key}` is given twice")
         elif key in RESERVED:
             tried.add(key)
-            _read(key, raw, _RESERVED_TYPES[key], words, problems)
+            read_value(key, raw, _RESERVED_TYPES[key], words, problems)
         elif key in fields:
             tried.add(key)
-            _read(key, raw, types[key], options, problems)
+            read_value(key, raw, types[key], options, problems)
         else:
             problems.append(f"`{kind.name}` has no option `{key}`")
             hints.append(did_you_mean(key, [*fields, *RESERVED], f"it has {' '.join([*fields, *RESERVED])}"))
@@ -336,7 +336,7 @@ _RESERVED_TYPES: dict[str, Any] = {
 }
 
 
-def _read(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[str]) -> None:
+def read_value(key: str, raw: str, kind: Any, into: dict[str, Any], problems: list[str]) -> None:
     """Read `raw` as a value of the annotated type into `into[key]`; an error is added to `problems`."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
@@ -380,17 +380,18 @@ def _canonical_part(part: StrategyTerm) -> str:
     for index, field in enumerate(dataclasses.fields(part.strategy)):
         value = getattr(part.strategy, field.name)
         if index == 0 and value != field.default:
-            text += f":{_write(value)}"
+            text += f":{write_value(value)}"
         elif value != field.default:
-            pairs.append(f"{field.name}={_write(value)}")
+            pairs.append(f"{field.name}={write_value(value)}")
     for key in RESERVED:
         value = getattr(part, key)
         if value is not None:
-            pairs.append(f"{key}={_write(value)}")
+            pairs.append(f"{key}={write_value(value)}")
     return ",".join([text, *pairs])
 
 
-def _write(value: Any) -> str:
+def write_value(value: Any) -> str:
+    """An option's value as a user writes it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, float):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Entry
+from zoo.config.choice import Choice, choose
 from zoo.config.grammar import ParsedStrategy, parse
 from zoo.errors import UsageError, at_once
 from zoo.experiment import Experiment
@@ -27,6 +28,8 @@ class References:
         weights: The published weights to start from. None: a file, or random weights.
         weights_file: The file of weights to start from, if one is given.
         preprocess: The preprocessing for the input size of the experiment.
+        augment: The augmentation.
+        loss: The loss of optimiser steps.
     """
 
     backbone: Entry[Backbone]
@@ -34,6 +37,8 @@ class References:
     weights: Weights | None
     weights_file: Path | None
     preprocess: Preprocess
+    augment: Choice
+    loss: Choice
 
 
 def look_up(experiment: Experiment, plugins: Plugins) -> References:
@@ -49,6 +54,14 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         problems.append(error)
     try:
         plan = parse(experiment.strategy, plugins.strategies)
+    except UsageError as error:
+        problems.append(error)
+    try:
+        augment = choose(experiment.augment, plugins.augmentations, plugins)
+    except UsageError as error:
+        problems.append(error)
+    try:
+        loss = choose(experiment.loss, plugins.losses, plugins)
     except UsageError as error:
         problems.append(error)
     if problems:
@@ -78,6 +91,8 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         plan=plan,
         weights=weights,
         weights_file=file,
+        augment=augment,
+        loss=loss,
         preprocess=replace(
             base.at(experiment.image_size).fitted(experiment.fit, experiment.fill), levels=experiment.levels
         ),

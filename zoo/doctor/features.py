@@ -68,6 +68,7 @@ def image_features(
     """
     import torch
 
+    from zoo.data.augmentation import PLAIN
     from zoo.feature_cache.engine_choice import RunEngine, Work
     from zoo.feature_cache.loader import AugmentedViews
     from zoo.feature_cache.manager import FeatureCache
@@ -100,7 +101,7 @@ def image_features(
     for role, part in parts.items():
         if not part.samples:
             continue
-        views = AugmentedViews(part, "none", 0, setup.preprocess, setup.device.place)
+        views = AugmentedViews(part, PLAIN, 0, setup.preprocess, setup.device.place)
         cached = cached_features(built, changed_by(built, phase), views, cache, f"features of {role}")
         if cached is not None:
             found.append(cached[0])

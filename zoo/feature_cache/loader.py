@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from zoo.data.augmentation import draw_views, image_key, make_view
+from zoo.data.augmentation import PLAIN, BadView, Drawing, draw_views, image_key, make_view
 from zoo.data.decoding import MEMORY_BUDGET, DecodedImages
 from zoo.data.sample_columns import ids_of
-from zoo.experiment import Augment
+from zoo.errors import ZooError
 from zoo.feature_cache.engine import TORCH, BlockCompute
 from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.row_pool import RowPool, row_key
@@ -58,15 +58,15 @@ class AugmentedViews:
     """
 
     def __init__(
-        self, part: DecodedImages, augment: Augment, seed: int, preprocess: Preprocess, place: torch.device
+        self, part: DecodedImages, policy: Drawing, seed: int, preprocess: Preprocess, place: torch.device
     ) -> None:
         self.part = part
-        self.augment = augment
+        self.policy = policy
         self.seed = seed
         self.preprocess = preprocess
         self.place = place
         self.drawing = 0.0
-        self._view = make_view(augment, preprocess.crop, preprocess.fill)
+        self._view = make_view(policy, preprocess.crop, preprocess.fill)
         self.keys = np.fromiter(map(image_key, ids_of(part.samples)), np.uint64, len(part.samples))
         self._pages = PageBudget(part.pixels, MEMORY_BUDGET)
         shape = (1, 3, 1, 1)
@@ -75,7 +75,7 @@ class AugmentedViews:
 
     def plain(self) -> AugmentedViews:
         """The same images without augmentation: every view is the centre crop."""
-        return AugmentedViews(self.part, "none", self.seed, self.preprocess, self.place)
+        return AugmentedViews(self.part, PLAIN, self.seed, self.preprocess, self.place)
 
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         started = perf_counter()
@@ -84,7 +84,14 @@ class AugmentedViews:
         self._pages.touched(len(indices))
         if self.place.type == "cuda":  # random numbers are drawn on the CPU, pixels are moved by the GPU
             chosen = chosen.pin_memory().to(self.place, non_blocking=True)
-        drawn = draw_views(chosen, asked, self._view, self.seed)
+        try:
+            drawn = draw_views(chosen, asked, self._view, self.seed)
+        except BadView as error:
+            name = self.part.samples[int(indices[error.place])].id
+            raise ZooError(
+                f"augmentation `{self.policy.text}` {error} for image `{name}`",
+                hint="pass another `--augment`; if it is a plugin's, it must be mended",
+            ) from error
         self.drawing += perf_counter() - started
         return self.normalised(drawn)
 
@@ -94,8 +101,8 @@ class AugmentedViews:
         return moved.sub_(self._mean).mul_(self._scale).contiguous(memory_format=torch.channels_last)
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
-        found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), "augment": self.augment}
-        if self.augment != "none":
+        found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), **self.policy.key}
+        if self.policy.random:
             names = self.keys[indices].tolist()  # the seed of a view comes from the image's name
             found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
         return found

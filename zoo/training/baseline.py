@@ -69,6 +69,7 @@ def clearly_fitted(
         labels: `(N,)`, of all training images.
     """
     others = experiment.keep != "last" or experiment.early_stopping is not None or phase.ema is not None
+    others |= experiment.loss != "cross-entropy"  # another loss has no relation to that of guessing
     mixed = phase.mixup is not None or phase.cutmix is not None
     if others or mixed or phase.norm == "train" or experiment.class_balance != "none" or len(labels) < IMAGES:
         return None

@@ -37,6 +37,8 @@ def common_manifest(
         "experiment": experiment.to_json(),
         "backbone": setup.backbone.qualified,
         "strategy": str(setup.plan),
+        "augment": setup.augment.to_json(),
+        "loss": setup.loss.to_json(),
         "weights": weights_manifest(setup),
         "license": setup.backbone.value.license,
         "classes": list(images.classes),

@@ -23,6 +23,9 @@ def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> No
     device = run.record["device"]
     was = {**run.record["versions"], "device": device["name"], "precision": device["precision"]}
     here = {**versions(), "device": str(setup.device.place), "precision": setup.device.precision}
+    for name in ("augment", "loss"):
+        if name in run.record:
+            was[name], here[name] = _told(run.record[name]), _told(getattr(setup, name).to_json())
     differ = [
         f"{name} is {here.get(name, 'missing')}, was {was.get(name, 'missing')}"
         for name in sorted(was.keys() | here.keys())
@@ -37,6 +40,12 @@ def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> No
             "little from those of an uninterrupted run",
         )
     progress.warn(f"resuming although {'; '.join(differ)}: the weights will differ from those of an uninterrupted run")
+
+
+def _told(choice: dict[str, Any]) -> str:
+    """An augmentation or a loss, as `run.json` has it, with the version of its plugin."""
+    options = "".join(f",{key}={value}" for key, value in choice["options"].items())
+    return f"`{choice['name']}{options}`" + (f" of {choice['distribution']}" if choice["distribution"] else "")
 
 
 def check_data(run: Run, job: Job) -> None:

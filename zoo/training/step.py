@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import nn
 
+from zoo.config.choice import Choice
 from zoo.errors import Diverged, ZooError
 from zoo.experiment import Experiment
 from zoo.networks.freezing import keeps_statistics
@@ -15,6 +16,7 @@ from zoo.progress import Progress
 from zoo.strategy import Phase
 from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
+from zoo.training.loss import BatchLoss
 from zoo.training.sampler import seed_step
 
 
@@ -35,6 +37,7 @@ class Stepper:
         experiment: Experiment,
         device: Device,
         classes: int,
+        loss: Choice,
         class_weights: torch.Tensor | None,
         progress: Progress,
     ) -> None:
@@ -43,6 +46,7 @@ class Stepper:
         self.device = device
         self.classes = classes
         self.class_weights = None if class_weights is None else class_weights.to(device.place)
+        self.loss = BatchLoss(loss, self.class_weights, experiment.label_smoothing)
         self.progress = progress
         self.parts = min(experiment.accumulate, experiment.batch_size)
 
@@ -148,12 +152,13 @@ class Stepper:
         split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
         for *some, wanted in zip(*split):
             logits = self._logits(forward, *some)
-            loss = summed_loss(logits, wanted, self.class_weights, self.experiment.label_smoothing) / whole
+            loss = self.loss(logits, wanted) / whole
             loss.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
             answers = wanted if wanted.ndim == 1 else wanted.argmax(1)
             right += int((logits.detach().argmax(1) == answers).sum())
         if not math.isfinite(value):
+            self.loss.check(value, logits)
             raise Diverged(
                 f"the loss is {value} in epoch {epoch + 1}: training diverged",
                 hint=f"pass a lower `--lr` than {self.experiment.lr}, or clip with `--clip 1.0`",
@@ -195,30 +200,6 @@ class Stepper:
             if name in start and parameter.grad is not None
         ]
         torch._foreach_add_([gradient for gradient, _ in pairs], [offset for _, offset in pairs], alpha=phase.pull)
-
-
-def summed_loss(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None, smoothing: float
-) -> torch.Tensor:
-    """Cross-entropy with smoothed labels, summed over images; the loss of each label counts with its class's weight.
-
-    torch's `weight` together with `label_smoothing` also weighs each class's share of the smoothing, so that with one
-    rare class the lowest loss is to answer it always: from 19 : 1 images on, at a smoothing of 0.1.
-
-    Args:
-        logits: `(N, classes)`.
-        targets: `(N,)` class indices, or `(N, classes)` shares of mixed labels.
-        weights: `(classes,)`; None: all 1.
-        smoothing: share of each label that is spread evenly over all classes.
-    """
-    loss = nn.functional.cross_entropy
-    if weights is None:
-        return loss(logits, targets, reduction="sum", label_smoothing=smoothing)
-    if targets.ndim == 1:
-        return (loss(logits, targets, reduction="none", label_smoothing=smoothing) * weights[targets]).sum()
-    weighted = targets * weights
-    spread = smoothing / len(weights) * weighted.sum(1, keepdim=True)
-    return loss(logits, (1 - smoothing) * weighted + spread, reduction="sum")
 
 
 def _least_images(phase: Phase) -> int:

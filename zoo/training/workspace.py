@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch.optim.swa_utils import AveragedModel
 
+from zoo.data.augmentation import drawing_of
 from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs, Seconds, default_views
 from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
@@ -49,11 +50,13 @@ class Workspace:
             experiment=experiment,
             device=device,
             classes=self.classes,
+            loss=job.setup.loss,
             class_weights=class_weights(self.train.labels, experiment),
             progress=job.context.progress,
         )
         self.predictor = TorchPredictor(self.model, (), job.setup.preprocess, device.place)
-        self.views = AugmentedViews(self.train, experiment.augment, experiment.seed, job.setup.preprocess, device.place)
+        drawing = drawing_of(job.setup.augment)
+        self.views = AugmentedViews(self.train, drawing, experiment.seed, job.setup.preprocess, device.place)
         self.labels = torch.from_numpy(self.train.labels)
         self.cache = feature_cache(job)
 

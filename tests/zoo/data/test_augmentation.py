@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
-from typing import get_args
+import random
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-from zoo.data.augmentation import draw_views, image_key, make_view
-from zoo.experiment import Augment
+from zoo.augmentation import Augmentation
+from zoo.catalogue import Entry
+from zoo.config.choice import Choice, choose
+from zoo.data.augmentation import BadView, View, draw_views, drawing_of, image_key
+from zoo.data.augmentation import make_view as make_of
+from zoo.plugin import Plugins
+from zoo.preprocess import Colour, ImageSize
 
 CANVASES = torch.randint(0, 256, (6, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+PLUGINS = Plugins()
+NAMES = [entry.name for entry in PLUGINS.augmentations]
+
+
+def make_view(policy: str, size: ImageSize, fill: Colour | None = None) -> View:
+    return make_of(drawing_of(choose(policy, PLUGINS.augmentations, PLUGINS)), size, fill)
 
 
 def ask(view: int) -> list[tuple[int, int]]:
     return [(image_key(f"train/{name}.jpg"), view) for name in "abcdef"]
 
 
-@pytest.mark.parametrize("policy", get_args(Augment))
-def test_a_view_depends_on_image_and_view_only(policy: Augment) -> None:
+@pytest.mark.parametrize("policy", NAMES)
+def test_a_view_depends_on_image_and_view_only(policy: str) -> None:
     make = make_view(policy, 32)
     torch.manual_seed(1)
     together = draw_views(CANVASES, ask(3), make, 0)
@@ -28,8 +42,8 @@ def test_a_view_depends_on_image_and_view_only(policy: Augment) -> None:
     assert torch.equal(together[4:5], alone)
 
 
-@pytest.mark.parametrize("policy", [policy for policy in get_args(Augment) if policy != "none"])
-def test_views_and_seeds_differ(policy: Augment) -> None:
+@pytest.mark.parametrize("policy", [policy for policy in NAMES if policy != "none"])
+def test_views_and_seeds_differ(policy: str) -> None:
     make = make_view(policy, 32)
     views = [draw_views(CANVASES, ask(view), make, 0) for view in range(8)]
     assert len({view.numpy().tobytes() for view in views}) > 1
@@ -50,14 +64,14 @@ def test_the_global_generator_is_left_alone() -> None:
     assert torch.equal(torch.rand(3), expected) and torch.get_num_threads() == threads
 
 
-@pytest.mark.parametrize("policy", get_args(Augment))
-def test_views_may_be_rectangles(policy: Augment) -> None:
+@pytest.mark.parametrize("policy", NAMES)
+def test_views_may_be_rectangles(policy: str) -> None:
     wide = torch.zeros(2, 3, 24, 60, dtype=torch.uint8)
     assert draw_views(wide, ask(0)[:2], make_view(policy, (20, 50)), 0).shape == (2, 3, 20, 50)
 
 
-@pytest.mark.parametrize("policy", ["rotate", "trivial", "rand"])
-def test_corners_of_padded_images_have_the_colour_that_they_were_filled_with(policy: Augment) -> None:
+@pytest.mark.parametrize("policy", ["rotate", "trivial", "rand", "auto"])
+def test_corners_of_padded_images_have_the_colour_that_they_were_filled_with(policy: str) -> None:
     """In a canvas of one colour alone, nothing else appears where a view is turned, sheared or moved."""
     fill = (200, 90, 10)
     canvas = torch.tensor(fill, dtype=torch.uint8)[:, None, None].expand(3, 32, 32)[None]
@@ -69,8 +83,39 @@ def test_corners_of_padded_images_have_the_colour_that_they_were_filled_with(pol
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("policy", get_args(Augment))
-def test_a_gpu_draws_the_views_of_a_cpu(policy: Augment) -> None:
+@pytest.mark.parametrize("policy", NAMES)
+def test_a_gpu_draws_the_views_of_a_cpu(policy: str) -> None:
     make = make_view(policy, 32)
     here, there = (draw_views(CANVASES.to(place), ask(2), make, 0).cpu().int() for place in ("cpu", "cuda"))
     assert float((here - there).abs().float().mean()) < 1
+
+
+def drawn_by(give: Any) -> torch.Tensor:
+    row = Augmentation(name="mine", summary="x", target=lambda canvas, size, fill: give(canvas))
+    choice = Choice(entry=Entry("acme", row), noun="augmentation", values={}, distribution="acme 1")
+    return draw_views(CANVASES, ask(0), make_of(drawing_of(choice), 32), 0)
+
+
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (lambda canvas: canvas, r"gives \(3, 40, 40\) uint8, not \(3, 32, 32\) uint8"),
+        (lambda canvas: canvas[:, :32, :32].float(), r"gives \(3, 32, 32\) float32"),
+        (lambda canvas: None, "gives a `NoneType`"),
+        (lambda canvas: canvas.no_such, "fails with AttributeError"),
+    ],
+)
+def test_a_wrong_view_is_told_with_its_place(give: Any, told: str) -> None:
+    with pytest.raises(BadView, match=told) as caught:
+        drawn_by(lambda canvas: give(canvas) if torch.equal(canvas, CANVASES[2]) else canvas[:, :32, :32])
+    assert caught.value.place == 2
+
+
+def test_a_plugin_may_draw_from_numpy_and_python() -> None:
+    def give(canvas: torch.Tensor) -> torch.Tensor:
+        return canvas[:, :32, :32] // 2 + random.randrange(60) + int(np.random.randint(60))
+
+    first = drawn_by(give)
+    state = random.getstate()
+    assert torch.equal(drawn_by(give), first) and random.getstate() == state
+    assert len({view.numpy().tobytes() for view in first - CANVASES[:, :, :32, :32] // 2}) > 1

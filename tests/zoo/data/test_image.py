@@ -18,7 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 from torchvision.transforms import v2
 
-from zoo.data.augmentation import make_view
+from zoo.data.augmentation import PLAIN, make_view
 from zoo.data.image import BadImage, canvas, decode, normalise, pixels
 from zoo.dataset import BytesSource
 from zoo.preprocess import MAX_ASPECT, Fit, FitSetting, ImageSize, Preprocess, crop_start
@@ -139,7 +139,7 @@ def test_the_plain_training_view_is_the_crop_of_evaluation(
     image = np.random.default_rng([width, height]).integers(1, 256, (height, width, 3), dtype=np.uint8)
     seen = torch.from_numpy(canvas(image, preprocess).copy()).permute(2, 0, 1)
     assert seen.shape == (3, *preprocess.canvas)
-    view = make_view("none", crop)(seen).permute(1, 2, 0).numpy()
+    view = make_view(PLAIN, crop)(seen).permute(1, 2, 0).numpy()
     assert np.array_equal(view, pixels(image, preprocess))
 
 

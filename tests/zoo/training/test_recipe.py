@@ -17,6 +17,7 @@ import zoo.feature_cache.loader
 from zoo import Anatomy, Backbone, Experiment, Group, Images, Phase, Plugins, Preprocess, Sample, Stage, ZooError
 from zoo.backbone import Network
 from zoo.catalogue import Entry
+from zoo.config.choice import choose as choose_row
 from zoo.config.context import Context
 from zoo.config.grammar import ParsedStrategy
 from zoo.data.decoding import DecodedImages
@@ -67,6 +68,9 @@ def scanned(labels: list[int]) -> DecodedImages:
     return DecodedImages(names, np.array(labels), pixels, "")
 
 
+PLUGINS = Plugins()
+
+
 def recipe(
     phases: tuple[Phase, ...],
     epochs: tuple[int, ...],
@@ -94,6 +98,8 @@ def job(
         weights=None,
         weights_file=None,
         preprocess=PREPROCESS,
+        augment=choose_row(experiment.augment, PLUGINS.augmentations, PLUGINS),
+        loss=choose_row(experiment.loss, PLUGINS.losses, PLUGINS),
         device=choose_device("cpu", precision),
     )
     return Job(

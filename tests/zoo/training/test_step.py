@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -13,13 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from zoo import Experiment, Group, Phase, ZooError
+from zoo import Experiment, Group, Loss, Phase, ZooError
+from zoo.catalogue import Entry
+from zoo.config.choice import Choice, choose
+from zoo.errors import Diverged
+from zoo.plugin import Plugins
 from zoo.progress import Silent
 from zoo.system.device import choose_device
+from zoo.training.loss import BatchLoss
 from zoo.training.sampler import class_weights, preserved_generators, seed_step
-from zoo.training.step import Stepper, is_out_of_memory, summed_loss
+from zoo.training.step import Stepper, is_out_of_memory
 
 E = Experiment(data="x", backbone="x", strategy="x", device="cpu", label_smoothing=0.0, clip=0.0)
+PLUGINS = Plugins()
+LOSS = choose("cross-entropy", PLUGINS.losses, PLUGINS)
 PHASE = Phase(name="p", groups=(Group(stages=("head",)),), norm="frozen")
 
 
@@ -55,6 +63,7 @@ def stepper(model: Net, progress: Any = None, **settings: Any) -> Stepper:
         experiment=replace(E, **settings),
         device=choose_device("cpu", "fp32"),
         classes=2,
+        loss=LOSS,
         class_weights=None,
         progress=progress or Silent(),
     )
@@ -265,6 +274,7 @@ def test_all_settings_of_the_loss_together_take_the_step_of_their_definitions(as
         experiment=experiment,
         device=choose_device("cpu", "fp32"),
         classes=3,
+        loss=LOSS,
         class_weights=class_weights(DATA, experiment),
         progress=Silent(),
     )
@@ -321,12 +331,12 @@ def test_a_weight_is_worth_as_many_copies_of_the_image(
     logits = torch.randn(len(labels), 3, generator=torch.Generator().manual_seed(seed), dtype=torch.double)
     counts = torch.tensor(weights)
     copies = counts[found]
-    weighted = summed_loss(logits, found, counts.double(), smoothing)
-    repeated = summed_loss(logits.repeat_interleave(copies, 0), found.repeat_interleave(copies), None, smoothing)
+    weighted = BatchLoss(LOSS, counts.double(), smoothing)(logits, found)
+    repeated = BatchLoss(LOSS, None, smoothing)(logits.repeat_interleave(copies, 0), found.repeat_interleave(copies))
     assert float(weighted) == pytest.approx(float(repeated))
     # a label that is not mixed is the mixture of itself
     whole = nn.functional.one_hot(found, 3).double()
-    assert float(summed_loss(logits, whole, counts.double(), smoothing)) == pytest.approx(float(weighted))
+    assert float(BatchLoss(LOSS, counts.double(), smoothing)(logits, whole)) == pytest.approx(float(weighted))
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
@@ -342,6 +352,7 @@ def test_classes_that_can_be_separated_are_separated_however_rare_one_is(smoothi
         experiment=experiment,
         device=choose_device("cpu", "fp32"),
         classes=2,
+        loss=LOSS,
         class_weights=class_weights(labels, experiment),
         progress=Silent(),
     )
@@ -349,3 +360,55 @@ def test_classes_that_can_be_separated_are_separated_however_rare_one_is(smoothi
     for batch in range(100):
         _, right = it.step(model, (inputs,), torch.from_numpy(labels), optimizer, PHASE, epoch=0, batch=batch, start={})
     assert right == 82
+
+
+@pytest.mark.parametrize("mixed", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_focal_and_bce_are_their_definitions_with_every_setting(mixed: bool, weighted: bool, smoothing: float) -> None:
+    """Image by image and class by class; a mixed image is the sum of its labels, each with its class's weight."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 3, generator=generator, dtype=torch.double)
+    labels = torch.tensor([0, 1, 2, 1, 0])
+    shares = torch.rand(5, 3, generator=generator).softmax(1) if mixed else nn.functional.one_hot(labels, 3).float()
+    weights = torch.tensor([0.5, 1.0, 2.5]) if weighted else None
+    focal = bce = 0.0
+    for row, image in zip(shares.double().tolist(), logits):
+        p, q = image.softmax(0).tolist(), image.sigmoid().tolist()
+        for label, share in enumerate(row):
+            counts = share * (float(weights[label]) if weights is not None else 1.0)
+            for k in range(3):
+                wanted = (1 - smoothing) * (k == label) + smoothing / 3
+                focal += counts * wanted * (1 - p[k]) ** 1.5 * -math.log(p[k])
+                bce -= counts * (wanted * math.log(q[k]) + (1 - wanted) * math.log(1 - q[k]))
+    for text, expected in (("focal:1.5", focal), ("bce", bce)):
+        loss = BatchLoss(choose(text, PLUGINS.losses, PLUGINS), weights, smoothing)
+        assert float(loss(logits.float(), shares if mixed else labels)) == pytest.approx(expected, rel=1e-5), text
+
+
+def wrong(give: Any) -> BatchLoss:
+    row = Loss(name="mine", summary="x", target=lambda logits, targets: give(logits))
+    return BatchLoss(Choice(entry=Entry("acme", row), noun="loss", values={}), None, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("give", "told"),
+    [
+        (lambda logits: logits.mean(), r"gives \(\) for 8 images"),
+        (lambda logits: logits.mean(0), r"gives \(2,\) for 8 images"),
+        (lambda logits: None, "gives a `NoneType`"),
+        (lambda logits: logits.detach().sum(1), "has no gradient"),
+        (lambda logits: logits.no_such, "failed: AttributeError"),
+    ],
+)
+def test_a_wrong_loss_is_named(give: Any, told: str) -> None:
+    with pytest.raises(ZooError, match=f"loss `acme/mine` {told}"):
+        wrong(give)(torch.zeros(8, 2, requires_grad=True), LABELS)
+
+
+def test_a_loss_that_is_not_a_number_is_told_from_divergence() -> None:
+    model = net()
+    it = stepper(model)
+    it.loss = wrong(lambda logits: logits.sum(1) * float("nan"))
+    with pytest.raises(Diverged, match="loss `acme/mine` is nan although all logits are small"):
+        take(model, it)

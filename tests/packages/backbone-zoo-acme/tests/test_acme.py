@@ -1,6 +1,6 @@
 """Contract tests of zoo, applied to this plugin."""
 
-from zoo.testing import check_backbone, check_export, check_strategy
+from zoo.testing import check_augmentation, check_backbone, check_export, check_loss, check_strategy
 
 
 def test_the_backbone():
@@ -10,3 +10,11 @@ def test_the_backbone():
 def test_the_strategy():
     network = check_strategy("edges:2+full", "acmenet", image_size=32)
     check_export(network, image_size=32)
+
+
+def test_the_augmentation():
+    check_augmentation("grey:0.3")
+
+
+def test_the_loss():
+    check_loss("distance:3")

@@ -1,9 +1,9 @@
-"""A third party's plugin: one backbone and one strategy. Imports no torch; `network.py` does."""
+"""A third party's plugin: one of each hook of training. Imports no torch; `network.py` and `steps.py` do."""
 
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoo import Anatomy, Backbone, Group, Phase, Preprocess, Strategy, hookimpl
+from zoo import Anatomy, Augmentation, Backbone, Group, Loss, Option, Phase, Preprocess, Strategy, hookimpl
 
 
 @dataclass(frozen=True)
@@ -32,3 +32,15 @@ def register_backbones(register):
 @hookimpl
 def register_strategies(register):
     register(Edges)
+
+
+@hookimpl
+def register_augmentations(register):
+    share = Option(name="share", default=0.5, summary="share of the views that are grey", low=0, high=1)
+    register(Augmentation(name="grey", summary="some views grey", target="zoo_acme.steps:grey", options=(share,)))
+
+
+@hookimpl
+def register_losses(register):
+    power = Option(name="power", default=2.0, summary="power of the difference", low=1, high=10)
+    register(Loss(name="distance", summary="to the labels", target="zoo_acme.steps:distance", options=(power,)))
