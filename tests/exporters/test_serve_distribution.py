@@ -37,6 +37,7 @@ NEEDS_MORE = (
     "zoo.serving.grpc_server",
     "zoo.testing",
     "zoo.training",
+    "zoo_onnx.frozen_part",
     "zoo_onnx.int8",
     "zoo_onnx.layers",
     "zoo_onnx.network",

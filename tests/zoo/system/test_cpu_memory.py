@@ -20,8 +20,8 @@ from zoo.system.cpu_memory import keep_freed_memory
 def touch():
     torch.empty(16 * 2**20).fill_(1.0)  # 64 MiB: 16,384 pages
 def faults():
-    for _ in range(3):
-        touch()  # the heap grows to its size
+    for _ in range(12):
+        touch()  # the heap grows to its size, with small blocks between the large ones
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(4):
         touch()
