@@ -115,8 +115,8 @@ def work(target: Path = Path("run"), **options: Any) -> Workload:
 
 def test_catalogue_and_availability_import_no_framework() -> None:
     code = (
-        "import sys, zoo_runtimes.catalogue, zoo_runtimes.availability as a\n"
-        "for row in zoo_runtimes.catalogue.RUNTIMES: [getattr(a, row.available.partition(':')[2])(d) for d in row.devices]\n"
+        "import sys, zoo_runtimes.catalogue as c, zoo_runtimes.availability as a\n"
+        "for row in c.RUNTIMES: [getattr(a, row.available.partition(':')[2])(d) for d in row.devices]\n"
         "print(*({'torch', 'onnxruntime', 'onnx', 'timm', 'numpy'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
