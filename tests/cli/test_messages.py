@@ -53,7 +53,7 @@ def test_no_command_is_help(capsys: pytest.CaptureFixture[str]) -> None:
         (["train", "--image-size", "160x"], "invalid value for `--image-size`: `160x` is not a size", "see"),
         (["train", "--fill", "1", "2", "x"], "invalid value for `--fill`: `x` is not a whole number", "see"),
         (["train", "--dropout", "x"], "invalid value for `--dropout`: `x` is not a number", "see"),
-        (["list"], "missing argument `KIND`. Choose from: backbones, strategies, datasets, metrics,", "see"),
+        (["list"], "missing argument `KIND`. Choose from: backbones, strategies, datasets, augmentations,", "see"),
     ],
 )
 def test_a_usage_error_is_reported_once(
