@@ -22,9 +22,9 @@ class FastGradients(TorchFunctionMode):
             return _depthwise(*args[:6])
         if func is functional.hardtanh or func is functional.relu6:
             bounds = _bounds(func, *args, **(kwargs or {}))
-            if bounds is not None and _is_differentiated(args[0]) and not args[0].is_leaf:
-                if _are_exact(bounds, args[0].dtype):
-                    return Clamp.apply(args[0], *bounds)
+            fit = bounds is not None and _are_exact(bounds, args[0].dtype)
+            if bounds is not None and fit and _is_differentiated(args[0]) and not args[0].is_leaf:
+                return Clamp.apply(args[0], *bounds)
         return func(*args, **(kwargs or {}))
 
 
