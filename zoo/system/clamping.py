@@ -23,5 +23,17 @@ class Clamp(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        (outputs,) = ctx.saved_tensors
+        kept = getattr(ctx, "kept", None)
+        outputs = ctx.saved_tensors[0] if kept is None else kept
         return torch.ops.aten.hardtanh_backward(gradients[0], outputs, *ctx.bounds), None, None
+
+
+def keep_clamped(func: Any, args: Any, kwargs: Any) -> None:
+    """Copy the output of a clamp that `func` is about to change in place, since its gradient depends on it."""
+    node: Any = getattr(args[0], "grad_fn", None) if args and isinstance(args[0], torch.Tensor) else None
+    if node is None or getattr(node, "_forward_cls", None) is not Clamp or getattr(node, "kept", None) is not None:
+        return
+    name = getattr(func, "__name__", "")
+    named = (name.endswith("_") and not name.endswith("__")) or name.startswith("__i") or name == "__setitem__"
+    if named or any(value is True for value in (*args[1:], *kwargs.values())):  # such as `inplace`
+        node.kept = args[0].detach().clone()

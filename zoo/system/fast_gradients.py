@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from zoo.system.clamping import Clamp
+from zoo.system.clamping import Clamp, keep_clamped
 from zoo.system.depthwise import WIDEST, Depthwise
 
 
@@ -16,12 +17,13 @@ class FastGradients(TorchFunctionMode):
     """A context manager for the forward pass of a training step on a CPU, in fp32 or in bf16 autocast."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        keep_clamped(func, args, kwargs or {})
         if func is torch.conv2d and not kwargs and len(args) == 7 and _is_slow_depthwise(*args):
-            inputs, weight, bias, stride, padding, dilation, _ = args
-            return Depthwise.apply(inputs, weight, bias, stride, padding, dilation)
+            return _depthwise(*args[:6])
         if func is functional.hardtanh or func is functional.relu6:
             bounds = _bounds(func, *args, **(kwargs or {}))
-            if bounds is not None and _is_differentiated(args[0]) and not args[0].is_leaf:
+            fit = bounds is not None and _are_exact(bounds, args[0].dtype)
+            if bounds is not None and fit and _is_differentiated(args[0]) and not args[0].is_leaf:
                 return Clamp.apply(args[0], *bounds)
         return func(*args, **(kwargs or {}))
 
@@ -38,6 +40,22 @@ def _is_slow_depthwise(
         return False
     slow = torch.is_autocast_enabled("cpu") or inputs.dtype is torch.bfloat16 or weight.shape[3] > WIDEST
     return slow and _is_differentiated(inputs, weight, bias)
+
+
+def _depthwise(
+    inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *settings: int | Sequence[int]
+) -> Any:
+    """`Depthwise`, of what autocast makes of its arguments and with two numbers for each setting."""
+    kind = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else inputs.dtype
+    # outside of the function, so that autograd sees the conversions when it differentiates twice
+    values, kernel = inputs.to(kind), weight.to(kind)
+    pairs = [(each, each) if isinstance(each, int) else tuple(each) * (3 - len(each)) for each in settings]
+    return Depthwise.apply(values, kernel, bias, *pairs)
+
+
+def _are_exact(bounds: tuple[float, float], kind: torch.dtype) -> bool:
+    """Whether bounds are numbers of a dtype: else a value at its bound, once rounded, may seem to lie within."""
+    return kind in (torch.float32, torch.float64) or torch.tensor(bounds, dtype=kind).tolist() == list(bounds)
 
 
 def _bounds(func: Any, *args: Any, **kwargs: Any) -> tuple[float, float] | None:

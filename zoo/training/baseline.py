@@ -71,6 +71,7 @@ def clearly_fitted(
     others = experiment.keep != "last" or experiment.early_stopping is not None or phase.ema is not None
     others |= experiment.loss != "cross-entropy"  # another loss has no relation to that of guessing
     mixed = phase.mixup is not None or phase.cutmix is not None
+    others = others or experiment.time_budget is not None  # it may have ended the epoch after a few images
     if others or mixed or phase.norm == "train" or experiment.class_balance != "none" or len(labels) < IMAGES:
         return None
     loss, guessing = float(epoch["train_loss"]), entropy(labels)

@@ -88,3 +88,25 @@ def test_a_frozen_layer_passes_gradients_on_without_its_own() -> None:
     with torch.autocast("cpu", torch.bfloat16), FastGradients():
         layer(given).float().sum().backward()
     assert given.grad is not None and layer.weight.grad is None
+
+
+@pytest.mark.parametrize("settings", [(1, 2, 1), ([1], [2], [1]), ((2, 1), 2, 1)])
+def test_settings_of_one_number(settings: tuple[Any, Any, Any]) -> None:
+    inputs, weight = torch.randn(2, 4, 9, 9, requires_grad=True), torch.randn(4, 1, 5, 5)
+    found = []
+    for mode in (nullcontext(), FastGradients()):
+        with mode:
+            values = torch.conv2d(inputs, weight, None, *settings, 4)
+        found.append(torch.autograd.grad(values.square().sum(), inputs)[0])
+    torch.testing.assert_close(*found)
+
+
+def test_a_gradient_of_a_gradient_in_bf16() -> None:
+    inputs, weight = torch.randn(2, 4, 9, 9, requires_grad=True), torch.randn(4, 1, 5, 5, requires_grad=True)
+    found = []
+    for mode in (nullcontext(), FastGradients()):
+        with torch.autocast("cpu", torch.bfloat16), mode:
+            values = torch.conv2d(inputs, weight, None, (1, 1), (2, 2), (1, 1), 4)
+        (first,) = torch.autograd.grad(values.float().square().sum(), inputs, create_graph=True)
+        found.append(torch.autograd.grad(first.square().sum(), weight)[0])
+    torch.testing.assert_close(*found, rtol=0.05, atol=0.05 * float(found[0].abs().max()))

@@ -64,3 +64,34 @@ def test_the_inputs_are_not_copied() -> None:
 def test_a_leaf_is_refused_as_by_torch() -> None:
     with FastGradients(), pytest.raises(RuntimeError, match="leaf"):
         functional.relu6(torch.ones(2, requires_grad=True), inplace=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda values: values.mul_(2),
+        lambda values: values.__iadd__(1),
+        lambda values: functional.relu(values, inplace=True),
+        lambda values: functional.hardtanh(values, 1.0, 5.0, inplace=True),
+        lambda values: functional.dropout(values, 0.0, True, True),
+    ],
+)
+def test_what_a_clamp_gives_may_be_changed_in_place(change: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    given = torch.arange(-4.0, 10.0)
+
+    def both(values: torch.Tensor) -> torch.Tensor:
+        return change(functional.relu6(values, inplace=True))
+
+    expected = outputs_and_gradient(both, given)
+    with FastGradients():
+        found = outputs_and_gradient(both, given)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
+
+
+def test_bounds_that_are_rounded() -> None:
+    given = torch.linspace(-1, 1, 999).bfloat16()
+    clamp = nn.Hardtanh(0.1, 0.7, inplace=True)
+    expected = outputs_and_gradient(clamp, given)
+    with FastGradients():
+        found = outputs_and_gradient(clamp, given)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(found, expected, strict=True))
