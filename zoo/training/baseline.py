@@ -54,6 +54,10 @@ class Fitted:
         }
 
 
+# Schedules whose rate has fallen by the end, so that the last steps change little
+ENDS_LOW = ("one-cycle", "cosine")
+
+
 def clearly_fitted(
     epoch: Mapping[str, Any], phase: Phase, experiment: Experiment, labels: npt.NDArray[np.int64]
 ) -> Fitted | None:
@@ -71,7 +75,8 @@ def clearly_fitted(
     others = experiment.keep != "last" or experiment.early_stopping is not None or phase.ema is not None
     others |= experiment.loss != "cross-entropy"  # another loss has no relation to that of guessing
     mixed = phase.mixup is not None or phase.cutmix is not None
-    others = others or experiment.time_budget is not None  # it may have ended the epoch after a few images
+    others |= experiment.time_budget is not None  # it may have ended the epoch after a few images
+    others |= experiment.schedule not in ENDS_LOW  # the last steps may have ruined what the epoch's mean still praises
     if others or mixed or phase.norm == "train" or experiment.class_balance != "none" or len(labels) < IMAGES:
         return None
     loss, guessing = float(epoch["train_loss"]), entropy(labels)

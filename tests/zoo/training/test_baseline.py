@@ -138,7 +138,14 @@ def test_an_epoch_far_below_guessing_needs_no_scoring() -> None:
     assert found is not None and found.learnt and (found.images, found.loss) == (100, 0.5)
     assert clearly_fitted(near, phase, experiment, labels) is None
     assert clearly_fitted(far, phase, experiment, labels[:99]) is None
-    for settings in ({"keep": "best"}, {"early_stopping": 2}, {"class_balance": "loss"}, {"time_budget": 9.0}):
+    for settings in (
+        {"keep": "best"},
+        {"early_stopping": 2},
+        {"class_balance": "loss"},
+        {"time_budget": 9.0},
+        {"schedule": "constant"},
+        {"loss": "focal"},
+    ):
         assert clearly_fitted(far, phase, replace(experiment, **settings), labels) is None
     for options in ({"norm": "train"}, {"ema": 0.99}, {"mixup": 0.2}):
         assert clearly_fitted(far, replace(phase, **options), experiment, labels) is None
