@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from zoo.hookspecs import Register, hookimpl
-from zoo.loss import Loss
-from zoo.option import Option
+from typing import TYPE_CHECKING
 
-_GAMMA = Option(name="gamma", default=2.0, summary="how much less images count that are right", low=0, high=100)
+from zoo.hookspecs import Register, hookimpl
+
+if TYPE_CHECKING:
+    from zoo.loss import Loss
 
 
 @hookimpl
 def register_losses(register: Register[Loss]) -> None:
+    from zoo.loss import Loss  # not at the top: most commands need no loss
+    from zoo.option import Option
+
+    gamma = Option(name="gamma", default=2.0, summary="how much less images count that are right", low=0, high=100)
     for name, summary, options in (
         ("cross-entropy", "cross-entropy of the classes", ()),
-        ("focal", "cross-entropy in which images that are right count less (Lin et al. 2017)", (_GAMMA,)),
+        ("focal", "cross-entropy in which images that are right count less (Lin et al. 2017)", (gamma,)),
         ("bce", "binary cross-entropy of each class by itself, summed", ()),
     ):
         target = f"zoo_losses.functions:{name.replace('-', '_')}"

@@ -35,6 +35,17 @@ def imported(*words: str) -> set[str]:
     return set(names)
 
 
+# What is registered is described by these; each takes a millisecond or more to import
+KINDS = ("augmentation", "backbone", "dataset", "exporter", "loss", "metric", "preprocess", "runtime", "strategy")
+
+
+def test_help_imports_nothing_of_what_is_registered_but_commands() -> None:
+    code = CODE.replace('and hasattr(sys.modules[name], "__path__")', "")
+    names = json.dumps([*(f"zoo.{kind}" for kind in KINDS), "zoo.command", "rich"])
+    done = subprocess.run([sys.executable, "-c", code, names, "--help"], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout.splitlines()[-1]) == ["zoo.command"]
+
+
 @pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["list", "strategies"]])
 def test_help_and_lists_need_no_heavy_library(words: list[str]) -> None:
     assert imported(*words) == set()
