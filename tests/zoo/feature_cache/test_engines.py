@@ -196,7 +196,7 @@ def test_what_is_reported_has_the_labels_of_torch(
     assert run.metrics["loss"] == pytest.approx(found.metrics["loss"], rel=1e-5)
     # were every image a close call, torch would score each, with the bits of a run that torch computes alone
     monkeypatch.setattr(validation, "DOUBT", 1e9)
-    monkeypatch.setattr("zoo.training.session.fold_temperature", lambda *given: False)
+    monkeypatch.setattr("zoo.training.figures.fold_temperature", lambda *given: False)
     scored = train(asked, out=tmp_path / "scored", plugins=plugins)
     outputs = scored.predictions().logits
     assert np.abs(outputs - found.predictions.logits).max() <= BOUND * np.abs(outputs).max()

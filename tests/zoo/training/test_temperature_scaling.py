@@ -14,7 +14,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from tests_support import TINY, make_photos
 
-import zoo.training.session
+import zoo.training.figures
 import zoo_strategies.logistic
 from zoo import Plugins, Run, evaluate, train
 from zoo.networks.building import build_network
@@ -141,7 +141,7 @@ def test_a_run_says_where_its_temperature_comes_from(
     plugins: Plugins,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (zoo.training.session, zoo_strategies.logistic):  # on a few images it would mostly be 1
+    for module in (zoo.training.figures, zoo_strategies.logistic):  # on a few images it would mostly be 1
         monkeypatch.setattr(module, "fit_temperature", lambda *_: 2.0)
     photographs = str(request.getfixturevalue(data))
     asked = replace(TINY, data=photographs, strategy=strategy, epochs=None, augment="none")
