@@ -32,6 +32,7 @@ def test_a_loss(text: str) -> None:
         (lambda logits, targets: (logits - logits.mean(0)).square().sum(1), "depends on other images"),
         (lambda logits, targets: logits.sum(1).sqrt(), "is nan|not finite"),
         (lambda logits, targets: logits.sum(), "not one value for each"),
+        (lambda logits, targets: logits.sum(1) * 1j, "gives complex numbers"),
     ],
 )
 def test_a_broken_loss_is_found(function: Any, told: str) -> None:
