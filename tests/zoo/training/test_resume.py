@@ -340,6 +340,13 @@ def test_a_short_name_means_what_it_meant_when_the_run_began(killed: Run, plugin
     assert getattr(as_begun(killed), setting) == "mine:3,depth=2"
 
 
+def test_another_version_of_a_plugin_is_named(killed: Run, plugins: Plugins) -> None:
+    augment = {**killed.record["augment"], "distribution": "acme 1.0"}
+    killed.update(augment=augment)
+    with pytest.raises(ZooError, match=r"augment is `augmentations/.*`, was `augmentations/.*` of acme 1\.0"):
+        resume(killed.path, plugins=plugins)
+
+
 def test_other_starting_weights_are_named(killed: Run, plugins: Plugins) -> None:
     killed.update(start_sha256="0" * 64)
     with pytest.raises(ZooError, match="starts from other weights than the run did"):
