@@ -95,6 +95,11 @@ def counted(number: int, one: str, several: str = "") -> str:
     return f"{number:,} {one if number == 1 else several or f'{one}s'}"
 
 
+def article(noun: str) -> str:
+    """A noun with its indefinite article: `a loss`, `an augmentation`."""
+    return f"{'an' if noun[:1] in tuple('aeio') else 'a'} {noun}"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type where the message is empty."""
     text = str(error).strip()

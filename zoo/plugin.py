@@ -20,7 +20,7 @@ import pluggy
 
 from zoo import hookspecs
 from zoo.catalogue import Catalogue, Entry
-from zoo.errors import PluginWarning, ZooError, did_you_mean
+from zoo.errors import PluginWarning, ZooError, article, did_you_mean
 from zoo.system.entry_points import installed_points
 from zoo.system.stdout import stdout_to_stderr
 from zoo.target import load_target
@@ -308,10 +308,10 @@ def _check_entry(value: Any, noun: str, kind: type) -> None:
     """
     right = issubclass(value, kind) if isinstance(value, type) and noun == "strategy" else isinstance(value, kind)
     if not right:
-        raise ZooError(f"`register` takes a {noun} (`zoo.{kind.__name__}`), not {value!r}")
+        raise ZooError(f"`register` takes {article(noun)} (`zoo.{kind.__name__}`), not {value!r}")
     for attribute in ("name", "summary"):
         text = getattr(value, attribute, None)
         if not isinstance(text, str) or not text.strip() or "\n" in text:
-            raise ZooError(f"a {noun}'s `{attribute}` must be one line of text, not {text!r}")
+            raise ZooError(f"{article(noun)}'s `{attribute}` must be one line of text, not {text!r}")
     if any(character in value.name for character in "/,:+= \t"):
-        raise ZooError(f"a {noun}'s name must not contain `/ , : + =` or a space: `{value.name}`")
+        raise ZooError(f"{article(noun)}'s name must not contain `/ , : + =` or a space: `{value.name}`")

@@ -13,7 +13,7 @@ from dataclasses import fields, is_dataclass
 from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, article
 
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -32,7 +32,7 @@ def check_row(value: Any, noun: str) -> None:
         return
     kind: Any = type(value)
     for name, hint in _hints(kind).items():
-        _check(getattr(value, name), hint, f"a {noun}'s `{name}`", target=name in TARGETS)
+        _check(getattr(value, name), hint, f"{article(noun)}'s `{name}`", target=name in TARGETS)
     options = getattr(value, "options", ())
     for option in options:
         check_row(option, f"{noun}'s option")
@@ -47,15 +47,15 @@ def check_row(value: Any, noun: str) -> None:
     for one in weights:
         check_row(one, f"{noun}'s weights")
         if one.top1 is not None and not 0 <= one.top1 <= 1:
-            raise ZooError(f"a {noun}'s `top1` is a share from 0 to 1, not {one.top1}")
+            raise ZooError(f"{article(noun)}'s `top1` is a share from 0 to 1, not {one.top1}")
     suffix = getattr(value, "suffix", None)
     if suffix is not None and (not suffix.startswith(".") or suffix == "."):
-        raise ZooError(f"a {noun}'s `suffix` begins with a dot, such as `.onnx`, not {suffix!r}")
+        raise ZooError(f"{article(noun)}'s `suffix` begins with a dot, such as `.onnx`, not {suffix!r}")
     for name, known in (("devices", ("cpu", "cuda")), ("preprocessing", ("graph", "outside")), ("precisions", None)):
         found = getattr(value, name, None)
         if found is not None and (not found or (known and not set(found) <= set(known))):
             raise ZooError(
-                f"a {noun}'s `{name}` are some of {' '.join(known or ('fp32', 'fp16', 'int8'))}, not {found}"
+                f"{article(noun)}'s `{name}` are some of {' '.join(known or ('fp32', 'fp16', 'int8'))}, not {found}"
             )
 
 
@@ -105,7 +105,7 @@ def _check_strategy(kind: type, noun: str) -> None:
         raise ZooError(f"{noun} `{getattr(kind, 'name', kind.__name__)}` does not implement `{missing[0]}`")
     for name, right in (("pretrained", bool), ("alone", str)):
         if not isinstance(getattr(kind, name), right):
-            raise ZooError(f"a {noun}'s `{name}` is {_NAMES[right]}, not {getattr(kind, name)!r}")
+            raise ZooError(f"{article(noun)}'s `{name}` is {_NAMES[right]}, not {getattr(kind, name)!r}")
 
 
 class _Names(dict[str, Any]):

@@ -72,6 +72,9 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
         (print_stages if stages else print_backbones)(entries, loaded, as_json)
         return
     if options and kind in WITH_OPTIONS:
+        if not as_json and not any(entry.value.options for entry in entries):
+            click.echo(f"no {catalogue.noun} that matches has options", err=True)
+            return
         _print_options(entries, as_json)
         return
     if options:
@@ -120,10 +123,14 @@ def _print_options(entries: Sequence[Entry[Any]], as_json: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
+    from zoo.config.grammar import write_value
+
     table = Table("name", "option", "type", "default", "bounds", "help", title="The first option: NAME:VALUE")
     for row in rows:
-        bounds = f"{'' if row['low'] is None else row['low']} to {'' if row['high'] is None else row['high']}"
-        texts = (row["name"], row["option"], row["type"], str(row["default"]), bounds, row["help"])
+        low, high = row["low"], row["high"]
+        bounds = f"{low} to {high}" if None not in (low, high) else ""
+        bounds = bounds or (f"from {low}" if low is not None else f"up to {high}" if high is not None else "")
+        texts = (row["name"], row["option"], row["type"], write_value(row["default"]), bounds, row["help"])
         table.add_row(*map(escape, texts))
     console().print(table)
 

@@ -112,6 +112,10 @@ def test_list_and_plugins(capsys: pytest.CaptureFixture[str]) -> None:
     assert (better["accuracy"], better["loss"], better["ece"]) == ("higher", "lower", "lower")
     code, _, err = zoo(capsys, "list", "metrics", "loss")
     assert code == 0 and "lower" in err and "higher" not in err
+    code, out, err = zoo(capsys, "list", "augmentations", "flip", "--options")
+    assert (code, out, err.strip()) == (0, "", "no augmentation that matches has options")
+    code, _, err = zoo(capsys, "list", "losses", "--options")
+    assert code == 0 and "0 to 100" in err
 
 
 @pytest.mark.parametrize(

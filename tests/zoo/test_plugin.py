@@ -18,6 +18,7 @@ from PIL import Image
 from tests_support import TINY
 
 from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, ZooError, hookimpl, inspect, predict, verify
+from zoo.augmentation import Augmentation
 from zoo.backbone import Weights
 from zoo.command import Command
 from zoo.data.opening import open_images
@@ -25,6 +26,7 @@ from zoo.data.roles import assign_roles
 from zoo.dataset import Dataset, Images, Sample
 from zoo.errors import PluginWarning
 from zoo.exporter import Exporter
+from zoo.loss import Loss
 from zoo.metric import Metric
 from zoo.plugin import KINDS, PluginCandidate, Plugins, installed_candidates
 from zoo.preprocess import Preprocess
@@ -171,7 +173,7 @@ def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., Pl
     [
         ("text", "takes a backbone"),
         (row("has space"), "or a space"),
-        (row("a/b"), "must not contain"),
+        (row("a/b"), "a backbone's name must not contain"),
         (Backbone(name="x", summary="two\nlines", build="a:b"), "`summary`"),
     ],
 )
@@ -180,8 +182,16 @@ def test_a_bad_entry_is_refused(make: Callable[..., PluginCandidate], entry: Any
         load(make("foo", register_backbones=registering(entry)))
 
 
+def test_a_noun_has_its_article(make: Callable[..., PluginCandidate]) -> None:
+    bad = Augmentation(name="a:b", summary="a test", target="a:b")
+    with pytest.warns(PluginWarning, match="an augmentation's name must not contain"):
+        load(make("foo", register_augmentations=implementing("register_augmentations", bad)))
+
+
 ROWS: dict[str, Any] = {
     "register_backbones": row("x"),
+    "register_augmentations": Augmentation(name="x", summary="a test", target="a:b"),
+    "register_losses": Loss(name="x", summary="a test", target="a:b"),
     "register_datasets": Dataset(name="x", summary="a test", open="a:b"),
     "register_metrics": Metric(name="x", summary="a test", compute="a:b"),
     "register_exporters": Exporter(name="x", summary="a test", suffix=".x", write="a:b", open="a:b", verify="a:b"),

@@ -8,6 +8,7 @@ acme/mixed,strength=0.5
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -16,6 +17,7 @@ from typing import Any
 from zoo.catalogue import Catalogue, Entry
 from zoo.config.grammar import read_value, write_value
 from zoo.errors import UsageError, ZooError, did_you_mean
+from zoo.option import Option
 from zoo.plugin import DISTRIBUTIONS, Plugins
 from zoo.target import load_target
 
@@ -51,17 +53,22 @@ class Choice:
         """The row's function with its options bound; it takes so many arguments.
 
         Raises:
-            ZooError: it cannot be imported, or takes other arguments.
+            ZooError: it cannot be imported, is no function, or takes other arguments.
         """
-        target = self.entry.value.target
-        found = partial(load_target(target), **self.values)
+        target, hint = self.entry.value.target, "the plugin must be mended; `zoo plugins` names its distribution"
+        function = load_target(target)
+        if not callable(function):
+            raise ZooError(f"`{target}` of {self.noun} `{self}` is no function", hint=hint)
+        found = partial(function, **self.values)
         try:
             inspect.signature(found).bind(*[None] * arguments)
         except TypeError as error:
             raise ZooError(
                 f"`{target}` of {self.noun} `{self}` does not take {arguments} arguments and its options: {error}",
-                hint="the plugin must be mended; `zoo plugins` names its distribution",
+                hint=hint,
             ) from error
+        except ValueError:  # some functions in C have no signature: a wrong call is told when it is made
+            pass
         return found
 
     def to_json(self) -> dict[str, Any]:
@@ -104,10 +111,9 @@ def choose(text: str, catalogue: Catalogue[Any], plugins: Plugins) -> Choice:
         else:
             read_value(key, raw, type(option.default), values, problems)
             value = values.get(key)
-            low = -float("inf") if option.low is None else option.low
-            high = float("inf") if option.high is None else option.high
-            if isinstance(value, (int, float)) and not isinstance(value, bool) and not low <= value <= high:
-                problems.append(f"`{key}={raw}` is outside {low:g} to {high:g}")
+            if isinstance(value, (int, float)) and not isinstance(value, bool):
+                wrong = _outside(option, value)
+                problems += [f"`{key}={raw}` is {wrong}"] if wrong else []
     if problems:
         raise UsageError(
             f"{catalogue.noun} `{text}`: {'; '.join(problems)}",
@@ -120,3 +126,15 @@ def choose(text: str, catalogue: Catalogue[Any], plugins: Plugins) -> Choice:
         values={name: values.get(name, option.default) for name, option in options.items()},
         distribution=None if plugin.distribution in DISTRIBUTIONS else f"{plugin.distribution} {plugin.version}",
     )
+
+
+def _outside(option: Option, value: float) -> str | None:
+    """What is wrong with a number. None: it is finite, and within the bounds."""
+    low, high = (bound if bound is not None else value for bound in (option.low, option.high))
+    if math.isfinite(value) and low <= value <= high:
+        return None
+    if option.low is not None and option.high is not None:
+        return f"outside {option.low:g} to {option.high:g}"
+    if not math.isfinite(value):
+        return "not a finite number"
+    return f"below {low:g}" if value < low else f"above {high:g}"

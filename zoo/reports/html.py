@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
+# The loss that validation is scored by
+CROSS_ENTROPY = "losses/cross-entropy"
 CURVES = 8  # configurations in one plot
 PAIRS = 8  # pairs of classes that are confused most
 CELLS = 30  # most classes for which a confusion matrix is shown
@@ -124,12 +126,13 @@ def _run_page(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
         raise ZooError(
             f"run `{run.path}` is {run.status}, not finished", hint=f"`{_continuing_command(run.path)}` continues it"
         )
-    history = run.history
+    history, record = run.history, run.record
+    loss = record.get("loss", {}).get("name", CROSS_ENTROPY)
+    trained, scored = ("", "") if loss == CROSS_ENTROPY else (f", {loss}", ", cross-entropy")
     curves = {
-        "train": [line["train_loss"] for line in history],
-        "validation": [line["choice_loss"] for line in history if "choice_loss" in line],
+        f"train{trained}": [line["train_loss"] for line in history],
+        f"validation{scored}": [line["choice_loss"] for line in history if "choice_loss" in line],
     }
-    record = run.record
     page = {
         "title": f"{record['backbone']} {record['strategy']}",
         "kind": "run",

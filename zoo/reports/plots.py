@@ -136,7 +136,9 @@ def learning_curves(curves: Mapping[str, Sequence[float]]) -> str | None:
                 range(1, len(values) + 1), values, marker=".", color=SERIES[number % len(SERIES)],
                 ls="-" if number < len(SERIES) else "--", label=name,
             )  # fmt: skip
-        axes.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
+        axes.set(xlabel="epoch", ylabel="loss")
+        if min(min(values) for values in shown.values()) >= 0:  # a loss of a plugin may be negative
+            axes.set(ylim=(0, None))
         axes.xaxis.get_major_locator().set_params(integer=True)
 
     return _drawn(draw, "learning curves")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +28,23 @@ def as_begun(run: Run) -> Experiment:
         ZooError: as `_kept`.
     """
     kept = _kept(run)
-    return run.experiment if kept is None else replace(run.experiment, exclude=str(kept))
+    asked = with_recorded_names(run)
+    return asked if kept is None else replace(asked, exclude=str(kept))
+
+
+def with_recorded_names(run: Run) -> Experiment:
+    """The settings of a run, with the qualified names of a plugin's augmentation and loss.
+
+    The short names may mean those of another plugin by now.
+    """
+    names = {}
+    for setting in ("augment", "loss"):
+        choice = run.record.get(setting)
+        if choice is not None and choice["distribution"] is not None:
+            name = re.match(r"[^:,]*", getattr(run.experiment, setting))
+            assert name is not None
+            names[setting] = choice["name"] + getattr(run.experiment, setting)[name.end() :]
+    return replace(run.experiment, **names)
 
 
 def as_it_is_now(run: Run) -> Experiment:
@@ -36,7 +53,7 @@ def as_it_is_now(run: Run) -> Experiment:
     Raises:
         ZooError: neither is there.
     """
-    asked = run.experiment
+    asked = with_recorded_names(run)
     if asked.exclude is None or user_path(asked.exclude).is_file():
         return asked
     kept = _kept(run)

@@ -57,6 +57,8 @@ class BatchLoss:
             raise ZooError(
                 f"loss `{self.choice}` gives {shape} for {len(logits)} images, not one value for each", hint=MEND
             )
+        if values.is_complex():
+            raise ZooError(f"loss `{self.choice}` gives complex numbers", hint=MEND)
         if logits.requires_grad and not values.requires_grad:
             raise ZooError(f"loss `{self.choice}` has no gradient", hint=MEND)
         if self.class_weights is not None and not self.choice.entry.value.weighted:

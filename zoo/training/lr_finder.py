@@ -77,7 +77,7 @@ def _search(workspace: Workspace, progress: Progress) -> FoundRate:
         average = SMOOTHING * average + (1 - SMOOTHING) * loss
         rates.append(rate)
         losses.append(average / (1 - SMOOTHING ** (step + 1)))
-        if losses[-1] > DIVERGED * min(losses):
+        if losses[-1] - min(losses) > (DIVERGED - 1) * abs(min(losses)):  # a loss may be negative
             break
     model.load_state_dict(before)
     progress.stop()

@@ -2,16 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from zoo.errors import ZooError
 from zoo.progress import Progress
 from zoo.runs.run import SPLITS_FILE, Run
 from zoo.storage.files import write_json
+from zoo.system.device import choose_device
 from zoo.system.environment import versions
 from zoo.training.manifest import splits_manifest
 from zoo.training.preparation import Job
 from zoo.training.setup import Setup
+
+
+def with_recorded_precision(run: Run, setup: Setup, device: str | None) -> Setup:
+    """The setup with the precision that `auto` chose when the run began, on the same CPU.
+
+    On a CPU it is chosen by a measurement, which another version of zoo or an empty cache makes anew.
+    """
+    recorded = run.record["device"]["precision"]
+    if run.experiment.precision != "auto" or device is not None or setup.device.place.type != "cpu":
+        return setup
+    return replace(setup, device=choose_device(run.experiment.device, recorded))
 
 
 def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> None:

@@ -44,7 +44,7 @@ from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
 from zoo.training.preparation import Job, prepare
 from zoo.training.recipe import Recipe
-from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits
+from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits, with_recorded_precision
 from zoo.training.sampler import preserved_generators
 from zoo.training.setup import Setup, resolve
 from zoo.training.start import start_of
@@ -156,6 +156,7 @@ def resume(
         if save_every is not None:
             experiment = replace(experiment, save_every=save_every)
         setup = resolve(experiment, context.plugins)
+        setup = with_recorded_precision(run, setup, device)
         check_session(run, setup, force, context.progress)
         threads = torch.get_num_threads()
         torch.set_num_threads(int(run.record["device"]["threads"]))  # sums round differently with other threads

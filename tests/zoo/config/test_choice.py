@@ -6,8 +6,9 @@ import pytest
 
 from zoo import UsageError, ZooError
 from zoo.augmentation import Augmentation
-from zoo.catalogue import Entry
+from zoo.catalogue import Catalogue, Entry
 from zoo.config.choice import Choice, choose
+from zoo.option import Option
 from zoo.plugin import Plugins
 
 PLUGINS = Plugins()
@@ -51,3 +52,40 @@ def test_a_function_with_other_arguments_is_named() -> None:
     row = Augmentation(name="mine", summary="x", target=lambda canvas: canvas)
     with pytest.raises(ZooError, match="of augmentation `acme/mine` does not take 3 arguments"):
         Choice(entry=Entry("acme", row), noun="augmentation", values={}).function(3)
+
+
+@pytest.mark.parametrize(("target", "told"), [("math:pi", "`math:pi` of augmentation `acme/mine` is no function")])
+def test_what_is_no_function_is_named(target: str, told: str) -> None:
+    row = Augmentation(name="mine", summary="x", target=target)
+    with pytest.raises(ZooError, match=told):
+        Choice(entry=Entry("acme", row), noun="augmentation", values={}).function(3)
+
+
+def test_a_function_without_a_signature_is_taken() -> None:
+    row = Augmentation(name="mine", summary="x", target="builtins:max")
+    assert Choice(entry=Entry("acme", row), noun="augmentation", values={}).function(3)(1, 3, 2) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("mine:inf", "`x=inf` is not a finite number"),
+        ("mine:-1e400", "`x=-1e400` is not a finite number"),
+        ("mine:nan", "`x=nan` is not a finite number"),
+        ("mine,least=0", "`least=0` is below 1"),
+        ("mine,most=8", "`most=8` is above 7"),
+    ],
+)
+def test_numbers_without_bounds_are_finite(text: str, told: str) -> None:
+    options = (
+        Option(name="x", default=1.0, summary="x"),
+        Option(name="least", default=2, summary="x", low=1),
+        Option(name="most", default=2, summary="x", high=7),
+    )
+    row = Augmentation(name="mine", summary="x", target="acme:mine", options=options)
+    mine: Catalogue[Augmentation] = Catalogue("augmentation", "augmentations", [Entry("augmentations", row)])
+    with pytest.raises(UsageError) as caught:
+        choose(text, mine, PLUGINS)
+    assert told in caught.value.message
+    bounds = [choose(f"mine{words}", mine, PLUGINS).values for words in (":-1e300", ",least=1", ",most=7")]
+    assert [values[name] for values, name in zip(bounds, ("x", "least", "most"))] == [-1e300, 1, 7]

@@ -116,6 +116,24 @@ def test_a_plugin_may_draw_from_numpy_and_python() -> None:
         return canvas[:, :32, :32] // 2 + random.randrange(60) + int(np.random.randint(60))
 
     first = drawn_by(give)
-    state = random.getstate()
+    np.random.seed(7)
+    state, numbers = random.getstate(), np.random.get_state()
     assert torch.equal(drawn_by(give), first) and random.getstate() == state
+    assert str(np.random.get_state()) == str(numbers)
     assert len({view.numpy().tobytes() for view in first - CANVASES[:, :, :32, :32] // 2}) > 1
+
+
+def test_features_of_another_version_of_a_plugin_are_others() -> None:
+    row = Augmentation(name="mine", summary="x", target=lambda canvas, size, fill: canvas)
+    keys = [
+        drawing_of(Choice(entry=Entry("acme", row), noun="augmentation", values={}, distribution=version)).key
+        for version in ("acme 1", "acme 1", "acme 2")
+    ]
+    assert keys[0] == keys[1] != keys[2]
+
+
+def test_an_erased_rectangle_has_the_colour_around_padded_images() -> None:
+    fill = (200, 90, 10)
+    make = make_view("erase:1", 32, fill)
+    views = draw_views(torch.zeros(4, 3, 40, 40, dtype=torch.uint8), ask(0)[:4], make, 0)
+    assert {tuple(pixel) for pixel in views.permute(0, 2, 3, 1).reshape(-1, 3).tolist()} == {(0, 0, 0), fill}

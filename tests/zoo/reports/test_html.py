@@ -16,13 +16,14 @@ import pytest
 from chromium import CHROMIUM, in_chromium
 from tests_support import TINY, make_photos
 
+import zoo.reports.html
 from zoo import Plugins, Run, UsageError, ZooError, report, train
 from zoo.reports.html import _study_page, render
-from zoo.reports.plots import fraction_curves
+from zoo.reports.plots import fraction_curves, learning_curves
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.learning_curve import where_transfer_pays
 from zoo.studies.results import Results
-from zoo_cli.main import run as zoo
+from zoo_cli.main import run as run_zoo
 
 
 @pytest.fixture(scope="module")
@@ -162,9 +163,9 @@ def test_unfinished_runs_have_no_report(run: Run, tmp_path: Path) -> None:
 
 
 def test_the_command(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert zoo(["report", str(run.path), "--out", str(tmp_path / "a.html")]) == 0
+    assert run_zoo(["report", str(run.path), "--out", str(tmp_path / "a.html")]) == 0
     assert capsys.readouterr().out.strip() == str(tmp_path / "a.html")
-    assert zoo(["report", str(run.path), "--out", str(tmp_path / "a.html"), "--json"]) == 0
+    assert run_zoo(["report", str(run.path), "--out", str(tmp_path / "a.html"), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["kind"] == "run"
 
 
@@ -217,3 +218,22 @@ def test_nothing_is_wider_than_the_screen(study: Results, tmp_path: Path, width:
     dom, _ = browse(page, tmp_path, "--dump-dom", f"--window-size={width},900")
     found = re.search(r"<title>(\d+) of (\d+)</title>", dom)
     assert found is not None and int(found[1]) <= int(found[2])
+
+
+def test_curves_of_two_losses_are_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training lowers the loss that was asked for; validation is always scored by the cross-entropy."""
+    shown: list[str] = []
+    monkeypatch.setattr(zoo.reports.html, "learning_curves", shown.extend)
+    report(run, out=tmp_path / "one.html")
+    assert shown == ["train", "validation"]
+    shown.clear()
+    shutil.copytree(run.path, tmp_path / "run")
+    focal = Run.open(tmp_path / "run").update(loss={"name": "losses/focal", "options": {}, "distribution": None})
+    report(focal, out=tmp_path / "two.html")
+    assert shown == ["train, losses/focal", "validation, cross-entropy"]
+
+
+def test_a_curve_may_be_negative() -> None:
+    for values in ([2.0, 1.0], [-2.0, -3.0]):
+        curve = learning_curves({"train": values})
+        assert curve is not None and ("−3.0" in curve) == (min(values) < 0)

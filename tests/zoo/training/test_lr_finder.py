@@ -53,6 +53,9 @@ def test_it_stops_where_the_loss_diverges(two_splits: Path, plugins: Plugins, mo
     monkeypatch.setattr(PhaseSteps, "step", lambda *_, **__: (next(losses), 0))
     monkeypatch.setattr(zoo.training.lr_finder, "SMOOTHING", 0.0)
     assert find_rate(job(two_splits, plugins), Silent()).losses == (1.0, 0.5, 0.4, 3.0)
+    below = iter([-1.0, -2.0, -3.0, 5.9, 6.1, 0.0])  # 3 times 3 above the lowest
+    monkeypatch.setattr(PhaseSteps, "step", lambda *_, **__: (next(below), 0))
+    assert find_rate(job(two_splits, plugins), Silent()).losses == (-1.0, -2.0, -3.0, 5.9, 6.1)
     monkeypatch.setattr(PhaseSteps, "step", lambda *_, **__: (1.0, 0))
     with pytest.raises(ZooError, match="`--lr find`: the loss fell at no"):
         find_rate(job(two_splits, plugins), Silent())

@@ -21,6 +21,7 @@ from tests_support import TINY, Killed, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, resume, train
 from zoo.progress import Silent
+from zoo.runs.kept_list import as_begun, as_it_is_now
 from zoo.storage.files import read_json, write_json
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.recipe import Recipe
@@ -306,6 +307,44 @@ def test_other_versions_and_devices_are_named_and_can_be_forced(killed: Run, plu
     said = Said()
     assert resume(killed.path, force=True, plugins=plugins, progress=said).status == "finished"
     assert any("torch is" in text and "will differ" in text for text in said.warnings)
+
+
+def test_the_precision_that_auto_chose_is_kept(killed: Run, plugins: Plugins) -> None:
+    killed.update(device={**killed.record["device"], "precision": "bf16"})
+    said = Said()
+    assert resume(killed.path, plugins=plugins, progress=said).status == "finished"
+    assert any("cpu bf16" in note for note in said.notes)
+
+
+def test_another_precision_that_was_asked_for_is_named(killed: Run, plugins: Plugins) -> None:
+    killed.update(
+        device={**killed.record["device"], "precision": "bf16"},
+        experiment={**killed.record["experiment"], "precision": "fp32"},
+    )
+    with pytest.raises(ZooError, match="precision is fp32, was bf16"):
+        resume(killed.path, plugins=plugins)
+
+
+@pytest.mark.parametrize("setting", ["augment", "loss"])
+def test_a_short_name_means_what_it_meant_when_the_run_began(killed: Run, plugins: Plugins, setting: str) -> None:
+    """Another plugin, installed since, may have taken the short name."""
+    killed = killed.update(
+        experiment={**killed.record["experiment"], setting: "mine:3,depth=2"},
+        **{setting: {"name": "acme/mine", "options": {"x": 3, "depth": 2}, "distribution": "acme 1.0"}},
+    )
+    for read in (as_begun, as_it_is_now):
+        assert getattr(read(killed), setting) == "acme/mine:3,depth=2"
+    with pytest.raises(UsageError, match=r"no plugin `acme` with .* is installed"):
+        resume(killed.path, plugins=plugins)
+    killed = killed.update(**{setting: {"name": "zoo/mine", "options": {}, "distribution": None}})
+    assert getattr(as_begun(killed), setting) == "mine:3,depth=2"
+
+
+def test_another_version_of_a_plugin_is_named(killed: Run, plugins: Plugins) -> None:
+    augment = {**killed.record["augment"], "distribution": "acme 1.0"}
+    killed.update(augment=augment)
+    with pytest.raises(ZooError, match=r"augment is `augmentations/.*`, was `augmentations/.*` of acme 1\.0"):
+        resume(killed.path, plugins=plugins)
 
 
 def test_other_starting_weights_are_named(killed: Run, plugins: Plugins) -> None:
