@@ -106,7 +106,7 @@ def check_engine(asked: Engine, place: torch.device, plugins: Plugins) -> None:
         )
     why = lacking(asked, engines_of(plugins))
     if why is not None:
-        raise ZooError(f"`--engine {asked}` cannot be had: {why}", hint="install it, or leave `--engine` out")
+        raise ZooError(f"`--engine {asked}` cannot be had: {why}", hint="install it, or start a run without `--engine`")
 
 
 class RunEngine:

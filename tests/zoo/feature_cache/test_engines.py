@@ -350,6 +350,28 @@ def test_the_choice_follows_the_work_and_is_remembered(
     assert choice(10) == "torch"  # as before, though an export is kept by now
     assert choice(10, shared={split.digest(): first}) == first  # as the other runs of the process
     assert choice(10, began_with=engine_choice.EngineChoice.from_json({"name": first})) == first
+    assert expected_engine("auto", split, BLOCK, Work(images=100_000, networks=10_000), plugins) == "torch"
+    monkeypatch.setattr(engine_choice, "lacking", lambda name, engines: "it is gone")
+    assert choice(100_000) == "torch"  # what is remembered cannot be had any more
+
+
+def test_torch_takes_over_where_the_engine_of_a_resumed_run_is_gone(
+    plugins: Plugins, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, said = split_of(plugins), Said()
+    began = engine_choice.EngineChoice(name=ORT, reason="fast", images_per_second={ORT: 2.0})
+    told: list[engine_choice.EngineChoice] = []
+    run = engine_choice.RunEngine(
+        "auto", plugins=plugins, progress=said, store=None, work=Work(images=1), began_with=began
+    )
+    run.told = told.append
+    monkeypatch.setattr("zoo.feature_cache.engine.find_spec", lambda name: None)
+    run.choose(split, BLOCK, images)
+    before = run.key(split)
+    assert [run.compute(split, BLOCK, images) for _ in range(2)] == [None, None]
+    assert run.name(split) == run.key(split) == "torch" and before.startswith(ORT)
+    assert [line for line in said.warnings if "is not installed; torch computes them" in line] == said.warnings[:1]
+    assert told[-1].images_per_second == {ORT: 2.0} and "is not installed" in told[-1].reason
 
 
 def test_the_plan_names_the_engine(two_splits: Path, plugins: Plugins, fresh: Path) -> None:
