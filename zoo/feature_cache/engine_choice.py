@@ -196,10 +196,11 @@ class RunEngine:
                     raise ZooError(
                         f"`--engine {self.asked}`: {error}", hint="`--engine auto` takes torch in such a case"
                     ) from error
-                self._progress.warn(f"{text}; torch computes them")
                 self._failed.add(digest)
-                self.choice = replace(self.choice, reason=f"{self.choice.reason}; {text}")
-                self.told(self.choice)
+                if text not in self.choice.reason:  # said once for all networks of the run
+                    self._progress.warn(f"{text}; torch computes them")
+                    self.choice = replace(self.choice, reason=f"{self.choice.reason}; {text}")
+                    self.told(self.choice)
                 return None
         return self._opened[digest].compute
 

@@ -371,7 +371,13 @@ def test_torch_takes_over_where_the_engine_of_a_resumed_run_is_gone(
     assert [run.compute(split, BLOCK, images) for _ in range(2)] == [None, None]
     assert run.name(split) == run.key(split) == "torch" and before.startswith(ORT)
     assert [line for line in said.warnings if "is not installed; torch computes them" in line] == said.warnings[:1]
-    assert told[-1].images_per_second == {ORT: 2.0} and "is not installed" in told[-1].reason
+    other = split_of(plugins, "timm/test_vit")
+    assert run.compute(other, BLOCK, images) is None and len(said.warnings) == 1
+    assert (
+        told[-1].images_per_second == {ORT: 2.0}
+        and told[-1].reason.count("not installed") == 1
+        and "is not installed" in told[-1].reason
+    )
 
 
 def test_the_plan_names_the_engine(two_splits: Path, plugins: Plugins, fresh: Path) -> None:
