@@ -24,7 +24,7 @@ from zoo.plugin import Plugins
 from zoo.storage.cache import source_key
 from zoo.storage.tensor_store import Store
 from zoo.system.cpu_memory import keep_denormal_mode
-from zoo.system.environment import versions
+from zoo.system.environment import package_version, versions
 from zoo.target import load_target
 
 TORCH, COMPILED = "torch", "torch-compile"
@@ -79,6 +79,11 @@ def lacking(name: str, engines: dict[str, FrozenEngine]) -> str | None:
     if name not in engines:
         return "no plugin that is loaded brings it"
     return None if find_spec(engines[name].package) else f"`{engines[name].package}` is not installed"
+
+
+def version_of(engine: FrozenEngine) -> str:
+    """The installed version of an engine's package; empty where no distribution has its name."""
+    return package_version(engine.package) or ""
 
 
 def is_kept(split: SplitNetwork, engine: FrozenEngine, block: int, store: Store | None) -> bool:
@@ -187,7 +192,7 @@ def _as_blocks(engine: Compute, split: SplitNetwork) -> BlockCompute:
 def _export_key(split: SplitNetwork, engine: FrozenEngine, block: int) -> dict[str, object]:
     return {
         "kind": "engine",
-        "engine": engine.name,
+        "engine": f"{engine.name} {version_of(engine)}",
         "convert": str(engine.convert),
         "code": source_key(Path(__file__)),
         "prefix": split.graph_digest(),

@@ -25,6 +25,7 @@ from zoo.feature_cache.engine import (
     is_kept,
     lacking,
     open_engine,
+    version_of,
 )
 from zoo.feature_cache.split_network import SplitNetwork
 from zoo.plugin import Plugins
@@ -80,6 +81,15 @@ class EngineChoice:
     def to_json(self) -> dict[str, Any]:
         return {"name": self.name, "reason": self.reason, "images_per_second": dict(self.images_per_second)}
 
+    @classmethod
+    def from_json(cls, kept: Mapping[str, Any]) -> EngineChoice:
+        """The choice of a run's record."""
+        return cls(
+            name=kept["name"],
+            reason=kept.get("reason") or "as the run began",
+            images_per_second=kept.get("images_per_second") or {},
+        )
+
 
 def check_engine(asked: Engine, place: torch.device, plugins: Plugins) -> None:
     """Check that an engine that was asked for can be had on this machine, before anything is computed.
@@ -96,7 +106,7 @@ def check_engine(asked: Engine, place: torch.device, plugins: Plugins) -> None:
         )
     why = lacking(asked, engines_of(plugins))
     if why is not None:
-        raise ZooError(f"`--engine {asked}` cannot be had: {why}", hint="install it, or leave `--engine` out")
+        raise ZooError(f"`--engine {asked}` cannot be had: {why}", hint="install it, or start a run without `--engine`")
 
 
 class RunEngine:
@@ -117,7 +127,7 @@ class RunEngine:
         progress: Progress,
         store: Store | None,
         work: Work,
-        began_with: str | None = None,
+        began_with: EngineChoice | None = None,
         shared: dict[str, str] | None = None,
     ) -> None:
         """Prepare the choice.
@@ -128,7 +138,7 @@ class RunEngine:
             progress: Receives notes and warnings.
             store: Where converted networks are kept. None: they are not.
             work: What the run computes.
-            began_with: Name of the engine that the run began with. None: it is a new one.
+            began_with: The choice that the run began with. None: it is a new one.
             shared: Names of engines by prefix, of runs in one process that share rows.
         """
         self.asked = asked
@@ -144,16 +154,22 @@ class RunEngine:
         self._failed: set[str] = set()  # digests of networks that torch computes instead
 
     def name(self, split: SplitNetwork) -> str:
-        """Name of the engine of a network, once `choose` was called; part of the key of its rows."""
+        """Name of the engine of a network, once `choose` was called."""
         assert self.choice is not None
         return TORCH if split.digest() in self._failed else self.choice.name
+
+    def key(self, split: SplitNetwork) -> str:
+        """What the rows of a network depend on besides it: the name and the version of its engine."""
+        name = self.name(split)
+        return f"{name} {version_of(self._engines[name])}" if name in self._engines else name
 
     def choose(self, split: SplitNetwork, block: int, sample: Callable[[], torch.Tensor]) -> None:
         """Choose an engine, if that has not been done; `sample` makes a block of images of the run."""
         if self.choice is not None:
             return
         if self._began_with is not None:
-            self._decide(self._began_with, "as the run began")
+            began = self._began_with
+            self._decide(began.name, began.reason, began.images_per_second)
         elif self.asked != "auto":
             self._decide(self.asked, "as asked")
         elif split.place.type != "cpu":
@@ -180,10 +196,11 @@ class RunEngine:
                     raise ZooError(
                         f"`--engine {self.asked}`: {error}", hint="`--engine auto` takes torch in such a case"
                     ) from error
-                self._progress.warn(f"{text}; torch computes them")
                 self._failed.add(digest)
-                self.choice = replace(self.choice, reason=f"{self.choice.reason}; {text}")
-                self.told(self.choice)
+                if text not in self.choice.reason:  # said once for all networks of the run
+                    self._progress.warn(f"{text}; torch computes them")
+                    self.choice = replace(self.choice, reason=f"{self.choice.reason}; {text}")
+                    self.told(self.choice)
                 return None
         return self._opened[digest].compute
 

@@ -187,7 +187,7 @@ class PrefixOutputs:
 
     @property
     def _key(self) -> dict[str, Any]:
-        return {**self._base, "engine": TORCH if self.by_torch else self.engine.name(self.split)}  # type: ignore[union-attr]
+        return {**self._base, "engine": TORCH if self.by_torch else self.engine.key(self.split)}  # type: ignore[union-attr]
 
     def torch_rows(self, indices: Indices, views: Sequence[int]) -> Rows:
         """The rows of images as torch computes them, in the same blocks; they are not kept."""

@@ -26,12 +26,12 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the installed packages that results depend on."""
-    found = {name: _version(name) for name in PACKAGES}
+    found = {name: package_version(name) for name in PACKAGES}
     return {"python": platform.python_version(), **{name: version for name, version in found.items() if version}}
 
 
 @cache  # the metadata of a package is a long text, and a run asks three times
-def _version(name: str) -> str | None:
+def package_version(name: str) -> str | None:
     """The installed version of a package, as when it was first asked for; None if there is none."""
     try:
         return importlib.metadata.version(name)

@@ -21,7 +21,7 @@ from zoo.data.selection import Selection
 from zoo.dataset import Images
 from zoo.errors import counted
 from zoo.experiment import Experiment
-from zoo.feature_cache.engine_choice import RunEngine, Work
+from zoo.feature_cache.engine_choice import EngineChoice, RunEngine, Work
 from zoo.feature_cache.loader import default_views
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.row_pool import RowPool
@@ -106,7 +106,7 @@ def prepare(
     pool: RowPool | None = None,
     earlier: Earlier | None = None,
     of_folds: bool = False,
-    engine: str | None = None,
+    engine: EngineChoice | None = None,
 ) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
@@ -118,7 +118,7 @@ def prepare(
         pool: What the folds of a run share.
         earlier: What a final run takes from the run that it is of.
         of_folds: Whether it is the run of a fold; the run of all folds has looked for leaks, and told what it found.
-        engine: Engine that a resumed run began with. None: it is a new run.
+        engine: The choice that a resumed run began with. None: it has made none.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.

@@ -163,8 +163,10 @@ def resume(
         try:
             context, watch = _watched(context, setup)
             earlier = Earlier.from_json(run.record["final"]) if run.is_final else None
-            earliest = None if "engine" in run.record["experiment"] else "torch"  # versions that had no other engine
-            engine = (run.record.get("engine") or {}).get("name") or earliest
+            begun = run.record.get("engine")
+            if begun is None and "engine" not in run.record["experiment"]:  # of versions that had no other engine
+                begun = {"name": "torch"}
+            engine = EngineChoice.from_json(begun) if begun and begun.get("name") else None
             job = prepare(experiment, setup, context, pool=pool, earlier=earlier, of_folds=of_folds, engine=engine)
             check_data(run, job)
             check_start(run, job, force)
@@ -199,7 +201,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         nonlocal run
         run = run.update(engine=choice.to_json())
 
-    if job.engine is not None and run.record.get("engine") is None:
+    if job.engine is not None:
         job.engine.told = note_engine
     try:
         checkpoints = Checkpoints(folder, job.experiment.save_every, run.record.get("id"))
@@ -242,7 +244,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
             ended_by=recipe.ended_by,
             batch_parts=recipe.workspace.stepper.parts,
             steps=recipe.state.position.step,
-            engine=job.engine.choice.to_json() if job.engine is not None and job.engine.choice is not None else None,
+            engine=run.record.get("engine"),  # also where a part that was resumed has no frozen layers
             **figures,
             weights_sha256=digest,
             checkpoints={"written": checkpoints.written, "seconds": round(checkpoints.spent, 3)},

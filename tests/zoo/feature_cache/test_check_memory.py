@@ -68,3 +68,11 @@ def test_a_small_store_is_left_to_features(tmp_path: Path, checks: list[int]) ->
         split(model, store)
         assert len(checks) == number and store.failure is None
     assert store.usage().entries == 0
+
+
+def test_an_entry_of_another_form_is_not_used(tmp_path: Path) -> None:
+    memory = CheckMemory(Store(tmp_path), {"versions": "1"})
+    memory.store.write(memory._key("a"), {"seconds": torch.ones(2)})
+    memory.store.write(memory._key("b"), {"other": torch.ones(1)})
+    memory.passed("c", 0.5)
+    assert [memory.seconds(digest) for digest in "abc"] == [None, None, 0.5]

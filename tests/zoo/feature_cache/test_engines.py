@@ -223,6 +223,7 @@ def test_a_resumed_run_keeps_its_engine(
         ORT,
         "torch",
     }
+    (fresh / "engines.json").unlink()  # the stopped run measures as well
     written = Checkpoints.write
     with monkeypatch.context() as patch:
 
@@ -233,11 +234,44 @@ def test_a_resumed_run_keeps_its_engine(
         patch.setattr(Checkpoints, "write", dying)
         with pytest.raises(Killed):
             train(asked, out=tmp_path / "stopped", plugins=plugins)
+    begun = Run.open(tmp_path / "stopped").record["engine"]
     (fresh / "engines.json").unlink()
     monkeypatch.setattr(engine_choice, "_savings", lambda *given: [])  # a new run would take torch now
     resumed = resume(tmp_path / "stopped", plugins=plugins)
-    assert resumed.record["engine"] == Run.open(tmp_path / "stopped").record["engine"]
-    assert resumed.record["engine"]["name"] == ORT and outcome(resumed) == outcome(whole)
+    assert resumed.record["engine"] == Run.open(tmp_path / "stopped").record["engine"] == begun
+    assert begun["name"] == ORT and begun["images_per_second"] and outcome(resumed) == outcome(whole)
+
+
+def test_a_run_that_is_resumed_past_its_frozen_layers_keeps_the_record_of_its_engine(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(STEPS, data=str(two_splits), strategy="linear,epochs=1+full,epochs=1", epochs=None, save_every=0.0)
+    written = Checkpoints.write
+    with monkeypatch.context() as patch:
+
+        def dying(self: Checkpoints, tensors: Any, state: Any) -> None:
+            written(self, tensors, state)
+            if state["position"]["phase"] == 1:
+                raise Killed
+
+        patch.setattr(Checkpoints, "write", dying)
+        with pytest.raises(Killed):
+            train(asked, out=tmp_path / "stopped", plugins=plugins)
+    begun = Run.open(tmp_path / "stopped").record["engine"]
+    resumed = resume(tmp_path / "stopped", plugins=plugins)
+    assert resumed.record["engine"] == begun and begun["name"] == ORT
+
+
+def test_rows_and_exports_are_those_of_one_version_of_the_engine(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = replace(SOLVED, data=str(two_splits), cache="on")
+    prefixes = []
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr("zoo.feature_cache.engine.package_version", lambda name, found=version: found)
+        run = train(asked, out=tmp_path / "run", force=True, plugins=plugins)
+        prefixes.append(run.record["seconds"]["of_train"]["prefix"])
+    assert prefixes[0] > 0.0 == prefixes[1] < prefixes[2] and len(exports(fresh)) == 2
 
 
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -315,7 +349,35 @@ def test_the_choice_follows_the_work_and_is_remembered(
     assert choice(100_000) == first and len(made) == 1  # remembered
     assert choice(10) == "torch"  # as before, though an export is kept by now
     assert choice(10, shared={split.digest(): first}) == first  # as the other runs of the process
-    assert choice(10, began_with=first) == first
+    assert choice(10, began_with=engine_choice.EngineChoice.from_json({"name": first})) == first
+    assert expected_engine("auto", split, BLOCK, Work(images=100_000, networks=10_000), plugins) == "torch"
+    monkeypatch.setattr(engine_choice, "lacking", lambda name, engines: "it is gone")
+    assert choice(100_000) == "torch"  # what is remembered cannot be had any more
+
+
+def test_torch_takes_over_where_the_engine_of_a_resumed_run_is_gone(
+    plugins: Plugins, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, said = split_of(plugins), Said()
+    began = engine_choice.EngineChoice(name=ORT, reason="fast", images_per_second={ORT: 2.0})
+    told: list[engine_choice.EngineChoice] = []
+    run = engine_choice.RunEngine(
+        "auto", plugins=plugins, progress=said, store=None, work=Work(images=1), began_with=began
+    )
+    run.told = told.append
+    monkeypatch.setattr("zoo.feature_cache.engine.find_spec", lambda name: None)
+    run.choose(split, BLOCK, images)
+    before = run.key(split)
+    assert [run.compute(split, BLOCK, images) for _ in range(2)] == [None, None]
+    assert run.name(split) == run.key(split) == "torch" and before.startswith(ORT)
+    assert [line for line in said.warnings if "is not installed; torch computes them" in line] == said.warnings[:1]
+    other = split_of(plugins, "timm/test_vit")
+    assert run.compute(other, BLOCK, images) is None and len(said.warnings) == 1
+    assert (
+        told[-1].images_per_second == {ORT: 2.0}
+        and told[-1].reason.count("not installed") == 1
+        and "is not installed" in told[-1].reason
+    )
 
 
 def test_the_plan_names_the_engine(two_splits: Path, plugins: Plugins, fresh: Path) -> None:

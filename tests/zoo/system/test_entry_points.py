@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
@@ -51,9 +52,22 @@ def test_changes_are_seen(site: Path) -> None:
     assert values() == [("one", "zoo.errors"), ("two", "zoo.target:load_target")]
     install(site, "two", "b = zoo.catalogue")  # in place
     assert values() == [("one", "zoo.errors"), ("two", "zoo.catalogue")]
+    install(site, "two", "b = zoo.catalogux")  # in place, of the same size
+    os.utime(site / "two-1.0.dist-info" / "entry_points.txt", (1, 1))
+    assert values() == [("one", "zoo.errors"), ("two", "zoo.catalogux")]
+    install(site, "two", "b = zoo.catalogue")
     for file in (site / "one-1.0.dist-info").iterdir():
         file.unlink()
     assert values() == [("two", "zoo.catalogue")]
+
+
+def test_with_an_archive_on_the_path_nothing_is_remembered(
+    site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "modules.zip").write_bytes(b"PK")
+    monkeypatch.setattr(sys, "path", [str(tmp_path / "modules.zip"), *sys.path])
+    assert entry_points._distributions_key() is None
+    assert values() == [("one", "zoo.errors")]
 
 
 @pytest.mark.parametrize("kept", [None, 3, [["a"]], [["a", "b", "some.group", "one", 1]]])
