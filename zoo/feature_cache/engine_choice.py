@@ -316,8 +316,12 @@ class _Memory:
     def read(cls) -> _Memory:
         found: Any = read_memo("engines", cls._key())
         try:
-            return cls(dict(found["choices"]), dict(found["rates"]), dict(found["ready"]))
-        except (TypeError, KeyError, ValueError):
+            return cls(
+                {key: str(name) for key, name in found["choices"].items()},
+                {key: {name: float(rate) for name, rate in rates.items()} for key, rates in found["rates"].items()},
+                {name: float(seconds) for name, seconds in found["ready"].items()},
+            )
+        except (TypeError, KeyError, ValueError, AttributeError):  # a damaged memo
             return cls({}, {}, {})
 
     def write(self) -> None:

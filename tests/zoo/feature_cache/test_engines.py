@@ -24,10 +24,11 @@ from zoo.experiment import Cache, Engine
 from zoo.exporter import Compute
 from zoo.feature_cache import engine_choice
 from zoo.feature_cache.engine import BOUND, EngineFailed, close_calls, engines_of, is_kept, open_engine
-from zoo.feature_cache.engine_choice import Work, check_engine, expected_engine
+from zoo.feature_cache.engine_choice import Work, _Memory, check_engine, expected_engine
 from zoo.feature_cache.split_network import SplitNetwork, prefix_in_blocks
 from zoo.networks.tracing import noise
 from zoo.progress import Silent
+from zoo.storage.cache import write_memo
 from zoo.storage.tensor_store import SUFFIX, Store
 from zoo.training import validation
 from zoo.training.checkpoint import Checkpoints
@@ -403,3 +404,22 @@ def test_folds_share_the_engine(two_splits: Path, tmp_path: Path, plugins: Plugi
     run = train(replace(SOLVED, data=str(two_splits), folds=2), out=tmp_path / "run", plugins=plugins)
     records = [json.loads((run.path / "folds" / number / "run.json").read_text()) for number in ("1", "2")]
     assert [record["engine"]["name"] for record in records] == [ORT, ORT] and len(exports(fresh)) == 1
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        {"choices": [], "rates": {}, "ready": {}},
+        {"choices": {}, "rates": {"a": []}, "ready": {}},
+        {"choices": {}, "rates": {"a": {"torch": "fast"}}, "ready": {}},
+        {"choices": {}, "rates": {}, "ready": {"onnxruntime": None}},
+        {"choices": {}, "rates": {}},
+        "text",
+    ],
+)
+def test_a_damaged_memory_of_engines_is_empty(kept: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path))
+    write_memo("engines", _Memory._key(), kept)
+    assert _Memory.read() == _Memory({}, {}, {})
+    write_memo("engines", _Memory._key(), {"choices": {"a": "torch"}, "rates": {"b": {"torch": 1}}, "ready": {"c": 2}})
+    assert _Memory.read() == _Memory({"a": "torch"}, {"b": {"torch": 1.0}}, {"c": 2.0})
