@@ -6,8 +6,8 @@
     file = zoo.export(run)
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
-Verbs: `train`, `train_final`, `resume`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`, `study`,
-`advise`, `compare`, `diff`, `report`. A run is opened with `Run.open(folder)`, a study with `Results.open(folder)`.
+Verbs: `train`, `train_final`, `resume`, `rerun`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`,
+`study`, `advise`, `compare`, `diff`, `report`. `Run.open(folder)` opens a run, `Results.open(folder)` a study.
 
 Importing `zoo` imports neither torch nor any plugin, and each name only when it is first used.
 """
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from zoo.studies.study import Study
     from zoo.training.dry_run import plan
     from zoo.training.entry import resume, train, train_final
+    from zoo.training.rerun import rerun
 
 __version__ = "0.1.0"
 
@@ -99,6 +100,7 @@ __all__ = [
     "plan",
     "predict",
     "report",
+    "rerun",
     "resume",
     "study",
     "train",
@@ -152,6 +154,7 @@ __getattr__ = lazy_attributes(
         "plan": "zoo.training.dry_run:plan",
         "predict": "zoo.inference.prediction:predict",
         "report": "zoo.reports.html:report",
+        "rerun": "zoo.training.rerun:rerun",
         "resume": "zoo.training.entry:resume",
         "study": "zoo.studies.runner:study",
         "train": "zoo.training.entry:train",

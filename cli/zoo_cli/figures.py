@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -66,6 +66,29 @@ def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
             f"{pair['worse']} by {pair['difference']:.3f}"
         )
         console.print(f"[dim]{escape(figures)}[/dim]")
+
+
+def print_settings(runs: Sequence[Run], console: Console, shown: Sequence[str] = ()) -> None:
+    """Print which settings and versions differ between runs, a line for each.
+
+    Args:
+        runs: The runs.
+        console: Where to print.
+        shown: Settings that are printed already.
+    """
+    from zoo.runs.setting_differences import differing_settings, differing_versions, value_text
+
+    found = differing_settings(runs)
+    lines = {name: [value_text(name, value) for value in values] for name, values in found.items() if name not in shown}
+    if len(runs) > 1 and not lines:
+        console.print(f"[dim]no {'other ' if shown else ''}setting differs[/dim]")
+    for title, table in (("settings", lines), ("versions", differing_versions(runs))):
+        if table:
+            console.print(f"{title} that differ:")
+        for name, texts in table.items():
+            of = {text: [str(run.path) for run, one in zip(runs, texts) if one == text] for text in texts}
+            told = "; ".join(f"{text} in {', '.join(names)}" for text, names in of.items())
+            console.print(escape(f"  {name}: {told}"))
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

@@ -99,5 +99,15 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
     )
 
 
+def absolute_weights(text: str, base: Path | None = None) -> str:
+    """The text of `--weights` with a path made absolute, so that a run finds its file from any folder.
+
+    Args:
+        text: The text; `default`, `none` and tags are unchanged.
+        base: The folder that a relative path begins at. None: the current one.
+    """
+    return str(((base or Path()) / user_path(text)).absolute()) if _is_file(text) else text
+
+
 def _is_file(text: str) -> bool:
     return Path(text).suffix.lower() in WEIGHTS_SUFFIXES or "/" in text or "\\" in text

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
+from zoo.config.references import absolute_weights
 from zoo.data.exclusion import absolute_list
 from zoo.data.folds import pool
 from zoo.data.leakage import digests
@@ -85,6 +86,8 @@ def study(
         settings = dict(asked.settings)
         if isinstance(settings.get("exclude"), str):
             settings["exclude"] = absolute_list(settings["exclude"])
+        if isinstance(settings.get("weights"), str):
+            settings["weights"] = absolute_weights(settings["weights"])
         asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
         folder = output_path(out) if out is not None else default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
