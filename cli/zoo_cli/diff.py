@@ -25,8 +25,9 @@ def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
     \b
     zoo diff runs/first runs/second
 
-    Says which settings differ, and prints a line for each such photograph, separated by tabs: `fixed` or `broken`, its path, its true label, and the
-    prediction and probability of the first and of the second run. The p-value is from the exact McNemar test.
+    Says which settings differ. Then it prints a line for each such photograph, separated by tabs: `fixed` or `broken`,
+    its path, its true label, and the prediction and probability of the first and of the second run. The p-value is from
+    the exact McNemar test.
     """
     from zoo.evaluation.paired_diff import diff as compare
     from zoo.runs.run import Run

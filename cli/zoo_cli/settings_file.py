@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import zoo
+from zoo.data.data_argument import check_no_secret
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
 from zoo.preprocess import pixels_text
@@ -201,6 +202,8 @@ def experiment_of(ctx: click.Context, settings: Mapping[str, Any]) -> Experiment
     Raises:
         UsageError: a value is not valid; the message names the option, and the file if it is from there.
     """
+    for name, value in settings.items():
+        check_no_secret(str(value), f"`--{name.replace('_', '-')}`")
     try:
         return Experiment(**settings)
     except UsageError as error:

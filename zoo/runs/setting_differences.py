@@ -10,25 +10,17 @@ from zoo.preprocess import pixels_text
 from zoo.runs.run import Run
 
 
-def settings_of(run: Run) -> dict[str, Any]:
-    """Every setting of a run by its name in `Experiment`; names of plugins' rows are those that they resolved to."""
-    found = run.experiment.to_json()
-    for name in ("backbone", "strategy"):
-        found[name] = run.record.get(name, found[name])
-    for name in ("augment", "loss"):
-        choice = run.record.get(name)
-        if isinstance(choice, Mapping):
-            options = "".join(f",{key}={value}" for key, value in choice["options"].items())
-            found[name] = f"{choice['name']}{options}"
-    return found
-
-
 def differing_settings(runs: Sequence[Run]) -> dict[str, list[Any]]:
     """The settings that are not the same in all runs: for each its values, in the order of the runs.
 
-    An augmentation or a loss is the same where name and options are, however they were written.
+    Names are compared as they were resolved, and an augmentation or a loss with its options, however it was written.
     """
-    return differing([settings_of(run) for run in runs])
+    asked = differing([run.experiment.to_json() for run in runs])
+    return {
+        name: values
+        for name, values in asked.items()
+        if len({str(_resolved(run, name, value)) for run, value in zip(runs, values)}) > 1
+    }
 
 
 def differing(settings: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
@@ -41,10 +33,15 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
+def _resolved(run: Run, name: str, value: Any) -> Any:
+    """What a setting stands for in a run, as its record has it."""
+    return run.record.get(name, value) if name in ("backbone", "strategy", "augment", "loss") else value
+
+
 def value_text(name: str, value: Any) -> str:
-    """A value as it is typed; a dash where it is not set, and its default holds."""
+    """A value as it is typed."""
     if value is None:
-        return "-"
+        return "not set"
     if name == "image_size":
         return pixels_text(value if isinstance(value, int) else (value[0], value[1]))
     if isinstance(value, bool):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
+from zoo.data.data_argument import check_no_secret
 from zoo.errors import UsageError, did_you_mean
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
@@ -76,5 +77,6 @@ def rerun_experiment(run: Run, changes: Mapping[str, Any]) -> Experiment:
     for name in changes:
         if name not in known:
             raise UsageError(f"unknown setting `{name}`", hint=did_you_mean(name, known, "see `zoo train --help`"))
+        check_no_secret(str(changes[name]), f"`{name}`")
     begun = with_recorded_names(run) if "exclude" in changes else as_it_is_now(run)
     return replace(begun, **changes)
