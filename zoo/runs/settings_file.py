@@ -7,7 +7,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from zoo.config.references import absolute_weights
 from zoo.data.data_argument import absolute_path, check_no_secret
@@ -16,6 +16,10 @@ from zoo.data.opening import absolute
 from zoo.errors import UsageError
 from zoo.plugin import Plugins
 from zoo.storage.paths import check_recordable, user_path
+
+if TYPE_CHECKING:
+    from tomlkit import TOMLDocument
+    from tomlkit.items import Table
 
 WIDTH = 100  # columns of a comment
 
@@ -59,10 +63,12 @@ def read_settings(file: Path | str, what: str = "settings file") -> dict[str, An
     except OSError as error:
         raise UsageError(f"`{file}` cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"`{file}` is not TOML: it is not text in UTF-8", hint=f"pass a {what} in TOML") from error
+        raise UsageError(
+            f"`{file}` cannot be read as TOML: it is not text in UTF-8", hint=f"pass a {what} in TOML"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise UsageError(
-            f"`{file}` is not TOML: {str(error) or 'it is nested too deeply'}",
+            f"`{file}` cannot be read as TOML: {str(error) or 'it is nested too deeply'}",
             hint='a line is `key = value`, with text in quotes, such as `data = "photos"`',
         ) from error
     for key, value in found.items():
@@ -101,8 +107,14 @@ def beside(key: str, value: str, folder: Path, plugins: Plugins) -> str:
     return absolute_path(value, folder)
 
 
-def settings_text(lines: Iterable[Line], title: str) -> str:
+def settings_text(lines: Iterable[Line], title: str, table: str | None = None, of_table: Iterable[Line] = ()) -> str:
     """The settings as TOML, each below a comment that says what it means; what is not set is a comment.
+
+    Args:
+        lines: The settings.
+        title: The first comment.
+        table: The name of a table behind them. None: there is none.
+        of_table: The settings in the table.
 
     Raises:
         UsageError: a value holds a password or a signature, or is not valid UTF-8.
@@ -110,20 +122,38 @@ def settings_text(lines: Iterable[Line], title: str) -> str:
     import tomlkit  # not at the top: it takes milliseconds, and few commands write TOML
 
     document = tomlkit.document()
-
-    def comment(text: str) -> None:
-        for row in textwrap.wrap(text, WIDTH - 2, break_long_words=False, break_on_hyphens=False):
-            document.add(tomlkit.comment(row))
-
-    comment(title)
-    for line in lines:
+    _comment(document, title)
+    _add(document, lines)
+    if table is not None:
+        inner = tomlkit.table()
+        _add(inner, of_table)
         document.add(tomlkit.nl())
-        comment(line.text)
+        document.add(table, inner)
+    return tomlkit.dumps(document)
+
+
+def _add(to: TOMLDocument | Table, lines: Iterable[Line]) -> None:
+    import tomlkit
+
+    for line in lines:
+        to.add(tomlkit.nl())
+        _comment(to, line.text)
         if line.value is None:
-            document.add(tomlkit.comment(f"{line.key} ="))
+            to.add(tomlkit.comment(f"{line.key} ="))
             continue
         for text in _texts(line.value):
             check_no_secret(text, f"`{line.key}`")
             check_recordable(text, line.key)
-        document.add(line.key, list(line.value) if isinstance(line.value, tuple) else line.value)
-    return tomlkit.dumps(document)
+        to.add(line.key, _plain(line.value))
+
+
+def _comment(to: TOMLDocument | Table, text: str) -> None:
+    import tomlkit
+
+    for row in textwrap.wrap(text, WIDTH - 2, break_long_words=False, break_on_hyphens=False):
+        to.add(tomlkit.comment(row))
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists."""
+    return [_plain(one) for one in value] if isinstance(value, (list, tuple)) else value
