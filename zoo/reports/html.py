@@ -304,6 +304,8 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
             f"{count} of {rows} configurations are winners: none is significantly worse than another, {data}. "
             f"The cheapest of them is {name}."
         )
+    if count > 1:
+        text += f" {_untold(board)}"
     caution = board["comparison"].get("caution") if rows > 1 else None
     if caution:
         text += f" {caution[0].upper()}{caution[1:]}."
@@ -314,6 +316,23 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
         accuracy = chosen["test"]["accuracy"]
         text += f" Its accuracy on the locked split is {accuracy:.3f} (95 % {low:.3f} to {high:.3f})."
     return text
+
+
+def _untold(board: Mapping[str, Any]) -> str:
+    """What could not be told of the winners: which is the most accurate, and what it would take."""
+    first, *others = board["winners"]
+    pairs = [
+        one
+        for one in board["comparison"]["pairs"]
+        if one["better"] == first and one["worse"] in others and one["needed"]
+    ]
+    if not pairs:
+        return "Which of them is the most accurate could not be told: they are equally accurate here."
+    pair = min(pairs, key=lambda one: (one["needed"], one["worse"]))
+    return (
+        f"Which of them is the most accurate could not be told: the clearest difference, {pair['difference']:.3f} "
+        f"between {first} and {pair['worse']}, would take about {counted(pair['needed'], 'photograph')} to show."
+    )
 
 
 def _short(name: str) -> str:
