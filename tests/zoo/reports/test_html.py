@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
@@ -19,12 +20,13 @@ from tests_support import TINY, make_photos
 
 import zoo.reports.html
 from zoo import Plugins, Run, UsageError, ZooError, report, train
-from zoo.reports.html import _study_page, _study_verdict, render
+from zoo.reports.html import _command_of, _study_page, _study_verdict, render
 from zoo.reports.plots import fraction_curves, learning_curves
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.learning_curve import where_transfer_pays
 from zoo.studies.results import Results
 from zoo_cli.main import run as run_zoo
+from zoo_cli.train import train as train_command
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +144,17 @@ def test_photographs_that_are_gone_leave_the_page_whole(run: Run, tmp_path: Path
     (folder / "run.json").write_text(json.dumps(record))
     page = Page(report(folder).html.read_text())
     assert "img" not in page.tags and "Worst mistakes" in page.text
+
+
+def test_the_command_of_a_report_reads_back(run: Run) -> None:
+    changes = {"levels": [0.0, 9.5], "fill": [1, 2, 3], "fit": "pad", "image_size": [32, 48], "compile": True}
+    record = {**run.record, "experiment": {**run.record["experiment"], **changes}}
+    words = shlex.split(_command_of(Run(run.path, record)))
+    assert words[:2] == ["zoo", "train"]
+    context = train_command.make_context("train", words[2:])
+    assert {name: context.params[name] for name in changes} == {
+        **changes, "levels": (0.0, 9.5), "fill": (1, 2, 3), "image_size": (32, 48),
+    }  # fmt: skip
 
 
 def test_unfinished_runs_have_no_report(run: Run, tmp_path: Path) -> None:
