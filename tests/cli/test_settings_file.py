@@ -89,6 +89,7 @@ def test_every_option_of_train_is_a_key_or_asks_for_something_once() -> None:
     names = {str(one.name) for one in train.params}
     assert set(options()) | set(NO_SETTINGS) - {"help"} == names
     assert set(Experiment.__dataclass_fields__) <= set(options())
+    assert list(options())[:3] == ["data", "backbone", "strategy"]  # what matters stands first in the help
     paths = {name for name, one in options().items() if PATHS.search(one.metavar or "")}
     assert paths == {"data", "weights", "exclude", "out", "splits"}
 
