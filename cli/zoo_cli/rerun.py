@@ -100,11 +100,12 @@ def _changes(ctx: click.Context, given: Sequence[str]) -> dict[str, Any]:
         name = key.strip().removeprefix("--").replace("-", "_")
         if not equals:
             raise UsageError(f"`--set {text}` is not written KEY=VALUE", hint=f"such as `--set {name or 'lr'}=...`")
-        if name in changes:
+        if name in changes and not (name in known and known[name].multiple):
             raise UsageError(f"`{name}` is given twice with `--set`")
         if name not in fields:
             raise _unknown(name, known)
-        changes[name] = _value(ctx, known[name], name, value.strip())
+        found = _value(ctx, known[name], name, value.strip())
+        changes[name] = (*changes.get(name, ()), *found) if known[name].multiple else found
     return changes
 
 
@@ -125,7 +126,7 @@ def _value(ctx: click.Context, option: click.Option, name: str, text: str) -> An
     """The value of a setting, from its text; an empty one is the default."""
     if not text:
         default = Experiment.__dataclass_fields__[name].default
-        if not isinstance(default, (str, int, float, type(None))):
+        if not isinstance(default, (str, int, float, tuple, type(None))):
             raise UsageError(f"`--set {name}=` has no value, and `{name}` has no default")
         return default
     if isinstance(option.type, click.Tuple):
@@ -133,4 +134,4 @@ def _value(ctx: click.Context, option: click.Option, name: str, text: str) -> An
         if len(words) != len(option.type.types):
             raise UsageError(f"`--set {name}={text}` is not {len(option.type.types)} numbers")
         return converted(ctx, option, tuple(words), f"`--set {name}`")
-    return converted(ctx, option, text, f"`--set {name}`")
+    return converted(ctx, option, [text] if option.multiple else text, f"`--set {name}`")

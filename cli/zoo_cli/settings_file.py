@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 import zoo
+from zoo.config.arguments import as_list
 from zoo.data.data_argument import check_no_secret
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment
@@ -82,8 +83,10 @@ def checked(ctx: click.Context, found: Mapping[str, Any], file: str, plugins: Pl
             if key not in known:
                 raise _unknown(key, known, file, value)
             _check_type(known[key], key, value, file)
-            is_path = isinstance(value, str) and value and PATHS.search(known[key].metavar or "")
-            values[key] = beside(key, value, folder, plugins) if is_path else value
+            values[key] = value
+            if PATHS.search(known[key].metavar or ""):
+                paths = [beside(key, one, folder, plugins) if one else one for one in as_list(value)]
+                values[key] = paths if isinstance(value, list) else paths[0]
             converted(ctx, known[key], values[key], f"`{file}`: `{key}`")
         except UsageError as error:
             problems.append(error)
@@ -116,7 +119,10 @@ def _check_type(option: click.Option, key: str, value: Any, file: str) -> None:
         UsageError: it is another.
     """
     kind = option.type
-    if isinstance(kind, click.Tuple):
+    if option.multiple:
+        right = isinstance(value, list) and all(_fits(kind, one) for one in value)
+        what = f"a list, each of it {_called(kind)}"
+    elif isinstance(kind, click.Tuple):
         count = len(kind.types)
         right = isinstance(value, list) and len(value) == count and all(map(_fits, kind.types, value))
         what = f"a list of {count} {'whole numbers' if kind.types[0] is click.INT else 'numbers'}"
@@ -231,8 +237,9 @@ def config_text(ctx: click.Context, settings: Mapping[str, Any], plugins: Plugin
     lines = []
     for key, option in options().items():
         value = values.get(key)
-        if isinstance(value, str) and PATHS.search(option.metavar or ""):
-            value = beside(key, value, Path(), plugins)
+        if value and PATHS.search(option.metavar or ""):
+            paths = [beside(key, one, Path(), plugins) for one in as_list(value)]
+            value = paths[0] if isinstance(value, str) else paths
         elif key == "image_size" and isinstance(value, tuple):
             value = pixels_text(value)
         lines.append(Line(key=key, value=value, text=_meaning(option)))

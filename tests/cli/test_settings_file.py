@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo import Experiment
+from zoo import Experiment, UsageError
 from zoo.plugin import Plugins
 from zoo_cli.main import run
-from zoo_cli.settings_file import NO_SETTINGS, PATHS, config_text, options
+from zoo_cli.settings_file import NO_SETTINGS, PATHS, checked, config_text, converted, options
 from zoo_cli.train import train
 
 NEEDED = 'data = "photos"\nbackbone = "resnet18"\nstrategy = "linear"\n'
@@ -63,6 +63,8 @@ def values_of(name: str) -> st.SearchStrategy[Any]:
         return st.booleans()
     if any(isinstance(word, str) for word in words):
         return st.sampled_from([word for word in words if isinstance(word, str)])
+    if str in (kind, *get_args(kind)) or get_origin(kind) is tuple:
+        return st.just(Experiment.__dataclass_fields__[name].default)
     return st.integers(1, 500) if int in (kind, *get_args(kind)) else st.floats(1e-6, 0.89) | st.just(1e-05)
 
 
@@ -193,3 +195,18 @@ def test_plan_takes_the_same_file(capsys: pytest.CaptureFixture[str], tmp_path: 
     file.write_text(lines)
     code, _, err = zoo(capsys, "plan", file, "--strategy", "linear")
     assert code == 0 and "linear on timm/test_resnet, 32 pixels" in err
+
+
+def test_an_option_that_may_be_repeated_is_a_list(
+    plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No setting is one yet; a plugin's rows that are given together would be."""
+    option = click.Option(["--note"], multiple=True, metavar="FILE")
+    monkeypatch.setattr("zoo_cli.settings_file.options", lambda: {"note": option})
+    with click.Context(train) as context:
+        file = str(tmp_path / "run.toml")
+        found = checked(context, {"note": ["a", "/b"]}, file, plugins)["note"]
+        assert found == [str(tmp_path / "a"), "/b"] and converted(context, option, found, "") == (*found,)
+        for wrong in ("a", [1]):
+            with pytest.raises(UsageError, match="not a list, each of it a text in quotes"):
+                checked(context, {"note": wrong}, file, plugins)
