@@ -93,6 +93,8 @@ class _Packing:
             return value
         if type(value) is float:
             return {"float": value.hex()}  # JSON has no NaN
+        if isinstance(value, torch.dtype):
+            return {"dtype": str(value).removeprefix("torch.")}
         if type(value) in (list, tuple):
             values = [self.pack(one, f"{path}/{index}") for index, one in enumerate(value)]
             return {type(value).__name__: values}
@@ -136,6 +138,8 @@ def _unpacked(
         return made[name]
     if "float" in value:
         return float.fromhex(value["float"])
+    if "dtype" in value:
+        return getattr(torch, value["dtype"])
     if "dict" in value:
         return {key: _unpacked(one, tensors, place, made) for key, one in value["dict"]}
     (kind, values) = next(iter(value.items()))
