@@ -1,8 +1,8 @@
 """The rows of timm's optimizers. Imports no torch: timm makes them when they are used.
 
-Left out are those of torch, which are built in; those that need a second gradient, CUDA or another library, as `kron`
-needs opt_einsum; and those that scale weight decay by the square of the rate, since timm takes the highest rate from one
-number for all groups.
+Left out are those of torch, of which some are built in; those that need a second gradient, CUDA or another library, as
+`kron` needs opt_einsum; and those that scale weight decay by the square of the rate, since timm takes the highest rate
+from one number for all groups.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def _eps(default: float) -> Option:
 _MOMENTUM = Option(name="momentum", default=0.9, summary="share of a step that the next one keeps", low=0, high=_MOST)
 _CAUTION = Option(name="caution", default=False, summary="leave out what the gradient contradicts (Liang et al. 2024)")
 
-# Name of timm, summary, options with timm's defaults, and settings of timm's class. `lamb` would clip gradients by itself,
-# which `--clip` does
+# Name of timm, summary, options with timm's defaults, and settings of timm's class. `lamb` would clip gradients by
+# itself, which `--clip` does
 _ROWS: tuple[tuple[str, str, tuple[Option, ...], dict[str, Any]], ...] = (
     ("adabelief", "AdaBelief (Zhuang et al. 2020)", (*_betas(0.9, 0.999), _eps(1e-16)), {}),
     ("adafactorbv", "Adafactor of Big Vision (Zhai et al. 2022): a factored second moment", (_CAUTION,), {}),

@@ -62,9 +62,13 @@ class RateSchedule:
             ) from error
         if not isinstance(value, Real) or isinstance(value, bool):
             raise ZooError(f"schedule `{self.choice}` gives a `{type(value).__name__}` {when}, not a number", hint=MEND)
-        if not math.isfinite(value) or value < 0:
-            raise ZooError(f"schedule `{self.choice}` gives {float(value):g} {when}, not 0 or more", hint=MEND)
-        return float(value)
+        try:
+            factor = float(value)
+        except OverflowError:
+            factor = math.inf
+        if not math.isfinite(factor) or factor < 0:
+            raise ZooError(f"schedule `{self.choice}` gives {factor:g} {when}, not a finite 0 or more", hint=MEND)
+        return factor
 
 
 def _straight(step: int, steps: int) -> float:
