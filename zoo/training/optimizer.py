@@ -12,7 +12,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.choice import Choice
-from zoo.errors import UsageError, ZooError, first_line
+from zoo.errors import UsageError, ZooError, counted, first_line
 from zoo.experiment import Experiment
 from zoo.networks.building import norm_parameters
 from zoo.networks.head import head_path
@@ -150,7 +150,7 @@ def _wrong_with(made: Any, peaks: dict[int, float]) -> str | None:
         return f"needs `{needed[0]}` for a step: zoo computes the loss of a batch once, and can give none"
     held = [id(parameter) for group in made.param_groups for parameter in group["params"]]
     if sorted(held) != sorted(peaks):
-        return f"holds {len(held)} parameters, not the {len(peaks)} that it is given"
+        return f"has {counted(len(held), 'parameter')} in its groups, and was given {len(peaks)}"
     if any(len({peaks[id(parameter)] for parameter in group["params"]}) != 1 for group in made.param_groups):
         return "puts parameters of different rates into one group"
     return None

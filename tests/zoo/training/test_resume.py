@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "backbone": "timm/test_efficientnet",
     },
     "sgd": {"strategy": "l2sp:0.5,epochs=2+full,epochs=1,cutmix=1.0", "optimizer": "sgd", "accumulate": 2},
+    "state in groups": {"strategy": "partial:1,epochs=2+full,epochs=2", "optimizer": "lamb", "schedule": "step:2"},
     "solved": {"strategy": "lpft", "epochs": 2},
     "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit"},
     "truncated": {"strategy": "truncate:1+full", "epochs": 2},
@@ -325,7 +326,7 @@ def test_another_precision_that_was_asked_for_is_named(killed: Run, plugins: Plu
         resume(killed.path, plugins=plugins)
 
 
-@pytest.mark.parametrize("setting", ["augment", "loss"])
+@pytest.mark.parametrize("setting", ["augment", "loss", "optimizer", "schedule"])
 def test_a_short_name_means_what_it_meant_when_the_run_began(killed: Run, plugins: Plugins, setting: str) -> None:
     """Another plugin, installed since, may have taken the short name."""
     killed = killed.update(
