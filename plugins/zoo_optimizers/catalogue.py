@@ -7,8 +7,8 @@ from zoo.option import Option
 
 # The defaults are torch's
 _BETAS = (
-    Option(name="beta1", default=0.9, summary="share of the mean gradient that a step keeps", low=0, high=0.9999999),
-    Option(name="beta2", default=0.999, summary="share of the mean squared gradient", low=0, high=0.9999999),
+    Option(name="beta1", default=0.9, summary="share of the mean gradient that a step keeps", low=0, high=0.99999),
+    Option(name="beta2", default=0.999, summary="share of the mean squared gradient", low=0, high=0.99999),
     Option(name="eps", default=1e-8, summary="least divisor of a step", low=0, high=1),
 )
 _MOMENTUM = Option(

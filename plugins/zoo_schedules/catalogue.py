@@ -38,7 +38,7 @@ SCHEDULES = (
         summary="down by a factor when the validation loss stops falling",
         target="zoo_schedules.functions:constant",
         options=(
-            Option(name="epochs", default=2, summary="epochs at a rate without a lower loss", low=1, high=1_000_000),
+            Option(name="epochs", default=2, summary="epochs at a rate without a lower loss", low=1, high=10_000),
             _FACTOR,
         ),
         lowering="zoo_schedules.functions:plateau_lowering",

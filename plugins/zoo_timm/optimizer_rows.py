@@ -14,7 +14,7 @@ from typing import Any
 from zoo.optimizer import Optimizer
 from zoo.option import Option
 
-_MOST = 0.9999999
+_MOST = 0.99999
 
 
 def _betas(*defaults: float) -> tuple[Option, ...]:
