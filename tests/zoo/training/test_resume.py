@@ -365,6 +365,15 @@ def test_a_frozen_tensor_that_changed_between_sessions_is_caught(killed: Run, pl
         resume(killed.path, plugins=plugins)
 
 
+def test_a_checkpoint_of_a_version_that_kept_less_of_an_optimizer_is_refused(killed: Run, plugins: Plugins) -> None:
+    checkpoints = Checkpoints(killed.path, 0.0, killed.record["id"])
+    found = checkpoints.read()
+    assert found is not None
+    checkpoints.write(found[0], {name: value for name, value in found[1].items() if name != "losses"})
+    with pytest.raises(ZooError, match="the checkpoint is of an earlier version of zoo"):
+        resume(killed.path, plugins=plugins)
+
+
 def test_a_finished_run_says_so(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     run = train(replace(BASE, data=str(two_splits), epochs=1), out=tmp_path / "run", plugins=plugins)
     said = Said()
