@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zoo.latency.measurement import bench
     from zoo.loss import Loss
     from zoo.metric import Metric
+    from zoo.optimizer import Optimizer
     from zoo.option import Option
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from zoo.reports.html import report
     from zoo.runs.run import Run
     from zoo.runtime import Runtime, Session
+    from zoo.schedule import Schedule
     from zoo.stage import Anatomy, Stage
     from zoo.strategy import Group, Phase, Strategy
     from zoo.studies.results import Results
@@ -72,6 +74,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Network",
+    "Optimizer",
     "Option",
     "Phase",
     "Plugins",
@@ -82,6 +85,7 @@ __all__ = [
     "Run",
     "Runtime",
     "Sample",
+    "Schedule",
     "Session",
     "Stage",
     "Strategy",
@@ -126,6 +130,7 @@ __getattr__ = lazy_attributes(
         "Loss": "zoo.loss:Loss",
         "Metric": "zoo.metric:Metric",
         "Network": "zoo.backbone:Network",
+        "Optimizer": "zoo.optimizer:Optimizer",
         "Option": "zoo.option:Option",
         "Phase": "zoo.strategy:Phase",
         "Plugins": "zoo.plugin:Plugins",
@@ -136,6 +141,7 @@ __getattr__ = lazy_attributes(
         "Run": "zoo.runs.run:Run",
         "Runtime": "zoo.runtime:Runtime",
         "Sample": "zoo.dataset:Sample",
+        "Schedule": "zoo.schedule:Schedule",
         "Session": "zoo.runtime:Session",
         "Stage": "zoo.stage:Stage",
         "Strategy": "zoo.strategy:Strategy",

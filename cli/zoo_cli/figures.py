@@ -38,7 +38,8 @@ def print_run(run: Run, console: Console) -> None:
             f"[dim]this is the accuracy of `{escape(record['final']['run'])}`; this run was trained on all {trained} "
             "that are not in the test split, and was scored on none of them[/dim]"
         )
-    if record["chosen_on"] == split and run.experiment.chooses:
+    chooses = run.experiment.chooses or record.get("schedule", {}).get("follows_validation", False)
+    if record["chosen_on"] == split and chooses:
         console.print(
             f"[dim]`{split}` was also used to choose the epoch, so this accuracy is optimistic; for an unbiased one, "
             f"run `zoo evaluate {run.path} --split test`[/dim]"

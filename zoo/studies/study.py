@@ -100,11 +100,8 @@ class Study:
             problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
         if self.settings.get("unknown_rate") is not None:
             problems.append("`unknown_rate` is for one run: train the winner again with `zoo train --unknown-rate`")
-        if self.settings.get("folds") is not None:
-            if self.test and self.settings.get("schedule") == "plateau":
-                problems.append("`folds` with `schedule plateau` needs `--no-test`: a final run has no validation loss")
-            if self.settings.get("on_leak") == "drop":
-                problems.append("`on_leak drop` has no meaning with `folds`: each fold would drop other images")
+        if self.settings.get("folds") is not None and self.settings.get("on_leak") == "drop":
+            problems.append("`on_leak drop` has no meaning with `folds`: each fold would drop other images")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 
@@ -181,6 +178,9 @@ class Study:
                 if before != asked:
                     text = f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"
                     problems.append(UsageError(text, hint="give it once"))
+            if self.test and self.settings.get("folds") is not None and names.schedule.entry.value.lowering is not None:
+                text = f"`folds` with `schedule {names.schedule}` needs `--no-test`: a final run has no validation loss"
+                problems.append(UsageError(text, hint="see `zoo study --help`"))
             found.append((names.backbone.qualified, str(names.plan)))
         if problems:
             raise at_once(list({error.message: error for error in problems}.values()))

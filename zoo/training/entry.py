@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from zoo.config.context import Context
+from zoo.config.references import needs_validation
 from zoo.data.class_names import keys
 from zoo.data.folds import pool as pool_of
 from zoo.data.groups import told_groups
@@ -88,7 +89,7 @@ def train(
     for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
         context.progress.warn(text)
     record = {
-        **_manifest(start, division),
+        **_manifest(start, division, needs_validation(start.experiment, context.plugins)),
         "leaks": [leak.to_json() for leak in leaks],
         "shared_groups": [group.to_json() for group in shared],
     }
@@ -208,7 +209,7 @@ def _pool_note(division: FoldDivision) -> str:
     return f"{len(division.folds)} folds: {parts} {count} images, each of which is scored once{left}"
 
 
-def _manifest(start: Start, division: FoldDivision) -> dict[str, Any]:
+def _manifest(start: Start, division: FoldDivision, chooses: bool) -> dict[str, Any]:
     """The content of `run.json` before the first fold, without its leaks."""
     images, folds, experiment = division.images, division.folds, start.experiment
     network = build(start.setup, experiment, len(images.classes), pretrained=False)
@@ -221,7 +222,7 @@ def _manifest(start: Start, division: FoldDivision) -> dict[str, Any]:
             "reported": {"images": whole, "sha256": digest_of_texts(_names(folds))},
         },
         "reported_split": FOLDS,
-        "chosen_on": "carved from train" if experiment.chooses else None,
+        "chosen_on": "carved from train" if chooses else None,
         "folds": {"count": len(folds), "accuracies": []},
         "notes": [found_text(images), *images.notes, _pool_note(division), *planned.notes],
         "exclude": division.exclusion,

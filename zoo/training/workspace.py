@@ -15,6 +15,7 @@ from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
 from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
+from zoo.training.lr_schedule import RateSchedule
 from zoo.training.optimizer import changed_by, make_optimizer, plan_groups, pulled_by
 from zoo.training.preparation import Job, feature_cache
 from zoo.training.sampler import REPEAT, batches, class_weights
@@ -59,6 +60,7 @@ class Workspace:
         self.views = AugmentedViews(self.train, drawing, experiment.seed, job.setup.preprocess, device.place)
         self.labels = torch.from_numpy(self.train.labels)
         self.cache = feature_cache(job)
+        self.schedule = RateSchedule(job.setup.schedule, experiment.warmup)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -66,7 +68,7 @@ class Workspace:
 
     def make_optimizer(self, phase: int) -> torch.optim.Optimizer:
         """The optimiser of a phase, by its number."""
-        return make_optimizer(self.model, self.groups[phase], self.experiment)
+        return make_optimizer(self.model, self.groups[phase], self.job.setup.optimizer)
 
     def open_phase(self, phase: int, optimizer: torch.optim.Optimizer, *, fold: bool = True) -> PhaseSteps:
         """The steps of a phase, by its number, on a network that the phase has been applied to.
