@@ -152,6 +152,14 @@ def _settings(command: Any) -> Any:
     metavar="DIR",
     help="Folder to write the study to; the same study is continued if it is there.  [default: runs/<time>-study]",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    default=1,
+    metavar="N",
+    help="Number of trials that are trained at a time on this machine, each by its share of the processors unless "
+    "--threads says how many.  [default: 1]",
+)
 @click.option("--retry", is_flag=True, help="Train failed trials again.")
 @click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
 @json_option
@@ -166,6 +174,7 @@ def study(
     study: str | None,
     out: str | None,
     as_json: bool,
+    jobs: int,
     retry: bool,
     status: bool,
     time_budget: float | None,
@@ -214,6 +223,7 @@ def study(
             out=_out(ctx, study, out),
             retry=retry,
             time_budget=time_budget,
+            jobs=jobs,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, wait
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from zoo.config.context import Context
 from zoo.data.exclusion import absolute_list
@@ -20,7 +21,7 @@ from zoo.data.folds import pool
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, found_text
 from zoo.dataset import Images
-from zoo.errors import DiskFull, ZooError, counted
+from zoo.errors import DiskFull, UsageError, ZooError, counted
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
@@ -33,7 +34,7 @@ from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
-from zoo.studies.executor import LocalProcess, TrialExecutor
+from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor
 from zoo.studies.results import (
     COSTS_FILE,
     CSV_FILE,
@@ -49,6 +50,8 @@ from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
 from zoo.system.worker_process import WorkerFailed
 
+Answer = TypeVar("Answer")
+
 
 def study(
     asked: Study | Path | str,
@@ -59,6 +62,7 @@ def study(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
     executor: TrialExecutor | None = None,
+    jobs: int = 1,
 ) -> Results:
     """Carry out a study, or continue one that was stopped.
 
@@ -69,12 +73,16 @@ def study(
         time_budget: Seconds after which no further trial begins. None: the study's own.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.
-        executor: Carries out the trials. None: one worker process on this machine.
+        executor: Carries out the trials. None: worker processes on this machine.
+        jobs: Worker processes on this machine: that many trials are carried out at a time, each by its share of the
+            processors.
 
     Raises:
-        UsageError: names or settings are wrong, or the folder holds something else.
+        UsageError: `jobs` is below 1; names or settings are wrong, or the folder holds something else.
         ZooError: the data are not usable, or the folder cannot be written.
     """
+    if jobs < 1:
+        raise UsageError(f"`--jobs {jobs}` is below 1", hint="it is the number of trials that are trained at a time")
     context = Context.of(plugins, progress)
     plugins, progress = context.plugins, context.progress
     if not isinstance(asked, Study):
@@ -104,7 +112,7 @@ def study(
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         if not (folder / EXCLUDE_FILE).is_file():
             keep_list(folder, opened.listed)
-        session = StudySession(folder, asked, trials, images, context, executor)
+        session = StudySession(folder, asked, trials, images, context, executor, jobs)
         session.begin()
         ended = "interrupted"
         try:
@@ -127,11 +135,12 @@ class StudySession:
         images: Images,
         context: Context,
         executor: TrialExecutor | None = None,
+        jobs: int = 1,
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = context.plugins, context.progress
         self.results: dict[Trial, TrialResult] = {}
-        self._local = LocalProcess()
+        self._local = LocalProcess() if jobs == 1 else LocalProcesses(jobs)
         self._executor = executor or self._local
 
     def _experiment(self, trial: Trial, settings: Mapping[str, Any] | None = None) -> Experiment:
@@ -298,22 +307,25 @@ class StudySession:
         trained = self.images.splits["train"] if folds is None else pool(self.images)  # by the final run
         images = round(len(trained) * max(self.study.fractions))
         self.progress.start("export untrained networks", len(configurations), "networks")
-        for configuration, trial in configurations.items():
-            experiment = self._experiment(trial)
+        experiments = {name: self._experiment(trial) for name, trial in configurations.items()}
+        asked = [
+            {
+                "experiment": experiment.to_json(),
+                "classes": list(self.images.classes),
+                "images": images,
+                "folder": str(networks),
+            }
+            for experiment in experiments.values()
+        ]
+        answers = self._answers([partial(self._local.ask, "export_untrained", **request) for request in asked])
+        for (configuration, experiment), exported in zip(experiments.items(), answers, strict=True):
             license = license_of(experiment, self.plugins)
-            try:
-                exported = self._local.ask(
-                    "export_untrained",
-                    experiment=experiment.to_json(),
-                    classes=list(self.images.classes),
-                    images=images,
-                    folder=str(networks),
-                )
+            if isinstance(exported, WorkerFailed):
+                found[configuration] = DeploymentCost(license=license, failure=exported.reason)
+            else:
                 found[configuration] = DeploymentCost(license=license, **exported)
                 if found[configuration].unfit:
                     self.progress.warn(f"{configuration} will not be trained: {found[configuration].unfit}")
-            except WorkerFailed as failure:
-                found[configuration] = DeploymentCost(license=license, failure=failure.reason)
             self.progress.advance(1)
         self.progress.stop()
         self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
@@ -367,26 +379,45 @@ class StudySession:
             return
         largest = max(boards)
         seen = {line.get("run") for line in opened.looks() if is_by_study(line)}
-        for configuration in boards[largest].winners:
-            for result in opened.finished(largest)[configuration]:
-                try:
-                    run = self._run_to_score(opened, result)
-                except WorkerFailed as failure:
-                    self.progress.warn(
-                        f"{configuration} seed {result.trial.seed} could not be trained on all images: {failure.reason}"
-                    )
-                    continue
-                if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
-                    continue
-                try:
-                    found = self._local.ask("score", run=str(run.path), split="test")
-                except WorkerFailed as failure:
-                    self.progress.warn(
-                        f"{configuration} seed {result.trial.seed} could not be evaluated on `test`: {failure.reason}"
-                    )
-                    continue
-                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), "by": "study"}
-                write_look(self.folder, {**line, "name": result.name, **vars(result.trial), **found})
+        wanted = [result for name in boards[largest].winners for result in opened.finished(largest)[name]]
+        answers = self._answers([partial(self._score_winner, opened, result, seen) for result in wanted])
+        for result, found in zip(wanted, answers, strict=True):
+            if isinstance(found, WorkerFailed):
+                self.progress.warn(f"{result.trial.configuration} seed {result.trial.seed} {found.reason}")
+            elif found is not None:
+                line = {"schema": SCHEMA, "time": now(), "split": "test", "by": "study", **found}
+                write_look(self.folder, {**line, "name": result.name, **vars(result.trial)})
+
+    def _score_winner(self, opened: Results, result: TrialResult, seen: Collection[Any]) -> dict[str, Any] | None:
+        """Evaluate a winner's run on the locked split; None where an earlier session has done so.
+
+        Raises:
+            WorkerFailed: it cannot be trained on all images, or evaluated.
+        """
+        try:
+            run = self._run_to_score(opened, result)
+        except WorkerFailed as failure:
+            raise WorkerFailed(f"could not be trained on all images: {failure.reason}") from failure
+        if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
+            return None
+        try:
+            found = self._local.ask("score", run=str(run.path), split="test")
+        except WorkerFailed as failure:
+            raise WorkerFailed(f"could not be evaluated on `test`: {failure.reason}") from failure
+        return {"run": run.record.get("id"), **found}
+
+    def _answers(self, asked: Sequence[Callable[[], Answer]]) -> Iterator[Answer | WorkerFailed]:
+        """What requests to the workers of this machine give, in order; as many are under way as there are workers."""
+        if self._local.slots == 1:
+            for request in asked:
+                yield _answer(request)
+            return
+        threads = ThreadPoolExecutor(self._local.slots, thread_name_prefix="request")
+        try:
+            for future in [threads.submit(_answer, request) for request in asked]:
+                yield future.result()
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)  # whoever stops the session closes the workers
 
     def _run_to_score(self, opened: Results, result: TrialResult) -> Run:
         """The run of a winner that is scored on the locked split, see `Results.locked_run`; of folds it is trained.
@@ -401,3 +432,10 @@ class StudySession:
         self.progress.start(f"train {result.trial.configuration} on all images that are not locked", 0)
         self._local.ask("train_final", run=str(opened.run(result).path), folder=str(folder))
         return Run.open(folder)
+
+
+def _answer(asked: Callable[[], Answer]) -> Answer | WorkerFailed:
+    try:
+        return asked()
+    except WorkerFailed as failure:
+        return failure

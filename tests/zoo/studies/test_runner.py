@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from shared import made_once
@@ -73,7 +74,7 @@ class InThisProcess:
 
     alive = True
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, threads: int | None = None) -> None:
         self.worker = load_target(target)()
 
     def ask(self, do: str, timeout: float | None, **request: Any) -> dict[str, Any]:
@@ -329,6 +330,25 @@ def test_a_worker_that_dies_is_an_outcome(
     assert [one.state for one in again.outcomes] == ["finished", "finished"]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
     assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
+
+
+def test_two_jobs_give_what_one_gives(
+    done: Results, two_splits: Path, plugins: Plugins, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", str(done.record["machine"]["threads"]))
+    folder = weighed(tmp_path / "s", WAYS[:2])
+    begin(folder, asked(two_splits))
+    found = study(folder, plugins=plugins, jobs=2)
+    before = {one.name: one for one in done.outcomes if one.finished}
+    assert sorted(one.name for one in found.outcomes) == sorted(before)  # each once
+    for one in found.outcomes:
+        ours, theirs = found.run(one), done.run(before[one.name])
+        assert one.metrics == before[one.name].metrics
+        for file in ("predictions-val.safetensors", "predictions-test.safetensors"):
+            assert (ours.path / file).is_file() == (theirs.path / file).is_file()
+        assert np.array_equal(ours.predictions().logits, theirs.predictions().logits)
+    assert sorted(look["name"] for look in found.looks()) == sorted(look["name"] for look in done.looks())
+    assert {row["way"] for row in found.leaderboard["rows"] if row["winner"]} == set(done.leaderboard["winners"])
 
 
 @pytest.mark.usefixtures("in_this_process")
