@@ -6,12 +6,12 @@ it reports the trial as failed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition, Lock
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from zoo.errors import DiskFull
 from zoo.experiment import Experiment
@@ -20,6 +20,7 @@ from zoo.system.processors import asked_threads, usable_cpus
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
 
 WORKER = "zoo.studies.trial_worker:TrialWorker"
+Answer = TypeVar("Answer")
 LOG = 2000  # last characters of a failed trial's log that are kept
 
 
@@ -194,3 +195,26 @@ class LocalProcesses:
                 break
         self._pool = None
         self._cancelled = False
+
+
+def answers_of(
+    local: LocalProcess | LocalProcesses, asked: Sequence[Callable[[], Answer]]
+) -> Iterator[Answer | WorkerFailed]:
+    """What requests to the workers of this machine give, in order; as many are under way as there are workers."""
+    if local.slots == 1:
+        for request in asked:
+            yield _answer(request)
+        return
+    threads = ThreadPoolExecutor(local.slots, thread_name_prefix="request")
+    try:
+        for future in [threads.submit(_answer, request) for request in asked]:
+            yield future.result()
+    finally:
+        threads.shutdown(wait=False, cancel_futures=True)  # whoever stops the session closes the workers
+
+
+def _answer(asked: Callable[[], Answer]) -> Answer | WorkerFailed:
+    try:
+        return asked()
+    except WorkerFailed as failure:
+        return failure

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from collections.abc import Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from zoo.config.context import Context
 from zoo.data.exclusion import absolute_list
@@ -26,7 +26,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.kept_list import keep_list, with_kept_list
-from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
+from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, write_locked
 from zoo.runs.run import EXCLUDE_FILE, Run, now
 from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
@@ -34,7 +34,7 @@ from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
-from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor
+from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor, answers_of
 from zoo.studies.results import (
     COSTS_FILE,
     CSV_FILE,
@@ -46,11 +46,10 @@ from zoo.studies.results import (
 from zoo.studies.study import Study
 from zoo.studies.study_folder import check_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
+from zoo.studies.winner_scoring import score_winners
 from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
 from zoo.system.worker_process import WorkerFailed
-
-Answer = TypeVar("Answer")
 
 
 def study(
@@ -205,7 +204,7 @@ class StudySession:
                 return "out of time"
             if self.study.test:
                 self.progress.start("score the winners on `test`", 0)
-                self._score_winners()
+                score_winners(Results.open(self.folder), self.images, self._local, self.progress)
         except KeyboardInterrupt as stop:
             stop.add_note(f"`zoo study {self.folder}` continues it; finished trials are kept")
             raise
@@ -309,15 +308,17 @@ class StudySession:
         self.progress.start("export untrained networks", len(configurations), "networks")
         experiments = {name: self._experiment(trial) for name, trial in configurations.items()}
         asked = [
-            {
-                "experiment": experiment.to_json(),
-                "classes": list(self.images.classes),
-                "images": images,
-                "folder": str(networks),
-            }
+            partial(
+                self._local.ask,
+                "export_untrained",
+                experiment=experiment.to_json(),
+                classes=list(self.images.classes),
+                images=images,
+                folder=str(networks),
+            )
             for experiment in experiments.values()
         ]
-        answers = self._answers([partial(self._local.ask, "export_untrained", **request) for request in asked])
+        answers = answers_of(self._local, asked)
         for (configuration, experiment), exported in zip(experiments.items(), answers, strict=True):
             license = license_of(experiment, self.plugins)
             if isinstance(exported, WorkerFailed):
@@ -365,77 +366,3 @@ class StudySession:
             outcome = found[configuration].get("note") or found[configuration].get("settings")
             self.progress.note(f"search {configuration}: {outcome}")
         return found
-
-    # after the trials
-
-    def _score_winners(self) -> None:
-        """Evaluate every run of the winners on the locked split, once; a run that was trained again is another run.
-
-        Of folds, the configuration is trained on all images that are not locked first.
-        """
-        opened = Results.open(self.folder)
-        boards = opened.boards()
-        if not boards or "test" not in self.images.splits:
-            return
-        largest = max(boards)
-        seen = {line.get("run") for line in opened.looks() if is_by_study(line)}
-        wanted = [result for name in boards[largest].winners for result in opened.finished(largest)[name]]
-        answers = self._answers([partial(self._score_winner, opened, result, seen) for result in wanted])
-        for result, found in zip(wanted, answers, strict=True):
-            if isinstance(found, WorkerFailed):
-                self.progress.warn(f"{result.trial.configuration} seed {result.trial.seed} {found.reason}")
-            elif found is not None:
-                line = {"schema": SCHEMA, "time": now(), "split": "test", "by": "study", **found}
-                write_look(self.folder, {**line, "name": result.name, **vars(result.trial)})
-
-    def _score_winner(self, opened: Results, result: TrialResult, seen: Collection[Any]) -> dict[str, Any] | None:
-        """Evaluate a winner's run on the locked split; None where an earlier session has done so.
-
-        Raises:
-            WorkerFailed: it cannot be trained on all images, or evaluated.
-        """
-        try:
-            run = self._run_to_score(opened, result)
-        except WorkerFailed as failure:
-            raise WorkerFailed(f"could not be trained on all images: {failure.reason}") from failure
-        if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
-            return None
-        try:
-            found = self._local.ask("score", run=str(run.path), split="test")
-        except WorkerFailed as failure:
-            raise WorkerFailed(f"could not be evaluated on `test`: {failure.reason}") from failure
-        return {"run": run.record.get("id"), **found}
-
-    def _answers(self, asked: Sequence[Callable[[], Answer]]) -> Iterator[Answer | WorkerFailed]:
-        """What requests to the workers of this machine give, in order; as many are under way as there are workers."""
-        if self._local.slots == 1:
-            for request in asked:
-                yield _answer(request)
-            return
-        threads = ThreadPoolExecutor(self._local.slots, thread_name_prefix="request")
-        try:
-            for future in [threads.submit(_answer, request) for request in asked]:
-                yield future.result()
-        finally:
-            threads.shutdown(wait=False, cancel_futures=True)  # whoever stops the session closes the workers
-
-    def _run_to_score(self, opened: Results, result: TrialResult) -> Run:
-        """The run of a winner that is scored on the locked split, see `Results.locked_run`; of folds it is trained.
-
-        Raises:
-            WorkerFailed: it cannot be trained.
-        """
-        found = opened.locked_run(result)
-        if found is not None:
-            return found
-        folder = self.folder / FINALS / result.name
-        self.progress.start(f"train {result.trial.configuration} on all images that are not locked", 0)
-        self._local.ask("train_final", run=str(opened.run(result).path), folder=str(folder))
-        return Run.open(folder)
-
-
-def _answer(asked: Callable[[], Answer]) -> Answer | WorkerFailed:
-    try:
-        return asked()
-    except WorkerFailed as failure:
-        return failure
