@@ -158,6 +158,14 @@ def _settings(command: Any) -> Any:
     help="Print the study as a file in TOML, with a comment for each key, and exit: `zoo study FILE` then carries out "
     "the same.",
 )
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    default=1,
+    metavar="N",
+    help="Number of trials that are trained at a time on this machine, each by its share of the processors unless "
+    "--threads says how many.  [default: 1]",
+)
 @click.option("--retry", is_flag=True, help="Train failed trials again.")
 @click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
 @json_option
@@ -172,6 +180,7 @@ def study(
     study: str | None,
     out: str | None,
     as_json: bool,
+    jobs: int,
     retry: bool,
     status: bool,
     time_budget: float | None,
@@ -227,6 +236,7 @@ def study(
             out=_out(ctx, study, out),
             retry=retry,
             time_budget=time_budget,
+            jobs=jobs,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )
