@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone
+    from zoo.callback import Callback
     from zoo.command import Command
     from zoo.dataset import Dataset
     from zoo.exporter import Exporter
@@ -63,6 +64,11 @@ def register_augmentations(register: Register[Augmentation]) -> None:
 @hookspec
 def register_losses(register: Register[Loss]) -> None:
     """Register losses of optimiser steps, one `zoo.Loss` each."""
+
+
+@hookspec
+def register_callbacks(register: Register[Callback]) -> None:
+    """Register observers of a run while it trains, such as trackers, one `zoo.Callback` each."""
 
 
 @hookspec

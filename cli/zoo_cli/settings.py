@@ -103,6 +103,7 @@ ORDER = (
     "unknown_rate",
     "time_budget",
     "save_every",
+    "callback",
 )
 
 # Sentences that appear on the command line only
@@ -134,6 +135,7 @@ _METAVARS = {
     "unknown_rate": "RATE",
     "time_budget": "TIME",
     "save_every": "TIME",
+    "callback": "NAME[:VALUE]",
 }
 _SEE = {
     "data": "See `zoo list datasets`.",
@@ -141,6 +143,7 @@ _SEE = {
     "strategy": "See `zoo list strategies`.",
     "augment": "See `zoo list augmentations`.",
     "loss": "See `zoo list losses`.",
+    "callback": "See `zoo list callbacks`.",
     "cache": "See `zoo cache`.",
     "time_budget": "30m and 2h are understood.",
     "save_every": "30s and 5m are understood.",
@@ -156,6 +159,8 @@ def _option(name: str, kind: Any, doc: str) -> Callable[[F], F]:
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         return click.option(flag, is_flag=True, help=text)
+    if default == ():
+        return click.option(flag, multiple=True, metavar=_METAVARS.get(name), help=text)
     kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]  # of `X | None`
     values = [value for one in kinds if get_origin(one) is Literal for value in get_args(one)]
     values = values or (kinds if get_origin(kind) is Literal else [])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Entry
+from zoo.config.callbacks import choose_callbacks
 from zoo.config.choice import Choice, choose
 from zoo.config.grammar import ParsedStrategy, parse
 from zoo.errors import UsageError, at_once
@@ -30,6 +31,7 @@ class References:
         preprocess: The preprocessing for the input size of the experiment.
         augment: The augmentation.
         loss: The loss of optimiser steps.
+        callbacks: What observes the run.
     """
 
     backbone: Entry[Backbone]
@@ -39,6 +41,7 @@ class References:
     preprocess: Preprocess
     augment: Choice
     loss: Choice
+    callbacks: tuple[Choice, ...] = ()
 
 
 def look_up(experiment: Experiment, plugins: Plugins) -> References:
@@ -64,6 +67,8 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         loss = choose(experiment.loss, plugins.losses, plugins)
     except UsageError as error:
         problems.append(error)
+    callbacks, unusable = choose_callbacks(experiment.callback, plugins)
+    problems += unusable
     if problems:
         raise at_once(problems)
     weights: Weights | None = None
@@ -93,6 +98,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         weights_file=file,
         augment=augment,
         loss=loss,
+        callbacks=callbacks,
         preprocess=replace(
             base.at(experiment.image_size).fitted(experiment.fit, experiment.fill), levels=experiment.levels
         ),

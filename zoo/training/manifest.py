@@ -39,6 +39,7 @@ def common_manifest(
         "strategy": str(setup.plan),
         "augment": setup.augment.to_json(),
         "loss": setup.loss.to_json(),
+        **({"callbacks": [one.to_json() for one in setup.callbacks]} if setup.callbacks else {}),
         "weights": weights_manifest(setup),
         "license": setup.backbone.value.license,
         "classes": list(images.classes),
