@@ -84,7 +84,7 @@ class EpochEnded:
     def figures(self) -> dict[str, float]:
         """Figures that make a curve, by name: losses, accuracies, learning rate, speed."""
         found = {name: self.record.get(name) for name in CURVES}
-        return {name: float(value) for name, value in found.items() if is_finite(value)}
+        return {name: float(value) for name, value in found.items() if value is not None and is_finite(value)}
 
 
 @dataclass(frozen=True, kw_only=True)

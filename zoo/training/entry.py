@@ -302,7 +302,7 @@ def _train_fold(experiment: Experiment, folder: Path, context: Context, rows: Ro
 
 
 def _same_but_list(one: Experiment, other: Experiment) -> bool:
-    """Whether two are equal, whatever observes them, and wherever their lists of `--exclude` lie: runs keep their own."""
+    """Whether two are equal, whatever observes them, wherever their lists of `--exclude` lie: runs keep their own."""
     return replace(one, exclude=None, callback=()) == replace(other, exclude=None, callback=())
 
 
