@@ -30,15 +30,17 @@ class TensorBoard:
     def __init__(self, folder: str) -> None:
         self._asked = folder
         self._files: list[str] = []
+        self._epoch = 0  # the last one of this session
 
     def __call__(self, event: Event) -> dict[str, Any] | None:
         match event:
             case RunStarted():
                 return self._start(event)
             case EpochEnded():
+                self._epoch = event.number
                 self._scalars({f"epoch/{name}": value for name, value in event.figures.items()}, event.number)
             case Evaluated():
-                self._scalars({f"{event.split}/{name}": value for name, value in event.figures.items()}, 0)
+                self._scalars({f"{event.split}/{name}": value for name, value in event.figures.items()}, self._epoch)
                 if len(event.classes) <= MOST_CLASSES:
                     head = ["true class", *event.classes]
                     rows = ([name, *map(str, counts)] for name, counts in zip(event.classes, event.confusion))
@@ -72,7 +74,7 @@ class TensorBoard:
         metadata = SummaryMetadata(plugin_data=SummaryMetadata.PluginData(plugin_name="text"))
         shape = TensorShapeProto(dim=[TensorShapeProto.Dim(size=1)])
         tensor = TensorProto(dtype="DT_STRING", string_val=[text.encode()], tensor_shape=shape)
-        self._write(0, Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]))
+        self._write(self._epoch, Summary(value=[Summary.Value(tag=tag, metadata=metadata, tensor=tensor)]))
 
     def _write(self, step: int, summary: Any) -> None:
         """Write a summary, and hand it to the system: a process that is killed later loses nothing."""

@@ -124,7 +124,7 @@ class WorkerProcess:
             self._requests.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
-            raise WorkerFailed(f"no answer within {timeout:.0f} seconds", log=self._last_lines()) from None
+            raise WorkerFailed(f"no answer within {timeout:g} seconds", log=self._last_lines()) from None
         except (BrokenPipeError, OSError):
             line = ""
         if not line:

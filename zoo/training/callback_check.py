@@ -14,7 +14,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.storage.files import json_text, write_bytes, write_json
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
-from zoo.training.observers import WORKER
+from zoo.training.observers import STARTUP, WORKER
 
 SECRETS = ("password", "token", "secret", "key", "api_key", "apikey")
 
@@ -57,7 +57,7 @@ def _session(choice: Choice, events: list[Event]) -> dict[str, Any]:
     with WorkerProcess(WORKER, threads=1) as worker:
         place = "when it is made"
         try:
-            worker.ask("open", row.limit, target=row.target, options=dict(choice.values))
+            worker.ask("open", max(row.limit, STARTUP), target=row.target, options=dict(choice.values))
             for event in events:
                 place = f"in `{type(event).__name__}`"
                 kept.update(worker.ask("handle", row.limit, event=event_to_json(event))["kept"])

@@ -33,8 +33,11 @@ from zoo.system.worker_process import WorkerFailed, WorkerProcess
 WORKER = "zoo.training.callback_worker:CallbackWorker"
 STATE_FILE = "state.json"  # in the folder `callbacks` of a run
 
-# Seconds that an interrupted run waits for its callbacks: a scheduler kills soon after it has asked a process to end
-AFTER_INTERRUPT = 10.0
+# Seconds that a run which did not finish waits for its callbacks: a scheduler kills soon after it has asked a process
+# to end, and a user waits for the reason
+UNFINISHED = 20.0
+# Seconds in which a callback's process must be ready, on a busy machine too, with what it imports
+STARTUP = 60.0
 # Seconds without an answer after which the wait at the end of training is shown
 SHOWN_AFTER = 2.0
 
@@ -137,7 +140,7 @@ class Observer:
             place = type(event).__name__ + (f" {event.number}" if isinstance(event, EpochEnded) else "")
             try:
                 if not opened:
-                    worker.ask("open", self.limit, target=row.target, options=dict(self.choice.values))
+                    worker.ask("open", max(self.limit, STARTUP), target=row.target, options=dict(self.choice.values))
                     opened = True
                 answer = worker.ask("handle", self.limit, event=event_to_json(event))
                 self.state.note(self.seen, event, answer["kept"])
@@ -230,7 +233,7 @@ class Observers:
             self.written(RUN_FILE, "record")
             self._send(RunEnded(status=status, failure=run.record.get("failure"), record=dict(run.record)))
         try:
-            self._wait(None if status == "finished" else AFTER_INTERRUPT)
+            self._wait(None if status == "finished" else UNFINISHED)
         finally:
             for one in self._observers:
                 one.close()
