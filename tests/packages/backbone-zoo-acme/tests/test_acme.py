@@ -1,6 +1,6 @@
 """Contract tests of zoo, applied to this plugin."""
 
-from zoo.testing import check_augmentation, check_backbone, check_export, check_loss, check_strategy
+from zoo.testing import check_augmentation, check_backbone, check_callback, check_export, check_loss, check_strategy
 
 
 def test_the_backbone():
@@ -18,3 +18,7 @@ def test_the_augmentation():
 
 def test_the_loss():
     check_loss("distance:3")
+
+
+def test_the_callback(tmp_path):
+    check_callback(f"diary:{tmp_path / 'runs.csv'}")

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoo import Anatomy, Augmentation, Backbone, Group, Loss, Option, Phase, Preprocess, Strategy, hookimpl
+from zoo import Anatomy, Augmentation, Backbone, Callback, Group, Loss, Option, Phase, Preprocess, Strategy, hookimpl
 
 
 @dataclass(frozen=True)
@@ -44,3 +44,9 @@ def register_augmentations(register):
 def register_losses(register):
     power = Option(name="power", default=2.0, summary="power of the difference", low=1, high=10)
     register(Loss(name="distance", summary="to the labels", target="zoo_acme.steps:distance", options=(power,)))
+
+
+@hookimpl
+def register_callbacks(register):
+    file = Option(name="file", default="runs.csv", summary="file that gets a line for each run")
+    register(Callback(name="diary", summary="a line for each run", target="zoo_acme.diary:Diary", options=(file,)))
