@@ -51,7 +51,7 @@ def meddler() -> Callable[[Event], None]:
         for name in [name for name in os.environ if name.startswith("ZOO")]:
             del os.environ[name]
         if isinstance(event, RunStarted):
-            event.record["experiment"].clear()  # type: ignore[attr-defined]
+            event.record["experiment"].clear()
         if isinstance(event, EpochEnded):
             event.record.clear()  # type: ignore[attr-defined]
 

@@ -160,7 +160,7 @@ def _option(name: str, kind: Any, doc: str) -> Callable[[F], F]:
     if kind is bool:
         return click.option(flag, is_flag=True, help=text)
     if default == ():
-        return click.option(flag, multiple=True, metavar=_METAVARS.get(name), help=text)
+        return click.option(flag, multiple=True, metavar=_METAVARS.get(name), help=f"{text}  [default: none]")
     kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]  # of `X | None`
     values = [value for one in kinds if get_origin(one) is Literal for value in get_args(one)]
     values = values or (kinds if get_origin(kind) is Literal else [])

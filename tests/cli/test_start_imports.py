@@ -36,7 +36,18 @@ def imported(*words: str) -> set[str]:
 
 
 # What is registered is described by these; each takes a millisecond or more to import
-KINDS = ("augmentation", "backbone", "callback", "dataset", "exporter", "loss", "metric", "preprocess", "runtime", "strategy")
+KINDS = (
+    "augmentation",
+    "backbone",
+    "callback",
+    "dataset",
+    "exporter",
+    "loss",
+    "metric",
+    "preprocess",
+    "runtime",
+    "strategy",
+)
 
 
 def test_help_imports_nothing_of_what_is_registered_but_commands() -> None:

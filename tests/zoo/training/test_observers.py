@@ -75,7 +75,7 @@ def test_events_of_a_run_in_their_order(
     assert last["status"] == "finished" and last["record"]["weights_sha256"] == run.record["weights_sha256"]
     assert figures["metrics"] == run.metrics and sum(map(sum, figures["confusion"])) == figures["images"] == 12
     # a run that replaces it starts anew
-    again = train(replace(experiment, callback="recorder"), out=run.path, force=True, plugins=loaded)
+    again = train(replace(experiment, callback=("recorder",)), out=run.path, force=True, plugins=loaded)
     assert len(seen(again.path, "RunStarted")) == 1 and seen(again.path)[0]["kept"] == {}
 
 
