@@ -37,7 +37,8 @@ class WeightsAndBiases:
             case RunStarted():
                 return self._start(event)
             case EpochEnded():
-                self._run.log({"epoch": event.number, **event.figures}, step=event.number)
+                # `commit`, or the step would wait for the next one, and be lost where the run is killed
+                self._run.log({"epoch": event.number, **event.figures}, step=event.number, commit=True)
             case Evaluated():
                 self._evaluated(event)
             case FileWritten():
