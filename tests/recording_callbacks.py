@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import random
@@ -82,6 +83,21 @@ def kills_itself() -> Callable[[Event], None]:
     return lambda event: os._exit(4)
 
 
+def slow() -> Callable[[Event], dict[str, Any]]:
+    """Handles an event slowly, and writes a file as its process ends."""
+
+    def observe(event: Event) -> dict[str, Any]:
+        assert isinstance(event, RunStarted)
+        folder = event.folder / "callbacks"
+        folder.mkdir(exist_ok=True)
+        atexit.register(lambda: (folder / "ended").write_text(""))
+        (folder / "begun").write_text("")
+        time.sleep(0.5)
+        return {"run": event.name}
+
+    return observe
+
+
 def no_function() -> int:
     return 1
 
@@ -106,6 +122,7 @@ ROWS = (
     _row("hangs", limit=0.3),
     _row("hangs_at_the_end", limit=0.3),
     _row("exits"),
+    _row("slow"),
     _row("kills_itself"),
     _row("no_function"),
     _row("gives_text"),

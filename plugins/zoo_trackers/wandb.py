@@ -12,7 +12,7 @@ os.environ["WANDB_ERROR_REPORTING"] = "false"
 
 import wandb
 
-from zoo.callback import EpochEnded, Evaluated, Event, FileWritten, RunEnded, RunStarted
+from zoo.callback import CURVES, EpochEnded, Evaluated, Event, FileWritten, RunEnded, RunStarted
 
 # Seconds for the server's answer when a run begins; below the limit of the callback
 ANSWER = 60
@@ -75,7 +75,8 @@ class WeightsAndBiases:
             ),
         )
         self._run.define_metric("epoch")
-        self._run.define_metric("*", step_metric="epoch")
+        for name in CURVES:
+            self._run.define_metric(name, step_metric="epoch")
         where = str(self._run.url) if self._online else f"`wandb sync {folder}/wandb/offline-run-*` sends it to W&B"
         return {"run": run, "where": where}
 

@@ -121,10 +121,10 @@ def test_mlflow(stopped: Callable[[str], Run], tmp_path: Path, monkeypatch: pyte
 def test_wandb(stopped: Callable[[str], Run]) -> None:
     run = stopped("wandb:photos")
     folder = run.path / "callbacks" / "wandb"
-    state = json.loads((run.path / "callbacks" / "state.json").read_text())
-    (seen,) = state["callbacks"].values()
+    (file,) = (run.path / "callbacks").glob("trackers-wandb-*.json")
+    kept = json.loads(file.read_text())["kept"]
     logs = sorted(folder.glob("offline-run-*/*.wandb"))
-    assert [file.name for file in logs] == 2 * [f"run-{seen['kept']['run']}.wandb"]
+    assert [file.name for file in logs] == 2 * [f"run-{kept['run']}.wandb"]
     items: list[dict[str, Any]] = []
     for file in logs:
         items += _logged(file)

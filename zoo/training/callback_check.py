@@ -57,7 +57,9 @@ def _session(choice: Choice, events: list[Event]) -> dict[str, Any]:
     with WorkerProcess(WORKER, threads=1) as worker:
         place = "when it is made"
         try:
-            worker.ask("open", max(row.limit, STARTUP), target=row.target, options=dict(choice.values))
+            worker.ask(
+                "open", max(row.limit, STARTUP), target=row.target, options=dict(choice.values), file=None, callback=""
+            )
             for event in events:
                 place = f"in `{type(event).__name__}`"
                 kept.update(worker.ask("handle", row.limit, event=event_to_json(event))["kept"])

@@ -1,16 +1,17 @@
 """Observers: the callbacks of a run while it trains, each in a process of its own, behind a queue.
 
 Training puts events into queues and goes on. A callback that raises, hangs or ends its process is off from then on;
-the run says so in one line. What each has seen is in `callbacks/state.json`, so that a resumed run tells no epoch
-twice.
+the run says so in one line. What each has seen is kept in the run's folder `callbacks`, so that a resumed run tells
+no epoch twice.
 """
 
 from __future__ import annotations
 
+import hashlib
 import queue
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Lock, Thread
 from typing import Any
@@ -27,12 +28,14 @@ from zoo.progress import Progress
 from zoo.runs.looks import FINALS, STUDY_FILE, TRIALS
 from zoo.runs.run import CALLBACKS, FOLDS, HISTORY_FILE, RATES_FILE, RUN_FILE, SPLITS_FILE, Run
 from zoo.storage.address import without_secrets
-from zoo.storage.files import SCHEMA, read_json, write_json
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
+from zoo.training.callback_worker import Seen
 
 WORKER = "zoo.training.callback_worker:CallbackWorker"
-STATE_FILE = "state.json"  # in the folder `callbacks` of a run
+DIGITS = 8  # of the digest in the name of the file that keeps what a callback has seen
 
+# Seconds in which a callback may finish what it does where its run was killed, so that a tracker's log is whole
+LINGER = 30.0
 # Seconds that a run which did not finish waits for its callbacks: a scheduler kills soon after it has asked a process
 # to end, and a user waits for the reason
 UNFINISHED = 20.0
@@ -42,67 +45,19 @@ STARTUP = 60.0
 SHOWN_AFTER = 2.0
 
 
-@dataclass
-class Seen:
-    """What a callback has seen of a run: `kept` is what it returned, `epochs` counts lines of the history."""
-
-    kept: dict[str, Any] = field(default_factory=dict)
-    epochs: int = 0
-    evaluated: bool = False
-
-    @classmethod
-    def from_json(cls, data: Any) -> Seen:
-        """Read an entry of `callbacks/state.json`; a damaged one counts as none."""
-        try:
-            return cls(kept=dict(data["kept"]), epochs=int(data["epochs"]), evaluated=bool(data["evaluated"]))
-        except (KeyError, TypeError, ValueError):
-            return cls()
-
-
-class State:
-    """`callbacks/state.json` of a run, which the threads of its callbacks write to."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = folder / CALLBACKS / STATE_FILE
-        self._lock = Lock()
-        try:
-            found = read_json(self._file)["callbacks"]
-            self.seen = {str(name): Seen.from_json(one) for name, one in found.items()}
-        except (ZooError, KeyError, TypeError, AttributeError):
-            self.seen = {}
-
-    def of(self, name: str) -> Seen:
-        return self.seen.setdefault(name, Seen())
-
-    def note(self, seen: Seen, event: Event, kept: dict[str, Any]) -> None:
-        """Note that an event was handled, and what the callback returned.
-
-        Raises:
-            ZooError: the file cannot be written.
-        """
-        with self._lock:
-            seen.kept.update(kept)
-            if isinstance(event, EpochEnded):
-                seen.epochs = max(seen.epochs, event.number)
-            seen.evaluated |= isinstance(event, Evaluated)
-            self._file.parent.mkdir(exist_ok=True)
-            write_json(
-                self._file, {"schema": SCHEMA, "callbacks": {name: vars(one) for name, one in self.seen.items()}}
-            )
-
-
 class Observer:
     """One callback of a run: a process that handles events, and a thread that passes them on one by one."""
 
-    def __init__(self, choice: Choice, state: State) -> None:
-        self.choice, self.state, self.seen = choice, state, state.of(str(choice))
+    def __init__(self, choice: Choice, folder: Path) -> None:
+        self.choice = choice
+        self.seen = Seen.read(folder / CALLBACKS / _file_of(choice), str(choice))
         self.failure: str | None = None
         self.limit = float(choice.entry.value.limit)
         self._events: queue.SimpleQueue[Event | None] = queue.SimpleQueue()
         self._lock = Lock()  # of the process, which either thread may end
         self._worker: WorkerProcess | None = None
         try:
-            self._worker = WorkerProcess(WORKER, threads=1)
+            self._worker = WorkerProcess(WORKER, threads=1, linger=LINGER)
         except OSError as error:
             self.failure = f"its process cannot be started: {first_line(error)}"
         self._thread = Thread(target=self._pass_on, name=f"callback {choice.entry.name}", daemon=True)
@@ -140,10 +95,17 @@ class Observer:
             place = type(event).__name__ + (f" {event.number}" if isinstance(event, EpochEnded) else "")
             try:
                 if not opened:
-                    worker.ask("open", max(self.limit, STARTUP), target=row.target, options=dict(self.choice.values))
+                    worker.ask(
+                        "open",
+                        max(self.limit, STARTUP),
+                        target=row.target,
+                        options=dict(self.choice.values),
+                        file=str(self.seen.file),
+                        callback=self.seen.callback,
+                    )
                     opened = True
                 answer = worker.ask("handle", self.limit, event=event_to_json(event))
-                self.state.note(self.seen, event, answer["kept"])
+                self.seen.note(event, answer["kept"])
             except WorkerFailed as failure:
                 self._fail(f"{failure.reason}, in `{place}`")
             except Exception as error:  # whatever it is, it must not end the run
@@ -167,8 +129,7 @@ class Observers:
         self._told: set[str] = set()
         self._begun = False
         if choices:
-            state = State(run.path)
-            self._observers = [Observer(choice, state) for choice in choices]
+            self._observers = [Observer(choice, self._folder) for choice in choices]
 
     def begin(self, run: Run, lines: Iterable[dict[str, Any]], *, resumed: bool) -> None:
         """Tell that the run starts, and the `lines` of its history that are complete."""
@@ -281,6 +242,12 @@ def with_usable_callbacks(experiment: Experiment, context: Context) -> Experimen
         hint = f" ({problem.hint})" if problem.hint else ""
         context.progress.warn(f"{problem.message}: the run goes on without it{hint}")
     return replace(experiment, callback=texts)
+
+
+def _file_of(choice: Choice) -> str:
+    """Name of the file that keeps what a callback has seen; with other options it is another one."""
+    digest = hashlib.sha256(str(choice).encode()).hexdigest()[:DIGITS]
+    return f"{choice.entry.provider}-{choice.entry.name}-{digest}.json"
 
 
 def group_of(folder: Path) -> str | None:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+import time
+from concurrent.futures import Future
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +17,17 @@ import pytest
 from recording_callbacks import seen, with_callbacks
 from tests_support import TINY, Killed
 
-from zoo import Experiment, Plugins, Run, UsageError, plan, resume, train
+from zoo import Experiment, Plugins, Run, UsageError, plan, resume, study, train
 from zoo.progress import Silent
+from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.runner import StudySession
+from zoo.studies.study import Study
+from zoo.studies.trial import Trial, TrialResult, result_of_folder
 from zoo.testing import check_callback
 from zoo.training.checkpoint import Checkpoints
 
 EXPERIMENT = replace(TINY, strategy="linear+full", epochs=2, save_every=0.0)
+SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu"}
 BAD = {
     "raises": "ConnectionError: no answer of https://host/x with ***, in `EpochEnded 1`",
     "hangs": "no answer within 0.3 seconds, in `RunStarted`",
@@ -133,9 +143,8 @@ def test_a_run_goes_on_where_its_callback_is_not_installed(
     experiment = replace(EXPERIMENT, data=str(two_splits), callback=("recorder",))
     shutil.copytree(train(experiment, out=tmp_path / "run", plugins=loaded).path, tmp_path / "killed")
     killed = tmp_path / "killed"
-    state = json.loads((killed / "callbacks" / "state.json").read_text())
-    state["callbacks"]["losses/recorder"].update(epochs=1, evaluated=False)
-    (killed / "callbacks" / "state.json").write_text(json.dumps(state))
+    (file,) = (killed / "callbacks").glob("losses-recorder-*.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), "epochs": 1, "evaluated": False}))
     (killed / "callbacks" / "seen.jsonl").unlink()
     Run.open(killed).update(status="interrupted")
     shutil.copytree(killed, tmp_path / "other")
@@ -203,3 +212,73 @@ def test_the_laws_of_callbacks_find_what_breaks_them(loaded: Plugins) -> None:
         check_callback("raises", plugins=loaded)
     with pytest.raises(AssertionError, match="no answer within"):
         check_callback("hangs_at_the_end", plugins=loaded)
+
+
+class InThisProcess:
+    """Trains trials here, with the callbacks of the test. Implements `TrialExecutor`."""
+
+    slots = 1
+
+    def __init__(self, plugins: Plugins) -> None:
+        self._plugins = plugins
+
+    def submit(self, trial: Trial, experiment: Experiment, folder: Path, tuned: Any = None) -> Future[TrialResult]:
+        train(experiment, out=folder, plugins=self._plugins)
+        future: Future[TrialResult] = Future()
+        result = result_of_folder(trial, folder)
+        assert result is not None
+        future.set_result(result)
+        return future
+
+    def cancel(self) -> None: ...
+
+
+def test_a_study_is_a_group_and_says_which_callback_failed(
+    two_splits: Path, tmp_path: Path, loaded: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**SETTINGS, "callback": ["recorder", "exits"]}
+    asked = Study(
+        data=str(two_splits), backbones=("timm/test_resnet",), strategies=("linear",), settings=settings, test=False
+    )
+    cost = DeploymentCost(latency=(0.01, 0.01, 0.01), size=10, license="unknown", shape="x")
+    monkeypatch.setattr(StudySession, "_deployment_costs", lambda self: {"timm/test_resnet linear": cost})
+    folder = tmp_path / "birds"
+    said = Said()
+    found = study(asked, out=folder, plugins=loaded, progress=said, executor=InThisProcess(loaded))
+    names = [result.name for result in found.outcomes]
+    begun = [seen(folder / "trials" / name, "RunStarted")[0] for name in names]
+    assert [(one["name"], one["group"]) for one in begun] == [(name, "birds") for name in names] and len(names) == 2
+    (told,) = [text for text in said.warnings if "losses/exits" in text]
+    assert "its process ended with status 3" in told and "the trial went on without it" in told
+    with pytest.raises(UsageError, match="needs zoo_no_such_module"):
+        study(replace(asked, settings={**SETTINGS, "callback": ["needy"]}), out=tmp_path / "other", plugins=loaded)
+
+
+KILLED = """
+import os, signal, sys, time
+from pathlib import Path
+from recording_callbacks import with_callbacks
+from zoo.callback import RunStarted
+from zoo.config.choice import choose
+from zoo.training.observers import Observer
+plugins, folder = with_callbacks(), Path(sys.argv[1])
+observer = Observer(choose("slow", plugins.callbacks, plugins), folder)
+observer.send(RunStarted(name="x", folder=folder, group=None, record={}, resumed=False, kept={}))
+while not (folder / "callbacks" / "begun").exists():
+    time.sleep(0.02)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_killed_run_leaves_a_whole_log(tmp_path: Path) -> None:
+    """Its callbacks finish what they do, note it, and end."""
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], env=environ, capture_output=True, check=False)
+    assert done.returncode == -9, done.stderr.decode()
+    ended = tmp_path / "callbacks" / "ended"
+    until = time.monotonic() + 60
+    while not ended.exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    assert ended.exists()
+    (file,) = (tmp_path / "callbacks").glob("losses-slow-*.json")
+    assert json.loads(file.read_text())["kept"] == {"run": "x"}
