@@ -267,7 +267,7 @@ class Experiment:
         return self.keep == "best" or self.early_stopping is not None or self.schedule == "plateau"
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "callback": list(self.callback)}  # as it is read again
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Experiment:
