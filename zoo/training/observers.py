@@ -32,6 +32,7 @@ from zoo.system.worker_process import WorkerFailed, WorkerProcess
 from zoo.training.callback_worker import Seen
 
 WORKER = "zoo.training.callback_worker:CallbackWorker"
+MOST = 200  # characters of a reason; some libraries write pages
 DIGITS = 8  # of the digest in the name of the file that keeps what a callback has seen
 
 # Seconds in which a callback may finish what it does where its run was killed, so that a tracker's log is whole
@@ -107,13 +108,14 @@ class Observer:
                 answer = worker.ask("handle", self.limit, event=event_to_json(event))
                 self.seen.note(event, answer["kept"])
             except WorkerFailed as failure:
-                self._fail(f"{failure.reason}, in `{place}`")
+                self._fail(place, failure.reason)
             except Exception as error:  # whatever it is, it must not end the run
-                self._fail(f"{type_and_first_line(error)}, in `{place}`")
+                self._fail(place, type_and_first_line(error))
 
-    def _fail(self, reason: str) -> None:
+    def _fail(self, place: str, reason: str) -> None:
+        reason = without_secrets(reason)  # before it is cut, or a part of a secret would stay
         if self.failure is None:
-            self.failure = without_secrets(reason)
+            self.failure = f"in `{place}`: {reason if len(reason) <= MOST else reason[:MOST] + ' ...'}"
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
