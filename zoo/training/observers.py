@@ -202,7 +202,11 @@ class Observers:
                 one.close()
         self._tell()
         callbacks = [{**one.choice.to_json(), "failure": one.failure} for one in self._observers]
-        return run.update(callbacks=callbacks)
+        try:
+            return run.update(callbacks=callbacks)
+        except ZooError as error:  # such as a full disk, which a run that failed has told already
+            self._progress.warn(f"`{RUN_FILE}` does not say which callbacks failed: {error.message}")
+            return run
 
     def _wait(self, at_most: float | None) -> None:
         """Wait for all callbacks together: each may take its limit."""
