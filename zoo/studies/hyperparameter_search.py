@@ -109,7 +109,9 @@ def search(
         out = runs / str(trial.number)
         progress = _OptunaProgress(trial) if experiment.folds is None else Silent()  # of folds, only the whole counts
         try:
-            run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=progress)
+            run = train(
+                replace(experiment, **settings, callback=()), out=out, force=True, plugins=plugins, progress=progress
+            )
             loss = run.metrics.get("loss")
             if loss is None:
                 raise ZooError("metric `loss`, which the search compares, failed")
