@@ -72,8 +72,8 @@ def evaluate(
     """Measure the accuracy of a run or an exported file on a split.
 
     Prints accuracy, precision, recall, F1, top-5 accuracy, loss, areas under the curves, kappa, MCC and calibration
-    error, a table by class and the confusion matrix. `zoo train` never uses the test split. Score it here once, when nothing is left to choose: each
-    evaluation is recorded in the run's `ledger.jsonl`.
+    error, a table by class and the confusion matrix. `zoo train` never uses the test split. Score it here once, when
+    nothing is left to choose: each evaluation is recorded in the run's `ledger.jsonl`.
 
     \b
     zoo evaluate runs/first --split test
