@@ -21,8 +21,8 @@ from zoo_cli.options import echo, json_option
 @click.option(
     "--heat-maps",
     is_flag=True,
-    help="Show beside each of the worst mistakes which parts of it the prediction rests on; the network is executed for "
-    "it, some 80 times a photograph.",
+    help="Show below each of the worst mistakes which parts of it the prediction rests on, by occlusion. It executes "
+    "the network some 80 times a photograph.",
 )
 @json_option
 @click.pass_context

@@ -290,7 +290,7 @@ def _limits(run: Run) -> str:
         few = int(counts.min())
         some = [name for name, count in zip(table.classes, counts) if count == few]
         lines.append(
-            f"The class with the fewest reported images is `{_code(some[0])}`"
+            f"The class with the fewest reported images is {_text(some[0])}"
             + (f" ({counted(len(some) - 1, 'other')} with as few)" if len(some) > 1 else "")
             + f": {few or 'none, so nothing is known of it'}."
         )

@@ -35,8 +35,8 @@ def gap(run: Run, split: str, metrics: Mapping[str, float | None]) -> dict[str, 
     if "loss" in found:
         one = found["loss"]
         lines.append(
-            f"log-loss {one['train']:.3f} on {counted(int(fitted['images']), 'training image')} and {one[split]:.3f} on "
-            f"{split} ({one['gap']:+.3f})"
+            f"log-loss {one['train']:.3f} on {counted(int(fitted['images']), 'training image')} and {one[split]:.3f} "
+            f"on {split} ({one['gap']:+.3f})"
         )
     if "accuracy" in found:
         one = found["accuracy"]

@@ -116,10 +116,12 @@ _HTML_ONLY = ("plots", "gallery")
 
 def render(page: Mapping[str, Any]) -> str:
     """Fill the template with the values of a page."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined, Undefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["share"] = lambda value: "-" if value is None else f"{value:.3f}"
+    environment.filters["share"] = lambda value: (
+        "-" if value is None or isinstance(value, Undefined) else f"{value:.3f}"  # a metric that is not installed
+    )
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**page)
 
 
