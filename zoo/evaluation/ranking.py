@@ -71,4 +71,5 @@ def class_log_losses(labels: npt.NDArray[np.int64], shares: Floats) -> Floats:
     losses = -np.log(np.clip(shares[np.arange(len(labels)), labels], smallest, 1 - smallest))
     counts = np.bincount(labels, minlength=shares.shape[1])
     sums = np.bincount(labels, losses, minlength=shares.shape[1])
-    return np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    found: Floats = np.divide(sums, counts, out=np.full(len(counts), np.nan), where=counts > 0)
+    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.data.decoding import BadFile
 from zoo.data.division import Division, divided_like
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
 
-CHOOSING = "val"  # split whose images are there for choices
+CHOOSING: Literal["val"] = "val"  # split whose images are there for choices
 SAME = 8  # images whose contents are compared to recognise the data of a run in another place
 
 

@@ -25,7 +25,7 @@ def gap(run: Run, split: str, metrics: Mapping[str, float | None]) -> dict[str, 
         "loss": (fitted.get("loss"), metrics.get("loss")),
         "accuracy": (history[-1].get("train_accuracy") if history else None, metrics.get("accuracy")),
     }
-    known = {name: pair for name, pair in figures.items() if None not in pair}
+    known = {name: (a, b) for name, (a, b) in figures.items() if a is not None and b is not None}
     if not known:
         return None
     found: dict[str, Any] = {"split": split, "train_images": fitted.get("images")}

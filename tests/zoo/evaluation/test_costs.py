@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from zoo import Predictions, UsageError
@@ -19,7 +20,7 @@ CLASSES = ("cat", "dog", "fox")
 
 def matrix_of(
     text: str, tmp_path: Path, classes: tuple[str, ...] = CLASSES
-) -> np.ndarray[object, np.dtype[np.float64]]:
+) -> npt.NDArray[np.float64]:
     file = tmp_path / "costs.csv"
     file.write_text(text, encoding="utf-8")
     return read_costs(file, classes)

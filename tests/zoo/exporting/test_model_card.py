@@ -21,7 +21,7 @@ def test_a_card_has_what_a_hub_reads_and_the_figures_of_the_run(
 ) -> None:
     run = Run.open(exported_run)
     text = card(run)
-    found = ModelCard(text)
+    found: Any = ModelCard(text)
     assert found.data.pipeline_tag == "image-classification" and found.data.library_name == "backbone-zoo"
     (accuracy,) = [one for one in found.data.eval_results or () if one.metric_type == "accuracy"]
     assert accuracy.metric_value == pytest.approx(run.metrics["accuracy"]) and accuracy.dataset_split == "val"
@@ -59,7 +59,7 @@ def test_the_licence_is_one_that_a_hub_knows_or_is_named(
 ) -> None:
     weights = {"tag": "default", "source": "timm/some_net.in1k", "sha256": None, "license": license}
     text = card(changed(exported_run, tmp_path / "run", weights=weights))
-    found = ModelCard(text).data
+    found: Any = ModelCard(text).data
     assert (found.license, found.get("license_name"), found.base_model) == (identifier, name, "timm/some_net.in1k")
     assert "binds this model" in text and all(one == one.lower() for one in LICENSES)
 
@@ -79,7 +79,8 @@ def test_names_and_null_figures_do_not_break_it(exported_run: Path, tmp_path: Pa
     replace(table, classes=tuple(nasty)).save(run.path / f"predictions-{table.split}.safetensors")
     text = card(run)
     assert "undefined: all images are of one class" in text and "NaN" not in text and "nan" not in text
-    assert ModelCard(text).data.eval_results is None  # without an accuracy, there is nothing to tell a hub
+    found: Any = ModelCard(text)
+    assert found.data.eval_results is None  # without an accuracy, there is nothing to tell a hub
     assert "<script>" not in text.replace("\\<script\\>", "") and "/secret" not in text
     row = next(line for line in text.splitlines() if line.startswith("| a\\|b"))
     assert row.replace("\\|", "").count("|") == 6
