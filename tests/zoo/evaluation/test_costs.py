@@ -18,9 +18,7 @@ from zoo_cli.main import run
 CLASSES = ("cat", "dog", "fox")
 
 
-def matrix_of(
-    text: str, tmp_path: Path, classes: tuple[str, ...] = CLASSES
-) -> npt.NDArray[np.float64]:
+def matrix_of(text: str, tmp_path: Path, classes: tuple[str, ...] = CLASSES) -> npt.NDArray[np.float64]:
     file = tmp_path / "costs.csv"
     file.write_text(text, encoding="utf-8")
     return read_costs(file, classes)
