@@ -1,6 +1,6 @@
 """Which calibration of probabilities helps on images that it was not fitted on?
 
-    python benchmarks/calibration.py FEATURES.npz ... [--runs FOLDER] [--out calibration.json]
+    python benchmarks/calibration.py FEATURES.npz ... [--runs FOLDER] [--out FILE] [--kept FILE]
 
 FEATURES are files of `zoo embed` with EfficientNet-Lite0 of `hymenoptera`, `sign_digits` and the folder that
 `middle_set.py` makes; photographs of the last that are crops of one photograph stay together. For each seed of each
@@ -55,6 +55,7 @@ Floats = npt.NDArray[Any]
 Calibration = Callable[[Floats], Floats]  # from logits (N, classes) to probabilities (N, classes)
 
 SEEDS = (0, 1, 2)
+MOST_FOR_SVM = 600  # training images, since the search of `svm` takes minutes of more
 RESAMPLES = 4000
 BINS = 15
 
@@ -79,8 +80,8 @@ TASKS = (
     Drawing("sign_digits", 10, 1000, 300),
     Drawing("sign_digits", 4, 200, 60),
     Drawing("middle", 12, 500, 150),
-    Drawing("middle", 12, 2000, 400),
     Drawing("middle", 6, 300, 100),
+    Drawing("middle", 12, 2000, 400),
 )
 
 
@@ -224,7 +225,7 @@ def solved(features: Floats, labels: Floats, groups: Floats, seed: int) -> dict[
     classes, width = int(labels.max()) + 1, features.shape[1]
     alone = None if len(np.unique(groups)) == len(groups) else np.unique(groups, return_inverse=True)[1]
     found: dict[str, tuple[nn.Module, Any]] = {}
-    for name, module in (("linear", logistic), ("svm", svm)):
+    for name, module in (("linear", logistic), ("svm", svm))[: 2 if len(labels) <= MOST_FOR_SVM else 1]:
         seen: list[tuple[Floats, Floats]] = []
 
         def keep(logits: Floats, targets: Floats, seen: list[tuple[Floats, Floats]] = seen) -> float:
@@ -256,8 +257,12 @@ def logits_of(head: nn.Module, features: Floats) -> Floats:
     return logits
 
 
-def of_features(sources: list[Path]) -> list[Row]:
+def of_features(sources: list[Path], kept: Path | None) -> list[Row]:
+    """Rows of solved heads; those of each draw are kept in a file, from which a stopped comparison goes on."""
     rows: list[Row] = []
+    if kept is not None and kept.is_file():
+        rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()]
+    done = {(row.task, row.seed) for row in rows}
     tables = {}
     for source in sources:
         with np.load(source, allow_pickle=False) as opened:
@@ -274,6 +279,9 @@ def of_features(sources: list[Path]) -> list[Row]:
             continue
         table = tables[task.data]
         for seed in SEEDS:
+            if (str(task), seed) in done:
+                continue
+            before = len(rows)
             train, val, test = divided(task, seed, table)
             names, labels = np.unique(table["label"][train], return_inverse=True)
             number = {name: index for index, name in enumerate(names)}
@@ -284,6 +292,9 @@ def of_features(sources: list[Path]) -> list[Row]:
                 where = {"task": str(task), "seed": seed, "head": head}
                 rows += measured({**where, "fitted_on": "folds"}, folds, tested)
                 rows += measured({**where, "fitted_on": "val"}, (logits_of(layer, features[val]), val_labels), tested)
+            if kept is not None:
+                with kept.open("a") as file:
+                    file.writelines(json_text(asdict(row)) + "\n" for row in rows[before:])
             print(f"{task}, seed {seed}: {len(train)} + {len(val)} + {len(test)} images", flush=True)
     return rows
 
@@ -399,9 +410,10 @@ def main() -> None:
     parser.add_argument("features", nargs="*", type=Path)
     parser.add_argument("--runs", type=Path)
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--kept", type=Path, help="file with the rows that are found already")
     arguments = parser.parse_args()
     warnings.simplefilter("ignore")
-    rows = of_features(arguments.features) + (of_runs(arguments.runs) if arguments.runs else [])
+    rows = of_features(arguments.features, arguments.kept) + (of_runs(arguments.runs) if arguments.runs else [])
     verdict = judged(rows)
     if arguments.out:
         arguments.out.write_text(json_text({"verdict": verdict, "rows": [asdict(row) for row in rows]}))

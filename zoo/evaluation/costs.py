@@ -62,7 +62,6 @@ class Costs:
     def to_json(self) -> dict[str, Any]:
         return {
             "file": self.file,
-            "matrix": self.matrix.tolist(),
             "mean": self.mean,
             "mean_interval_95": list(self.interval),
             "argmax": self.argmax,
