@@ -25,8 +25,8 @@ qualify the one of the lowest mean log-loss is taken; if none does, `today` stay
 
 The second round (`--second`) was written after the first, and before any of its figures. In the first, `today` stayed,
 and it had helped the heads of `knn`, which have no temperature, in every group or left them alone. So: other draws
-(seeds 3, 4, 5), `knn` alone, `today` against `none`. `knn` gets the temperature if the interval of the difference of the
-log-loss is below zero, the calibration error is not higher, and in no group the log-loss is more than 0.005 higher.
+(seeds 3, 4, 5), `knn` alone, `today` against `none`. `knn` gets the temperature if the interval of the difference of
+the log-loss is below zero, the calibration error is not higher, and in no group the log-loss is more than 0.005 higher.
 """
 
 from __future__ import annotations
