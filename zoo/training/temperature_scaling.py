@@ -88,8 +88,9 @@ def fold_temperature(network: Network, temperature: float) -> bool:
     except UsageError:
         return False
     layer = head[-1] if isinstance(head, nn.Sequential) else head
-    if hasattr(layer, "divide_logits"):
-        layer.divide_logits(temperature)
+    divide = getattr(layer, "divide_logits", None)
+    if callable(divide):
+        divide(temperature)
         return True
     if not isinstance(layer, nn.Linear):
         return False
