@@ -121,7 +121,8 @@ def choose_threshold(
     """The threshold for images with probabilities `(N,)`, of which `of_class` `(N,)` are of the class.
 
     For a recall it is the highest that reaches it, which has the best precision; for a precision the lowest, which has
-    the best recall. Only probabilities of the images are tried, equal ones together.
+    the best recall. Of all thresholds that call the same images, it is the one in the middle between the lowest
+    probability that is called and the next lower one, so that new images do not fall short of it by chance.
 
     Returns:
         The threshold, and None; or None, and the highest value of the figure, which is None without images of the
@@ -137,7 +138,13 @@ def choose_threshold(
     good = np.flatnonzero(values >= goal.value)
     if not len(good):
         return None, float(values.max())
-    return float(shares[order][ends[good[0 if goal.figure == "recall" else -1]]]), None
+    place = int(good[0 if goal.figure == "recall" else -1])
+    called = float(shares[order][ends[place]])
+    if place + 1 == len(ends):
+        return called, None
+    lower = float(shares[order][ends[place + 1]])
+    middle = (called + lower) / 2
+    return middle if middle > lower else called, None
 
 
 def operating_point(goal: Goal, chosen: Predictions, chosen_on: str, reported: Predictions) -> OperatingPoint:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from zoo.errors import counted
@@ -12,8 +13,10 @@ from zoo.runs.run import Run
 def gap(run: Run, split: str, metrics: Mapping[str, float | None]) -> dict[str, Any] | None:
     """Log-loss and accuracy of training images beside those of a split, and their differences; None: not recorded.
 
-    The loss of training images is that of the finished network, on up to 100 of them without augmentation; their
-    accuracy is that of the last epoch, as they were seen there, or of a solved head's fit.
+    The loss of training images is that of the finished network, on up to 100 of them without augmentation. It is left
+    out where the run has only that of its last epoch, which label smoothing and random views raise, and which has no
+    temperature. The accuracy of training images is that of the last epoch, as they were seen there, or of a solved
+    head's fit.
 
     Args:
         run: a finished run.
@@ -22,7 +25,7 @@ def gap(run: Run, split: str, metrics: Mapping[str, float | None]) -> dict[str, 
     """
     fitted, history = run.record.get("fitted") or {}, run.history
     figures = {
-        "loss": (fitted.get("loss"), metrics.get("loss")),
+        "loss": (fitted.get("loss") if _is_comparable(run, fitted, history) else None, metrics.get("loss")),
         "accuracy": (history[-1].get("train_accuracy") if history else None, metrics.get("accuracy")),
     }
     known = {name: (a, b) for name, (a, b) in figures.items() if a is not None and b is not None}
@@ -45,3 +48,10 @@ def gap(run: Run, split: str, metrics: Mapping[str, float | None]) -> dict[str, 
             f"accuracy {one['train']:.3f} on training images {seen} and {one[split]:.3f} on {split} ({one['gap']:+.3f})"
         )
     return {**found, "text": "; ".join(lines)}
+
+
+def _is_comparable(run: Run, fitted: Mapping[str, Any], history: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether the recorded loss of training images is that of the network as it scores the reported ones."""
+    if not history or fitted.get("loss") != round(float(history[-1].get("train_loss", math.nan)), 6):
+        return True  # they were scored when training had ended
+    return "solved" in history[-1] and (run.record.get("temperature") or {}).get("value", 1.0) == 1.0
