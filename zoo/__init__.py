@@ -7,7 +7,7 @@
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
 Verbs: `train`, `train_final`, `resume`, `rerun`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`,
-`study`, `advise`, `compare`, `diff`, `report`. `Run.open(folder)` opens a run, `Results.open(folder)` a study.
+`study`, `advise`, `compare`, `diff`, `report`, `card`. `Run.open(folder)` opens a run, `Results.open(folder)` a study.
 
 Importing `zoo` imports neither torch nor any plugin, and each name only when it is first used.
 """
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from zoo.evaluation.significance import compare
     from zoo.experiment import Experiment
     from zoo.exporter import Check, Exporter, ExportSpec
+    from zoo.exporting.model_card import card
     from zoo.exporting.verification import inspect, verify
     from zoo.exporting.writing import export
     from zoo.hookspecs import hookimpl
@@ -97,6 +98,7 @@ __all__ = [
     "ZooError",
     "advise",
     "bench",
+    "card",
     "compare",
     "diff",
     "evaluate",
@@ -154,6 +156,7 @@ __getattr__ = lazy_attributes(
         "ZooError": "zoo.errors:ZooError",
         "advise": "zoo.advice.recommendation:advise",
         "bench": "zoo.latency.measurement:bench",
+        "card": "zoo.exporting.model_card:card",
         "compare": "zoo.evaluation.significance:compare",
         "diff": "zoo.evaluation.paired_diff:diff",
         "evaluate": "zoo.evaluation.scoring:evaluate",

@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from zoo.predictions import Predictions
 
 
+class Undefined(Exception):
+    """Raised by a metric that has no value on these images, with the reason, such as `all images are of one class`.
+
+    The metric is null in JSON and `-` in tables, and the reason is told; this is no failure of the metric.
+    """
+
+
 @dataclass(frozen=True, kw_only=True)
 class Metric:
     """A metric that a plugin registers.
@@ -19,7 +26,8 @@ class Metric:
     Attributes:
         name: Name in tables and in JSON.
         summary: One line for `zoo list metrics`.
-        compute: `(Predictions) -> float`, as a callable or as `"module:function"`.
+        compute: `(Predictions) -> float`, as a callable or as `"module:function"`. It raises `Undefined` where the
+            metric has no value.
         higher_is_better: Whether a larger value is better.
     """
 
@@ -29,4 +37,11 @@ class Metric:
     higher_is_better: bool = True
 
 
-__getattr__ = lazy_attributes(__name__, {"class_scores": "zoo.evaluation.class_scores:class_scores"})
+__getattr__ = lazy_attributes(
+    __name__,
+    {
+        "average_precisions": "zoo.evaluation.ranking:average_precisions",
+        "class_scores": "zoo.evaluation.class_scores:class_scores",
+        "roc_areas": "zoo.evaluation.ranking:roc_areas",
+    },
+)

@@ -19,7 +19,8 @@ class Task:
 
     The solver changes `head` in place and returns a dict of JSON values, such as the settings that it chose, which
     becomes part of the history. Three keys have a meaning: `note` is a line for the user, `temperature` is a
-    temperature that the solver fitted on held-out images, and `held_out` is their number where it is not that of all
+    temperature that the solver fitted on held-out images (the last linear layer is divided by it, or the head's own
+    method `divide_logits` is called with it), and `held_out` is their number where it is not that of all
     images.
 
     Attributes:

@@ -24,6 +24,7 @@ _ROWS = (
     ("study", "Train and compare several backbones and strategies"),
     ("compare", "Compare finished runs, with significance tests"),
     ("report", "Write the results of a run or a study as one HTML file"),
+    ("card", "Write the model card of a run as Markdown"),
     ("diff", "List the photographs that only one of two runs classifies correctly"),
     ("list", "List backbones, strategies, datasets and everything else that plugins provide"),
     ("cache", "Show the size of the feature cache, or clear it"),

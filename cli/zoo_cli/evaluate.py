@@ -36,6 +36,20 @@ from zoo_cli.shared_settings import exclude_option, split_seed_option
     help="Images of no class, whatever --data reads; labels are not needed. How well they are told from those of the "
     "split, by a model that was trained with --unknown-rate.",
 )
+@click.option(
+    "--at",
+    metavar="CLASS:FIGURE=VALUE",
+    multiple=True,
+    help="Operating point, such as bees:recall=0.95 or bees:precision=0.9: the threshold of the class's probability, "
+    "chosen on other images than those that it is reported on: val where test is scored, else half of them. Can be "
+    "given several times.",
+)
+@click.option(
+    "--costs",
+    metavar="FILE",
+    help="CSV file with what each decision (column) costs for each true class (row), by name: the mean cost of the "
+    "decisions of the lowest expected cost, beside that of the most probable classes.",
+)
 @json_option
 @splits_option
 @classes_from_option
@@ -51,18 +65,21 @@ def evaluate(
     levels: tuple[float, float] | None,
     exclude: str | None,
     unknown: str | None,
+    at: tuple[str, ...],
+    costs: str | None,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of a run or an exported file on a split.
 
-    Prints accuracy, precision, recall, F1, top-5 accuracy, loss and calibration error, a table by class and the
-    confusion matrix. `zoo train` never uses the test split. Score it here once, when nothing is left to choose: each
-    evaluation is recorded in the run's `ledger.jsonl`.
+    Prints accuracy, precision, recall, F1, top-5 accuracy, loss, areas under the curves, kappa, MCC and calibration
+    error, a table by class and the confusion matrix. `zoo train` never uses the test split. Score it here once, when
+    nothing is left to choose: each evaluation is recorded in the run's `ledger.jsonl`.
 
     \b
     zoo evaluate runs/first --split test
     zoo evaluate runs/first/model.onnx --data photos
     zoo evaluate runs/first --split test --unknown holiday
+    zoo evaluate runs/first --split test --at bees:recall=0.95 --costs costs.csv
     """
     from zoo.data.decoding import doubts_text
     from zoo.errors import counted
@@ -93,6 +110,8 @@ def evaluate(
             levels=levels,
             exclude=exclude,
             unknown=unknown,
+            at=at,
+            costs=costs,
             plugins=plugins(ctx),
             advance=advance,
         )

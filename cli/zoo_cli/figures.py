@@ -10,9 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.errors import counted
+from zoo_cli.options import percent
 
 if TYPE_CHECKING:
+    from zoo.evaluation.costs import Costs
     from zoo.evaluation.evaluation import Evaluation
+    from zoo.evaluation.operating_point import OperatingPoint
     from zoo.evaluation.unknown_images import UnknownImages
     from zoo.runs.run import Run
 
@@ -104,15 +107,17 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         extra = f" (95 % {low:.3f} to {high:.3f})" if name == "accuracy" else ""
         table.add_row(escape(name), f"{_figure(value)}{extra}")
     console.print(table)
+    for name, reason in evaluation.undefined.items():
+        console.print(f"[dim]{escape(name)} is undefined: {escape(reason)}[/dim]")
     if evaluation.fitted:
         whole = counted(len(evaluation.predictions), "image")
         console.print(
             f"[dim]the model was fitted on {evaluation.fitted} of these {whole}, so its accuracy on new images is "
             "lower[/dim]"
         )
-    classes = Table("class", "precision", "recall", "f1", "images")
+    classes = Table("class", "precision", "recall", "f1", "ROC AUC", "PR AUC", "loss", "images")
     for row in evaluation.per_class():
-        figures = (f"{row[key]:.3f}" for key in ("precision", "recall", "f1"))
+        figures = (percent(row[key]) for key in ("precision", "recall", "f1", "roc_auc", "pr_auc", "log_loss"))
         classes.add_row(escape(row["class"]), *figures, str(row["images"]))
     console.print(classes)
     names = evaluation.predictions.classes
@@ -121,8 +126,64 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
         for name, counts in zip(names, evaluation.confusion().tolist()):
             matrix.add_row(escape(name), *(str(count) for count in counts))
         console.print(matrix)
+    if evaluation.points:
+        print_operating_points(evaluation.points, evaluation.predictions.split, console)
+    if evaluation.costs is not None:
+        print_costs(evaluation.costs, console)
     if evaluation.unknown is not None:
         print_unknown(evaluation.unknown, evaluation.predictions.split, console)
+
+
+def print_operating_points(points: Sequence[OperatingPoint], split: str, console: Console) -> None:
+    """Print the thresholds of operating points, and what they do on the images that are reported."""
+
+    def share(value: float | None, interval: tuple[float, float] | None) -> str:
+        return (
+            "-" if value is None or interval is None else f"{value:.3f} (95 % {interval[0]:.3f} to {interval[1]:.3f})"
+        )
+
+    table = Table("operating point", "threshold", "precision", "recall", "called", "of class", "images")
+    for one in points:
+        table.add_row(
+            escape(str(one.goal)),
+            "-" if one.threshold is None else f"{one.threshold:.4f}",
+            share(one.precision, one.precision_interval),
+            share(one.recall, one.recall_interval),
+            *("-" if count is None else str(count) for count in (one.called, one.of_class, one.images)),
+        )
+    console.print(table)
+    on = points[0]
+    console.print(
+        f"[dim]thresholds are chosen on {counted(on.chosen_images, 'image')}, {on.chosen_on}, and reported on "
+        f"{counted(on.images, 'other image')} of {split}[/dim]"
+    )
+    for one in points:
+        if one.threshold is None:
+            why = (
+                f"there is no image of `{one.goal.name}` among them"
+                if one.best is None
+                else f"the highest {one.goal.figure} among them is {one.best:.3f}"
+            )
+            console.print(f"[yellow]no threshold reaches {escape(str(one.goal))}: {escape(why)}[/yellow]")
+        elif one.precision is None or one.recall is None:
+            missing = "is called so" if one.precision is None else "is of the class"
+            console.print(f"[dim]{escape(str(one.goal))}: none of the reported images {missing}[/dim]")
+
+
+def print_costs(costs: Costs, console: Console) -> None:
+    """Print mean costs by decisions of the lowest expected cost, and by the most probable classes."""
+    table = Table("decision", "mean cost", title=f"costs of {escape(costs.file)}")
+    for name, value, (low, high) in (
+        ("lowest expected cost", costs.mean, costs.interval),
+        ("most probable class", costs.argmax, costs.argmax_interval),
+        ("difference", costs.difference, costs.difference_interval),
+    ):
+        table.add_row(name, f"{value:.4f} (95 % {low:.4f} to {high:.4f})")
+    console.print(table)
+    console.print(
+        f"[dim]the decision is not the most probable class for {counted(costs.changed, 'image')} of "
+        f"{len(costs.decisions):,}[/dim]"
+    )
 
 
 def print_unknown(found: UnknownImages, split: str, console: Console) -> None:

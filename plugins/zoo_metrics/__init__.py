@@ -19,6 +19,10 @@ _ROWS = (
     ("f1_weighted", "F1, mean over classes weighted by their number of images", True),
     ("top5", "fraction of images whose class is among the five most probable", True),
     ("loss", "cross-entropy in nats, without label smoothing", False),
+    ("roc_auc_macro", "area under the ROC curve, one class against the others, mean over classes", True),
+    ("pr_auc_macro", "average precision (area under the precision-recall curve), mean over classes", True),
+    ("kappa", "Cohen's kappa: agreement of predicted and true classes beyond chance", True),
+    ("mcc", "Matthews correlation coefficient of predicted and true classes", True),
     ("ece", "expected calibration error, 15 bins of equal width", False),
 )
 

@@ -33,7 +33,8 @@ def printed(found: Evaluation) -> list[list[str]]:
 def test_classes_and_confusion_are_printed_by_row_and_column() -> None:
     lines = printed(evaluation([0, 0, 0, 1, 2, 2], [0, 0, 1, 1, 2, 0], ("a", "b", "c")))
     assert ["accuracy", "0.6667", "(95", "%", "0.300", "to", "0.903)"] in lines and ["top5", "-"] in lines
-    assert ["b", "0.500", "1.000", "0.667", "1"] in lines and ["c", "1.000", "0.500", "0.667", "2"] in lines
+    assert ["b", "0.500", "1.000", "0.667", "0.900", "0.500", "0.551", "1"] in lines
+    assert ["c", "1.000", "0.500", "0.667", "0.750", "0.667", "1.051", "2"] in lines
     assert ["true", "\\", "predicted", "a", "b", "c"] in lines
     assert ["a", "2", "1", "0"] in lines and ["c", "1", "0", "1"] in lines  # rows are what is shown
 

@@ -134,7 +134,7 @@ def test_the_command_line_wins_and_relative_paths_are_beside_the_file(
         ("device = 0", "`device` is `0`, not a text in quotes"),
         ("levels = [1]", "`levels` is `[1]`, not a list of 2 numbers"),
         ("fill = [1, 2, 3.5]", "`fill` is `[1, 2, 3.5]`, not a list of 3 whole numbers"),
-        ('schedule = "linear"', "`{file}`: `schedule`: `linear` is not one of `one-cycle`"),
+        ('keep = "first"', "`{file}`: `keep`: `first` is not one of `last`"),
         ('time_budget = "soon"', "`{file}`: `time_budget`: soon is not a duration"),
         ("batch_size = 0", "`{file}`: `--batch-size 0` is outside 1 to 1,000,000"),
         ("lr = nan", "`{file}`: `--lr nan` is not a number"),
@@ -180,7 +180,7 @@ def test_printed_settings_without_data_are_a_template(
     code, text, err = zoo(capsys, "train", "--print-config", "--threads", "1", "--out", tmp_path / "x")
     assert (code, err) == (0, "") and "\n# data =\n" in text and "\nlr = 0.005\n" in text
     assert f'\nout = "{tmp_path / "x"}"\n' in text and "\nthreads = 1\n" in text
-    assert text.count("[default: 0.005]") == 1 and "Known are adamw sgd. [default: adamw]" in text
+    assert text.count("[default: 0.005]") == 1 and "Known are last best. [default: last]" in text
     file = tmp_path / "all.toml"
     file.write_text(text)
     found = read_back(file, plugins, "--data", str(two_splits), "--backbone", "resnet18", "--strategy", "linear")

@@ -12,7 +12,7 @@ import pytest
 
 from zoo import ZooError
 from zoo.errors import PluginWarning
-from zoo.evaluation.evaluation import Evaluation, compute_metrics
+from zoo.evaluation.evaluation import Evaluation, compute_metrics, defined_metrics
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo_cli.main import run
@@ -141,3 +141,32 @@ def test_top5_counts_the_fifth_and_not_the_sixth() -> None:
         Predictions(split="v", classes=tuple("abcdefg"), ids=("i",), labels=np.array([label]), logits=logits), Plugins()
     )["top5"]
     assert (value(4), value(5)) == (1.0, 0.0)
+
+
+def test_agreement_is_that_of_scikit_learn() -> None:
+    from sklearn import metrics
+
+    generator = np.random.default_rng(0)
+    for classes in (2, 4):
+        labels = generator.integers(0, classes, 60)
+        some = table(labels.tolist(), (np.eye(classes)[labels] + generator.normal(size=(60, classes))).tolist())
+        found = compute_metrics(some, Plugins())
+        assert found["kappa"] == pytest.approx(metrics.cohen_kappa_score(labels, some.predicted))
+        assert found["mcc"] == pytest.approx(metrics.matthews_corrcoef(labels, some.predicted))
+        every = metrics.roc_auc_score(np.eye(classes)[labels], some.probabilities, average="macro")
+        assert found["roc_auc_macro"] == pytest.approx(every)
+        every = metrics.average_precision_score(np.eye(classes)[labels], some.probabilities, average="macro")
+        assert found["pr_auc_macro"] == pytest.approx(every)
+
+
+def test_what_is_undefined_is_null_and_its_reason_is_told() -> None:
+    one_class, every = defined_metrics(table([0, 0], [[1, 0], [1, 0]]), Plugins())
+    assert one_class["accuracy"] == 1
+    undefined = {"roc_auc_macro", "pr_auc_macro", "kappa", "mcc"}
+    assert {name for name, value in one_class.items() if value is None} == undefined == set(every)
+    assert every["kappa"] == "all images are of one class, and so are all predictions"
+    # one class, one mistake: kappa is 0; two classes of which one is predicted: the coefficient is that of guessing
+    assert compute_metrics(table([0, 0], [[1, 0], [0, 1]]), Plugins())["kappa"] == 0
+    assert compute_metrics(table([0, 1], [[1, 0], [1, 0]]), Plugins())["mcc"] == 0
+    # a class without images counts in no mean
+    assert compute_metrics(table([0, 1], [[1, 0, 0], [0, 1, 0]]), Plugins())["roc_auc_macro"] == 1

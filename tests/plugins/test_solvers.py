@@ -123,7 +123,7 @@ def test_neighbours_vote_by_similarity() -> None:
     assert not head(torch.ones(4, 2)).any() and head(torch.ones(4, 2)).shape == (4, 2)  # before it is solved
     remembered = np.array([[2, 0], [4, 0.1], [0, 1], [0, 3]], dtype=np.float32)
     answer = neighbours.solve(task(head, remembered, np.array([0, 0, 1, 1])))
-    assert answer == {"remembered": 4, "neighbours": 3}
+    assert answer == {"remembered": 4, "neighbours": 3, "temperature": 1.0}
     query = torch.tensor([[1.0, 0.5]])
     similarity = nn.functional.cosine_similarity(query, torch.from_numpy(remembered))
     weights = (similarity[:3] / 0.07).softmax(0)  # the fourth is as far as the third, and only three vote

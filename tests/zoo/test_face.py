@@ -48,7 +48,7 @@ def test_a_verb_s_docstring_says_what_it_raises(verb: str) -> None:
 def test_arguments_of_evaluate_are_for_its_users() -> None:
     assert set(inspect.signature(zoo.evaluate).parameters) == {
         "model", "data", "split", "split_seed", "device", "workers", "levels", "exclude", "unknown",
-            "plugins", "advance",
+            "at", "costs", "plugins", "advance",
     }  # fmt: skip
 
 

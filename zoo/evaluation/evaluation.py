@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +15,12 @@ from zoo.data.decoding import BadFile
 from zoo.data.grey_levels import Levels
 from zoo.errors import PluginWarning, ZooError, type_and_first_line
 from zoo.evaluation.class_scores import class_scores
+from zoo.evaluation.costs import Costs
+from zoo.evaluation.operating_point import OperatingPoint
+from zoo.evaluation.ranking import average_precisions, class_log_losses, roc_areas
 from zoo.evaluation.statistics import accuracy_interval
 from zoo.evaluation.unknown_images import UnknownImages
+from zoo.metric import Undefined
 from zoo.predictions import Predictions
 from zoo.storage.files import SCHEMA
 from zoo.target import load_target
@@ -32,7 +36,8 @@ class Evaluation:
     Attributes:
         model: the run's folder, or the exported file.
         data: name of the data.
-        metrics: by name; None where a metric is not finite or failed.
+        metrics: by name; None where a metric is undefined, not finite or failed.
+        undefined: the reason for each metric that is undefined on these images.
         split_seed: with which the data were split.
         fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
             no run, or its `splits.json` is missing.
@@ -42,6 +47,8 @@ class Evaluation:
         notes: what was decided when the data were opened.
         doubtful: images that are scored though something is wrong with them.
         unknown: figures of images of no class; None: none were given.
+        points: the operating points that were asked for.
+        costs: mean costs by a matrix of costs; None: none was given.
     """
 
     model: str
@@ -49,6 +56,7 @@ class Evaluation:
     device: str
     predictions: Predictions
     metrics: dict[str, float | None]
+    undefined: Mapping[str, str] = field(default_factory=dict)
     split_seed: int = 0
     fitted: int | None = None
     changed: int = 0
@@ -58,10 +66,21 @@ class Evaluation:
     notes: tuple[str, ...] = ()
     doubtful: tuple[BadFile, ...] = ()
     unknown: UnknownImages | None = None
+    points: tuple[OperatingPoint, ...] = ()
+    costs: Costs | None = None
 
     def per_class(self) -> list[dict[str, Any]]:
-        """Precision, recall, F1 and number of images of every class."""
+        """Precision, recall, F1, areas under the curves, log-loss and number of images of every class.
+
+        An area is None for a class without images, and for one that all images are of; so is the log-loss for a class
+        without images.
+        """
         table = self.predictions
+        ranked = {
+            "roc_auc": roc_areas(table.labels, table.probabilities),
+            "pr_auc": average_precisions(table.labels, table.probabilities),
+            "log_loss": class_log_losses(table.labels, table.probabilities),
+        }
         found = class_scores(table.labels, table.predicted, len(table.classes))
         return [
             {
@@ -69,6 +88,7 @@ class Evaluation:
                 "precision": float(found.precision[index]),
                 "recall": float(found.recall[index]),
                 "f1": float(found.f1[index]),
+                **{key: None if np.isnan(of[index]) else float(of[index]) for key, of in ranked.items()},
                 "images": int(found.images[index]),
             }
             for index, name in enumerate(table.classes)
@@ -98,6 +118,7 @@ class Evaluation:
             "images": len(self.predictions),
             "levels": None if self.levels is None else list(self.levels),
             "metrics": self.metrics,
+            "undefined": dict(self.undefined),
             "accuracy_interval_95": list(self.interval()),
             "per_class": self.per_class(),
             "classes": list(self.predictions.classes),
@@ -106,19 +127,28 @@ class Evaluation:
             "doubtful_images": [{"path": file.id, "reason": file.reason} for file in self.doubtful],
             "notes": list(self.notes),
             **({} if self.unknown is None else {"unknown": self.unknown.to_json()}),
+            **({"operating_points": [point.to_json() for point in self.points]} if self.points else {}),
+            **({} if self.costs is None else {"costs": self.costs.to_json()}),
         }
 
 
 def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, float | None]:
-    """Compute every registered metric; returns values by name, or by `provider/name` where providers share a name.
+    """Every registered metric, see `defined_metrics`; None where one is undefined or failed."""
+    return defined_metrics(predictions, plugins)[0]
 
-    A metric that raises, or is not finite, is None and gives a `PluginWarning`, so that it cannot end a training run.
+
+def defined_metrics(predictions: Predictions, plugins: Plugins) -> tuple[dict[str, float | None], dict[str, str]]:
+    """Compute every registered metric; returns values by name, and the reasons for those that are undefined.
+
+    The name is `provider/name` where providers share a name. A metric that raises, or is not finite, is None and gives
+    a `PluginWarning`, so that it cannot end a training run.
 
     Raises:
         ZooError: the same, where plugins are loaded strictly (`ZOO_STRICT_PLUGINS`).
     """
     catalogue = plugins.metrics
     found: dict[str, float | None] = {}
+    undefined: dict[str, str] = {}
     for entry in catalogue:
         name = entry.name if catalogue.find(entry.name) is entry else entry.qualified
         try:
@@ -126,6 +156,9 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
             reason = "" if math.isfinite(value) else f"it gave {value}"
         except KeyboardInterrupt:
             raise
+        except Undefined as error:
+            found[name], undefined[name] = None, " ".join(str(error).split()) or "it has no value"
+            continue
         except BaseException as error:  # a plugin may raise anything
             reason = type_and_first_line(error)
         if reason:
@@ -134,4 +167,4 @@ def compute_metrics(predictions: Predictions, plugins: Plugins) -> dict[str, flo
                 raise ZooError(told)
             warnings.warn(told, PluginWarning, stacklevel=2)
         found[name] = None if reason else value
-    return found
+    return found, undefined

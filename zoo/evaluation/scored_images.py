@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.data.decoding import BadFile
 from zoo.data.division import Division, divided_like
 from zoo.data.exclusion import match, read_exclusion
 from zoo.data.image_content import content_digest
+from zoo.data.leakage import digests
 from zoo.data.opening import absolute, choose_split, open_images, open_to_score, open_unlabelled, spelt_as
 from zoo.data.selection import excluded_of
 from zoo.dataset import FOLD, Images, Sample, Unlabelled
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.plugin import Plugins
     from zoo.runs.run import Run
 
+CHOOSING: Literal["val"] = "val"  # split whose images are there for choices
 SAME = 8  # images whose contents are compared to recognise the data of a run in another place
 
 
@@ -116,6 +118,22 @@ def without_left_out(
     if not kept:
         raise ZooError(f"all images of `{images.name}` that would be scored are left out")
     return images, kept, recorded
+
+
+def images_to_choose_on(images: Images, split: str, run: Run | None, exclude: Path | str | None) -> Sequence[Sample]:
+    """The images that something may be chosen on before `split` is reported: those of `val` where that is `test`.
+
+    There are none where the model was fitted on some of them, as that of a final run was.
+    """
+    samples = images.splits.get(CHOOSING, ())
+    if split != "test" or not samples:
+        return ()
+    try:
+        _, kept, _ = without_left_out(images, samples, run, exclude)
+    except ZooError:  # all are left out
+        return ()
+    fitted = set(run.contents().get("fit", {}).values()) if run is not None else set()
+    return () if fitted and any(digest in fitted for _, digest in digests(kept)) else kept
 
 
 def _is_data_of(run: Run, images: Images, data: str, plugins: Plugins) -> bool:

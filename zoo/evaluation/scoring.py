@@ -20,8 +20,17 @@ from zoo.data.leakage import digests
 from zoo.data.opening import read_as, reading_text
 from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError, ZooWarning, counted
-from zoo.evaluation.evaluation import Evaluation, compute_metrics
-from zoo.evaluation.scored_images import open_scored, open_unknown, rejected_among, without_left_out
+from zoo.evaluation.costs import compare_costs, read_costs
+from zoo.evaluation.evaluation import Evaluation, defined_metrics
+from zoo.evaluation.operating_point import halves, operating_point, parse_goal
+from zoo.evaluation.scored_images import (
+    CHOOSING,
+    images_to_choose_on,
+    open_scored,
+    open_unknown,
+    rejected_among,
+    without_left_out,
+)
 from zoo.evaluation.unknown_images import score_unknown
 from zoo.inference.opening import open_model
 from zoo.inference.prediction import ImageAnswer, check_levels, levels_text, predict_all
@@ -113,6 +122,8 @@ def evaluate(
     levels: Levels | None = None,
     exclude: Path | str | None = None,
     unknown: Path | str | None = None,
+    at: Sequence[str] = (),
+    costs: Path | str | None = None,
     plugins: Plugins | None = None,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -135,12 +146,18 @@ def evaluate(
             data stay out of them without it.
         unknown: data with images of no class, whose labels are not looked at: how well they are told from those of the
             split, by a model that was trained with `unknown_rate`.
+        at: operating points, such as `bees:recall=0.95`: the threshold of a class's probability for a precision or
+            recall. It is chosen on `val` where `test` is scored, else on half of the images, and reported on the
+            others.
+        costs: CSV file with the cost of each decision (columns) for each true class (rows), by their names: what the
+            decisions of the lowest expected cost cost on average, and the most probable classes.
         plugins: loaded plugins; None: load those installed.
         advance: called with the number of images classified so far, and the number of all images.
 
     Raises:
         UsageError: `data` is missing for a file without a run, the split does not exist, or `levels` are not two
-            numbers of which the first is lower; or `unknown` is given and the model has no threshold.
+            numbers of which the first is lower; `unknown` is given and the model has no threshold; or `at` or `costs`
+            cannot be read or name other classes than the model's.
         ZooError: the classes do not match, or no image can be decoded.
     """
     from zoo.plugin import Plugins
@@ -155,6 +172,8 @@ def evaluate(
         levels=levels,
         exclude=exclude,
         unknown=unknown,
+        at=at,
+        costs=costs,
         plugins=plugins or Plugins(),
         advance=advance,
     )
@@ -181,6 +200,8 @@ def _evaluate(
     levels: Levels | None = None,
     exclude: Path | str | None = None,
     unknown: Path | str | None = None,
+    at: Sequence[str] = (),
+    costs: Path | str | None = None,
     by_study: bool = False,
     noted: bool = True,
     plugins: Plugins,
@@ -195,6 +216,8 @@ def _evaluate(
     given = check_levels(levels)
     predictor, run = open_model(model, device, plugins)
     strangers = None if unknown is None else open_unknown(predictor, model, data_text(unknown), plugins)
+    goals = [parse_goal(one, predictor.classes) for one in at]
+    matrix = None if costs is None else read_costs(costs, predictor.classes)
     if data is None:
         if run is None:
             raise UsageError(f"`{model}` belongs to no run, so its data are unknown", hint="pass `--data`")
@@ -215,12 +238,13 @@ def _evaluate(
     images, name, samples = open_scored(spec, split, split_seed, run, plugins)
     images, samples, excluded = without_left_out(images, samples, run, exclude)
     known = run.contents() if run is not None else {}
-    done = 0
+    choosing = images_to_choose_on(images, name, run, exclude) if goals else ()
+    done, total = 0, len(samples) + len(choosing) + (0 if strangers is None else len(strangers.samples))
 
     def step(count: int) -> None:
         nonlocal done
         done += count
-        advance(done, len(samples) + (0 if strangers is None else len(strangers.samples)))
+        advance(done, total)
 
     doubts: dict[str, str] = {}
     try:
@@ -246,12 +270,14 @@ def _evaluate(
     tables = [file for file, digest in images.files.items() if was.get(absolute_path(file), digest) != digest]
     own_levels = predictor.preprocess.levels
     said = levels_text(given, own_levels)
+    metrics, undefined = defined_metrics(predictions, plugins)
     evaluation = Evaluation(
         model=str(run.path if run is not None and model is run else model),
         data=images.name,
         device=predictor.device,
         predictions=predictions,
-        metrics=compute_metrics(predictions, plugins),
+        metrics=metrics,
+        undefined=undefined,
         split_seed=split_seed,
         excluded=excluded,
         fitted=sum(digest in fitted for digest in contents.values()) if known else None,
@@ -275,6 +301,18 @@ def _evaluate(
             advance=step,
         )
         evaluation = replace(evaluation, unknown=figures)
+    if goals:
+        chosen, reported = halves(predictions)
+        where = f"half of {name}"
+        if choosing:
+            reported, where = predictions, CHOOSING
+            chosen, _ = score(
+                predictor, choosing, where, workers=workers or default_workers(), levels=given, advance=step
+            )
+        points = tuple(operating_point(goal, chosen, where, reported) for goal in goals)
+        evaluation = replace(evaluation, points=points)
+    if matrix is not None:
+        evaluation = replace(evaluation, costs=compare_costs(predictions, matrix, Path(str(costs)).name))
     if run is not None and noted:
         try:
             run.note_look(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from zoo.errors import UsageError
+from zoo.exporting.model_card import card
 from zoo.runs.run import Run, now
 from zoo.system.environment import versions
 
@@ -47,5 +48,6 @@ def file_metadata(run: Run) -> dict[str, Any]:
         "weights_sha256": record.get("weights_sha256"),
         "trained": record.get("created"),
         "exported": _time_of_export(),
+        "card": card(run),
         "versions": versions(),
     }

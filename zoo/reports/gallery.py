@@ -9,23 +9,31 @@ from typing import Any
 import numpy as np
 
 from zoo.data.division import undivided
-from zoo.data.image import BadImage, decode
+from zoo.data.image import BadImage, decode, pixels
 from zoo.data.opening import open_to_score, spelt_as
 from zoo.dataset import Sample
 from zoo.errors import ZooError
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
+from zoo.reports.occlusion import occlusion_map, overlay
 from zoo.runs.run import Run
 
 GALLERY = 12  # photographs in the gallery of mistakes
 THUMBNAIL = 220  # pixels, the longer side
 
 
-def gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, Any]]:
-    """The mistakes with the highest confidence, with small photographs where these can still be read."""
+def gallery(run: Run, table: Predictions, plugins: Plugins, *, heat_maps: bool = False) -> list[dict[str, Any]]:
+    """The mistakes with the highest confidence, with small photographs where these can still be read.
+
+    With `heat_maps` also with maps of the parts that the wrong predictions rest on; the network is executed for them.
+
+    Raises:
+        ZooError: heat maps are asked for, and the run has no network.
+    """
     wrong = np.flatnonzero(~table.correct)
     if not len(wrong):
         return []
+    predictor = run.predictor("auto", plugins) if heat_maps else None
     confidence = table.probabilities.max(axis=1)
     order = wrong[np.argsort(-confidence[wrong])][:GALLERY]
     try:
@@ -41,23 +49,29 @@ def gallery(run: Run, table: Predictions, plugins: Plugins) -> list[dict[str, An
             "shows": table.classes[table.labels[index]],
             "taken_for": table.classes[table.predicted[index]],
             "confidence": float(confidence[index]),
-            "photograph": _thumbnail(samples.get(table.ids[index]), run.preprocess.levels),
+            **_pictures(samples.get(table.ids[index]), run, int(table.predicted[index]), predictor),
         }
         for index in order
     ]
 
 
-def _thumbnail(sample: Sample | None, levels: tuple[float, float] | None) -> str | None:
-    """A small JPEG as a data URL; None where the image cannot be read."""
+def _pictures(sample: Sample | None, run: Run, label: int, predictor: Any) -> dict[str, str | None]:
+    """A small JPEG as a data URL, and one of what the network sees, with its heat map; None where there is none."""
     from PIL import Image
 
+    found: dict[str, str | None] = {"photograph": None, "heat_map": None}
     if sample is None:
-        return None
+        return found
     try:
-        image = Image.fromarray(decode(sample.source, levels=levels))
+        decoded = decode(sample.source, levels=run.preprocess.levels)
     except (BadImage, OSError):
-        return None
+        return found
+    image = Image.fromarray(decoded)
     image.thumbnail((THUMBNAIL, THUMBNAIL))
     data = io.BytesIO()
     image.save(data, "JPEG", quality=80)
-    return "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    found["photograph"] = "data:image/jpeg;base64," + base64.b64encode(data.getvalue()).decode()
+    if predictor is not None:
+        seen = pixels(decoded, run.preprocess)
+        found["heat_map"] = overlay(seen, occlusion_map(predictor.logits_of_pixels, seen, label), THUMBNAIL)
+    return found

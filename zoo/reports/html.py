@@ -14,11 +14,12 @@ import numpy as np
 
 from zoo.advice.track_record import ADVICE_FILE
 from zoo.errors import UsageError, ZooError, counted
-from zoo.evaluation.evaluation import Evaluation
+from zoo.evaluation.evaluation import Evaluation, defined_metrics
 from zoo.evaluation.unknown_images import false_alarms_interval
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.reports.gallery import gallery
+from zoo.reports.generalization import gap
 from zoo.reports.plots import (
     accuracy_against_latency,
     calibration,
@@ -65,6 +66,7 @@ def report(
     *,
     out: Path | str | None = None,
     photographs: bool = True,
+    heat_maps: bool = False,
     plugins: Plugins | None = None,
 ) -> Report:
     """Write the report of a run or a study, with its figures as JSON and CSV beside it; an older report is replaced.
@@ -73,13 +75,18 @@ def report(
         of: The run or the study, or its folder.
         out: The HTML file. None: `report.html` in the folder.
         photographs: Show the worst mistakes as small photographs. False: only their names.
+        heat_maps: Show beside them which parts the wrong predictions rest on, by occlusion; the network is executed for
+            it.
         plugins: Loaded plugins. None: they are loaded.
 
     Raises:
-        UsageError: the folder is neither a run nor a study, or `out` does not end in `.html`.
+        UsageError: the folder is neither a run nor a study, `out` does not end in `.html`, or `heat_maps` are asked for
+            without `photographs`.
         ZooError: the run, or every trial of the study, is unfinished, or a file cannot be written.
     """
     check_plots()
+    if heat_maps and not photographs:
+        raise UsageError("heat maps are of photographs", hint="leave out `--no-photographs` or `--heat-maps`")
     plugins = plugins or Plugins()
     if isinstance(of, (str, Path)):
         folder = Path(of)
@@ -94,9 +101,9 @@ def report(
         raise UsageError(f"`{target}` does not end in `.html`", hint="pass `--out report.html`")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
-    page, table = _study_page(of, plugins) if isinstance(of, Results) else _run_page(of, plugins)
+    page, table = _study_page(of, plugins, heat_maps) if isinstance(of, Results) else _run_page(of, plugins, heat_maps)
     if not photographs:
-        page["gallery"] = [{**one, "photograph": None} for one in page["gallery"]]
+        page["gallery"] = [{**one, "photograph": None, "heat_map": None} for one in page["gallery"]]
     found = Report(html=target, json=target.with_suffix(".json"), csv=target.with_suffix(".csv"))
     write_bytes(found.html, render(page).encode())
     write_json(found.json, {"schema": 1, **{key: value for key, value in page.items() if key not in _HTML_ONLY}})
@@ -110,14 +117,16 @@ _HTML_ONLY = ("plots", "gallery")
 
 def render(page: Mapping[str, Any]) -> str:
     """Fill the template with the values of a page."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, StrictUndefined, Undefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["share"] = lambda value: "-" if value is None else f"{value:.3f}"
+    environment.filters["share"] = lambda value: (
+        "-" if value is None or isinstance(value, Undefined) else f"{value:.3f}"  # a metric that is not installed
+    )
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**page)
 
 
-def _run_page(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
+def _run_page(run: Run, plugins: Plugins, heat_maps: bool = False) -> tuple[dict[str, Any], str]:
     """The page of a run, and its predictions as CSV.
 
     Raises:
@@ -159,7 +168,7 @@ def _run_page(run: Run, plugins: Plugins) -> tuple[dict[str, Any], str]:
             "versions": record.get("versions"),
             "settings": record["experiment"],
         },
-        **_model_part(run, plugins),
+        **_model_part(run, plugins, heat_maps),
     }
     return page, _predictions_csv(run.predictions())
 
@@ -170,7 +179,7 @@ def _continuing_command(run: Path) -> str:
     return f"zoo study {run.parent.parent}" if of_study else f"zoo train --resume {run}"
 
 
-def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str]:
+def _study_page(results: Results, plugins: Plugins, heat_maps: bool = False) -> tuple[dict[str, Any], str]:
     """The page of a study, and its leaderboard as CSV.
 
     Raises:
@@ -230,7 +239,7 @@ def _study_page(results: Results, plugins: Plugins) -> tuple[dict[str, Any], str
             "versions": results.record.get("versions"),
             "settings": results.record["study"],
         },
-        **_model_part(_shown_run(results, str(chosen["way"])), plugins),
+        **_model_part(_shown_run(results, str(chosen["way"])), plugins, heat_maps),
     }
     return page, table.to_csv()
 
@@ -243,7 +252,7 @@ def _shown_run(results: Results, way: str) -> Run:
     return final if final is not None and scored else results.run(first)
 
 
-def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
+def _model_part(run: Run, plugins: Plugins, heat_maps: bool) -> dict[str, Any]:
     """The part of a page about one run's predictions, on the locked split where it was evaluated there."""
     test = run.path / "predictions-test.safetensors"
     table = run.predictions("test") if test.is_file() else run.predictions()
@@ -254,15 +263,15 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
         for row, column in zip(*np.nonzero(confusion))
         if row != column
     ]
-    from zoo.evaluation.evaluation import compute_metrics
-
-    metrics = compute_metrics(table, plugins)
+    metrics, undefined = defined_metrics(table, plugins)
     return {
         "model": {
             "name": f"{run.record['backbone']} {run.record['strategy']}, seed {run.experiment.seed}",
             "split": table.split,
             "images": len(table),
             "metrics": metrics,
+            "undefined": undefined,
+            "gap": gap(run, table.split, metrics),
             "interval": list(shown.interval()),
             "per_class": shown.per_class(),
             "classes": list(table.classes),
@@ -271,7 +280,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
             "looks": run.looks(table.split),
             **_unknown_part(run, table),
         },
-        "gallery": gallery(run, table, plugins),
+        "gallery": gallery(run, table, plugins, heat_maps=heat_maps),
         "calibration": calibration(table),
     }
 

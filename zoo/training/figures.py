@@ -12,7 +12,7 @@ from zoo.backbone import Network
 from zoo.data.decoding import DecodedImages
 from zoo.data.groups import group_names
 from zoo.errors import Diverged
-from zoo.evaluation.evaluation import Evaluation, compute_metrics
+from zoo.evaluation.evaluation import Evaluation, defined_metrics
 from zoo.experiment import Experiment
 from zoo.networks.predictor import TorchPredictor
 from zoo.predictions import Predictions
@@ -107,12 +107,13 @@ def report(network: Network, job: Job, recipe: Recipe, run: Run, answers: Answer
     predictions = _predict(network, job, recipe, answers)
     if not np.isfinite(predictions.logits).all():
         raise _diverged("a logit", job.experiment)
+    metrics, undefined = defined_metrics(predictions, job.context.plugins)
     evaluation = Evaluation(
         model=str(run.path),
         data=job.images.name,
         device=str(job.setup.device.place),
         predictions=predictions,
-        metrics=compute_metrics(predictions, job.context.plugins),
+        metrics=metrics,
         split_seed=job.experiment.split_seed,
     )
     run.note_look(
@@ -122,7 +123,11 @@ def report(network: Network, job: Job, recipe: Recipe, run: Run, answers: Answer
         split_seed=evaluation.split_seed,
         accuracy=evaluation.metrics.get("accuracy"),
     )
-    return {"metrics": evaluation.metrics, "accuracy_interval_95": list(evaluation.interval())}
+    return {
+        "metrics": metrics,
+        **({"undefined": undefined} if undefined else {}),
+        "accuracy_interval_95": list(evaluation.interval()),
+    }
 
 
 def figures_of(earlier: Earlier) -> dict[str, Any]:

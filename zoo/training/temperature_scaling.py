@@ -79,12 +79,19 @@ def _most_probable(logits: npt.NDArray[Any], labels: npt.NDArray[np.int64]) -> f
 
 
 def fold_temperature(network: Network, temperature: float) -> bool:
-    """Divide the network's last linear layer by `temperature`, in place; False if the head does not end in one."""
+    """Divide the network's last linear layer by `temperature`, in place; False if the head does not end in one.
+
+    A head of another kind may do it itself by a method `divide_logits`.
+    """
     try:
         head = find_head(network)
     except UsageError:
         return False
     layer = head[-1] if isinstance(head, nn.Sequential) else head
+    divide = getattr(layer, "divide_logits", None)
+    if callable(divide):
+        divide(temperature)
+        return True
     if not isinstance(layer, nn.Linear):
         return False
     with torch.no_grad():

@@ -16,9 +16,11 @@ from tests_support import TINY, make_photos
 
 import zoo.training.figures
 import zoo_strategies.logistic
+import zoo_strategies.neighbours
 from zoo import Plugins, Run, evaluate, train
 from zoo.networks.building import build_network
 from zoo.predictions import softmax
+from zoo.solver import Task
 from zoo.training.temperature_scaling import HIGHEST, LOWEST, fit_temperature, fold_temperature
 
 
@@ -129,7 +131,8 @@ def few_photographs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("few_photographs", "linear", None),  # sixteen are held out in folds
         ("two_splits", "partial:1,epochs=1+linear", None),  # its folds helped to train what lies below the head
         ("two_splits", "partial:1", None),
-        ("three_splits", "knn", None),  # votes are no logits of a layer
+        ("three_splits", "knn", "folds of train"),
+        ("to_choose_on", "knn", "choose"),
     ],
 )
 def test_a_run_says_where_its_temperature_comes_from(
@@ -141,7 +144,11 @@ def test_a_run_says_where_its_temperature_comes_from(
     plugins: Plugins,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for module in (zoo.training.figures, zoo_strategies.logistic):  # on a few images it would mostly be 1
+    for module in (
+        zoo.training.figures,
+        zoo_strategies.logistic,
+        zoo_strategies.neighbours,
+    ):  # on a few images it would mostly be 1
         monkeypatch.setattr(module, "fit_temperature", lambda *_: 2.0)
     photographs = str(request.getfixturevalue(data))
     asked = replace(TINY, data=photographs, strategy=strategy, epochs=None, augment="none")
@@ -161,3 +168,29 @@ def test_a_history_that_was_deleted_costs_the_temperature_alone(
     asked = replace(TINY, data=str(two_splits), strategy="linear", epochs=None, augment="none")
     monkeypatch.setattr(Run, "history", property(lambda run: []))
     assert train(asked, out=tmp_path / "run").record["temperature"] == {"value": 1.0, "fitted_on": None}
+
+
+def test_the_temperature_of_neighbours_is_that_of_images_that_are_held_out() -> None:
+    """Five votes of noisy neighbours are surer than they are right; logits of other images become better."""
+    generator = np.random.default_rng(0)
+    labels = np.arange(600) % 4
+    features = (np.eye(16)[labels] * 1.5 + generator.normal(size=(600, 16))).astype(np.float32)
+    head = zoo_strategies.neighbours.NeighbourHead(16, 4, 5)
+    task = Task(head=head, features=features[:400], labels=labels[:400], classes=4, seed=0)
+    found = zoo_strategies.neighbours.solve(task)
+    assert found["temperature"] > 1 and "held_out" not in found
+    others = torch.from_numpy(features[400:])
+    with torch.no_grad():
+        before = head(others).numpy()
+        head.divide_logits(found["temperature"])
+        after = head(others).numpy()
+    np.testing.assert_allclose(after, before / found["temperature"], rtol=1e-5)
+    assert log_loss(after, labels[400:]) < log_loss(before, labels[400:])
+    # weights of an earlier zoo have no divisor
+    state = {name: value for name, value in head.state_dict().items() if name != "divisor"}
+    older = zoo_strategies.neighbours.NeighbourHead(16, 4, 5)
+    older.load_state_dict(state)
+    with torch.no_grad():
+        np.testing.assert_array_equal(older(others).numpy(), before)
+    alone = Task(head=head, features=features[:4], labels=labels[:4], classes=4, seed=0)
+    assert "temperature" not in zoo_strategies.neighbours.solve(alone)
