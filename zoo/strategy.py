@@ -33,11 +33,13 @@ class Group:
         lr: Factor of the phase's learning rate.
         only: Which parameters of the stages train: `all`, those of normalisation layers (`norms`), `biases`, or those
             that `Strategy.attach` added (`added`).
+        decays: Whether weight decay applies to them. It pulls towards 0, which is wrong for factors that start at 1.
     """
 
     stages: tuple[str, ...]
     lr: float = 1.0
     only: Only = "all"
+    decays: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
