@@ -60,12 +60,15 @@ STRATEGIES = {
     "gradual:2": ("all stages", "several phases"),
     "layerdecay:0.75": ("all stages", "a rate for each stage"),
     "l2sp:0.1": ("all stages", "pulled to the start"),
+    "delta:0.5": ("solves the head", "all stages", "several phases", "features pulled to the start"),
     "surgical:1": ("first stages",),
     "surgical:1,norm=train": ("first stages", "statistics follow"),
     "truncate:1": ("solves the head", "cuts stages off"),
     "norm": ("norms alone",),
     "bitfit": ("biases alone",),
     "lora:2": ("adapters",),
+    "dora:2": ("adapters",),
+    "ia3": ("adapters",),
     "scratch": ("all stages", "statistics follow", "random start"),
 }
 

@@ -62,6 +62,9 @@ class Phase:
         pull: Alpha of L2-SP (Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
             networks", equation 3): the loss grows by alpha / 2 times the squared distance of the parameters that train,
             except those of the head, to their values at the start of the run.
+        feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
+            for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
+            the feature maps of each stage to those of the network at the start of the run.
         solver: `"module:function"` of `(zoo.solver.Task) -> dict`, which computes the head from the features of the
             training images. The phase then takes no optimiser steps. None: the phase takes steps.
         steps_if_asked: Whether a phase with a solver takes steps instead, if the user asks for something that only
@@ -77,6 +80,7 @@ class Phase:
     mixup: float | None = None
     cutmix: float | None = None
     pull: float = 0.0
+    feature_pull: float = 0.0
     solver: str | None = None
     steps_if_asked: bool = False
 
@@ -84,6 +88,11 @@ class Phase:
     def trains(self) -> tuple[str, ...]:
         """Names of the stages that train."""
         return tuple(stage for group in self.groups for stage in group.stages)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether steps need whole images, so that outputs of a frozen prefix cannot take their place."""
+        return self.mixup is not None or self.cutmix is not None or self.feature_pull > 0
 
 
 @dataclass(frozen=True)
@@ -177,8 +186,10 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         if value is not None and not low < value < high:
             bounds = "between 0 and 1" if high == 1 else "a positive number"
             raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not {bounds}")
-    if not math.isfinite(phase.pull) or phase.pull < 0:
-        raise UsageError(f"strategy `{strategy}`: `pull={phase.pull}` is not a number of 0 or more")
+    for word in ("pull", "feature_pull"):
+        value = getattr(phase, word)
+        if not math.isfinite(value) or value < 0:
+            raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not a number of 0 or more")
     for group in phase.groups:
         if group.only not in ONLY:
             raise UsageError(f"strategy `{strategy}`: `only={group.only}` is none of {' '.join(ONLY)}")

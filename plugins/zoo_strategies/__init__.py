@@ -15,6 +15,7 @@ def register_strategies(register: Register[type[Strategy]]) -> None:
     from zoo_strategies.extraction import Linear, Neighbours  # not at the top: most commands need no strategy
     from zoo_strategies.few import BiasOnly, NormOnly
     from zoo_strategies.finetuning import (
+        FeatureMaps,
         Full,
         Gradual,
         LayerDecay,
@@ -35,6 +36,7 @@ def register_strategies(register: Register[type[Strategy]]) -> None:
         Gradual,
         LayerDecay,
         StartingPoint,
+        FeatureMaps,
         Surgical,
         Truncate,
         NormOnly,

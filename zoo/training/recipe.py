@@ -133,7 +133,7 @@ class Recipe:
             tensors, state = restored
             load_tensors(tensors, self.model, optimizer, self.average)
             self.proof.expect(state["proof"])
-        self.steps = workspace.open_phase(number, optimizer)
+        self.steps = workspace.open_phase(number, optimizer, restored=None if restored is None else restored[0])
 
     def _solve(self, phase: Phase) -> dict[str, Any]:
         """Solve a phase; returns its history record."""
@@ -259,6 +259,8 @@ class Recipe:
             trained |= set(self.network.anatomy.head.parameters)
         optimizer = self.steps.optimizer if self.steps is not None else None
         tensors = tensors_of(self.model, trained, optimizer, self.average) | self.state.tensors()
+        if self.steps is not None:
+            tensors |= self.steps.tensors()
         state = {
             **self.state.to_json(),
             "parts": self.workspace.stepper.parts,

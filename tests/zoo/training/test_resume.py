@@ -42,6 +42,8 @@ SETTINGS: dict[str, Any] = {
     "sgd": {"strategy": "l2sp:0.5,epochs=2+full,epochs=1,cutmix=1.0", "optimizer": "sgd", "accumulate": 2},
     "solved": {"strategy": "lpft", "epochs": 2},
     "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit"},
+    "dora": {"strategy": "dora:2", "epochs": 2, "backbone": "timm/test_vit"},
+    "delta": {"strategy": "delta:0.5,pull=0.1", "epochs": 2, "accumulate": 2},
     "truncated": {"strategy": "truncate:1+full", "epochs": 2},
     "found": {"strategy": "partial:1", "epochs": 2, "lr": "find"},
     "best of a solved head": {"strategy": "linear+full", "epochs": 2, "keep": "best"},
