@@ -26,6 +26,7 @@ from zoo.system.environment import machine, versions
 STRATEGIES = (
     "linear",
     "knn",
+    "kmeans",
     "lpft",
     "partial:2",
     "lora:8",

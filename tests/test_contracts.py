@@ -52,6 +52,7 @@ STRATEGIES = {
     "linear,solver=sgd": ("steps of the head alone",),
     "linear,head=mlp:8": ("steps of the head alone", "another head"),
     "knn:3": ("solves the head", "another head"),
+    "kmeans": ("solves the head",),
     "svm": ("solves the head", "solved by a plugin"),
     "partial:1": ("last stages",),
     "partial:2,ema=0.5,mixup=0.2,cutmix=1.0": ("last stages", "averages weights", "mixes images"),

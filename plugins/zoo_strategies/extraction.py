@@ -86,3 +86,19 @@ class Neighbours(Strategy):
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         solver = "zoo_strategies.neighbours:solve"
         return (Phase(name=f"knn:{self.neighbours}", groups=(), norm="frozen", solver=solver),)
+
+
+@dataclass(frozen=True)
+class Clusters(Strategy):
+    """Cluster the features of the frozen backbone without labels; labels only name the clusters.
+
+    Shows how far the features separate the classes by themselves: k-means with as many clusters as classes, and the
+    one-to-one assignment of clusters to classes with which most training images are right.
+    """
+
+    name: ClassVar[str] = "kmeans"
+    summary: ClassVar[str] = "cluster frozen features without labels, which only name the clusters"
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        solver = "zoo_strategies.clustering:solve"
+        return (Phase(name="kmeans", groups=(Group(stages=(HEAD,)),), norm="frozen", solver=solver),)
