@@ -8,6 +8,7 @@ import inspect
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -108,12 +109,15 @@ class Strategy(ABC):
         summary: One line for `zoo list strategies`.
         pretrained: Whether training starts from published weights. False: it starts from random weights.
         alone: Why no other strategy can be joined to it with `+`. Empty: others can.
+        searched: Values of options that the search of a study tries, by the option's name, where the strategy takes no
+            optimiser steps and the option has its default.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     pretrained: ClassVar[bool] = True
     alone: ClassVar[str] = ""
+    searched: ClassVar[Mapping[str, tuple[int | float | str, ...]]] = {}
 
     @property
     def opens(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -70,6 +71,7 @@ class Neighbours(Strategy):
     name: ClassVar[str] = "knn"
     summary: ClassVar[str] = "classify by a vote of the K most similar training images; trains nothing"
     alone: ClassVar[str] = "it trains nothing"
+    searched: ClassVar[Mapping[str, tuple[int | float | str, ...]]] = {"neighbours": (1, 3, 5, 10, 20, 50)}
 
     neighbours: int = 10
     """number of training images that vote"""

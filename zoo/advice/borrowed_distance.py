@@ -20,7 +20,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress, Silent
 
-# Measures where no network that was asked for can. Its weights come by pip: they are never loaded from the internet here
+# Measures where no network that was asked for can. Its weights come by pip, so that nothing is downloaded here
 MEASURER = "lite/efficientnet_lite0"
 
 

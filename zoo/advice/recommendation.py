@@ -235,7 +235,7 @@ class _Estimates:
 
     Attributes:
         right: Which images each probe classified correctly, by stage, and by the head's input under `features`.
-        lacks_distance: Whether it has learnt layers with published weights, and no batch norms with statistics of its pretraining data.
+        lacks_distance: Whether it has published weights, and no batch norms with statistics of its pretraining data.
     """
 
     backbone: str

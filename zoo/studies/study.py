@@ -140,16 +140,16 @@ class Study:
         return problems
 
     def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
-        """The experiment of a trial; `tuned` are settings that the search found."""
+        """The experiment of a trial; `tuned` are settings that the search found, options of the strategy among them."""
         return Experiment.from_json(
             {
                 **self.settings,
-                **(tuned or {}),
                 "data": self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}",
                 "backbone": trial.backbone,
                 "strategy": trial.strategy,
                 "seed": trial.seed,
                 "fraction": trial.fraction,
+                **(tuned or {}),
             }
         )
 
