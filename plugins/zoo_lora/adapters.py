@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -103,14 +103,15 @@ def _pattern(paths: Iterable[str]) -> str:
 
 def _inject(network: Network, config: PeftConfig) -> Network:
     from peft import inject_adapter_in_model
+    from peft.tuners.lora.dora import DoraConv2dLayer
 
     training = network.model.training
     inject_adapter_in_model(config, network.model)
     network.model.train(training)
-    for module in network.model.modules():
-        for layer in getattr(module, "lora_magnitude_vector", {}).values():
-            if isinstance(module.get_base_layer(), nn.Conv2d):
-                layer.get_lora_weight = _convolution_update
+    for path, module in network.model.named_modules():
+        if isinstance(module, DoraConv2dLayer):
+            layer: Any = network.model.get_submodule(path)
+            layer.get_lora_weight = _convolution_update
     names = [name for name, _ in network.model.named_parameters()]
     return replace(network, anatomy=_with_adapters(network.anatomy, names))
 
