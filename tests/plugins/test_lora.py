@@ -121,7 +121,7 @@ def test_a_layer_is_not_scaled_because_its_path_ends_as_another_s(plugins: Plugi
 def test_weights_that_are_all_zero_have_no_direction(plugins: Plugins) -> None:
     network, spec = build("torchvision/resnet18", 32, plugins)
     with torch.no_grad():
-        network.model.get_submodule("layer1.0.conv1").weight[3] = 0
+        network.model.get_submodule("layer1.0.conv1").get_parameter("weight")[3] = 0
     attached = parse("dora:2", plugins.strategies).attach(network, spec)
     assert not any(name.startswith("layer1.0.conv1.") for name in attached.anatomy.added)
     assert any(name.startswith("layer1.0.conv2.") for name in attached.anatomy.added)

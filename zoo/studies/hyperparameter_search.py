@@ -144,11 +144,11 @@ def search(
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
         )
         if not found.trials:
-            for settings in [start] if solved is None else solved.combinations(experiment.seed):
-                found.enqueue_trial(settings)  # the defaults are tried first
-        for one in found.get_trials(states=[OptunaState.RUNNING]):  # a session was killed during it: it is repeated
-            found.tell(one.number, state=OptunaState.FAIL)
-            found.enqueue_trial(one.params or start)
+            for one in [start] if solved is None else solved.combinations(experiment.seed):
+                found.enqueue_trial(one)  # the defaults are tried first
+        for stale in found.get_trials(states=[OptunaState.RUNNING]):  # a session was killed during it: it is repeated
+            found.tell(stale.number, state=OptunaState.FAIL)
+            found.enqueue_trial(stale.params or start)
         ended = found.get_trials(states=[OptunaState.COMPLETE, OptunaState.PRUNED])
         if len(ended) < count:
             found.optimize(objective, n_trials=count - len(ended), timeout=seconds)
@@ -162,11 +162,9 @@ def search(
     finally:
         shutil.rmtree(runs, ignore_errors=True)
     best = found.best_trial if completed else None
-    settings = dict(best.params) if best is not None else None
-    if settings is not None and solved is not None:
-        settings = solved.settings(settings)
+    params = dict(best.params) if best is not None else None
     return {
-        "settings": settings,
+        "settings": params if params is None or solved is None else solved.settings(params),
         "loss": best.value if best is not None else None,
         "tried": len(completed) + pruned,
         "pruned": pruned,

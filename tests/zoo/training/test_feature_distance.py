@@ -74,7 +74,7 @@ def test_a_step_takes_the_gradient_of_loss_and_penalty(parts: int) -> None:
                 squared = change[channel].square().sum() / change[channel].numel()
                 penalty = penalty + len(weights) * weights[channel] * squared / 2
     assert penalty > 0.1
-    (loss + 0.7 * penalty / 7).backward()
+    (loss + 0.7 * penalty / 7).backward()  # type: ignore[no-untyped-call]
     expected = {
         name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None
     }
@@ -104,7 +104,7 @@ def test_a_step_takes_the_gradient_of_loss_and_penalty(parts: int) -> None:
 def test_a_channel_that_the_loss_depends_on_weighs_more() -> None:
     model = Two()
     with torch.no_grad():
-        model.conv.bias.fill_(1.0)
+        model.conv.get_parameter("bias").fill_(1.0)
         model.mix.weight[:, 2] = 0  # what the third channel of the convolution says is not used
         model.mix.weight[0, 1] += 3
         model.head.weight[0, 0] += 3
