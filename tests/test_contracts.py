@@ -79,6 +79,8 @@ REFUSED = {
     ("torchvision/squeezenet1_1", "knn:3"): "not one linear layer",
     ("torchvision/squeezenet1_1", "svm"): "not one linear layer",
     ("timm/deit_tiny_distilled_patch16_224", "svm"): "not one linear layer",
+    ("torchvision/squeezenet1_1", "kmeans"): "not one linear layer",
+    ("timm/deit_tiny_distilled_patch16_224", "kmeans"): "not one linear layer",
     ("torchvision/squeezenet1_1", "norm"): "no normalisation parameters",
     ("timm/deit_tiny_distilled_patch16_224", "linear,head=mlp:8"): "not one linear layer",
     ("timm/deit_tiny_distilled_patch16_224", "knn:3"): "not one linear layer",

@@ -65,7 +65,7 @@ class Phase:
             except those of the head, to their values at the start of the run.
         feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
             for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
-            the feature maps of each stage to those of the network at the start of the run.
+            the feature maps of each stage to those of the network at the start of the run, relative to their size.
         solver: `"module:function"` of `(zoo.solver.Task) -> dict`, which computes the head from the features of the
             training images. The phase then takes no optimiser steps. None: the phase takes steps.
         steps_if_asked: Whether a phase with a solver takes steps instead, if the user asks for something that only
