@@ -86,7 +86,7 @@ REFUSED = {
     ("timm/deit_tiny_distilled_patch16_224", "knn:3"): "not one linear layer",
 }
 
-# What cannot be seen to train in a random network: factors and lengths that do not decay, so that only gradients move them.
+# What cannot be seen to train in a random network: factors and lengths do not decay, so only gradients move them.
 # That of MobileViT's first blocks is zero, since they end in a batch norm that starts at zero; GoogLeNet's is 1e-13
 STILL = {
     ("timm/mobilevit_xxs", "dora:2"),
