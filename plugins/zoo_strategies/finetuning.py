@@ -210,7 +210,8 @@ class FeatureMaps(Strategy):
     """Fit the head, then train all stages and the head, with a penalty on the distance from pretrained feature maps.
 
     Li et al. 2019, "DELTA: deep learning transfer using feature map with attention for convolutional networks". Maps
-    are the outputs of the last convolution or linear layer of each stage. The more the loss on the training images
+    are the outputs of the last convolution or linear layer of each stage, and distances are relative to the size of a
+    stage's maps, which differ by a factor of a hundred between stages and networks. The more the loss on the training images
     would rise without a channel, the more its distance counts; the first phase fits the head that this needs. The
     penalty replaces weight decay outside the head.
     """
@@ -218,8 +219,8 @@ class FeatureMaps(Strategy):
     name: ClassVar[str] = "delta"
     summary: ClassVar[str] = "fit the head, then train every stage and the head, features kept close to pretrained ones"
 
-    alpha: float = 0.64
-    """strength of the penalty for an image; the authors' 0.01 for the sum over a batch of 64 images"""
+    alpha: float = 1.0
+    """strength of the penalty, which is relative to the size of the pretrained feature maps"""
     pull: float = 0.0
     """strength of the penalty of `l2sp` on the weights, beside it; 0 leaves it out"""
 
