@@ -211,9 +211,9 @@ class FeatureMaps(Strategy):
 
     Li et al. 2019, "DELTA: deep learning transfer using feature map with attention for convolutional networks". Maps
     are the outputs of the last convolution or linear layer of each stage, and distances are relative to the size of a
-    stage's maps, which differ by a factor of a hundred between stages and networks. The more the loss on the training images
-    would rise without a channel, the more its distance counts; the first phase fits the head that this needs. The
-    penalty replaces weight decay outside the head.
+    stage's maps, which differ by a factor of a hundred between stages. The more the loss on the training images would
+    rise without a channel, the more its distance counts; the first phase fits the head that this needs. The penalty
+    replaces weight decay outside the head.
     """
 
     name: ClassVar[str] = "delta"
