@@ -6,8 +6,8 @@
     file = zoo.export(run)
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
-Verbs: `train`, `train_final`, `resume`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`, `study`,
-`advise`, `compare`, `diff`, `report`. A run is opened with `Run.open(folder)`, a study with `Results.open(folder)`.
+Verbs: `train`, `train_final`, `resume`, `rerun`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`,
+`study`, `advise`, `compare`, `diff`, `report`. `Run.open(folder)` opens a run, `Results.open(folder)` a study.
 
 Importing `zoo` imports neither torch nor any plugin, and each name only when it is first used.
 """
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from zoo.latency.measurement import bench
     from zoo.loss import Loss
     from zoo.metric import Metric
+    from zoo.optimizer import Optimizer
     from zoo.option import Option
     from zoo.plugin import Plugins
     from zoo.predictions import Predictions
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from zoo.reports.html import report
     from zoo.runs.run import Run
     from zoo.runtime import Runtime, Session
+    from zoo.schedule import Schedule
     from zoo.stage import Anatomy, Stage
     from zoo.strategy import Group, Phase, Strategy
     from zoo.studies.results import Results
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from zoo.studies.study import Study
     from zoo.training.dry_run import plan
     from zoo.training.entry import resume, train, train_final
+    from zoo.training.rerun import rerun
 
 __version__ = "0.1.0"
 
@@ -71,6 +74,7 @@ __all__ = [
     "Loss",
     "Metric",
     "Network",
+    "Optimizer",
     "Option",
     "Phase",
     "Plugins",
@@ -81,6 +85,7 @@ __all__ = [
     "Run",
     "Runtime",
     "Sample",
+    "Schedule",
     "Session",
     "Stage",
     "Strategy",
@@ -99,6 +104,7 @@ __all__ = [
     "plan",
     "predict",
     "report",
+    "rerun",
     "resume",
     "study",
     "train",
@@ -124,6 +130,7 @@ __getattr__ = lazy_attributes(
         "Loss": "zoo.loss:Loss",
         "Metric": "zoo.metric:Metric",
         "Network": "zoo.backbone:Network",
+        "Optimizer": "zoo.optimizer:Optimizer",
         "Option": "zoo.option:Option",
         "Phase": "zoo.strategy:Phase",
         "Plugins": "zoo.plugin:Plugins",
@@ -134,6 +141,7 @@ __getattr__ = lazy_attributes(
         "Run": "zoo.runs.run:Run",
         "Runtime": "zoo.runtime:Runtime",
         "Sample": "zoo.dataset:Sample",
+        "Schedule": "zoo.schedule:Schedule",
         "Session": "zoo.runtime:Session",
         "Stage": "zoo.stage:Stage",
         "Strategy": "zoo.strategy:Strategy",
@@ -152,6 +160,7 @@ __getattr__ = lazy_attributes(
         "plan": "zoo.training.dry_run:plan",
         "predict": "zoo.inference.prediction:predict",
         "report": "zoo.reports.html:report",
+        "rerun": "zoo.training.rerun:rerun",
         "resume": "zoo.training.entry:resume",
         "study": "zoo.studies.runner:study",
         "train": "zoo.training.entry:train",

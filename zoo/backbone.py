@@ -171,6 +171,14 @@ class Backbone:
             hint=did_you_mean(tag, tags, f"known are: default none {' '.join(tags)}, or the path of a file"),
         )
 
+    @property
+    def ready(self) -> bool:
+        """Whether it can be used without an internet connection: its default weights are on this machine."""
+        try:
+            return not self.weights or is_at_hand(self, self.weights[0])
+        except Exception:  # a plugin may raise anything, and a hint is no place to tell it
+            return False
+
 
 def is_at_hand(backbone: Backbone, weights: Weights) -> bool:
     """Whether weights can be used without an internet connection: shipped by pip, or in the download cache."""

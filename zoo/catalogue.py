@@ -80,7 +80,9 @@ class Catalogue(Generic[T]):
         if name.endswith("/") and any(entry.provider == name[:-1] for entry in self.entries):
             hint = f"see `zoo list {self.plural} '{name}*'`"
         else:
-            hint = did_you_mean(name, known, f"see `zoo list {self.plural}`")
+            hint = did_you_mean(
+                name, known, f"see `zoo list {self.plural}`", lambda one: bool(getattr(known[one].value, "ready", True))
+            )
         raise UsageError(f"unknown {self.noun} `{name}`", hint=hint)
 
     def match(self, pattern: str | None) -> list[Entry[T]]:

@@ -12,9 +12,11 @@ Any other exception is a bug and keeps its traceback.
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 LONGEST = 300  # characters quoted from another library's message
+CLOSE = 20  # names looked at for those at hand
+AS_CLOSE = 0.1  # of a ratio from 0 to 1
 
 
 class ZooError(Exception):
@@ -79,12 +81,25 @@ class PluginWarning(ZooWarning):
     """A plugin, or a part of it, could not be used; everything else works."""
 
 
-def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
-    """A hint that suggests the known names closest to `word`, followed by `otherwise`, such as where to find them."""
+def did_you_mean(word: str, known: Iterable[str], otherwise: str, at_hand: Callable[[str], bool] | None = None) -> str:
+    """A hint that suggests the known names closest to `word`, followed by `otherwise`, such as where to find them.
+
+    Args:
+        word: What was written.
+        known: The names.
+        otherwise: The rest of the hint.
+        at_hand: Whether a name can be used at once: of names that are about as close, such ones come first.
+    """
     import difflib  # not at the top: it takes milliseconds, and few commands fail
 
     folded = {name.casefold(): name for name in sorted(set(known))}
-    close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=3, cutoff=0.6)]
+    found = difflib.get_close_matches(word.casefold(), folded, n=3 if at_hand is None else CLOSE, cutoff=0.6)
+    close = [folded[name] for name in found]
+    if at_hand is not None and close:
+        near = {name: difflib.SequenceMatcher(None, name.casefold(), word.casefold()).ratio() for name in close}
+        best = max(near.values())
+        some = [name for name in close if near[name] > best - AS_CLOSE]
+        close = sorted(some, key=lambda name: (not at_hand(name), -near[name], name))[:3]
     if not close:
         return otherwise
     return f"did you mean {' or '.join(f'`{name}`' for name in close)}? {otherwise[0].upper() + otherwise[1:]}"

@@ -18,8 +18,6 @@ from zoo.preprocess import Colour, FitSetting, ImageSize, as_size, colour_of, le
 from zoo.storage.paths import data_text
 from zoo.strategy import NORMS, Norm
 
-Schedule = Literal["one-cycle", "cosine", "step", "plateau", "constant"]
-Optimizer = Literal["adamw", "sgd"]
 Balance = Literal["none", "loss", "sample"]
 Keep = Literal["last", "best"]
 TrainingPrecision = Literal["auto", "fp32", "bf16"]
@@ -56,9 +54,10 @@ class Experiment:
         batch_size: Number of images in each training step.
         lr: Peak learning rate of the head; strategies scale it for other layers. `find` chooses it by a range test.
         accumulate: Number of parts in which to compute each batch: more parts take less memory, with the same gradient.
-        optimizer: Optimiser; `sgd` has Nesterov momentum 0.9.
+        optimizer: Optimizer, with its options: `adamw`, `sgd:0.9`, `lion` or that of a plugin.
         weight_decay: Weight decay; not applied to biases and normalisation layers.
-        schedule: Learning-rate schedule; it starts anew in each phase of the strategy.
+        schedule: Learning-rate schedule, with its options, such as `one-cycle`, `cosine` or `step:5`; it starts anew in
+            each phase of the strategy.
         warmup: Fraction of each phase's steps in which the learning rate rises, 0 to 0.9.
         augment: Random augmentation of training images, with its options, such as `light`, `rand:5` or `none`. `light`
             flips, crops and changes brightness and contrast.
@@ -129,9 +128,9 @@ class Experiment:
     batch_size: int = 32
     lr: float | Literal["find"] = 5e-3
     accumulate: int = 1
-    optimizer: Optimizer = "adamw"
+    optimizer: str = "adamw"
     weight_decay: float = 0.01
-    schedule: Schedule = "one-cycle"
+    schedule: str = "one-cycle"
     warmup: float = 0.2
     augment: str = "light"
     loss: str = "cross-entropy"
@@ -175,7 +174,7 @@ class Experiment:
         """
         problems = []
         fields = self.__dataclass_fields__
-        for name in ("data", "backbone", "strategy", "weights", "augment", "loss", "device"):
+        for name in ("data", "backbone", "strategy", "weights", "optimizer", "schedule", "augment", "loss", "device"):
             value = getattr(self, name)
             if isinstance(value, os.PathLike):
                 # Python callers may pass a `Path`
@@ -253,8 +252,8 @@ class Experiment:
 
     @property
     def chooses(self) -> bool:
-        """Whether training needs validation images: for early stopping, `--keep best` or the schedule `plateau`."""
-        return self.keep == "best" or self.early_stopping is not None or self.schedule == "plateau"
+        """Whether early stopping or `--keep best` needs validation images; a schedule may need some, too."""
+        return self.keep == "best" or self.early_stopping is not None
 
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)

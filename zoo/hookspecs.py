@@ -19,7 +19,9 @@ if TYPE_CHECKING:
     from zoo.exporter import Exporter
     from zoo.loss import Loss
     from zoo.metric import Metric
+    from zoo.optimizer import Optimizer
     from zoo.runtime import Runtime
+    from zoo.schedule import Schedule
     from zoo.strategy import Strategy
 
 T = TypeVar("T", contravariant=True)
@@ -63,6 +65,16 @@ def register_augmentations(register: Register[Augmentation]) -> None:
 @hookspec
 def register_losses(register: Register[Loss]) -> None:
     """Register losses of optimiser steps, one `zoo.Loss` each."""
+
+
+@hookspec
+def register_optimizers(register: Register[Optimizer]) -> None:
+    """Register optimizers, one `zoo.Optimizer` each."""
+
+
+@hookspec
+def register_schedules(register: Register[Schedule]) -> None:
+    """Register learning-rate schedules, one `zoo.Schedule` each."""
 
 
 @hookspec

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from zoo.exporter import Exporter
     from zoo.loss import Loss
     from zoo.metric import Metric
+    from zoo.optimizer import Optimizer
     from zoo.runtime import Runtime
+    from zoo.schedule import Schedule
 
 GROUP = "zoo.plugins"
 # Distributions of the built-in plugins. `backbone-zoo` requires the other one, which runs exported files without torch
@@ -251,6 +253,14 @@ class Plugins:
         return self._collect("register_losses", "loss", "losses", "zoo.loss:Loss")
 
     @cached_property
+    def optimizers(self) -> Catalogue[Optimizer]:
+        return self._collect("register_optimizers", "optimizer", "optimizers", "zoo.optimizer:Optimizer")
+
+    @cached_property
+    def schedules(self) -> Catalogue[Schedule]:
+        return self._collect("register_schedules", "schedule", "schedules", "zoo.schedule:Schedule")
+
+    @cached_property
     def metrics(self) -> Catalogue[Metric]:
         return self._collect("register_metrics", "metric", "metrics", "zoo.metric:Metric")
 
@@ -281,6 +291,8 @@ KINDS = (
     "datasets",
     "augmentations",
     "losses",
+    "optimizers",
+    "schedules",
     "metrics",
     "exporters",
     "runtimes",

@@ -40,11 +40,22 @@ from zoo.preprocess import Colour, FitSetting, ImageSize, Preprocess, height_wid
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
+from zoo.training.laws import check_optimizer, check_schedule
 from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases, resolve
+
+__all__ = [
+    "check_augmentation",
+    "check_backbone",
+    "check_export",
+    "check_loss",
+    "check_optimizer",
+    "check_schedule",
+    "check_strategy",
+]
 
 CLASSES = 3
 IMAGES = 9  # in batches of 4, one image remains and joins the batch before it

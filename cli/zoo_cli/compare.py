@@ -9,7 +9,7 @@ import click
 from rich.markup import escape
 from rich.table import Table
 
-from zoo_cli.figures import print_needed
+from zoo_cli.figures import print_needed, print_settings
 from zoo_cli.options import console, fits, json_option, percent, print_json
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 def compare(runs: tuple[str, ...], as_json: bool) -> None:
     """Compare finished runs, with significance tests.
 
-    Prints settings, metrics and training time of each run side by side, and tests which differences in accuracy are
-    more than chance. Runs that differ by their seed alone count as one configuration.
+    Prints metrics and training time of each run side by side, then the settings that differ, and tests which
+    differences in accuracy are more than chance. Runs that differ by their seed alone count as one configuration.
 
     \b
     zoo compare runs/first runs/second runs/third
@@ -36,6 +36,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     from zoo.errors import ZooError
     from zoo.evaluation.significance import compare as compare_runs
     from zoo.runs.run import Run
+    from zoo.runs.setting_differences import differing_settings
 
     opened = [Run.open(path) for path in runs]
     rows = [
@@ -68,7 +69,8 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
                 f"[yellow]warning[/yellow]: differences cannot be tested for significance: {escape(error.message)}"
             )
     if as_json:
-        print_json({"runs": rows, "comparison": verdict.to_json() if verdict is not None else None})
+        told = verdict.to_json() if verdict is not None else None
+        print_json({"runs": rows, "comparison": told, "settings": differing_settings(opened)})
         return
     cells = []
     for row in sorted(rows, key=lambda row: -_accuracy(row["metrics"])):
@@ -90,6 +92,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
             }
         )
     _print_side_by_side(screen, cells)
+    print_settings(opened, screen, shown=("backbone", "strategy", "seed"))
     if verdict is not None:
         _print_verdict(screen, verdict)
     if not same:

@@ -6,6 +6,7 @@ import click
 from rich.markup import escape
 
 from zoo.errors import counted
+from zoo_cli.figures import print_settings
 from zoo_cli.options import console, echo, json_option, print_json
 
 
@@ -24,16 +25,21 @@ def diff(first: str, second: str, split: str | None, as_json: bool) -> None:
     \b
     zoo diff runs/first runs/second
 
-    Prints a line for each such photograph, separated by tabs: `fixed` or `broken`, its path, its true label, and the
-    prediction and probability of the first and of the second run. The p-value is from the exact McNemar test.
+    Says which settings differ. Then it prints a line for each such photograph, separated by tabs: `fixed` or `broken`,
+    its path, its true label, and the prediction and probability of the first and of the second run. The p-value is from
+    the exact McNemar test.
     """
     from zoo.evaluation.paired_diff import diff as compare
+    from zoo.runs.run import Run
+    from zoo.runs.setting_differences import differing_settings
 
     found = compare(first, second, split=split)
+    runs = [Run.open(first), Run.open(second)]
     if as_json:
-        print_json(found.to_json())
+        print_json({**found.to_json(), "settings": differing_settings(runs)})
         return
     screen = console()
+    print_settings(runs, screen)
     screen.print(
         f"{counted(found.images, 'photograph')} of {found.split}: accuracy {found.before:.4f}, then {found.after:.4f}; "
         f"{len(found.fixed)} fixed, {len(found.broken)} broken, p {found.p_value:.3g}"

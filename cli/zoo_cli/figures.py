@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -38,7 +38,8 @@ def print_run(run: Run, console: Console) -> None:
             f"[dim]this is the accuracy of `{escape(record['final']['run'])}`; this run was trained on all {trained} "
             "that are not in the test split, and was scored on none of them[/dim]"
         )
-    if record["chosen_on"] == split and run.experiment.chooses:
+    chooses = run.experiment.chooses or record.get("schedule", {}).get("follows_validation", False)
+    if record["chosen_on"] == split and chooses:
         console.print(
             f"[dim]`{split}` was also used to choose the epoch, so this accuracy is optimistic; for an unbiased one, "
             f"run `zoo evaluate {run.path} --split test`[/dim]"
@@ -66,6 +67,29 @@ def print_needed(comparison: Mapping[str, Any], console: Console) -> None:
             f"{pair['worse']} by {pair['difference']:.3f}"
         )
         console.print(f"[dim]{escape(figures)}[/dim]")
+
+
+def print_settings(runs: Sequence[Run], console: Console, shown: Sequence[str] = ()) -> None:
+    """Print which settings and versions differ between runs, a line for each.
+
+    Args:
+        runs: The runs.
+        console: Where to print.
+        shown: Settings that are printed already.
+    """
+    from zoo.runs.setting_differences import differing_settings, differing_versions, value_text
+
+    found = differing_settings(runs)
+    lines = {name: [value_text(name, value) for value in values] for name, values in found.items() if name not in shown}
+    if len(runs) > 1 and not lines:
+        console.print(f"[dim]no {'other ' if shown else ''}setting differs[/dim]")
+    for title, table in (("settings", lines), ("versions", differing_versions(runs))):
+        if table:
+            console.print(f"{title} that differ:")
+        for name, texts in table.items():
+            of = {text: [str(run.path) for run, one in zip(runs, texts) if one == text] for text in texts}
+            told = "; ".join(f"{text} in {', '.join(names)}" for text, names in of.items())
+            console.print(escape(f"  {name}: {told}"))
 
 
 def print_evaluation(evaluation: Evaluation, console: Console) -> None:

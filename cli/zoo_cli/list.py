@@ -15,10 +15,21 @@ if TYPE_CHECKING:
     from zoo.catalogue import Entry
     from zoo.plugin import Plugins
 
-KINDS = ("backbones", "strategies", "datasets", "augmentations", "losses", "metrics", "exporters", "runtimes")
+KINDS = (
+    "backbones",
+    "strategies",
+    "datasets",
+    "augmentations",
+    "losses",
+    "optimizers",
+    "schedules",
+    "metrics",
+    "exporters",
+    "runtimes",
+)
 
 # Kinds whose rows have `zoo.Option`s
-WITH_OPTIONS = ("augmentations", "losses")
+WITH_OPTIONS = ("augmentations", "losses", "optimizers", "schedules")
 
 
 @click.command(name="list")
@@ -32,15 +43,16 @@ WITH_OPTIONS = ("augmentations", "losses")
 @click.option(
     "--options",
     is_flag=True,
-    help="Show the options, with types, defaults and help; with KIND strategies, augmentations or losses.",
+    help="Show the options, with types, defaults and help; with KIND strategies, augmentations, losses, optimizers or "
+    "schedules.",
 )
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, options: bool, as_json: bool) -> None:
     """List backbones, strategies, datasets and everything else that plugins provide.
 
-    KIND is backbones, strategies, datasets, augmentations, losses, metrics, exporters or runtimes. PATTERN is a shell
-    pattern such as 'inception*'; only names that match are listed.
+    KIND is backbones, strategies, datasets, augmentations, losses, optimizers, schedules, metrics, exporters or
+    runtimes. PATTERN is a shell pattern such as 'inception*'; only names that match are listed.
 
     \b
     zoo list strategies --options
@@ -63,7 +75,7 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
         raise UsageError("`--stages` applies to backbones only", hint="see `zoo list backbones --stages`")
     if options and kind not in ("strategies", *WITH_OPTIONS):
         raise UsageError(
-            "`--options` applies to strategies, augmentations and losses only",
+            "`--options` applies to strategies, augmentations, losses, optimizers and schedules only",
             hint="see `zoo list strategies --options`",
         )
     if kind == "backbones":
@@ -103,7 +115,7 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
 
 
 def _print_options(entries: Sequence[Entry[Any]], as_json: bool) -> None:
-    """Print a row for each option of augmentations or losses."""
+    """Print a row for each option of rows that have `zoo.Option`s."""
     rows = [
         {
             "name": entry.qualified,

@@ -166,7 +166,7 @@ def run(arguments: list[str] | None = None) -> int:
             click.echo(error.format_message())
             return error.exit_code
         except click.ClickException as error:
-            _say("Error", _message_of(error), _hint_of(error))
+            _say("Error", message_of(error), _hint_of(error))
             return error.exit_code
         except (_ReaderGone, BrokenPipeError):
             # The reader of stdout is gone, as with `| head`. Without this, Python prints another error when it exits
@@ -230,7 +230,7 @@ _WORDING = (
 )
 
 
-def _message_of(error: click.ClickException) -> str:
+def message_of(error: click.ClickException) -> str:
     """The message on one line, without click's own suggestion, which goes into the hint."""
     text = error.message if isinstance(error, click.NoSuchOption) else error.format_message()
     text = " ".join(text.split())

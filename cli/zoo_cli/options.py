@@ -37,7 +37,10 @@ def _use_threads(ctx: click.Context, parameter: click.Parameter, count: int | No
         from zoo.system.processors import use_threads
 
         use_threads(count)
+        ctx.meta[THREADS] = count
 
+
+THREADS = "zoo.threads"  # where the context keeps what `--threads` asks for
 
 threads_option = click.option(
     "--threads",

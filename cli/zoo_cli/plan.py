@@ -11,6 +11,7 @@ from zoo.experiment import Experiment
 from zoo.preprocess import pixels_text
 from zoo_cli.options import classes_from_option, console, json_option, print_json, splits_option
 from zoo_cli.settings import settings_options
+from zoo_cli.settings_file import experiment_of, file_argument
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,12 +20,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@file_argument
 @settings_options
 @json_option
 @splits_option
 @classes_from_option
 @click.pass_context
-def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
+def plan(ctx: click.Context, /, as_json: bool, settings_file: str | None, **settings: Any) -> None:
     """Show what a strategy would train, without training.
 
     Prints a table for each phase of the strategy: which stages train, their learning rate, and their number of
@@ -33,6 +35,9 @@ def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
     \b
     zoo plan --backbone efficientnet_lite0 --strategy partial:2
     zoo plan --backbone resnet50 --strategy gradual:3 --data photos --batch-size 64
+    zoo plan run.toml
+
+    SETTINGS is a file in TOML, as for `zoo train`.
 
     With --data it also counts the steps and estimates memory and training time on this machine.
     """
@@ -40,7 +45,7 @@ def plan(ctx: click.Context, /, as_json: bool, **settings: Any) -> None:
     if missing:
         raise UsageError(f"missing option {' '.join(f'`--{name}`' for name in missing)}", hint="see `zoo plan --help`")
     with_data = settings["data"] is not None
-    experiment = Experiment(**{**settings, "data": settings["data"] if with_data else "none"})
+    experiment = experiment_of(ctx, {**settings, "data": settings["data"] if with_data else "none"})
     from zoo.training.dry_run import plan as make_plan
     from zoo_cli.main import plugins
 

@@ -17,10 +17,18 @@ from zoo.preprocess import as_size
 F = TypeVar("F", bound=Callable[..., Any])
 
 
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 class _Rate(click.ParamType[Any]):
     """A learning rate: a number, or the word `find`."""
 
     name = "rate"
+    in_file = 'a number or `"find"`'
+
+    def accepts(self, value: Any) -> bool:
+        return _is_number(value) or value == "find"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return value if value == "find" else click.FLOAT.convert(value, param, ctx)
@@ -34,8 +42,14 @@ class _Seconds(click.ParamType[float]):
 
     name = "time"
     units: ClassVar[dict[str, int]] = {"": 1, "s": 1, "m": 60, "h": 3600}
+    in_file = 'a number of seconds, or a duration such as `"30m"`'
+
+    def accepts(self, value: Any) -> bool:
+        return _is_number(value) or isinstance(value, str)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if _is_number(value):
+            return float(value)
         found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([smh]?)", str(value))
         if found is None:
             self.fail(f"{value} is not a duration, such as 90s, 30m or 2h", param, ctx)
@@ -46,6 +60,11 @@ class _Size(click.ParamType[Any]):
     """An image size: a number, or height and width such as `160x320`."""
 
     name = "size"
+    in_file = 'a whole number, or a text such as `"160x320"`'
+
+    def accepts(self, value: Any) -> bool:
+        pair = isinstance(value, list) and len(value) == 2
+        return all(type(one) is int for one in value) if pair else type(value) is int or isinstance(value, str)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
@@ -121,6 +140,8 @@ _METAVARS = {
     "strategy": "SPEC",
     "weights": "default|none|TAG|FILE",
     "augment": "NAME[:VALUE]",
+    "optimizer": "NAME[:VALUE]",
+    "schedule": "NAME[:VALUE]",
     "loss": "NAME[:VALUE]",
     "views": "K",
     "early_stopping": "EPOCHS",
@@ -141,6 +162,8 @@ _SEE = {
     "strategy": "See `zoo list strategies`.",
     "augment": "See `zoo list augmentations`.",
     "loss": "See `zoo list losses`.",
+    "optimizer": "See `zoo list optimizers`.",
+    "schedule": "See `zoo list schedules`.",
     "cache": "See `zoo cache`.",
     "time_budget": "30m and 2h are understood.",
     "save_every": "30s and 5m are understood.",

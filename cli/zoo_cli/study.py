@@ -153,6 +153,20 @@ def _settings(command: Any) -> Any:
     metavar="DIR",
     help="Folder to write the study to; the same study is continued if it is there.  [default: runs/<time>-study]",
 )
+@click.option(
+    "--print-config",
+    is_flag=True,
+    help="Print the study as a file in TOML, with a comment for each key, and exit: `zoo study FILE` then carries out "
+    "the same.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(1, 1024),
+    default=1,
+    metavar="N",
+    help="Number of trials that are trained at a time on this machine, each by its share of the processors unless "
+    "--threads says how many.  [default: 1]",
+)
 @click.option("--retry", is_flag=True, help="Train failed trials again.")
 @click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
 @json_option
@@ -167,9 +181,11 @@ def study(
     study: str | None,
     out: str | None,
     as_json: bool,
+    jobs: int,
     retry: bool,
     status: bool,
     time_budget: float | None,
+    print_config: bool,
     **asked: Any,
 ) -> None:
     """Train and compare several backbones and strategies.
@@ -183,7 +199,8 @@ def study(
     zoo study study.toml
     zoo study runs/first-study
 
-    STUDY is a study file in TOML, or the folder of a stopped study, which is then continued.
+    STUDY is a study file in TOML, which --print-config writes, or the folder of a stopped study, which is then
+    continued. Options that are given beside a file win over it.
 
     Pairs are compared on the validation split or, with --folds, over all images that are not in the test split. The
     test split is used once, at the end, to score the winners, which with --folds are trained on all other images
@@ -198,6 +215,11 @@ def study(
     from zoo_cli.main import plugins
 
     screen = console()
+    if print_config:
+        if study is not None and Path(study).is_dir():
+            raise UsageError(f"`--print-config` prints a new study, and `{study}` is a folder", hint="leave it out")
+        echo(_asked(ctx, study, time_budget, asked).to_toml(plugins(ctx)), nl=False)
+        return
     if status:
         if study is None:
             raise UsageError("`--status` needs the folder of a study", hint="pass it: `zoo study FOLDER --status`")
@@ -215,6 +237,7 @@ def study(
             out=_out(ctx, study, out),
             retry=retry,
             time_budget=time_budget,
+            jobs=jobs,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )
@@ -251,23 +274,23 @@ def _out(ctx: click.Context, study: str | None, out: str | None) -> str | None:
 
 
 def _asked(ctx: click.Context, file: str | None, time_budget: float | None, asked: dict[str, Any]) -> Any:
-    """The study described by a file or by options."""
+    """The study described by a file and by options, which win over it."""
     from zoo.studies.study import Study
+    from zoo_cli.main import plugins
 
     given = _given(ctx, asked)
+    own = {entry.name for entry in dataclasses.fields(Study)}
+    settings = {name: asked[name] for name in given if name not in own}
     if file is not None:
-        if given:
-            raise UsageError(
-                f"`{_option(ctx, given[0])}` cannot be combined with a study file", hint=f"write it into `{file}`"
-            )
         if not Path(file).is_file():
             raise UsageError(f"there is no study `{file}`", hint="pass a study file, or the folder of a study")
-        return Study.from_file(Path(file))
-    own = {entry.name for entry in dataclasses.fields(Study)}
+        described = Study.from_file(Path(file), plugins(ctx))
+        theirs = {name: asked[name] for name in given if name in own}
+        theirs |= {} if time_budget is None else {"time_budget": time_budget}
+        return dataclasses.replace(described, **theirs, settings={**described.settings, **settings})
     if asked["data"] is None:
         raise UsageError("missing option `--data`", hint="see `zoo study --help`")
     kept = {name: value for name, value in asked.items() if name in own and value not in (None, ())}
-    settings = {name: asked[name] for name in given if name not in own}
     return Study(**kept, settings=settings, time_budget=time_budget)
 
 

@@ -12,8 +12,18 @@ from rich.markup import escape
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
-from zoo_cli.options import classes_from_option, console, echo, json_option, print_json, splits_option, threads_option
+from zoo_cli.options import (
+    THREADS,
+    classes_from_option,
+    console,
+    echo,
+    json_option,
+    print_json,
+    splits_option,
+    threads_option,
+)
 from zoo_cli.settings import settings_options
+from zoo_cli.settings_file import config_text, experiment_of, file_argument, print_config_option
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -61,6 +71,21 @@ def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, A
         )
 
 
+def _check_new(resume: str | None, final: str | None, given: str) -> None:
+    """Check that a new run is asked for, where settings are read from a file or printed as one.
+
+    Raises:
+        UsageError: `--resume` or `--final` is given.
+    """
+    for option, run in (("--resume", resume), ("--final", final)):
+        if run is not None:
+            raise UsageError(
+                f"`{given}` cannot be given with `{option}`, which takes the settings of run `{run}`",
+                hint=f"leave it out; `zoo rerun {run} --print-config` prints the settings of the run, and `--set` "
+                "changes some of them in a new one",
+            )
+
+
 def _check_final(ctx: click.Context, final: str) -> None:
     """Check that nothing is given with `--final` that the run has settled.
 
@@ -90,6 +115,7 @@ def _run_of(final: str, screen: Console) -> Run | str:
 
 
 @click.command()
+@file_argument
 @settings_options
 @click.option(
     "--resume",
@@ -108,6 +134,7 @@ def _run_of(final: str, screen: Console) -> Run | str:
     is_flag=True,
     help="Overwrite the run in --out; with --resume: accept other versions of libraries or another device.",
 )
+@print_config_option
 @json_option
 @splits_option
 @threads_option
@@ -121,6 +148,8 @@ def train(
     final: str | None,
     force: bool,
     as_json: bool,
+    print_config: bool,
+    settings_file: str | None,
     **settings: Any,
 ) -> None:
     """Fine-tune a backbone on your images.
@@ -135,15 +164,27 @@ def train(
     zoo train --final runs/folds --out runs/final
     zoo train --final runs/first-study
     zoo train --resume runs/first
+    zoo train run.toml --lr 0.01
+
+    SETTINGS is a file in TOML with any of these options, such as `batch_size = 64`; --print-config writes one. Options
+    that are given too win over it.
 
     DATA is a folder with `train/CLASS/*.jpg`, `val/CLASS/*.jpg` and perhaps `test/CLASS/*.jpg`. A folder with
     `CLASS/*.jpg` alone is split at random, 70/15/15 per cent into train, val and test.
     """
+    if print_config or settings_file is not None:
+        _check_new(resume, final, "--print-config" if settings_file is None else settings_file)
+    if print_config:
+        from zoo_cli.main import plugins
+
+        threads = ctx.meta.get(THREADS)
+        echo(config_text(ctx, settings, plugins(ctx), out=out, threads=threads), nl=False)
+        return
     if final is not None:
         _check_final(ctx, final)
     else:
         _check_options(ctx, resume, settings)
-    experiment = Experiment(**settings) if resume is None and final is None else None
+    experiment = experiment_of(ctx, settings) if resume is None and final is None else None
     ahead = start_prefetch(experiment) if experiment is not None and experiment.folds is None else None
     try:
         _train(ctx, experiment, ahead, out, resume, force, as_json, settings, final)

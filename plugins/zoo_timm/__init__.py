@@ -1,4 +1,4 @@
-"""All networks of timm, as backbones."""
+"""All networks of timm, as backbones, and its optimizers."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from zoo.hookspecs import Register, hookimpl
 
 if TYPE_CHECKING:
     from zoo.backbone import Backbone
+    from zoo.optimizer import Optimizer
 
 
 @hookimpl
@@ -16,3 +17,11 @@ def register_backbones(register: Register[Backbone]) -> None:
 
     for row in catalogue_rows():
         register(row)
+
+
+@hookimpl
+def register_optimizers(register: Register[Optimizer]) -> None:
+    from zoo_timm.optimizer_rows import OPTIMIZERS  # not at the top: most commands need no optimizer
+
+    for optimizer in OPTIMIZERS:
+        register(optimizer)

@@ -36,7 +36,19 @@ def imported(*words: str) -> set[str]:
 
 
 # What is registered is described by these; each takes a millisecond or more to import
-KINDS = ("augmentation", "backbone", "dataset", "exporter", "loss", "metric", "preprocess", "runtime", "strategy")
+KINDS = (
+    "augmentation",
+    "backbone",
+    "dataset",
+    "exporter",
+    "loss",
+    "metric",
+    "optimizer",
+    "preprocess",
+    "runtime",
+    "schedule",
+    "strategy",
+)
 
 
 def test_help_imports_nothing_of_what_is_registered_but_commands() -> None:
@@ -46,7 +58,7 @@ def test_help_imports_nothing_of_what_is_registered_but_commands() -> None:
     assert json.loads(done.stdout.splitlines()[-1]) == ["zoo.command"]
 
 
-@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["list", "strategies"]])
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["list", "strategies"], ["list", "optimizers"]])
 def test_help_and_lists_need_no_heavy_library(words: list[str]) -> None:
     assert imported(*words) == set()
 

@@ -91,6 +91,6 @@ def test_how_an_image_becomes_the_input_is_checked(settings: dict[str, Any], mes
 
 def test_settings_outside_their_bounds_are_reported_together() -> None:
     with pytest.raises(UsageError) as error:
-        replace(TINY, data="x", lr=float("nan"), warmup=2.0, schedule="sometimes")  # type: ignore[arg-type]
-    for part in ("`--lr nan`", "`--warmup 2`", "`--schedule sometimes`"):
+        replace(TINY, data="x", lr=float("nan"), warmup=2.0, class_balance="sometimes")  # type: ignore[arg-type]
+    for part in ("`--lr nan`", "`--warmup 2`", "`--class-balance sometimes`"):
         assert part in error.value.message

@@ -26,8 +26,8 @@ from zoo.experiment import attribute_docs
 from zoo.progress import LogProgress, epoch_line
 
 VERBS = (
-    "train", "resume", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study", "advise",
-    "compare", "diff", "report",
+    "train", "resume", "rerun", "plan", "evaluate", "predict", "export", "verify", "inspect", "bench", "study",
+    "advise", "compare", "diff", "report",
 )  # fmt: skip
 
 

@@ -28,10 +28,12 @@ from zoo.errors import PluginWarning
 from zoo.exporter import Exporter
 from zoo.loss import Loss
 from zoo.metric import Metric
+from zoo.optimizer import Optimizer
 from zoo.plugin import KINDS, PluginCandidate, Plugins, installed_candidates
 from zoo.preprocess import Preprocess
 from zoo.row import check_row
 from zoo.runtime import Runtime
+from zoo.schedule import Schedule
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ ROWS: dict[str, Any] = {
     "register_backbones": row("x"),
     "register_augmentations": Augmentation(name="x", summary="a test", target="a:b"),
     "register_losses": Loss(name="x", summary="a test", target="a:b"),
+    "register_optimizers": Optimizer(name="x", summary="a test", target="a:b"),
+    "register_schedules": Schedule(name="x", summary="a test", target="a:b", rise="a:b", lowering="a:b"),
     "register_datasets": Dataset(name="x", summary="a test", open="a:b"),
     "register_metrics": Metric(name="x", summary="a test", compute="a:b"),
     "register_exporters": Exporter(name="x", summary="a test", suffix=".x", write="a:b", open="a:b", verify="a:b"),

@@ -49,13 +49,13 @@ class Choice:
                 pairs.append(f"{option.name}={write_value(value)}")
         return ",".join([text, *pairs])
 
-    def function(self, arguments: int) -> Callable[..., Any]:
-        """The row's function with its options bound; it takes so many arguments.
+    def function(self, arguments: int, of: str = "target") -> Callable[..., Any]:
+        """The row's function with its options bound; it takes so many arguments. `of` is the row's field that names it.
 
         Raises:
             ZooError: it cannot be imported, is no function, or takes other arguments.
         """
-        target, hint = self.entry.value.target, "the plugin must be mended; `zoo plugins` names its distribution"
+        target, hint = getattr(self.entry.value, of), "the plugin must be mended; `zoo plugins` names its distribution"
         function = load_target(target)
         if not callable(function):
             raise ZooError(f"`{target}` of {self.noun} `{self}` is no function", hint=hint)

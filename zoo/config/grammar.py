@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.catalogue import Catalogue, Entry
+from zoo.config.other_words import strategy_hint
 from zoo.errors import UsageError, ZooError, counted, did_you_mean
 from zoo.row import check_row
 from zoo.stage import Anatomy, check_anatomy
@@ -231,7 +232,7 @@ def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
         if name not in strategies:
             problems.append(f"unknown strategy `{name}`" if name else "a name is missing")
             if name:
-                hints.append(did_you_mean(name, [entry.name for entry in strategies], "see `zoo list strategies`"))
+                hints.append(strategy_hint(name, [entry.name for entry in strategies]))
             continue
         entry = strategies.find(name)
         part = _parse_part(piece.strip(), entry, problems, hints)
@@ -243,10 +244,10 @@ def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
             short = strategies.find(entry.name) is entry
             parts.append(replace(part, provider=None if short else entry.provider))
     if problems:
-        known = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
+        form = "NAME[:VALUE][,KEY=VALUE]...[+NEXT]..., see `zoo list strategies`"
         message = "; ".join(dict.fromkeys(problems))
         where = "" if message == f"unknown strategy `{text}`" else f"strategy `{text}`: "
-        raise UsageError(where + message, hint=hints[0] if hints else f"write {known}")
+        raise UsageError(where + message, hint=hints[0] if hints else f"write {form}")
     return ParsedStrategy(tuple(parts))
 
 

@@ -30,6 +30,8 @@ class References:
         preprocess: The preprocessing for the input size of the experiment.
         augment: The augmentation.
         loss: The loss of optimiser steps.
+        optimizer: The optimizer.
+        schedule: The learning-rate schedule.
     """
 
     backbone: Entry[Backbone]
@@ -39,6 +41,8 @@ class References:
     preprocess: Preprocess
     augment: Choice
     loss: Choice
+    optimizer: Choice
+    schedule: Choice
 
 
 def look_up(experiment: Experiment, plugins: Plugins) -> References:
@@ -56,14 +60,17 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         plan = parse(experiment.strategy, plugins.strategies)
     except UsageError as error:
         problems.append(error)
-    try:
-        augment = choose(experiment.augment, plugins.augmentations, plugins)
-    except UsageError as error:
-        problems.append(error)
-    try:
-        loss = choose(experiment.loss, plugins.losses, plugins)
-    except UsageError as error:
-        problems.append(error)
+    choices: dict[str, Choice] = {}
+    for setting, catalogue in (
+        ("augment", plugins.augmentations),
+        ("loss", plugins.losses),
+        ("optimizer", plugins.optimizers),
+        ("schedule", plugins.schedules),
+    ):
+        try:
+            choices[setting] = choose(getattr(experiment, setting), catalogue, plugins)
+        except UsageError as error:
+            problems.append(error)
     if problems:
         raise at_once(problems)
     weights: Weights | None = None
@@ -91,11 +98,31 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         plan=plan,
         weights=weights,
         weights_file=file,
-        augment=augment,
-        loss=loss,
+        **choices,
         preprocess=replace(
             base.at(experiment.image_size).fitted(experiment.fit, experiment.fill), levels=experiment.levels
         ),
+    )
+
+
+def absolute_weights(text: str, base: Path | None = None) -> str:
+    """The text of `--weights` with a path made absolute, so that a run finds its file from any folder.
+
+    Args:
+        text: The text; `default`, `none` and tags are unchanged.
+        base: The folder that a relative path begins at. None: the current one.
+    """
+    return str(((base or Path()) / user_path(text)).absolute()) if _is_file(text) else text
+
+
+def needs_validation(experiment: Experiment, plugins: Plugins) -> bool:
+    """Whether training needs validation images: for early stopping, `--keep best` or a schedule that follows the loss.
+
+    Raises:
+        UsageError: the schedule is unknown, or its options are wrong.
+    """
+    return (
+        experiment.chooses or choose(experiment.schedule, plugins.schedules, plugins).entry.value.lowering is not None
     )
 
 

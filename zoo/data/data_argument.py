@@ -147,8 +147,8 @@ def without_secret(url: str) -> str:
     return parts._replace(netloc=host, query="&".join(kept)).geturl()
 
 
-def check_no_secret(spec: str) -> None:
-    """Check that a run can record the text of `--data`.
+def check_no_secret(spec: str, what: str = "`--data`") -> None:
+    """Check that a run can record a text, such as that of `--data`, which messages call `what`.
 
     Raises:
         UsageError: an address in it holds a password or a signature; the message does not.
@@ -156,7 +156,7 @@ def check_no_secret(spec: str) -> None:
     for url in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s,\"']+", spec):
         if (name := without_secret(url)) != url:
             raise UsageError(
-                f"`--data` has an address with a password or a signature, `{name}`, which every run would record",
+                f"{what} has an address with a password or a signature, `{name}`, which every run would record",
                 hint="put credentials where the library of the store looks for them, such as AWS_PROFILE, or download "
                 "the file first",
             )

@@ -41,9 +41,9 @@ class Exclusion:
         return {"file": self.file, "sha256": self.sha256, "images": sorted(excluded)}
 
 
-def absolute_list(file: str | None) -> str | None:
-    """The path of a list made absolute, so that a run finds it from any folder."""
-    return None if file is None else str(user_path(file).absolute())
+def absolute_list(file: str | None, base: Path | None = None) -> str | None:
+    """The path of a list made absolute, so that a run finds it from any folder; a relative one begins at `base`."""
+    return None if file is None else str(((base or Path()) / user_path(file)).absolute())
 
 
 def read_exclusion(file: Path | str) -> Exclusion:

@@ -103,12 +103,15 @@ def absolute(spec: str, plugins: Plugins, base: Path | None = None) -> str:
         if not colon or resolve is None:
             return spec
         beside = base / user_path(argument)
-        found = load_target(resolve)(str(beside) if argument and beside.exists() else argument)
+        here = beside.exists() or user_path(argument).exists()  # what is there from another folder is not meant
+        found = load_target(resolve)(str(beside) if argument and here else argument)
         check_returned(found, str, resolve, f"dataset `{name}`")
         return f"{name}:{found}"
     if "://" in spec or not spec:
         return spec
     folder = base / user_path(spec)
+    if not folder.exists() and user_path(spec).exists():
+        return str(folder.absolute())  # what is there from another folder is not meant
     return str(folder.resolve()) if folder.is_dir() else spec
 
 

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable
 from time import monotonic
 
-from zoo.config.references import look_up
+from zoo.config.references import look_up, needs_validation
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import decode_parts, default_workers
 from zoo.data.roles import assign_roles
@@ -127,7 +127,9 @@ def main() -> None:
     plugins, store = Plugins(), Store()
     preprocess = look_up(experiment, plugins).preprocess
     images = select_images(experiment, plugins, look=False).images
-    parts = decode_requests(images, assign_roles(images, experiment), preprocess)
+    parts = decode_requests(
+        images, assign_roles(images, experiment, validated=needs_validation(experiment, plugins)), preprocess
+    )
 
     def report(count: int) -> None:
         os.write(1, b"." * count)

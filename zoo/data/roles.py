@@ -17,8 +17,8 @@ class Roles:
 
     Attributes:
         fit: Samples that the network is trained on.
-        choose: Samples for validation, on which early stopping, `--keep best` and the schedule `plateau` decide. Empty:
-            there is no validation.
+        choose: Samples for validation, on which early stopping, `--keep best` and schedules such as `plateau` decide.
+            Empty: there is no validation.
         reported: The split that metrics are reported on. None: a final run, which reports nothing of its own.
         notes: Lines for the user about these decisions.
     """
@@ -29,11 +29,16 @@ class Roles:
     notes: tuple[str, ...]
 
 
-def assign_roles(images: Images, experiment: Experiment) -> Roles:
+def assign_roles(images: Images, experiment: Experiment, *, validated: bool = False) -> Roles:
     """Assign roles so that nothing is chosen on the images of the final report.
 
     `val` is used for validation only where `test` remains for the report. Otherwise, if the experiment needs
     validation, a part of the training images is held out for it.
+
+    Args:
+        images: All images, by split.
+        experiment: All settings.
+        validated: Whether the schedule needs validation, see `needs_validation`; other settings are looked at here.
 
     Raises:
         ZooError: there are no images to train on, or to report on; or a class has too few to hold one out.
@@ -53,7 +58,9 @@ def assign_roles(images: Images, experiment: Experiment) -> Roles:
     notes: tuple[str, ...] = ()
     if images.may_choose:
         choose = images.splits["val"]
-    elif experiment.chooses:  # before the fraction is taken: so all fractions are validated on the same images
+    elif (
+        experiment.chooses or validated
+    ):  # before the fraction is taken: so all fractions are validated on the same images
         fit, choose = hold_out(fit, experiment.split_seed)
         notes = (
             f"metrics are reported on `{images.reported}`, so {len(choose)} of {len(fit) + len(choose)} training "

@@ -132,6 +132,16 @@ def superiority_interval(share: float, one: int, other: int) -> tuple[float, flo
     return root(share, 0.0), root(share, 1.0)
 
 
+def seeds_interval(tables: Sequence[Predictions]) -> tuple[float, float]:
+    """Interval of the mean accuracy of runs that differ by their seed, over images and seeds.
+
+    Of a single run it is the interval that the run itself reports, so that one figure has one interval.
+    """
+    if len(tables) == 1:
+        return accuracy_interval(tables[0])
+    return bootstrap_interval(correct(tables), groups=groups_of(tables))
+
+
 def bootstrap_interval(
     table: Correct, seed: int = 0, groups: npt.NDArray[np.int64] | None = None
 ) -> tuple[float, float]:

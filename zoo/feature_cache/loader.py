@@ -26,6 +26,7 @@ from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_si
 from zoo.networks.inputs import inputs_of
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
+from zoo.storage.claim import claim
 from zoo.storage.mapped_memory import PageBudget
 from zoo.storage.tensor_store import Store, digest_of_texts
 
@@ -226,16 +227,21 @@ class PrefixOutputs:
                 self._shards.clear()
                 self.prepare(view)
                 return
-            if rows is None and self.pool is not None:
-                rows = self._pooled(indices, view, self.pool)
-                if self.store is not None:
-                    rows = self._write_rows(key, rows) or rows
             if rows is None:
-                if not shown:
-                    self.progress.start(self.title, count)
-                    self.progress.advance(start)
-                    shown = True
-                rows = self._write_rows(key, self._compute(indices, [view] * len(indices), self.progress.advance))
+                with claim(self.store, key, self._note_waiting):  # another process may have computed them meanwhile
+                    if self.store is not None and self.store.has(key):
+                        rows = self._read_rows(key, len(indices))
+                    if rows is None and self.pool is not None:
+                        rows = self._pooled(indices, view, self.pool)
+                        if self.store is not None:
+                            rows = self._write_rows(key, rows) or rows
+                    elif rows is None:
+                        if not shown:
+                            self.progress.start(self.title, count)
+                            self.progress.advance(start)
+                            shown = True
+                        computed = self._compute(indices, [view] * len(indices), self.progress.advance)
+                        rows = self._write_rows(key, computed)
                 if rows is None:
                     assert self.store is not None
                     self.progress.warn(
@@ -248,6 +254,9 @@ class PrefixOutputs:
                 self.progress.advance(len(indices))
             shards.append(rows)
         self._shards[view] = shards
+
+    def _note_waiting(self) -> None:
+        self.progress.note(f"another process computes the {self.title}; this one waits for it")
 
     def _pooled(self, indices: Indices, view: int, pool: RowPool) -> Rows:
         """Rows of images at a view, computed for those alone that are not in the pool, and added to it."""

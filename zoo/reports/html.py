@@ -29,6 +29,7 @@ from zoo.reports.plots import (
 )
 from zoo.runs.looks import STUDY_FILE, TRIALS
 from zoo.runs.run import RUN_FILE, Run
+from zoo.runs.setting_differences import value_text
 from zoo.storage.files import read_json, write_bytes, write_json
 from zoo.storage.paths import output_path
 from zoo.studies.learning_curve import points_by_images, where_transfer_pays
@@ -302,7 +303,7 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
     else:
         text = (
             f"{count} of {rows} configurations are winners: none is significantly worse than another, {data}. "
-            f"The cheapest of them is {name}."
+            f"{_untold(board)} The cheapest of them is {name}."
         )
     caution = board["comparison"].get("caution") if rows > 1 else None
     if caution:
@@ -314,6 +315,23 @@ def _study_verdict(board: Mapping[str, Any], chosen: Mapping[str, Any]) -> str:
         accuracy = chosen["test"]["accuracy"]
         text += f" Its accuracy on the locked split is {accuracy:.3f} (95 % {low:.3f} to {high:.3f})."
     return text
+
+
+def _untold(board: Mapping[str, Any]) -> str:
+    """What could not be told of the winners: which is the most accurate, and what it would take."""
+    first, *others = board["winners"]
+    pairs = [
+        one
+        for one in board["comparison"]["pairs"]
+        if one["better"] == first and one["worse"] in others and one["needed"]
+    ]
+    if not pairs:
+        return "Which of them is the most accurate could not be told: they are equally accurate here."
+    pair = min(pairs, key=lambda one: (one["needed"], one["worse"]))
+    return (
+        f"Which of them is the most accurate could not be told: the clearest difference, {pair['difference']:.3f} "
+        f"between {first} and {pair['worse']}, would take about {counted(pair['needed'], 'photograph')} to show."
+    )
 
 
 def _short(name: str) -> str:
@@ -329,8 +347,15 @@ def _command_of(run: Run) -> str:
     for name, field in Experiment.__dataclass_fields__.items():
         value = getattr(run.experiment, name)
         if value != field.default and value is not None:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            words += _option(name, value)
     return shlex.join(words)
+
+
+def _option(name: str, value: Any) -> list[str]:
+    """A setting as it is typed: `--levels 0 4095`."""
+    text = value_text(name, value)
+    values = text.split() if isinstance(value, (list, tuple)) else [text]
+    return [f"--{name.replace('_', '-')}", *([] if value is True else values)]
 
 
 def _command_of_study(results: Results) -> str:
@@ -355,7 +380,7 @@ def _command_of_study(results: Results) -> str:
         words += ["--search", str(asked.search)]
     words += [] if asked.test else ["--no-test"]
     for name, value in asked.settings.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        words += _option(name, value)
     return shlex.join(words)
 
 

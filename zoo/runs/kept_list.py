@@ -33,12 +33,12 @@ def as_begun(run: Run) -> Experiment:
 
 
 def with_recorded_names(run: Run) -> Experiment:
-    """The settings of a run, with the qualified names of a plugin's augmentation and loss.
+    """The settings of a run, with the qualified names of what is a plugin's: augmentation, loss, optimizer, schedule.
 
     The short names may mean those of another plugin by now.
     """
     names = {}
-    for setting in ("augment", "loss"):
+    for setting in ("augment", "loss", "optimizer", "schedule"):
         choice = run.record.get(setting)
         if choice is not None and choice["distribution"] is not None:
             name = re.match(r"[^:,]*", getattr(run.experiment, setting))

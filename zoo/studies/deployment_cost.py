@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from filelock import FileLock
 
 from zoo.experiment import Experiment
 from zoo.preprocess import ImageSize, height_width
@@ -137,15 +138,20 @@ def export_untrained(
     words = json_text([setup.backbone.qualified, setup.preprocess.to_json(), shapes], ascii_only=True)
     shape = hashlib.sha256(words.encode()).hexdigest()[:16]
     written = folder / shape  # a folder, because a large network has its weights in a second file
-    if not written.is_dir():
-        partial = folder / f".{shape}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        spec = ExportSpec(
-            model=model, preprocess=setup.preprocess, classes=classes, metadata={"untrained": True}, file=partial / FILE
-        )
-        load_target(plugins.exporters.find(FORMAT).value.write)(spec)
-        partial.replace(written)
+    with FileLock(folder / f".{shape}.lock"):  # another worker may export a network of the same structure
+        if not written.is_dir():
+            partial = folder / f".{shape}"
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir()
+            spec = ExportSpec(
+                model=model,
+                preprocess=setup.preprocess,
+                classes=classes,
+                metadata={"untrained": True},
+                file=partial / FILE,
+            )
+            load_target(plugins.exporters.find(FORMAT).value.write)(spec)
+            partial.replace(written)
     size = sum(file.stat().st_size for file in written.iterdir())
     return {"shape": shape, "parameters": count_parameters(model), "size": size}
 

@@ -13,7 +13,7 @@ import numpy as np
 from zoo.errors import ZooError, counted
 from zoo.evaluation.power import too_few
 from zoo.evaluation.significance import Comparison, compare_configurations
-from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
+from zoo.evaluation.statistics import correct, groups_of, seeds_interval
 from zoo.predictions import Predictions
 from zoo.studies.deployment_cost import DeploymentCost
 
@@ -194,7 +194,7 @@ def rank(results: Sequence[ConfigurationResults]) -> Leaderboard:
     rows = []
     for name, accuracy in comparison.accuracies.items():
         one = by_name[name]
-        low, high = bootstrap_interval(tables[name], groups=groups)
+        low, high = seeds_interval(one.tables)
         rows.append(
             Row(
                 way=name,

@@ -22,7 +22,7 @@ from typing import Any
 
 from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.evaluation import compute_metrics
-from zoo.evaluation.statistics import bootstrap_interval, correct, groups_of
+from zoo.evaluation.statistics import accuracy_interval, correct, seeds_interval
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions
 from zoo.runs.looks import FINALS, STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
@@ -202,7 +202,7 @@ class Results:
             scored = [table for one in results if (table := _locked(self.locked_run(one), looked)) is not None]
             if scored:
                 right = correct(scored)
-                interval = list(bootstrap_interval(right, groups=groups_of(scored)))
+                interval = list(seeds_interval(scored))
                 tests[configuration] = {
                     "accuracy": float(right.mean()),
                     "interval": interval,
@@ -261,19 +261,16 @@ class Results:
         looked = self._looked()
         final = [self.locked_run(finished[name][0]) for name in members]
         scored = [one for run in final if (one := _locked(run, looked)) is not None]
-        right = correct([ensemble(scored)]) if len(scored) == len(runs) else None
+        mixed = ensemble(scored) if len(scored) == len(runs) else None
         test = None
-        if right is not None:
-            test = {
-                "accuracy": float(right.mean()),
-                "interval": list(bootstrap_interval(right, groups=groups_of(scored))),
-            }
+        if mixed is not None:
+            test = {"accuracy": float(mixed.correct.mean()), "interval": list(accuracy_interval(mixed))}
         return {
             "name": ENSEMBLE,
             "members": list(members),
             "helps": (metrics["accuracy"] or 0.0) > board.rows[0].accuracy,
             "metrics": metrics,
-            "interval": list(bootstrap_interval(correct([table]), groups=groups_of([table]))),
+            "interval": list(accuracy_interval(table)),
             "latency": sum(one[0] for one in latencies if one) if all(latencies) else None,
             "test": test,
         }

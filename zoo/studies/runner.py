@@ -11,21 +11,23 @@ import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
+from zoo.config.references import absolute_weights
 from zoo.data.exclusion import absolute_list
 from zoo.data.folds import pool
 from zoo.data.leakage import digests
 from zoo.data.opening import absolute, found_text
 from zoo.dataset import Images
-from zoo.errors import DiskFull, ZooError, counted
+from zoo.errors import DiskFull, UsageError, ZooError, counted
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.kept_list import keep_list, with_kept_list
-from zoo.runs.looks import FINALS, LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, is_by_study, write_locked, write_look
+from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, write_locked
 from zoo.runs.run import EXCLUDE_FILE, Run, now
 from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
@@ -33,7 +35,7 @@ from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
-from zoo.studies.executor import LocalProcess, TrialExecutor
+from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor, answers_of
 from zoo.studies.results import (
     COSTS_FILE,
     CSV_FILE,
@@ -45,6 +47,7 @@ from zoo.studies.results import (
 from zoo.studies.study import Study
 from zoo.studies.study_folder import check_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
+from zoo.studies.winner_scoring import score_winners
 from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
 from zoo.system.worker_process import WorkerFailed
@@ -59,6 +62,7 @@ def study(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
     executor: TrialExecutor | None = None,
+    jobs: int = 1,
 ) -> Results:
     """Carry out a study, or continue one that was stopped.
 
@@ -69,12 +73,16 @@ def study(
         time_budget: Seconds after which no further trial begins. None: the study's own.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.
-        executor: Carries out the trials. None: one worker process on this machine.
+        executor: Carries out the trials. None: worker processes on this machine.
+        jobs: Worker processes on this machine: that many trials are carried out at a time, each by its share of the
+            processors.
 
     Raises:
-        UsageError: names or settings are wrong, or the folder holds something else.
+        UsageError: `jobs` is below 1; names or settings are wrong, or the folder holds something else.
         ZooError: the data are not usable, or the folder cannot be written.
     """
+    if jobs < 1:
+        raise UsageError(f"`--jobs {jobs}` is below 1", hint="it is the number of trials that are trained at a time")
     context = Context.of(plugins, progress)
     plugins, progress = context.plugins, context.progress
     if not isinstance(asked, Study):
@@ -85,6 +93,8 @@ def study(
         settings = dict(asked.settings)
         if isinstance(settings.get("exclude"), str):
             settings["exclude"] = absolute_list(settings["exclude"])
+        if isinstance(settings.get("weights"), str):
+            settings["weights"] = absolute_weights(settings["weights"])
         asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
         folder = output_path(out) if out is not None else default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
@@ -104,7 +114,7 @@ def study(
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         if not (folder / EXCLUDE_FILE).is_file():
             keep_list(folder, opened.listed)
-        session = StudySession(folder, asked, trials, images, context, executor)
+        session = StudySession(folder, asked, trials, images, context, executor, jobs)
         session.begin()
         ended = "interrupted"
         try:
@@ -127,11 +137,12 @@ class StudySession:
         images: Images,
         context: Context,
         executor: TrialExecutor | None = None,
+        jobs: int = 1,
     ) -> None:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = context.plugins, context.progress
         self.results: dict[Trial, TrialResult] = {}
-        self._local = LocalProcess()
+        self._local = LocalProcess() if jobs == 1 else LocalProcesses(jobs)
         self._executor = executor or self._local
 
     def _experiment(self, trial: Trial, settings: Mapping[str, Any] | None = None) -> Experiment:
@@ -196,7 +207,7 @@ class StudySession:
                 return "out of time"
             if self.study.test:
                 self.progress.start("score the winners on `test`", 0)
-                self._score_winners()
+                score_winners(Results.open(self.folder), self.images, self._local, self.progress)
         except KeyboardInterrupt as stop:
             stop.add_note(f"`zoo study {self.folder}` continues it; finished trials are kept")
             raise
@@ -298,22 +309,27 @@ class StudySession:
         trained = self.images.splits["train"] if folds is None else pool(self.images)  # by the final run
         images = round(len(trained) * max(self.study.fractions))
         self.progress.start("export untrained networks", len(configurations), "networks")
-        for configuration, trial in configurations.items():
-            experiment = self._experiment(trial)
+        experiments = {name: self._experiment(trial) for name, trial in configurations.items()}
+        asked = [
+            partial(
+                self._local.ask,
+                "export_untrained",
+                experiment=experiment.to_json(),
+                classes=list(self.images.classes),
+                images=images,
+                folder=str(networks),
+            )
+            for experiment in experiments.values()
+        ]
+        answers = answers_of(self._local, asked)
+        for (configuration, experiment), exported in zip(experiments.items(), answers, strict=True):
             license = license_of(experiment, self.plugins)
-            try:
-                exported = self._local.ask(
-                    "export_untrained",
-                    experiment=experiment.to_json(),
-                    classes=list(self.images.classes),
-                    images=images,
-                    folder=str(networks),
-                )
+            if isinstance(exported, WorkerFailed):
+                found[configuration] = DeploymentCost(license=license, failure=exported.reason)
+            else:
                 found[configuration] = DeploymentCost(license=license, **exported)
                 if found[configuration].unfit:
                     self.progress.warn(f"{configuration} will not be trained: {found[configuration].unfit}")
-            except WorkerFailed as failure:
-                found[configuration] = DeploymentCost(license=license, failure=failure.reason)
             self.progress.advance(1)
         self.progress.stop()
         self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
@@ -353,51 +369,3 @@ class StudySession:
             outcome = found[configuration].get("note") or found[configuration].get("settings")
             self.progress.note(f"search {configuration}: {outcome}")
         return found
-
-    # after the trials
-
-    def _score_winners(self) -> None:
-        """Evaluate every run of the winners on the locked split, once; a run that was trained again is another run.
-
-        Of folds, the configuration is trained on all images that are not locked first.
-        """
-        opened = Results.open(self.folder)
-        boards = opened.boards()
-        if not boards or "test" not in self.images.splits:
-            return
-        largest = max(boards)
-        seen = {line.get("run") for line in opened.looks() if is_by_study(line)}
-        for configuration in boards[largest].winners:
-            for result in opened.finished(largest)[configuration]:
-                try:
-                    run = self._run_to_score(opened, result)
-                except WorkerFailed as failure:
-                    self.progress.warn(
-                        f"{configuration} seed {result.trial.seed} could not be trained on all images: {failure.reason}"
-                    )
-                    continue
-                if run.record.get("id") in seen and (run.path / "predictions-test.safetensors").is_file():
-                    continue
-                try:
-                    found = self._local.ask("score", run=str(run.path), split="test")
-                except WorkerFailed as failure:
-                    self.progress.warn(
-                        f"{configuration} seed {result.trial.seed} could not be evaluated on `test`: {failure.reason}"
-                    )
-                    continue
-                line = {"schema": SCHEMA, "time": now(), "split": "test", "run": run.record.get("id"), "by": "study"}
-                write_look(self.folder, {**line, "name": result.name, **vars(result.trial), **found})
-
-    def _run_to_score(self, opened: Results, result: TrialResult) -> Run:
-        """The run of a winner that is scored on the locked split, see `Results.locked_run`; of folds it is trained.
-
-        Raises:
-            WorkerFailed: it cannot be trained.
-        """
-        found = opened.locked_run(result)
-        if found is not None:
-            return found
-        folder = self.folder / FINALS / result.name
-        self.progress.start(f"train {result.trial.configuration} on all images that are not locked", 0)
-        self._local.ask("train_final", run=str(opened.run(result).path), folder=str(folder))
-        return Run.open(folder)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from zoo.config.ranges import expand_ranges
-from zoo.config.references import look_up
+from zoo.config.references import absolute_weights, look_up
+from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
-from zoo.experiment import Experiment
+from zoo.experiment import Experiment, attribute_docs
 from zoo.plugin import Plugins
+from zoo.runs.settings_file import Line, beside, read_settings, settings_text
 from zoo.storage.paths import data_text
 from zoo.studies.trial import Trial
 
@@ -101,11 +102,8 @@ class Study:
             problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
         if self.settings.get("unknown_rate") is not None:
             problems.append("`unknown_rate` is for one run: train the winner again with `zoo train --unknown-rate`")
-        if self.settings.get("folds") is not None:
-            if self.test and self.settings.get("schedule") == "plateau":
-                problems.append("`folds` with `schedule plateau` needs `--no-test`: a final run has no validation loss")
-            if self.settings.get("on_leak") == "drop":
-                problems.append("`on_leak drop` has no meaning with `folds`: each fold would drop other images")
+        if self.settings.get("folds") is not None and self.settings.get("on_leak") == "drop":
+            problems.append("`on_leak drop` has no meaning with `folds`: each fold would drop other images")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 
@@ -187,6 +185,9 @@ class Study:
                 if before != asked:
                     text = f"`{before}` and `{asked}` are two names of one {kind}, `{canonical}`"
                     problems.append(UsageError(text, hint="give it once"))
+            if self.test and self.settings.get("folds") is not None and names.schedule.entry.value.lowering is not None:
+                text = f"`folds` with `schedule {names.schedule}` needs `--no-test`: a final run has no validation loss"
+                problems.append(UsageError(text, hint="see `zoo study --help`"))
             found.append((names.backbone.qualified, str(names.plan)))
         if problems:
             raise at_once(list({error.message: error for error in problems}.values()))
@@ -217,21 +218,49 @@ class Study:
 
     @classmethod
     def from_file(cls, file: Path, plugins: Plugins | None = None) -> Study:
-        """Read a study file: TOML whose keys are the fields. A relative `data` is looked up from the file's folder.
+        """Read a study file: TOML whose keys are the fields. Relative paths begin at the file's folder.
 
         Raises:
-            UsageError: the file cannot be read, is not TOML, or has an unknown key.
+            UsageError: the file cannot be read, is not TOML, has an unknown key, or a value is wrong.
         """
+        data, plugins = read_settings(file, "study file"), plugins or Plugins()
+        settings = data.get("settings")
+        for table, key in ((data, "data"), (settings, "weights"), (settings, "exclude")):
+            if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
+                table[key] = beside(key, table[key], file.absolute().parent, plugins)
         try:
-            data = tomllib.loads(file.read_text(encoding="utf-8-sig"))
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"`{file}` cannot be read: {error}", hint="a study file is TOML, see docs/reference/study-folder.md"
-            ) from error
-        where = data.get("data")
-        if isinstance(where, str):
-            data["data"] = absolute(where, plugins or Plugins(), file.parent)
-        return cls.from_json(data)
+            return cls.from_json(data)
+        except UsageError as error:
+            raise UsageError(f"`{file}`: {error.message}", hint=error.hint) from error
+
+    def to_toml(self, plugins: Plugins) -> str:
+        """The study as a file that `from_file` reads from any folder, with a comment for each key.
+
+        Raises:
+            UsageError: a text holds a password or a signature.
+        """
+        asked = self.to_json()
+        asked["data"] = absolute(self.data, plugins)
+        settings = asked.pop("settings")
+        for name, resolve in (("weights", absolute_weights), ("exclude", absolute_list)):
+            if isinstance(settings.get(name), str):
+                settings[name] = resolve(settings[name])
+        return settings_text(
+            _lines(asked, attribute_docs(Study)),
+            "A study of zoo: `zoo study FILE` carries it out. Options on the command line win over the file. Relative "
+            "paths begin at the folder of this file. A key behind `#` is not set",
+            "settings",
+            _lines(settings, attribute_docs(Experiment)),
+        )
+
+
+def _lines(values: Mapping[str, Any], docs: Mapping[str, str]) -> list[Line]:
+    """Values as lines of a file, with their descriptions."""
+    lines = []
+    for name, value in values.items():
+        text, _, unset = docs.get(name, "").partition(" None: ")
+        lines.append(Line(key=name, value=value, text=f"{text} [default: {unset.rstrip('.')}]" if unset else text))
+    return lines
 
 
 def _is(value: Any, *kinds: type) -> bool:

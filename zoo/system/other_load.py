@@ -11,7 +11,7 @@ import time
 
 import psutil
 
-from zoo.system.processors import usable_cpus
+from zoo.system.processors import SESSION, usable_cpus
 
 BUSY = 0.2  # processors; an idle system keeps fewer busy, and more disturb threads that wait for one another
 MOST_OTHERS = 0.5  # processors; training, which takes longer than a latency, is delayed noticeably by more
@@ -29,22 +29,30 @@ def busy_seconds() -> float:
 
 
 def own_seconds() -> float:
-    """Processor seconds of this process and of the processes that it started."""
-    times = os.times()
-    spent = times.user + times.system + times.children_user + times.children_system
-    for child in psutil.Process().children(recursive=True):
+    """Processor seconds of the process that began this session and of all that it started, this one among them."""
+    try:
+        first = psutil.Process(int(os.environ.get(SESSION, os.getpid())))
+        spent = _spent(first)
+    except (psutil.Error, ValueError):  # it has ended
+        first = psutil.Process()
+        spent = _spent(first)
+    for child in first.children(recursive=True):
         try:
-            its = child.cpu_times()
+            spent += _spent(child)
         except psutil.Error:
             continue  # it has ended, and counts among the ended ones now
-        spent += its.user + its.system + its.children_user + its.children_system
     return spent
+
+
+def _spent(process: psutil.Process) -> float:
+    its = process.cpu_times()
+    return float(its.user + its.system + its.children_user + its.children_system)
 
 
 class OtherLoad:
     """Measures, from when it is made, how many processors other programs keep busy.
 
-    Processes that this one started count as its own.
+    Processes that this one started count as its own, and the trials that a study carries out at the same time.
     """
 
     def __init__(self) -> None:

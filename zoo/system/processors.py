@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 # The variable that torch, its libraries and processes that this one starts read for their number of threads
 THREADS = "OMP_NUM_THREADS"
 
+# The variable by which worker processes know the process that began the session, whose other workers are no strangers
+SESSION = "ZOO_SESSION_PROCESS"
+
 # More than any machine has. A resumed run starts as many threads as its record says
 MOST_THREADS = 4096
 

@@ -22,6 +22,7 @@ from typing import IO, Any, TextIO
 
 from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full, type_and_first_line
 from zoo.storage.files import json_text
+from zoo.system.processors import SESSION
 from zoo.target import load_target
 
 # Time limit of an answer. torch.compile of a large network takes minutes on a small machine, and a request that hangs
@@ -93,7 +94,7 @@ class WorkerProcess:
             stderr=self._log,
             text=True,
             encoding="utf-8",
-            env={**os.environ, **limits},
+            env={SESSION: str(os.getpid()), **os.environ, **limits},
             start_new_session=True,  # only the main process handles Ctrl-C; the worker's group can be killed as one
         )
         assert self._process.stdin is not None and self._process.stdout is not None

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from zoo.config.references import needs_validation
 from zoo.data.decode_plan import decode_requests
 from zoo.data.decoding import default_workers
 from zoo.data.exclusion import exclude, read_exclusion
@@ -72,7 +73,7 @@ def accept(experiment: Experiment, plugins: Plugins, *, final: bool = False, loo
     """
     selection = select_images(experiment, plugins, look=look)
     _check_held_out(selection.images, final=final)
-    roles = assign_roles(selection.images, experiment)
+    roles = assign_roles(selection.images, experiment, validated=needs_validation(experiment, plugins))
     check_unknown(selection.images, roles, len(selection.images.splits.get("val", ())), experiment)
     return Accepted(selection=selection, roles=roles)
 
@@ -94,9 +95,10 @@ def accept_folds(experiment: Experiment, plugins: Plugins) -> FoldDivision:
     _check_held_out(whole)
     folds = tuple(make_folds(pool(whole), experiment.folds, experiment.split_seed))
     exclusion = None if experiment.exclude is None else read_exclusion(experiment.exclude)
+    validated = needs_validation(experiment, plugins)
     for number in range(1, len(folds) + 1):  # images are left out after the division, as each of the folds' runs does
         one = with_held_out(whole, folds, number)
-        assign_roles(one if exclusion is None else exclude(one, exclusion)[0], experiment)
+        assign_roles(one if exclusion is None else exclude(one, exclusion)[0], experiment, validated=validated)
     if exclusion is None:
         return FoldDivision(images=whole, folds=folds)
     images, gone = exclude(whole, exclusion)

@@ -54,12 +54,12 @@ class Fitted:
         }
 
 
-# Schedules whose rate has fallen by the end, so that the last steps change little
-ENDS_LOW = ("one-cycle", "cosine")
+# A last rate up to this share of the highest, so that the last steps change little
+ENDS_LOW = 1e-3
 
 
 def clearly_fitted(
-    epoch: Mapping[str, Any], phase: Phase, experiment: Experiment, labels: npt.NDArray[np.int64]
+    epoch: Mapping[str, Any], phase: Phase, experiment: Experiment, labels: npt.NDArray[np.int64], last_rate: float
 ) -> Fitted | None:
     """What the loss of the last epoch says without another pass over images; None where it cannot say it.
 
@@ -71,12 +71,13 @@ def clearly_fitted(
         phase: The last phase, which was trained.
         experiment: The settings of the run.
         labels: `(N,)`, of all training images.
+        last_rate: The rate of the last step, as a share of the highest.
     """
     others = experiment.keep != "last" or experiment.early_stopping is not None or phase.ema is not None
     others |= experiment.loss != "cross-entropy"  # another loss has no relation to that of guessing
     mixed = phase.mixup is not None or phase.cutmix is not None
     others |= experiment.time_budget is not None  # it may have ended the epoch after a few images
-    others |= experiment.schedule not in ENDS_LOW  # the last steps may have ruined what the epoch's mean still praises
+    others |= last_rate > ENDS_LOW  # the last steps may have ruined what the epoch's mean still praises
     if others or mixed or phase.norm == "train" or experiment.class_balance != "none" or len(labels) < IMAGES:
         return None
     loss, guessing = float(epoch["train_loss"]), entropy(labels)

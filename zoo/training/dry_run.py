@@ -14,6 +14,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
+from zoo.config.references import needs_validation
 from zoo.data.decoding import MEMORY_BUDGET
 from zoo.data.folds import with_held_out
 from zoo.data.groups import shared_groups
@@ -38,7 +39,7 @@ from zoo.strategy import Phase
 from zoo.system.device import training_precision
 from zoo.system.process_memory import resident_memory
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
-from zoo.training.optimizer import ParameterGroup, changed_by, plan_groups, trained_by
+from zoo.training.optimizer import ParameterGroup, changed_by, kept_numbers, plan_groups, trained_by
 from zoo.training.sampler import batches
 from zoo.training.setup import Setup, build, plan_phases, resolve
 
@@ -221,7 +222,7 @@ def _accepted(experiment: Experiment, setup: Setup, plugins: Plugins) -> tuple[I
     if look:
         check_leaks(division.images.name, *leaks_of_folds(division, experiment), experiment)
     first = with_held_out(division.images, division.folds, 1)
-    return first, assign_roles(first, experiment)
+    return first, assign_roles(first, experiment, validated=needs_validation(experiment, plugins))
 
 
 def _phase_plan(
@@ -241,7 +242,7 @@ def _phase_plan(
     frozen, saved = _frozen(network, phase, epochs, images, experiment, setup, plugins)
     weights = sum(value.numel() * value.element_size() for value in network.model.state_dict().values())
     trainable = sum(stage.trainable for stage in stages)
-    moments = 2 if experiment.optimizer == "adamw" else 1
+    kept = 0.0 if phase.solver is not None else 1 + kept_numbers(setup.optimizer)  # the 1 is the gradient
     steps = images and epochs * len(batches(torch.arange(images).numpy(), experiment.batch_size))
     passes = float(epochs if phase.solver is None else 1)
     teacher = weights if phase.feature_pull else 0
@@ -259,7 +260,7 @@ def _phase_plan(
         },
         stages=stages,
         trainable=trainable,
-        memory=weights + teacher + 4 * trainable * (1 + moments if phase.solver is None else 0) + activations,
+        memory=round(weights + teacher + 4 * trainable * kept) + activations,
         frozen=frozen,
         # both times are measured on few images, so the time saved may come out as more than the whole
         seconds=None if images is None else max(each * passes - saved, 0.1 * each) * images,

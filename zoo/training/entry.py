@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from zoo.config.context import Context
+from zoo.config.references import needs_validation
 from zoo.data.class_names import keys
 from zoo.data.folds import pool as pool_of
 from zoo.data.groups import told_groups
@@ -39,6 +40,7 @@ from zoo.storage.paths import output_path
 from zoo.storage.tensor_store import digest_of_texts
 from zoo.training import session
 from zoo.training.acceptance import FoldDivision, accept_folds, check_leaks, leaks_of_folds
+from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.final_run import final_experiment
 from zoo.training.manifest import common_manifest
 from zoo.training.setup import build, plan_phases
@@ -54,6 +56,7 @@ def train(
     progress: Progress | None = None,
     ahead: Prefetch | None = None,
     pool: RowPool | None = None,
+    again: Run | None = None,
 ) -> Run:
     """Train as the experiment says, score the reported split or the folds, and leave a run's folder.
 
@@ -65,6 +68,7 @@ def train(
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
         pool: outputs of frozen layers that several runs of folds share.
+        again: the run whose settings these are, perhaps with some changed: what has changed since it was made is told.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -72,7 +76,9 @@ def train(
     """
     check_experiment(experiment)
     if experiment.folds is None:
-        return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, ahead=ahead)
+        return session.train(
+            experiment, out=out, force=force, plugins=plugins, progress=progress, ahead=ahead, again=again
+        )
     context = _telling_once(plugins, progress)
     start = start_of(experiment, out, force, context.plugins)
     division = accept_folds(start.experiment, context.plugins)
@@ -83,17 +89,22 @@ def train(
     for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
         context.progress.warn(text)
     record = {
-        **_manifest(start, division),
+        **_manifest(start, division, needs_validation(start.experiment, context.plugins)),
         "leaks": [leak.to_json() for leak in leaks],
         "shared_groups": [group.to_json() for group in shared],
     }
+    if again is not None:
+        tell_circumstances(again, record, context.progress)
     make_folder(start.folder)
     with hold_folder(start.folder, "training into", "wait for it, or pass another `--out`"):
         clear_folder(start.folder, force)
         run = Run(start.folder, {}).update(**record)
         write_json(start.folder / SPLITS_FILE, _splits(division.folds, {}))
         keep_list(start.folder, division.listed)
-        return _carry_out(run, start.experiment, division.folds, context, pool)
+        done = _carry_out(run, start.experiment, division.folds, context, pool)
+        if again is not None:  # contents are known only once every fold is trained
+            tell_data(again, start.experiment, done.record, done.contents()["reported"], context.progress)
+        return done
 
 
 def resume(
@@ -198,7 +209,7 @@ def _pool_note(division: FoldDivision) -> str:
     return f"{len(division.folds)} folds: {parts} {count} images, each of which is scored once{left}"
 
 
-def _manifest(start: Start, division: FoldDivision) -> dict[str, Any]:
+def _manifest(start: Start, division: FoldDivision, chooses: bool) -> dict[str, Any]:
     """The content of `run.json` before the first fold, without its leaks."""
     images, folds, experiment = division.images, division.folds, start.experiment
     network = build(start.setup, experiment, len(images.classes), pretrained=False)
@@ -211,7 +222,7 @@ def _manifest(start: Start, division: FoldDivision) -> dict[str, Any]:
             "reported": {"images": whole, "sha256": digest_of_texts(_names(folds))},
         },
         "reported_split": FOLDS,
-        "chosen_on": "carved from train" if experiment.chooses else None,
+        "chosen_on": "carved from train" if chooses else None,
         "folds": {"count": len(folds), "accuracies": []},
         "notes": [found_text(images), *images.notes, _pool_note(division), *planned.notes],
         "exclude": division.exclusion,

@@ -73,7 +73,10 @@ def check_learnt(network: Network, job: Job, recipe: Recipe, run: Run) -> dict[s
     lines, labels, last = run.history, job.decoded["fit"].labels, recipe.phases[-1]
     clear = None
     if lines and lines[-1].get("phase") == last.name and last.solver is None and not job.network.anatomy.added:
-        clear = clearly_fitted(lines[-1], last, job.experiment, labels)
+        steps = recipe.epochs[-1] * recipe.workspace.steps_per_epoch
+        clear = clearly_fitted(
+            lines[-1], last, job.experiment, labels, last_rate=recipe.workspace.schedule.factor(steps - 1, steps)
+        )
     if lines and "solved" in lines[-1] and len(recipe.phases) == 1:  # its loss on all of them is known already
         loss, guessing = lines[-1]["train_loss"], entropy(labels)
         fitted = Fitted(images=len(labels), loss=loss, guessing=guessing, learnt=loss < guessing)

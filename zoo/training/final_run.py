@@ -69,9 +69,10 @@ def final_experiment(run: Run) -> tuple[Experiment, Earlier]:
             f"run `{run.path}` is one of several folds",
             hint=f"pass the run that they are of, `{run.path.parent.parent}`",
         )
-    if asked.schedule == "plateau":
+    if run.record.get("schedule", {}).get("follows_validation", asked.schedule == "plateau"):
         raise UsageError(
-            f"run `{run.path}` lowered its rate by the validation loss (`--schedule plateau`): a final run has none",
+            f"run `{run.path}` lowered its rate by the validation loss (`--schedule {asked.schedule}`), and a final "
+            "run has none",
             hint="train with another schedule first",
         )
     if asked.unknown_rate is not None:

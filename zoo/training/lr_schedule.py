@@ -1,48 +1,75 @@
-"""Learning-rate schedules: the rate as a share of the highest, over the steps of one phase."""
+"""Learning rates: what the chosen schedule gives at each step of a phase, with the warm-up, checked."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
 
-from zoo.experiment import Schedule
+from zoo.config.choice import Choice
+from zoo.errors import ZooError, first_line
 
-# `one-cycle`, Smith and Topin 2018, "Super-convergence", starts at 1/25 of the highest rate and ends at 1e-4 of its
-# start, as torch's OneCycleLR. fastai's start is the same; its end is 1e-5 of the highest rate
-START = 1 / 25
-END = START * 1e-4
-
-# `step` divides the rate by ten after each third of the phase, as in the ImageNet recipe of He et al. 2016
-STEPS = 3
-STEP_FACTOR = 0.1
+MEND = "the plugin must be mended; `zoo plugins` names its distribution"
 
 
-def factor(schedule: Schedule, step: int, steps: int, warmup: float) -> float:
-    """The rate at a step as a share of the highest rate.
-
-    `plateau` is constant here: the recipe lowers the rate when the validation loss stops falling.
+class RateSchedule:
+    """The rate at a step of a phase, as a share of the highest.
 
     Args:
-        schedule: its name.
-        step: number of the step, from 0.
-        steps: steps of the phase.
+        choice: the schedule.
         warmup: share of the steps over which the rate rises.
+
+    Raises:
+        ZooError: a function of the schedule cannot be imported, or takes other arguments.
     """
-    rising = round(warmup * steps)
-    if step < rising:
-        share = step / rising
-        if schedule == "one-cycle":
-            return START + (1 - START) * _cosine(1 - share)
-        return (step + 1) / (rising + 1)
-    share = (step - rising) / max(steps - rising - 1, 1)
-    if schedule == "one-cycle":
-        return END + (1 - END) * _cosine(share)
-    if schedule == "cosine":
-        return _cosine(share)
-    if schedule == "step":
-        return STEP_FACTOR ** min(int(STEPS * (step - rising) / max(steps - rising, 1)), STEPS - 1)
-    return 1.0
+
+    def __init__(self, choice: Choice, warmup: float) -> None:
+        row = choice.entry.value
+        self.choice = choice
+        self.warmup = warmup
+        self._fall = choice.function(2)
+        self._rise = choice.function(2, "rise") if row.rise is not None else _straight
+        self._lowering = choice.function(1, "lowering") if row.lowering is not None else None
+
+    def factor(self, step: int, steps: int) -> float:
+        """The factor at a step, from 0, of a phase of so many steps.
+
+        Raises:
+            ZooError: the schedule fails, or gives something other than a finite number of 0 or more.
+        """
+        rising = round(self.warmup * steps)
+        if step < rising:
+            return self._checked(f"at step {step + 1} of {steps}", self._rise, step, rising)
+        return self._checked(f"at step {step + 1} of {steps}", self._fall, step - rising, steps - rising)
+
+    def lowered(self, losses: Sequence[float]) -> float:
+        """The factor after the epochs of a phase that had these validation losses.
+
+        Raises:
+            ZooError: as `factor`.
+        """
+        if self._lowering is None:
+            return 1.0
+        return self._checked(f"after epoch {len(losses)}", self._lowering, tuple(losses))
+
+    def _checked(self, when: str, function: Any, *arguments: Any) -> float:
+        try:
+            value = function(*arguments)
+        except Exception as error:
+            raise ZooError(
+                f"schedule `{self.choice}` failed {when}: {type(error).__name__}: {first_line(error)}", hint=MEND
+            ) from error
+        if not isinstance(value, Real) or isinstance(value, bool):
+            raise ZooError(f"schedule `{self.choice}` gives a `{type(value).__name__}` {when}, not a number", hint=MEND)
+        try:
+            factor = float(value)
+        except OverflowError:
+            factor = math.inf
+        if not math.isfinite(factor) or factor < 0:
+            raise ZooError(f"schedule `{self.choice}` gives {factor:g} {when}, not a finite 0 or more", hint=MEND)
+        return factor
 
 
-def _cosine(share: float) -> float:
-    """Half a cosine, from 1 at `share` 0 to 0 at 1: Loshchilov and Hutter 2017, "SGDR", eq. 5."""
-    return 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
+def _straight(step: int, steps: int) -> float:
+    return (step + 1) / (steps + 1)

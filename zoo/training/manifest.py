@@ -39,6 +39,11 @@ def common_manifest(
         "strategy": str(setup.plan),
         "augment": setup.augment.to_json(),
         "loss": setup.loss.to_json(),
+        "optimizer": setup.optimizer.to_json(),
+        "schedule": {
+            **setup.schedule.to_json(),
+            "follows_validation": setup.schedule.entry.value.lowering is not None,
+        },
         "weights": weights_manifest(setup),
         "license": setup.backbone.value.license,
         "classes": list(images.classes),

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from zoo.errors import ZooError
 from zoo.networks.freezing import FrozenProof, apply_phase, recalibrate, set_modes
 from zoo.storage.files import SCHEMA
 from zoo.strategy import Phase
 from zoo.training.checkpoint import Checkpoints
-from zoo.training.lr_schedule import factor
 from zoo.training.optimizer import trained_by
+from zoo.training.optimizer_state import pack, unpack
 from zoo.training.preparation import Job
 from zoo.training.sampler import batches, epoch_order, times_shown
 from zoo.training.solved_phase import solve_phase
@@ -29,9 +30,8 @@ from zoo.training.state import BestEpoch, RunningTotals, TrainingState
 from zoo.training.state_dict import load_tensors, tensors_of
 from zoo.training.workspace import PhaseSteps, Workspace
 
-# `plateau` divides the learning rate by ten after two epochs without a better validation loss
-PLATEAU_EPOCHS = 2
-PLATEAU_FACTOR = 0.1
+# Steps of a phase whose rates are checked before the first; the others are checked as they are taken
+CHECKED_STEPS = 10_000
 
 
 class Recipe:
@@ -61,6 +61,7 @@ class Recipe:
             ZooError: a frozen tensor changed, or a checkpoint cannot be written.
         """
         state = self.state
+        self._check_schedule()
         while state.position.phase < len(self.phases) and self.ended_by is None:
             number = state.position.phase
             phase = self.phases[number]
@@ -69,7 +70,7 @@ class Recipe:
             else:
                 yield from self._fit_phase(phase)
             self.steps = self.average = self.proof = None
-            state.best_of_phase = BestEpoch()
+            state.best_of_phase, state.losses = BestEpoch(), []
             state.position.phase, state.position.epoch = number + 1, sum(self.epochs[: number + 1])
             state.position.lowered = 1.0
         if self.experiment.keep == "best" and state.best_of_run.state is not None:
@@ -131,7 +132,8 @@ class Recipe:
             self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(phase.ema))  # type: ignore[no-untyped-call]
         if restored is not None:
             tensors, state = restored
-            load_tensors(tensors, self.model, optimizer, self.average)
+            load_tensors(tensors, self.model, self.average)
+            unpack(optimizer, tensors, state["optimizer"], self.experiment.optimizer)
             self.proof.expect(state["proof"])
         self.steps = workspace.open_phase(number, optimizer, restored=None if restored is None else restored[0])
 
@@ -184,6 +186,8 @@ class Recipe:
             indices = order[positions]
             views = [phase_steps.view(position.epoch, int(times)) for times in shown[positions]]
             loss, right = phase_steps.step(indices, views, epoch=position.epoch, batch=batch)
+            if self.checkpoints is not None and batch == position.batch == 0 and position.epoch == first:
+                pack(optimizer, self.experiment.optimizer)  # what cannot be saved is told before much is lost
             if self.average is not None:
                 self.average.update_parameters(self.model)
             totals.loss += loss * len(indices)
@@ -216,7 +220,18 @@ class Recipe:
 
     def _rate(self, step: int, steps: int) -> float:
         """The learning rate at a step of a phase, as a share of the highest."""
-        return factor(self.experiment.schedule, step, steps, self.experiment.warmup)
+        return self.workspace.schedule.factor(step, steps)
+
+    def _check_schedule(self) -> None:
+        """Check the rates of every phase with steps, or of `CHECKED_STEPS` of them, before the first is taken.
+
+        Raises:
+            ZooError: the schedule gives something other than a rate.
+        """
+        for phase, epochs in zip(self.phases, self.epochs):
+            steps = 0 if phase.solver is not None else epochs * self.workspace.steps_per_epoch
+            for step in range(0, steps, max(steps // CHECKED_STEPS, 1)):
+                self._rate(step, steps)
 
     def _out_of_time(self, batch: int, batches: int) -> bool:
         """Whether the time budget is spent after `batch` of an epoch's `batches`."""
@@ -247,9 +262,8 @@ class Recipe:
         model: nn.Module = self.model if self.average is None else self.average.module
         state.best_of_phase.note(loss, epoch, model if self.experiment.early_stopping is not None else None)
         state.best_of_run.note(loss, epoch, model if self.experiment.keep == "best" else None)
-        if self.experiment.schedule == "plateau" and state.best_of_phase.waited_at_rate(epoch) >= PLATEAU_EPOCHS:
-            state.position.lowered *= PLATEAU_FACTOR
-            state.best_of_phase.since = epoch
+        state.losses.append(loss)
+        state.position.lowered = self.workspace.schedule.lowered(state.losses)
 
     def snapshot(self) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         """Everything that a checkpoint needs: tensors by name, and JSON values."""
@@ -257,9 +271,11 @@ class Recipe:
         trained = {name for phase in phases for name in trained_by(self.network, phase)}
         if any(phase.solver for phase in phases):
             trained |= set(self.network.anatomy.head.parameters)
-        optimizer = self.steps.optimizer if self.steps is not None else None
-        tensors = tensors_of(self.model, trained, optimizer, self.average) | self.state.tensors()
+        tensors = tensors_of(self.model, trained, self.average) | self.state.tensors()
+        optimizer = None
         if self.steps is not None:
+            more, optimizer = pack(self.steps.optimizer, self.experiment.optimizer)
+            tensors |= more
             tensors |= self.steps.tensors()
         state = {
             **self.state.to_json(),
@@ -268,13 +284,23 @@ class Recipe:
             "laps": self.job.context.clock.laps_with("train"),
             "of_train": self.seconds,
             "proof": self.proof.digest if self.proof is not None else None,
+            "optimizer": optimizer,
         }
         return tensors, state
 
     def restore(self, tensors: Mapping[str, torch.Tensor], state: Mapping[str, Any]) -> None:
-        """Continue from what `snapshot` returned; the optimiser is restored when its phase begins."""
+        """Continue from what `snapshot` returned; the optimizer is restored when its phase begins.
+
+        Raises:
+            ZooError: an earlier version of zoo, which kept less of an optimizer, wrote it.
+        """
+        if "losses" not in state:
+            raise ZooError(
+                "the checkpoint is of an earlier version of zoo, which kept less of an optimizer",
+                hint="resume the run with that version, or start it again",
+            )
         self.state = TrainingState.from_json(state, tensors)
         self.workspace.stepper.parts = state["parts"]
         self.seconds = dict(state.get("of_train", {}))
-        load_tensors(tensors, self.model, None, None)
+        load_tensors(tensors, self.model, None)
         self._restored = (tensors, state)

@@ -36,7 +36,7 @@ def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> No
     device = run.record["device"]
     was = {**run.record["versions"], "device": device["name"], "precision": device["precision"]}
     here = {**versions(), "device": str(setup.device.place), "precision": setup.device.precision}
-    for name in ("augment", "loss"):
+    for name in ("augment", "loss", "optimizer", "schedule"):
         if name in run.record:
             was[name], here[name] = _told(run.record[name]), _told(getattr(setup, name).to_json())
     differ = [
@@ -56,7 +56,7 @@ def check_session(run: Run, setup: Setup, force: bool, progress: Progress) -> No
 
 
 def _told(choice: dict[str, Any]) -> str:
-    """An augmentation or a loss, as `run.json` has it, with the version of its plugin."""
+    """An augmentation, a loss, an optimizer or a schedule, as `run.json` has it, with the version of its plugin."""
     options = "".join(f",{key}={value}" for key, value in choice["options"].items())
     return f"`{choice['name']}{options}`" + (f" of {choice['distribution']}" if choice["distribution"] else "")
 

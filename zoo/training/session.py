@@ -36,6 +36,7 @@ from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
 from zoo.system.garbage import collect_as_usual
 from zoo.system.process_memory import peak_memory
+from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.checkpoint import FILES, Checkpoints
 from zoo.training.figures import calibrate, check_finite, check_learnt, figures_of, report
 from zoo.training.final_run import Earlier, changed_images
@@ -63,6 +64,7 @@ def train(
     pool: RowPool | None = None,
     earlier: Earlier | None = None,
     of_folds: bool = False,
+    again: Run | None = None,
 ) -> Run:
     """Train as the experiment says, score the reported split, and leave a run's folder.
 
@@ -76,6 +78,7 @@ def train(
         pool: outputs of frozen layers that the folds of a run share.
         earlier: what a final run takes from the run that chose its configuration.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
+        again: the run whose settings these are: what has changed since it was made is told.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -90,6 +93,12 @@ def train(
     job = prepare(start.experiment, start.setup, context, ahead, pool=pool, earlier=earlier, of_folds=of_folds)
     check_decoded(job)
     record = initial_manifest(job)
+    if again is not None:
+        tell_circumstances(again, record, context.progress)
+        contents = {
+            sample.id: sha256 for part in job.decoded.values() for sample, sha256 in zip(part.samples, part.contents)
+        }
+        tell_data(again, start.experiment, record, contents, context.progress)
     known = None
     if earlier is not None:
         before, fit = Run.open(earlier.run), job.decoded["fit"]

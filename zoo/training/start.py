@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.config.arguments import check_kind
+from zoo.config.references import absolute_weights
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
 from zoo.errors import UsageError
@@ -48,8 +49,12 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
         ZooError: the device is not available, or the folder could not be written.
     """
     check_experiment(experiment)
-    data, exclude = absolute(experiment.data, plugins), absolute_list(experiment.exclude)
-    experiment = replace(experiment, data=data, exclude=exclude)
+    experiment = replace(
+        experiment,
+        data=absolute(experiment.data, plugins),
+        weights=absolute_weights(experiment.weights),
+        exclude=absolute_list(experiment.exclude),
+    )
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, plugins)

@@ -22,7 +22,7 @@ class Position:
     batch: int = 0  # within the epoch
     step: int = 0  # optimiser steps taken, over all phases
     records: int = 0  # lines written to the history
-    lowered: float = 1.0  # factor of the learning rate, set by the schedule `plateau`
+    lowered: float = 1.0  # factor of the learning rate, set by a schedule that follows the validation loss
 
 
 @dataclass
@@ -44,13 +44,12 @@ class BestEpoch:
     def __init__(self) -> None:
         self.loss = math.inf
         self.epoch = -1
-        self.since = -1  # epoch of the last improvement, or of the last time that `plateau` lowered the rate
         self.state: dict[str, Any] | None = None
 
     def note(self, loss: float, epoch: int, model: nn.Module | None) -> None:
         """Take an epoch into account; the weights of `model`, if given, are copied when it is the best."""
         if loss < self.loss:
-            self.loss, self.epoch, self.since = loss, epoch, epoch
+            self.loss, self.epoch = loss, epoch
             self.state = copy.deepcopy(model.state_dict()) if model is not None else None
 
     def waited(self, epoch: int, first: int) -> int:
@@ -62,21 +61,17 @@ class BestEpoch:
         """
         return epoch - max(self.epoch, first)
 
-    def waited_at_rate(self, epoch: int) -> int:
-        """Epochs without a lower loss at the present rate, which the schedule `plateau` counts."""
-        return epoch - self.since
-
     def to_json(self) -> dict[str, Any]:
         """Everything but the weights."""
         loss = self.loss if math.isfinite(self.loss) else None
-        return {"loss": loss, "epoch": self.epoch, "since": self.since}
+        return {"loss": loss, "epoch": self.epoch}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any], state: dict[str, torch.Tensor]) -> BestEpoch:
         """The inverse of `to_json`, with the weights `state` (empty: none were kept)."""
         best = cls()
         best.loss = math.inf if data["loss"] is None else data["loss"]
-        best.epoch, best.since = data["epoch"], data["since"]
+        best.epoch = data["epoch"]
         best.state = state or None
         return best
 
@@ -91,8 +86,9 @@ class TrainingState:
 
     position: Position = field(default_factory=Position)
     totals: RunningTotals = field(default_factory=RunningTotals)
-    best_of_phase: BestEpoch = field(default_factory=BestEpoch)  # used by early stopping and by `plateau`
+    best_of_phase: BestEpoch = field(default_factory=BestEpoch)  # used by early stopping
     best_of_run: BestEpoch = field(default_factory=BestEpoch)
+    losses: list[float] = field(default_factory=list)  # of validation, after each epoch of the phase
 
     def to_json(self) -> dict[str, Any]:
         """JSON values; the weights of the best epochs are in `tensors`."""
@@ -101,6 +97,7 @@ class TrainingState:
             "totals": dataclasses.asdict(self.totals),
             "best_of_phase": self.best_of_phase.to_json(),
             "best_of_run": self.best_of_run.to_json(),
+            "losses": [loss if math.isfinite(loss) else repr(loss) for loss in self.losses],  # JSON has no NaN
         }
 
     def tensors(self) -> dict[str, torch.Tensor]:
@@ -119,6 +116,7 @@ class TrainingState:
             totals=RunningTotals(**data["totals"]),
             best_of_phase=BestEpoch.from_json(data["best_of_phase"], _under(tensors, BEST_OF_PHASE)),
             best_of_run=BestEpoch.from_json(data["best_of_run"], _under(tensors, BEST_OF_RUN)),
+            losses=[float(loss) for loss in data["losses"]],
         )
 
 

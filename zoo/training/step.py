@@ -18,6 +18,7 @@ from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
 from zoo.training.feature_distance import FeatureDistance
 from zoo.training.loss import BatchLoss
+from zoo.training.optimizer import take_step
 from zoo.training.sampler import seed_step
 
 
@@ -119,8 +120,7 @@ class Stepper:
         if self.experiment.clip:
             trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
             nn.utils.clip_grad_norm_(trained, self.experiment.clip)
-        with without_compiler():
-            optimizer.step()
+        take_step(optimizer, self.experiment.optimizer)
         return loss, right
 
     def _mix(self, inputs: torch.Tensor, labels: torch.Tensor, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:

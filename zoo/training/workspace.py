@@ -23,6 +23,7 @@ from zoo.training.feature_distance import (
     map_layers,
     teacher_of,
 )
+from zoo.training.lr_schedule import RateSchedule
 from zoo.training.optimizer import changed_by, make_optimizer, plan_groups, pulled_by
 from zoo.training.preparation import Job, feature_cache
 from zoo.training.sampler import REPEAT, batches, class_weights
@@ -69,6 +70,7 @@ class Workspace:
         self.views = AugmentedViews(self.train, drawing, experiment.seed, job.setup.preprocess, device.place)
         self.labels = torch.from_numpy(self.train.labels)
         self.cache = feature_cache(job)
+        self.schedule = RateSchedule(job.setup.schedule, experiment.warmup)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -76,7 +78,7 @@ class Workspace:
 
     def make_optimizer(self, phase: int) -> torch.optim.Optimizer:
         """The optimiser of a phase, by its number."""
-        return make_optimizer(self.model, self.groups[phase], self.experiment)
+        return make_optimizer(self.model, self.groups[phase], self.job.setup.optimizer)
 
     def open_phase(
         self,

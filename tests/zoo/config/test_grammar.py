@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -10,9 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from zoo import Anatomy, Group, Phase, Stage, Strategy, UsageError, ZooError
+from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Catalogue, Entry
 from zoo.config.grammar import canonical, parse, share_epochs
+from zoo.config.other_words import WORDS, own_word
 from zoo.plugin import Plugins
+from zoo.preprocess import Preprocess
 
 
 @dataclass(frozen=True)
@@ -224,3 +229,41 @@ def test_what_a_strategy_returns_is_checked(returned: Any, reason: str) -> None:
     catalogue: Catalogue[Any] = Catalogue("strategy", "strategies", [Entry("acme", Wrong)])
     with pytest.raises(ZooError, match=reason):
         parse("wrong", catalogue).phases(ANATOMY)
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("freeze:2", "`partial:N` trains the last N stages and the head, and freezes the others"),
+        ("linear+Freeze_Backbone:2,lr=0.1", "`partial:N`"),
+        ("fine-tune", "`full` trains every stage and the head"),
+        ("head_only", "`linear` trains the head alone"),
+        ("llrd", "`layerdecay`"),
+    ],
+)
+def test_a_word_of_another_tool_is_told_its_word_here(text: str, hint: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError, match="unknown strategy") as error:
+        parse(text, plugins.strategies)
+    assert hint in str(error.value.hint)
+
+
+def test_words_of_other_tools_name_strategies_that_are_there(plugins: Plugins) -> None:
+    named = {word.partition(":")[0] for told in WORDS.values() for word in re.findall(r"`([^`]+)`", told)}
+    assert named and all(word in plugins.strategies for word in named)
+    assert not any(own_word(entry.name) for entry in plugins.strategies)
+
+
+def test_a_mistyped_backbone_offers_first_what_is_at_hand() -> None:
+    def raises(*_: object) -> bool:
+        raise OSError("a plugin may do so")
+
+    def row(name: str, at_hand: Callable[..., bool] | None) -> Entry[Backbone]:
+        weights = Weights(tag="w", preprocess=Preprocess(), at_hand=at_hand)
+        return Entry("acme", Backbone(name=name, summary="s", build="nowhere:none", weights=(weights,)))
+
+    here, away = (lambda *_: True), (lambda *_: False)
+    rows = [row("net_one1", None), row("net_one2", here), row("net_one3", raises), row("net_one0", away)]
+    catalogue = Catalogue("backbone", "backbones", [*rows, row("net_xxe", here)])
+    with pytest.raises(UsageError) as error:
+        catalogue.find("net_one")
+    assert error.value.hint == "did you mean `net_one2` or `net_one0` or `net_one1`? See `zoo list backbones`"

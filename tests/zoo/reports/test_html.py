@@ -6,24 +6,27 @@ import csv
 import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
-from chromium import CHROMIUM, in_chromium
+from chromium import CHROMIUM, browser, in_chromium
 from tests_support import TINY, make_photos
 
 import zoo.reports.html
 from zoo import Plugins, Run, UsageError, ZooError, report, train
-from zoo.reports.html import _study_page, render
+from zoo.reports.html import _command_of, _study_page, _study_verdict, render
 from zoo.reports.plots import fraction_curves, learning_curves
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.learning_curve import where_transfer_pays
 from zoo.studies.results import Results
 from zoo_cli.main import run as run_zoo
+from zoo_cli.train import train as train_command
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,17 @@ def test_photographs_that_are_gone_leave_the_page_whole(run: Run, tmp_path: Path
     assert "img" not in page.tags and "Worst mistakes" in page.text
 
 
+def test_the_command_of_a_report_reads_back(run: Run) -> None:
+    changes = {"levels": [0.0, 9.5], "fill": [1, 2, 3], "fit": "pad", "image_size": [32, 48], "compile": True}
+    record = {**run.record, "experiment": {**run.record["experiment"], **changes}}
+    words = shlex.split(_command_of(Run(run.path, record)))
+    assert words[:2] == ["zoo", "train"]
+    context = train_command.make_context("train", words[2:])
+    assert {name: context.params[name] for name in changes} == {
+        **changes, "levels": (0.0, 9.5), "fill": (1, 2, 3), "image_size": (32, 48),
+    }  # fmt: skip
+
+
 def test_unfinished_runs_have_no_report(run: Run, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is neither a run nor a study"):
         report(tmp_path)
@@ -206,7 +220,7 @@ def test_a_click_sorts(study: Results, tmp_path: Path) -> None:
     dom, said = browse(file, tmp_path, "--dump-dom")
     assert said == "" and 'aria-sort="descending"' in dom
     body = dom[dom.index("<tbody>") : dom.index("</tbody>")]
-    assert re.findall(r"<td>(most|middle|least)</td>", body) == ["most", "middle", "least"]
+    assert re.findall(r">(most|middle|least)</td>", body) == ["most", "middle", "least"]
 
 
 @in_chromium
@@ -218,6 +232,69 @@ def test_nothing_is_wider_than_the_screen(study: Results, tmp_path: Path, width:
     dom, _ = browse(page, tmp_path, "--dump-dom", f"--window-size={width},900")
     found = re.search(r"<title>(\d+) of (\d+)</title>", dom)
     assert found is not None and int(found[1]) <= int(found[2])
+
+
+def board_of(study: Results, winners: int) -> dict[str, Any]:
+    """A leaderboard of six configurations with long names, of which so many are winners."""
+    names = [("torchvision/efficientnet_v2_s", f"linear,epochs=1+partial:{depth},lr=0.1") for depth in range(6)]
+    row = study.leaderboard["rows"][0]
+    rows = [
+        {
+            **row, "way": f"{one} {other}", "backbone": one, "strategy": other, "winner": index < winners,
+            "cheapest": index == 1, "seconds": 1234.5, "core_seconds": 12345.6, "latency": [0.1234, 0.1, 0.2],
+            "size": 123.4e6, "test": {"accuracy": 0.9, "interval": [0.8, 0.95]},
+        }
+        for index, (one, other) in enumerate(names)
+    ]  # fmt: skip
+    best, *others = [one["way"] for one in rows]
+    pairs = [
+        {"better": best, "worse": other, "difference": 0.01 * (4 - index % 3), "p_value": 0.5, "adjusted": 1.0,
+         "needed": 2000 - 100 * index, "told_apart": index + 1 >= winners}
+        for index, other in enumerate(others)
+    ]  # fmt: skip
+    comparison = {**study.leaderboard["comparison"], "pairs": pairs, "caution": None}
+    names_of_winners = [one["way"] for one in rows[:winners]]
+    return {**study.leaderboard, "rows": rows, "winners": names_of_winners, "comparison": comparison, "too_few": None}
+
+
+def test_a_verdict_says_what_could_not_be_told(study: Results) -> None:
+    board = board_of(study, 6)
+    told = _study_verdict(board, board["rows"][1])
+    assert told.startswith("6 of 6 configurations are winners: none is significantly worse than another, on ")
+    first, last = board["winners"][0], board["winners"][-1]
+    assert (
+        f"could not be told: the clearest difference, 0.030 between {first} and {last}, would take about 1,600" in told
+    )
+    board = board_of(study, 2)
+    told = _study_verdict(board, board["rows"][1])
+    assert "2 of 6 configurations are winners" in told and f"between {first} and {board['winners'][1]}, would" in told
+    for pair in board["comparison"]["pairs"]:
+        pair["needed"] = None
+    assert "they are equally accurate here" in _study_verdict(board, board["rows"][1])
+
+
+def test_one_figure_has_one_interval(study: Results) -> None:
+    page, _ = _study_page(study, Plugins())
+    assert page["model"]["interval"] == page["board"]["rows"][0]["interval"]
+
+
+@in_chromium
+def test_a_leaderboard_is_seen_whole_and_on_a_phone_its_accuracy(study: Results, tmp_path: Path) -> None:
+    page, _ = _study_page(study, Plugins())
+    file = tmp_path / "page.html"
+    file.write_text(render({**page, "board": board_of(study, 6)}))
+    with browser(tmp_path / "profile") as tab:
+        tab.screen(1200)
+        tab.open(file.as_uri())
+        box = "document.querySelector('.board').parentElement"
+        assert tab.value(f"{box}.scrollWidth <= {box}.clientWidth")
+        tab.screen(390, phone=True)
+        cells = "[...document.querySelectorAll('.board td:nth-child(3)')]"
+        edge = f"Math.max(...{cells}.map(one => one.getBoundingClientRect().right))"
+        assert tab.value("innerWidth") == 390 and 0 < tab.value(edge) <= 390
+        assert tab.value("document.documentElement.scrollWidth") == 390
+        badges = "[...document.querySelectorAll('.badge')].map(one => one.textContent)"
+        assert tab.value(badges) == ["winner", "★ cheapest", *["winner"] * 4]
 
 
 def test_curves_of_two_losses_are_named(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ import pytest
 from zoo import Experiment, Plugins, Results, Study, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.studies.deployment_cost import DeploymentCost
-from zoo.studies.executor import LOG, LocalProcess
+from zoo.studies.executor import LOG, LocalProcess, LocalProcesses
 from zoo.studies.results import COSTS_FILE
 from zoo.studies.trial import Trial, TrialResult, TrialState, result_of_folder
 from zoo.system.worker_process import WorkerFailed
@@ -172,7 +172,7 @@ def test_what_is_cancelled_before_it_began_is_never_trained(
 
 def test_a_trial_that_has_no_worker_yet_gets_none_once_it_is_cancelled(monkeypatch: pytest.MonkeyPatch) -> None:
     executor, made = LocalProcess(), []
-    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", lambda *_: made.append(1))
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", lambda *_, **__: made.append(1))
 
     def shutdown(**_: bool) -> None:  # the moment at which a trial of the thread would ask for its worker
         with pytest.raises(WorkerFailed, match="cancelled"):
@@ -241,3 +241,54 @@ def test_a_full_disk_is_told_by_its_kind(tmp_path: Path) -> None:
             executor.ask("train")
     finally:
         executor.cancel()
+
+
+def test_a_worker_stays_with_its_backbone_and_each_trial_has_one(
+    two_splits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    executor = LocalProcesses(2)
+    by: dict[str, set[LocalProcess]] = {"timm/test_resnet": set(), "timm/test_vit": set()}
+    together, seen = threading.Barrier(2), []
+
+    def training(self: LocalProcess, do: str, experiment: Mapping[str, Any], **_: Any) -> dict[str, Any]:
+        together.wait(timeout=30)
+        by[experiment["backbone"]].add(self)
+        seen.append(experiment["seed"])
+        return {"seconds": 1.0, "metrics": {"accuracy": 1.0}}
+
+    monkeypatch.setattr(LocalProcess, "ask", training)
+    for seed in range(3):
+        order = list(by) if seed != 1 else list(by)[::-1]  # whoever is idle first is not of the backbone
+        trials = [Trial(backbone=name, strategy="full", seed=seed, fraction=1.0) for name in order]
+        futures = [
+            executor.submit(
+                trial,
+                Experiment(data=str(two_splits), backbone=trial.backbone, strategy="full", seed=seed, **SETTINGS),  # type: ignore[arg-type]
+                tmp_path / trial.name,
+            )
+            for trial in trials
+        ]
+        assert all(future.result(timeout=30).finished for future in futures)
+    executor.cancel()
+    assert [len(workers) for workers in by.values()] == [1, 1] and sorted(seen) == [0, 0, 1, 1, 2, 2]
+
+
+def test_cancelling_several_workers_drops_what_waits(two_splits: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    executor, begun, end = LocalProcesses(2), threading.Semaphore(0), threading.Event()
+
+    def dying(self: LocalProcess, do: str, **_: Any) -> dict[str, Any]:
+        begun.release()
+        end.wait(timeout=60)
+        raise WorkerFailed("its process was killed by SIGKILL")
+
+    monkeypatch.setattr(LocalProcess, "ask", dying)
+    futures = []
+    for seed in range(4):
+        trial = Trial(backbone="timm/test_resnet", strategy="full", seed=seed, fraction=1.0)
+        experiment = Experiment(data=str(two_splits), backbone=trial.backbone, strategy="full", **SETTINGS)  # type: ignore[arg-type]
+        futures.append(executor.submit(trial, experiment, tmp_path / trial.name))
+    assert begun.acquire(timeout=60) and begun.acquire(timeout=60)
+    monkeypatch.setattr(LocalProcess, "cancel", lambda self: end.set())
+    executor.cancel()
+    assert [future.cancelled() for future in futures] == [False, False, True, True]
+    assert all(future.result().state is TrialState.FAILED for future in futures[:2])

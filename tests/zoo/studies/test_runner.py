@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from filelock import FileLock
 from shared import made_once
@@ -74,7 +75,7 @@ class InThisProcess:
 
     alive = True
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, threads: int | None = None) -> None:
         self.worker = load_target(target)()
 
     def ask(self, do: str, timeout: float | None, **request: Any) -> dict[str, Any]:
@@ -330,6 +331,26 @@ def test_a_worker_that_dies_is_an_outcome(
     assert [one.state for one in again.outcomes] == ["finished", "finished"]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 3
     assert again.looks() == [] and all(row["test"] is None for row in again.leaderboard["rows"])
+
+
+def test_two_jobs_give_what_one_gives(two_splits: Path, plugins: Plugins, tmp_path: Path) -> None:
+    spec = asked(two_splits, settings={**SETTINGS, "precision": "fp32"})  # `auto` measures which is faster
+    alone, beside = (weighed(tmp_path / name, WAYS[:2]) for name in ("alone", "beside"))
+    begin(alone, spec)
+    begin(beside, spec)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
+        one = study(alone, plugins=plugins)
+    two = study(beside, plugins=plugins, jobs=2)
+    before = {result.name: result for result in one.outcomes}
+    assert len(before) == 4 and sorted(result.name for result in two.outcomes) == sorted(before)  # each once
+    for result in two.outcomes:
+        run, same = two.run(result), one.run(before[result.name])
+        assert result.metrics == before[result.name].metrics
+        assert np.array_equal(run.predictions().logits, same.predictions().logits)
+        assert run.looks("test") == same.looks("test")
+    looks = [sorted((look["name"], look["metrics"]["accuracy"]) for look in found.looks()) for found in (one, two)]
+    assert looks[0] == looks[1] and two.leaderboard["winners"] == one.leaderboard["winners"]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from zoo.data.splitting import lock, stratified_subset
 from zoo.dataset import Images, Sample
 from zoo.studies.study import same_study
 from zoo.studies.trial import Trial, fraction_text
+from zoo_cli.main import run as run_zoo
 
 
 def asked(**changes: object) -> Study:
@@ -155,6 +157,28 @@ def test_a_study_file_equals_the_study(tmp_path: Path) -> None:
     file.write_text("seeds = [1]")
     with pytest.raises(UsageError, match="a study needs `data`"):
         Study.from_file(file)
+
+
+def test_a_printed_study_read_back_is_the_same_study(
+    tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {"lr": "find", "image_size": [32, 48], "compile": True, "group": 'a "b" \\d', "weights": "w/x.pth"}
+    study = asked(also=(("hog_color", "svm"),), max_latency=0.02, test=False, settings=settings, licenses=("a*",))
+    file = tmp_path / "study.toml"
+    file.write_text(study.to_toml(plugins), encoding="utf-8")
+    absolute = {**settings, "weights": str(Path("w/x.pth").absolute())}
+    assert Study.from_file(file, plugins) == replace(study, settings=absolute)
+    file.write_text(file.read_text().replace(str(Path("w").absolute()), "w"))
+    assert Study.from_file(file, plugins).settings["weights"] == str(tmp_path / "w/x.pth")
+    words = ["study", str(file), "--print-config", "--seed", "9", "--lr", "0.5", "--time-budget", "1m"]
+    assert run_zoo(words) == 0
+    file.write_text(capsys.readouterr().out)
+    found = Study.from_file(file, plugins)
+    assert (found.seeds, found.settings["lr"], found.time_budget, found.max_latency) == ((9,), 0.5, 60.0, 0.02)
+    file.write_text('data = "s3://me:hunter2@bucket"\n')
+    assert run_zoo(["study", str(file)]) == 2
+    told = capsys.readouterr().err
+    assert f"`data` of `{file}` has an address with a password" in told and "hunter2" not in told
 
 
 def test_a_time_budget_does_not_change_the_study() -> None:

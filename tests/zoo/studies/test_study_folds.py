@@ -200,13 +200,18 @@ def test_the_command_says_what_comes_next(done: Results, tmp_path: Path, capsys:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"schedule": "plateau"}, "needs `--no-test`: a final run has no validation loss"),
+        (
+            {"schedule": "plateau:3"},
+            "`schedule schedules/plateau:3` needs `--no-test`: a final run has no validation loss",
+        ),
         ({"on_leak": "drop"}, "`on_leak drop` has no meaning with `folds`"),
     ],
 )
-def test_settings_that_folds_cannot_have_are_refused(settings: dict[str, Any], words: str) -> None:
+def test_settings_that_folds_cannot_have_are_refused(settings: dict[str, Any], words: str, plugins: Plugins) -> None:
     with pytest.raises(UsageError, match=words):
-        Study(data="x", backbones=("a",), strategies=("b",), settings={"folds": 5, **settings})
+        Study(data="x", backbones=("resnet18",), strategies=("full",), settings={"folds": 5, **settings}).trials(
+            plugins
+        )
 
 
 def test_folds_that_cannot_be_made_are_refused_before_anything_is_written(

@@ -134,21 +134,21 @@ def test_an_epoch_far_below_guessing_needs_no_scoring() -> None:
     labels = np.arange(100) % 2
     phase, experiment = Phase(name="full", norm="frozen", groups=(Group(stages=("head",)),)), TINY
     far, near = {"train_loss": 0.5}, {"train_loss": 0.6}
-    found = clearly_fitted(far, phase, experiment, labels)
+    found = clearly_fitted(far, phase, experiment, labels, 1e-4)
     assert found is not None and found.learnt and (found.images, found.loss) == (100, 0.5)
-    assert clearly_fitted(near, phase, experiment, labels) is None
-    assert clearly_fitted(far, phase, experiment, labels[:99]) is None
+    assert clearly_fitted(near, phase, experiment, labels, 1e-4) is None
+    assert clearly_fitted(far, phase, experiment, labels[:99], 1e-4) is None
     for settings in (
         {"keep": "best"},
         {"early_stopping": 2},
         {"class_balance": "loss"},
         {"time_budget": 9.0},
-        {"schedule": "constant"},
         {"loss": "focal"},
     ):
-        assert clearly_fitted(far, phase, replace(experiment, **settings), labels) is None
+        assert clearly_fitted(far, phase, replace(experiment, **settings), labels, 1e-4) is None
+    assert clearly_fitted(far, phase, experiment, labels, 0.01) is None
     for options in ({"norm": "train"}, {"ema": 0.99}, {"mixup": 0.2}):
-        assert clearly_fitted(far, replace(phase, **options), experiment, labels) is None
+        assert clearly_fitted(far, replace(phase, **options), experiment, labels, 1e-4) is None
 
 
 def test_smoothed_labels_only_add_to_a_loss_below_that_of_guessing() -> None:

@@ -65,7 +65,7 @@ def test_the_table_is_what_the_optimiser_holds(
     assert [phase.name for phase in made.phases] == [phase.name for phase in recipe.phases]
     ever = set()
     for planned, phase, groups, epochs in zip(made.phases, recipe.phases, recipe.groups, recipe.epochs):
-        optimizer = make_optimizer(recipe.model, groups, asked) if groups else None
+        optimizer = make_optimizer(recipe.model, groups, job.setup.optimizer) if groups else None
         apply_phase(recipe.model, [name for group in groups for name in group.names], phase.norm)
         held = {
             id(tensor): (group["lr"], group["weight_decay"])
@@ -115,7 +115,8 @@ def test_memory_grows_with_what_trains_and_shrinks_with_parts(plugins: Plugins) 
     solved, head, last, full = (memory(text) for text in ("linear", "linear,solver=sgd", "partial:1", "full"))
     assert solved < head < last < full
     assert memory("full", accumulate=4) < full < memory("full", batch_size=64)
-    assert memory("full", optimizer="sgd") < full
+    assert memory("full", optimizer="sgd:0") < memory("full", optimizer="lion") == memory("full", optimizer="sgd")
+    assert memory("full", optimizer="sgd") < full < memory("full", optimizer="adan")
 
 
 def test_without_data_there_are_no_steps_and_nothing_is_opened(plugins: Plugins) -> None:

@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from zoo.experiment import Schedule
-from zoo.training.lr_schedule import factor
+from zoo.catalogue import Entry
+from zoo.config.choice import Choice, choose
+from zoo.errors import ZooError
+from zoo.option import Option
+from zoo.plugin import Plugins
+from zoo.schedule import Schedule
+from zoo.training.lr_schedule import RateSchedule
+
+PLUGINS = Plugins()
+SCHEDULES = [entry.name for entry in PLUGINS.schedules]
+
+
+def factor(schedule: str, step: int, steps: int, warmup: float) -> float:
+    return RateSchedule(choose(schedule, PLUGINS.schedules, PLUGINS), warmup).factor(step, steps)
 
 
 @given(
-    st.sampled_from(["one-cycle", "cosine", "step", "plateau", "constant"]),
+    st.sampled_from([*SCHEDULES, "cosine:0.1", "step:5,factor=0.5"]),
     st.integers(1, 300),
     st.floats(0, 0.9),
 )
-def test_factors_lie_in_0_to_1_and_rise_once(schedule: Schedule, steps: int, warmup: float) -> None:
+def test_factors_lie_in_0_to_1_and_rise_once(schedule: str, steps: int, warmup: float) -> None:
     factors = [factor(schedule, step, steps, warmup) for step in range(steps)]
     assert all(0 <= value <= 1 for value in factors)
     peak = factors.index(max(factors))
@@ -80,9 +91,12 @@ def test_one_cycle_is_torch_s_with_the_peak_after_the_steps_that_rise(steps: int
 @pytest.mark.parametrize(("steps", "rising"), SIZES)
 def test_the_others_are_torch_s_after_torch_s_warm_up(steps: int, rising: int) -> None:
     rest = steps - rising
-    references: dict[Schedule, Make] = {
+    references: dict[str, Make] = {
         "cosine": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, rest - 1),
         "step": lambda optimizer: lr_scheduler.MultiStepLR(optimizer, [math.ceil(rest / 3), math.ceil(rest * 2 / 3)]),
+        "linear": lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.0, rest - 1),
+        "linear:0.25": lambda optimizer: lr_scheduler.LinearLR(optimizer, 1.0, 0.25, rest - 1),
+        "cosine:0.25": lambda optimizer: lr_scheduler.CosineAnnealingLR(optimizer, rest - 1, eta_min=0.25),
         "constant": lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0),
         "plateau": lambda optimizer: lr_scheduler.ConstantLR(optimizer, factor=1.0),
     }
@@ -93,7 +107,7 @@ def test_the_others_are_torch_s_after_torch_s_warm_up(steps: int, rising: int) -
 
 @pytest.mark.parametrize(("steps", "warmup", "rising"), [(19, 0.1, 2), (11, 0.1, 1), (4, 0.1, 0), (6, 0.3, 2)])
 def test_the_rate_rises_over_the_nearest_whole_number_of_steps(steps: int, warmup: float, rising: int) -> None:
-    for schedule in get_args(Schedule):
+    for schedule in SCHEDULES:
         assert [factor(schedule, step, steps, warmup) for step in range(steps)].index(1.0) == rising
 
 
@@ -103,5 +117,43 @@ def test_step_drops_to_a_hundredth() -> None:
 
 
 def test_a_phase_of_one_step_has_the_whole_rate() -> None:
-    for schedule in get_args(Schedule):
+    for schedule in SCHEDULES:
         assert factor(schedule, 0, 1, 0.3) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (-0.5, r"gives -0\.5 at step 1 of 4, not a finite 0 or more"),
+        (math.nan, "gives nan at step 1 of 4"),
+        (10**400, "gives inf at step 1 of 4"),
+        ([1.0], "gives a `list` at step 1 of 4, not a number"),
+        (torch.tensor(1.0), "gives a `Tensor` at step 1 of 4, not a number"),
+        (True, "gives a `bool`"),
+        (KeyError("honey"), "failed at step 1 of 4: KeyError: 'honey'"),
+    ],
+)
+def test_what_is_no_rate_is_one_line(given: object, told: str) -> None:
+    def target(step: int, steps: int, share: float) -> object:
+        if isinstance(given, Exception):
+            raise given
+        return given
+
+    row = Schedule(name="x", summary="x", target=target, options=(Option(name="share", default=1.0, summary="x"),))
+    choice = Choice(entry=Entry("acme", row), noun="schedule", values={"share": 2.0})
+    with pytest.raises(ZooError, match=f"schedule `acme/x:2.0` {told}"):
+        RateSchedule(choice, 0.0).factor(0, 4)
+
+
+def test_a_rise_of_its_own_and_a_lowering_get_the_options() -> None:
+    row = Schedule(
+        name="x",
+        summary="x",
+        target=lambda step, steps, share: share,
+        rise=lambda step, steps, share: share * step / steps,
+        lowering=lambda losses, share: share ** len(losses),
+        options=(Option(name="share", default=1.0, summary="x"),),
+    )
+    given = RateSchedule(Choice(entry=Entry("acme", row), noun="schedule", values={"share": 0.5}), 0.4)
+    assert [given.factor(step, 5) for step in range(5)] == [0.0, 0.25, 0.5, 0.5, 0.5]
+    assert [given.lowered([1.0] * count) for count in (1, 2, 3)] == [0.5, 0.25, 0.125]

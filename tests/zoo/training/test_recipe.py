@@ -26,7 +26,7 @@ from zoo.data.roles import Roles
 from zoo.data.selection import Selection
 from zoo.progress import Progress, Silent
 from zoo.system.device import choose_device
-from zoo.training.lr_schedule import factor
+from zoo.training.lr_schedule import RateSchedule
 from zoo.training.optimizer import make_optimizer, plan_groups, pulled_by, trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
@@ -100,6 +100,8 @@ def job(
         preprocess=PREPROCESS,
         augment=choose_row(experiment.augment, PLUGINS.augmentations, PLUGINS),
         loss=choose_row(experiment.loss, PLUGINS.losses, PLUGINS),
+        optimizer=choose_row(experiment.optimizer, PLUGINS.optimizers, PLUGINS),
+        schedule=choose_row(experiment.schedule, PLUGINS.schedules, PLUGINS),
         device=choose_device("cpu", precision),
     )
     return Job(
@@ -139,9 +141,9 @@ def test_groups_multiply_rates_and_spare_biases_and_norms() -> None:
         "body.1.weight": (pytest.approx(0.005), 0.0), "body.1.bias": (pytest.approx(0.005), 0.0),
         "fc.weight": (pytest.approx(0.05), 0.3), "fc.bias": (pytest.approx(0.05), 0.0),
     }  # fmt: skip
-    optimizer = make_optimizer(net.model, groups, E)
+    optimizer = make_optimizer(net.model, groups, choose_row("adamw", PLUGINS.optimizers, PLUGINS))
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.3, 0.0, 0.3, 0.0]
-    sgd = make_optimizer(net.model, groups, replace(E, optimizer="sgd"))
+    sgd = make_optimizer(net.model, groups, choose_row("sgd", PLUGINS.optimizers, PLUGINS))
     assert all(group["momentum"] == 0.9 and group["nesterov"] for group in sgd.param_groups)
 
 
@@ -162,14 +164,15 @@ def test_every_trained_parameter_has_one_owner_and_no_group_is_empty(asked: Phas
     held = [name for group in groups for name in group.names]
     assert len(held) == len(set(held)) and set(held) == set(trained_by(net, asked))
     assert all(group.names for group in groups)
-    make_optimizer(net.model, groups, E)
+    make_optimizer(net.model, groups, choose_row("adamw", PLUGINS.optimizers, PLUGINS))
 
 
 @pytest.mark.parametrize("schedule", ["one-cycle", "cosine", "step", "constant"])
 def test_each_phase_has_a_schedule_of_its_own(rates: list[list[float]], schedule: Any) -> None:
     list(recipe((phase(), phase(lr=0.5)), (2, 1), schedule=schedule, warmup=0.4).fit())
-    expected = [0.1 * factor(schedule, step, 6, 0.4) for step in range(6)]
-    expected += [0.05 * factor(schedule, step, 3, 0.4) for step in range(3)]
+    factor = RateSchedule(choose_row(schedule, PLUGINS.schedules, PLUGINS), 0.4).factor
+    expected = [0.1 * factor(step, 6) for step in range(6)]
+    expected += [0.05 * factor(step, 3) for step in range(3)]
     assert [row[-1] for row in rates] == pytest.approx(expected)
     assert [row[0] for row in rates] == pytest.approx([0.1 * rate for rate in expected])
 

@@ -40,6 +40,7 @@ SETTINGS: dict[str, Any] = {
         "backbone": "timm/test_efficientnet",
     },
     "sgd": {"strategy": "l2sp:0.5,epochs=2+full,epochs=1,cutmix=1.0", "optimizer": "sgd", "accumulate": 2},
+    "state in groups": {"strategy": "partial:1,epochs=2+full,epochs=2", "optimizer": "lamb", "schedule": "step:2"},
     "solved": {"strategy": "lpft", "epochs": 2},
     "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit"},
     "dora": {"strategy": "dora:2", "epochs": 2, "backbone": "timm/test_vit"},
@@ -327,7 +328,7 @@ def test_another_precision_that_was_asked_for_is_named(killed: Run, plugins: Plu
         resume(killed.path, plugins=plugins)
 
 
-@pytest.mark.parametrize("setting", ["augment", "loss"])
+@pytest.mark.parametrize("setting", ["augment", "loss", "optimizer", "schedule"])
 def test_a_short_name_means_what_it_meant_when_the_run_began(killed: Run, plugins: Plugins, setting: str) -> None:
     """Another plugin, installed since, may have taken the short name."""
     killed = killed.update(
@@ -363,6 +364,15 @@ def test_a_frozen_tensor_that_changed_between_sessions_is_caught(killed: Run, pl
     name = next(name for name in tensors if name.startswith("model/") and name.endswith("running_mean"))
     checkpoints.write({**tensors, name: tensors[name] + 1}, state)
     with pytest.raises(ZooError, match="the frozen tensors differ"):
+        resume(killed.path, plugins=plugins)
+
+
+def test_a_checkpoint_of_a_version_that_kept_less_of_an_optimizer_is_refused(killed: Run, plugins: Plugins) -> None:
+    checkpoints = Checkpoints(killed.path, 0.0, killed.record["id"])
+    found = checkpoints.read()
+    assert found is not None
+    checkpoints.write(found[0], {name: value for name, value in found[1].items() if name != "losses"})
+    with pytest.raises(ZooError, match="the checkpoint is of an earlier version of zoo"):
         resume(killed.path, plugins=plugins)
 
 

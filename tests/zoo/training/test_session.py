@@ -19,6 +19,7 @@ from zoo.errors import PluginWarning
 from zoo.networks.building import build_network, read_state
 from zoo.progress import Silent
 from zoo.storage.files import read_json, write_json
+from zoo.training.final_run import final_experiment
 from zoo.training.setup import resolve
 
 BASE = replace(TINY, epochs=2)
@@ -121,7 +122,7 @@ def test_a_compiled_network_learns_the_same(two_splits: Path, tmp_path: Path, pl
     )
 
 
-@pytest.mark.parametrize("settings", [{"keep": "best"}, {"early_stopping": 1}, {"schedule": "plateau"}])
+@pytest.mark.parametrize("settings", [{"keep": "best"}, {"early_stopping": 1}, {"schedule": "plateau:3"}])
 def test_with_two_splits_choices_are_made_on_a_part_of_train(
     settings: dict[str, Any], two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
@@ -130,6 +131,10 @@ def test_with_two_splits_choices_are_made_on_a_part_of_train(
     assert run.record["chosen_on"] == "carved from train"
     assert all(name.startswith("train/") for name in roles["choose"]) and not set(roles["fit"]) & set(roles["choose"])
     assert "choice_loss" in run.history[0]
+    assert run.record["schedule"]["follows_validation"] is ("schedule" in settings)
+    if "schedule" in settings:
+        with pytest.raises(UsageError, match="lowered its rate by the validation loss"):
+            final_experiment(run)
 
 
 def test_with_three_splits_val_chooses_and_test_is_left_alone(

@@ -1,6 +1,14 @@
 """Contract tests of zoo, applied to this plugin."""
 
-from zoo.testing import check_augmentation, check_backbone, check_export, check_loss, check_strategy
+from zoo.testing import (
+    check_augmentation,
+    check_backbone,
+    check_export,
+    check_loss,
+    check_optimizer,
+    check_schedule,
+    check_strategy,
+)
 
 
 def test_the_backbone():
@@ -18,3 +26,11 @@ def test_the_augmentation():
 
 def test_the_loss():
     check_loss("distance:3")
+
+
+def test_the_optimizer():
+    check_optimizer("signs:0.8")
+
+
+def test_the_schedule():
+    check_schedule("falling:3")

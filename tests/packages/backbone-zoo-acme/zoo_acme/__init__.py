@@ -3,7 +3,20 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from zoo import Anatomy, Augmentation, Backbone, Group, Loss, Option, Phase, Preprocess, Strategy, hookimpl
+from zoo import (
+    Anatomy,
+    Augmentation,
+    Backbone,
+    Group,
+    Loss,
+    Optimizer,
+    Option,
+    Phase,
+    Preprocess,
+    Schedule,
+    Strategy,
+    hookimpl,
+)
 
 
 @dataclass(frozen=True)
@@ -44,3 +57,15 @@ def register_augmentations(register):
 def register_losses(register):
     power = Option(name="power", default=2.0, summary="power of the difference", low=1, high=10)
     register(Loss(name="distance", summary="to the labels", target="zoo_acme.steps:distance", options=(power,)))
+
+
+@hookimpl
+def register_optimizers(register):
+    beta = Option(name="beta", default=0.9, summary="share of the mean gradient that a step keeps", low=0, high=0.999)
+    register(Optimizer(name="signs", summary="steps of one size", target="zoo_acme.steps:Signs", options=(beta,)))
+
+
+@hookimpl
+def register_schedules(register):
+    power = Option(name="power", default=2.0, summary="power of the steps that are left", low=0.1, high=10)
+    register(Schedule(name="falling", summary="a power", target="zoo_acme.steps:falling", options=(power,)))

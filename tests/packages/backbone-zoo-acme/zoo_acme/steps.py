@@ -1,4 +1,4 @@
-"""An augmentation and a loss."""
+"""An augmentation, a loss, an optimizer and a schedule."""
 
 import torch
 
@@ -15,3 +15,24 @@ def grey(canvas, size, fill, share):
 def distance(logits, targets, power):
     """Logits `(N, classes)` to a value for each image `(N,)`."""
     return (logits.softmax(1) - targets.shares).abs().pow(power).sum(1)
+
+
+class Signs(torch.optim.Optimizer):
+    """A step changes each weight by the rate, in the direction of the mean gradient."""
+
+    def __init__(self, groups, beta):
+        super().__init__(groups, {"beta": beta})
+
+    @torch.no_grad()
+    def step(self, closure=None):
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                    mean.lerp_(parameter.grad, 1 - group["beta"])
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(group["lr"] * mean.sign())
+
+
+def falling(step, steps, power):
+    """The share of the steps that are left, to a power."""
+    return (1 - step / steps) ** power
