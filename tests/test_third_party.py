@@ -135,7 +135,8 @@ def test_a_third_party_s_tests_pass_and_its_network_is_trained_exported_and_veri
     run = tmp_path / "run"
     train = ["train", "--data", str(two_splits), "--backbone", "acmenet", "--weights", "none", "--strategy",
              "edges:2+full,epochs=3", "--epochs", "5", "--augment", "grey:0.3", "--loss", "acme/distance:3",
-             "--optimizer", "signs:0.8", "--schedule", "acme/falling", "--lr", "0.002", "--out", str(run)]  # fmt: skip
+             "--optimizer", "signs:0.8", "--schedule", "acme/falling", "--lr", "0.002",
+             "--callback", f"diary:{tmp_path / 'runs.csv'}", "--out", str(run)]  # fmt: skip
     commands = [train, ["export", str(run)], ["verify", str(run / "model.onnx"), "--data", str(two_splits)]]
     done = subprocess.run(
         [sys.executable, "-c", AUTHOR_AND_USER, json.dumps(commands)],
@@ -147,7 +148,10 @@ def test_a_third_party_s_tests_pass_and_its_network_is_trained_exported_and_veri
     )
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     assert json.loads(done.stdout.splitlines()[-1]) == [0, 0, 0, 0], (done.stdout, done.stderr)
-    assert "6 passed" in done.stdout and "warning: plugin `missing`" in done.stderr
+    assert "7 passed" in done.stdout and "warning: plugin `missing`" in done.stderr
+    kept = json.loads((run / "run.json").read_text())
+    assert kept["callbacks"][0]["distribution"] == "backbone-zoo-acme 0.3" and kept["callbacks"][0]["failure"] is None
+    assert (tmp_path / "runs.csv").read_text() == f"run,finished,5,{kept['metrics']['accuracy']}\n"
     assert str(run / "model.onnx") in done.stdout.splitlines() and "ok" in done.stderr.rpartition("command verify")[2]
     record = json.loads((run / "run.json").read_text())
     assert record["backbone"] == "acme/acmenet" and record["strategy"] == "edges:2+full,epochs=3"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from zoo.advice.recommendation import advise
     from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone, BuildSpec, Network, Weights
+    from zoo.callback import Callback
     from zoo.command import Command
     from zoo.dataset import Dataset, Images, Sample
     from zoo.errors import UsageError, ZooError
@@ -63,6 +64,7 @@ __all__ = [
     "Augmentation",
     "Backbone",
     "BuildSpec",
+    "Callback",
     "Check",
     "Command",
     "Dataset",
@@ -119,6 +121,7 @@ __getattr__ = lazy_attributes(
         "Augmentation": "zoo.augmentation:Augmentation",
         "Backbone": "zoo.backbone:Backbone",
         "BuildSpec": "zoo.backbone:BuildSpec",
+        "Callback": "zoo.callback:Callback",
         "Check": "zoo.exporter:Check",
         "Command": "zoo.command:Command",
         "Dataset": "zoo.dataset:Dataset",

@@ -118,6 +118,8 @@ class Experiment:
         time_budget: Stop training after this time, in seconds; the run is then scored and saved as usual. None: no
             limit.
         save_every: Seconds between checkpoints. None: 30, more if saving took over 2 % of the time.
+        callback: What observes the run, with its options, such as the trackers `tensorboard`, `mlflow` and `wandb`; may
+            be given several times. It changes nothing of the run, and nothing is sent anywhere unless it is asked to.
     """
 
     data: str
@@ -165,6 +167,7 @@ class Experiment:
     unknown_rate: float | None = None
     time_budget: float | None = None
     save_every: float | None = None
+    callback: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check every value; all problems are reported at once.
@@ -182,6 +185,13 @@ class Experiment:
             elif not isinstance(value, str) or not value or "\0" in value:
                 problems.append(f"`--{name} {value!r}` is not a name or a path")
         problems += self._check_preprocessing()
+        given: Any = (self.callback,) if isinstance(self.callback, str) else self.callback
+        if not isinstance(given, (list, tuple)) or not all(
+            isinstance(one, str) and one.strip() and "\0" not in one for one in given
+        ):
+            problems.append(f"`--callback {self.callback!r}` is not a name, or a list of names")
+        else:
+            object.__setattr__(self, "callback", tuple(given))
         if self.exclude is not None:
             if isinstance(self.exclude, os.PathLike):
                 object.__setattr__(self, "exclude", os.fspath(self.exclude))
@@ -256,7 +266,7 @@ class Experiment:
         return self.keep == "best" or self.early_stopping is not None
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        return {**dataclasses.asdict(self), "callback": list(self.callback)}  # as it is read again
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Experiment:

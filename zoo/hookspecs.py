@@ -14,6 +14,7 @@ import pluggy
 if TYPE_CHECKING:
     from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone
+    from zoo.callback import Callback
     from zoo.command import Command
     from zoo.dataset import Dataset
     from zoo.exporter import Exporter
@@ -75,6 +76,11 @@ def register_optimizers(register: Register[Optimizer]) -> None:
 @hookspec
 def register_schedules(register: Register[Schedule]) -> None:
     """Register learning-rate schedules, one `zoo.Schedule` each."""
+
+
+@hookspec
+def register_callbacks(register: Register[Callback]) -> None:
+    """Register observers of a run while it trains, such as trackers, one `zoo.Callback` each."""
 
 
 @hookspec

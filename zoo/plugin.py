@@ -28,6 +28,7 @@ from zoo.target import load_target
 if TYPE_CHECKING:
     from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone
+    from zoo.callback import Callback
     from zoo.command import Command
     from zoo.dataset import Dataset
     from zoo.exporter import Exporter
@@ -261,6 +262,10 @@ class Plugins:
         return self._collect("register_schedules", "schedule", "schedules", "zoo.schedule:Schedule")
 
     @cached_property
+    def callbacks(self) -> Catalogue[Callback]:
+        return self._collect("register_callbacks", "callback", "callbacks", "zoo.callback:Callback")
+
+    @cached_property
     def metrics(self) -> Catalogue[Metric]:
         return self._collect("register_metrics", "metric", "metrics", "zoo.metric:Metric")
 
@@ -293,6 +298,7 @@ KINDS = (
     "losses",
     "optimizers",
     "schedules",
+    "callbacks",
     "metrics",
     "exporters",
     "runtimes",

@@ -51,6 +51,8 @@ def check_row(value: Any, noun: str) -> None:
     suffix = getattr(value, "suffix", None)
     if suffix is not None and (not suffix.startswith(".") or suffix == "."):
         raise ZooError(f"{article(noun)}'s `suffix` begins with a dot, such as `.onnx`, not {suffix!r}")
+    if noun == "callback" and not value.limit > 0:
+        raise ZooError(f"a callback's `limit` is a number of seconds above 0, not {value.limit}")
     for name, known in (("devices", ("cpu", "cuda")), ("preprocessing", ("graph", "outside")), ("precisions", None)):
         found = getattr(value, name, None)
         if found is not None and (not found or (known and not set(found) <= set(known))):

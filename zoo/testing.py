@@ -40,6 +40,7 @@ from zoo.preprocess import Colour, FitSetting, ImageSize, Preprocess, height_wid
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
+from zoo.training.callback_check import check_callback as check_callback
 from zoo.training.laws import check_optimizer, check_schedule
 from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import trained_by

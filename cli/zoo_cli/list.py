@@ -23,13 +23,14 @@ KINDS = (
     "losses",
     "optimizers",
     "schedules",
+    "callbacks",
     "metrics",
     "exporters",
     "runtimes",
 )
 
 # Kinds whose rows have `zoo.Option`s
-WITH_OPTIONS = ("augmentations", "losses", "optimizers", "schedules")
+WITH_OPTIONS = ("augmentations", "losses", "optimizers", "schedules", "callbacks")
 
 
 @click.command(name="list")
@@ -43,16 +44,16 @@ WITH_OPTIONS = ("augmentations", "losses", "optimizers", "schedules")
 @click.option(
     "--options",
     is_flag=True,
-    help="Show the options, with types, defaults and help; with KIND strategies, augmentations, losses, optimizers or "
-    "schedules.",
+    help="Show the options, with types, defaults and help; with KIND strategies, augmentations, losses, optimizers, "
+    "schedules or callbacks.",
 )
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, options: bool, as_json: bool) -> None:
     """List backbones, strategies, datasets and everything else that plugins provide.
 
-    KIND is backbones, strategies, datasets, augmentations, losses, optimizers, schedules, metrics, exporters or
-    runtimes. PATTERN is a shell pattern such as 'inception*'; only names that match are listed.
+    KIND is backbones, strategies, datasets, augmentations, losses, optimizers, schedules, callbacks, metrics, exporters
+    or runtimes. PATTERN is a shell pattern such as 'inception*'; only names that match are listed.
 
     \b
     zoo list strategies --options
@@ -75,7 +76,7 @@ def list_(ctx: click.Context, kind: str, pattern: str | None, stages: bool, opti
         raise UsageError("`--stages` applies to backbones only", hint="see `zoo list backbones --stages`")
     if options and kind not in ("strategies", *WITH_OPTIONS):
         raise UsageError(
-            "`--options` applies to strategies, augmentations, losses, optimizers and schedules only",
+            "`--options` applies to strategies, augmentations, losses, optimizers, schedules and callbacks only",
             hint="see `zoo list strategies --options`",
         )
     if kind == "backbones":

@@ -122,6 +122,7 @@ ORDER = (
     "unknown_rate",
     "time_budget",
     "save_every",
+    "callback",
 )
 
 # Sentences that appear on the command line only
@@ -155,6 +156,7 @@ _METAVARS = {
     "unknown_rate": "RATE",
     "time_budget": "TIME",
     "save_every": "TIME",
+    "callback": "NAME[:VALUE]",
 }
 _SEE = {
     "data": "See `zoo list datasets`.",
@@ -164,6 +166,7 @@ _SEE = {
     "loss": "See `zoo list losses`.",
     "optimizer": "See `zoo list optimizers`.",
     "schedule": "See `zoo list schedules`.",
+    "callback": "See `zoo list callbacks`.",
     "cache": "See `zoo cache`.",
     "time_budget": "30m and 2h are understood.",
     "save_every": "30s and 5m are understood.",
@@ -179,6 +182,8 @@ def _option(name: str, kind: Any, doc: str) -> Callable[[F], F]:
     flag = f"--{name.replace('_', '-')}"
     if kind is bool:
         return click.option(flag, is_flag=True, help=text)
+    if default == ():
+        return click.option(flag, multiple=True, metavar=_METAVARS.get(name), help=f"{text}  [default: none]")
     kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]  # of `X | None`
     values = [value for one in kinds if get_origin(one) is Literal for value in get_args(one)]
     values = values or (kinds if get_origin(kind) is Literal else [])

@@ -27,7 +27,9 @@ def test_help_of_an_option_is_the_docstring_of_its_setting(name: str) -> None:
     said, _, meaning = attribute_docs(Experiment)[name].partition(" None: ")
     assert option.help.startswith(said) and meaning.rstrip(".") in option.help
     default = Experiment.__dataclass_fields__[name].default
-    assert nothing.make_context("x", []).params[name] == (default if isinstance(default, (str, int, float)) else None)
+    assert nothing.make_context("x", []).params[name] == (
+        default if isinstance(default, (str, int, float, tuple)) else None
+    )
 
 
 @pytest.mark.parametrize("name", Experiment.__dataclass_fields__)

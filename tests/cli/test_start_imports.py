@@ -39,6 +39,7 @@ def imported(*words: str) -> set[str]:
 KINDS = (
     "augmentation",
     "backbone",
+    "callback",
     "dataset",
     "exporter",
     "loss",

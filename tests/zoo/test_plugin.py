@@ -20,6 +20,7 @@ from tests_support import TINY
 from zoo import Anatomy, Backbone, Group, Phase, Strategy, UsageError, ZooError, hookimpl, inspect, predict, verify
 from zoo.augmentation import Augmentation
 from zoo.backbone import Weights
+from zoo.callback import Callback
 from zoo.command import Command
 from zoo.data.opening import open_images
 from zoo.data.roles import assign_roles
@@ -196,6 +197,7 @@ ROWS: dict[str, Any] = {
     "register_losses": Loss(name="x", summary="a test", target="a:b"),
     "register_optimizers": Optimizer(name="x", summary="a test", target="a:b"),
     "register_schedules": Schedule(name="x", summary="a test", target="a:b", rise="a:b", lowering="a:b"),
+    "register_callbacks": Callback(name="x", summary="a test", target="a:b"),
     "register_datasets": Dataset(name="x", summary="a test", open="a:b"),
     "register_metrics": Metric(name="x", summary="a test", compute="a:b"),
     "register_exporters": Exporter(name="x", summary="a test", suffix=".x", write="a:b", open="a:b", verify="a:b"),

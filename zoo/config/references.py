@@ -7,6 +7,7 @@ from pathlib import Path
 
 from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Entry
+from zoo.config.callbacks import choose_callbacks
 from zoo.config.choice import Choice, choose
 from zoo.config.grammar import ParsedStrategy, parse
 from zoo.errors import UsageError, at_once
@@ -32,6 +33,7 @@ class References:
         loss: The loss of optimiser steps.
         optimizer: The optimizer.
         schedule: The learning-rate schedule.
+        callbacks: What observes the run.
     """
 
     backbone: Entry[Backbone]
@@ -43,6 +45,7 @@ class References:
     loss: Choice
     optimizer: Choice
     schedule: Choice
+    callbacks: tuple[Choice, ...] = ()
 
 
 def look_up(experiment: Experiment, plugins: Plugins) -> References:
@@ -71,6 +74,8 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
             choices[setting] = choose(getattr(experiment, setting), catalogue, plugins)
         except UsageError as error:
             problems.append(error)
+    callbacks, unusable = choose_callbacks(experiment.callback, plugins)
+    problems += unusable
     if problems:
         raise at_once(problems)
     weights: Weights | None = None
@@ -99,6 +104,7 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
         weights=weights,
         weights_file=file,
         **choices,
+        callbacks=callbacks,
         preprocess=replace(
             base.at(experiment.image_size).fitted(experiment.fit, experiment.fill), levels=experiment.levels
         ),

@@ -14,25 +14,22 @@ from __future__ import annotations
 import glob
 import os
 import re
-import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from zoo.errors import UsageError, did_you_mean
+from zoo.storage.address import address_parts as address_parts
+from zoo.storage.address import addresses_in
+from zoo.storage.address import is_url as is_url
+from zoo.storage.address import without_secret as without_secret
 from zoo.storage.paths import user_path
 
 # What an option holds: paths are resolved, so that a run finds them from any folder
 Kind = Literal["path", "text"]
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]*")
-# Parts of a query that let whoever has the address in
-_SECRETS = (
-    *("signature", "awsaccesskeyid", "googleaccessid", "key-pair-id", "policy", "expires", "sig"),
-    *("token", "access_token", "auth", "api_key", "apikey", "password"),
-)
-_OF_AZURE = ("se", "sp", "sv", "sr", "st", "spr", "sip", "skoid", "sktid", "skt", "ske", "sks", "skv")
 _SAFE = re.compile(r"[^,='\"\s]([^,'\"]*[^,'\"\s])?")
 MOST_FILES = 1_000_000  # that braces may stand for
 
@@ -112,48 +109,13 @@ def resolved_argument(argument: Argument, options: Mapping[str, Kind], base: Pat
     )
 
 
-def is_url(text: str) -> bool:
-    """Whether a text is a URL such as `s3://bucket/photos`, not a path."""
-    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
-
-
-def address_parts(url: str) -> urllib.parse.SplitResult:
-    """The parts of a URL; of one that is not valid, with the characters encoded that no host has."""
-    try:
-        return urllib.parse.urlsplit(url)
-    except ValueError:  # a bracket that is no IPv6 address, or a letter that stands for one that ends the host
-        return urllib.parse.urlsplit(urllib.parse.quote(url, safe="%/:=&?~+!$,;'@()*#"))
-
-
-def without_secret(url: str) -> str:
-    """A URL as messages and records name it: without a user's name and password, and without a signature.
-
-    What a query says besides, such as `id=5`, stays: it may be all that tells two images apart.
-    """
-    if not is_url(url) or not ("@" in url or "?" in url):
-        return url
-    parts = address_parts(url)
-    asked = [part for part in parts.query.split("&") if part]
-    names = {part.partition("=")[0].lower() for part in asked}
-    secret = {*_SECRETS, *(_OF_AZURE if "sig" in names else ())}
-    kept = [
-        part
-        for part in asked
-        if not (name := part.partition("=")[0].lower()).startswith(("x-amz-", "x-goog-")) and name not in secret
-    ]
-    host = parts.netloc.rpartition("@")[2]
-    if not host or (host == parts.netloc and kept == asked):
-        return url
-    return parts._replace(netloc=host, query="&".join(kept)).geturl()
-
-
 def check_no_secret(spec: str, what: str = "`--data`") -> None:
     """Check that a run can record a text, such as that of `--data`, which messages call `what`.
 
     Raises:
         UsageError: an address in it holds a password or a signature; the message does not.
     """
-    for url in re.findall(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s,\"']+", spec):
+    for url in addresses_in(spec):
         if (name := without_secret(url)) != url:
             raise UsageError(
                 f"{what} has an address with a password or a signature, `{name}`, which every run would record",

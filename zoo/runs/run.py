@@ -10,6 +10,7 @@ exclude.csv                  the list of `--exclude`, as it was read
 rates.json                   the curve of `--lr find`
 unknown.safetensors          with `--unknown-rate`: the score of how strange an image is
 folds/N/                     the run of a fold, for a run of `--folds`, which has no weights of its own
+callbacks/                   what callbacks have seen, and what they write
 checkpoint*.safetensors      from which a killed run is resumed; deleted when the run is finished
 """
 
@@ -52,6 +53,7 @@ SPLITS_FILE = "splits.json"
 RATES_FILE = "rates.json"
 UNKNOWN_FILE = "unknown.safetensors"
 EXCLUDE_FILE = "exclude.csv"
+CALLBACKS = "callbacks"  # folder of what callbacks keep and write
 FOLDS = "folds"  # folder of the runs of folds, which are called 1, 2 and so on; also the name of what they score
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from zoo.errors import DiskFull, UsageError, ZooError, is_disk_full
 from zoo.runs.run import (
+    CALLBACKS,
     EXCLUDE_FILE,
     FOLDS,
     HISTORY_FILE,
@@ -34,6 +35,7 @@ OWN_FILES = (
     ".checkpoint*",
     "predictions-*.safetensors",
     "latency.json",
+    "events.out.tfevents.*",
 )
 
 
@@ -97,6 +99,8 @@ def clear_folder(path: Path, force: bool) -> None:
         for pattern in OWN_FILES:
             for file in path.glob(pattern):
                 file.unlink()
+        if (path / CALLBACKS).is_dir():
+            shutil.rmtree(path / CALLBACKS)
         for fold in path.glob(f"{FOLDS}/*"):
             if fold.name.isdigit() and (fold / RUN_FILE).is_file():
                 shutil.rmtree(fold)

@@ -122,7 +122,9 @@ def search(
         # of folds, only the whole counts, and a solved head has no epochs
         progress = _OptunaProgress(trial) if experiment.folds is None and solved is None else Silent()
         try:
-            run = train(replace(experiment, **settings), out=out, force=True, plugins=plugins, progress=progress)
+            run = train(
+                replace(experiment, **settings, callback=()), out=out, force=True, plugins=plugins, progress=progress
+            )
             loss = run.metrics.get("loss")
             if loss is None:
                 raise ZooError("metric `loss`, which the search compares, failed")

@@ -46,7 +46,7 @@ from zoo.studies.results import (
 )
 from zoo.studies.study import Study
 from zoo.studies.study_folder import check_folder, default_folder
-from zoo.studies.trial import Trial, TrialResult, TrialState, fraction_text
+from zoo.studies.trial import Trial, TrialResult, TrialState, failed_callbacks, fraction_text
 from zoo.studies.winner_scoring import score_winners
 from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
@@ -142,6 +142,7 @@ class StudySession:
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = context.plugins, context.progress
         self.results: dict[Trial, TrialResult] = {}
+        self._told: set[tuple[str, str]] = set()  # callbacks that failed, and why
         self._local = LocalProcess() if jobs == 1 else LocalProcesses(jobs)
         self._executor = executor or self._local
 
@@ -288,6 +289,10 @@ class StudySession:
             figure = "unknown" if accuracy is None else f"{accuracy:.4f}"
             busy = f", while {kept_busy(result.others)}" if result.others > MOST_OTHERS else ""
             self.progress.note(f"{words}: accuracy {figure}, {result.seconds:.0f} s{busy}")
+            for name, why in failed_callbacks(self.folder / TRIALS / result.name).items():
+                if (name, why) not in self._told:
+                    self._told.add((name, why))
+                    self.progress.warn(f"{words}: callback `{name}` failed ({why}), and the trial went on without it")
         elif result.state is TrialState.REFUSED:
             self.progress.note(f"{words}: not trained: {result.failure}")
         else:

@@ -123,6 +123,15 @@ class TrialResult:
         )
 
 
+def failed_callbacks(folder: Path) -> dict[str, str]:
+    """Why callbacks of the run in a folder failed, by name; empty where the run cannot be opened."""
+    try:
+        found = Run.open(folder).record.get("callbacks") or []
+    except ZooError:
+        return {}
+    return {one["name"]: one["failure"] for one in found if one.get("failure")}
+
+
 def result_of_folder(trial: Trial, folder: Path, tuned: Mapping[str, Any] | None = None) -> TrialResult | None:
     """The result of a trial whose folder holds an intact, finished run; None where it does not."""
     try:

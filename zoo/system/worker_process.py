@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import traceback
 from types import TracebackType
 from typing import IO, Any, TextIO
@@ -77,18 +78,22 @@ def python_command(target: str, *arguments: str) -> list[str]:
 class WorkerProcess:
     """A process that answers requests. Leaving the `with` block kills it and the processes that it started."""
 
-    def __init__(self, target: str, *, threads: int | None = None) -> None:
+    def __init__(self, target: str, *, threads: int | None = None, linger: float | None = None) -> None:
         """Start the process.
 
         Args:
             target: `"module:class"`. Each method of the class answers the requests of its name with a dict of JSON
                 values.
             threads: Threads that its libraries compute with. None: the libraries' own choice.
+            linger: Seconds in which it may finish its request and end by itself where its parent has died. None: it is
+                killed at once.
         """
         limits = {} if threads is None else {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         self._log = _open_log()  # closed by `close`
         self._process = subprocess.Popen(
-            python_command(f"{__name__}:serve_command", target, str(os.getpid())),
+            python_command(
+                f"{__name__}:serve_command", target, str(os.getpid()), *([] if linger is None else [str(linger)])
+            ),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -125,7 +130,7 @@ class WorkerProcess:
             self._requests.flush()
             line = self._answers.get(timeout=timeout)
         except queue.Empty:
-            raise WorkerFailed(f"no answer within {timeout:.0f} seconds", log=self._last_lines()) from None
+            raise WorkerFailed(f"no answer within {timeout:g} seconds", log=self._last_lines()) from None
         except (BrokenPipeError, OSError):
             line = ""
         if not line:
@@ -184,19 +189,23 @@ def _forward(responses: IO[str], answers: queue.SimpleQueue[str]) -> None:
     answers.put("")
 
 
-def serve_command(target: str, parent: str) -> None:
+def serve_command(target: str, parent: str, linger: str | None = None) -> None:
     """`serve`, with its arguments as a command line has them."""
-    serve(target, int(parent))
+    serve(target, int(parent), None if linger is None else float(linger))
 
 
-def serve(target: str, parent: int) -> None:
+def serve(target: str, parent: int, linger: float | None = None) -> None:
     """Answer requests until the pipe closes. This is what the worker process runs.
 
     Args:
         target: See `WorkerProcess`.
         parent: Process id of the parent.
+        linger: See `WorkerProcess`.
     """
-    die_with_parent(parent)
+    if linger is None:
+        die_with_parent(parent)
+    else:
+        threading.Thread(target=_die_after_parent, args=(parent, linger), daemon=True).start()
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not be read as an answer
     sys.stdout = sys.stderr
@@ -214,6 +223,14 @@ def serve(target: str, parent: int) -> None:
             kind = DiskFull.__name__ if is_disk_full(error) else ""
             answer = _failure(type_and_first_line(error), None, kind)
         _send(answers, answer)
+
+
+def _die_after_parent(parent: int, linger: float) -> None:
+    """End this process so many seconds after its parent has died, if it has not ended by itself."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    time.sleep(linger)
+    os._exit(1)
 
 
 PR_SET_PDEATHSIG = 1  # of linux/prctl.h

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from zoo.config.callbacks import choose_callbacks
 from zoo.config.context import Context
 from zoo.config.references import needs_validation
 from zoo.data.class_names import keys
@@ -43,6 +44,7 @@ from zoo.training.acceptance import FoldDivision, accept_folds, check_leaks, lea
 from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.final_run import final_experiment
 from zoo.training.manifest import common_manifest
+from zoo.training.observers import Observers, with_usable_callbacks
 from zoo.training.setup import build, plan_phases
 from zoo.training.start import Start, check_experiment, start_of
 
@@ -146,7 +148,7 @@ def resume(
         return run
     with hold_folder(run.path, "training into", "wait for it, or pass another `--out`"):
         run = Run.open(run.path)
-        experiment = as_begun(run)
+        experiment = with_usable_callbacks(as_begun(run), context)
         folds = accept_folds(experiment, context.plugins).folds
         begun = run.splits()["roles"]
         if any(begun.get(f"fold {one}") != [sample.id for sample in fold] for one, fold in enumerate(folds, start=1)):
@@ -188,6 +190,7 @@ def train_final(
     experiment, earlier = final_experiment(run)
     if device is not None:
         experiment = replace(experiment, device=device)
+    experiment = with_usable_callbacks(experiment, Context.of(plugins, progress))
     if out is not None and run.path.resolve().is_relative_to(output_path(out).resolve()):
         raise UsageError(f"`{out}` holds the run that the final run is of", hint="pass another `--out`")
     earlier = replace(earlier, run=str(run.path.resolve()))
@@ -259,23 +262,28 @@ def _carry_out(
     """Train every fold that is not finished, and pool their predictions; the run's record says how it ended."""
     rows = pool if pool is not None else RowPool()
     done: list[Run] = []
+    observers = Observers(choose_callbacks(experiment.callback, context.plugins)[0], run, context.progress)
     try:
+        observers.begin(run, (), resumed=bool(resuming))
         for number in range(1, len(folds) + 1):
             held = len(folds[number - 1])
             fitted = sum(map(len, folds)) - held
             context.progress.note(f"fold {number} of {len(folds)}: {fitted} images to train on, {held} held out")
             asked = replace(experiment, folds=None, data=f"{FOLD}:{number}/{len(folds)}:{experiment.data}")
             done.append(_train_fold(asked, run.path / FOLDS / str(number), context, rows, resuming))
-        return _pool(run, experiment, folds, done, context)
+        run = _pool(run, experiment, folds, done, context)
+        observers.evaluated(run, run.record)
     except KeyboardInterrupt as stop:
-        run.update(status="interrupted", finished=now())
+        run = run.update(status="interrupted", finished=now())
         stop.__notes__ = [f"`zoo train --resume {run.path}` continues the run; finished folds are kept"]
         raise
     except BaseException as error:
-        run.update(status="failed", finished=now(), failure=first_line(error))
+        run = run.update(status="failed", finished=now(), failure=first_line(error))
         raise
     finally:
         context.progress.stop()
+        run = observers.end(run)
+    return run
 
 
 def _train_fold(experiment: Experiment, folder: Path, context: Context, rows: RowPool, resuming: dict[str, Any]) -> Run:
@@ -305,8 +313,8 @@ def _train_fold(experiment: Experiment, folder: Path, context: Context, rows: Ro
 
 
 def _same_but_list(one: Experiment, other: Experiment) -> bool:
-    """Whether two are equal, wherever their lists of `--exclude` lie: each run keeps its own."""
-    return replace(one, exclude=None) == replace(other, exclude=None)
+    """Whether two are equal, whatever observes them, wherever their lists of `--exclude` lie: runs keep their own."""
+    return replace(one, exclude=None, callback=()) == replace(other, exclude=None, callback=())
 
 
 def _pool(

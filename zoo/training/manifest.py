@@ -44,6 +44,7 @@ def common_manifest(
             **setup.schedule.to_json(),
             "follows_validation": setup.schedule.entry.value.lowering is not None,
         },
+        **({"callbacks": [one.to_json() for one in setup.callbacks]} if setup.callbacks else {}),
         "weights": weights_manifest(setup),
         "license": setup.backbone.value.license,
         "classes": list(images.classes),

@@ -43,6 +43,7 @@ from zoo.training.final_run import Earlier, changed_images
 from zoo.training.load_watch import LoadWatch
 from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
+from zoo.training.observers import Observers, with_usable_callbacks
 from zoo.training.preparation import Job, prepare
 from zoo.training.recipe import Recipe
 from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits, with_recorded_precision
@@ -164,6 +165,7 @@ def resume(
             experiment = replace(experiment, device=device)
         if save_every is not None:
             experiment = replace(experiment, save_every=save_every)
+        experiment = with_usable_callbacks(experiment, context)
         setup = resolve(experiment, context.plugins)
         setup = with_recorded_precision(run, setup, device)
         check_session(run, setup, force, context.progress)
@@ -212,6 +214,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
 
     if job.engine is not None:
         job.engine.told = note_engine
+    observers = Observers(job.setup.callbacks, run, progress)
     try:
         checkpoints = Checkpoints(folder, job.experiment.save_every, run.record.get("id"))
         run, job = _with_rate(job, run)
@@ -222,12 +225,14 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         if resumed:
             run = _restore(run, recipe, checkpoints)
             keep = recipe.state.position.records
+        observers.begin(run, run.history[: keep or 0], resumed=resumed)
         with preserved_generators():
             for line in recipe.fit():
                 if keep is not None:  # not earlier, so that a run that cannot be resumed loses nothing
                     run.cut_history(keep)
                     keep = None
                 append_json(folder / HISTORY_FILE, line)
+                observers.epoch(recipe.state.position.records, line)
                 if "note" in line.get("solved", {}):
                     progress.note(line["solved"]["note"])
         clock.lap("train")
@@ -241,12 +246,15 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         if job.experiment.unknown_rate is not None:
             score, answers = fit_score(network, recipe.workspace)
             score.save(folder / UNKNOWN_FILE)
+            observers.written(UNKNOWN_FILE, "unknown")
             run = run.update(unknown=score.threshold.to_json())
             clock.lap("unknown")
         digest = _save_weights(network, folder)
         clock.lap("save")
         figures = report(network, job, recipe, run, answers) if job.earlier is None else figures_of(job.earlier)
         clock.lap("report")
+        observers.written(WEIGHTS_FILE, "weights")
+        observers.evaluated(run, figures)
         run = run.update(
             status="finished",
             finished=now(),
@@ -263,7 +271,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         )
         checkpoints.clear()
     except KeyboardInterrupt as stop:
-        run.update(status="interrupted", finished=now())
+        run = run.update(status="interrupted", finished=now())
         saved = any((folder / name).is_file() for name in FILES)
         stop.add_note(
             f"`zoo train --resume {folder}` continues the run from its "
@@ -271,10 +279,11 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         )
         raise
     except BaseException as error:
-        run.update(status="failed", finished=now(), failure=first_line(error))
+        run = run.update(status="failed", finished=now(), failure=first_line(error))
         raise
     finally:
         progress.stop()
+        run = observers.end(run)
     return run
 
 

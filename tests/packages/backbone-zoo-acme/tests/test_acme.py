@@ -3,6 +3,7 @@
 from zoo.testing import (
     check_augmentation,
     check_backbone,
+    check_callback,
     check_export,
     check_loss,
     check_optimizer,
@@ -34,3 +35,7 @@ def test_the_optimizer():
 
 def test_the_schedule():
     check_schedule("falling:3")
+
+
+def test_the_callback(tmp_path):
+    check_callback(f"diary:{tmp_path / 'runs.csv'}")

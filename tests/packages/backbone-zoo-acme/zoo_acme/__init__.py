@@ -7,6 +7,7 @@ from zoo import (
     Anatomy,
     Augmentation,
     Backbone,
+    Callback,
     Group,
     Loss,
     Optimizer,
@@ -69,3 +70,9 @@ def register_optimizers(register):
 def register_schedules(register):
     power = Option(name="power", default=2.0, summary="power of the steps that are left", low=0.1, high=10)
     register(Schedule(name="falling", summary="a power", target="zoo_acme.steps:falling", options=(power,)))
+
+
+@hookimpl
+def register_callbacks(register):
+    file = Option(name="file", default="runs.csv", summary="file that gets a line for each run")
+    register(Callback(name="diary", summary="a line for each run", target="zoo_acme.diary:Diary", options=(file,)))
