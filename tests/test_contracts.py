@@ -52,6 +52,7 @@ STRATEGIES = {
     "linear,solver=sgd": ("steps of the head alone",),
     "linear,head=mlp:8": ("steps of the head alone", "another head"),
     "knn:3": ("solves the head", "another head"),
+    "kmeans": ("solves the head",),
     "svm": ("solves the head", "solved by a plugin"),
     "partial:1": ("last stages",),
     "partial:2,ema=0.5,mixup=0.2,cutmix=1.0": ("last stages", "averages weights", "mixes images"),
@@ -60,12 +61,15 @@ STRATEGIES = {
     "gradual:2": ("all stages", "several phases"),
     "layerdecay:0.75": ("all stages", "a rate for each stage"),
     "l2sp:0.1": ("all stages", "pulled to the start"),
+    "delta:0.5": ("solves the head", "all stages", "several phases", "features pulled to the start"),
     "surgical:1": ("first stages",),
     "surgical:1,norm=train": ("first stages", "statistics follow"),
     "truncate:1": ("solves the head", "cuts stages off"),
     "norm": ("norms alone",),
     "bitfit": ("biases alone",),
     "lora:2": ("adapters",),
+    "dora:2": ("adapters",),
+    "ia3": ("adapters",),
     "scratch": ("all stages", "statistics follow", "random start"),
 }
 
@@ -75,19 +79,29 @@ REFUSED = {
     ("torchvision/squeezenet1_1", "knn:3"): "not one linear layer",
     ("torchvision/squeezenet1_1", "svm"): "not one linear layer",
     ("timm/deit_tiny_distilled_patch16_224", "svm"): "not one linear layer",
+    ("torchvision/squeezenet1_1", "kmeans"): "not one linear layer",
+    ("timm/deit_tiny_distilled_patch16_224", "kmeans"): "not one linear layer",
     ("torchvision/squeezenet1_1", "norm"): "no normalisation parameters",
     ("timm/deit_tiny_distilled_patch16_224", "linear,head=mlp:8"): "not one linear layer",
     ("timm/deit_tiny_distilled_patch16_224", "knn:3"): "not one linear layer",
 }
 
+# What cannot be seen to train in a random network: factors and lengths do not decay, so only gradients move them.
+# That of MobileViT's first blocks is zero, since they end in a batch norm that starts at zero; GoogLeNet's is 1e-13
+STILL = {
+    ("timm/mobilevit_xxs", "dora:2"),
+    ("timm/mobilevit_xxs", "ia3"),
+    ("torchvision/googlenet", "ia3"),
+}
 
 # A family stands in at least so many pairs, and a strategy
 EACH_FAMILY, EACH_STRATEGY = 2, 2
-CHOSEN = pairwise(KINDS, STRATEGIES, each_row=EACH_FAMILY, each_column=EACH_STRATEGY, never=REFUSED)
+CHOSEN = pairwise(KINDS, STRATEGIES, each_row=EACH_FAMILY, each_column=EACH_STRATEGY, never={*REFUSED, *STILL})
 PUSHED = {*CHOSEN, *REFUSED}
 PRODUCT = [
     pytest.param(*pair, id="-".join(pair), marks=() if pair in PUSHED else pytest.mark.slow)
     for pair in ((backbone, strategy) for backbone in FAMILIES for strategy in STRATEGIES)
+    if pair not in STILL
 ]
 
 
@@ -108,7 +122,7 @@ def test_strategies_keep_the_laws(backbone: str, strategy: str, plugins: Plugins
 
 def test_every_feature_of_a_family_meets_every_feature_of_a_strategy() -> None:
     pairs = [(family, strategy) for family in FAMILIES for strategy in STRATEGIES]
-    missing = {*pairs} - {*REFUSED}
+    missing = {*pairs} - {*REFUSED} - STILL
 
     def met(some: set[Pair]) -> set[Pair]:
         return set().union(*(meetings(KINDS, STRATEGIES, pair) for pair in some))

@@ -8,6 +8,7 @@ import inspect
 import itertools
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -33,11 +34,13 @@ class Group:
         lr: Factor of the phase's learning rate.
         only: Which parameters of the stages train: `all`, those of normalisation layers (`norms`), `biases`, or those
             that `Strategy.attach` added (`added`).
+        decays: Whether weight decay applies to them. It pulls towards 0, which is wrong for factors that start at 1.
     """
 
     stages: tuple[str, ...]
     lr: float = 1.0
     only: Only = "all"
+    decays: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,9 @@ class Phase:
         pull: Alpha of L2-SP (Li et al. 2018, "Explicit inductive bias for transfer learning with convolutional
             networks", equation 3): the loss grows by alpha / 2 times the squared distance of the parameters that train,
             except those of the head, to their values at the start of the run.
+        feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
+            for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
+            the feature maps of each stage to those of the network at the start of the run, relative to their size.
         solver: `"module:function"` of `(zoo.solver.Task) -> dict`, which computes the head from the features of the
             training images. The phase then takes no optimiser steps. None: the phase takes steps.
         steps_if_asked: Whether a phase with a solver takes steps instead, if the user asks for something that only
@@ -75,6 +81,7 @@ class Phase:
     mixup: float | None = None
     cutmix: float | None = None
     pull: float = 0.0
+    feature_pull: float = 0.0
     solver: str | None = None
     steps_if_asked: bool = False
 
@@ -82,6 +89,11 @@ class Phase:
     def trains(self) -> tuple[str, ...]:
         """Names of the stages that train."""
         return tuple(stage for group in self.groups for stage in group.stages)
+
+    @property
+    def needs_images(self) -> bool:
+        """Whether steps need whole images, so that outputs of a frozen prefix cannot take their place."""
+        return self.mixup is not None or self.cutmix is not None or self.feature_pull > 0
 
 
 @dataclass(frozen=True)
@@ -97,12 +109,15 @@ class Strategy(ABC):
         summary: One line for `zoo list strategies`.
         pretrained: Whether training starts from published weights. False: it starts from random weights.
         alone: Why no other strategy can be joined to it with `+`. Empty: others can.
+        searched: Values of options that the search of a study tries, by the option's name, where the strategy takes no
+            optimiser steps and the option has its default.
     """
 
     name: ClassVar[str]
     summary: ClassVar[str]
     pretrained: ClassVar[bool] = True
     alone: ClassVar[str] = ""
+    searched: ClassVar[Mapping[str, tuple[int | float | str, ...]]] = {}
 
     @property
     def opens(self) -> str:
@@ -175,8 +190,10 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         if value is not None and not low < value < high:
             bounds = "between 0 and 1" if high == 1 else "a positive number"
             raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not {bounds}")
-    if not math.isfinite(phase.pull) or phase.pull < 0:
-        raise UsageError(f"strategy `{strategy}`: `pull={phase.pull}` is not a number of 0 or more")
+    for word in ("pull", "feature_pull"):
+        value = getattr(phase, word)
+        if not math.isfinite(value) or value < 0:
+            raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not a number of 0 or more")
     for group in phase.groups:
         if group.only not in ONLY:
             raise UsageError(f"strategy `{strategy}`: `only={group.only}` is none of {' '.join(ONLY)}")

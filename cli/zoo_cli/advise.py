@@ -114,10 +114,14 @@ def advise(
             f"{one.logme:.4f}",
             f"{one.h_score:.4f}",
             percent(one.knn),
-            "-" if one.distance is None else f"{one.distance:.2f}",
+            "-" if one.distance is None else f"{one.distance:.2f}{'*' if one.distance_by else ''}",
             f"{one.seconds:.0f}",
         )
     screen.print(table)
+    borrowed = next((one for one in found.backbones if one.distance_by), None)
+    if borrowed is not None:
+        by = " ".join(f"`{name}`" for name in borrowed.distance_by or ())
+        screen.print(f"[dim]* it has no batch norms, so the distance is that by {escape(by)}[/dim]")
     for one in found.backbones:
         depths = Table("stage", "probe", "95 %", "distance", title=escape(one.backbone))
         for stage in one.stages:

@@ -88,7 +88,8 @@ def _settings(command: Any) -> Any:
     "strategies",
     multiple=True,
     metavar="SPEC",
-    help="Strategy to compare, see `zoo list strategies`; may be given several times.",
+    help="Strategy to compare, see `zoo list strategies`; may be given several times. An option that is a whole number "
+    "may be a range: truncate:1..3 stands for three strategies.",
 )
 @click.option(
     "--also",

@@ -1,4 +1,4 @@
-"""LoRA by the library peft (extra `lora`)."""
+"""LoRA, DoRA and IA3 by the library peft (extra `lora`)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_strategies(register: Register[type[Strategy]]) -> None:
-    from zoo_lora.low_rank import LowRank  # not at the top: most commands need no strategy
+    from zoo_lora.low_rank import Decomposed, LowRank  # not at the top: most commands need no strategy
+    from zoo_lora.scales import Scales
 
-    register(LowRank)
+    for strategy in (LowRank, Decomposed, Scales):
+        register(strategy)

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
 
 @hookimpl
 def register_strategies(register: Register[type[Strategy]]) -> None:
-    from zoo_strategies.extraction import Linear, Neighbours  # not at the top: most commands need no strategy
+    from zoo_strategies.extraction import Clusters, Linear, Neighbours  # not at the top: most commands need no strategy
     from zoo_strategies.few import BiasOnly, NormOnly
     from zoo_strategies.finetuning import (
+        FeatureMaps,
         Full,
         Gradual,
         LayerDecay,
@@ -29,12 +30,14 @@ def register_strategies(register: Register[type[Strategy]]) -> None:
     for strategy in (
         Linear,
         Neighbours,
+        Clusters,
         Partial,
         Full,
         ProbeThenTune,
         Gradual,
         LayerDecay,
         StartingPoint,
+        FeatureMaps,
         Surgical,
         Truncate,
         NormOnly,

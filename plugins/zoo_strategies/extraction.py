@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -70,6 +71,7 @@ class Neighbours(Strategy):
     name: ClassVar[str] = "knn"
     summary: ClassVar[str] = "classify by a vote of the K most similar training images; trains nothing"
     alone: ClassVar[str] = "it trains nothing"
+    searched: ClassVar[Mapping[str, tuple[int | float | str, ...]]] = {"neighbours": (1, 3, 5, 10, 20, 50)}
 
     neighbours: int = 10
     """number of training images that vote"""
@@ -86,3 +88,19 @@ class Neighbours(Strategy):
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         solver = "zoo_strategies.neighbours:solve"
         return (Phase(name=f"knn:{self.neighbours}", groups=(), norm="frozen", solver=solver),)
+
+
+@dataclass(frozen=True)
+class Clusters(Strategy):
+    """Cluster the features of the frozen backbone without labels; labels only name the clusters.
+
+    Shows how far the features separate the classes by themselves: k-means with as many clusters as classes, and the
+    one-to-one assignment of clusters to classes with which most training images are right.
+    """
+
+    name: ClassVar[str] = "kmeans"
+    summary: ClassVar[str] = "cluster frozen features without labels, which only name the clusters"
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        solver = "zoo_strategies.clustering:solve"
+        return (Phase(name="kmeans", groups=(Group(stages=(HEAD,)),), norm="frozen", solver=solver),)

@@ -203,3 +203,36 @@ class StartingPoint(Strategy):
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         (full,) = Full().phases(anatomy)
         return (replace(full, name="l2sp", pull=self.alpha),)
+
+
+@dataclass(frozen=True)
+class FeatureMaps(Strategy):
+    """Fit the head, then train all stages and the head, with a penalty on the distance from pretrained feature maps.
+
+    Li et al. 2019, "DELTA: deep learning transfer using feature map with attention for convolutional networks". Maps
+    are the outputs of the last convolution or linear layer of each stage, and distances are relative to the size of a
+    stage's maps, which differ by a factor of a hundred between stages. The more the loss on the training images would
+    rise without a channel, the more its distance counts; the first phase fits the head that this needs. The penalty
+    replaces weight decay outside the head.
+    """
+
+    name: ClassVar[str] = "delta"
+    summary: ClassVar[str] = "fit the head, then train every stage and the head, features kept close to pretrained ones"
+
+    alpha: float = 1.0
+    """strength of the penalty, which is relative to the size of the pretrained feature maps"""
+    pull: float = 0.0
+    """strength of the penalty of `l2sp` on the weights, beside it; 0 leaves it out"""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise UsageError(
+                f"`delta:{self.alpha:g}` needs a finite strength above 0", hint="`lpft` trains without the penalty"
+            )
+        if not (math.isfinite(self.pull) and self.pull >= 0):
+            raise UsageError(f"`pull={self.pull:g}` is not a finite number of 0 or more")
+
+    def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
+        (full,) = Full().phases(anatomy)
+        tuned = replace(full, name="delta", feature_pull=self.alpha, pull=self.pull)
+        return (*Linear().phases(anatomy), tuned)

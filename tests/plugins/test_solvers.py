@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from messages import refused
+from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from torch import nn
@@ -24,7 +26,7 @@ from zoo.solver import Task
 from zoo.training.features import cached_features, features
 from zoo.training.held_out_folds import held_out, held_out_folds
 from zoo_classical import svm
-from zoo_strategies import logistic, neighbours
+from zoo_strategies import clustering, logistic, neighbours
 
 
 def blobs(classes: int, count: int = 40, width: int = 6) -> tuple[np.ndarray, np.ndarray]:
@@ -226,3 +228,40 @@ def test_a_head_that_cannot_be_solved_is_trained_by_steps(two_splits: Path, tmp_
     asked = experiment(two_splits, "linear", backbone="timm/deit_tiny_distilled_patch16_224", epochs=1)
     run = train(asked, out=tmp_path / "run", plugins=plugins)
     assert run.record["steps"] == 3 and "not one linear layer" in run.record["notes"][-1]
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_clusters_are_found_without_labels_and_named_by_them(classes: int) -> None:
+    found, labels = blobs(classes)
+    found[:, 0] = 7.0  # a feature that never changes
+    head = nn.Linear(found.shape[1], classes)
+    answer = clustering.solve(task(head, found, labels))
+    with torch.no_grad():
+        logits = head(torch.from_numpy(found))
+    scaled = (found - found.mean(0)) / np.where(found.std(0) == 0, 1, found.std(0))
+    model = KMeans(classes, n_init=10, random_state=0).fit(scaled)
+    best = max(
+        float((np.array(order)[model.labels_] == labels).mean()) for order in itertools.permutations(range(classes))
+    )
+    assert answer["matched"] == pytest.approx(best, abs=1e-6) and best > 0.6
+    assert float((logits.argmax(1).numpy() == labels).mean()) == pytest.approx(best, abs=1e-6)
+    assert float(nn.functional.cross_entropy(logits, torch.from_numpy(labels))) < np.log(classes)
+
+    # other names of the classes change the names of the clusters alone
+    order = np.random.default_rng(0).permutation(classes)
+    other = nn.Linear(found.shape[1], classes)
+    clustering.solve(task(other, found, order[labels]))
+    with torch.no_grad():
+        assert torch.allclose(other(torch.from_numpy(found))[:, order], logits, atol=1e-4)
+
+
+def test_clusters_of_equal_images_and_of_too_few() -> None:
+    equal = np.ones((6, 4), dtype=np.float32)
+    head = nn.Linear(4, 3)
+    answer = clustering.solve(task(head, equal, np.arange(6) % 3))
+    assert "2 of 3 clusters are empty" in answer["note"] and head.weight.isfinite().all()
+    few = Task(head=head, features=equal[:2], labels=np.array([0, 2]), classes=3, seed=0)
+    with refused(ZooError, "`kmeans`", "3 classes", "2 training images"):
+        clustering.solve(few)
+    with refused(ZooError, "`kmeans`", "`head=`"):
+        clustering.solve(task(nn.Sequential(nn.Linear(4, 3)), equal, np.arange(6) % 3))

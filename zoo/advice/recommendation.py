@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from zoo.advice.borrowed_distance import BorrowedDistance, borrowed_distance
+from zoo.advice.image_sample import BATCH, chosen_images
 from zoo.advice.strategy_suggestion import StageAdvice, suggest_strategy
 from zoo.advice.track_record import ADVICE_FILE, SHORTLIST, track_record
 from zoo.config.context import Context
 from zoo.config.references import look_up
-from zoo.data.decoding import DecodedImages
 from zoo.data.groups import group_numbers
 from zoo.data.opening import note_images
 from zoo.data.selection import select_images
-from zoo.data.splitting import stratified_subset
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, ZooError, at_once
 from zoo.evaluation.statistics import bootstrap_interval
@@ -40,8 +40,6 @@ from zoo.studies.results import Results
 if TYPE_CHECKING:
     from zoo.backbone import Network
 
-MOST_IMAGES = 2000  # the interval of a probe's accuracy is then 2 points wide, and the pass takes a minute
-BATCH = 32
 # A study's settings that change the advice
 OF_A_STUDY = (
     *("split_seed", "device", "image_size", "fit", "fill", "levels", "weights", "workers"),
@@ -63,6 +61,7 @@ class BackboneAdvice:
         interval: 95 % interval of the probe's accuracy.
         stages: Estimates for each stage, from input to output.
         distance: Distance from the pretraining data in nats, the mean over stages. None: not known.
+        distance_by: The backbones that measured the distance where it has no batch norms. None: itself, or none did.
         strategy: The suggested strategy.
         reason: Why it is suggested, in one sentence.
         rank: The mean of the backbone's ranks by each estimate; 1 is the best.
@@ -78,6 +77,7 @@ class BackboneAdvice:
     interval: tuple[float, float]
     stages: tuple[StageAdvice, ...]
     distance: float | None
+    distance_by: tuple[str, ...] | None
     strategy: str
     reason: str
     rank: float
@@ -211,10 +211,11 @@ def advise(
     ranks = mean_ranks(
         {name: [getattr(one, name) for one in estimates] for name in ("top1", "logme", "h_score", "knn")}
     )
-    found = [
-        BackboneAdvice(**{key: value for key, value in vars(one).items() if key not in _OF_THE_DATA}, rank=rank)
-        for one, rank in zip(estimates, ranks)
-    ]
+    borrowed = None
+    if any(one.lacks_distance for one in estimates):
+        known = {one.backbone: one.distance for one in estimates if one.distance is not None}
+        borrowed = borrowed_distance(known, asked[0], plugins, progress)
+    found = [_advice(one, rank, borrowed if one.lacks_distance else None) for one, rank in zip(estimates, ranks)]
     advice = Advice(
         data=data,
         images=estimates[0].images,
@@ -230,7 +231,12 @@ def advise(
 
 @dataclass(frozen=True, kw_only=True)
 class _Estimates:
-    """The fields of a `BackboneAdvice` that are known before backbones are ranked, and those of the data."""
+    """The fields of a `BackboneAdvice` that are known before backbones are ranked, and what the others depend on.
+
+    Attributes:
+        right: Which images each probe classified correctly, by stage, and by the head's input under `features`.
+        lacks_distance: Whether it has published weights, and no batch norms with statistics of its pretraining data.
+    """
 
     backbone: str
     top1: float | None
@@ -241,14 +247,23 @@ class _Estimates:
     interval: tuple[float, float]
     stages: tuple[StageAdvice, ...]
     distance: float | None
-    strategy: str
-    reason: str
     seconds: float
     images: int
     classes: tuple[str, ...]
+    right: Mapping[str, npt.NDArray[np.bool_]]
+    lacks_distance: bool
 
 
-_OF_THE_DATA = ("images", "classes")
+_OF_ESTIMATES_ALONE = ("images", "classes", "right", "lacks_distance")
+
+
+def _advice(one: _Estimates, rank: float, borrowed: BorrowedDistance | None) -> BackboneAdvice:
+    strategy, reason = suggest_strategy(one.stages, one.right, borrowed)
+    own = {key: value for key, value in vars(one).items() if key not in _OF_ESTIMATES_ALONE}
+    if borrowed is not None:
+        own["distance"] = borrowed.value
+    by = borrowed.by if borrowed is not None else None
+    return BackboneAdvice(**own, distance_by=by, strategy=strategy, reason=reason, rank=rank)
 
 
 def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, tell_faults: bool) -> _Estimates:
@@ -274,7 +289,7 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
     if tell_faults:
         warn_of_images(job, progress)
     part, place = job.decoded["fit"], setup.device.place
-    chosen = _chosen(part)
+    chosen = chosen_images(part)
     labels = np.asarray(part.labels)[chosen]
     groups = group_numbers([part.samples[index] for index in chosen])
     folds, lacking = held_out_folds(labels, 0, groups)
@@ -325,8 +340,8 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
         for number, name in enumerate(features)
     )
     known = [one.distance for one in stages if one.distance is not None]
+    anatomy = job.network.anatomy
     del model
-    strategy, reason = suggest_strategy(stages, right)
     return _Estimates(
         backbone=setup.backbone.qualified,
         top1=setup.weights.top1 if setup.weights is not None else None,
@@ -335,11 +350,11 @@ def _estimate(experiment: Experiment, plugins: Plugins, progress: Progress, *, t
         interval=bootstrap_interval(right["features"][None]),
         stages=stages,
         distance=float(np.mean(known)) if known else None,
-        strategy=strategy,
-        reason=reason,
         seconds=round(perf_counter() - began, 2),
         images=len(chosen),
         classes=job.images.classes,
+        right=right,
+        lacks_distance=setup.weights is not None and not known and any(one.parameters for one in anatomy.stages),
     )
 
 
@@ -361,15 +376,6 @@ def _head_inputs(network: Network, kept: list[npt.NDArray[np.float32]]) -> Itera
         yield
     finally:
         handle.remove()
-
-
-def _chosen(part: DecodedImages) -> npt.NDArray[np.int64]:
-    """Indices of the images that are used: all, or a stratified subset of about `MOST_IMAGES`."""
-    count = len(part.samples)
-    if count <= MOST_IMAGES:
-        return np.arange(count)
-    kept = {sample.id for sample in stratified_subset(part.samples, MOST_IMAGES / count, seed=0)}
-    return np.array([index for index, sample in enumerate(part.samples) if sample.id in kept])
 
 
 def mean_ranks(estimates: Mapping[str, Sequence[float | None]]) -> list[float]:

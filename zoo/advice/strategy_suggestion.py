@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from zoo.advice.borrowed_distance import BorrowedDistance
 from zoo.errors import counted
 from zoo.evaluation.significance import p_value
 from zoo.evaluation.statistics import holm, paired_difference_interval
@@ -39,20 +40,26 @@ class StageAdvice:
     distance: float | None
 
 
-def suggest_strategy(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDArray[np.bool_]]) -> tuple[str, str]:
+def suggest_strategy(
+    stages: Sequence[StageAdvice],
+    right: Mapping[str, npt.NDArray[np.bool_]],
+    borrowed: BorrowedDistance | None = None,
+) -> tuple[str, str]:
     """The strategy that the probes and the distance of the data suggest, and the reason in one sentence.
 
     Args:
         stages: probes and distances, from input to output.
         right: which images the probe of each stage classified correctly, by its name; under `features`, the probe on
             the head's inputs.
+        borrowed: the distance by other networks, which counts where no stage has one.
     """
     from zoo.advice.domain_distance import FAR, NEAR
 
     final = right["features"]
     accuracy = float(final.mean())
     known = [one.distance for one in stages if one.distance is not None]
-    distance = float(np.mean(known)) if known else None
+    distance = float(np.mean(known)) if known else borrowed.value if borrowed is not None else None
+    measured = str(borrowed) if not known and borrowed is not None else f"{distance or 0:.2f}"
     best = _better_stage(stages, right)
     if best is not None:
         return (
@@ -62,13 +69,13 @@ def suggest_strategy(stages: Sequence[StageAdvice], right: Mapping[str, npt.NDAr
         )
     words = f"a linear probe on its features has accuracy {accuracy:.3f}"
     if distance is not None and distance <= NEAR:
-        return "linear", f"{words}, and the photographs are similar to its pretraining data (distance {distance:.2f})"
+        return "linear", f"{words}, and the photographs are similar to its pretraining data (distance {measured})"
     if accuracy >= SATURATED:
         return "linear", f"{words}, and too few photographs are wrong to show a gain"
     if len(stages) == 1:
         return "linear", f"{words}, and it has no further stages that could be trained"
     if distance is not None and distance >= FAR:
-        return "full", f"{words}, and the photographs differ from its pretraining data (distance {distance:.2f})"
+        return "full", f"{words}, and the photographs differ from its pretraining data (distance {measured})"
     return _by_profile(stages, right, words)
 
 

@@ -357,7 +357,10 @@ def read_value(key: str, raw: str, kind: Any, into: dict[str, Any], problems: li
         elif re.fullmatch(r"-?[0-9]+", raw):
             problems.append(f"`{key}={raw}` is too large")
         else:
-            problems.append(f"`{key}={raw}` is not a whole number")
+            is_range = re.fullmatch(r"-?[0-9]+\.\.-?[0-9]+", raw)
+            problems.append(
+                f"`{key}={raw}` is {'a range, which `zoo study` takes' if is_range else 'not a whole number'}"
+            )
     elif kind is float:
         try:
             if not raw.isascii() or "_" in raw:  # Python would read `1_000` and digits of other scripts as numbers

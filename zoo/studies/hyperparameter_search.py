@@ -51,6 +51,8 @@ def search(
 ) -> dict[str, Any]:
     """Search learning rate, weight decay, augmentation and number of epochs by the loss on `val`, or over all folds.
 
+    For a head that is solved, options of its strategy and the norm policy are searched instead.
+
     Optuna trials are kept in `search.db` and are not repeated by a later session.
 
     Args:
@@ -76,14 +78,18 @@ def search(
     from sqlalchemy.exc import SQLAlchemyError
 
     from zoo.config.grammar import parse
+    from zoo.studies.solved_space import solved_space
     from zoo.training.entry import train
     from zoo.training.setup import build, plan_phases, resolve
 
     setup = resolve(experiment, plugins)
     network = build(setup, experiment, classes=2, pretrained=False)
     phases = plan_phases(setup, network, experiment).phases
+    solved = None
     if all(phase.solver for phase in phases):
-        return {"settings": None, "note": "its head is solved, so it has no settings to search"}
+        solved = solved_space(setup.plan, network.model, experiment, given)
+        if not solved.values:
+            return {"settings": None, "note": "its head is solved, and has no settings to search that were not given"}
     counted = any(
         phase.epochs is not None for phase in parse(experiment.strategy, plugins.strategies).phases(network.anatomy)
     )
@@ -92,6 +98,9 @@ def search(
     start = {"lr": rate, "weight_decay": experiment.weight_decay, "augment": experiment.augment}
     start |= {} if counted else {"epochs": DEFAULT_EPOCHS}
     start = {key: value for key, value in start.items() if key not in given}
+    if solved is not None:
+        start = solved.combinations(experiment.seed)[0]
+        count = min(count, len(solved.combinations(experiment.seed)))
     if not start:
         return {"settings": None, "note": "every setting that it would search was given"}
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -106,8 +115,12 @@ def search(
             "epochs": lambda: trial.suggest_int("epochs", *EPOCHS),
         }
         settings = {key: draw() for key, draw in asked.items() if key in start}
+        if solved is not None:
+            chosen = {key: trial.suggest_categorical(key, values) for key, values in solved.values.items()}
+            settings = solved.settings(chosen)
         out = runs / str(trial.number)
-        progress = _OptunaProgress(trial) if experiment.folds is None else Silent()  # of folds, only the whole counts
+        # of folds, only the whole counts, and a solved head has no epochs
+        progress = _OptunaProgress(trial) if experiment.folds is None and solved is None else Silent()
         try:
             run = train(
                 replace(experiment, **settings, callback=()), out=out, force=True, plugins=plugins, progress=progress
@@ -133,10 +146,11 @@ def search(
             pruner=optuna.pruners.MedianPruner(n_startup_trials=STARTUP),
         )
         if not found.trials:
-            found.enqueue_trial(start)  # the defaults are tried first
-        for one in found.get_trials(states=[OptunaState.RUNNING]):  # a session was killed during it: it is repeated
-            found.tell(one.number, state=OptunaState.FAIL)
-            found.enqueue_trial(one.params or start)
+            for one in [start] if solved is None else solved.combinations(experiment.seed):
+                found.enqueue_trial(one)  # the defaults are tried first
+        for stale in found.get_trials(states=[OptunaState.RUNNING]):  # a session was killed during it: it is repeated
+            found.tell(stale.number, state=OptunaState.FAIL)
+            found.enqueue_trial(stale.params or start)
         ended = found.get_trials(states=[OptunaState.COMPLETE, OptunaState.PRUNED])
         if len(ended) < count:
             found.optimize(objective, n_trials=count - len(ended), timeout=seconds)
@@ -150,8 +164,9 @@ def search(
     finally:
         shutil.rmtree(runs, ignore_errors=True)
     best = found.best_trial if completed else None
+    params = dict(best.params) if best is not None else None
     return {
-        "settings": dict(best.params) if best is not None else None,
+        "settings": params if params is None or solved is None else solved.settings(params),
         "loss": best.value if best is not None else None,
         "tried": len(completed) + pruned,
         "pruned": pruned,

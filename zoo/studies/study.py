@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from zoo.config.ranges import expand_ranges
 from zoo.config.references import absolute_weights, look_up
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
@@ -34,7 +35,8 @@ class Study:
     Attributes:
         data: Images: a folder, or `NAME:ARGUMENT` of a dataset.
         backbones: Names of the networks to fine-tune.
-        strategies: Strategies, such as `linear` or `partial:2`.
+        strategies: Strategies, such as `linear` or `partial:2`. Options that are whole numbers may be ranges:
+            `partial:1..3` stands for three strategies.
         also: More pairs of a backbone and a strategy.
         seeds: Seeds that every configuration is trained with.
         fractions: Shares of the training images that every configuration is trained on.
@@ -136,16 +138,16 @@ class Study:
         return problems
 
     def experiment(self, trial: Trial, tuned: Mapping[str, Any] | None = None) -> Experiment:
-        """The experiment of a trial; `tuned` are settings that the search found."""
+        """The experiment of a trial; `tuned` are settings that the search found, options of the strategy among them."""
         return Experiment.from_json(
             {
                 **self.settings,
-                **(tuned or {}),
                 "data": self.data if self.data.startswith(f"{LOCKED}:") else f"{LOCKED}:{self.data}",
                 "backbone": trial.backbone,
                 "strategy": trial.strategy,
                 "seed": trial.seed,
                 "fraction": trial.fraction,
+                **(tuned or {}),
             }
         )
 
@@ -159,10 +161,15 @@ class Study:
             UsageError: names or settings are unknown (all are reported at once), or a backbone or a strategy is given
                 under two names.
         """
-        pairs = [*((one, other) for one in self.backbones for other in self.strategies), *self.also]
         known: dict[str, Any] = {"backbone": {}, "strategy": {}}
         problems: list[UsageError] = []
         found: list[tuple[str, str]] = []
+        pairs: list[tuple[str, str]] = []
+        for backbone, text in [*((one, other) for one in self.backbones for other in self.strategies), *self.also]:
+            try:
+                pairs += [(backbone, strategy) for strategy in expand_ranges(text, plugins.strategies)]
+            except UsageError as error:
+                problems.append(error)
         for one, other in pairs:
             trial = Trial(backbone=one, strategy=other, seed=self.seeds[0], fraction=self.fractions[0])
             try:

@@ -81,7 +81,7 @@ class PhasePlan:
 
     Attributes:
         steps: optimiser steps; None without data.
-        settings: those of `ema`, `mixup`, `cutmix` and `pull` that are set.
+        settings: those of `ema`, `mixup`, `cutmix`, `pull` and `feature_pull` that are set.
         stages: one row per stage, the head last.
         frozen: which stages the frozen prefix covers, and whether its outputs are cached; None: there is no prefix.
         memory: bytes for weights, gradients, the optimiser's state and the activations of a batch, in fp32.
@@ -244,7 +244,9 @@ def _phase_plan(
     trainable = sum(stage.trainable for stage in stages)
     kept = 0.0 if phase.solver is not None else 1 + kept_numbers(setup.optimizer)  # the 1 is the gradient
     steps = images and epochs * len(batches(torch.arange(images).numpy(), experiment.batch_size))
-    passes = epochs if phase.solver is None else 1
+    passes = float(epochs if phase.solver is None else 1)
+    teacher = weights if phase.feature_pull else 0
+    passes *= 4 / 3 if phase.feature_pull else 1  # the teacher computes forward what a step computes there and back
     return PhasePlan(
         name=phase.name,
         solver=phase.solver,
@@ -253,12 +255,12 @@ def _phase_plan(
         norm=phase.norm,
         settings={
             word: float(value)
-            for word in ("ema", "mixup", "cutmix", "pull")
+            for word in ("ema", "mixup", "cutmix", "pull", "feature_pull")
             if (value := getattr(phase, word)) is not None and value
         },
         stages=stages,
         trainable=trainable,
-        memory=round(weights + 4 * trainable * kept) + activations,
+        memory=round(weights + teacher + 4 * trainable * kept) + activations,
         frozen=frozen,
         # both times are measured on few images, so the time saved may come out as more than the whole
         seconds=None if images is None else max(each * passes - saved, 0.1 * each) * images,
@@ -285,8 +287,7 @@ def _frozen(
     trainable = changed_by(network, phase)
     if phase.solver is not None:
         network.model.eval()
-    mixed = phase.mixup is not None or phase.cutmix is not None
-    split = None if mixed else cache.split(network, trainable)
+    split = None if phase.needs_images else cache.split(network, trainable)
     if split is None:
         return None, 0.0
     views = 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)

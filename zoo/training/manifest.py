@@ -101,6 +101,7 @@ def phases_manifest(network: Network, planned: PlannedPhases) -> list[dict[str, 
             "mixup": phase.mixup,
             "cutmix": phase.cutmix,
             "pull": phase.pull,
+            "feature_pull": phase.feature_pull,
             "trainable_parameters": sum(sizes[name] for name in trained_by(network, phase)),
         }
         for phase, count in zip(planned.phases, planned.epochs)

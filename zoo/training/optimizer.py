@@ -70,7 +70,9 @@ def plan_groups(network: Network, phase: Phase, experiment: Experiment, lr: floa
     """The optimiser's groups of a phase at the run's rate `lr`; each trainable parameter is in exactly one.
 
     Biases and norms (parameters of one dimension or none) have no weight decay: He et al. 2019, "Bag of Tricks",
-    section 3.1. Nor have stages that are pulled towards their initial values: in Li et al. 2018 the pull replaces it.
+    section 3.1. Nor have stages whose weights or features are pulled towards the initial ones: in Li et al. 2018 and
+    2019 the pull replaces it.
+    Nor have groups whose strategy says so.
 
     Raises:
         UsageError: a group is limited to a kind of parameters that its stages do not have.
@@ -85,7 +87,8 @@ def plan_groups(network: Network, phase: Phase, experiment: Experiment, lr: floa
                 f"{' '.join(group.stages)}",
                 hint="choose another strategy or backbone; `linear` and `full` work on every backbone",
             )
-        decay = 0.0 if phase.pull and HEAD not in group.stages else experiment.weight_decay
+        pulled = (phase.pull or phase.feature_pull) and HEAD not in group.stages
+        decay = 0.0 if pulled or not group.decays else experiment.weight_decay
         decayed = tuple(name for name in names if shapes[name] > 1)
         for value, some in ((decay, decayed), (0.0, tuple(name for name in names if shapes[name] <= 1))):
             if some:

@@ -71,7 +71,7 @@ def prefix_work(
     views, prefixes = 0, set()
     for phase, epochs in zip(planned.phases, planned.epochs):
         trainable = changed_by(network, phase)
-        if first and not first & set(trainable) and phase.mixup is None and phase.cutmix is None:
+        if first and not first & set(trainable) and not phase.needs_images:
             views += 1 if phase.solver else min(experiment.views or default_views(epochs), epochs)
             prefixes.add(frozenset(trainable))
     evaluated = sum(len(part.labels) for role, part in decoded.items() if role != "fit") if prefixes else 0

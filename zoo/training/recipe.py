@@ -135,7 +135,7 @@ class Recipe:
             load_tensors(tensors, self.model, self.average)
             unpack(optimizer, tensors, state["optimizer"], self.experiment.optimizer)
             self.proof.expect(state["proof"])
-        self.steps = workspace.open_phase(number, optimizer)
+        self.steps = workspace.open_phase(number, optimizer, restored=None if restored is None else restored[0])
 
     def _solve(self, phase: Phase) -> dict[str, Any]:
         """Solve a phase; returns its history record."""
@@ -276,6 +276,7 @@ class Recipe:
         if self.steps is not None:
             more, optimizer = pack(self.steps.optimizer, self.experiment.optimizer)
             tensors |= more
+            tensors |= self.steps.tensors()
         state = {
             **self.state.to_json(),
             "parts": self.workspace.stepper.parts,

@@ -17,6 +17,7 @@ from zoo.plugin import Plugins
 from zoo.stage import HEAD
 from zoo.strategy import Phase
 from zoo.system.device import Device, choose_device
+from zoo.training.feature_distance import map_layers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +109,8 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
     if asked and all(phase.solver for phase in phases):
         phases = _without_solvers(phases, f"`{asked[0]}` needs optimiser steps", str(plan))
         notes.append(f"`{asked[0]}` needs optimiser steps, so `{plan}` takes steps instead of being solved")
+    if any(phase.feature_pull for phase in phases):
+        _check_feature_pull(network, setup, experiment)
     epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(plan))
     stepped = [phase for phase in phases if phase.solver is None]
     for phase in stepped:
@@ -129,6 +132,20 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
     else:
         notes += _notes_on_solving(phases, experiment, str(plan))
     return PlannedPhases(phases=phases, epochs=epochs, notes=tuple(notes))
+
+
+def _check_feature_pull(network: Network, setup: Setup, experiment: Experiment) -> None:
+    """Raise a `UsageError` where feature maps cannot be compared."""
+    if experiment.compile:
+        raise UsageError(
+            f"`{setup.plan}` compares feature maps, which a compiled network does not show",
+            hint="leave `--compile` out",
+        )
+    if not map_layers(network, setup.preprocess.crop):
+        raise UsageError(
+            f"`{network.anatomy.backbone}` has no feature maps that `{setup.plan}` could compare",
+            hint="use another backbone, or `l2sp`, which compares weights",
+        )
 
 
 def _notes_on_steps(stepped: Sequence[Phase], longest: int, experiment: Experiment) -> Iterator[str]:

@@ -16,6 +16,7 @@ from zoo.progress import Progress
 from zoo.strategy import Phase
 from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
+from zoo.training.feature_distance import FeatureDistance
 from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import take_step
 from zoo.training.sampler import seed_step
@@ -62,6 +63,7 @@ class Stepper:
         epoch: int,
         batch: int,
         start: Mapping[str, torch.Tensor],
+        distance: FeatureDistance | None = None,
     ) -> tuple[float, int]:
         """Take one step; returns the mean loss and the number of images classified correctly.
 
@@ -70,10 +72,11 @@ class Stepper:
             inputs: tensors with N rows each: images, or cached outputs of the frozen prefix.
             labels: `(N,)`.
             optimizer: its learning rates are set.
-            phase: for `mixup`, `cutmix`, `norm` and `pull`.
+            phase: for `mixup`, `cutmix`, `norm`, `pull` and `feature_pull`.
             epoch: seeds the step, together with `batch`.
             batch: number of the batch in its epoch.
             start: initial values of the parameters that the phase pulls towards them, by name.
+            distance: of the feature maps, for `feature_pull`.
 
         Raises:
             Diverged: the loss is not finite.
@@ -90,7 +93,9 @@ class Stepper:
             parts = self.parts_of(phase, len(labels))
             kept = self._statistics(phase)
             try:
-                loss, right = self._gradients(forward, inputs, targets, optimizer, parts, epoch)
+                loss, right = self._gradients(
+                    forward, inputs, targets, optimizer, parts, epoch, distance, phase.feature_pull
+                )
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -143,17 +148,30 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         parts: int,
         epoch: int,
+        distance: FeatureDistance | None,
+        feature_pull: float,
     ) -> tuple[float, int]:
-        """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right."""
+        """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right.
+
+        The loss that is returned is without the penalty of `feature_pull`, as it is without that of `pull`.
+        """
         with without_compiler():
             optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
         value, right = 0.0, 0
         split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
         for *some, wanted in zip(*split):
-            logits = self._logits(forward, *some)
-            loss = self.loss(logits, wanted) / whole
-            loss.backward()  # type: ignore[no-untyped-call]
+            if distance is None:
+                logits = self._logits(forward, *some)
+                loss = total = self.loss(logits, wanted) / whole
+            else:
+                with distance.watching() as watched:
+                    logits = self._logits(forward, *some)
+                    with torch.no_grad():
+                        self._logits(distance.teacher, *some)
+                loss = self.loss(logits, wanted) / whole
+                total = loss + feature_pull / len(targets) * watched.penalty(len(wanted))
+            total.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
             answers = wanted if wanted.ndim == 1 else wanted.argmax(1)
             right += int((logits.detach().argmax(1) == answers).sum())

@@ -15,6 +15,14 @@ from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
 from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
+from zoo.training.feature_distance import (
+    ATTENTION,
+    MOST_WEIGHED,
+    WEIGHED_AT_ONCE,
+    FeatureDistance,
+    map_layers,
+    teacher_of,
+)
 from zoo.training.lr_schedule import RateSchedule
 from zoo.training.optimizer import changed_by, make_optimizer, plan_groups, pulled_by
 from zoo.training.preparation import Job, feature_cache
@@ -29,6 +37,7 @@ class Workspace:
     Attributes:
         groups: the optimiser's parameter groups of every phase.
         start: initial values, by name, of all parameters that a phase pulls towards their initial values.
+        teacher: the initial network, frozen, where a phase pulls feature maps towards its own.
         views: augmented views of the training images.
     """
 
@@ -44,6 +53,7 @@ class Workspace:
         self.groups = tuple(plan_groups(self.network, phase, experiment, experiment.lr) for phase in self.phases)
         self.model = self.network.model.to(device.place).to(memory_format=torch.channels_last)
         self.start = self._start()
+        self.teacher = teacher_of(self.model) if any(phase.feature_pull for phase in self.phases) else None
         self.forward: Callable[..., torch.Tensor] = torch.compile(self.model) if experiment.compile else self.model
         self.classes = int(self.train.labels.max()) + 1
         self.stepper = Stepper(
@@ -70,13 +80,21 @@ class Workspace:
         """The optimiser of a phase, by its number."""
         return make_optimizer(self.model, self.groups[phase], self.job.setup.optimizer)
 
-    def open_phase(self, phase: int, optimizer: torch.optim.Optimizer, *, fold: bool = True) -> PhaseSteps:
+    def open_phase(
+        self,
+        phase: int,
+        optimizer: torch.optim.Optimizer,
+        *,
+        fold: bool = True,
+        restored: Mapping[str, torch.Tensor] | None = None,
+    ) -> PhaseSteps:
         """The steps of a phase, by its number, on a network that the phase has been applied to.
 
         Where possible, the network is split at the end of its frozen prefix, and steps begin there. With `fold`, batch
-        norms with fixed statistics are folded into their convolutions while a step computes.
+        norms with fixed statistics are folded into their convolutions while a step computes. `restored` are the tensors
+        of a checkpoint of this phase.
         """
-        return PhaseSteps(self, phase, optimizer, fold=fold)
+        return PhaseSteps(self, phase, optimizer, fold=fold, restored=restored)
 
     def plain_batches(self) -> Iterator[torch.Tensor]:
         """All training images without augmentation, in order, as batches of inputs `(N, 3, H, W)`."""
@@ -84,6 +102,16 @@ class Workspace:
         for indices in batches(np.arange(len(self.labels)), self.experiment.batch_size):
             yield plain.inputs(indices, [0] * len(indices))
             self.job.context.progress.advance(len(indices))
+
+    def weighing_batches(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Up to `MOST_WEIGHED` training images without augmentation, evenly spread, with their labels."""
+        count = len(self.labels)
+        chosen = np.unique(np.linspace(0, count - 1, min(count, MOST_WEIGHED)).round().astype(np.int64))
+        plain, progress = self.views.plain(), self.job.context.progress
+        progress.start("weights of channels", len(chosen))
+        for indices in batches(chosen, min(self.experiment.batch_size, WEIGHED_AT_ONCE)):
+            yield plain.inputs(indices, [0] * len(indices)), self.labels[indices].to(self.device.place)
+            progress.advance(len(indices))
 
     def validation_outputs(self, phase: Phase) -> PrefixOutputs | None:
         """Cached outputs of the prefix that a phase freezes, for the validation images; None where there are none."""
@@ -105,7 +133,15 @@ class Workspace:
 class PhaseSteps:
     """The optimiser steps of one phase: their inputs, and the function that they differentiate."""
 
-    def __init__(self, workspace: Workspace, number: int, optimizer: torch.optim.Optimizer, *, fold: bool) -> None:
+    def __init__(
+        self,
+        workspace: Workspace,
+        number: int,
+        optimizer: torch.optim.Optimizer,
+        *,
+        fold: bool,
+        restored: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         self._workspace = workspace
         self.optimizer = optimizer
         self.phase = phase = workspace.phases[number]
@@ -116,15 +152,37 @@ class PhaseSteps:
         self._outputs: PrefixOutputs | None = None  # of the frozen prefix for the training images
         self._forward = workspace.forward
         self.validation_outputs: PrefixOutputs | None = None
+        self.distance = self._distance(restored)
         self._split(workspace.epochs[number])
         if fold:
             self._fold()
 
+    def _distance(self, restored: Mapping[str, torch.Tensor] | None) -> FeatureDistance | None:
+        """The distance that the phase adds to the loss, with the channel weights of a checkpoint where there is one."""
+        workspace = self._workspace
+        if not self.phase.feature_pull:
+            return None
+        assert workspace.teacher is not None
+        layers = map_layers(workspace.network, workspace.predictor.preprocess.crop)
+        distance = FeatureDistance(workspace.model, workspace.teacher, layers)
+        if restored is None:
+            distance.weigh(workspace.weighing_batches())
+        else:
+            kept = [restored[f"{ATTENTION}{layer.path}"] for layer in layers]
+            distance.weights = tuple(weights.to(workspace.device.place) for weights in kept)
+        return distance
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint keeps of the phase beside the network and the optimiser."""
+        if self.distance is None:
+            return {}
+        pairs = zip(self.distance.layers, self.distance.weights, strict=True)
+        return {f"{ATTENTION}{layer.path}": weights for layer, weights in pairs}
+
     def _split(self, epochs: int) -> None:
         workspace, phase = self._workspace, self.phase
-        mixed = phase.mixup is not None or phase.cutmix is not None  # mixed images differ in every step
         trainable = changed_by(workspace.network, phase)
-        split = None if mixed else workspace.cache.split(workspace.network, trainable)
+        split = None if phase.needs_images else workspace.cache.split(workspace.network, trainable)
         if split is None:
             return
         self._views = self._views or default_views(epochs)
@@ -142,6 +200,8 @@ class PhaseSteps:
         workspace = self._workspace
         if self.phase.norm == "train" or workspace.device.place.type != "cpu" or workspace.experiment.compile:
             return  # in measurements, folding saved time only on a CPU
+        if self.distance is not None:
+            return  # a folded convolution gives other maps than the teacher's
         images = noise(SMALL_BATCH, workspace.predictor.preprocess.crop, workspace.device.place)
         folded, forward = FoldedSteps(workspace.model, images), self._forward
 
@@ -176,7 +236,15 @@ class PhaseSteps:
             inputs = (workspace.views.inputs(indices, views),)
         labels = workspace.labels[indices].to(workspace.device.place)
         return workspace.stepper.step(
-            self._forward, inputs, labels, self.optimizer, self.phase, epoch=epoch, batch=batch, start=self.pulled
+            self._forward,
+            inputs,
+            labels,
+            self.optimizer,
+            self.phase,
+            epoch=epoch,
+            batch=batch,
+            start=self.pulled,
+            distance=self.distance,
         )
 
     def spent(self) -> tuple[float, float, float]:

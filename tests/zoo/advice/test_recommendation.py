@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,19 @@ from scipy.stats import binomtest, norm
 from tests_support import make_photos
 from torch import nn
 
-from zoo import Plugins, Study, UsageError, ZooError, advise
+from zoo import Experiment, Plugins, Study, UsageError, ZooError, advise
+from zoo.advice import borrowed_distance as borrowing
+from zoo.advice import recommendation
+from zoo.advice.borrowed_distance import MEASURER, borrowed_distance
 from zoo.advice.domain_distance import NormRecorder, by_stage, divergence
 from zoo.advice.probing import StageRecorder, pooled, probe
 from zoo.advice.recommendation import mean_ranks
 from zoo.advice.strategy_suggestion import MARGIN, StageAdvice, suggest_strategy
 from zoo.advice.track_record import track_record
+from zoo.backbone import is_at_hand
 from zoo.evaluation.statistics import paired_difference_interval
 from zoo.networks.building import build_network
+from zoo.progress import Silent
 from zoo.studies.results import Results
 from zoo_cli.main import run as zoo
 
@@ -289,3 +295,62 @@ def test_advice_for_a_study_is_on_the_study_s_images(
     found = advise(study=folder, plugins=plugins)
     assert found.images < whole.images
     assert len(seen) == len(found.backbones[0].stages) + 1 and all(one is not None for one in seen)
+
+
+class Said(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+def test_a_network_without_batch_norms_borrows_the_distance(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of those in the comparison that have one, else of an installed one; with random weights there is none."""
+    experiment = Experiment(data="photos", backbone="timm/vit_tiny_patch16_224", strategy="linear", image_size=96)
+    said = Said()
+    asked: list[Experiment] = []
+
+    def measure(one: Experiment, *rest: Any) -> float:
+        asked.append(one)
+        return 0.7
+
+    monkeypatch.setattr(borrowing, "measured_distance", measure)
+    found = borrowed_distance({"a": 0.1, "b": 0.3}, experiment, plugins, said)
+    assert found is not None and found.value == pytest.approx(0.2) and found.by == ("a", "b") and not asked
+    found = borrowed_distance({}, experiment, plugins, said)
+    assert found is not None and found.by == (MEASURER,) and asked[0].backbone == MEASURER
+    assert asked[0].image_size is None and asked[0].weights == "default" and asked[0].data == "photos"
+    strategy, reason = suggest_strategy(*profile([0.6, 0.85, 0.852], None), found)
+    assert strategy == "full" and f"0.70, measured with `{MEASURER}`" in reason
+    strategy, reason = suggest_strategy(*profile([0.6, 0.8, 0.93], 0.1), found)  # its own counts
+    assert strategy == "linear" and "distance 0.10)" in reason
+
+    def cannot(*arguments: Any) -> float:
+        raise ZooError("the images cannot be read")
+
+    monkeypatch.setattr(borrowing, "measured_distance", cannot)
+    assert borrowed_distance({}, experiment, plugins, said) is None
+    assert MEASURER in said.notes[0] and "the images cannot be read" in said.notes[0]
+
+
+def test_the_distance_that_is_borrowed_is_the_one_that_its_network_has(
+    two_splits: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small backbone stands for the installed one; `lacks_distance` is set, since no ViT has weights here."""
+    settings: dict[str, Any] = {"weights": "none", "image_size": 32, "device": "cpu", "plugins": plugins}
+    estimate = recommendation._estimate
+
+    def pretrained(*arguments: Any, **named: Any) -> Any:
+        found = estimate(*arguments, **named)
+        known = 0.3 if "resnet" in found.backbone else None
+        return replace(found, distance=known, lacks_distance=known is None)
+
+    monkeypatch.setattr(recommendation, "_estimate", pretrained)
+    found = advise(str(two_splits), ["timm/test_resnet", "timm/test_vit"], **settings)
+    by_name = {one.backbone: one for one in found.backbones}
+    assert by_name["timm/test_vit"].distance == 0.3 and by_name["timm/test_vit"].distance_by == ("timm/test_resnet",)
+    assert by_name["timm/test_resnet"].distance_by is None
+    if is_at_hand(plugins.backbones.find(MEASURER).value, plugins.backbones.find(MEASURER).value.weights[0]):
+        alone = advise(str(two_splits), ["timm/test_vit"], **settings).backbones[0]
+        assert alone.distance_by == (MEASURER,) and alone.distance is not None and alone.distance > 0.05

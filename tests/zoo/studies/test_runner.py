@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ import pytest
 from filelock import FileLock
 from shared import made_once
 
-from zoo import Plugins, Run, Study, UsageError, ZooError, evaluate, study
+from zoo import Experiment, Plugins, Run, Study, UsageError, ZooError, evaluate, study
 from zoo.errors import DiskFull
 from zoo.runs.looks import earlier_looks, write_locked
 from zoo.storage.files import append_json
@@ -551,7 +552,7 @@ def test_the_search_uses_val_and_resumes(two_splits: Path, tmp_path: Path, plugi
     wanted = stale.suggest_float("lr", 5e-4, 5e-2, log=True)
     assert search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)["tried"] == 3
     assert kept.trials[-1].params["lr"] == wanted and kept.trials[2].state is optuna.trial.TrialState.FAIL
-    solved = search(replace(experiment, strategy="linear", epochs=None), [], 2, tmp_path, None, plugins)
+    solved = search(replace(experiment, strategy="linear", epochs=None), ["norm"], 2, tmp_path, None, plugins)
     assert solved["settings"] is None and "solved" in solved["note"]
     (tmp_path / "fixed").mkdir()
     fixed = search(experiment, ["epochs", "lr"], 1, tmp_path / "fixed", None, plugins)
@@ -561,6 +562,33 @@ def test_the_search_uses_val_and_resumes(two_splits: Path, tmp_path: Path, plugi
     (tmp_path / "search.db").write_bytes(b"not a database" * 100)
     with pytest.raises(ZooError, match=r"search\.db` cannot be used"):
         search(replace(experiment, epochs=None), [], 3, tmp_path, None, plugins)
+
+
+def test_the_search_tries_each_setting_of_a_solved_head_once(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from zoo.studies.hyperparameter_search import search
+
+    spec = asked(two_splits, strategies=("knn",), settings={"image_size": 32, "weights": "none"})
+    trial = spec.trials(plugins)[0]
+    experiment = spec.experiment(trial)
+    tried: list[tuple[str, str | None]] = []
+
+    def scored(one: Experiment, **more: Any) -> Any:
+        tried.append((one.strategy, one.norm))
+        return SimpleNamespace(metrics={"loss": 0.5 if (one.strategy, one.norm) == ("knn:3", "recalibrate") else 1.0})
+
+    monkeypatch.setattr("zoo.training.entry.train", scored)
+    first = search(experiment, [], 5, tmp_path, None, plugins)
+    assert first["tried"] == 5 and tried[0] == ("knn", "frozen")  # the defaults come first
+    found = search(experiment, [], 99, tmp_path, None, plugins)
+    assert len(tried) == len(set(tried)) == found["tried"] == 12 and found["pruned"] == 0
+    assert found["settings"] == {"norm": "recalibrate", "strategy": "knn:3"}
+    tuned = spec.experiment(trial, found["settings"])
+    assert (tuned.strategy, tuned.norm, tuned.seed) == ("knn:3", "recalibrate", trial.seed)
+    (tmp_path / "given").mkdir()
+    given = search(replace(experiment, strategy="knn:7,norm=frozen"), [], 5, tmp_path / "given", None, plugins)
+    assert given["settings"] is None and "given" in given["note"]
 
 
 @pytest.mark.usefixtures("in_this_process")

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from messages import refused
 
 from zoo import Plugins, Study, UsageError
+from zoo.config.grammar import parse
 from zoo.data.opening import open_images
 from zoo.data.splitting import lock, stratified_subset
 from zoo.dataset import Images, Sample
@@ -73,6 +75,58 @@ def test_names_are_looked_up_at_once(plugins: Plugins) -> None:
 def test_two_names_for_one_entry_are_refused(changes: dict[str, object], plugins: Plugins) -> None:
     with pytest.raises(UsageError, match="are two names of one"):
         asked(**changes).trials(plugins)
+
+
+@pytest.mark.parametrize(
+    ("texts", "strategies"),
+    [
+        (("truncate:1..3",), ["truncate:1", "truncate:2", "truncate:3"]),  # `truncate` is `truncate:1`
+        (("partial:2..2", "knn:9..11"), ["partial:2", "knn:9", "knn", "knn:11"]),
+        (
+            ("linear+partial:1..2,epochs=3..4", "linear"),
+            [
+                "linear+partial:1,epochs=3",
+                "linear+partial:1,epochs=4",
+                "linear+partial:2,epochs=3",
+                "linear+partial:2,epochs=4",
+                "linear",
+            ],
+        ),
+        (("partial:1..2", "partial:2..3"), ["partial:1", "partial:2", "partial:3"]),
+    ],
+)
+def test_a_range_stands_for_its_strategies(texts: tuple[str, ...], strategies: list[str], plugins: Plugins) -> None:
+    study = asked(strategies=texts, seeds=(0,))
+    expected = [str(parse(text, plugins.strategies)) for text in strategies]
+    assert [trial.strategy for trial in study.trials(plugins)] == expected
+    pairs = asked(strategies=(), backbones=(), also=tuple(("resnet18", text) for text in texts), seeds=(0,))
+    assert [trial.strategy for trial in pairs.trials(plugins)] == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("truncate:3..1", ("`truncate:3..1`", "`3..1` ends before it begins")),
+        ("partial:1..1000000", ("`partial:1..1000000`", "more than 100 strategies")),
+        ("partial:1..50+partial:1..50", ("`partial:1..50+", "more than 100 strategies")),
+        ("truncate:0..1", ("`truncate:0`", "drops no stage")),
+        ("l2sp:1..2", ("`alpha=1..2`", "is not a number")),
+        ("linear,head=1..2", ("`head=1..2`", "neither")),
+        ("linear:1..2", ("`head=1..2`", "neither")),
+        ("full:1..2", ("`full` takes no value", "`:1..2`")),
+        ("partial:1...3", ("`stages=1...3`", "not a whole number")),
+        ("partial:1..", ("`stages=1..`", "not a whole number")),
+        ("nothing:1..2", ("unknown strategy", "`nothing`")),
+    ],
+)
+def test_ranges_that_mean_nothing(text: str, words: tuple[str, ...], plugins: Plugins) -> None:
+    with refused(UsageError, *words):
+        asked(strategies=(text,)).trials(plugins)
+
+
+def test_a_run_takes_no_range(plugins: Plugins) -> None:
+    with refused(UsageError, "`stages=1..3` is a range", "`zoo study`"):
+        parse("partial:1..3", plugins.strategies)
 
 
 def test_unknown_settings(plugins: Plugins) -> None:
