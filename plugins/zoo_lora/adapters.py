@@ -104,6 +104,8 @@ def _pattern(paths: Iterable[str]) -> str:
 def _inject(network: Network, config: PeftConfig) -> Network:
     from peft import inject_adapter_in_model
 
+    from zoo_lora.pointwise import compute_with_sums
+
     training = network.model.training
     inject_adapter_in_model(config, network.model)
     network.model.train(training)
@@ -111,6 +113,7 @@ def _inject(network: Network, config: PeftConfig) -> Network:
         for layer in getattr(module, "lora_magnitude_vector", {}).values():
             if isinstance(module.get_base_layer(), nn.Conv2d):
                 layer.get_lora_weight = _convolution_update
+    compute_with_sums(network.model)
     names = [name for name, _ in network.model.named_parameters()]
     return replace(network, anatomy=_with_adapters(network.anatomy, names))
 
