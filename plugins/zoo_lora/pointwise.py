@@ -35,6 +35,7 @@ class PointwiseConv2d(Conv2d):  # type: ignore[misc]  # peft is not typed
 
 def compute_with_sums(model: nn.Module) -> None:
     """Let the pointwise convolutions of a network that have peft's low-rank adapters compute as `PointwiseConv2d`."""
+    module: Any
     for module in model.modules():
         if type(module) is Conv2d and module.get_base_layer().kernel_size == (1, 1) and not module.lora_variant:
             module.__class__ = PointwiseConv2d
