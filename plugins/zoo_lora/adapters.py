@@ -105,6 +105,8 @@ def _inject(network: Network, config: PeftConfig) -> Network:
     from peft import inject_adapter_in_model
     from peft.tuners.lora.dora import DoraConv2dLayer
 
+    from zoo_lora.pointwise import compute_with_sums
+
     training = network.model.training
     inject_adapter_in_model(config, network.model)
     network.model.train(training)
@@ -112,6 +114,7 @@ def _inject(network: Network, config: PeftConfig) -> Network:
         if isinstance(module, DoraConv2dLayer):
             layer: Any = network.model.get_submodule(path)
             layer.get_lora_weight = _convolution_update
+    compute_with_sums(network.model)
     names = [name for name, _ in network.model.named_parameters()]
     return replace(network, anatomy=_with_adapters(network.anatomy, names))
 

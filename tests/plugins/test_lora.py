@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 import torch
 from messages import refused
+from peft.tuners.lora import Conv2d
 
 from zoo import BuildSpec, Experiment, Network, Plugins, UsageError, train
 from zoo.config.grammar import parse
 from zoo.networks.building import build_network, read_state
 from zoo.stage import check_anatomy
 from zoo.training.optimizer import plan_groups
+from zoo_lora.pointwise import PointwiseConv2d
 
 SIZES = {
     "torchvision/resnet18": 32,
@@ -183,3 +185,29 @@ def test_a_run_leaves_the_backbone_s_own_network(text: str, two_splits: Path, tm
     assert sorted(state) == sorted(
         build_network(plugins.backbones.find("timm/test_resnet").value, classes=2).model.state_dict()
     )
+
+
+def test_pointwise_convolutions_compute_as_peft_does(plugins: Plugins) -> None:
+    network, spec = build("lite/efficientnet_lite0", 32, plugins)
+    model = parse("lora:2", plugins.strategies).attach(network, spec).model.eval()
+    added = {name: value for name, value in model.named_parameters() if ".lora_" in name}
+    for value in added.values():
+        torch.nn.init.normal_(value.requires_grad_(True), std=0.05)
+    images = torch.randn(2, 3, 32, 32)
+
+    def gradients() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits: torch.Tensor = model(images)
+        found = torch.autograd.grad(logits.square().mean(), list(added.values()))
+        return logits.detach(), dict(zip(added, found, strict=True))
+
+    quick: list[Any] = [module for module in model.modules() if isinstance(module, PointwiseConv2d)]
+    frozen = [module.get_base_layer().weight for module in quick]
+    logits, ours = gradients()
+    assert [module.get_base_layer().weight for module in quick] == frozen and len(quick) > 20  # they are put back
+    for module in quick:
+        module.__class__ = Conv2d
+    expected, theirs = gradients()
+    assert torch.allclose(logits, expected, atol=1e-5 * float(expected.abs().max()))
+    assert not any(isinstance(module, PointwiseConv2d) for module in model.modules())
+    for name, gradient in theirs.items():
+        assert torch.allclose(ours[name], gradient, atol=1e-4 * float(gradient.abs().max())), name
