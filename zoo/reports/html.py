@@ -323,18 +323,20 @@ def _short(name: str) -> str:
 
 def _command_of(run: Run) -> str:
     """The command that trains the same run."""
-    from zoo.experiment import Experiment
+    from zoo.experiment import Experiment, option_of
 
     words = ["zoo", "train"]
     for name, field in Experiment.__dataclass_fields__.items():
         value = getattr(run.experiment, name)
         if value != field.default and value is not None:
-            words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+            words += [option_of(name), *([] if value is True else [str(value)])]
     return shlex.join(words)
 
 
 def _command_of_study(results: Results) -> str:
     """The command that begins the same study."""
+    from zoo.experiment import option_of
+
     asked = results.study
     words = ["zoo", "study", "--data", asked.data]
     for option, values in (
@@ -355,7 +357,7 @@ def _command_of_study(results: Results) -> str:
         words += ["--search", str(asked.search)]
     words += [] if asked.test else ["--no-test"]
     for name, value in asked.settings.items():
-        words += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
+        words += [option_of(name), *([] if value is True else [str(value)])]
     return shlex.join(words)
 
 

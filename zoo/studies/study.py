@@ -99,6 +99,8 @@ class Study:
             problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")
         if self.settings.get("unknown_rate") is not None:
             problems.append("`unknown_rate` is for one run: train the winner again with `zoo train --unknown-rate`")
+        if self.settings.get("from_run") is not None:
+            problems.append("`from_run` is for one run: train the winner with `zoo train --from`")
         if self.settings.get("folds") is not None:
             if self.test and self.settings.get("schedule") == "plateau":
                 problems.append("`folds` with `schedule plateau` needs `--no-test`: a final run has no validation loss")

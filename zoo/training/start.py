@@ -11,6 +11,7 @@ from zoo.data.opening import absolute
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.runs.parent import inherited
 from zoo.runs.run_folder import check_folder, default_folder
 from zoo.storage.paths import output_path
 from zoo.training.setup import Setup, resolve
@@ -49,7 +50,7 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
     """
     check_experiment(experiment)
     data, exclude = absolute(experiment.data, plugins), absolute_list(experiment.exclude)
-    experiment = replace(experiment, data=data, exclude=exclude)
+    experiment = inherited(replace(experiment, data=data, exclude=exclude))
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, plugins)
