@@ -32,7 +32,6 @@ def diff(ctx: click.Context, first: str, second: str, split: str | None, as_json
     """
     from zoo.evaluation.file_scores import is_exported_file
     from zoo.evaluation.paired_diff import diff as compare
-
     from zoo_cli.main import plugins
 
     found = compare(

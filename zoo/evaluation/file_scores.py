@@ -130,8 +130,9 @@ def score_file(
 
 def no_run(files: list[str]) -> UsageError:
     """The error for models among which there is no run."""
+    named = " and ".join(f"`{file}`" for file in files)
     return UsageError(
-        f"{' and '.join(f'`{file}`' for file in files)} can be compared only with a run, whose images they are scored on",
+        f"{named} can be compared only with a run, on whose images files are scored",
         hint="pass a run, too; `zoo evaluate FILE --data DATA` scores a file on any images",
     )
 
