@@ -102,7 +102,7 @@ def score_file(
             hint=f"its classes are {' '.join(predictor.classes[:20])}; classes are matched by name",
         )
     found = open_reported(run, table, plugins)
-    for names, what in ((found.changed, "has another content"), (found.gone, "is no longer there, or cannot be read")):
+    for names, what in ((found.changed, "has changed"), (found.gone, "is gone, or cannot be read,")):
         if names:
             more = f" ({len(names):,} such images)" if len(names) > 1 else ""
             raise ZooError(

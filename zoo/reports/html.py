@@ -269,6 +269,7 @@ def _model_part(run: Run, plugins: Plugins) -> dict[str, Any]:
             "pairs": sorted(pairs, key=lambda pair: -pair["count"])[:PAIRS],
             "looks": run.looks(table.split),
             **_unknown_part(run, table),
+            **_parent_part(run),
         },
         "gallery": gallery(run, table, plugins),
         "calibration": calibration(table),
@@ -283,6 +284,12 @@ def _unknown_part(run: Run, table: Predictions) -> dict[str, Any]:
     alarms = {"share": float(exceeds(table.unknown).mean()), "interval_95": list(false_alarms_interval(table))}
     scored = [line for line in run.looks_at_unknown() if line["split"] == table.split]
     return {"unknown": {"threshold": threshold, "false_alarms": alarms, "scored": scored}}
+
+
+def _parent_part(run: Run) -> dict[str, Any]:
+    """What a report says of the run that a run goes on from, and of what was forgotten, where that was measured."""
+    before = run.record.get("from")
+    return {} if before is None else {"from": before, "forgetting": run.record.get("forgetting")}
 
 
 def _run_verdict(run: Run) -> str:
