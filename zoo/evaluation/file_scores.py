@@ -73,8 +73,10 @@ class FileScores:
 
 
 def is_exported_file(model: Run | Path | str) -> bool:
-    """Whether a model is given as a file, and not as a run or its folder."""
-    return not isinstance(model, Run) and model != "" and Path(model).is_file()
+    """Whether a model is given as a file, and not as a run or its folder; the file may be missing."""
+    if isinstance(model, Run) or model == "" or Path(model).is_dir():
+        return False
+    return Path(model).is_file() or Path(model).suffix != ""
 
 
 def score_file(

@@ -148,6 +148,8 @@ def test_a_file_says_of_its_own_run_s_images_what_the_run_says(
         diff(exported_run / "model.onnx", exported_run / "model.onnx", plugins=plugins)
     with pytest.raises(UsageError, match="compared only with a run"):
         compare([exported_run / "model.onnx"], plugins=plugins)
+    with pytest.raises(UsageError, match="there is no run or file"):
+        diff(exported_run, tmp_path / "none.onnx", plugins=plugins)
     text = tmp_path / "notes.txt"
     text.write_text("x")
     with pytest.raises(UsageError, match="is not an exported file"):
