@@ -111,6 +111,9 @@ def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool) -> None:
     _print_side_by_side(screen, cells)
     for text in (text for one in (verdict.files if verdict is not None else ()) for text in one.notes()):
         screen.print(f"[yellow]note[/yellow]: {escape(text)}")
+    if verdict is not None and any(one.left_out for one in verdict.files):
+        figures = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in verdict.accuracies.items())
+        screen.print(f"accuracy on the images that are compared: {escape(figures)}")
     if verdict is not None:
         _print_verdict(screen, verdict)
     if not same:

@@ -41,6 +41,7 @@ from zoo.system.process_memory import resident_memory
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
 from zoo.training.optimizer import ParameterGroup, changed_by, plan_groups, trained_by
 from zoo.training.sampler import batches
+from zoo.training.seen_images import check_seen_files
 from zoo.training.setup import Setup, build, build_from, plan_phases, resolve
 
 # Images in the batch with which memory and time of a step are measured
@@ -226,6 +227,8 @@ def _accepted(experiment: Experiment, setup: Setup, plugins: Plugins) -> tuple[I
         if look:
             leaks = leaks_of_files(accepted, experiment, setup.preprocess)
             check_leaks(images.name, leaks, shared_groups(images.splits), experiment)
+            if setup.parent is not None:
+                check_seen_files(setup.parent, accepted, experiment, setup.preprocess)
         return images, accepted.roles
     division = accept_folds(experiment, plugins)
     if look:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -32,7 +32,7 @@ from zoo.training.acceptance import accept, check_leaks
 from zoo.training.final_run import Earlier
 from zoo.training.inheritance import Inheritance
 from zoo.training.optimizer import changed_by
-from zoo.training.seen_images import Seen, check_seen, images_seen
+from zoo.training.seen_images import Seen, check_seen, images_of, images_seen
 from zoo.training.setup import PlannedPhases, Setup, build, build_from, plan_phases
 
 GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
@@ -98,6 +98,7 @@ def feature_cache(job: Job) -> FeatureCache:
         store=job.context.store,
         pool=job.pool,
         engine=job.engine,
+        earlier=() if job.inheritance is None else images_of(job.inheritance.parent),
     )
 
 
@@ -174,7 +175,7 @@ def prepare(
         progress.note(
             f"`--engine {experiment.engine}` has no effect: no layer stays frozen, so torch computes everything"
         )
-    seen = None if setup.parent is None else images_seen(setup.parent, decoded)
+    seen = None if setup.parent is None else images_seen(setup.parent, _contents(decoded))
     clock.lap("scan")
     job = Job(
         experiment=experiment,
@@ -213,6 +214,11 @@ def prepare(
     check_leaks(images.name, leaks, job.shared_groups, experiment)
     warn_of_images(job, progress)
     return job
+
+
+def _contents(decoded: Mapping[str, DecodedImages]) -> dict[str, Sequence[str]]:
+    """SHA-256 of the images of each role."""
+    return {role: part.contents for role, part in decoded.items()}
 
 
 def warn_of_images(job: Job, progress: Progress) -> None:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from zoo.data.decoding import DecodedImages
+from zoo.data.decode_plan import decode_requests
+from zoo.data.decoding import CHECKED
+from zoo.data.leakage import digests
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
-from zoo.progress import Progress
+from zoo.feature_cache.earlier_rows import EarlierImages
+from zoo.preprocess import Preprocess
+from zoo.progress import Progress, Silent
 from zoo.runs.parent import Parent, seen_by
+from zoo.training.acceptance import Accepted
 
 _NAMES = {"reported": "reported on", "choose": "validated on"}
 
@@ -37,21 +42,30 @@ class Seen:
         return {"trained_on": dict(self.counts)}
 
 
-def images_seen(parent: Parent, decoded: Mapping[str, DecodedImages]) -> Seen:
-    """Compare the contents of a run's images, by role, with those that its parent was fitted on."""
+def images_seen(parent: Parent, contents: Mapping[str, Sequence[str]]) -> Seen:
+    """Compare the SHA-256 of a run's images, by role, with those of the images that its parent was fitted on."""
     fitted, unknown = seen_by(parent)
-    held = {role: part for role, part in decoded.items() if role != "fit"}
+    held = {role: part for role, part in contents.items() if role != "fit"}
     try:
         before = sorted(parent.run.contents().get("fit", {}).values())
     except ZooError:  # told by `unknown`
         before = []
     return Seen(
         parent=parent,
-        counts={role: sum(content in fitted for content in part.contents) for role, part in held.items()},
-        images={role: len(part.samples) for role, part in held.items()},
+        counts={role: sum(content in fitted for content in part) for role, part in held.items()},
+        images={role: len(part) for role, part in held.items()},
         unknown=unknown,
-        same=before == sorted(decoded["fit"].contents),
+        same=before == sorted(contents["fit"]),
     )
+
+
+def images_of(parent: Parent) -> tuple[EarlierImages, ...]:
+    """The images that a parent used, by role; none where it has no intact `splits.json`."""
+    try:
+        known = parent.run.contents()
+    except ZooError:  # told by `Seen.unknown`
+        return ()
+    return tuple(EarlierImages(names=tuple(part), contents=tuple(part.values())) for part in known.values())
 
 
 def check_seen(seen: Seen, name: str, experiment: Experiment, progress: Progress) -> None:
@@ -77,3 +91,15 @@ def check_seen(seen: Seen, name: str, experiment: Experiment, progress: Progress
     if experiment.on_leak == "fail":
         raise ZooError(f"`{name}`: {text}", hint=f"{hint}; or pass `--on-leak warn`")
     progress.warn(f"{text}; {hint}")
+
+
+def check_seen_files(parent: Parent, accepted: Accepted, experiment: Experiment, preprocess: Preprocess) -> None:
+    """Check, from the files alone, what `check_seen` will when a run has decoded its images; nothing is said.
+
+    Raises:
+        ZooError: as `check_seen`.
+    """
+    images = accepted.selection.images
+    requests = decode_requests(images, accepted.roles, preprocess)
+    contents = {role: digests(part.samples).contents for role, part in requests.items() if role != CHECKED}
+    check_seen(images_seen(parent, contents), images.name, experiment, Silent())

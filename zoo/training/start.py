@@ -56,5 +56,7 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
     setup = resolve(experiment, plugins)
     words = str(setup.plan) if experiment.folds is None else f"{setup.plan}-folds"
     folder = output_path(out) if out is not None else default_folder(setup.backbone.name, words)
+    if setup.parent is not None and setup.parent.run.path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"`{out}` holds the run that the new run goes on from", hint="pass another `--out`")
     check_folder(folder, force)
     return Start(experiment=experiment, setup=setup, folder=folder)

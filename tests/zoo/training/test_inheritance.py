@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from tests_support import TINY, Killed, make_photos
 
-from zoo import Experiment, Plugins, Run, UsageError, ZooError, resume, train
+from zoo import Experiment, Plugins, Run, UsageError, ZooError, plan, resume, train
 from zoo.config.context import Context
 from zoo.networks.head import HEAD_STD
 from zoo.progress import Silent
@@ -176,6 +176,44 @@ def test_stored_features_of_the_parent_are_read_again(
     assert _weights(again) != _weights(first)
 
 
+@pytest.mark.parametrize("augment", ["light", "none"])
+def test_features_are_computed_of_new_images_alone(
+    augment: str,
+    exported_run: Path,
+    two_splits: Path,
+    plugins: Plugins,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The store has other sets of images, in which the old ones are found; the weights are as without the store."""
+    from zoo.feature_cache.loader import PrefixOutputs
+
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    asked = replace(
+        TINY, data=str(two_splits), strategy="linear,solver=sgd", cache="on", epochs=1, augment=augment, engine="torch"
+    )
+    asked = replace(asked, from_run=str(exported_run))
+    first = train(asked, out=tmp_path / "first", plugins=plugins)
+    grown = shutil.copytree(two_splits, tmp_path / "grown")
+    make_photos(grown, {"train": 5, "val": 2}, classes=("green",))
+    shutil.copy(grown / "train" / "green" / "000.jpg", grown / "train" / "blue" / "001.jpg")  # the name is an old one
+    (grown / "train" / "red" / "003.jpg").rename(grown / "train" / "red" / "new.jpg")  # the content is
+    computed: list[int] = []
+    compute = PrefixOutputs._compute
+
+    def counting(self: PrefixOutputs, indices: Any, *rest: Any) -> Any:
+        computed.append(len(indices))
+        return compute(self, indices, *rest)
+
+    monkeypatch.setattr(PrefixOutputs, "_compute", counting)
+    asked = replace(asked, data=str(grown), from_run=str(first.path), epochs=1)
+    again = train(asked, out=tmp_path / "second", plugins=plugins)
+    assert sorted(computed) == [2, 5 + 1 + (augment == "light")]  # a random view is drawn by the name
+    whole = train(replace(asked, cache="off"), out=tmp_path / "third", plugins=plugins)
+    assert sum(computed) > 40 and _weights(again) == _weights(whole)
+    assert again.predictions().logits.tolist() == whole.predictions().logits.tolist()
+
+
 def test_what_the_parent_was_trained_on_is_counted_where_it_is_scored(
     exported_run: Path, two_splits: Path, plugins: Plugins, tmp_path: Path
 ) -> None:
@@ -193,6 +231,8 @@ def test_what_the_parent_was_trained_on_is_counted_where_it_is_scored(
     assert sum("was trained on 12 images of 12 that this run is reported on" in text for text in said.warnings) == 1
     with pytest.raises(ZooError, match="was trained on 12 images of 12"):
         started(replace(asked, on_leak="fail"), plugins)
+    with pytest.raises(ZooError, match="was trained on 12 images of 12"):
+        plan(replace(asked, on_leak="fail"), plugins=plugins)
     fitted, unknown = seen_by(open_parent(middle.path))
     assert len(fitted) == 24 + 12 and not unknown
     moved = {**middle.record["from"], "run": str(tmp_path / "no")}
@@ -224,6 +264,12 @@ def test_what_contradicts_the_run_is_refused(
     with pytest.raises(UsageError) as error:
         start_of(replace(going_on(more, exported_run), **change), "nowhere", False, plugins)
     assert message in error.value.message
+
+
+def test_a_run_does_not_replace_the_one_that_it_goes_on_from(exported_run: Path, more: Path, plugins: Plugins) -> None:
+    for out in (exported_run, exported_run.parent):
+        with pytest.raises(UsageError, match="holds the run that the new run goes on from"):
+            start_of(going_on(more, exported_run), out, True, plugins)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
