@@ -43,6 +43,8 @@ class Inheritance:
         first = f"starts from the weights of run `{run.path}`"
         if phases[0].solver is not None:
             how = f"its head has no effect, since `{phases[0].name}` is solved anew from the features"
+        elif not classes.kept:
+            how = "none of its classes is in the data, so only the layers below its head are taken over"
         elif not self.head:
             how = f"its head, which is of another kind (`{run.record['strategy']}`), is not taken over"
         else:
@@ -52,8 +54,6 @@ class Inheritance:
         if classes.dropped:
             verb = "is" if len(classes.dropped) == 1 else "are"
             found.append(f"{_named(classes.dropped)} of run `{run.path}` {verb} not in the data, and {verb} dropped")
-        if not classes.kept:
-            found.append(f"no class of run `{run.path}` is in the data: only the layers below its head are taken over")
         return tuple(found)
 
 
