@@ -17,8 +17,6 @@ from zoo.progress import Progress, Silent
 from zoo.runs.parent import Parent, seen_by
 from zoo.training.acceptance import Accepted
 
-_NAMES = {"reported": "reported on", "choose": "validated on"}
-
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
@@ -79,8 +77,10 @@ def check_seen(seen: Seen, name: str, experiment: Experiment, progress: Progress
         progress.note(f"the training images are those of run `{run}`, so it is trained further on the same")
     for path in seen.unknown:
         progress.warn(f"which images run `{path}` was trained on is unknown, so some of them may be scored now")
+    also = "reported" in seen.images  # else the images that are validated on are those that are reported
     found = [
-        f"{counted(count, 'image', 'images')} of {seen.images[role]:,} that this run is {_NAMES.get(role, role)}"
+        f"{counted(count, 'image')} of {seen.images[role]:,} that this run is "
+        f"{'validated' if role == 'choose' and also else 'reported'} on"
         for role, count in seen.counts.items()
         if count
     ]
