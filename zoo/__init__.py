@@ -7,7 +7,8 @@
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
 Verbs: `train`, `train_final`, `resume`, `rerun`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`,
-`study`, `advise`, `compare`, `diff`, `report`, `card`. `Run.open(folder)` opens a run, `Results.open(folder)` a study.
+`study`, `advise`, `compare`, `diff`, `measure_forgetting`, `report`, `card`. `Run.open(folder)` opens a run,
+`Results.open(folder)` a study.
 
 Importing `zoo` imports neither torch nor any plugin, and each name only when it is first used.
 """
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from zoo.command import Command
     from zoo.dataset import Dataset, Images, Sample
     from zoo.errors import UsageError, ZooError
+    from zoo.evaluation.forgetting import measure_forgetting
     from zoo.evaluation.paired_diff import diff
     from zoo.evaluation.scoring import evaluate
     from zoo.evaluation.significance import compare
@@ -105,6 +107,7 @@ __all__ = [
     "export",
     "hookimpl",
     "inspect",
+    "measure_forgetting",
     "plan",
     "predict",
     "report",
@@ -163,6 +166,7 @@ __getattr__ = lazy_attributes(
         "export": "zoo.exporting.writing:export",
         "hookimpl": "zoo.hookspecs:hookimpl",
         "inspect": "zoo.exporting.verification:inspect",
+        "measure_forgetting": "zoo.evaluation.forgetting:measure_forgetting",
         "plan": "zoo.training.dry_run:plan",
         "predict": "zoo.inference.prediction:predict",
         "report": "zoo.reports.html:report",

@@ -50,6 +50,8 @@ class Experiment:
         backbone: Network to fine-tune, such as `resnet50` or `timm/convnext_tiny`.
         strategy: Which layers to train, such as `linear`, `partial:2` or `linear,epochs=2+full,lr=0.1`.
         weights: Weights to start from: the backbone's `default`, `none` (random), one of its published tags, or a file.
+        from_run: Finished run whose weights to start from, with new images or new classes: its head's rows are matched
+            by class name. Backbone and preprocessing are those of the run. None: start from `weights`.
         epochs: Number of passes over the training images. None: 5, or the strategy's own.
         batch_size: Number of images in each training step.
         lr: Peak learning rate of the head; strategies scale it for other layers. `find` chooses it by a range test.
@@ -126,6 +128,7 @@ class Experiment:
     backbone: str
     strategy: str
     weights: str = "default"
+    from_run: str | None = None
     epochs: int | None = None
     batch_size: int = 32
     lr: float | Literal["find"] = 5e-3
@@ -192,11 +195,12 @@ class Experiment:
             problems.append(f"`--callback {self.callback!r}` is not a name, or a list of names")
         else:
             object.__setattr__(self, "callback", tuple(given))
-        if self.exclude is not None:
-            if isinstance(self.exclude, os.PathLike):
-                object.__setattr__(self, "exclude", os.fspath(self.exclude))
-            elif not isinstance(self.exclude, str) or not self.exclude or "\0" in self.exclude:
-                problems.append(f"`--exclude {self.exclude!r}` is not a path")
+        for name in ("exclude", "from_run"):
+            value = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+            elif value is not None and (not isinstance(value, str) or not value or "\0" in value):
+                problems.append(f"`{option_of(name)} {value!r}` is not a path")
         if self.group is not None and (not isinstance(self.group, str) or not self.group or "\0" in self.group):
             problems.append(f"`--group {self.group!r}` is not a column or a regular expression")
         if not isinstance(self.compile, bool):
@@ -280,6 +284,11 @@ class Experiment:
             if key not in known:
                 raise UsageError(f"unknown setting `{key}`", hint=did_you_mean(key, known, "see `zoo train --help`"))
         return cls(**data)
+
+
+def option_of(name: str) -> str:
+    """The option of the command line for a setting, such as `--batch-size` for `batch_size`."""
+    return "--from" if name == "from_run" else f"--{name.replace('_', '-')}"  # `from` is a keyword of Python
 
 
 _FOR_STEPS = (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
@@ -15,13 +15,16 @@ from zoo_cli.options import console, fits, json_option, percent, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from zoo.evaluation.file_scores import FileScores
     from zoo.evaluation.significance import Comparison
+    from zoo.plugin import Plugins
 
 
 @click.command()
-@click.argument("runs", nargs=-1, required=True, metavar="RUN...")
+@click.argument("runs", nargs=-1, required=True, metavar="RUN|FILE...")
 @json_option
-def compare(runs: tuple[str, ...], as_json: bool) -> None:
+@click.pass_context
+def compare(ctx: click.Context, runs: tuple[str, ...], as_json: bool) -> None:
     """Compare finished runs, with significance tests.
 
     Prints metrics and training time of each run side by side, then the settings that differ, and tests which
@@ -29,16 +32,23 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
 
     \b
     zoo compare runs/first runs/second runs/third
+    zoo compare runs/second last-month.onnx
 
+    An exported file is scored on the images of the first run; those of classes that it does not know are left out.
     The tests need runs that were scored on the same images; a warning is printed for others. `zoo diff` lists the
     photographs that only one of two runs classifies correctly.
     """
     from zoo.errors import ZooError
+    from zoo.evaluation.file_scores import is_exported_file, no_run
     from zoo.evaluation.significance import compare as compare_runs
     from zoo.runs.run import Run
     from zoo.runs.setting_differences import differing_settings
+    from zoo_cli.main import plugins
 
-    opened = [Run.open(path) for path in runs]
+    files = [path for path in runs if is_exported_file(path)]
+    opened = [Run.open(path) for path in runs if path not in files]
+    if not opened:
+        raise no_run(files)
     rows = [
         {
             "run": str(run.path),
@@ -63,11 +73,20 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
     verdict = None
     if same and all(run.status == "finished" for run in opened):
         try:
-            verdict = compare_runs(opened)
-        except ZooError as error:  # the table needs no test
+            verdict = compare_runs([*opened, *files], plugins=plugins(ctx) if files else None)
+        except ZooError as error:
+            if files:
+                raise
+            # the table needs no test
             screen.print(
                 f"[yellow]warning[/yellow]: differences cannot be tested for significance: {escape(error.message)}"
             )
+    elif files:
+        raise ZooError(
+            f"`{files[0]}` cannot be compared with runs that are not finished or were scored on different images",
+            hint="compare it with one run",
+        )
+    rows += [_row_of_file(one, plugins(ctx)) for one in (verdict.files if verdict is not None else ())]
     if as_json:
         told = verdict.to_json() if verdict is not None else None
         print_json({"runs": rows, "comparison": told, "settings": differing_settings(opened)})
@@ -80,25 +99,50 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
                 "run": row["run"] if row["status"] == "finished" else f"{row['run']} ({row['status']})",
                 "backbone": row["backbone"],
                 "strategy": row["strategy"],
-                "seed": str(row["seed"]),
+                "seed": "-" if row["seed"] is None else str(row["seed"]),
                 "split": row["split"],
                 "accuracy": percent(metrics.get("accuracy")),
                 "95 %": f"{interval[0]:.3f}-{interval[1]:.3f}" if interval else "-",
                 "precision": percent(metrics.get("precision_macro")),
                 "recall": percent(metrics.get("recall_macro")),
                 "F1": percent(metrics.get("f1_macro")),
-                "trains": f"{row['trainable_parameters']:,}",
+                "trains": "-" if row["trainable_parameters"] is None else f"{row['trainable_parameters']:,}",
                 "seconds": f"{row['seconds']:.0f}" if row["seconds"] else "-",
             }
         )
     _print_side_by_side(screen, cells)
     print_settings(opened, screen, shown=("backbone", "strategy", "seed"))
+    for text in (text for one in (verdict.files if verdict is not None else ()) for text in one.notes()):
+        screen.print(f"[yellow]note[/yellow]: {escape(text)}")
+    if verdict is not None and any(one.left_out for one in verdict.files):
+        figures = ", ".join(f"{name} {accuracy:.4f}" for name, accuracy in verdict.accuracies.items())
+        screen.print(f"accuracy on the images that are compared: {escape(figures)}")
     if verdict is not None:
         _print_verdict(screen, verdict)
     if not same:
         screen.print(
             "[yellow]warning[/yellow]: these runs were scored on different images, so their metrics are not comparable"
         )
+
+
+def _row_of_file(scores: FileScores, plugins: Plugins) -> dict[str, Any]:
+    """What is printed of an exported file: as of a run, as far as it is known."""
+    from zoo.evaluation.evaluation import compute_metrics
+    from zoo.evaluation.statistics import accuracy_interval
+
+    return {
+        "run": scores.file,
+        "status": "finished",
+        "backbone": "-",
+        "strategy": "exported file",
+        "seed": None,
+        "data": None,
+        "split": scores.predictions.split,
+        "metrics": compute_metrics(scores.predictions, plugins),
+        "accuracy_interval_95": list(accuracy_interval(scores.predictions)),
+        "trainable_parameters": None,
+        "seconds": None,
+    }
 
 
 NARROW = 20  # characters, the least width of a run's column: two runs fit in 80, and no figure is wider

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import click
 
+from zoo.errors import UsageError
 from zoo_cli.options import (
     classes_from_option,
     console,
@@ -16,6 +20,11 @@ from zoo_cli.options import (
     workers_option,
 )
 from zoo_cli.shared_settings import exclude_option, split_seed_option
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from zoo.plugin import Plugins
 
 
 @click.command()
@@ -50,6 +59,12 @@ from zoo_cli.shared_settings import exclude_option, split_seed_option
     help="CSV file with what each decision (column) costs for each true class (row), by name: the mean cost of the "
     "decisions of the lowest expected cost, beside that of the most probable classes.",
 )
+@click.option(
+    "--forgotten",
+    is_flag=True,
+    help="For a run of `zoo train --from`: score it on the images that the run was reported on which it goes on from, "
+    "and say how much it has forgotten.",
+)
 @json_option
 @splits_option
 @classes_from_option
@@ -67,6 +82,7 @@ def evaluate(
     unknown: str | None,
     at: tuple[str, ...],
     costs: str | None,
+    forgotten: bool,
     as_json: bool,
 ) -> None:
     """Measure the accuracy of a run or an exported file on a split.
@@ -80,6 +96,7 @@ def evaluate(
     zoo evaluate runs/first/model.onnx --data photos
     zoo evaluate runs/first --split test --unknown holiday
     zoo evaluate runs/first --split test --at bees:recall=0.95 --costs costs.csv
+    zoo evaluate runs/second --forgotten
     """
     from zoo.data.decoding import doubts_text
     from zoo.errors import counted
@@ -99,6 +116,13 @@ def evaluate(
             begun = True
         display.advance(done - display.done)
 
+    if forgotten:
+        _check_alone(ctx)
+        try:
+            _print_forgetting(model, split, device, workers, as_json, plugins(ctx), advance, screen)
+        finally:
+            display.stop()
+        return
     try:
         found = score(
             model,
@@ -133,3 +157,46 @@ def evaluate(
         print_json(found.to_json())
     else:
         print_evaluation(found, screen)
+
+
+# Options that may be given with `--forgotten`
+WITH_FORGOTTEN = ("model", "split", "device", "workers", "forgotten", "as_json")
+
+
+def _check_alone(ctx: click.Context) -> None:
+    """Check that nothing is given with `--forgotten` that the run which another goes on from has settled.
+
+    Raises:
+        UsageError: something is.
+    """
+    given = [
+        f"`--{name.replace('_', '-')}`"
+        for name in ctx.params
+        if name not in WITH_FORGOTTEN and ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
+    ]
+    if given:
+        raise UsageError(
+            f"{', '.join(given)} cannot be given with `--forgotten`: the images are those that the earlier run was "
+            "reported on",
+            hint="leave it out; `zoo evaluate RUN --data DATA` scores other images",
+        )
+
+
+def _print_forgetting(
+    model: str,
+    split: str | None,
+    device: str,
+    workers: int | None,
+    as_json: bool,
+    plugins: Plugins,
+    advance: Callable[[int, int], None],
+    screen: Console,
+) -> None:
+    from zoo.evaluation.forgetting import measure_forgetting
+    from zoo_cli.figures import print_forgetting
+
+    found = measure_forgetting(model, split=split, device=device, workers=workers, plugins=plugins, advance=advance)
+    if as_json:
+        print_json({"schema": 1, "run": found.run, **found.to_json()})
+    else:
+        print_forgetting(found, screen)

@@ -15,6 +15,7 @@ from zoo_cli.options import percent
 if TYPE_CHECKING:
     from zoo.evaluation.costs import Costs
     from zoo.evaluation.evaluation import Evaluation
+    from zoo.evaluation.forgetting import Forgetting
     from zoo.evaluation.operating_point import OperatingPoint
     from zoo.evaluation.unknown_images import UnknownImages
     from zoo.runs.run import Run
@@ -213,4 +214,30 @@ def print_unknown(found: UnknownImages, split: str, console: Console) -> None:
         console.print(
             f"[dim]the threshold was set on {found.threshold_images} of the {counted(found.known, 'image')} of "
             f"{split}, so false alarms among them say nothing about new images; `--split test` where there is one[/dim]"
+        )
+
+
+def print_forgetting(found: Forgetting, console: Console) -> None:
+    """Print how much a run has forgotten of what the run could do that it goes on from."""
+    low, high = found.interval
+    console.print(
+        f"on {counted(found.images, 'image')} of {escape(found.split)} of `{escape(found.parent)}`: accuracy "
+        f"{found.before:.4f} before, {found.after:.4f} after [bold]({found.change:+.4f}[/bold], 95 % {low:+.3f} to "
+        f"{high:+.3f}, p {found.p_value:.3g})"
+    )
+    console.print(
+        f"[dim]both among {counted(len(found.classes), 'class', 'classes')} that both have; among all its classes "
+        f"`{escape(found.run)}` has {found.after_all_classes:.4f} right[/dim]"
+    )
+    for count, why in (
+        (found.dropped, "of classes that the run no longer has"),
+        (found.changed, "with another content than then"),
+        (found.gone, "no longer there, or not readable"),
+    ):
+        if count:
+            console.print(f"[yellow]{counted(count, 'image')} left out: {why}[/yellow]")
+    if found.trained_on:
+        console.print(
+            f"[yellow]`{escape(found.run)}` was trained on {found.trained_on} of these images, so it has forgotten "
+            "more than this says[/yellow]"
         )

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from zoo.errors import UsageError, counted
+from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.preprocess import pixels_text
 from zoo_cli.options import classes_from_option, console, json_option, print_json, splits_option
-from zoo_cli.settings import settings_options
+from zoo_cli.settings import settings_options, with_parent
 from zoo_cli.settings_file import experiment_of, file_argument
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ def plan(ctx: click.Context, /, as_json: bool, settings_file: str | None, **sett
 
     With --data it also counts the steps and estimates memory and training time on this machine.
     """
-    missing = [name for name in ("backbone", "strategy") if settings[name] is None]
-    if missing:
-        raise UsageError(f"missing option {' '.join(f'`--{name}`' for name in missing)}", hint="see `zoo plan --help`")
+    settings = with_parent(settings, "plan", ("backbone", "strategy"))
     with_data = settings["data"] is not None
     experiment = experiment_of(ctx, {**settings, "data": settings["data"] if with_data else "none"})
     from zoo.training.dry_run import plan as make_plan

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from zoo.errors import UsageError, did_you_mean
-from zoo.experiment import Experiment
+from zoo.experiment import Experiment, option_of
 from zoo_cli.options import THREADS, console, echo, json_option, print_json, threads_option
 from zoo_cli.settings_file import config_text, converted, options, print_config_option
 
@@ -116,7 +116,7 @@ def _unknown(name: str, known: dict[str, click.Option]) -> UsageError:
         return UsageError(
             f"`--set {name}=...` cannot change how the data of a run are divided",
             hint=f"print the settings with `--print-config`, and pass the file to `zoo train` with `--data` and "
-            f"`--{name.replace('_', '-')}`",
+            f"`{option_of(name)}`",
         )
     near = did_you_mean(name, Experiment.__dataclass_fields__, "see `zoo train --help`")
     return UsageError(f"unknown setting `{name}`", hint=near)

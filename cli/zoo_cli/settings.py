@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args, get_origin, get_ty
 
 import click
 
-from zoo.experiment import Experiment, attribute_docs
+from zoo.errors import UsageError
+from zoo.experiment import Experiment, attribute_docs, option_of
 from zoo.preprocess import as_size
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -81,6 +82,7 @@ ORDER = (
     "backbone",
     "strategy",
     "weights",
+    "from_run",
     "epochs",
     "batch_size",
     "accumulate",
@@ -140,6 +142,7 @@ _METAVARS = {
     "backbone": "NAME",
     "strategy": "SPEC",
     "weights": "default|none|TAG|FILE",
+    "from_run": "RUN",
     "augment": "NAME[:VALUE]",
     "optimizer": "NAME[:VALUE]",
     "schedule": "NAME[:VALUE]",
@@ -179,11 +182,11 @@ def _option(name: str, kind: Any, doc: str) -> Callable[[F], F]:
     text, _, meaning = doc.partition(" None: ")
     text += f" {_SEE[name]}" if name in _SEE else ""
     text += f"  [default: {meaning.removesuffix('.')}]" if meaning else ""
-    flag = f"--{name.replace('_', '-')}"
+    flag = option_of(name)
     if kind is bool:
-        return click.option(flag, is_flag=True, help=text)
+        return click.option(flag, name, is_flag=True, help=text)
     if default == ():
-        return click.option(flag, multiple=True, metavar=_METAVARS.get(name), help=f"{text}  [default: none]")
+        return click.option(flag, name, multiple=True, metavar=_METAVARS.get(name), help=f"{text}  [default: none]")
     kinds = [one for one in get_args(kind) or (kind,) if one is not type(None)]  # of `X | None`
     values = [value for one in kinds if get_origin(one) is Literal for value in get_args(one)]
     values = values or (kinds if get_origin(kind) is Literal else [])
@@ -191,6 +194,7 @@ def _option(name: str, kind: Any, doc: str) -> Callable[[F], F]:
     optional = not isinstance(default, (str, int, float))
     return click.option(
         flag,
+        name,
         type=given,
         default=None if optional else default,
         show_default=not optional,
@@ -214,3 +218,25 @@ def _options(command: F, names: Sequence[str]) -> F:
     for name in reversed(names):
         command = _option(name, hints[name], docs[name])(command)
     return command
+
+
+def with_parent(settings: dict[str, Any], command: str, needed: Sequence[str]) -> dict[str, Any]:
+    """The settings with the backbone of the run of `--from`, if there is one and no backbone is given.
+
+    Raises:
+        UsageError: one of the settings that are `needed` is missing, or the run cannot be gone on from.
+        ZooError: the same.
+    """
+    path = settings["from_run"]
+    if path is not None and settings["backbone"] is None:
+        from zoo.runs.parent import run_to_go_on_from
+
+        settings = {**settings, "backbone": run_to_go_on_from(path).record["backbone"]}
+    missing = [name for name in needed if settings[name] is None]
+    if missing:
+        raise UsageError(
+            f"missing option {' '.join(f'`{option_of(name)}`' for name in missing)}",
+            hint=f"see `zoo {command} --help`"
+            + ("; to continue a stopped run, use `zoo train --resume RUN`" if command == "train" else ""),
+        )
+    return settings

@@ -16,7 +16,7 @@ import zoo
 from zoo.config.arguments import as_list
 from zoo.data.data_argument import check_no_secret
 from zoo.errors import UsageError, at_once, did_you_mean
-from zoo.experiment import Experiment
+from zoo.experiment import Experiment, option_of
 from zoo.preprocess import pixels_text
 
 if TYPE_CHECKING:
@@ -192,7 +192,7 @@ def with_name_of_file(ctx: click.Context, error: UsageError) -> UsageError:
     """The error of a setting, beginning with the settings file if the setting is from there."""
     file = ctx.params.get("settings_file")
     theirs = ctx.default_map or {}
-    named = {f"`--{name.replace('_', '-')}" for name in theirs if not _on_the_command_line(ctx, name)}
+    named = {f"`{option_of(name)}" for name in theirs if not _on_the_command_line(ctx, name)}
     if file is None or not any(re.search(re.escape(name) + r"\b", error.message) for name in named):
         return error
     return UsageError(f"`{file}`: {error.message}", hint=error.hint)
@@ -209,7 +209,7 @@ def experiment_of(ctx: click.Context, settings: Mapping[str, Any]) -> Experiment
         UsageError: a value is not valid; the message names the option, and the file if it is from there.
     """
     for name, value in settings.items():
-        check_no_secret(str(value), f"`--{name.replace('_', '-')}`")
+        check_no_secret(str(value), f"`{option_of(name)}`")
     try:
         return Experiment(**settings)
     except UsageError as error:

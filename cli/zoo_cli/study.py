@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from zoo.studies.results import Results
 
 # Options of `zoo train` that a study defines itself
-OWN = ("data", "backbone", "strategy", "seed", "fraction", "time_budget")
+OWN = ("data", "backbone", "strategy", "seed", "fraction", "time_budget", "from_run")
 
 
 class _Size(click.ParamType[int]):

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
-from zoo.experiment import Experiment
+from zoo.experiment import Experiment, option_of
 from zoo_cli.options import (
     THREADS,
     classes_from_option,
@@ -22,7 +22,7 @@ from zoo_cli.options import (
     splits_option,
     threads_option,
 )
-from zoo_cli.settings import settings_options
+from zoo_cli.settings import settings_options, with_parent
 from zoo_cli.settings_file import config_text, experiment_of, file_argument, print_config_option
 
 if TYPE_CHECKING:
@@ -42,17 +42,9 @@ def _given(ctx: click.Context, name: str) -> bool:
     return ctx.get_parameter_source(name) is click.core.ParameterSource.COMMANDLINE
 
 
-def _check_options(ctx: click.Context, resume: str | None, settings: dict[str, Any]) -> None:
-    if resume is None:
-        missing = [name for name in ("data", "backbone", "strategy") if settings[name] is None]
-        if missing:
-            raise UsageError(
-                f"missing option {' '.join(f'`--{name}`' for name in missing)}",
-                hint="see `zoo train --help`; to continue a stopped run, use `zoo train --resume RUN`",
-            )
-        return
+def _check_resumed(ctx: click.Context, resume: str, settings: dict[str, Any]) -> None:
     names = [*ctx.params, "threads"]  # sums are rounded differently with other threads
-    fixed = [f"`--{name.replace('_', '-')}`" for name in names if name not in RESUMABLE and _given(ctx, name)]
+    fixed = [f"`{option_of(name)}`" for name in names if name not in RESUMABLE and _given(ctx, name)]
     if fixed:
         from zoo.runs.run import Run
 
@@ -86,13 +78,23 @@ def _check_new(resume: str | None, final: str | None, given: str) -> None:
             )
 
 
+def _experiment(ctx: click.Context, settings: dict[str, Any]) -> Experiment:
+    """The experiment; with what comes from the run of `--from`, which the process that decodes ahead needs, too."""
+    experiment = experiment_of(ctx, with_parent(settings, "train", ("data", "backbone", "strategy")))
+    if experiment.from_run is None:
+        return experiment
+    from zoo.runs.parent import inherited
+
+    return inherited(experiment)
+
+
 def _check_final(ctx: click.Context, final: str) -> None:
     """Check that nothing is given with `--final` that the run has settled.
 
     Raises:
         UsageError: something is.
     """
-    fixed = [f"`--{name.replace('_', '-')}`" for name in ctx.params if name not in WITH_FINAL and _given(ctx, name)]
+    fixed = [f"`{option_of(name)}`" for name in ctx.params if name not in WITH_FINAL and _given(ctx, name)]
     if fixed:
         raise UsageError(
             f"{', '.join(fixed)} cannot be given with `--final`: it trains with the settings of run `{final}`",
@@ -161,6 +163,7 @@ def train(
     zoo train --data photos --backbone efficientnet_lite0 --strategy linear
     zoo train --data photos --backbone resnet50 --strategy linear,epochs=2+full,lr=0.1 --augment trivial
     zoo train --data photos --backbone efficientnet_lite0 --strategy linear --folds 5 --out runs/folds
+    zoo train --data more-photos --from runs/first --strategy partial:1
     zoo train --final runs/folds --out runs/final
     zoo train --final runs/first-study
     zoo train --resume runs/first
@@ -182,9 +185,9 @@ def train(
         return
     if final is not None:
         _check_final(ctx, final)
-    else:
-        _check_options(ctx, resume, settings)
-    experiment = experiment_of(ctx, settings) if resume is None and final is None else None
+    elif resume is not None:
+        _check_resumed(ctx, resume, settings)
+    experiment = _experiment(ctx, settings) if resume is None and final is None else None
     ahead = start_prefetch(experiment) if experiment is not None and experiment.folds is None else None
     try:
         _train(ctx, experiment, ahead, out, resume, force, as_json, settings, final)

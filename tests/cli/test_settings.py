@@ -21,9 +21,8 @@ def nothing(**_: object) -> None: ...
 @pytest.mark.parametrize("name", Experiment.__dataclass_fields__)
 def test_help_of_an_option_is_the_docstring_of_its_setting(name: str) -> None:
     (option,) = [one for one in nothing.params if one.name == name]
-    assert (
-        isinstance(option, click.Option) and option.help is not None and option.opts == [f"--{name.replace('_', '-')}"]
-    )
+    flag = "--from" if name == "from_run" else f"--{name.replace('_', '-')}"  # `from` is a keyword of Python
+    assert isinstance(option, click.Option) and option.help is not None and option.opts == [flag]
     said, _, meaning = attribute_docs(Experiment)[name].partition(" None: ")
     assert option.help.startswith(said) and meaning.rstrip(".") in option.help
     default = Experiment.__dataclass_fields__[name].default

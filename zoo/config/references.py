@@ -81,7 +81,13 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
     weights: Weights | None = None
     file: Path | None = None
     asked = experiment.weights
-    if _is_file(asked):
+    if experiment.from_run is not None:
+        if not plan.pretrained:
+            raise UsageError(
+                f"strategy `{plan}` starts from random weights, `--from {experiment.from_run}` would be ignored",
+                hint="leave `--from` out, or use `full`",
+            )
+    elif is_weights_file(asked):
         file = user_path(asked)
         if file.is_dir():
             raise UsageError(f"`{asked}` is a folder, not a file of weights", hint="pass the file in it")
@@ -97,6 +103,8 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
             hint="leave `--weights` out, or use `full`",
         )
     known = weights or (backbone.value.weights[0] if backbone.value.weights else None)
+    if experiment.from_run is not None:  # of the run, whose preprocessing is that of these weights
+        known = next((one for one in backbone.value.weights if one.tag == asked), known)
     base = known.preprocess if known is not None else backbone.value.preprocess
     return References(
         backbone=backbone,
@@ -118,7 +126,7 @@ def absolute_weights(text: str, base: Path | None = None) -> str:
         text: The text; `default`, `none` and tags are unchanged.
         base: The folder that a relative path begins at. None: the current one.
     """
-    return str(((base or Path()) / user_path(text)).absolute()) if _is_file(text) else text
+    return str(((base or Path()) / user_path(text)).absolute()) if is_weights_file(text) else text
 
 
 def needs_validation(experiment: Experiment, plugins: Plugins) -> bool:
@@ -132,5 +140,6 @@ def needs_validation(experiment: Experiment, plugins: Plugins) -> bool:
     )
 
 
-def _is_file(text: str) -> bool:
+def is_weights_file(text: str) -> bool:
+    """Whether what `--weights` was given is a file."""
     return Path(text).suffix.lower() in WEIGHTS_SUFFIXES or "/" in text or "\\" in text

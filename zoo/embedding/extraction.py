@@ -353,7 +353,14 @@ class StreamedCrops:
                 hint="do not change the photographs while they are in use",
             )
 
+    @property
+    def by_name(self) -> bool:
+        return False
+
     def key(self, indices: npt.NDArray[np.int64], view: int) -> dict[str, Any]:
+        return self.key_of((), view)
+
+    def key_of(self, names: Sequence[str], view: int) -> dict[str, Any]:
         return {"preprocess": self.preprocess.to_json(), "augment": "evaluation"}
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from zoo.data.class_names import keys, respelt
 from zoo.errors import UsageError, ZooError
+from zoo.evaluation.file_scores import FileScores, is_exported_file, no_run, score_file
 from zoo.evaluation.statistics import mcnemar_test, sign_flip_test
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +48,7 @@ class Difference:
         broken: images that only the first run has right, in the same order.
         p_value: two-sided, of McNemar's exact test: the probability of changes at least as one-sided if both runs were
             equally good.
+        files: exported files among the two, each with what differs from the run: classes are matched by name.
     """
 
     split: str
@@ -53,6 +58,7 @@ class Difference:
     fixed: tuple[Change, ...]
     broken: tuple[Change, ...]
     p_value: float
+    files: tuple[FileScores, ...] = ()
 
     def per_class(self) -> dict[str, tuple[int, int]]:
         """Numbers of fixed and broken images by class; classes without any are left out."""
@@ -71,21 +77,43 @@ class Difference:
             "per_class": {name: {"fixed": one[0], "broken": one[1]} for name, one in self.per_class().items()},
             "fixed": [vars(change) for change in self.fixed],
             "broken": [vars(change) for change in self.broken],
+            **({"files": [one.to_json() for one in self.files]} if self.files else {}),
         }
 
 
-def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None = None) -> Difference:
-    """Compare two runs image by image.
+def diff(
+    first: Run | Path | str,
+    second: Run | Path | str,
+    *,
+    split: str | None = None,
+    plugins: Plugins | None = None,
+) -> Difference:
+    """Compare two runs, or a run and an exported file, image by image.
+
+    A file is scored on the images that the run has predictions of, without those of classes that it does not know.
 
     Args:
-        first: a run or its folder.
-        second: a run or its folder.
+        first: a run or its folder, or an exported file.
+        second: the same; one of the two is a run.
         split: to compare on; None: the split that the first run reports.
+        plugins: loaded plugins, for an exported file; None: load those installed.
 
     Raises:
-        UsageError: a path is not a run, or the runs were evaluated on different images or classes.
-        ZooError: a run has no predictions of the split.
+        UsageError: a path is not a run, or the runs were evaluated on different images or classes; or both are files.
+        ZooError: a run has no predictions of the split, or its images have changed.
     """
+    files = [str(model) for model in (first, second) if is_exported_file(model)]
+    if len(files) == 2:
+        raise no_run(files)
+    if files:
+        from zoo.plugin import Plugins
+
+        run = Run.open(second if is_exported_file(first) else first)
+        table = run.predictions(split)
+        scores = score_file(files[0], run, table=table, plugins=plugins or Plugins())
+        pair = (scores.of_run, scores.predictions)
+        before, after = pair[::-1] if is_exported_file(first) else pair
+        return replace(compare_tables(before, after, same_classes=False), files=(scores,))
     one, other = (Run.open(run) for run in (first, second))
     ours = one.predictions(split)
     theirs = other.predictions(ours.split)
@@ -98,8 +126,10 @@ def diff(first: Run | Path | str, second: Run | Path | str, *, split: str | None
     return found
 
 
-def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
+def compare_tables(ours: Predictions, theirs: Predictions, *, same_classes: bool = True) -> Difference:
     """The difference of two tables of predictions for the same images.
+
+    With `same_classes`, both must have the same; labels are compared by name in any case.
 
     Raises:
         UsageError: the tables hold different images or different classes.
@@ -107,7 +137,7 @@ def compare_tables(ours: Predictions, theirs: Predictions) -> Difference:
     """
     hint = "compare runs that share data, split and `--split-seed`"
     our_classes, their_classes = keys(ours.classes), keys(theirs.classes)
-    if only := sorted(set(our_classes) ^ set(their_classes)):
+    if same_classes and (only := sorted(set(our_classes) ^ set(their_classes))):
         raise UsageError(f"the runs have different classes: `{only[0]}` is in only one of them", hint=hint)
     our_ids, their_ids = keys(ours.ids), keys(theirs.ids)
     if only := sorted(set(our_ids) ^ set(their_ids)):

@@ -8,12 +8,12 @@ the set therefore stays below 5 %, however many there are, and however unequal t
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ import numpy.typing as npt
 from zoo.config.arguments import as_list
 from zoo.data.class_names import keys
 from zoo.errors import UsageError
+from zoo.evaluation.file_scores import FileScores, is_exported_file, no_run, score_file
+from zoo.evaluation.reported_images import rows_of
 from zoo.evaluation.statistics import (
     Correct,
     correct,
@@ -34,6 +36,9 @@ from zoo.evaluation.statistics import (
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
 from zoo.storage.files import json_text
+
+if TYPE_CHECKING:
+    from zoo.plugin import Plugins
 
 LEVEL = 0.05
 POWER = 0.9  # probability of finding a difference as large as the one seen
@@ -83,6 +88,7 @@ class Comparison:
         seed_degrees: degrees of freedom of the variance from seed to seed, over all configurations; 0: it is unknown.
         caution: why the winners hold for these seeds alone; None: they do not.
         repeated: runs that are left out, because they repeat the settings and the seed of another.
+        files: exported files that were compared, each with what differs from the first run.
     """
 
     accuracies: dict[str, float]
@@ -92,6 +98,7 @@ class Comparison:
     seed_degrees: int
     caution: str | None
     repeated: tuple[str, ...] = ()
+    files: tuple[FileScores, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -102,20 +109,36 @@ class Comparison:
             "seed_degrees": self.seed_degrees,
             "caution": self.caution,
             "repeated": list(self.repeated),
+            **({"files": [one.to_json() for one in self.files]} if self.files else {}),
         }
 
 
-def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison | None:
-    """Compare runs that were evaluated on the same images.
+def compare(
+    runs: Sequence[Run | Path | str] | Run | Path | str, *, plugins: Plugins | None = None
+) -> Comparison | None:
+    """Compare runs that were evaluated on the same images, and exported files with them.
 
     Runs that differ only in their seed are one configuration; returns None where all runs are. A run that repeats the
-    settings and the seed of another is left out, since it is no further seed.
+    settings and the seed of another is left out, since it is no further seed. An exported file is scored on the images
+    of the first run; those of classes that a file does not know are left out for all.
+
+    Args:
+        runs: runs or their folders, and exported files; one of them at least is a run.
+        plugins: loaded plugins, for exported files; None: load those installed.
 
     Raises:
-        UsageError: a path is not a run, or the runs were evaluated on different images.
-        ZooError: a run has no predictions.
+        UsageError: a path is not a run, or the runs were evaluated on different images; or there are files alone.
+        ZooError: a run has no predictions, or its images have changed.
     """
-    opened = [Run.open(run) for run in as_list(runs, Run)]
+    models = as_list(runs, Run)
+    files = [str(model) for model in models if is_exported_file(model)]
+    opened = [Run.open(model) for model in models if not is_exported_file(model)]
+    if files and not opened:
+        raise no_run(files)
+    scores = _file_scores(files, opened[0], plugins) if files else ()
+    compared = set.intersection(*(set(keys(one.of_run.ids)) for one in scores)) if scores else None
+    if compared is not None and not compared:
+        raise UsageError("no class is known to all of the files", hint="compare them one by one")
     configurations: dict[str, list[Run]] = {}
     repeated: list[str] = []
     for run in {run.path.resolve(): run for run in opened}.values():
@@ -124,7 +147,7 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
             repeated.append(str(run.path))
         else:
             some.append(run)
-    if len(configurations) < 2:
+    if len(configurations) + len(scores) < 2:
         return None
     tables: dict[str, Correct] = {}
     groups: npt.NDArray[np.int64] | None = None
@@ -140,9 +163,27 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
             )
         name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
         name = name if name not in tables else f"{name} ({some[0].path})"
+        found = [_only(table, compared) for table in found]
         tables[name] = correct(found)
         groups = groups_of(found) if groups is None else groups
-    return replace(compare_configurations(tables, groups), repeated=tuple(repeated))
+    for one in scores:
+        tables[one.file] = correct([_only(one.predictions, compared)])
+    return replace(compare_configurations(tables, groups), repeated=tuple(repeated), files=scores)
+
+
+def _file_scores(files: Sequence[str], run: Run, plugins: Plugins | None) -> tuple[FileScores, ...]:
+    """Every exported file on the images of a run."""
+    from zoo.plugin import Plugins
+
+    loaded = plugins or Plugins()
+    return tuple(score_file(file, run, plugins=loaded) for file in dict.fromkeys(files))
+
+
+def _only(table: Predictions, compared: Collection[str] | None) -> Predictions:
+    """The rows of a table that are compared; None: all."""
+    if compared is None:
+        return table
+    return rows_of(table, [row for row, key in enumerate(keys(table.ids)) if key in compared])
 
 
 def _labels(table: Predictions) -> Iterator[str]:
@@ -153,8 +194,11 @@ def _labels(table: Predictions) -> Iterator[str]:
 
 def _settings(run: Run) -> str:
     """What a run was trained with, apart from its seed; data count by their contents, not by their path."""
-    left_out = ("seed", "data", *WITHOUT_EFFECT)
+    left_out = ("seed", "data", "from_run", *WITHOUT_EFFECT)
     asked = {name: value for name, value in run.experiment.to_json().items() if name not in left_out}
+    before = run.record.get("from")
+    if before:
+        asked["from"] = before["weights_sha256"]  # wherever the run lies that it goes on from
     return json_text([asked, run.data_key()], sort_keys=True, ascii_only=True)
 
 

@@ -216,6 +216,29 @@ def paired_interval_of_counts(both: int, first_only: int, second_only: int, neit
     return first - second - low, first - second + high
 
 
+def paired_group_interval(one: Correct, other: Correct, groups: npt.NDArray[np.int64]) -> tuple[float, float]:
+    """`paired_difference_interval` where images of one group may be alike: over groups that are drawn, not images.
+
+    Student's t with the variance of the mean over groups (Cochran 1977, "Sampling techniques", section 9A), and never
+    narrower than the interval of as many images without groups. Where no image differs between the two, that variance
+    is unknown, and each group counts as one image.
+    """
+    from scipy.stats import t
+
+    differences = one.astype(np.float64) - other
+    count, number = len(one), len(np.unique(groups))
+    mean = float(differences.mean())
+    low, high = paired_difference_interval(one, other)
+    if number < 2:
+        return -1.0, 1.0
+    variance = mean_variance(differences - mean, groups)
+    if variance == 0:
+        wider = math.sqrt(count / number)
+        return max(mean - wider * (mean - low), -1.0), min(mean + wider * (high - mean), 1.0)
+    side = float(t.ppf(0.975, number - 1)) * math.sqrt(variance)
+    return max(min(low, mean - side), -1.0), min(max(high, mean + side), 1.0)
+
+
 def mcnemar_test(one: Correct, other: Correct) -> float:
     """Two-sided p-value of McNemar's exact test for `(images,)` each, over the same images.
 

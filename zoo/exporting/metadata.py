@@ -37,8 +37,9 @@ def file_metadata(run: Run) -> dict[str, Any]:
     record = run.record
     keys = ("backbone", "strategy", "license", "metrics", "accuracy_interval_95", "reported_split")
     weights = dict(record.get("weights") or {})
-    if weights.get("tag") == "file":
-        weights["source"] = Path(weights["source"]).name  # without the folders of the machine that made the file
+    if weights.get("tag") in ("file", "run"):  # without the folders of the machine that made the file
+        source = Path(weights["source"])
+        weights["source"] = source.name if weights["tag"] == "file" else f"{source.parent.name}/{source.name}"
     return {
         **{key: record.get(key) for key in keys},
         "weights": weights,

@@ -19,6 +19,7 @@ from zoo.data.augmentation import PLAIN, BadView, Drawing, draw_views, image_key
 from zoo.data.decoding import MEMORY_BUDGET, DecodedImages
 from zoo.data.sample_columns import ids_of
 from zoo.errors import ZooError
+from zoo.feature_cache.earlier_rows import EarlierImages, EarlierRows
 from zoo.feature_cache.engine import TORCH, BlockCompute
 from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.row_pool import RowPool, row_key
@@ -42,12 +43,21 @@ class InputSource(Protocol):
 
     part: DecodedImages
 
+    @property
+    def by_name(self) -> bool:
+        """Whether an image's inputs depend on its name, from which random views are drawn."""
+        ...
+
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         """Inputs `(N, 3, H, W)` of images, each at its view: normalised float32, channels last, on the device."""
         ...
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
         """JSON values that identify the inputs of these images at a view, besides the images' contents."""
+        ...
+
+    def key_of(self, names: Sequence[str], view: int) -> dict[str, Any]:
+        """As `key`, for any images, by their ids."""
         ...
 
 
@@ -101,11 +111,20 @@ class AugmentedViews:
         moved = views.to(self.place, torch.float32)
         return moved.sub_(self._mean).mul_(self._scale).contiguous(memory_format=torch.channels_last)
 
+    @property
+    def by_name(self) -> bool:
+        return self.policy.random
+
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
+        return self._key(self.keys[indices], view)
+
+    def key_of(self, names: Sequence[str], view: int) -> dict[str, Any]:
+        return self._key(np.fromiter(map(image_key, names), np.uint64, len(names)), view)
+
+    def _key(self, names: npt.NDArray[np.uint64], view: int) -> dict[str, Any]:
         found: dict[str, Any] = {"preprocess": self.preprocess.to_json(), **self.policy.key}
-        if self.policy.random:
-            names = self.keys[indices].tolist()  # the seed of a view comes from the image's name
-            found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names))}
+        if self.policy.random:  # the seed of a view comes from the image's name
+            found |= {"view": view, "seed": self.seed, "names": digest_of_texts(map(str, names.tolist()))}
         return found
 
 
@@ -118,11 +137,18 @@ class EvaluationCrops:
         self.place = place
         self._pages = PageBudget(part.pixels, MEMORY_BUDGET)
 
+    @property
+    def by_name(self) -> bool:
+        return False
+
     def inputs(self, indices: Indices, views: Sequence[int]) -> torch.Tensor:
         self._pages.touched(len(indices))
         return inputs_of(self.part.pixels[indices], self.preprocess, self.place)
 
     def key(self, indices: Indices, view: int) -> dict[str, Any]:
+        return self.key_of((), view)
+
+    def key_of(self, names: Sequence[str], view: int) -> dict[str, Any]:
         return {"preprocess": self.preprocess.to_json(), "augment": "evaluation"}
 
 
@@ -160,6 +186,7 @@ class PrefixOutputs:
         title: str,
         pool: RowPool | None = None,
         engine: RunEngine | None = None,
+        earlier: Sequence[EarlierImages] = (),
     ) -> None:
         self.split = split
         self.source = source
@@ -174,6 +201,7 @@ class PrefixOutputs:
         self._shards: dict[int, list[Rows]] = {}  # view -> shards
         self._compute_block: BlockCompute | None = None  # None: torch
         self._opened = False
+        self._earlier = earlier
         per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
         kept = store is not None or pool is not None
@@ -216,6 +244,7 @@ class PrefixOutputs:
         count = len(self.source.part.labels)
         shards: list[Rows] = []
         shown = False
+        earlier: EarlierRows | None = None
         for start in range(0, count, self.per_shard):
             indices = np.arange(start, min(start + self.per_shard, count))
             key = self._key | {
@@ -235,7 +264,12 @@ class PrefixOutputs:
                         rows = self._pooled(indices, view, self.pool)
                         if self.store is not None:
                             rows = self._write_rows(key, rows) or rows
-                    elif rows is None:
+                    if rows is None and self._earlier and self.store is not None:
+                        earlier = self._earlier_rows(view) if earlier is None else earlier
+                        rows = self._with_earlier(indices, view, earlier)
+                        if rows is not None:
+                            rows = self._write_rows(key, rows) or rows
+                    if rows is None:
                         if not shown:
                             self.progress.start(self.title, count)
                             self.progress.advance(start)
@@ -274,6 +308,34 @@ class PrefixOutputs:
                 found[name] = row
         self.read += len(indices) - len(missing)
         return tuple(torch.stack([found[name][number] for name in names]) for number in range(len(self.split.boundary)))
+
+    def _earlier_rows(self, view: int) -> EarlierRows:
+        """The rows of a view that the run which this one goes on from has stored."""
+
+        def read(shard: EarlierImages) -> Rows | None:
+            pixels = self.source.key_of(shard.names, view)
+            key = self._key | {"images": digest_of_texts(shard.contents), "pixels": pixels}
+            return self._read_rows(key, len(shard.names))
+
+        before = self.read
+        found = EarlierRows(read, self._earlier, self.per_shard, by_name=self.source.by_name)
+        self.read = before  # counted where they are used
+        return found
+
+    def _with_earlier(self, indices: Indices, view: int, earlier: EarlierRows) -> Rows | None:
+        """Rows of images, computed for those that are not among the earlier ones; None: all are to be computed."""
+        part = self.source.part
+        ids = ids_of([part.samples[int(index)] for index in indices])
+        images = [(name, part.contents[int(index)]) for name, index in zip(ids, indices)]
+        places = earlier.missing(images)
+        if len(places) == len(images):
+            return None
+        computed = None
+        if len(places):
+            self.progress.start(self.title, len(places))
+            computed = self._compute(indices[places], [view] * len(places), self.progress.advance)
+        self.read += len(images) - len(places)
+        return earlier.rows(images, computed)
 
     def take(self, indices: Indices, views: Sequence[int]) -> Rows:
         """The rows of images, each at its view, on the device."""

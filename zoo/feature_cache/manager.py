@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from zoo.backbone import Network
 from zoo.data.decoding import DecodedImages
 from zoo.experiment import Cache
 from zoo.feature_cache.check_memory import CheckMemory
+from zoo.feature_cache.earlier_rows import EarlierImages
 from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
@@ -55,6 +56,7 @@ class FeatureCache:
         store: None where nothing is kept.
         pool: rows that runs of the same process share; None where there are no other runs.
         engine: what computes prefixes; None: torch.
+        earlier: images of the run that this one goes on from, whose stored rows are read.
     """
 
     def __init__(
@@ -69,8 +71,10 @@ class FeatureCache:
         store: Store | None = None,
         pool: RowPool | None = None,
         engine: RunEngine | None = None,
+        earlier: Sequence[EarlierImages] = (),
     ) -> None:
         self.engine = engine
+        self.earlier = earlier
         self.pool = pool if asked != "off" else None
         self.asked = asked
         self.batch_size = batch_size
@@ -167,6 +171,7 @@ class FeatureCache:
             title=title,
             pool=self.pool,
             engine=self.engine,
+            earlier=self.earlier,
         )
 
     def _key(self, autocast: torch.dtype | None) -> dict[str, Any]:

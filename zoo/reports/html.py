@@ -279,6 +279,7 @@ def _model_part(run: Run, plugins: Plugins, heat_maps: bool) -> dict[str, Any]:
             "pairs": sorted(pairs, key=lambda pair: -pair["count"])[:PAIRS],
             "looks": run.looks(table.split),
             **_unknown_part(run, table),
+            **_parent_part(run),
         },
         "gallery": gallery(run, table, plugins, heat_maps=heat_maps),
         "calibration": calibration(table),
@@ -293,6 +294,12 @@ def _unknown_part(run: Run, table: Predictions) -> dict[str, Any]:
     alarms = {"share": float(exceeds(table.unknown).mean()), "interval_95": list(false_alarms_interval(table))}
     scored = [line for line in run.looks_at_unknown() if line["split"] == table.split]
     return {"unknown": {"threshold": threshold, "false_alarms": alarms, "scored": scored}}
+
+
+def _parent_part(run: Run) -> dict[str, Any]:
+    """What a report says of the run that a run goes on from, and of what was forgotten, where that was measured."""
+    before = run.record.get("from")
+    return {} if before is None else {"from": before, "forgetting": run.record.get("forgetting")}
 
 
 def _run_verdict(run: Run) -> str:
@@ -362,13 +369,16 @@ def _command_of(run: Run) -> str:
 
 def _option(name: str, value: Any) -> list[str]:
     """A setting as it is typed: `--levels 0 4095`."""
+    from zoo.experiment import option_of
+
     text = value_text(name, value)
     values = text.split() if isinstance(value, (list, tuple)) else [text]
-    return [f"--{name.replace('_', '-')}", *([] if value is True else values)]
+    return [option_of(name), *([] if value is True else values)]
 
 
 def _command_of_study(results: Results) -> str:
     """The command that begins the same study."""
+
     asked = results.study
     words = ["zoo", "study", "--data", asked.data]
     for option, values in (

@@ -34,6 +34,21 @@ RECORD = {
     "metrics?": dict,
     "accuracy_interval_95?": list,
     "seconds?": dict,
+    "from?": dict,
+    "forgetting?": dict,
+}
+PARENT = {"run": str, "id?": str, "weights_sha256": str, "classes?": dict, "trained_on?": dict}
+FORGETTING = {
+    "parent": str,
+    "split": str,
+    "images": int,
+    "classes": list,
+    "before": float,
+    "after": float,
+    "after_all_classes": float,
+    "change": float,
+    "interval_95": list,
+    "dropped": int,
 }
 PREPROCESS = {"interpolation": str, "fit": str, "mean": list, "std": list}
 TYPE_NAMES = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
@@ -86,6 +101,9 @@ def _violations_of_record(record: Mapping[str, Any]) -> Iterator[str]:
         if not isinstance(phase, dict):
             yield f"`phases[{number}]` is not an object"
         yield from _violations(phase, {"trainable_parameters": int}, f"phases[{number}].")
+    for key, schema in (("from", PARENT), ("forgetting", FORGETTING)):
+        if record.get(key) is not None:
+            yield from _violations(record[key], schema, f"{key}.")
     yield from _violations_of_results(record)
 
 

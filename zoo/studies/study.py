@@ -104,6 +104,8 @@ class Study:
             problems.append("`unknown_rate` is for one run: train the winner again with `zoo train --unknown-rate`")
         if self.settings.get("folds") is not None and self.settings.get("on_leak") == "drop":
             problems.append("`on_leak drop` has no meaning with `folds`: each fold would drop other images")
+        if self.settings.get("from_run") is not None:
+            problems.append("`from_run` is for one run: train the winner with `zoo train --from`")
         if problems:
             raise UsageError("; ".join(problems), hint="see `zoo study --help`")
 

@@ -34,6 +34,7 @@ from zoo.networks.freezing import apply_phase, keeps_statistics
 from zoo.plugin import Plugins
 from zoo.preprocess import ImageSize, height_width
 from zoo.progress import Silent
+from zoo.runs.parent import inherited
 from zoo.storage.tensor_store import Store, size_text
 from zoo.strategy import Phase
 from zoo.system.device import training_precision
@@ -41,7 +42,8 @@ from zoo.system.process_memory import resident_memory
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
 from zoo.training.optimizer import ParameterGroup, changed_by, kept_numbers, plan_groups, trained_by
 from zoo.training.sampler import batches
-from zoo.training.setup import Setup, build, plan_phases, resolve
+from zoo.training.seen_images import check_seen_files
+from zoo.training.setup import Setup, build, build_from, plan_phases, resolve
 
 # Images in the batch with which memory and time of a step are measured
 SAMPLE = 4
@@ -158,20 +160,29 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     """
     check_kind(experiment, Experiment, "plan", "zoo.plan(zoo.Experiment(data=..., backbone=..., strategy=...))")
     plugins = plugins or Plugins()
+    experiment = inherited(experiment)
     setup = resolve(experiment, plugins)
-    images, classes, notes = None, CLASSES, []
+    images, notes = None, list[str]()
+    names = tuple(map(str, range(CLASSES))) if setup.parent is None else setup.parent.run.classes
     trainings = experiment.folds or 1
     if with_data:
         opened, roles = _accepted(experiment, setup, plugins)
-        images, classes = len(roles.fit), len(opened.classes)
+        images, names = len(roles.fit), opened.classes
         notes += [found_text(opened), *opened.notes, *roles.notes]
     else:
-        notes.append(f"without `--data`, {CLASSES} classes are assumed")
+        whose = "" if setup.parent is None else f", those of run `{setup.parent.run.path}`,"
+        notes.append(f"without `--data`, {len(names)} classes{whose} are assumed")
     if trainings > 1:
         notes.append(f"{trainings} folds: it trains {trainings} times; the phases are those of one fold")
     torch.manual_seed(experiment.seed)
-    network = build(setup, experiment, classes, pretrained=False)
+    inheritance = None
+    if setup.parent is None:
+        network = build(setup, experiment, len(names), pretrained=False)
+    else:
+        network, inheritance = build_from(setup, experiment, names)
     planned = plan_phases(setup, network, experiment)
+    if inheritance is not None:
+        notes += inheritance.notes(planned.phases)
     network.model.to(setup.device.place).to(memory_format=torch.channels_last)
     resident = resident_memory()
     phases = tuple(
@@ -186,7 +197,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     return Plan(
         backbone=setup.backbone.qualified,
         strategy=str(setup.plan),
-        classes=classes,
+        classes=len(names),
         image_size=setup.preprocess.crop,
         images=images,
         batch_size=experiment.batch_size,
@@ -217,6 +228,8 @@ def _accepted(experiment: Experiment, setup: Setup, plugins: Plugins) -> tuple[I
         if look:
             leaks = leaks_of_files(accepted, experiment, setup.preprocess)
             check_leaks(images.name, leaks, shared_groups(images.splits), experiment)
+            if setup.parent is not None:
+                check_seen_files(setup.parent, accepted, experiment, setup.preprocess)
         return images, accepted.roles
     division = accept_folds(experiment, plugins)
     if look:

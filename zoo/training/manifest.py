@@ -18,6 +18,7 @@ from zoo.networks.building import count_parameters
 from zoo.runs.run import now
 from zoo.storage.files import SCHEMA
 from zoo.system.environment import machine, versions
+from zoo.training.inheritance import origin
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
 from zoo.training.setup import PlannedPhases, Setup
@@ -46,6 +47,7 @@ def common_manifest(
         },
         **({"callbacks": [one.to_json() for one in setup.callbacks]} if setup.callbacks else {}),
         "weights": weights_manifest(setup),
+        "from": None if setup.parent is None else origin(setup.parent),
         "license": setup.backbone.value.license,
         "classes": list(images.classes),
         "preprocess": setup.preprocess.to_json(),
@@ -64,6 +66,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
     """The content of `run.json` before the first step: settings, decisions, data, weights, versions and machine."""
     return {
         **common_manifest(job.experiment, job.setup, job.network, job.phases, job.images),
+        "from": _from_manifest(job),
         "start_sha256": job.start_digest,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
         "reported_split": job.roles.reported or (job.earlier.reported_split if job.earlier else "val"),
@@ -79,6 +82,13 @@ def initial_manifest(job: Job) -> dict[str, Any]:
             {"path": file.id, "reason": file.reason} for part in job.decoded.values() for file in part.doubtful
         ],
     }
+
+
+def _from_manifest(job: Job) -> dict[str, Any] | None:
+    """What `run.json` says of the run that a run goes on from. None: it goes on from none."""
+    if job.inheritance is None:
+        return None
+    return {**job.inheritance.to_json(), **({} if job.seen is None else job.seen.to_json())}
 
 
 def command() -> list[str] | None:
@@ -110,6 +120,9 @@ def phases_manifest(network: Network, planned: PlannedPhases) -> list[dict[str, 
 
 def weights_manifest(setup: Setup) -> dict[str, Any]:
     """What `run.json` says of the weights that training starts from."""
+    if setup.parent is not None:
+        license = (setup.parent.run.record.get("weights") or {}).get("license", "unknown")
+        return {"tag": "run", "source": str(setup.parent.file), "sha256": setup.parent.sha256, "license": license}
     weights = setup.weights
     file = published_file(setup.backbone.value, weights) if weights else setup.weights_file
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -30,8 +30,10 @@ from zoo.progress import Progress
 from zoo.storage.tensor_store import digest_of_texts
 from zoo.training.acceptance import accept, check_leaks
 from zoo.training.final_run import Earlier
+from zoo.training.inheritance import Inheritance
 from zoo.training.optimizer import changed_by
-from zoo.training.setup import PlannedPhases, Setup, build, plan_phases
+from zoo.training.seen_images import Seen, check_seen, images_of, images_seen
+from zoo.training.setup import PlannedPhases, Setup, build, build_from, plan_phases
 
 GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
 LOOKED_AT = 100  # training images in which grey levels of more than 8 bits are looked for, where `--levels` is given
@@ -56,6 +58,8 @@ class Job:
     earlier: Earlier | None = None  # of a final run
     pool: RowPool | None = None  # outputs of frozen layers that the folds of a run share
     engine: RunEngine | None = None  # computes frozen layers; None: torch
+    inheritance: Inheritance | None = None  # of a run that goes on from another
+    seen: Seen | None = None  # images that the run which it goes on from was fitted on
 
     @property
     def images(self) -> Images:
@@ -94,6 +98,7 @@ def feature_cache(job: Job) -> FeatureCache:
         store=job.context.store,
         pool=job.pool,
         engine=job.engine,
+        earlier=() if job.inheritance is None else images_of(job.inheritance.parent),
     )
 
 
@@ -128,8 +133,14 @@ def prepare(
     accepted = accept(experiment, context.plugins, final=earlier is not None, look=not of_folds)
     images, roles = accepted.selection.images, accepted.roles
     torch.manual_seed(experiment.seed)
-    network = build(setup, experiment, len(images.classes))
+    inheritance = None
+    if setup.parent is None:
+        network = build(setup, experiment, len(images.classes))
+    else:
+        network, inheritance = build_from(setup, experiment, images.classes)
     phases = plan_phases(setup, network, experiment)
+    if inheritance is not None:
+        phases = replace(phases, notes=(*inheritance.notes(phases.phases), *phases.notes))
     if earlier is not None:
         kept = len(earlier.epochs)
         phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
@@ -139,7 +150,7 @@ def prepare(
         note_images(images, progress)
     for text in (*roles.notes, *phases.notes):
         progress.note(text)
-    if setup.plan.pretrained and setup.weights is None and setup.weights_file is None:
+    if setup.plan.pretrained and setup.weights is None and setup.weights_file is None and setup.parent is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     try:
         decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
@@ -164,6 +175,7 @@ def prepare(
         progress.note(
             f"`--engine {experiment.engine}` has no effect: no layer stays frozen, so torch computes everything"
         )
+    seen = None if setup.parent is None else images_seen(setup.parent, _contents(decoded))
     clock.lap("scan")
     job = Job(
         experiment=experiment,
@@ -180,6 +192,8 @@ def prepare(
         context=context,
         pool=pool,
         earlier=earlier,
+        inheritance=inheritance,
+        seen=seen,
         engine=RunEngine(
             experiment.engine,
             plugins=context.plugins,
@@ -190,6 +204,8 @@ def prepare(
             shared=pool.engines if pool is not None else None,
         ),
     )
+    if seen is not None:
+        check_seen(seen, images.name, experiment, progress)
     if of_folds:
         warn_of_images(replace(job, leaks=(), shared_groups=()), progress)
         return job
@@ -198,6 +214,11 @@ def prepare(
     check_leaks(images.name, leaks, job.shared_groups, experiment)
     warn_of_images(job, progress)
     return job
+
+
+def _contents(decoded: Mapping[str, DecodedImages]) -> dict[str, Sequence[str]]:
+    """SHA-256 of the images of each role."""
+    return {role: part.contents for role, part in decoded.items()}
 
 
 def warn_of_images(job: Job, progress: Progress) -> None:

@@ -21,6 +21,7 @@ from zoo.plugin import Plugins
 from zoo.predictor import Answers
 from zoo.progress import Progress
 from zoo.runs.kept_list import as_begun, keep_list
+from zoo.runs.parent import check_unchanged
 from zoo.runs.run import (
     HISTORY_FILE,
     RATES_FILE,
@@ -165,6 +166,7 @@ def resume(
             experiment = replace(experiment, device=device)
         if save_every is not None:
             experiment = replace(experiment, save_every=save_every)
+        check_unchanged(run)
         experiment = with_usable_callbacks(experiment, context)
         setup = resolve(experiment, context.plugins)
         setup = with_recorded_precision(run, setup, device)

@@ -9,22 +9,29 @@ from zoo.backbone import Network
 from zoo.config.grammar import share_epochs
 from zoo.config.references import References, look_up
 from zoo.errors import UsageError
-from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment
+from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment, option_of
 from zoo.feature_cache.engine_choice import check_engine
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.head import takes_vectors
 from zoo.plugin import Plugins
+from zoo.runs.parent import ClassMatch, Parent, check_backbone, open_parent
 from zoo.stage import HEAD
 from zoo.strategy import Phase
 from zoo.system.device import Device, choose_device
 from zoo.training.feature_distance import map_layers
+from zoo.training.inheritance import Inheritance, TrainedState
 
 
 @dataclass(frozen=True, kw_only=True)
 class Setup(References):
-    """An experiment with its names resolved, and the device that it computes on."""
+    """An experiment with its names resolved, and the device that it computes on.
+
+    Attributes:
+        parent: The run whose weights training starts from. None: it starts from `weights`, or at random.
+    """
 
     device: Device
+    parent: Parent | None = None
 
 
 def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
@@ -32,12 +39,17 @@ def resolve(experiment: Experiment, plugins: Plugins) -> Setup:
 
     Raises:
         UsageError: names are unknown (all are reported at once), or settings exclude each other.
-        ZooError: the device is not available, or the engine.
+        ZooError: the device is not available, or the engine, or the weights of the run to start from.
     """
     names = look_up(experiment, plugins)
+    parent = None
+    if experiment.from_run is not None:
+        parent = open_parent(experiment.from_run)
+        check_backbone(parent, names.backbone.qualified)
+        names = replace(names, preprocess=parent.run.preprocess)
     device = choose_device(experiment.device, experiment.precision)
     check_engine(experiment.engine, device.place, plugins)
-    return Setup(**vars(names), device=device)
+    return Setup(**vars(names), device=device, parent=parent)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +79,44 @@ def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: boo
         UsageError: the strategy does not fit the network.
         ZooError: the weights are not available.
     """
-    network = build_network(
+    assert setup.parent is None or not pretrained, "`build_from` builds the network of a run that goes on from another"
+    network = _backbone(setup, experiment, classes, pretrained=pretrained)
+    spec = spec_of(setup.backbone.value, experiment, classes, setup.preprocess.crop)
+    return setup.plan.attach(setup.plan.adapt(network, spec), spec)
+
+
+def build_from(setup: Setup, experiment: Experiment, classes: Sequence[str]) -> tuple[Network, Inheritance]:
+    """Build the network of a run that goes on from another, with that run's weights; also what was taken over.
+
+    They are loaded before the strategy adapts the network, or afterwards, if the parent's was adapted in the same way.
+
+    Args:
+        setup: names the parent, the backbone and the strategy.
+        experiment: for dropout, stochastic depth and image size.
+        classes: names of the classes.
+
+    Raises:
+        UsageError: the strategy does not fit the network, or the weights do not.
+        ZooError: the weights cannot be read.
+    """
+    assert setup.parent is not None
+    state = TrainedState(setup.parent)
+    network = _backbone(setup, experiment, len(classes), pretrained=False)
+    spec = spec_of(setup.backbone.value, experiment, len(classes), setup.preprocess.crop)
+    whole = state.fits(network)
+    if whole:
+        state.load(network)
+    network = setup.plan.adapt(network, spec)
+    if not whole:
+        state.load(network)
+    head = state.load_head(network, classes)
+    match = ClassMatch.of(setup.parent.run.classes, tuple(classes))
+    found = Inheritance(parent=setup.parent, classes=match, head=head)
+    return setup.plan.attach(network, spec), found
+
+
+def _backbone(setup: Setup, experiment: Experiment, classes: int, *, pretrained: bool) -> Network:
+    return build_network(
         setup.backbone.value,
         classes=classes,
         weights=setup.weights if pretrained else None,
@@ -76,8 +125,6 @@ def build(setup: Setup, experiment: Experiment, classes: int, *, pretrained: boo
         drop_path=experiment.drop_path,
         image_size=experiment.image_size,
     )
-    spec = spec_of(setup.backbone.value, experiment, classes, setup.preprocess.crop)
-    return setup.plan.attach(setup.plan.adapt(network, spec), spec)
 
 
 def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> PlannedPhases:
@@ -170,11 +217,7 @@ def _notes_on_solving(phases: Sequence[Phase], experiment: Experiment, plan: str
         f"`{plan}` is solved from features of images without augmentation; settings of optimiser steps (rates, epochs, "
         f"augmentation) have no effect{instead}"
     )
-    ignored = [
-        f"`--{name.replace('_', '-')}`"
-        for name in ("time_budget", "save_every", "compile")
-        if getattr(experiment, name)
-    ]
+    ignored = [f"`{option_of(name)}`" for name in ("time_budget", "save_every", "compile") if getattr(experiment, name)]
     if experiment.precision == "bf16":
         ignored.append("`--precision bf16`")
     if ignored:

@@ -12,6 +12,7 @@ from zoo.data.opening import absolute
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.runs.parent import inherited
 from zoo.runs.run_folder import check_folder, default_folder
 from zoo.storage.paths import output_path
 from zoo.training.setup import Setup, resolve
@@ -49,16 +50,20 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
         ZooError: the device is not available, or the folder could not be written.
     """
     check_experiment(experiment)
-    experiment = replace(
-        experiment,
-        data=absolute(experiment.data, plugins),
-        weights=absolute_weights(experiment.weights),
-        exclude=absolute_list(experiment.exclude),
+    experiment = inherited(
+        replace(
+            experiment,
+            data=absolute(experiment.data, plugins),
+            weights=absolute_weights(experiment.weights),
+            exclude=absolute_list(experiment.exclude),
+        )
     )
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, plugins)
     words = str(setup.plan) if experiment.folds is None else f"{setup.plan}-folds"
     folder = output_path(out) if out is not None else default_folder(setup.backbone.name, words)
+    if setup.parent is not None and setup.parent.run.path.resolve().is_relative_to(folder.resolve()):
+        raise UsageError(f"`{out}` holds the run that the new run goes on from", hint="pass another `--out`")
     check_folder(folder, force)
     return Start(experiment=experiment, setup=setup, folder=folder)

@@ -1,0 +1,236 @@
+"""Parent: the finished run whose weights another run starts from (`--from`), and the settings that come with them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from zoo.config.references import is_weights_file
+from zoo.data.class_names import keys
+from zoo.errors import UsageError, ZooError
+from zoo.experiment import Experiment
+from zoo.preprocess import FIT_SETTINGS
+from zoo.runs.run import RUN_FILE, WEIGHTS_FILE, Run
+from zoo.storage.paths import user_path
+
+OPTION = "--from"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parent:
+    """A finished run that another run goes on from.
+
+    Attributes:
+        run: The run.
+        sha256: Of its file of weights.
+    """
+
+    run: Run = field(repr=False)
+    sha256: str
+
+    @property
+    def backbone(self) -> str:
+        """The qualified name of its backbone."""
+        return str(self.run.record["backbone"])
+
+    @property
+    def file(self) -> Path:
+        """Its file of weights."""
+        return self.run.path / WEIGHTS_FILE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassMatch:
+    """The classes of a run and of its parent, matched by name in any Unicode form.
+
+    Attributes:
+        kept: Classes of both, as the new run spells them.
+        new: Classes that the parent does not have.
+        dropped: Classes that the parent alone has.
+    """
+
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    dropped: tuple[str, ...]
+
+    @classmethod
+    def of(cls, parent: tuple[str, ...], classes: tuple[str, ...]) -> ClassMatch:
+        """Match the classes of a parent with those of the run that goes on from it."""
+        theirs, mine = set(keys(parent)), set(keys(classes))
+        return cls(
+            kept=tuple(name for name, key in zip(classes, keys(classes)) if key in theirs),
+            new=tuple(name for name, key in zip(classes, keys(classes)) if key not in theirs),
+            dropped=tuple(name for name, key in zip(parent, keys(parent)) if key not in mine),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: list(value) for name, value in vars(self).items()}
+
+
+def run_to_go_on_from(path: Path | str) -> Run:
+    """Open a finished run that is one network; its weights are not looked at.
+
+    Raises:
+        UsageError: it is not a run, but for instance an exported file.
+        ZooError: it is not finished, or is several networks.
+    """
+    folder = user_path(path)
+    if folder.is_file():
+        owner = folder.parent if (folder.parent / RUN_FILE).is_file() else None
+        raise UsageError(
+            f"`{OPTION} {path}` is a file, and a run goes on from the folder of a run: an exported file has no weights "
+            "that can be trained, since its layers are merged and perhaps rounded",
+            hint=f"pass its run, `{OPTION} {owner}`" if owner else "pass the run that it was exported from",
+        )
+    if not folder.exists():
+        raise UsageError(f"there is no run `{path}`", hint=f"`{OPTION}` takes the folder that `zoo train` made")
+    run = Run.open(folder)
+    if run.status != "finished":
+        raise ZooError(
+            f"run `{run.path}` is {run.status}, not finished, so no run can go on from it",
+            hint=f"`zoo train --resume {run.path}` continues it",
+        )
+    run.check_is_network()
+    return run
+
+
+def open_parent(path: Path | str) -> Parent:
+    """Open the run that another run goes on from, and check its weights.
+
+    Raises:
+        UsageError, ZooError: as `run_to_go_on_from`; or the weights are missing, or are not those that it ended with.
+    """
+    run = run_to_go_on_from(path)
+    file = run.path / WEIGHTS_FILE
+    try:
+        with file.open("rb") as opened:
+            found = hashlib.file_digest(opened, "sha256").hexdigest()
+    except FileNotFoundError as error:
+        raise ZooError(
+            f"run `{run.path}` has no weights: `{WEIGHTS_FILE}` is missing", hint="restore it from a copy"
+        ) from error
+    except OSError as error:
+        raise ZooError(f"`{file}` cannot be read: {error.strerror or error}") from error
+    recorded = run.record.get("weights_sha256")
+    if recorded is not None and recorded != found:
+        raise ZooError(
+            f"weights `{file}` are not those that the run ended with: the file is damaged or was replaced",
+            hint="restore it from a copy, or train the run again with `--force`",
+        )
+    return Parent(run=run, sha256=found)
+
+
+def inherited(experiment: Experiment) -> Experiment:
+    """The settings of a run with those that come from its parent, if it has one: how images become the input.
+
+    Raises:
+        UsageError: a setting contradicts the parent's, or the parent is not a run.
+        ZooError: the parent cannot be gone on from.
+    """
+    if experiment.from_run is None:
+        return experiment
+    run = run_to_go_on_from(experiment.from_run)
+    theirs, used = run.experiment, run.preprocess
+    fit = FIT_SETTINGS[used.fit]
+    wrong = []
+    for name, value in (("image_size", used.crop), ("fit", fit), ("fill", used.fill), ("levels", used.levels)):
+        asked = getattr(experiment, name)
+        if asked is not None and asked not in (getattr(theirs, name), value):
+            wrong.append(f"`--{name.replace('_', '-')} {_told(asked)}`, where the run has {_told(value)}")
+    tag = "default" if is_weights_file(theirs.weights) else theirs.weights
+    if experiment.weights not in ("default", tag):
+        wrong.append(f"`--weights {experiment.weights}`, where the weights are those of the run")
+    if wrong:
+        raise UsageError(
+            f"`{OPTION} {experiment.from_run}` and {' and '.join(wrong)}",
+            hint=f"leave {'it' if len(wrong) == 1 else 'them'} out: with `{OPTION}` the run decides",
+        )
+    return replace(
+        experiment,
+        from_run=str(run.path.resolve()),
+        weights=tag,
+        image_size=theirs.image_size,
+        fit=theirs.fit,
+        fill=theirs.fill,
+        levels=theirs.levels,
+    )
+
+
+def check_backbone(parent: Parent, asked: str) -> None:
+    """Check that a run names the backbone of its parent; `asked` is the qualified name.
+
+    Raises:
+        UsageError: it names another.
+    """
+    if parent.backbone != asked:
+        raise UsageError(
+            f"run `{parent.run.path}` is of `{parent.backbone}`, and `--backbone {asked}` is another network",
+            hint=f"leave `--backbone` out, or leave `{OPTION}` out",
+        )
+
+
+def check_unchanged(run: Run) -> None:
+    """Check that the parent of a stopped run is still there with the weights that the run began with.
+
+    Raises:
+        ZooError: it is gone, or has other weights.
+    """
+    recorded = run.record.get("from")
+    if not isinstance(recorded, dict):
+        return
+    what = f"run `{run.path}` goes on from `{recorded['run']}`, whose weights it needs to be resumed"
+    hint = "restore that folder, or start a new run with `zoo train`"
+    try:
+        found = open_parent(recorded["run"]).sha256
+    except ZooError as error:
+        raise ZooError(f"{what}: {error.message}", hint=hint) from error
+    if found != recorded["weights_sha256"]:
+        raise ZooError(f"{what}, and they have changed since", hint=hint)
+
+
+def seen_by(parent: Parent) -> tuple[frozenset[str], tuple[str, ...]]:
+    """SHA-256 of the images that a parent, and all runs that it goes on from, were fitted on.
+
+    Also the runs among these of which it is unknown: their folders are gone, or have no `splits.json`.
+    """
+    found: set[str] = set()
+    unknown: list[str] = []
+    for path, run in _ancestors(parent.run):
+        try:
+            known = run.contents() if run is not None else {}
+        except ZooError:
+            known = {}
+        found.update(known.get("fit", {}).values())
+        if not known:
+            unknown.append(path)
+    return frozenset(found), tuple(unknown)
+
+
+def _ancestors(run: Run) -> Iterator[tuple[str, Run | None]]:
+    """A run and those that it goes on from, from the last to the first; None for one that is gone."""
+    done: set[Path] = set()
+    while run.path.resolve() not in done:
+        done.add(run.path.resolve())
+        yield str(run.path), run
+        before = run.record.get("from")
+        if not isinstance(before, dict):
+            return
+        try:
+            found = Run.open(before["run"])
+        except ZooError:
+            found = None
+        if found is None or found.record.get("id") != before.get("id"):
+            yield before["run"], None
+            return
+        run = found
+
+
+def _told(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, tuple):
+        return " ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in value)
+    return str(value)
