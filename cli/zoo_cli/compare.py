@@ -45,6 +45,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
             "status": run.status,
             "backbone": run.record["backbone"],
             "strategy": run.record["strategy"],
+            "made": run.combined,
             "seed": run.experiment.seed,
             "data": run.record["data_name"],
             "split": run.record["reported_split"],
@@ -79,7 +80,7 @@ def compare(runs: tuple[str, ...], as_json: bool) -> None:
             {
                 "run": row["run"] if row["status"] == "finished" else f"{row['run']} ({row['status']})",
                 "backbone": row["backbone"],
-                "strategy": row["strategy"],
+                "strategy": row["strategy"] if row["made"] is None else f"{row['strategy']} ({row['made']})",
                 "seed": str(row["seed"]),
                 "split": row["split"],
                 "accuracy": percent(metrics.get("accuracy")),

@@ -139,6 +139,7 @@ def compare(runs: Sequence[Run | Path | str] | Run | Path | str) -> Comparison |
                 hint="compare runs that share data, split and `--split-seed`",
             )
         name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
+        name = name if some[0].combined is None else f"{name} ({some[0].combined})"
         name = name if name not in tables else f"{name} ({some[0].path})"
         tables[name] = correct(found)
         groups = groups_of(found) if groups is None else groups
@@ -155,7 +156,8 @@ def _settings(run: Run) -> str:
     """What a run was trained with, apart from its seed; data count by their contents, not by their path."""
     left_out = ("seed", "data", *WITHOUT_EFFECT)
     asked = {name: value for name, value in run.experiment.to_json().items() if name not in left_out}
-    return json_text([asked, run.data_key()], sort_keys=True, ascii_only=True)
+    made = [run.record.get(kind) for kind in ("soup", "ensemble")]  # of other runs, so it is not one more seed
+    return json_text([asked, run.data_key(), *(one for one in made if one)], sort_keys=True, ascii_only=True)
 
 
 def compare_configurations(tables: Mapping[str, Correct], groups: npt.NDArray[np.int64] | None = None) -> Comparison:

@@ -156,6 +156,7 @@ def resume(
     run = Run.open(run)
     if run.status == "finished":
         return _finished(run, context.progress)
+    run.check_is_trained("resumed")
     with _hold(run.path):
         run = Run.open(run.path)  # another process may have continued it in the meantime
         if run.status == "finished":
