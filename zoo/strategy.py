@@ -209,8 +209,7 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
     if phase.distill is not None and (phase.mixup is not None or phase.cutmix is not None):
         word = "mixup" if phase.mixup is not None else "cutmix"
         raise UsageError(
-            f"strategy `{strategy}`: `distill=` and `{word}=` exclude each other: a teacher sees whole "
-            "images",
+            f"strategy `{strategy}`: `distill=` and `{word}=` exclude each other: a teacher sees whole images",
             hint="leave one of the two out",
         )
     if not 0 < phase.distill_weight <= 1:

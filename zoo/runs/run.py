@@ -159,13 +159,14 @@ class Run:
         if self.combined is not None:
             kind = self.combined.split()[0]
             raise UsageError(
-                f"run `{self.path}` cannot be {doing}: it was not trained, but is {self._article} {self.combined} runs",
+                f"run `{self.path}` cannot be {doing}: it was not trained, but is {self.in_words}",
                 hint=f"`zoo {kind}` makes it again from the runs that `run.json` names under `{kind}`",
             )
 
     @property
-    def _article(self) -> str:
-        return "an" if str(self.combined).startswith("e") else "a"
+    def in_words(self) -> str:
+        """What a run that was made of others is: `a soup of 3 runs`."""
+        return f"{'an' if str(self.combined).startswith('e') else 'a'} {self.combined} runs"
 
     @property
     def folds(self) -> list[Run]:
