@@ -168,10 +168,11 @@ def _summary(run: Run) -> str:
             f" Its accuracy on `{run.record.get('reported_split')}` is **{accuracy:.3f}** "
             f"(95 % interval {interval[0]:.3f} to {interval[1]:.3f})."
         )
+    strategy = without_folders(str(run.record.get("strategy")))
     made = "" if run.combined is None else f" It is {run.in_words}."
     return (
         f"# {_text(_title(run))}\n\nAn image classifier for {counted(len(classes), 'class', 'classes')}: the backbone "
-        f"`{run.record.get('backbone')}`, fine-tuned by the strategy `{without_folders(str(run.record.get('strategy')))}`.{made}{said}"
+        f"`{run.record.get('backbone')}`, fine-tuned by the strategy `{strategy}`.{made}{said}"
     )
 
 
