@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from zoo.errors import counted
+from zoo.combining.parts import chosen_among
 from zoo_cli.figures import print_run
 from zoo_cli.options import percent
 
@@ -25,7 +25,7 @@ def print_combined(found: Combined, screen: Console) -> None:
         taken = [] if "taken" not in part else ["yes" if part["taken"] else "no"]
         table.add_row(escape(str(part["run"])), f"{part['loss']:.4f}", percent(part["accuracy"]), *taken)
     screen.print(table)
-    screen.print(f"[dim]figures of {counted(told['images'], 'image')} of {escape(told['chosen_on'])}[/dim]")
+    screen.print(f"[dim]figures of {escape(chosen_among(told['images'], told['chosen_on']))}[/dim]")
     if "soup" in run.record and told["norms"] != "kept":
         screen.print(f"[dim]statistics of batch norms were {told['norms']}[/dim]")
     print_run(run, screen)

@@ -22,6 +22,7 @@ from zoo.preprocess import Preprocess
 from zoo.runs.run import WEIGHTS_FILE, Run
 
 FEWEST = 2  # runs
+CARVED = "carved from train"  # what `chosen_on` of a record says where no split is there for validation
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,6 +132,17 @@ class HeldOut:
     chosen_on: str
     fit: Sequence[Sample]
 
+    @property
+    def chosen_among(self) -> str:
+        """The deciding images in words: `36 images held out of train`."""
+        return chosen_among(len(self.samples), self.chosen_on)
+
+
+def chosen_among(count: int, chosen_on: str) -> str:
+    """The deciding images in words, from what a record says of them: `36 images held out of train`."""
+    images = counted(count, "image")
+    return f"{images} held out of train" if chosen_on == CARVED else f"{images} of {chosen_on}"
+
 
 def find_held_out(parts: Sequence[Part], data: str | None, plugins: Plugins) -> HeldOut:
     """Find the images that decide and those that are reported, among the data of the parts.
@@ -185,7 +197,7 @@ def find_held_out(parts: Sequence[Part], data: str | None, plugins: Plugins) -> 
         reported=_unchanged(known, reported),
         split=split,
         validated=shared,
-        chosen_on="carved from train" if shared and first.record.get("chosen_on") == "carved from train" else split,
+        chosen_on=CARVED if shared and first.record.get("chosen_on") == CARVED else split,
         fit=[known[name] for name in contents[0].get("fit", {}) if name in known],
     )
 

@@ -92,10 +92,7 @@ def soup(
     _check_heads(parts, networks)
     held = find_held_out(parts, data, context.plugins)
     labels = class_indices(held.samples, parts[0].run.classes)
-    context.progress.note(
-        f"{counted(len(held.samples), 'image')} of {held.chosen_on} decide which of {len(parts)} runs are taken, by "
-        f"their {by}"
-    )
+    context.progress.note(f"{held.chosen_among} decide which of {len(parts)} runs are taken, by their {by}")
     shown = crops(held.samples, parts[0].run.preprocess)
     scores = [_figures(logits_of(one, shown, part, place), labels) for one, part in zip(networks, parts)]
     states = [_without_temperature(one, part) for one, part in zip(networks, parts)]
