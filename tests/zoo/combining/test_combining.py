@@ -196,12 +196,16 @@ def test_what_cannot_be_combined_is_refused(trained: Path, tmp_path: Path, plugi
     assert not out.exists()  # nothing is left of what was refused
 
 
-def test_a_combined_run_is_not_trained(trained: Path, tmp_path: Path, plugins: Plugins) -> None:
+def test_a_combined_run_is_not_trained(
+    trained: Path, tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]
+) -> None:
     made = ensemble(runs(trained, "r0", "r1"), out=tmp_path / "e", plugins=plugins).run
     with refused(UsageError, "ensemble of 2", "zoo ensemble"):
         rerun(made, out=tmp_path / "again", plugins=plugins)
     with refused(UsageError, "ensemble of 2", "zoo ensemble"):
         train_final(made, out=tmp_path / "final", plugins=plugins)
+    assert zoo(["embed", made.experiment.data, "--run", str(made.path), "--out", str(tmp_path / "f.npz")]) == 2
+    assert not unsaid(capsys.readouterr().err, "ensemble of 2", "members")
     with refused(UsageError, "ensemble", "members"):
         ensemble([made, trained / "r2"], out=tmp_path / "nested", plugins=plugins)
     with refused(UsageError, "e", "--force"):
