@@ -223,7 +223,7 @@ def test_the_command_line_reference_has_every_command_and_option(commands: dict[
 def test_every_key_of_a_file_s_metadata_is_in_the_reference(exported_run: Path) -> None:
     model = onnx.load(str(exported_run / "model.onnx"))
     told = {name for name in keys_of(read("reference/exported-file.md")) if name.startswith("zoo.")}
-    assert {entry.key for entry in model.metadata_props} | {"zoo.external", "zoo.unknown"} == told
+    assert {entry.key for entry in model.metadata_props} | {"zoo.external", "zoo.unknown", "zoo.tta"} == told
 
 
 def test_every_file_and_key_of_a_run_is_in_the_reference(exported_run: Path) -> None:

@@ -7,8 +7,8 @@
     print(zoo.evaluate(file, data="photos").metrics["accuracy"])
 
 Verbs: `train`, `train_final`, `resume`, `rerun`, `plan`, `evaluate`, `predict`, `export`, `verify`, `inspect`, `bench`,
-`study`, `advise`, `compare`, `diff`, `measure_forgetting`, `report`, `card`. `Run.open(folder)` opens a run,
-`Results.open(folder)` a study.
+`study`, `advise`, `soup`, `ensemble`, `compare`, `diff`, `measure_forgetting`, `report`, `card`.
+`Run.open(folder)` opens a run, `Results.open(folder)` a study.
 
 Importing `zoo` imports neither torch nor any plugin, and each name only when it is first used.
 """
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from zoo.augmentation import Augmentation
     from zoo.backbone import Backbone, BuildSpec, Network, Weights
     from zoo.callback import Callback
+    from zoo.combining.ensemble import ensemble
+    from zoo.combining.soup import soup
     from zoo.command import Command
     from zoo.dataset import Dataset, Images, Sample
     from zoo.errors import UsageError, ZooError
@@ -103,6 +105,7 @@ __all__ = [
     "card",
     "compare",
     "diff",
+    "ensemble",
     "evaluate",
     "export",
     "hookimpl",
@@ -113,6 +116,7 @@ __all__ = [
     "report",
     "rerun",
     "resume",
+    "soup",
     "study",
     "train",
     "train_final",
@@ -162,6 +166,7 @@ __getattr__ = lazy_attributes(
         "card": "zoo.exporting.model_card:card",
         "compare": "zoo.evaluation.significance:compare",
         "diff": "zoo.evaluation.paired_diff:diff",
+        "ensemble": "zoo.combining.ensemble:ensemble",
         "evaluate": "zoo.evaluation.scoring:evaluate",
         "export": "zoo.exporting.writing:export",
         "hookimpl": "zoo.hookspecs:hookimpl",
@@ -172,6 +177,7 @@ __getattr__ = lazy_attributes(
         "report": "zoo.reports.html:report",
         "rerun": "zoo.training.rerun:rerun",
         "resume": "zoo.training.entry:resume",
+        "soup": "zoo.combining.soup:soup",
         "study": "zoo.studies.runner:study",
         "train": "zoo.training.entry:train",
         "train_final": "zoo.training.entry:train_final",

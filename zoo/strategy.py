@@ -66,6 +66,10 @@ class Phase:
         feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
             for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
             the feature maps of each stage to those of the network at the start of the run, relative to their size.
+        distill: Folder of a finished run whose probabilities are learnt beside the labels (Hinton et al. 2015,
+            "Distilling the knowledge in a neural network"). None: there is no teacher.
+        distill_temperature: Divisor of both networks' logits before their probabilities are compared.
+        distill_weight: Share of the teacher in the loss, from above 0 to 1; the labels have the rest.
         solver: `"module:function"` of `(zoo.solver.Task) -> dict`, which computes the head from the features of the
             training images. The phase then takes no optimiser steps. None: the phase takes steps.
         steps_if_asked: Whether a phase with a solver takes steps instead, if the user asks for something that only
@@ -82,6 +86,9 @@ class Phase:
     cutmix: float | None = None
     pull: float = 0.0
     feature_pull: float = 0.0
+    distill: str | None = None
+    distill_temperature: float = 4.0
+    distill_weight: float = 0.9
     solver: str | None = None
     steps_if_asked: bool = False
 
@@ -155,10 +162,15 @@ class Strategy(ABC):
         return network
 
 
-RESERVED = ("epochs", "lr", "norm", "ema", "mixup", "cutmix")
+RESERVED = (
+    "epochs", "lr", "norm", "ema", "mixup", "cutmix", "distill", "distill_temperature", "distill_weight",
+)  # fmt: skip
+
+# Bounds of `distill_temperature`: beyond them the probabilities of all images are the same in float32
+LEAST_SOFTENING, MOST_SOFTENING = 0.1, 1000.0
 
 # Options that only have a meaning for optimiser steps. `norm` is not among them: a solver can use `norm=recalibrate`
-STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix")
+STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix", "distill")
 
 
 def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
@@ -194,6 +206,19 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         value = getattr(phase, word)
         if not math.isfinite(value) or value < 0:
             raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not a number of 0 or more")
+    if phase.distill is not None and (phase.mixup is not None or phase.cutmix is not None):
+        word = "mixup" if phase.mixup is not None else "cutmix"
+        raise UsageError(
+            f"strategy `{strategy}`: `distill=` and `{word}=` exclude each other: a teacher sees whole images",
+            hint="leave one of the two out",
+        )
+    if not 0 < phase.distill_weight <= 1:
+        raise UsageError(f"strategy `{strategy}`: `distill_weight={phase.distill_weight:g}` is not above 0 and up to 1")
+    if not LEAST_SOFTENING <= phase.distill_temperature <= MOST_SOFTENING:
+        raise UsageError(
+            f"strategy `{strategy}`: `distill_temperature={phase.distill_temperature:g}` is not between "
+            f"{LEAST_SOFTENING:g} and {MOST_SOFTENING:g}"
+        )
     for group in phase.groups:
         if group.only not in ONLY:
             raise UsageError(f"strategy `{strategy}`: `only={group.only}` is none of {' '.join(ONLY)}")

@@ -11,6 +11,8 @@ _ROWS = (
     ("rerun", "Train the settings of a run once more, perhaps with some changed"),
     ("plan", "Show what a strategy would train, without training"),
     ("evaluate", "Measure the accuracy of a run or an exported file on a split"),
+    ("soup", "Average the weights of several runs into one network"),
+    ("ensemble", "Combine several runs into one, whose probabilities are the mean of theirs"),
     ("predict", "Classify photographs with a run or an exported file"),
     ("export", "Export a run to a file, and verify that it predicts the same"),
     ("verify", "Check an exported file for damage and wrong predictions"),

@@ -47,6 +47,12 @@ if TYPE_CHECKING:
     help="Where preprocessing happens. `graph`: inside the file, which takes photographs. `outside`: before it; the "
     "file takes normalised pixels.  [default: graph if the format supports it]",
 )
+@click.option(
+    "--tta",
+    type=click.Choice(["flip"]),
+    help="Test-time augmentation inside the file. `flip`: the mean of the probabilities of each photograph and of its "
+    "mirror image, at twice the time. The file is RUN/model.flip.onnx.",
+)
 @device_option
 @force_option
 @json_option
@@ -62,6 +68,7 @@ def export(
     max_drop: float | None,
     calibration: int | None,
     preprocessing: str | None,
+    tta: str | None,
     device: str,
     force: bool,
     as_json: bool,
@@ -77,6 +84,7 @@ def export(
 
     Every photograph that the run was scored on is classified again by the file. An fp32 file must give the same label
     for each; fp16 and int8 may lose --max-drop of accuracy. Otherwise the file is not written, and the exit code is 1.
+    With --tta it is compared with the run over the same views, and its own figures are stored in it.
     """
     from zoo.exporting.writing import export as write
     from zoo.progress import ProgressBar
@@ -93,6 +101,7 @@ def export(
         max_drop=max_drop,
         calibration=calibration,
         preprocessing=preprocessing,
+        tta=tta,
         force=force,
         plugins=plugins(ctx),
         progress=ProgressBar(screen),

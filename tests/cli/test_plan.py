@@ -13,6 +13,7 @@ from messages import unsaid
 from tests_support import make_photos
 
 from zoo import Run
+from zoo.strategy import RESERVED
 from zoo_cli.main import run
 
 SMALL = ["--backbone", "timm/test_efficientnet", "--weights", "none", "--image-size", "32"]
@@ -64,7 +65,7 @@ def test_options_have_types_defaults_and_help(capsys: pytest.CaptureFixture[str]
         "help": "learning rate of a stage, as a fraction of that of the next stage",
     }  # fmt: skip
     assert rows["linear", "solver"]["type"] == "auto lbfgs sgd"
-    assert [word["name"] for word in told["of_every_phase"]] == ["epochs", "lr", "norm", "ema", "mixup", "cutmix"]
+    assert [word["name"] for word in told["of_every_phase"]] == list(RESERVED)
     assert run(["list", "strategies", "partial", "--options"]) == 0
     said = capsys.readouterr().err
     assert "required" in said and "counted from the head" in said and "layerdecay" not in said

@@ -178,10 +178,15 @@ def test_every_option_has_help_and_every_strategy_a_source(plugins: Plugins) -> 
 
 
 WORDS: dict[str, Any] = {"epochs": 3, "lr": 0.25, "norm": "train", "ema": 0.9, "mixup": 0.2, "cutmix": 1.0}
+TAUGHT: dict[str, Any] = {"distill": "runs/big", "distill_temperature": 2.0, "distill_weight": 0.5}  # without mixtures
 
 
 def test_words_reach_every_phase_of_their_part(plugins: Plugins) -> None:
-    assert set(WORDS) == set(RESERVED)
+    assert set(WORDS) | set(TAUGHT) == set(RESERVED)
+    text = "gradual:2," + ",".join(f"{key}={value}" for key, value in TAUGHT.items())
+    assert canonical(parse(text, plugins.strategies)) == text
+    for phase in phases(f"{text}+full", plugins)[:-1]:
+        assert (phase.distill, phase.distill_temperature, phase.distill_weight) == ("runs/big", 2.0, 0.5)
     text = "gradual:2," + ",".join(f"{key}={value}" for key, value in WORDS.items())
     assert canonical(parse(text, plugins.strategies)) == text
     first, *rest = phases(f"{text}+full", plugins)

@@ -4,7 +4,8 @@
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
-`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup` and `cutmix` belong to every phase.
+`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix` and
+`distill` with its options belong to every phase.
 The canonical form of a text has the same meaning as the text: `parse(canonical(parse(text))) == parse(text)`.
 """
 
@@ -41,7 +42,7 @@ MOST_ALPHA = 1e6
 class StrategyTerm:
     """One strategy of a text such as `linear+full`, with the options that every strategy has.
 
-    The options `epochs` to `cutmix` override what the strategy's phases say; None leaves it.
+    The options `epochs` to `distill_weight` override what the strategy's phases say; None leaves it.
 
     Attributes:
         strategy: The strategy with its own options.
@@ -52,6 +53,9 @@ class StrategyTerm:
         ema: Decay of the moving average of weights.
         mixup: Alpha of mixup.
         cutmix: Alpha of CutMix.
+        distill: Folder of the run that teaches.
+        distill_temperature: Divisor of logits before they are compared with the teacher's.
+        distill_weight: Share of the teacher in the loss.
     """
 
     strategy: Strategy
@@ -62,6 +66,9 @@ class StrategyTerm:
     ema: float | None = None
     mixup: float | None = None
     cutmix: float | None = None
+    distill: str | None = None
+    distill_temperature: float | None = None
+    distill_weight: float | None = None
 
     @property
     def step_words(self) -> tuple[str, ...]:
@@ -133,10 +140,18 @@ class ParsedStrategy:
                     ema=phase.ema if part.ema is None else part.ema,
                     mixup=phase.mixup if part.mixup is None else part.mixup,
                     cutmix=phase.cutmix if part.cutmix is None else part.cutmix,
+                    distill=phase.distill if part.distill is None else part.distill,
+                    **_softening(part),
                 )
                 check_phase(changed, anatomy, str(self))
                 found.append(changed)
         return tuple(found)
+
+
+def _softening(part: StrategyTerm) -> dict[str, Any]:
+    """What a term says of how its teacher is listened to."""
+    said = {word: getattr(part, word) for word in ("distill_temperature", "distill_weight")}
+    return {word: value for word, value in said.items() if value is not None}
 
 
 def _check_phases(phases: Any, strategy: str) -> None:
@@ -320,6 +335,9 @@ def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
         yield f"`lr={words['lr']:g}` is {bound}; it is a factor of the learning rate"
     if "ema" in words and not 0 < words["ema"] < 1:
         yield f"`ema={words['ema']}` is not between 0 and 1"
+    for word in ("distill_temperature", "distill_weight"):
+        if word in words and "distill" not in words:
+            yield f"`{word}=` has no effect without `distill=RUN`"
     for word in ("mixup", "cutmix"):
         if word in words and not (math.isfinite(words[word]) and words[word] > 0):
             yield f"`{word}={words[word]}` is not a positive number"
@@ -334,6 +352,9 @@ _RESERVED_TYPES: dict[str, Any] = {
     "ema": float,
     "mixup": float,
     "cutmix": float,
+    "distill": str,
+    "distill_temperature": float,
+    "distill_weight": float,
 }
 
 

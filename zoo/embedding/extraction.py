@@ -111,6 +111,11 @@ def run_of(
         raise UsageError(f"{', '.join(fixed)} cannot be given with `--run`, which has its own", hint="leave it out")
     opened = Run.open(run)
     opened.check_is_network()
+    if opened.record.get("ensemble"):
+        raise UsageError(
+            f"run `{opened.path}` is {opened.in_words}, which have features of their own each",
+            hint="pass one of its members, which `run.json` names under `ensemble`",
+        )
     return opened
 
 

@@ -162,6 +162,7 @@ def compare(
                 hint="compare runs that share data, split and `--split-seed`",
             )
         name = f"{some[0].record['backbone']} {some[0].record['strategy']}"
+        name = name if some[0].combined is None else f"{name} ({some[0].combined})"
         name = name if name not in tables else f"{name} ({some[0].path})"
         found = [_only(table, compared) for table in found]
         tables[name] = correct(found)
@@ -199,7 +200,8 @@ def _settings(run: Run) -> str:
     before = run.record.get("from")
     if before:
         asked["from"] = before["weights_sha256"]  # wherever the run lies that it goes on from
-    return json_text([asked, run.data_key()], sort_keys=True, ascii_only=True)
+    made = [run.record.get(kind) for kind in ("soup", "ensemble")]  # of other runs, so it is not one more seed
+    return json_text([asked, run.data_key(), *(one for one in made if one)], sort_keys=True, ascii_only=True)
 
 
 def compare_configurations(tables: Mapping[str, Correct], groups: npt.NDArray[np.int64] | None = None) -> Comparison:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from zoo.errors import UsageError, ZooError, counted
 from zoo.exporter import Check
 from zoo.exporting.parity import compare
+from zoo.exporting.views import over_views, views_of
 from zoo.inference.opening import checks_of, find_exporter, recorded_by
 from zoo.runs.run import Run
 
@@ -64,7 +65,9 @@ def verify(
         )
     # of a final run, `data` may be of any split: only what divides the data themselves is the run's
     data = divided_like(run.experiment.data, data, words=not run.is_final)
-    ours = score_again(run, data, split, plugins) if run.is_final else None
+    views = None if exporter.inspect is None else views_of(recorded_by(exporter, path))
+    again = run.is_final or views is not None
+    ours = score_again(over_views(run, views), data, split, plugins) if again else None
     ours_table = run.predictions(split) if ours is None else ours.predictions
     theirs = evaluate(
         path,

@@ -19,6 +19,7 @@ from zoo.exporting.parity import TOLERANCE, Parity, compare
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
 from zoo.exporting.reference import MeasuringPredictor, Reference, make_reference
 from zoo.exporting.unknown_parity import UNKNOWN_TOLERANCE
+from zoo.exporting.views import figures_of, over_views, predictions_over_views, views_metadata
 from zoo.inference.opening import checks_of, open_exported
 from zoo.predictor import threshold_of
 from zoo.progress import LogProgress, Progress
@@ -70,6 +71,7 @@ def export(
     max_drop: float | None = None,
     calibration: int | None = None,
     preprocessing: str | None = None,
+    tta: str | None = None,
     force: bool = False,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
@@ -92,6 +94,8 @@ def export(
             chosen on other training images.
         preprocessing: `graph`: the file takes photographs. `outside`: it takes normalised pixels. None: the first of
             the two that the format supports.
+        tta: Test-time augmentation: `flip` averages the probabilities of each image and of its mirror image, which
+            takes twice as long. The file is compared with the run over the same views. None: none.
         force: Replace an existing file.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.
@@ -109,6 +113,7 @@ def export(
     choose_device(device, "fp32")  # raises now if it does not exist, not after minutes of writing
     run = Run.open(run)
     run.check_is_network()
+    plain, run = run, over_views(run, tta)
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
     _check_device(exporter, device)
@@ -122,17 +127,25 @@ def export(
             f"`{exporter.name}` files cannot have the score of unknown images that run `{run.path}` has",
             hint=f"pass `--to {able[0]}`, or train without `--unknown-rate`" if able else "train without it",
         )
-    target = _target(run, exporter, out, force)
+    target = _target(run, exporter, out, force, tta)
     own = run.experiment.data
     where = undivided(read_as(own, data or own, plugins))  # images are found by their ids, in whatever split
     images = open_to_score(where, run.experiment.split_seed, plugins, of_run=data is None)
     ours = _of_training_images(run, images, plugins) if run.is_final else run.predictions()
+    metadata = file_metadata(plain)
     try:
         contents = run.contents()
     except ZooError:  # only int8 needs them, and says so
         contents = {}
     images = spelt_as(images, [*ours.ids, *contents.get("fit", {})], run.classes)
     samples = _evaluated_samples(run, ours, choose_split(images, "all")[1])
+    if tta is not None and not run.is_final:
+        progress.start(f"score {ours.split} over views", len(samples))
+        ours = predictions_over_views(run, samples, ours.split, plugins, progress)
+        progress.stop()
+        metadata = views_metadata(metadata, tta, figures_of(ours, plugins))
+    elif tta is not None:  # its figures are those of the run that it is of, over single views
+        metadata = views_metadata(metadata, tta, {"metrics": {}, "accuracy_interval_95": None})
     network = run.load_network(plugins)
     shown: Calibration | None = None
     refused: list[PrecisionCandidate] = []
@@ -151,7 +164,7 @@ def export(
         model=network.model,
         preprocess=run.preprocess,
         classes=run.classes,
-        metadata=file_metadata(run),
+        metadata=metadata,
         file=target,
         preprocessing=preprocessing,
         calibration=shown,
@@ -243,8 +256,9 @@ def _check_device(exporter: Exporter, device: str) -> None:
         raise UsageError(f"`{exporter.name}` files run on {' '.join(exporter.devices)}, not on `{device}`")
 
 
-def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool) -> Path:
-    target = output_path(out) if out is not None else run.path / f"model{exporter.suffix}"
+def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool, tta: str | None) -> Path:
+    name = "model" if tta is None else f"model.{tta}"
+    target = output_path(out) if out is not None else run.path / f"{name}{exporter.suffix}"
     if target.suffix.lower() != exporter.suffix:
         raise UsageError(
             f"`{target}` does not end in `{exporter.suffix}`",

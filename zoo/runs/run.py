@@ -142,6 +142,33 @@ class Run:
         return isinstance(self.record.get("final"), dict)
 
     @property
+    def combined(self) -> str | None:
+        """How it was made of other runs: `soup of 3` or `ensemble of 3`; None: it was trained."""
+        for kind, parts in (("soup", "ingredients"), ("ensemble", "members")):
+            found = self.record.get(kind)
+            if isinstance(found, dict):
+                return f"{kind} of {sum(bool(one.get('taken', True)) for one in found[parts])}"
+        return None
+
+    def check_is_trained(self, doing: str) -> None:
+        """Check that the run was trained, and not made of others; `doing` completes `it cannot be ...`.
+
+        Raises:
+            UsageError: it was made by `zoo soup` or `zoo ensemble`.
+        """
+        if self.combined is not None:
+            kind = self.combined.split()[0]
+            raise UsageError(
+                f"run `{self.path}` cannot be {doing}: it was not trained, but is {self.in_words}",
+                hint=f"`zoo {kind}` makes it again from the runs that `run.json` names under `{kind}`",
+            )
+
+    @property
+    def in_words(self) -> str:
+        """What a run that was made of others is: `a soup of 3 runs`."""
+        return f"{'an' if str(self.combined).startswith('e') else 'a'} {self.combined} runs"
+
+    @property
     def folds(self) -> list[Run]:
         """The runs of its folds, in order; empty for a run that is one network.
 
@@ -196,33 +223,13 @@ class Run:
             UsageError: the plugin of its backbone or strategy is not installed.
             ZooError: the run has no weights, or they do not fit the network.
         """
-        from zoo.config.grammar import parse
-        from zoo.networks.building import build_network, read_state, spec_of
+        from zoo.networks.trained import load_trained
         from zoo.plugin import Plugins
 
         file = self.path / WEIGHTS_FILE
         if not file.is_file():
             raise self._no_weights()
-        experiment, plugins = self.experiment, plugins or Plugins()
-        backbone = plugins.backbones.find(str(self.record["backbone"])).value
-        network = build_network(
-            backbone,
-            classes=len(self.classes),
-            dropout=experiment.dropout,
-            drop_path=experiment.drop_path,
-            image_size=experiment.image_size,
-        )
-        plan = parse(str(self.record["strategy"]), plugins.strategies)
-        network = plan.adapt(network, spec_of(backbone, experiment, len(self.classes), self.preprocess.crop))
-        try:
-            network.model.load_state_dict(read_state(file))
-        except RuntimeError as error:
-            raise ZooError(
-                f"weights `{file}` do not fit `{self.record['backbone']}`: {str(error).splitlines()[-1].strip()}",
-                hint="the file was replaced, or the backbone's plugin has changed; see `versions` in `run.json`",
-            ) from error
-        network.model.eval()
-        return network
+        return load_trained(self.record, file, plugins or Plugins())
 
     def _no_weights(self) -> ZooError:
         """The error for a run without weights."""

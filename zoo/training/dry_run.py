@@ -40,6 +40,7 @@ from zoo.strategy import Phase
 from zoo.system.device import training_precision
 from zoo.system.process_memory import resident_memory
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
+from zoo.training.distillation import open_teachers
 from zoo.training.optimizer import ParameterGroup, changed_by, kept_numbers, plan_groups, trained_by
 from zoo.training.sampler import batches
 from zoo.training.seen_images import check_seen_files
@@ -83,7 +84,7 @@ class PhasePlan:
 
     Attributes:
         steps: optimiser steps; None without data.
-        settings: those of `ema`, `mixup`, `cutmix`, `pull` and `feature_pull` that are set.
+        settings: those of `ema`, `mixup`, `cutmix`, `pull`, `feature_pull` and `distill` that are set.
         stages: one row per stage, the head last.
         frozen: which stages the frozen prefix covers, and whether its outputs are cached; None: there is no prefix.
         memory: bytes for weights, gradients, the optimiser's state and the activations of a batch, in fp32.
@@ -183,6 +184,8 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     planned = plan_phases(setup, network, experiment)
     if inheritance is not None:
         notes += inheritance.notes(planned.phases)
+    if with_data:
+        open_teachers(planned.phases, opened.classes)
     network.model.to(setup.device.place).to(memory_format=torch.channels_last)
     resident = resident_memory()
     phases = tuple(
@@ -268,7 +271,7 @@ def _phase_plan(
         norm=phase.norm,
         settings={
             word: float(value)
-            for word in ("ema", "mixup", "cutmix", "pull", "feature_pull")
+            for word in ("ema", "mixup", "cutmix", "pull", "feature_pull", "distill")
             if (value := getattr(phase, word)) is not None and value
         },
         stages=stages,

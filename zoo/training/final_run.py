@@ -59,6 +59,7 @@ def final_experiment(run: Run) -> tuple[Experiment, Earlier]:
         UsageError: the run is a final run, or a fold, or its rates followed a validation loss.
         ZooError: it is not finished, or its list of `--exclude` is gone.
     """
+    run.check_is_trained("trained on all images")
     if run.status != "finished":
         raise ZooError(f"run `{run.path}` is {run.status}, not finished", hint=f"`zoo train --resume {run.path}`")
     asked = run.experiment

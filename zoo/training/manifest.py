@@ -67,6 +67,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
     return {
         **common_manifest(job.experiment, job.setup, job.network, job.phases, job.images),
         "from": _from_manifest(job),
+        **({"teachers": {name: one.to_json() for name, one in job.teachers.items()}} if job.teachers else {}),
         "start_sha256": job.start_digest,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
         "reported_split": job.roles.reported or (job.earlier.reported_split if job.earlier else "val"),
@@ -112,6 +113,15 @@ def phases_manifest(network: Network, planned: PlannedPhases) -> list[dict[str, 
             "cutmix": phase.cutmix,
             "pull": phase.pull,
             "feature_pull": phase.feature_pull,
+            **(
+                {}
+                if phase.distill is None
+                else {
+                    "distill": phase.distill,
+                    "distill_temperature": phase.distill_temperature,
+                    "distill_weight": phase.distill_weight,
+                }
+            ),
             "trainable_parameters": sum(sizes[name] for name in trained_by(network, phase)),
         }
         for phase, count in zip(planned.phases, planned.epochs)

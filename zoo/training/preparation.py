@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -29,6 +29,7 @@ from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
 from zoo.storage.tensor_store import digest_of_texts
 from zoo.training.acceptance import accept, check_leaks
+from zoo.training.distillation import Teacher, open_teachers, warn_of_seen
 from zoo.training.final_run import Earlier
 from zoo.training.inheritance import Inheritance
 from zoo.training.optimizer import changed_by
@@ -57,6 +58,7 @@ class Job:
     shared_groups: tuple[SharedGroup, ...] = ()  # groups in two splits
     earlier: Earlier | None = None  # of a final run
     pool: RowPool | None = None  # outputs of frozen layers that the folds of a run share
+    teachers: Mapping[str, Teacher] = field(default_factory=dict)  # by the text of `distill=`
     engine: RunEngine | None = None  # computes frozen layers; None: torch
     inheritance: Inheritance | None = None  # of a run that goes on from another
     seen: Seen | None = None  # images that the run which it goes on from was fitted on
@@ -144,6 +146,7 @@ def prepare(
     if earlier is not None:
         kept = len(earlier.epochs)
         phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
+    teachers = open_teachers(phases.phases, images.classes)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
     if not of_folds:
@@ -168,6 +171,7 @@ def prepare(
         )
     if (streamed := streamed_text(decoded.values())) is not None:
         progress.note(streamed)
+    warn_of_seen(teachers, [one for role, part in decoded.items() if role != "fit" for one in part.contents], progress)
     leaks = [*leaks_of(decoded, roles.reported or "val"), *accepted.selection.near]
     decoded.pop(CHECKED, None)
     work = prefix_work(network, phases, experiment, decoded)
@@ -194,6 +198,7 @@ def prepare(
         earlier=earlier,
         inheritance=inheritance,
         seen=seen,
+        teachers=teachers,
         engine=RunEngine(
             experiment.engine,
             plugins=context.plugins,

@@ -63,6 +63,7 @@ def rerun_experiment(run: Run, changes: Mapping[str, Any]) -> Experiment:
         UsageError: the run is a final run or that of a fold; a setting is unknown, or its value is wrong.
         ZooError: its list of `--exclude` is gone.
     """
+    run.check_is_trained("trained again")
     if run.is_final:
         raise UsageError(
             f"run `{run.path}` is a final run, which takes epochs and rates from `{run.record['final']['run']}`",

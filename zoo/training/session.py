@@ -39,6 +39,7 @@ from zoo.system.garbage import collect_as_usual
 from zoo.system.process_memory import peak_memory
 from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.checkpoint import FILES, Checkpoints
+from zoo.training.distillation import check_teachers
 from zoo.training.figures import calibrate, check_finite, check_learnt, figures_of, report
 from zoo.training.final_run import Earlier, changed_images
 from zoo.training.load_watch import LoadWatch
@@ -157,6 +158,7 @@ def resume(
     run = Run.open(run)
     if run.status == "finished":
         return _finished(run, context.progress)
+    run.check_is_trained("resumed")
     with _hold(run.path):
         run = Run.open(run.path)  # another process may have continued it in the meantime
         if run.status == "finished":
@@ -183,6 +185,7 @@ def resume(
             job = prepare(experiment, setup, context, pool=pool, earlier=earlier, of_folds=of_folds, engine=engine)
             check_data(run, job)
             check_start(run, job, force)
+            check_teachers(run, job.teachers)
             restore_splits(run, job)
             return _carry_out(job, run.update(status="running", failure=None), watch, resumed=True)
         finally:

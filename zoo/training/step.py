@@ -16,6 +16,7 @@ from zoo.progress import Progress
 from zoo.strategy import Phase
 from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
+from zoo.training.distillation import taught_loss
 from zoo.training.feature_distance import FeatureDistance
 from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import take_step
@@ -64,6 +65,7 @@ class Stepper:
         batch: int,
         start: Mapping[str, torch.Tensor],
         distance: FeatureDistance | None = None,
+        taught: torch.Tensor | None = None,
     ) -> tuple[float, int]:
         """Take one step; returns the mean loss and the number of images classified correctly.
 
@@ -72,11 +74,12 @@ class Stepper:
             inputs: tensors with N rows each: images, or cached outputs of the frozen prefix.
             labels: `(N,)`.
             optimizer: its learning rates are set.
-            phase: for `mixup`, `cutmix`, `norm`, `pull` and `feature_pull`.
+            phase: for `mixup`, `cutmix`, `norm`, `pull`, `feature_pull` and `distill`.
             epoch: seeds the step, together with `batch`.
             batch: number of the batch in its epoch.
             start: initial values of the parameters that the phase pulls towards them, by name.
             distance: of the feature maps, for `feature_pull`.
+            taught: logits of the teacher `(N, classes)`, for `distill`.
 
         Raises:
             Diverged: the loss is not finite.
@@ -94,7 +97,7 @@ class Stepper:
             kept = self._statistics(phase)
             try:
                 loss, right = self._gradients(
-                    forward, inputs, targets, optimizer, parts, epoch, distance, phase.feature_pull
+                    forward, inputs, targets, optimizer, parts, epoch, phase, distance, taught
                 )
                 break
             except (RuntimeError, MemoryError) as error:
@@ -148,19 +151,22 @@ class Stepper:
         optimizer: torch.optim.Optimizer,
         parts: int,
         epoch: int,
+        phase: Phase,
         distance: FeatureDistance | None,
-        feature_pull: float,
+        taught: torch.Tensor | None,
     ) -> tuple[float, int]:
         """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right.
 
-        The loss that is returned is without the penalty of `feature_pull`, as it is without that of `pull`.
+        The loss that is returned is that of the labels: without the penalties of `feature_pull` and `pull`, and
+        without the teacher's part.
         """
         with without_compiler():
             optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
         value, right = 0.0, 0
         split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
-        for *some, wanted in zip(*split):
+        lessons = [None] * parts if taught is None else taught.tensor_split(parts)
+        for (*some, wanted), lesson in zip(zip(*split), lessons, strict=True):
             if distance is None:
                 logits = self._logits(forward, *some)
                 loss = total = self.loss(logits, wanted) / whole
@@ -170,7 +176,10 @@ class Stepper:
                     with torch.no_grad():
                         self._logits(distance.teacher, *some)
                 loss = self.loss(logits, wanted) / whole
-                total = loss + feature_pull / len(targets) * watched.penalty(len(wanted))
+                total = loss + phase.feature_pull / len(targets) * watched.penalty(len(wanted))
+            if lesson is not None:
+                apart = taught_loss(logits, lesson, phase.distill_temperature) / len(targets)
+                total = total + phase.distill_weight * (apart - loss)
             total.backward()  # type: ignore[no-untyped-call]
             value += float(loss.detach())
             answers = wanted if wanted.ndim == 1 else wanted.argmax(1)

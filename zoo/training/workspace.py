@@ -15,6 +15,7 @@ from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
 from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
+from zoo.training.distillation import TaughtViews
 from zoo.training.feature_distance import (
     ATTENTION,
     MOST_WEIGHED,
@@ -153,6 +154,7 @@ class PhaseSteps:
         self._forward = workspace.forward
         self.validation_outputs: PrefixOutputs | None = None
         self.distance = self._distance(restored)
+        self.taught = self._taught()
         self._split(workspace.epochs[number])
         if fold:
             self._fold()
@@ -171,6 +173,14 @@ class PhaseSteps:
             kept = [restored[f"{ATTENTION}{layer.path}"] for layer in layers]
             distance.weights = tuple(weights.to(workspace.device.place) for weights in kept)
         return distance
+
+    def _taught(self) -> TaughtViews | None:
+        """The logits of the phase's teacher; the views are those that the steps take."""
+        workspace = self._workspace
+        if self.phase.distill is None:
+            return None
+        teacher, context = workspace.job.teachers[self.phase.distill], workspace.job.context
+        return TaughtViews(teacher, workspace.views, context.plugins, context.progress)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """What a checkpoint keeps of the phase beside the network and the optimiser."""
@@ -219,6 +229,8 @@ class PhaseSteps:
         """Compute and cache the prefix's outputs of a view for all training images, where outputs are cached."""
         if self._outputs is not None:
             self._outputs.prepare(view)
+        if self.taught is not None:
+            self.taught.prepare(view)
 
     def step(
         self, indices: npt.NDArray[np.int64], views: Sequence[int], *, epoch: int, batch: int
@@ -245,6 +257,7 @@ class PhaseSteps:
             batch=batch,
             start=self.pulled,
             distance=self.distance,
+            taught=None if self.taught is None else self.taught.rows(indices, views).to(workspace.device.place),
         )
 
     def spent(self) -> tuple[float, float, float]:

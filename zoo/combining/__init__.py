@@ -1,0 +1,1 @@
+"""Runs that are made of other runs: a soup of their weights, an ensemble of their probabilities."""

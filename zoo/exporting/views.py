@@ -1,0 +1,95 @@
+"""Views: test-time augmentation of an exported file, and the run that such a file is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from zoo.errors import UsageError, ZooError
+from zoo.runs.run import Run
+
+if TYPE_CHECKING:
+    from zoo.backbone import Network
+    from zoo.dataset import Sample
+    from zoo.plugin import Plugins
+    from zoo.predictions import Predictions
+    from zoo.progress import Progress
+
+Views = Literal["flip"]
+KEY = "tta"  # of an exported file's metadata
+
+_SECTION = (
+    "\n\n## Test-time augmentation\n\nThe file classifies each image and its mirror image, and gives the mean of both "
+    "probabilities. It takes about twice as long as without. Its accuracy above is that of both views together."
+)
+
+
+class RunOverViews(Run):
+    """A run whose network gives the mean of the probabilities of each image and of its mirror image."""
+
+    def load_network(self, plugins: Plugins | None = None) -> Network:
+        """The network over both views, on the CPU, in eval mode; it raises as that of a run."""
+        from zoo.networks.mean_network import FlippedViews
+
+        network = super().load_network(plugins)
+        return replace(network, model=FlippedViews(network.model).eval())
+
+
+def over_views(run: Run, views: str | None) -> Run:
+    """The run as it classifies with test-time augmentation; itself without.
+
+    Raises:
+        UsageError: there are no such views, or the run has a score of unknown images, which is one view's.
+    """
+    if views is None:
+        return run
+    if views not in get_args(Views):
+        raise UsageError(f"unknown test-time augmentation `{views}`", hint=f"known is {' '.join(get_args(Views))}")
+    if run.record.get("unknown"):
+        raise UsageError(
+            f"run `{run.path}` has a threshold for unknown images, which was set on single views, so its file can have "
+            f"no `--tta {views}`",
+            hint="leave `--tta` out, or train without `--unknown-rate`",
+        )
+    return RunOverViews(run.path, run.record)
+
+
+def views_metadata(metadata: Mapping[str, Any], views: str, figures: Mapping[str, Any]) -> dict[str, Any]:
+    """Metadata of a file over views: its own figures, and what it does."""
+    return {**metadata, **figures, KEY: views, "card": f"{metadata['card']}{_SECTION}"}
+
+
+def views_of(recorded: Mapping[str, Any]) -> str | None:
+    """The views of a file, from what it records about itself; None: it has none."""
+    metadata = recorded.get("metadata")
+    found = None
+    if isinstance(metadata, dict):
+        found = metadata.get(KEY, metadata.get(f"zoo.{KEY}"))
+    return None if found is None else str(found)
+
+
+def predictions_over_views(
+    run: Run, samples: Sequence[Sample], split: str, plugins: Plugins, progress: Progress
+) -> Predictions:
+    """Predictions of a run over views on the images that the run was scored on.
+
+    Raises:
+        ZooError: one cannot be decoded.
+    """
+    from zoo.data.decoding import default_workers
+    from zoo.evaluation.scoring import score
+
+    predictor = run.predictor("cpu", plugins)
+    table, bad = score(predictor, samples, split, workers=default_workers(), advance=progress.advance)
+    if bad:
+        raise ZooError(f"`{bad[0].id}` cannot be decoded: {bad[0].reason}", hint="pass the run's own photographs")
+    return table
+
+
+def figures_of(table: Predictions, plugins: Plugins) -> dict[str, Any]:
+    """Metrics of a file whose predictions are not those of its run."""
+    from zoo.evaluation.evaluation import compute_metrics
+    from zoo.evaluation.statistics import accuracy_interval
+
+    return {"metrics": compute_metrics(table, plugins), "accuracy_interval_95": list(accuracy_interval(table))}
