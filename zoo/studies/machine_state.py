@@ -23,6 +23,6 @@ def machine_state(experiment: Experiment, plugins: Plugins) -> dict[str, Any]:
     whole, count = sha256(), 0
     for role, samples in images.splits.items():
         for sample, digest in digests(samples):
-            whole.update(f"{role}\0{sample.id}\0{sample.label}\0{digest}\n".encode(errors="surrogateescape"))
+            whole.update(f"{role}\0{sample.id}\0{sample.label}\0{digest}\n".encode(errors="surrogatepass"))
             count += 1
     return {"versions": found, "images": whole.hexdigest(), "count": count}

@@ -1,6 +1,6 @@
 """Remote trials: what a machine of a cluster does with a trial. Ray and Slurm call the same function.
 
-It trains in a process of its own, as on the session's machine, after it has found the same versions and the same images.
+It trains in a process of its own, as on the session's machine, after it has found the same versions and images.
 """
 
 from __future__ import annotations
