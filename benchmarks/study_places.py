@@ -30,7 +30,21 @@ from zoo.studies.running import running_trials
 from zoo.system.environment import machine, versions
 
 OUT = Path(__file__).parent / "results" / "study_places.json"
-SETTINGS = "--weights none --image-size 32 --batch-size 8 --epochs 2 --device cpu --precision fp32 --no-test".split()
+SETTINGS = [
+    "--weights",
+    "none",
+    "--image-size",
+    "32",
+    "--batch-size",
+    "8",
+    "--epochs",
+    "2",
+    "--device",
+    "cpu",
+    "--precision",
+    "fp32",
+    "--no-test",
+]
 SEEDS = range(4)
 WAIT = 300.0
 
