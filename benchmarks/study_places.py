@@ -4,7 +4,7 @@
     python benchmarks/study_places.py PHOTOS --on slurm:cluster=local
 
 A study of eight trials is carried out undisturbed by one process, then at the place: processes of trials are killed by
-SIGKILL, and the session as well, which `zoo study FOLDER` continues; trials that were killed are continued by `--retry`.
+SIGKILL, and the session, which `zoo study FOLDER` continues; trials that were killed are continued by `--retry`.
 Writes `benchmarks/results/study_places.json`.
 """
 

@@ -113,7 +113,10 @@ class SlurmExecutor(RemoteExecutor):
             found: dict[str, Any] = job.result()
             return found
         except core.UncompletedJobError as error:
-            raise TrialLost(f"its job {job.job_id} ended without an answer, in state {job.state}") from error
+            state = (
+                "" if job.state == "FINISHED" else f", in state {job.state}"
+            )  # what submitit says of local processes
+            raise TrialLost(f"its job {job.job_id} ended without an answer{state}") from error
         except core.FailedJobError as error:
             last = str(error).strip().splitlines()[-1:]
             raise ZooError(
