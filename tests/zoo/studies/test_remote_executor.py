@@ -8,6 +8,7 @@ import shutil
 import signal
 import threading
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ class Engine(RemoteExecutor):
     def run_once(self, request: dict[str, Any]) -> dict[str, Any]:
         request = json.loads(json.dumps({**request, **self.changes}))  # what goes over a network
         self.asked.append(request)
-        answer = json.loads(json.dumps(carry_out(request)))
+        answer: dict[str, Any] = json.loads(json.dumps(carry_out(request)))
         if self.lose:
             raise TrialLost("its process or its machine is gone")
         return answer
@@ -97,7 +98,7 @@ def test_a_worker_that_differs_is_refused_by_name_and_no_outcome(
     changes: dict[str, Any], message: str, two_splits: Path, tmp_path: Path, plugins: Plugins,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(remote_trial, "check_session", lambda *_: running.check_session(*_, wait=0))  # type: ignore[call-arg]
+    monkeypatch.setattr(remote_trial, "check_session", partial(running.check_session, wait=0.0))
     folder = weighed(tmp_path / "s", asked(two_splits))
     with pytest.raises(ZooError, match=rf"^worker `.+` .*{message}") as error:
         study(folder, executor=Engine(plugins, **changes), plugins=plugins)
