@@ -19,16 +19,32 @@ from zoo.errors import DiskFull
 from zoo.runs.run import Run
 from zoo.studies import remote_trial, running
 from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.executor import LocalProcess
 from zoo.studies.machine_state import machine_state
 from zoo.studies.places import executor_on
 from zoo.studies.remote_executor import RemoteExecutor, TrialLost
 from zoo.studies.remote_trial import carry_out, versions_difference
 from zoo.studies.results import COSTS_FILE
 from zoo.studies.trial import TrialState
+from zoo.studies.trial_worker import TrialWorker
 from zoo_cli.main import run as run_zoo
 
 SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1, "precision": "fp32"}
 CONFIGURATION = "timm/test_resnet partial:1"
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> None:
+    """What a worker's process does is done in this one: a process needs seconds to import torch."""
+    worker = TrialWorker()
+    worker.plugins = plugins
+
+    def ask(self: LocalProcess, do: str, **request: Any) -> dict[str, Any]:
+        found: dict[str, Any] = getattr(worker, do)(**request)
+        return found
+
+    monkeypatch.setattr(LocalProcess, "ask", ask)
+    monkeypatch.setattr(remote_trial, "check_session", partial(running.check_session, wait=0.0))
 
 
 class Engine(RemoteExecutor):
@@ -69,6 +85,7 @@ def weighed(folder: Path, spec: Study) -> Path:
     return folder
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_trial_whose_answer_is_lost_is_read_from_its_folder_and_equals_a_local_one(
     two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
@@ -86,6 +103,7 @@ def test_a_trial_whose_answer_is_lost_is_read_from_its_folder_and_equals_a_local
     assert "no or another session" in late["refused"]
 
 
+@pytest.mark.usefixtures("in_process")
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -95,10 +113,8 @@ def test_a_trial_whose_answer_is_lost_is_read_from_its_folder_and_equals_a_local
     ],
 )
 def test_a_worker_that_differs_is_refused_by_name_and_no_outcome(
-    changes: dict[str, Any], message: str, two_splits: Path, tmp_path: Path, plugins: Plugins,
-    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, Any], message: str, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(remote_trial, "check_session", partial(running.check_session, wait=0.0))
     folder = weighed(tmp_path / "s", asked(two_splits))
     with pytest.raises(ZooError, match=rf"^worker `.+` .*{message}") as error:
         study(folder, executor=Engine(plugins, **changes), plugins=plugins)
