@@ -36,7 +36,8 @@ class RayExecutor(RemoteExecutor):
 
         Args:
             address: `HOST` or `HOST:PORT` of a cluster's Ray client server; `auto`: the cluster that this machine is
-                part of; empty: Ray is started on this machine, and listens on loopback.
+                part of; empty: Ray is started on this machine. It is asked to listen on loopback, and may take
+                the machine's own address all the same.
             cpus: Processors of each trial.
             gpus: GPUs of each trial.
             jobs: Most trials at a time. None: as many as the cluster has room for when the trials begin.
