@@ -162,10 +162,26 @@ def _settings(command: Any) -> Any:
 @click.option(
     "--jobs",
     type=click.IntRange(1, 1024),
-    default=1,
     metavar="N",
     help="Number of trials that are trained at a time on this machine, each by its share of the processors unless "
-    "--threads says how many.  [default: 1]",
+    "--threads says how many; with --on, the most at a time there.  [default: 1; with --on ray: what the cluster has "
+    "room for; with --on slurm: 8]",
+)
+@click.option(
+    "--on",
+    "place",
+    metavar="PLACE",
+    help="Train the trials on other machines, which see the study's folder and the data under the same paths: ray, "
+    "ray://HOST:PORT, or slurm:partition=NAME; needs the extra `ray` or `slurm`.  [default: this machine]",
+)
+@click.option(
+    "--cpus-per-trial", type=click.IntRange(1), metavar="N", help="With --on: processors of each trial.  [default: 1]"
+)
+@click.option(
+    "--gpus-per-trial",
+    type=click.FloatRange(0),
+    metavar="N",
+    help="With --on: GPUs of each trial; with Ray, 0.5 stands for two trials on one GPU.  [default: 0]",
 )
 @click.option("--retry", is_flag=True, help="Train failed trials again.")
 @click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
@@ -181,7 +197,10 @@ def study(
     study: str | None,
     out: str | None,
     as_json: bool,
-    jobs: int,
+    jobs: int | None,
+    place: str | None,
+    cpus_per_trial: int | None,
+    gpus_per_trial: float | None,
     retry: bool,
     status: bool,
     time_budget: float | None,
@@ -210,6 +229,7 @@ def study(
     The options from --weights on are settings of every run, as in `zoo train`.
     """
     from zoo.progress import ProgressBar
+    from zoo.studies.places import executor_on
     from zoo.studies.results import Results
     from zoo.studies.runner import study as carry_out
     from zoo_cli.main import plugins
@@ -232,12 +252,22 @@ def study(
                 f"`{_option(ctx, given[0])}` cannot change the study in `{folder}`, which is continued as it is",
                 hint="leave it out, or start a new study with `--out`",
             )
+        if place is None and (cpus_per_trial, gpus_per_trial) != (None, None):
+            raise UsageError(
+                "`--cpus-per-trial` and `--gpus-per-trial` apply with `--on` only", hint="such as `--on ray`"
+            )
+        executor = None
+        if place is not None:
+            executor = executor_on(
+                place, cpus=cpus_per_trial or 1, gpus=gpus_per_trial or 0.0, jobs=jobs, plugins=plugins(ctx)
+            )
         results = carry_out(
             folder if folder is not None else _asked(ctx, study, time_budget, asked),
             out=_out(ctx, study, out),
             retry=retry,
             time_budget=time_budget,
-            jobs=jobs,
+            jobs=(jobs or 1) if executor is None else 1,
+            executor=executor,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )
@@ -305,6 +335,7 @@ def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
 
 
 def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
+    from zoo.studies.running import running_trials
     from zoo.studies.trial import TrialState
 
     states = [one.state for one in results.outcomes]
@@ -314,6 +345,8 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         f"{states.count(TrialState.FAILED)} failed, "
         f"{results.record['trials'] - len(states)} left"
     )
+    for name, note in running_trials(results.path).items():
+        screen.print(f"[dim]{escape(name)}: running on {escape(str(note.get('host')))} since {note.get('time')}[/dim]")
     for one in results.outcomes:
         if not one.finished:
             hint = f" ({one.hint})" if one.hint else ""

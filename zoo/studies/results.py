@@ -4,6 +4,7 @@ study.json          the study's description, and its status
 outcomes.jsonl      a line per trial: finished, failed, or refused before it was trained, and why
 footprints.json     deployment cost of every configuration, known before the first trial
 trials/NAME/        the runs
+running/            with `--on`: which trials run, and where
 finals/NAME/        with `--folds`: the winners' trials, trained on all images that are not locked
 search.db           settings that the hyperparameter search tried (Optuna)
 tuned.json          settings that it found

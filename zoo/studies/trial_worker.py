@@ -52,6 +52,12 @@ class TrialWorker:
             "metrics": run.metrics,
         }
 
+    def state(self, experiment: dict[str, Any]) -> dict[str, Any]:
+        """The versions of this machine and the images that it sees; see `machine_state`."""
+        from zoo.studies.machine_state import machine_state
+
+        return machine_state(Experiment.from_json(experiment), self.plugins)
+
     def export_untrained(
         self, experiment: dict[str, Any], classes: list[str], images: int, folder: str
     ) -> dict[str, Any]:

@@ -1,0 +1,229 @@
+"""Trials on other machines: an engine is asked to run a function, and the trial's folder is the truth about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from zoo import Experiment, Plugins, Results, Study, UsageError, ZooError, study, train
+from zoo.errors import DiskFull
+from zoo.runs.run import Run
+from zoo.studies import remote_trial, running
+from zoo.studies.deployment_cost import DeploymentCost
+from zoo.studies.executor import LocalProcess
+from zoo.studies.machine_state import machine_state
+from zoo.studies.places import executor_on
+from zoo.studies.remote_executor import RemoteExecutor, TrialLost
+from zoo.studies.remote_trial import carry_out, versions_difference
+from zoo.studies.results import COSTS_FILE
+from zoo.studies.trial import TrialState
+from zoo.studies.trial_worker import TrialWorker
+from zoo_cli.main import run as run_zoo
+
+SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1, "precision": "fp32"}
+CONFIGURATION = "timm/test_resnet partial:1"
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> None:
+    """What a worker's process does is done in this one: a process needs seconds to import torch."""
+    worker = TrialWorker()
+    worker.plugins = plugins
+
+    def ask(self: LocalProcess, do: str, **request: Any) -> dict[str, Any]:
+        found: dict[str, Any] = getattr(worker, do)(**request)
+        return found
+
+    monkeypatch.setattr(LocalProcess, "ask", ask)
+    monkeypatch.setattr(remote_trial, "check_session", partial(running.check_session, wait=0.0))
+
+
+class Engine(RemoteExecutor):
+    """An engine that runs the function in this process, and may lose its answer or ask for other things."""
+
+    def __init__(self, plugins: Plugins, **changes: Any) -> None:
+        super().__init__(plugins=plugins)
+        self.changes = changes
+        self.asked: list[dict[str, Any]] = []
+        self.lose = False
+
+    def run_once(self, request: dict[str, Any]) -> dict[str, Any]:
+        request = json.loads(json.dumps({**request, **self.changes}))  # what goes over a network
+        self.asked.append(request)
+        answer: dict[str, Any] = json.loads(json.dumps(carry_out(request)))
+        if self.lose:
+            raise TrialLost("its process or its machine is gone")
+        return answer
+
+    def stop(self) -> None:
+        for process in remote_trial._processes.values():
+            process.cancel()
+
+
+def asked(data: Path, seeds: tuple[int, ...] = (0,)) -> Study:
+    return Study(
+        data=str(data), backbones=("timm/test_resnet",), strategies=("partial:1",), seeds=seeds, settings=SETTINGS,
+        test=False,
+    )  # fmt: skip
+
+
+def weighed(folder: Path, spec: Study) -> Path:
+    folder.mkdir()
+    cost = DeploymentCost(latency=(0.01, 0.01, 0.01), size=10, license="unknown", shape="x").to_json()
+    (folder / COSTS_FILE).write_text(json.dumps({CONFIGURATION: cost}))
+    record = {"schema": 1, "study": json.loads(json.dumps(spec.to_json())), "status": "running", "trials": 1}
+    (folder / "study.json").write_text(json.dumps(record))
+    return folder
+
+
+@pytest.mark.usefixtures("in_process")
+def test_a_trial_whose_answer_is_lost_is_read_from_its_folder_and_equals_a_local_one(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    spec = asked(two_splits)
+    trial = spec.trials(plugins)[0]
+    local = train(spec.experiment(trial), out=tmp_path / "local", plugins=plugins)
+    engine = Engine(plugins)
+    engine.lose = True
+    found = study(weighed(tmp_path / "remote", spec), executor=engine, plugins=plugins).outcomes
+    assert [one.finished for one in found] == [True] and found[0].metrics == local.metrics
+    remote = Run.open(tmp_path / "remote" / "trials" / trial.name).predictions()
+    assert (local.predictions().logits == remote.logits).all()
+    assert not (tmp_path / "remote" / "running" / "session.json").exists()  # nothing begins after the session
+    late = carry_out(engine.asked[0])  # as a job that waited in a queue while its session was killed
+    assert "no or another session" in late["refused"]
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"state": {"versions": {"torch": "1.0"}, "images": "", "count": 0}}, "`torch` .* instead of 1.0"),
+        ({"study": "/nowhere/at-all"}, "does not see the study's folder `/nowhere/at-all`"),
+        ({"session": "another"}, "no or another session"),
+    ],
+)
+def test_a_worker_that_differs_is_refused_by_name_and_no_outcome(
+    changes: dict[str, Any], message: str, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:  # fmt: skip
+    folder = weighed(tmp_path / "s", asked(two_splits))
+    with pytest.raises(ZooError, match=rf"^worker `.+` .*{message}") as error:
+        study(folder, executor=Engine(plugins, **changes), plugins=plugins)
+    assert error.value.hint and "\n" not in error.value.message
+    assert not Results.open(folder).outcomes and not list((folder / "trials").iterdir())
+
+
+def test_other_images_are_noticed(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    data = tmp_path / "photos"
+    shutil.copytree(two_splits, data)
+    experiment = Experiment(data=str(data), backbone="timm/test_resnet", strategy="partial:1", **SETTINGS)  # type: ignore[arg-type]
+    before = machine_state(experiment, plugins)
+    assert machine_state(experiment, plugins) == before and before["versions"]["plugin datasets"]
+    image = sorted(data.rglob("*.*"))[0]
+    content = image.read_bytes()
+    image.write_bytes(sorted(data.rglob("*.*"))[-1].read_bytes())
+    assert machine_state(experiment, plugins)["images"] != before["images"]
+    image.write_bytes(content)
+    assert machine_state(experiment, plugins) == before
+    image.rename(image.with_stem("other"))
+    assert machine_state(experiment, plugins)["images"] != before["images"]
+
+
+def test_a_trial_is_held_by_one_and_shown_while_it_runs(tmp_path: Path) -> None:
+    token = running.begin_session(tmp_path)
+    order: list[str] = []
+
+    def second() -> None:
+        with running.hold_trial(tmp_path, "t", token):
+            order.append("second")
+
+    thread = threading.Thread(target=second)
+    with running.hold_trial(tmp_path, "t", token):
+        assert running.running_trials(tmp_path)["t"]["process"] == os.getpid()
+        thread.start()
+        thread.join(timeout=0.3)
+        order.append("first")
+    thread.join(timeout=30)
+    assert order == ["first", "second"] and running.running_trials(tmp_path) == {}
+    (tmp_path / "running" / "t.json").write_text('{"host": "gone"}')  # left by a process that was killed
+    assert running.running_trials(tmp_path) == {}
+
+
+def test_versions_are_named() -> None:
+    assert versions_difference({"torch": "2.9", "a": "1"}, {"torch": "2.8", "a": "1", "plugin x": "x 1"}) == (
+        "`plugin x` x 1 instead of none, `torch` 2.8 instead of 2.9"
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--on", "dask"], "`--on dask` names no place"),
+        (["--on", "ray://"], "has no address"),
+        (["--on", "slurm:partition"], "is not `OPTION=VALUE`"),
+        (["--on", "slurm:minute=5"], "unknown option `minute`"),
+        (["--on", "slurm:minutes=x"], "`minutes=x` is not"),
+        (["--on", "slurm", "--gpus-per-trial", "nan"], "nan GPUs"),
+        (["--on", "slurm", "--gpus-per-trial", "0.5"], "cannot have 0.5 GPUs"),
+        (["--gpus-per-trial", "1"], "apply with `--on` only"),
+    ],
+)
+def test_bad_words_are_one_line(words: list[str], message: str, two_splits: Path, capsys: Any) -> None:
+    data = ["--data", str(two_splits), "--backbone", "timm/test_resnet", "--strategy", "full"]
+    assert run_zoo(["study", *data, *words]) == 2
+    told = capsys.readouterr().err
+    assert message in told and "Traceback" not in told
+
+
+def test_a_full_disk_of_a_worker_stops_the_study(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    engine = Engine(plugins)
+    engine.run_once = lambda request: {"full": "worker `b`: no room", "hint": "make room"}  # type: ignore[method-assign]
+    folder = weighed(tmp_path / "s", asked(two_splits))
+    with pytest.raises(DiskFull, match="worker `b`: no room"):
+        study(folder, executor=engine, plugins=plugins)
+    assert not Results.open(folder).outcomes
+
+
+@pytest.mark.parametrize(("module", "place"), [("submitit", "slurm:cluster=local"), ("ray", "ray")])
+def test_a_killed_trial_is_one_failed_outcome_and_retry_finishes_it(
+    module: str, place: str, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    pytest.importorskip(module)
+    folder = weighed(tmp_path / "s", asked(two_splits))
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while not killed and time.monotonic() < until:
+            for note in running.running_trials(folder).values():
+                os.kill(note["process"], signal.SIGKILL)
+                killed.append(note["process"])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        outcomes = study(folder, executor=executor_on(place, jobs=1, plugins=plugins), plugins=plugins).outcomes
+    finally:
+        killer.join()
+    assert [one.state for one in outcomes] == [TrialState.FAILED] and "--retry" in (outcomes[0].hint or "")
+    again = study(folder, retry=True, executor=executor_on(place, jobs=1, plugins=plugins), plugins=plugins)
+    assert [one.finished for one in again.outcomes] == [True]
+    assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_cluster_that_is_not_there_is_told_before_anything(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    with pytest.raises(ZooError, match="there is no cluster at `ray://127"):
+        executor_on("ray://127.0.0.1:9")
+    with pytest.raises(UsageError, match="is not an address"):
+        executor_on("ray://head:port")
