@@ -107,6 +107,7 @@ def prepare(
     earlier: Earlier | None = None,
     of_folds: bool = False,
     engine: EngineChoice | None = None,
+    times: int = 1,
 ) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
@@ -119,6 +120,7 @@ def prepare(
         earlier: What a final run takes from the run that it is of.
         of_folds: Whether it is the run of a fold; the run of all folds has looked for leaks, and told what it found.
         engine: The choice that a resumed run began with. None: it has made none.
+        times: Factor of `--accumulate`, where optimiser steps are taken: the ranks of a new run.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
@@ -130,6 +132,9 @@ def prepare(
     torch.manual_seed(experiment.seed)
     network = build(setup, experiment, len(images.classes))
     phases = plan_phases(setup, network, experiment)
+    if times > 1 and any(phase.solver is None for phase in phases.phases):
+        experiment = replace(experiment, accumulate=experiment.accumulate * times)
+        phases = plan_phases(setup, network, experiment)
     if earlier is not None:
         kept = len(earlier.epochs)
         phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)

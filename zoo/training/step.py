@@ -16,10 +16,16 @@ from zoo.progress import Progress
 from zoo.strategy import Phase
 from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
+from zoo.system.ranks import ALONE, Ranks
 from zoo.training.feature_distance import FeatureDistance
 from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import take_step
+from zoo.training.part_gradients import gradients_of_ranks
+from zoo.training.running_statistics import RunningStatistics
 from zoo.training.sampler import seed_step
+
+# The inputs of some images of a batch, by their places in it
+Take = Callable[[slice], tuple[torch.Tensor, ...]]
 
 
 class Stepper:
@@ -42,6 +48,7 @@ class Stepper:
         loss: Choice,
         class_weights: torch.Tensor | None,
         progress: Progress,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.experiment = experiment
@@ -50,12 +57,13 @@ class Stepper:
         self.class_weights = None if class_weights is None else class_weights.to(device.place)
         self.loss = BatchLoss(loss, self.class_weights, experiment.label_smoothing)
         self.progress = progress
+        self.ranks = ranks
         self.parts = min(experiment.accumulate, experiment.batch_size)
 
     def step(
         self,
         forward: Callable[..., torch.Tensor],
-        inputs: tuple[torch.Tensor, ...],
+        inputs: tuple[torch.Tensor, ...] | Take,
         labels: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         phase: Phase,
@@ -69,7 +77,8 @@ class Stepper:
 
         Args:
             forward: maps `inputs` to logits `(N, classes)`.
-            inputs: tensors with N rows each: images, or cached outputs of the frozen prefix.
+            inputs: tensors with N rows each: images, or cached outputs of the frozen prefix; or a function that makes
+                the rows of some, so that each rank makes those of its own parts.
             labels: `(N,)`.
             optimizer: its learning rates are set.
             phase: for `mixup`, `cutmix`, `norm`, `pull` and `feature_pull`.
@@ -82,20 +91,22 @@ class Stepper:
             Diverged: the loss is not finite.
             ZooError: the smallest possible part, of one or two images, does not fit into memory.
         """
-        seed_step(self.experiment.seed, epoch, batch)
-        targets = labels
-        if phase.mixup is not None or phase.cutmix is not None:
-            mixed, targets = self._mix(inputs[0], labels, phase)
-            inputs = (mixed,)
+        mixes = phase.mixup is not None or phase.cutmix is not None
+        if callable(inputs) and (mixes or self.ranks.size == 1):
+            inputs = inputs(slice(None))
+        place = (self.experiment.seed, epoch, batch)
         least = _least_images(phase)
         asked = self.parts
         while True:
             parts = self.parts_of(phase, len(labels))
             kept = self._statistics(phase)
+            seed_step(*place)
+            shown, targets = inputs, labels
+            if mixes and not callable(inputs):
+                mixed, targets = self._mix(inputs[0], labels, phase)
+                shown = (mixed,)
             try:
-                loss, right = self._gradients(
-                    forward, inputs, targets, optimizer, parts, epoch, distance, phase.feature_pull
-                )
+                loss, right = self._gradients(forward, shown, targets, optimizer, parts, place, distance, phase)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -109,7 +120,6 @@ class Stepper:
             self.parts = 2 * parts
             for buffer, value in kept:  # the failed pass may have updated running statistics
                 buffer.copy_(value)
-            seed_step(self.experiment.seed, epoch, batch)
             if self.device.place.type == "cuda":
                 torch.cuda.empty_cache()
         if self.parts != asked:
@@ -143,13 +153,13 @@ class Stepper:
     def _gradients(
         self,
         forward: Callable[..., torch.Tensor],
-        inputs: tuple[torch.Tensor, ...],
+        inputs: tuple[torch.Tensor, ...] | Take,
         targets: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         parts: int,
-        epoch: int,
+        place: tuple[int, int, int],
         distance: FeatureDistance | None,
-        feature_pull: float,
+        phase: Phase,
     ) -> tuple[float, int]:
         """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right.
 
@@ -158,9 +168,15 @@ class Stepper:
         with without_compiler():
             optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
-        value, right = 0.0, 0
-        split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
-        for *some, wanted in zip(*split):
+        cuts = cuts_of(len(targets), parts)
+        logits = torch.empty(0)
+
+        def compute(part: int) -> tuple[float, int]:
+            nonlocal logits
+            if part:
+                seed_step(*place, part)  # the first goes on from what mixing has drawn
+            cut = cuts[part]
+            some, wanted = inputs(cut) if callable(inputs) else tuple(one[cut] for one in inputs), targets[cut]
             if distance is None:
                 logits = self._logits(forward, *some)
                 loss = total = self.loss(logits, wanted) / whole
@@ -170,15 +186,24 @@ class Stepper:
                     with torch.no_grad():
                         self._logits(distance.teacher, *some)
                 loss = self.loss(logits, wanted) / whole
-                total = loss + feature_pull / len(targets) * watched.penalty(len(wanted))
+                total = loss + phase.feature_pull / len(targets) * watched.penalty(len(wanted))
             total.backward()  # type: ignore[no-untyped-call]
-            value += float(loss.detach())
             answers = wanted if wanted.ndim == 1 else wanted.argmax(1)
-            right += int((logits.detach().argmax(1) == answers).sum())
+            return float(loss.detach()), int((logits.detach().argmax(1) == answers).sum())
+
+        if self.ranks.size == 1:
+            value, right = 0.0, 0
+            for part in range(parts):
+                loss, correct = compute(part)
+                value, right = value + loss, right + correct
+        else:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            statistics = RunningStatistics(self.model, phase.norm == "train")
+            value, right = gradients_of_ranks(self.ranks, parts, compute, trained, statistics, is_out_of_memory)
         if not math.isfinite(value):
             self.loss.check(value, logits)
             raise Diverged(
-                f"the loss is {value} in epoch {epoch + 1}: training diverged",
+                f"the loss is {value} in epoch {place[1] + 1}: training diverged",
                 hint=f"pass a lower `--lr` than {self.experiment.lr}, or clip with `--clip 1.0`",
             )
         return value, right
@@ -218,6 +243,13 @@ class Stepper:
             if name in start and parameter.grad is not None
         ]
         torch._foreach_add_([gradient for gradient, _ in pairs], [offset for _, offset in pairs], alpha=phase.pull)
+
+
+def cuts_of(images: int, parts: int) -> list[slice]:
+    """The places of each part's images in a batch; the first parts have one image more where they are not equal."""
+    size, more = divmod(images, parts)
+    ends = [size * part + min(part, more) for part in range(parts + 1)]
+    return [slice(first, last) for first, last in zip(ends, ends[1:])]
 
 
 def _least_images(phase: Phase) -> int:
