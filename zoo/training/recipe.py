@@ -54,6 +54,7 @@ class Recipe:
         self.ended_by: str | None = None  # why the run ended before its last epoch
         self.seconds: dict[str, float] = {}  # of all records so far, by what they were spent on
         self._restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None
+        self.restored = self._restored  # also once its phase has begun
 
     def fit(self) -> Iterator[dict[str, Any]]:
         """Carry out every phase that is left; yields one record per epoch.
@@ -316,4 +317,4 @@ class Recipe:
         self.workspace.stepper.parts = state["parts"]
         self.seconds = dict(state.get("of_train", {}))
         load_tensors(tensors, self.model, None)
-        self._restored = (tensors, state)
+        self._restored = self.restored = (tensors, state)
