@@ -73,7 +73,7 @@ def train(
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
         pool: outputs of frozen layers that several runs of folds share.
         again: the run whose settings these are, perhaps with some changed: what has changed since it was made is told.
-        ranks: the processes that train it together, see `zoo.system.ranks.join`.
+        ranks: the processes that train it together, of which this is rank 0, see `zoo.system.ranks`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -144,7 +144,7 @@ def resume(
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         pool: outputs of frozen layers that several runs of folds share.
-        ranks: the processes that continue it together, see `zoo.system.ranks.join`.
+        ranks: the processes that continue it together, of which this is rank 0, see `zoo.system.ranks`.
 
     Raises:
         UsageError: it is not a run.
@@ -202,7 +202,7 @@ def train_final(
         device: another device than the run's.
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
-        ranks: the processes that train it together, see `zoo.system.ranks.join`.
+        ranks: the processes that train it together, of which this is rank 0, see `zoo.system.ranks`.
 
     Raises:
         UsageError: it is not a run, or one without a final run; or `out` exists without `force`.

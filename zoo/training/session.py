@@ -40,7 +40,6 @@ from zoo.system.ranks import ALONE, Ranks
 from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.checkpoint import FILES, Checkpoints
 from zoo.training.cooperation import (
-    follow,
     lead,
     lead_nothing,
     ranks_text,
@@ -92,15 +91,13 @@ def train(
         earlier: what a final run takes from the run that chose its configuration.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
         again: the run whose settings these are: what has changed since it was made is told.
-        ranks: the processes that train it together; only rank 0 needs the other arguments.
+        ranks: the processes that train it together; this one is rank 0, and the others call `zoo.training.cooperation.follow`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
         ZooError: data, weights or device are not usable, or training diverged.
     """
     context = replace(Context.of(plugins, progress), ranks=ranks)
-    if not ranks.leads:
-        return follow(context)
     start = start_of(experiment, out, force, context.plugins)
     assert start.experiment.folds is None, "`zoo.training.entry` trains folds"
     folder = start.folder
@@ -176,15 +173,13 @@ def resume(
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         pool: outputs of frozen layers that the folds of a run share.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
-        ranks: the processes that continue it together; only rank 0 needs the other arguments.
+        ranks: the processes that continue it together; this one is rank 0, and the others call `zoo.training.cooperation.follow`.
 
     Raises:
         UsageError: it is not a run.
         ZooError: the data, the starting weights, versions or the device are not those of the run.
     """
     context = replace(Context.of(plugins, progress), ranks=ranks)
-    if not ranks.leads:
-        return follow(context)
     run = Run.open(run)
     if run.status == "finished":
         return lead_nothing(ranks, _finished(run, context.progress))
