@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -249,7 +250,7 @@ def cuts_of(images: int, parts: int) -> list[slice]:
     """The places of each part's images in a batch; the first parts have one image more where they are not equal."""
     size, more = divmod(images, parts)
     ends = [size * part + min(part, more) for part in range(parts + 1)]
-    return [slice(first, last) for first, last in zip(ends, ends[1:])]
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
 def _least_images(phase: Phase) -> int:
