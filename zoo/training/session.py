@@ -91,7 +91,7 @@ def train(
         earlier: what a final run takes from the run that chose its configuration.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
         again: the run whose settings these are: what has changed since it was made is told.
-        ranks: the processes that train it together; this one is rank 0, and the others call `zoo.training.cooperation.follow`.
+        ranks: the processes that train it together; this one is rank 0, the others `follow`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -173,7 +173,7 @@ def resume(
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         pool: outputs of frozen layers that the folds of a run share.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
-        ranks: the processes that continue it together; this one is rank 0, and the others call `zoo.training.cooperation.follow`.
+        ranks: the processes that continue it together; this one is rank 0, the others `follow`.
 
     Raises:
         UsageError: it is not a run.

@@ -126,7 +126,7 @@ def test_a_rank_that_dies_ends_all_and_the_run_is_resumed(victim: int, three_spl
         if process.environ().get("RANK") == str(victim):
             process.send_signal(signal.SIGKILL)
     said = group.communicate(timeout=60)[1]
-    assert group.returncode != 0 and said.count("Error: ") == (victim == 1), said
+    assert group.returncode != 0 and said.count("\nError: ") == (victim == 1), said
     assert Run.open(out).status in ("failed", "interrupted", "running")
     shutil.copytree(out, tmp_path / "alone")
     resumed = start(["train", "--resume", str(out)], 2)
@@ -145,8 +145,8 @@ def test_a_rank_with_other_data_or_versions_is_refused_by_name(
         2,
         RANK_WITH="torch" if what == "torch" else str(two_splits),
     )
-    assert done.returncode != 0 and done.stderr.count("Error: ") == 1, done.stderr
-    assert "Error: rank 1 does not have what rank 0 has: " in done.stderr
+    assert done.returncode != 0 and done.stderr.count("\nError: ") == 1, done.stderr
+    assert "\nError: rank 1 does not have what rank 0 has: " in done.stderr
     assert ("torch is 1.0, on rank 0 2." if what == "torch" else "the data of `fit` is") in done.stderr
     assert not (tmp_path / "ranks").exists()
 
