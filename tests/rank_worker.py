@@ -10,14 +10,15 @@ import sys
 
 import zoo_cli.main
 from zoo.experiment import Experiment
+from zoo.system.environment import versions
 from zoo.training import rank_checks
 
 
 def main() -> None:
     differs = os.environ.get("RANK_WITH", "") if os.environ["RANK"] == "1" else ""
     if differs == "torch":
-        versions = rank_checks.versions
-        rank_checks.versions = lambda: {**versions(), "torch": "1.0"}  # type: ignore[attr-defined]
+        here = versions()
+        setattr(rank_checks, "versions", lambda: {**here, "torch": "1.0"})  # noqa: B010 (mypy knows no such name)
     elif differs:
         read = Experiment.from_json
         Experiment.from_json = lambda data: read({**data, "data": differs})  # type: ignore[method-assign]

@@ -120,7 +120,7 @@ class TorchRanks(Ranks):
         with _told():
             dist.init_process_group(backend, timeout=TIMEOUT)
             self.rank, self.size = dist.get_rank(), dist.get_world_size()
-            self._patient = dist.new_group(backend="gloo", timeout=PATIENCE)
+            self._patient: Any = dist.new_group(backend="gloo", timeout=PATIENCE)
 
     def first(self, compute: Callable[[], T]) -> T:
         import pickle
@@ -140,22 +140,13 @@ class TorchRanks(Ranks):
 
     def _wait_for(self, tensor: torch.Tensor) -> None:
         with _told():
-            work = self._dist.broadcast(tensor, 0, group=self._patient, async_op=True)
-            pause = 1e-4
-            while not work.is_completed():
-                time.sleep(pause)
-                pause = min(pause * 1.2, 0.05)
-            work.wait()
+            _finish(self._dist.broadcast(tensor, 0, group=self._patient, async_op=True))
 
     def meet(self) -> None:
         import torch
 
-        mark = torch.zeros(1)
         with _told():
-            work = self._dist.all_reduce(mark, group=self._patient, async_op=True)
-            while not work.is_completed():
-                time.sleep(1e-3)
-            work.wait()
+            _finish(self._dist.all_reduce(torch.zeros(1), group=self._patient, async_op=True))
 
     def check_same(self, facts: Mapping[str, str]) -> None:
         found: list[Any] = [None] * self.size
@@ -201,6 +192,15 @@ class TorchRanks(Ranks):
     def leave(self) -> None:
         self.meet()
         self._dist.destroy_process_group()
+
+
+def _finish(work: Any) -> None:
+    """Wait for an exchange, in short sleeps: a signal would not be seen inside of `wait`."""
+    pause = 1e-4
+    while not work.is_completed():
+        time.sleep(pause)
+        pause = min(pause * 1.2, 0.05)
+    work.wait()
 
 
 @contextmanager

@@ -54,7 +54,7 @@ class Recipe:
         self.ended_by: str | None = None  # why the run ended before its last epoch
         self.seconds: dict[str, float] = {}  # of all records so far, by what they were spent on
         self._restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None
-        self.restored = self._restored  # also once its phase has begun
+        self.restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None  # also once its phase began
 
     def fit(self) -> Iterator[dict[str, Any]]:
         """Carry out every phase that is left; yields one record per epoch.
