@@ -55,6 +55,7 @@ class FeatureCache:
         store: None where nothing is kept.
         pool: rows that runs of the same process share; None where there are no other runs.
         engine: what computes prefixes; None: torch.
+        begin: see `zoo.feature_cache.loader.PrefixOutputs`.
     """
 
     def __init__(
@@ -69,8 +70,10 @@ class FeatureCache:
         store: Store | None = None,
         pool: RowPool | None = None,
         engine: RunEngine | None = None,
+        begin: float = 0.0,
     ) -> None:
         self.engine = engine
+        self.begin = begin
         self.pool = pool if asked != "off" else None
         self.asked = asked
         self.batch_size = batch_size
@@ -167,6 +170,7 @@ class FeatureCache:
             title=title,
             pool=self.pool,
             engine=self.engine,
+            begin=self.begin,
         )
 
     def _key(self, autocast: torch.dtype | None) -> dict[str, Any]:

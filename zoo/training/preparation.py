@@ -94,6 +94,7 @@ def feature_cache(job: Job) -> FeatureCache:
         store=job.context.store,
         pool=job.pool,
         engine=job.engine,
+        begin=job.context.ranks.rank / job.context.ranks.size,
     )
 
 
