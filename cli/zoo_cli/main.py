@@ -7,6 +7,7 @@ import io
 import os
 import re
 import sys
+import time
 import warnings
 from typing import Any, NoReturn
 
@@ -16,6 +17,7 @@ import zoo
 from zoo.errors import PluginWarning, UsageError, ZooError, ZooWarning, did_you_mean
 from zoo.plugin import Plugins
 from zoo.system.garbage import collect_seldom
+from zoo.system.ranks import launched, leads
 from zoo.system.stdout import expendable
 from zoo.target import load_target
 
@@ -51,6 +53,10 @@ class LazyGroup(click.Group):
         if cmd_name not in catalogue:
             return None
         entry = catalogue.find(cmd_name)
+        if launched() and entry.provider == "cli" and cmd_name != "train":
+            raise UsageError(
+                f"`zoo {cmd_name}` runs in one process, and torchrun has started this one", hint="leave torchrun out"
+            )
         if entry.provider == "cli" and cmd_name not in WITHOUT_TORCH and not _is_whole(plugins(ctx)):
             raise ZooError(
                 f"`zoo {cmd_name}` needs `backbone-zoo`, but only `backbone-zoo-serve` is installed",
@@ -151,6 +157,8 @@ def run(arguments: list[str] | None = None) -> int:
         except click.exceptions.Exit as stop:
             return stop.exit_code
         except (KeyboardInterrupt, click.exceptions.Abort) as stop:
+            if not leads():  # rank 0 says it
+                return 130
             click.echo("\ninterrupted", err=True)
             # click raises its own exception from the interrupt, whose notes say how to go on
             for note in getattr(stop.__cause__ or stop, "__notes__", ()):
@@ -197,9 +205,20 @@ def _discard_stdout() -> None:
 
 
 def _say(kind: str, message: str, hint: str | None) -> None:
+    if not leads():
+        _let_rank_0_say_it()
+        message = f"rank {os.environ['RANK']}: {message}"
     click.echo(f"{click.style(kind, fg='red', bold=True)}: {message}", err=True, color=_color())
     if hint:
         click.echo(f"\n{click.style('hint', fg='cyan', bold=True)}: {hint}", err=True, color=_color())
+
+
+def _let_rank_0_say_it() -> None:
+    """Wait: rank 0 may have the same to say, and torchrun ends all ranks as soon as one has ended with an error."""
+    try:
+        time.sleep(5)
+    except KeyboardInterrupt:
+        os._exit(130)
 
 
 def _color() -> bool | None:

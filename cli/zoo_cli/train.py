@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from rich.markup import escape
 from zoo.data.prefetch import Prefetch, start_prefetch
 from zoo.errors import UsageError
 from zoo.experiment import Experiment, option_of
+from zoo.system.ranks import ALONE, Ranks, launched, leads, share_processors
 from zoo_cli.options import (
     THREADS,
     classes_from_option,
@@ -31,11 +33,11 @@ if TYPE_CHECKING:
     from zoo.runs.run import Run
 
 # Options that may be given with `--resume`; all others are fixed by the run
-RESUMABLE = ("resume", "device", "force", "as_json", "save_every")
+RESUMABLE = ("resume", "device", "force", "as_json", "save_every", "exact")
 
 
 # Options that may be given with `--final`
-WITH_FINAL = ("final", "out", "device", "force", "as_json")
+WITH_FINAL = ("final", "out", "device", "force", "as_json", "exact")
 
 
 def _given(ctx: click.Context, name: str) -> bool:
@@ -136,6 +138,12 @@ def _run_of(final: str, screen: Console) -> Run | str:
     is_flag=True,
     help="Overwrite the run in --out; with --resume: accept other versions of libraries or another device.",
 )
+@click.option(
+    "--exact/--fast",
+    default=True,
+    help="Where torchrun starts several processes: add up their gradients in a fixed order, so that the weights are "
+    "those of one process; or in whatever order is fastest.  [default: exact]",
+)
 @print_config_option
 @json_option
 @splits_option
@@ -149,6 +157,7 @@ def train(
     resume: str | None,
     final: str | None,
     force: bool,
+    exact: bool,
     as_json: bool,
     print_config: bool,
     settings_file: str | None,
@@ -187,13 +196,55 @@ def train(
         _check_final(ctx, final)
     elif resume is not None:
         _check_resumed(ctx, resume, settings)
+    if _given(ctx, "exact") and not launched():
+        raise UsageError(
+            f"`{'--exact' if exact else '--fast'}` is about several processes, and this is one",
+            hint="leave it out, or start them: `torchrun --nproc-per-node 2 -m zoo_cli.main train ...`",
+        )
     experiment = _experiment(ctx, settings) if resume is None and final is None else None
-    ahead = start_prefetch(experiment) if experiment is not None and experiment.folds is None else None
+    first = leads() and experiment is not None and experiment.folds is None
+    ahead = start_prefetch(experiment) if experiment is not None and first else None
     try:
-        _train(ctx, experiment, ahead, out, resume, force, as_json, settings, final)
+        if launched():
+            _train_as_rank(ctx, experiment, ahead, out, resume, force, as_json, settings, final, exact)
+        else:
+            _train(ctx, experiment, ahead, out, resume, force, as_json, settings, final, ALONE)
     finally:
         if ahead is not None:
             ahead.stop()
+
+
+def _train_as_rank(
+    ctx: click.Context,
+    experiment: Experiment | None,
+    ahead: Prefetch | None,
+    out: str | None,
+    resume: str | None,
+    force: bool,
+    as_json: bool,
+    settings: dict[str, Any],
+    final: str | None,
+    exact: bool,
+) -> None:
+    """Train as one of the processes that torchrun has started: rank 0 as ever, and the others as it tells them."""
+    if ctx.meta.get(THREADS) is None:
+        share_processors()
+    from zoo.config.context import Context
+    from zoo.system.ranks import join
+    from zoo.training.cooperation import follow
+    from zoo_cli.main import plugins
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if leads() and resume is not None and not _given(ctx, "exact"):
+        from zoo.runs.run import Run
+
+        exact = (Run.open(resume).record.get("ranks") or {}).get("exact", True)
+    ranks = join(settings["device"] or "auto", exact=exact)
+    if ranks.leads:
+        _train(ctx, experiment, ahead, out, resume, force, as_json, settings, final, ranks)
+    else:
+        follow(replace(Context.of(plugins(ctx)), ranks=ranks))
+    ranks.leave()
 
 
 def _train(
@@ -206,6 +257,7 @@ def _train(
     as_json: bool,
     settings: dict[str, Any],
     final: str | None,
+    ranks: Ranks,
 ) -> None:
     from zoo.progress import ProgressBar
     from zoo.training.entry import resume as resume_training
@@ -225,10 +277,17 @@ def _train(
             device=settings["device"] if _given(ctx, "device") else None,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
+            ranks=ranks,
         )
     elif experiment is not None:
         run = run_training(
-            experiment, out=out, force=force, plugins=plugins(ctx), progress=ProgressBar(screen), ahead=ahead
+            experiment,
+            out=out,
+            force=force,
+            plugins=plugins(ctx),
+            progress=ProgressBar(screen),
+            ahead=ahead,
+            ranks=ranks,
         )
     else:
         assert resume is not None
@@ -239,6 +298,7 @@ def _train(
             force=force,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
+            ranks=ranks,
         )
     print_run(run, screen)
     if as_json:

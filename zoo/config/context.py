@@ -8,6 +8,7 @@ from zoo.plugin import Plugins
 from zoo.progress import LogProgress, Progress, with_later
 from zoo.storage.tensor_store import Store
 from zoo.system.clock import Clock
+from zoo.system.ranks import ALONE, Ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,12 +20,14 @@ class Context:
         progress: Receives reports for the user.
         store: The store of cached tensors. None: nothing may be cached on disk.
         clock: Measures the time of the run and of its steps.
+        ranks: The processes that train together.
     """
 
     plugins: Plugins = field(default_factory=Plugins)
     progress: Progress = field(default_factory=LogProgress)
     store: Store | None = field(default_factory=Store)
     clock: Clock = field(default_factory=Clock)
+    ranks: Ranks = ALONE
 
     @classmethod
     def of(cls, plugins: Plugins | None = None, progress: Progress | None = None) -> Context:

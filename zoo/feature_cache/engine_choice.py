@@ -153,6 +153,10 @@ class RunEngine:
         self._opened: dict[str, OpenedEngine] = {}  # by the digest of the network
         self._failed: set[str] = set()  # digests of networks that torch computes instead
 
+    def begin_with(self, choice: EngineChoice) -> None:
+        """Take a choice that was made elsewhere, unless one is made already."""
+        self._began_with = choice
+
     def name(self, split: SplitNetwork) -> str:
         """Name of the engine of a network, once `choose` was called."""
         assert self.choice is not None

@@ -170,6 +170,8 @@ class PrefixOutputs:
     Attributes:
         spent: Seconds spent so far.
         engine: What computes the rows. None: torch.
+        begin: Share of the rows of a view, 0 to 1, that others begin with: processes that share a store begin at
+            different ones, and read what the others have computed.
         read: Number of images whose rows were read from the store so far.
         computed: Number of images whose rows were computed so far.
     """
@@ -187,8 +189,10 @@ class PrefixOutputs:
         pool: RowPool | None = None,
         engine: RunEngine | None = None,
         earlier: Sequence[EarlierImages] = (),
+        begin: float = 0.0,
     ) -> None:
         self.split = split
+        self.begin = begin
         self.source = source
         self.engine = engine
         self.store = store
@@ -242,10 +246,12 @@ class PrefixOutputs:
         if view in self._shards or (self.store is None and self.pool is None):
             return
         count = len(self.source.part.labels)
-        shards: list[Rows] = []
+        shards: dict[int, Rows] = {}
         shown = False
         earlier: EarlierRows | None = None
-        for start in range(0, count, self.per_shard):
+        starts = list(range(0, count, self.per_shard))
+        first = int(self.begin * len(starts))
+        for done, start in enumerate(starts[first:] + starts[:first]):
             indices = np.arange(start, min(start + self.per_shard, count))
             key = self._key | {
                 "images": digest_of_texts(self.source.part.contents[int(index)] for index in indices),
@@ -272,7 +278,7 @@ class PrefixOutputs:
                     if rows is None:
                         if not shown:
                             self.progress.start(self.title, count)
-                            self.progress.advance(start)
+                            self.progress.advance(done * self.per_shard)
                             shown = True
                         computed = self._compute(indices, [view] * len(indices), self.progress.advance)
                         rows = self._write_rows(key, computed)
@@ -286,8 +292,8 @@ class PrefixOutputs:
                     return
             elif shown:
                 self.progress.advance(len(indices))
-            shards.append(rows)
-        self._shards[view] = shards
+            shards[start] = rows
+        self._shards[view] = [shards[start] for start in starts]
 
     def _note_waiting(self) -> None:
         self.progress.note(f"another process computes the {self.title}; this one waits for it")

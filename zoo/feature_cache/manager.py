@@ -57,6 +57,7 @@ class FeatureCache:
         pool: rows that runs of the same process share; None where there are no other runs.
         engine: what computes prefixes; None: torch.
         earlier: images of the run that this one goes on from, whose stored rows are read.
+        begin: see `zoo.feature_cache.loader.PrefixOutputs`.
     """
 
     def __init__(
@@ -72,8 +73,10 @@ class FeatureCache:
         pool: RowPool | None = None,
         engine: RunEngine | None = None,
         earlier: Sequence[EarlierImages] = (),
+        begin: float = 0.0,
     ) -> None:
         self.engine = engine
+        self.begin = begin
         self.earlier = earlier
         self.pool = pool if asked != "off" else None
         self.asked = asked
@@ -172,6 +175,7 @@ class FeatureCache:
             pool=self.pool,
             engine=self.engine,
             earlier=self.earlier,
+            begin=self.begin,
         )
 
     def _key(self, autocast: torch.dtype | None) -> dict[str, Any]:

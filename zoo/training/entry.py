@@ -39,6 +39,7 @@ from zoo.storage.files import SCHEMA, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.storage.tensor_store import digest_of_texts
+from zoo.system.ranks import ALONE, Ranks
 from zoo.training import session
 from zoo.training.acceptance import FoldDivision, accept_folds, check_leaks, leaks_of_folds
 from zoo.training.changes_since import tell_circumstances, tell_data
@@ -59,6 +60,7 @@ def train(
     ahead: Prefetch | None = None,
     pool: RowPool | None = None,
     again: Run | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Train as the experiment says, score the reported split or the folds, and leave a run's folder.
 
@@ -71,6 +73,7 @@ def train(
         ahead: a process that has begun to decode the images; see `zoo.data.prefetch`.
         pool: outputs of frozen layers that several runs of folds share.
         again: the run whose settings these are, perhaps with some changed: what has changed since it was made is told.
+        ranks: the processes that train it together, of which this is rank 0, see `zoo.system.ranks`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
@@ -79,8 +82,16 @@ def train(
     check_experiment(experiment)
     if experiment.folds is None:
         return session.train(
-            experiment, out=out, force=force, plugins=plugins, progress=progress, ahead=ahead, again=again
+            experiment,
+            out=out,
+            force=force,
+            plugins=plugins,
+            progress=progress,
+            ahead=ahead,
+            again=again,
+            ranks=ranks,
         )
+    _check_alone(ranks)
     context = _telling_once(plugins, progress)
     start = start_of(experiment, out, force, context.plugins)
     division = accept_folds(start.experiment, context.plugins)
@@ -118,6 +129,7 @@ def resume(
     plugins: Plugins | None = None,
     progress: Progress | None = None,
     pool: RowPool | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
 
@@ -132,6 +144,7 @@ def resume(
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         pool: outputs of frozen layers that several runs of folds share.
+        ranks: the processes that continue it together, of which this is rank 0, see `zoo.system.ranks`.
 
     Raises:
         UsageError: it is not a run.
@@ -140,8 +153,15 @@ def resume(
     run = Run.open(run)
     if not run.record.get("folds"):
         return session.resume(
-            run, device=device, force=force, save_every=save_every, plugins=plugins, progress=progress
+            run,
+            device=device,
+            force=force,
+            save_every=save_every,
+            plugins=plugins,
+            progress=progress,
+            ranks=ranks,
         )
+    _check_alone(ranks)
     context = _telling_once(plugins, progress)
     if run.status == "finished":
         context.progress.note(f"run `{run.path}` is finished, there is nothing to resume")
@@ -168,6 +188,7 @@ def train_final(
     device: str | None = None,
     plugins: Plugins | None = None,
     progress: Progress | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Train the configuration of a finished run on all images that are not in the test split.
 
@@ -181,6 +202,7 @@ def train_final(
         device: another device than the run's.
         plugins: loaded plugins; None: load those installed.
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
+        ranks: the processes that train it together, of which this is rank 0, see `zoo.system.ranks`.
 
     Raises:
         UsageError: it is not a run, or one without a final run; or `out` exists without `force`.
@@ -194,7 +216,22 @@ def train_final(
     if out is not None and run.path.resolve().is_relative_to(output_path(out).resolve()):
         raise UsageError(f"`{out}` holds the run that the final run is of", hint="pass another `--out`")
     earlier = replace(earlier, run=str(run.path.resolve()))
-    return session.train(experiment, out=out, force=force, plugins=plugins, progress=progress, earlier=earlier)
+    return session.train(
+        experiment, out=out, force=force, plugins=plugins, progress=progress, earlier=earlier, ranks=ranks
+    )
+
+
+def _check_alone(ranks: Ranks) -> None:
+    """Check that one process trains the folds.
+
+    Raises:
+        UsageError: torchrun has started several.
+    """
+    if ranks.size > 1:
+        raise UsageError(
+            "`--folds` trains one network after another, which torchrun's ranks cannot share",
+            hint="leave torchrun out; `zoo train --final RUN` can be started by it",
+        )
 
 
 def _telling_once(plugins: Plugins | None, progress: Progress | None) -> Context:

@@ -101,6 +101,7 @@ def feature_cache(job: Job) -> FeatureCache:
         pool=job.pool,
         engine=job.engine,
         earlier=() if job.inheritance is None else images_of(job.inheritance.parent),
+        begin=job.context.ranks.rank / job.context.ranks.size,
     )
 
 
@@ -114,6 +115,7 @@ def prepare(
     earlier: Earlier | None = None,
     of_folds: bool = False,
     engine: EngineChoice | None = None,
+    times: int = 1,
 ) -> Job:
     """Open the data, build the network, plan its phases and decode the images.
 
@@ -126,6 +128,7 @@ def prepare(
         earlier: What a final run takes from the run that it is of.
         of_folds: Whether it is the run of a fold; the run of all folds has looked for leaks, and told what it found.
         engine: The choice that a resumed run began with. None: it has made none.
+        times: Factor of `--accumulate`, where optimiser steps are taken: the ranks of a new run.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong.
@@ -141,6 +144,9 @@ def prepare(
     else:
         network, inheritance = build_from(setup, experiment, images.classes)
     phases = plan_phases(setup, network, experiment)
+    if times > 1 and any(phase.solver is None for phase in phases.phases):
+        experiment = replace(experiment, accumulate=experiment.accumulate * times)
+        phases = plan_phases(setup, network, experiment)
     if inheritance is not None:
         phases = replace(phases, notes=(*inheritance.notes(phases.phases), *phases.notes))
     if earlier is not None:

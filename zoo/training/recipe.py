@@ -24,6 +24,7 @@ from zoo.training.checkpoint import Checkpoints
 from zoo.training.optimizer import trained_by
 from zoo.training.optimizer_state import pack, unpack
 from zoo.training.preparation import Job
+from zoo.training.rank_checks import check_weights, in_turn
 from zoo.training.sampler import batches, epoch_order, times_shown
 from zoo.training.solved_phase import solve_phase
 from zoo.training.state import BestEpoch, RunningTotals, TrainingState
@@ -42,7 +43,8 @@ class Recipe:
         self.job = job
         self.experiment = job.experiment
         self.checkpoints = checkpoints
-        self.workspace = workspace = Workspace(job)
+        self.ranks = job.context.ranks
+        self.workspace = workspace = Workspace(job, self.ranks)
         self.network, self.model = workspace.network, workspace.model
         self.phases, self.epochs = workspace.phases, workspace.epochs
         self.state = TrainingState()
@@ -52,6 +54,7 @@ class Recipe:
         self.ended_by: str | None = None  # why the run ended before its last epoch
         self.seconds: dict[str, float] = {}  # of all records so far, by what they were spent on
         self._restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None
+        self.restored: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None = None  # also once its phase began
 
     def fit(self) -> Iterator[dict[str, Any]]:
         """Carry out every phase that is left; yields one record per epoch.
@@ -111,6 +114,7 @@ class Recipe:
             self.model.load_state_dict(self.average.module.state_dict())
         if state.best_of_phase.state is not None:
             self.model.load_state_dict(state.best_of_phase.state)
+        check_weights(self.job, self.model)
 
     def _enter(self, phase: Phase) -> None:
         """Prepare a phase: freeze, recalibrate and build the optimiser, or restore them from a checkpoint."""
@@ -120,6 +124,7 @@ class Recipe:
         if phase.norm == "recalibrate" and restored is None:
             recalibrate(self.model, workspace.plain_batches())
             set_modes(self.model, phase.norm)
+            self.ranks.take_over(self.model.buffers())
         self.proof = FrozenProof(self.model, phase.norm)
         optimizer = workspace.make_optimizer(number)
         if phase.ema is not None:
@@ -135,13 +140,15 @@ class Recipe:
             load_tensors(tensors, self.model, self.average)
             unpack(optimizer, tensors, state["optimizer"], self.experiment.optimizer)
             self.proof.expect(state["proof"])
-        self.steps = workspace.open_phase(number, optimizer, restored=None if restored is None else restored[0])
+        tensors_kept = None if restored is None else restored[0]
+        self.steps = in_turn(self.job, lambda: workspace.open_phase(number, optimizer, restored=tensors_kept))
 
     def _solve(self, phase: Phase) -> dict[str, Any]:
         """Solve a phase; returns its history record."""
         self._restored = None  # a solved phase needs nothing but the network, which `restore` has loaded
         position = self.state.position
-        record = solve_phase(self.workspace, phase, position.epoch)
+        record = self.ranks.first(lambda: solve_phase(self.workspace, phase, position.epoch))
+        self.ranks.take_over([*self.model.parameters(), *self.model.buffers()])
         if self.workspace.choose is not None:
             started = perf_counter()
             record |= self._validate(phase)
@@ -173,6 +180,7 @@ class Recipe:
         before, since, started = dataclasses.replace(totals), phase_steps.spent(), perf_counter()
         for times in range(int(shown.max()) + 1):
             phase_steps.prepare(phase_steps.view(position.epoch, times))
+        self.ranks.meet()  # here one may wait long for another, and in a step it may not
         title, after = (
             f"epoch {position.epoch + 1}/{sum(self.epochs)} {phase.name}",
             sum(self.epochs) - position.epoch - 1,
@@ -236,7 +244,7 @@ class Recipe:
     def _out_of_time(self, batch: int, batches: int) -> bool:
         """Whether the time budget is spent after `batch` of an epoch's `batches`."""
         budget, position = self.experiment.time_budget, self.state.position
-        if budget is None or self.job.context.clock.total() < budget:
+        if budget is None or not self.ranks.first(lambda: self.job.context.clock.total() >= budget):
             return False
         if batch < batches or position.epoch + 1 < sum(self.epochs):
             done = f"epoch {position.epoch + 1}, batch {batch} of {batches}"
@@ -245,7 +253,13 @@ class Recipe:
         return True
 
     def _validate(self, solved: Phase | None = None) -> dict[str, Any]:
-        """Loss and accuracy on the validation images, in a phase with steps or in the `solved` phase."""
+        """Loss and accuracy on the validation images, in a phase with steps or in the `solved` phase.
+
+        Rank 0 scores each image once, and tells the others.
+        """
+        return self.ranks.first(lambda: self._validate_here(solved))
+
+    def _validate_here(self, solved: Phase | None) -> dict[str, Any]:
         choose = self.workspace.choose
         assert choose is not None
         if solved is not None:
@@ -303,4 +317,4 @@ class Recipe:
         self.workspace.stepper.parts = state["parts"]
         self.seconds = dict(state.get("of_train", {}))
         load_tensors(tensors, self.model, None)
-        self._restored = (tensors, state)
+        self._restored = self.restored = (tensors, state)

@@ -60,9 +60,13 @@ def class_weights(labels: np.ndarray[Any, Any], experiment: Experiment) -> torch
     return torch.tensor(len(labels) / (len(counts) * counts), dtype=torch.float32)
 
 
-def seed_step(seed: int, epoch: int, batch: int) -> None:
-    """Seed the generators of Python, numpy and torch for one step: dropout, stochastic depth, mixup."""
-    drawn = np.random.SeedSequence([seed, epoch, batch]).generate_state(2, np.uint64)
+def seed_step(seed: int, epoch: int, batch: int, part: int = 0) -> None:
+    """Seed the generators of Python, numpy and torch for a part of a step: dropout, stochastic depth, mixup.
+
+    What a part draws does not depend on the process that computes it, nor on the parts that it has computed before.
+    """
+    place = [seed, epoch, batch, *([part] if part else [])]
+    drawn = np.random.SeedSequence(place).generate_state(2, np.uint64)
     random.seed(int(drawn[0]))
     np.random.seed(int(drawn[0]) & 0xFFFFFFFF)
     torch.manual_seed(int(drawn[1]) >> 1)

@@ -37,8 +37,18 @@ from zoo.storage.folder_lock import hold_folder
 from zoo.system.cpu_memory import flush_denormals
 from zoo.system.garbage import collect_as_usual
 from zoo.system.process_memory import peak_memory
+from zoo.system.ranks import ALONE, Ranks
 from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.checkpoint import FILES, Checkpoints
+from zoo.training.cooperation import (
+    lead,
+    lead_nothing,
+    ranks_text,
+    share_rate,
+    share_run,
+    share_state,
+    tell_ranks,
+)
 from zoo.training.distillation import check_teachers
 from zoo.training.figures import calibrate, check_finite, check_learnt, figures_of, report
 from zoo.training.final_run import Earlier, changed_images
@@ -68,6 +78,7 @@ def train(
     earlier: Earlier | None = None,
     of_folds: bool = False,
     again: Run | None = None,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Train as the experiment says, score the reported split, and leave a run's folder.
 
@@ -82,20 +93,34 @@ def train(
         earlier: what a final run takes from the run that chose its configuration.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
         again: the run whose settings these are: what has changed since it was made is told.
+        ranks: the processes that train it together; this one is rank 0, the others `follow`.
 
     Raises:
         UsageError: a name, a strategy or a setting is wrong, or `out` exists without `force`.
         ZooError: data, weights or device are not usable, or training diverged.
     """
-    context = Context.of(plugins, progress)
+    context = replace(Context.of(plugins, progress), ranks=ranks)
     start = start_of(experiment, out, force, context.plugins)
     assert start.experiment.folds is None, "`zoo.training.entry` trains folds"
     folder = start.folder
     context, watch = _watched(context, start.setup)
     # before the folder changes: with `--force`, the starting weights may be a file of the run that is replaced
-    job = prepare(start.experiment, start.setup, context, ahead, pool=pool, earlier=earlier, of_folds=of_folds)
+    job = prepare(
+        start.experiment,
+        start.setup,
+        context,
+        ahead,
+        pool=pool,
+        earlier=earlier,
+        of_folds=of_folds,
+        times=ranks.size,
+    )
     check_decoded(job)
     record = initial_manifest(job)
+    if ranks.size > 1:
+        record["ranks"] = {"count": ranks.size, "exact": ranks.exact}
+        context.progress.note(ranks_text(job))
+    lead(job)
     if again is not None:
         tell_circumstances(again, record, context.progress)
         contents = {
@@ -135,6 +160,7 @@ def resume(
     progress: Progress | None = None,
     pool: RowPool | None = None,
     of_folds: bool = False,
+    ranks: Ranks = ALONE,
 ) -> Run:
     """Continue a run that was killed, interrupted or failed, from its newest checkpoint; a finished one is returned.
 
@@ -149,20 +175,21 @@ def resume(
         progress: receives notes, warnings and progress; None: they go to the logger `zoo`.
         pool: outputs of frozen layers that the folds of a run share.
         of_folds: whether it is the run of a fold, see `zoo.training.preparation.prepare`.
+        ranks: the processes that continue it together; this one is rank 0, the others `follow`.
 
     Raises:
         UsageError: it is not a run.
         ZooError: the data, the starting weights, versions or the device are not those of the run.
     """
-    context = Context.of(plugins, progress)
+    context = replace(Context.of(plugins, progress), ranks=ranks)
     run = Run.open(run)
     if run.status == "finished":
-        return _finished(run, context.progress)
+        return lead_nothing(ranks, _finished(run, context.progress))
     run.check_is_trained("resumed")
     with _hold(run.path):
         run = Run.open(run.path)  # another process may have continued it in the meantime
         if run.status == "finished":
-            return _finished(run, context.progress)
+            return lead_nothing(ranks, _finished(run, context.progress))
         experiment = as_begun(run)
         if device is not None:
             experiment = replace(experiment, device=device)
@@ -187,6 +214,8 @@ def resume(
             check_start(run, job, force)
             check_teachers(run, job.teachers)
             restore_splits(run, job)
+            tell_ranks(run, ranks, context.progress)
+            lead(job)
             return _carry_out(job, run.update(status="running", failure=None), watch, resumed=True)
         finally:
             torch.set_num_threads(threads)
@@ -223,13 +252,17 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
     try:
         checkpoints = Checkpoints(folder, job.experiment.save_every, run.record.get("id"))
         run, job = _with_rate(job, run)
+        share_rate(job)
         if job.engine is not None and job.engine.choice is not None:  # to find the rate, the first prefix was computed
             note_engine(job.engine.choice)
         recipe = Recipe(job, checkpoints)
         keep: int | None = None  # lines of the history that stay
         if resumed:
             run = _restore(run, recipe, checkpoints)
+            share_state(job, recipe.restored)
             keep = recipe.state.position.records
+        else:
+            share_state(job, None)
         observers.begin(run, run.history[: keep or 0], resumed=resumed)
         with preserved_generators():
             for line in recipe.fit():
@@ -275,6 +308,7 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
             seconds={**clock.laps, "total": clock.total(), "of_train": recipe.seconds},
         )
         checkpoints.clear()
+        share_run(job, run)
     except KeyboardInterrupt as stop:
         run = run.update(status="interrupted", finished=now())
         saved = any((folder / name).is_file() for name in FILES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -16,11 +17,17 @@ from zoo.progress import Progress
 from zoo.strategy import Phase
 from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
+from zoo.system.ranks import ALONE, Ranks
 from zoo.training.distillation import taught_loss
 from zoo.training.feature_distance import FeatureDistance
 from zoo.training.loss import BatchLoss
 from zoo.training.optimizer import take_step
+from zoo.training.part_gradients import gradients_of_ranks
+from zoo.training.running_statistics import RunningStatistics
 from zoo.training.sampler import seed_step
+
+# The inputs of some images of a batch, by their places in it
+Take = Callable[[slice], tuple[torch.Tensor, ...]]
 
 
 class Stepper:
@@ -43,6 +50,7 @@ class Stepper:
         loss: Choice,
         class_weights: torch.Tensor | None,
         progress: Progress,
+        ranks: Ranks = ALONE,
     ) -> None:
         self.model = model
         self.experiment = experiment
@@ -51,12 +59,13 @@ class Stepper:
         self.class_weights = None if class_weights is None else class_weights.to(device.place)
         self.loss = BatchLoss(loss, self.class_weights, experiment.label_smoothing)
         self.progress = progress
+        self.ranks = ranks
         self.parts = min(experiment.accumulate, experiment.batch_size)
 
     def step(
         self,
         forward: Callable[..., torch.Tensor],
-        inputs: tuple[torch.Tensor, ...],
+        inputs: tuple[torch.Tensor, ...] | Take,
         labels: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         phase: Phase,
@@ -71,7 +80,8 @@ class Stepper:
 
         Args:
             forward: maps `inputs` to logits `(N, classes)`.
-            inputs: tensors with N rows each: images, or cached outputs of the frozen prefix.
+            inputs: tensors with N rows each: images, or cached outputs of the frozen prefix; or a function that makes
+                the rows of some, so that each rank makes those of its own parts.
             labels: `(N,)`.
             optimizer: its learning rates are set.
             phase: for `mixup`, `cutmix`, `norm`, `pull`, `feature_pull` and `distill`.
@@ -85,20 +95,22 @@ class Stepper:
             Diverged: the loss is not finite.
             ZooError: the smallest possible part, of one or two images, does not fit into memory.
         """
-        seed_step(self.experiment.seed, epoch, batch)
-        targets = labels
-        if phase.mixup is not None or phase.cutmix is not None:
-            mixed, targets = self._mix(inputs[0], labels, phase)
-            inputs = (mixed,)
+        mixes = phase.mixup is not None or phase.cutmix is not None
+        if callable(inputs) and (mixes or self.ranks.size == 1):
+            inputs = inputs(slice(None))
+        place = (self.experiment.seed, epoch, batch)
         least = _least_images(phase)
         asked = self.parts
         while True:
             parts = self.parts_of(phase, len(labels))
             kept = self._statistics(phase)
+            seed_step(*place)
+            shown, targets = inputs, labels
+            if mixes and not callable(inputs):
+                mixed, targets = self._mix(inputs[0], labels, phase)
+                shown = (mixed,)
             try:
-                loss, right = self._gradients(
-                    forward, inputs, targets, optimizer, parts, epoch, phase, distance, taught
-                )
+                loss, right = self._gradients(forward, shown, targets, optimizer, parts, place, distance, phase, taught)
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -112,7 +124,6 @@ class Stepper:
             self.parts = 2 * parts
             for buffer, value in kept:  # the failed pass may have updated running statistics
                 buffer.copy_(value)
-            seed_step(self.experiment.seed, epoch, batch)
             if self.device.place.type == "cuda":
                 torch.cuda.empty_cache()
         if self.parts != asked:
@@ -146,13 +157,13 @@ class Stepper:
     def _gradients(
         self,
         forward: Callable[..., torch.Tensor],
-        inputs: tuple[torch.Tensor, ...],
+        inputs: tuple[torch.Tensor, ...] | Take,
         targets: torch.Tensor,
         optimizer: torch.optim.Optimizer,
         parts: int,
-        epoch: int,
-        phase: Phase,
+        place: tuple[int, int, int],
         distance: FeatureDistance | None,
+        phase: Phase,
         taught: torch.Tensor | None,
     ) -> tuple[float, int]:
         """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right.
@@ -163,10 +174,15 @@ class Stepper:
         with without_compiler():
             optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
-        value, right = 0.0, 0
-        split = [tensor.tensor_split(parts) for tensor in (*inputs, targets)]
-        lessons = [None] * parts if taught is None else taught.tensor_split(parts)
-        for (*some, wanted), lesson in zip(zip(*split), lessons, strict=True):
+        cuts = cuts_of(len(targets), parts)
+        logits = torch.empty(0)
+
+        def compute(part: int) -> tuple[float, int]:
+            nonlocal logits
+            if part:
+                seed_step(*place, part)  # the first goes on from what mixing has drawn
+            cut = cuts[part]
+            some, wanted = inputs(cut) if callable(inputs) else tuple(one[cut] for one in inputs), targets[cut]
             if distance is None:
                 logits = self._logits(forward, *some)
                 loss = total = self.loss(logits, wanted) / whole
@@ -177,17 +193,26 @@ class Stepper:
                         self._logits(distance.teacher, *some)
                 loss = self.loss(logits, wanted) / whole
                 total = loss + phase.feature_pull / len(targets) * watched.penalty(len(wanted))
-            if lesson is not None:
-                apart = taught_loss(logits, lesson, phase.distill_temperature) / len(targets)
+            if taught is not None:
+                apart = taught_loss(logits, taught[cut], phase.distill_temperature) / len(targets)
                 total = total + phase.distill_weight * (apart - loss)
             total.backward()  # type: ignore[no-untyped-call]
-            value += float(loss.detach())
             answers = wanted if wanted.ndim == 1 else wanted.argmax(1)
-            right += int((logits.detach().argmax(1) == answers).sum())
+            return float(loss.detach()), int((logits.detach().argmax(1) == answers).sum())
+
+        if self.ranks.size == 1:
+            value, right = 0.0, 0
+            for part in range(parts):
+                loss, correct = compute(part)
+                value, right = value + loss, right + correct
+        else:
+            trained = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            statistics = RunningStatistics(self.model, phase.norm == "train")
+            value, right = gradients_of_ranks(self.ranks, parts, compute, trained, statistics, is_out_of_memory)
         if not math.isfinite(value):
             self.loss.check(value, logits)
             raise Diverged(
-                f"the loss is {value} in epoch {epoch + 1}: training diverged",
+                f"the loss is {value} in epoch {place[1] + 1}: training diverged",
                 hint=f"pass a lower `--lr` than {self.experiment.lr}, or clip with `--clip 1.0`",
             )
         return value, right
@@ -227,6 +252,13 @@ class Stepper:
             if name in start and parameter.grad is not None
         ]
         torch._foreach_add_([gradient for gradient, _ in pairs], [offset for _, offset in pairs], alpha=phase.pull)
+
+
+def cuts_of(images: int, parts: int) -> list[slice]:
+    """The places of each part's images in a batch; the first parts have one image more where they are not equal."""
+    size, more = divmod(images, parts)
+    ends = [size * part + min(part, more) for part in range(parts + 1)]
+    return [slice(first, last) for first, last in pairwise(ends)]
 
 
 def _least_images(phase: Phase) -> int:

@@ -15,6 +15,7 @@ from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.predictor import TorchPredictor
 from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
+from zoo.system.ranks import ALONE, Ranks
 from zoo.training.distillation import TaughtViews
 from zoo.training.feature_distance import (
     ATTENTION,
@@ -42,7 +43,7 @@ class Workspace:
         views: augmented views of the training images.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, ranks: Ranks = ALONE) -> None:
         experiment, device = job.experiment, job.setup.device
         assert experiment.lr != "find", "`--lr find` is resolved before"
         self.job = job
@@ -65,6 +66,7 @@ class Workspace:
             loss=job.setup.loss,
             class_weights=class_weights(self.train.labels, experiment),
             progress=job.context.progress,
+            ranks=ranks,
         )
         self.predictor = TorchPredictor(self.model, (), job.setup.preprocess, device.place)
         drawing = drawing_of(job.setup.augment)
@@ -242,14 +244,16 @@ class PhaseSteps:
             ZooError: one image alone does not fit into memory.
         """
         workspace = self._workspace
-        if self._outputs is not None:
-            inputs = self._outputs.take(indices, views)
-        else:
-            inputs = (workspace.views.inputs(indices, views),)
+
+        def take(cut: slice) -> tuple[torch.Tensor, ...]:
+            if self._outputs is not None:
+                return self._outputs.take(indices[cut], views[cut])
+            return (workspace.views.inputs(indices[cut], views[cut]),)
+
         labels = workspace.labels[indices].to(workspace.device.place)
         return workspace.stepper.step(
             self._forward,
-            inputs,
+            take,
             labels,
             self.optimizer,
             self.phase,
