@@ -431,7 +431,7 @@ def main() -> None:
     if arguments.out:
         arguments.out.write_text(json_text({"verdict": verdict, "rows": [asdict(row) for row in rows]}))
     print(markdown(rows, verdict))
-    print(json.dumps({key: verdict[key] for key in ("runs", "draws", "taken")}))
+    print(json_text({key: verdict[key] for key in ("runs", "draws", "taken")}))
 
 
 if __name__ == "__main__":

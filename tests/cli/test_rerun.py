@@ -119,7 +119,7 @@ def test_images_of_folds_that_have_changed_are_told(
         (["--set", "epoch=3"], "unknown setting `epoch`\n\nhint: did you mean `epochs`"),
         (["--set", "epochs=2.5"], "`--set epochs`: `2.5` is not a whole number"),
         (["--set", "epochs=0"], "`--epochs 0` is outside 1 to"),
-        (["--set", "schedule=linear"], "`--set schedule`: `linear` is not one of"),
+        (["--set", "keep=first"], "`--set keep`: `first` is not one of"),
         (["--set", "lr=1", "--set", "lr=2"], "`lr` is given twice"),
         (["--set", "data="], "`data` has no default"),
         (["--set", "levels=1"], "`--set levels=1` is not 2 numbers"),

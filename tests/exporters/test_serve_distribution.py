@@ -35,6 +35,7 @@ NEEDS_MORE = (
     "zoo.system.fast_gradients",
     "zoo.system.spinning",
     "zoo.serving.grpc_server",
+    "zoo.studies.solved_space",
     "zoo.testing",
     "zoo.training",
     "zoo_onnx.frozen_part",

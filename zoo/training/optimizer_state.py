@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from zoo.errors import ZooError, first_line
+from zoo.system.lazy_compiler import without_compiler
 
 # Prefix of tensor names in a checkpoint
 OPTIMIZER = "optimizer/"
@@ -48,7 +49,8 @@ def unpack(
     there = place.type == described["device"]
     state = _unpacked(described["state"], tensors, place if there else None, {})
     try:
-        optimizer.load_state_dict(dict(state))
+        with without_compiler():
+            optimizer.load_state_dict(dict(state))
     except Exception as error:
         raise ZooError(
             f"optimizer `{name}` does not take its saved state: {type(error).__name__}: {first_line(error)}",
@@ -71,7 +73,8 @@ def _parameters(optimizer: torch.optim.Optimizer) -> list[torch.Tensor]:
 
 def _state(optimizer: torch.optim.Optimizer, name: str) -> dict[str, Any]:
     try:
-        return optimizer.state_dict()
+        with without_compiler():
+            return optimizer.state_dict()
     except Exception as error:
         raise ZooError(
             f"the state of optimizer `{name}` cannot be saved: {type(error).__name__}: {first_line(error)}",

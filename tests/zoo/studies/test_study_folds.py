@@ -44,7 +44,7 @@ class InThisProcess:
 
     alive = True
 
-    def __init__(self, target: str) -> None:
+    def __init__(self, target: str, *, threads: int | None = None) -> None:
         self.worker = load_target(target)()
 
     def ask(self, do: str, timeout: float | None, **request: Any) -> dict[str, Any]:
