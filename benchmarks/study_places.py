@@ -11,7 +11,6 @@ Writes `benchmarks/results/study_places.json`.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import signal
@@ -145,7 +144,7 @@ def main() -> None:
             print(json_text(found[place], indent=2), flush=True)
             if not all(equal):
                 print(log.read_text(errors="replace")[-4000:], flush=True)
-    OUT.write_text(json.dumps({**found, "machine": machine(), "versions": versions()}, indent=2) + "\n")
+    OUT.write_text(json_text({**found, "machine": machine(), "versions": versions()}, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ ABSENT = ("torch", "torchvision", "timm", "sklearn", "scipy", "onnxscript", "jin
 NEEDS_MORE = (
     "zoo.advice.domain_distance",
     "zoo.advice.probing",
+    "zoo.combining.ensemble",
+    "zoo.combining.making",
+    "zoo.combining.soup",
     "zoo.data.augmentation",
     "zoo.embedding",
     "zoo.feature_cache",

@@ -50,14 +50,9 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
         ZooError: the device is not available, or the folder could not be written.
     """
     check_experiment(experiment)
-    experiment = inherited(
-        replace(
-            experiment,
-            data=absolute(experiment.data, plugins),
-            weights=absolute_weights(experiment.weights),
-            exclude=absolute_list(experiment.exclude),
-        )
-    )
+    data, exclude = absolute(experiment.data, plugins), absolute_list(experiment.exclude)
+    experiment = inherited(replace(experiment, data=data, exclude=exclude))
+    experiment = replace(experiment, weights=absolute_weights(experiment.weights))
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, plugins)
