@@ -102,6 +102,7 @@ def prepare(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
 RUN_PAGES = [page for page in PAGES if any(map(is_run, blocks_of(page)))]
 # Pages whose commands take minutes together, and whose subjects have tests of their own: `make test-slow` runs them
 SLOW = {
+    "docs/how-to/combine-runs.md",
     f"docs/{name}.md"
     for name in (
         "how-to/choose-a-backbone",
