@@ -102,10 +102,10 @@ def prepare(name: str, folder: Path, request: pytest.FixtureRequest) -> None:
 RUN_PAGES = [page for page in PAGES if any(map(is_run, blocks_of(page)))]
 # Pages whose commands take minutes together, and whose subjects have tests of their own: `make test-slow` runs them
 SLOW = {
-    "docs/how-to/combine-runs.md",
     f"docs/{name}.md"
     for name in (
         "how-to/choose-a-backbone",
+        "how-to/combine-runs",
         "how-to/compare-configurations",
         "how-to/deploy-with-onnxruntime",
         "how-to/deploy-with-openvino",
