@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,8 @@ from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError, counted
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
-from zoo.runs.run import WEIGHTS_FILE, Run
+from zoo.runs.intact_weights import check_finished, intact_weights
+from zoo.runs.run import Run
 
 FEWEST = 2  # runs
 CARVED = "carved from train"  # what `chosen_on` of a record says where no split is there for validation
@@ -77,10 +77,7 @@ def open_parts(runs: Sequence[Run | Path | str], kind: str) -> list[Part]:
 
 
 def _open_part(run: Run, kind: str) -> Part:
-    if run.status != "finished":
-        raise ZooError(
-            f"run `{run.path}` is {run.status}, not finished", hint=f"`zoo train --resume {run.path}` continues it"
-        )
+    check_finished(run)
     run.check_is_network()
     if isinstance(run.record.get("ensemble"), dict):
         raise UsageError(
@@ -92,23 +89,7 @@ def _open_part(run: Run, kind: str) -> Part:
             f"run `{run.path}` is a final run, which was trained on all images, so none is left to score a {kind} on",
             hint=f"pass the run that it is of, `{run.record['final']['run']}`",
         )
-    file = run.path / WEIGHTS_FILE
-    try:
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise ZooError(
-            f"run `{run.path}` has no weights: `{WEIGHTS_FILE}` is missing", hint="restore it from a copy"
-        ) from error
-    except OSError as error:
-        raise ZooError(f"`{file}` cannot be read: {error.strerror or error}") from error
-    recorded = run.record.get("weights_sha256")
-    if recorded is not None and recorded != found:
-        raise ZooError(
-            f"weights `{file}` are not those that the run ended with: the file is damaged or was replaced",
-            hint="restore it from a copy, or train the run again with `--force`",
-        )
-    return Part(run=run, sha256=found)
+    return Part(run=run, sha256=intact_weights(run))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,6 +12,7 @@ from zoo.data.class_names import keys
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.preprocess import FIT_SETTINGS
+from zoo.runs.intact_weights import check_finished, intact_weights
 from zoo.runs.run import RUN_FILE, WEIGHTS_FILE, Run
 from zoo.storage.paths import user_path
 
@@ -88,11 +88,7 @@ def run_to_go_on_from(path: Path | str) -> Run:
     if not folder.exists():
         raise UsageError(f"there is no run `{path}`", hint=f"`{OPTION}` takes the folder that `zoo train` made")
     run = Run.open(folder)
-    if run.status != "finished":
-        raise ZooError(
-            f"run `{run.path}` is {run.status}, not finished, so no run can go on from it",
-            hint=f"`zoo train --resume {run.path}` continues it",
-        )
+    check_finished(run)
     run.check_is_network()
     return run
 
@@ -104,23 +100,7 @@ def open_parent(path: Path | str) -> Parent:
         UsageError, ZooError: as `run_to_go_on_from`; or the weights are missing, or are not those that it ended with.
     """
     run = run_to_go_on_from(path)
-    file = run.path / WEIGHTS_FILE
-    try:
-        with file.open("rb") as opened:
-            found = hashlib.file_digest(opened, "sha256").hexdigest()
-    except FileNotFoundError as error:
-        raise ZooError(
-            f"run `{run.path}` has no weights: `{WEIGHTS_FILE}` is missing", hint="restore it from a copy"
-        ) from error
-    except OSError as error:
-        raise ZooError(f"`{file}` cannot be read: {error.strerror or error}") from error
-    recorded = run.record.get("weights_sha256")
-    if recorded is not None and recorded != found:
-        raise ZooError(
-            f"weights `{file}` are not those that the run ended with: the file is damaged or was replaced",
-            hint="restore it from a copy, or train the run again with `--force`",
-        )
-    return Parent(run=run, sha256=found)
+    return Parent(run=run, sha256=intact_weights(run))
 
 
 def inherited(experiment: Experiment) -> Experiment:

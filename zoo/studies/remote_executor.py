@@ -6,6 +6,7 @@ Executors are no plugins: another one is a subclass of `RemoteExecutor`, which `
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -29,7 +30,7 @@ class TrialLost(Exception):
     """The engine lost a trial: its process or its machine is gone, or it was cancelled."""
 
 
-class RemoteExecutor:
+class RemoteExecutor(ABC):
     """Carries out trials on machines that share the study's folder. Implements `TrialExecutor`.
 
     A subclass says how many `slots` there are, and runs a function once on some machine.
@@ -61,6 +62,7 @@ class RemoteExecutor:
         self._states: dict[tuple[Any, ...], dict[str, Any]] = {}
         self._lock = Lock()
 
+    @abstractmethod
     def run_once(self, request: dict[str, Any]) -> dict[str, Any]:
         """Have some machine call `remote_trial.carry_out` with the request, at most once, and wait for what it returns.
 
@@ -70,11 +72,10 @@ class RemoteExecutor:
             TrialLost: it began, perhaps, and gives no answer.
             ZooError: the engine itself is gone, or its machines cannot run the function.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def stop(self) -> None:
         """Stop every trial that was submitted, and release the engine; `run_once` then raises `TrialLost`."""
-        raise NotImplementedError
 
     def submit(
         self, trial: Trial, experiment: Experiment, folder: Path, tuned: Mapping[str, Any] | None = None

@@ -6,10 +6,8 @@ as in Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,7 +23,8 @@ from zoo.networks.predictor import full_precision
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess, height_width
 from zoo.progress import Progress
-from zoo.runs.run import WEIGHTS_FILE, Run
+from zoo.runs.intact_weights import check_finished, intact_weights
+from zoo.runs.run import Run
 from zoo.storage.paths import user_path
 from zoo.strategy import Phase
 
@@ -80,12 +79,12 @@ def _open_teacher(name: str, classes: Sequence[str]) -> Teacher:
             hint="it takes the folder that `zoo train` made, without `+` and `,` in its name",
         )
     run = Run.open(folder)
-    if run.status != "finished":
-        raise ZooError(
-            f"`distill={name}`: run `{run.path}` is {run.status}, not finished",
-            hint=f"`zoo train --resume {run.path}` continues it",
-        )
-    run.check_is_network()
+    try:
+        check_finished(run)
+        run.check_is_network()
+        sha256 = intact_weights(run)
+    except ZooError as error:
+        raise type(error)(f"`distill={name}`: {error.message}", hint=error.hint) from error
     theirs, ours = keys(run.classes), keys(classes)
     only = sorted(set(theirs) ^ set(ours))
     if only:
@@ -94,25 +93,7 @@ def _open_teacher(name: str, classes: Sequence[str]) -> Teacher:
             f"`distill={name}`: the teacher has other classes than the data: only {owner} has `{only[0]}`",
             hint="a teacher must have been trained on the same classes; their order does not matter",
         )
-    file = run.path / WEIGHTS_FILE
-    sha256 = _digest(file, name)
-    if run.record.get("weights_sha256") not in (None, sha256):
-        raise ZooError(
-            f"`distill={name}`: weights `{file}` are not those that the run ended with: they are damaged or replaced",
-            hint="restore the file from a copy, or train the teacher again with `--force`",
-        )
     return Teacher(run=run, sha256=sha256, rows=tuple(theirs.index(key) for key in ours))
-
-
-def _digest(file: Path, name: str) -> str:
-    try:
-        with file.open("rb") as opened:
-            return hashlib.file_digest(opened, "sha256").hexdigest()
-    except OSError as error:
-        raise ZooError(
-            f"`distill={name}`: weights `{file}` cannot be read: {error.strerror or error}",
-            hint="restore them from a copy",
-        ) from error
 
 
 def check_teachers(run: Run, teachers: Mapping[str, Teacher]) -> None:
