@@ -22,27 +22,32 @@ import numpy as np
 import torch
 
 from zoo.backbone import Network
-from zoo.config.choice import choose
 from zoo.config.context import Context
 from zoo.config.grammar import canonical, parse
-from zoo.data.augmentation import BadView, draw_views, drawing_of, make_view
 from zoo.data.decoding import DecodedImages
 from zoo.data.roles import Roles
 from zoo.data.selection import Selection
 from zoo.dataset import Images, Sample
-from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.exporter import ExportSpec
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.freezing import keeps_statistics
 from zoo.plugin import Plugins
-from zoo.preprocess import Colour, FitSetting, ImageSize, Preprocess, height_width
+from zoo.preprocess import FitSetting, ImageSize, Preprocess, height_width
 from zoo.stage import check_anatomy
 from zoo.strategy import Phase
 from zoo.target import load_target
-from zoo.training.callback_check import check_callback as check_callback
-from zoo.training.laws import check_optimizer, check_schedule
-from zoo.training.loss import BatchLoss
+from zoo.training.callback_check import check_callback
+from zoo.training.laws import (
+    CLASSES,
+    IMAGES,
+    ROUNDING,
+    check_augmentation,
+    check_loss,
+    check_optimizer,
+    check_schedule,
+    require,
+)
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
@@ -51,17 +56,13 @@ from zoo.training.setup import PlannedPhases, Setup, build, plan_phases, resolve
 __all__ = [
     "check_augmentation",
     "check_backbone",
+    "check_callback",
     "check_export",
     "check_loss",
     "check_optimizer",
     "check_schedule",
     "check_strategy",
 ]
-
-CLASSES = 3
-IMAGES = 9  # in batches of 4, one image remains and joins the batch before it
-# Largest difference of a logit between two networks that compute the same, as a share of the largest logit (at least 1)
-ROUNDING = 1e-3
 
 
 def check_backbone(backbone: str, *, image_size: ImageSize | None = None, plugins: Plugins | None = None) -> None:
@@ -89,8 +90,8 @@ def check_backbone(backbone: str, *, image_size: ImageSize | None = None, plugin
     gradients = {name: value.grad for name, value in network.model.named_parameters() if value.grad is not None}
     for stage in (*network.anatomy.stages, network.anatomy.head):
         reached = [gradients[name] for name in stage.parameters if name in gradients]
-        _require(reached != [], f"no gradient reaches stage `{stage.name}`")
-        _require(all(bool(value.isfinite().all()) for value in reached), f"a gradient of `{stage.name}` is not finite")
+        require(reached != [], f"no gradient reaches stage `{stage.name}`")
+        require(all(bool(value.isfinite().all()) for value in reached), f"a gradient of `{stage.name}` is not finite")
 
 
 def check_strategy(
@@ -118,7 +119,7 @@ def check_strategy(
     """
     plugins = plugins or Plugins()
     plan = parse(strategy, plugins.strategies)
-    _require(parse(canonical(plan), plugins.strategies) == plan, f"`{canonical(plan)}` does not read back as `{plan}`")
+    require(parse(canonical(plan), plugins.strategies) == plan, f"`{canonical(plan)}` does not read back as `{plan}`")
     experiment = Experiment(
         data="noise",
         backbone=backbone,
@@ -135,14 +136,14 @@ def check_strategy(
     size = setup.preprocess.crop
     _check_coverage(network)
     planned = plan_phases(setup, network, experiment)
-    _require(planned.phases != (), f"`{strategy}` has no phases")
+    require(planned.phases != (), f"`{strategy}` has no phases")
     recipe = Recipe(_job(experiment, setup, network, planned, plugins))
     _check_groups(recipe)
     before = _state(network)
     for phase, record in zip(planned.phases, recipe.fit(), strict=True):
         after = _state(network)
         _check_phase(network, phase, before, after)
-        _require(np.isfinite(record["train_loss"]), f"the loss of `{phase.name}` is not finite")
+        require(np.isfinite(record["train_loss"]), f"the loss of `{phase.name}` is not finite")
         before = after
     network.model.eval()
     images = torch.randn(2, 3, *height_width(size))
@@ -154,7 +155,7 @@ def check_strategy(
     network.model.eval()
     with torch.no_grad():
         difference = float((network.model(images) - expected).abs().max())
-    _require(
+    require(
         difference <= ROUNDING * max(1.0, float(expected.abs().max())),
         f"merging `{strategy}` changed a logit by {difference:.2g}",
     )
@@ -204,113 +205,13 @@ def check_export(
             ExportSpec(model=network.model, preprocess=preprocess, classes=classes, metadata={}, file=file)
         )
         for check in load_target(exporter.verify)(file, "cpu"):
-            _require(check.passed, f"{check.name}: {check.detail}")
+            require(check.passed, f"{check.name}: {check.detail}")
         theirs = load_target(exporter.open)(file, "cpu").logits(images)
     difference = float(np.abs(ours - theirs).max())
-    _require(
+    require(
         difference <= ROUNDING * max(1.0, float(np.abs(ours).max())),
         f"the file's logits differ from the network's by {difference:.2g}",
     )
-
-
-def check_augmentation(
-    augmentation: str, *, image_size: ImageSize = 32, fill: Colour | None = None, plugins: Plugins | None = None
-) -> None:
-    """Check an augmentation on canvases of noise, of one colour, and as large as the view.
-
-    A view is `(3, h, w)` uint8. The same image and view give the same bits, whatever was drawn before; views differ if
-    it is random, and are equal if it is not. The canvas is left as it was.
-
-    Args:
-        augmentation: Its text, as `--augment` takes it.
-        image_size: Of the view, in pixels: a number, or height and width.
-        fill: The colour around padded images. None: they are not padded.
-        plugins: Loaded plugins. None: load those installed.
-
-    Raises:
-        AssertionError: naming what does not hold.
-        UsageError: the text is wrong.
-    """
-    plugins = plugins or Plugins()
-    drawing = drawing_of(choose(augmentation, plugins.augmentations, plugins))
-    make = make_view(drawing, image_size, fill)
-    height, width = height_width(image_size)
-    noise = torch.randint(0, 256, (4, 3, height + 8, width + 4), dtype=torch.uint8)
-    for canvases in (noise, torch.full_like(noise, 128), noise[:, :, :height, :width].contiguous()):
-        before = canvases.clone()
-        asked = [(place, 0) for place in range(len(canvases))]
-        try:
-            first = draw_views(canvases, asked, make, 0)
-            again = draw_views(canvases.flip(0), asked[::-1], make, 0).flip(0)
-        except BadView as error:
-            raise AssertionError(f"`{augmentation}` {error} for image {error.place}") from error
-        _require(torch.equal(canvases, before), f"`{augmentation}` changes the canvas that it is given")
-        _require(torch.equal(first, again), f"`{augmentation}`: a view depends on more than its image and number")
-    views = [draw_views(noise, [(0, view)] * len(noise), make, 0) for view in range(16)]
-    differ = any(not torch.equal(view, views[0]) for view in views)
-    _require(differ or not drawing.random, f"`{augmentation}`: 16 views of an image are equal")
-    _require(drawing.random or not differ, f"`{augmentation}` is not `random`, but its views differ")
-
-
-def check_loss(loss: str, *, plugins: Plugins | None = None) -> None:
-    """Check a loss for class indices and mixed labels, with and without smoothing and class weights.
-
-    It gives one finite value for each image, also for large logits. The value of an image, and its finite gradient, do
-    not depend on the other images. A label that is not mixed is the mixture of itself. A step against the gradient
-    lowers it.
-
-    Args:
-        loss: Its text, as `--loss` takes it.
-        plugins: Loaded plugins. None: load those installed.
-
-    Raises:
-        AssertionError: naming what does not hold.
-        UsageError: the text is wrong.
-    """
-    plugins = plugins or Plugins()
-    choice = choose(loss, plugins.losses, plugins)
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(IMAGES) % CLASSES
-    whole = torch.nn.functional.one_hot(labels, CLASSES).float()
-    for smoothing in (0.0, 0.1):
-        for weights in (None, torch.tensor([0.5, 1.0, 2.0])):
-            given = BatchLoss(choice, weights, smoothing)
-            where = f"`{loss}` with a smoothing of {smoothing}{' and class weights' if weights is not None else ''}"
-            for scale in (0.0, 1.0, 50.0):
-                logits = (scale * torch.randn(IMAGES, CLASSES, generator=generator)).requires_grad_()
-                for wanted in (labels, whole, (whole + whole.roll(1, 0)) / 2):
-                    _check_loss(given, logits, wanted, where)
-                alike = [float(given(logits, one).detach()) for one in (labels, whole)]
-                _require(
-                    abs(alike[0] - alike[1]) <= ROUNDING * max(1.0, abs(alike[0])),
-                    f"{where} gives {alike[0]:g} for labels and {alike[1]:g} for the same as shares",
-                )
-
-
-def _check_loss(loss: BatchLoss, logits: torch.Tensor, labels: torch.Tensor, where: str) -> None:
-    try:
-        total = loss(logits, labels)
-        (gradient,) = torch.autograd.grad(total, logits)
-        parts = [loss(logits[place : place + 1], labels[place : place + 1]) for place in range(len(logits))]
-        alone = [torch.autograd.grad(part, logits)[0] for part in parts]
-    except ZooError as error:
-        raise AssertionError(f"{where}: {error.message}") from error
-    _require(bool(total.isfinite()), f"{where} is {float(total.detach())}")
-    _require(bool(gradient.isfinite().all()), f"{where} has a gradient that is not finite")
-    _require(
-        bool(torch.allclose(total, torch.stack(parts).sum(), rtol=ROUNDING, atol=ROUNDING))
-        and bool(torch.allclose(gradient, torch.stack(alone).sum(0), rtol=ROUNDING, atol=ROUNDING)),
-        f"{where}: the value of an image depends on other images",
-    )
-    norm = float(gradient.norm())
-    if norm > ROUNDING:
-        lower = float(loss(logits - 1e-2 / norm * gradient, labels).detach())
-        _require(lower <= float(total.detach()), f"{where}: a step against its gradient raises it")
-
-
-def _require(holds: bool, message: str) -> None:
-    if not holds:
-        raise AssertionError(message)
 
 
 def _job(experiment: Experiment, setup: Setup, network: Network, planned: PlannedPhases, plugins: Plugins) -> Job:
@@ -346,7 +247,7 @@ def _check_coverage(network: Network) -> None:
     except ValueError as error:
         raise AssertionError(str(error)) from error
     for stage in network.anatomy.stages:
-        _require(stage.parameters != (), f"stage `{stage.name}` holds no parameter")
+        require(stage.parameters != (), f"stage `{stage.name}` holds no parameter")
 
 
 def _check_logits(network: Network, size: ImageSize) -> None:
@@ -357,29 +258,29 @@ def _check_logits(network: Network, size: ImageSize) -> None:
             logits = network.model(torch.randn(count, 3, *height_width(size)))
         network.model.load_state_dict(state)
         mode = "train" if training else "eval"
-        _require(
+        require(
             isinstance(logits, torch.Tensor) and logits.shape == (count, CLASSES),
             f"in {mode} mode, {count} images give {getattr(logits, 'shape', type(logits).__name__)} instead of "
             f"({count}, {CLASSES})",
         )
-        _require(bool(logits.isfinite().all()), f"in {mode} mode, a logit is not finite")
+        require(bool(logits.isfinite().all()), f"in {mode} mode, a logit is not finite")
 
 
 def _check_groups(recipe: Recipe) -> None:
     for phase, groups in zip(recipe.phases, recipe.workspace.groups):
         optimised = [name for group in groups for name in group.names]
-        _require(all(group.names for group in groups), f"phase `{phase.name}`: a group of the optimiser is empty")
-        _require(
+        require(all(group.names for group in groups), f"phase `{phase.name}`: a group of the optimiser is empty")
+        require(
             len(set(optimised)) == len(optimised),
             f"phase `{phase.name}`: a parameter is in two groups of the optimiser",
         )
-        _require(
+        require(
             set(optimised) == set(trained_by(recipe.network, phase)),
             f"phase `{phase.name}`: the optimiser's parameters are not those that the phase trains",
         )
         for group in phase.groups:
             stages = set(recipe.network.anatomy.parameters_of(group.stages))
-            _require(
+            require(
                 bool(stages & set(optimised)), f"phase `{phase.name}`: no parameter of {' '.join(group.stages)} trains"
             )
 
@@ -397,23 +298,23 @@ def _check_phase(
     parameters = dict(network.model.named_parameters())
     changed = {name for name in after if name not in before or not _equal(before[name], after[name])}
     for name in changed & parameters.keys():
-        _require(name in trained, f"phase `{phase.name}`: `{name}` is frozen but changed")
+        require(name in trained, f"phase `{phase.name}`: `{name}` is frozen but changed")
     for name in changed - parameters.keys():
-        _require(
+        require(
             _may_change(network, name, phase, trained),
             f"phase `{phase.name}`: the buffer `{name}` is frozen but changed",
         )
     if phase.solver is not None:
-        _require(changed != set(), f"phase `{phase.name}`: its solver changed nothing")
+        require(changed != set(), f"phase `{phase.name}`: its solver changed nothing")
         return
     for stage in (*network.anatomy.stages, network.anatomy.head):
         mine = trained & set(stage.parameters)
-        _require(
+        require(
             not mine or bool(mine & changed), f"phase `{phase.name}`: stage `{stage.name}` trains but did not change"
         )
     for name in trained:
         gradient = parameters[name].grad
-        _require(
+        require(
             gradient is None or bool(gradient.isfinite().all()),
             f"phase `{phase.name}`: the gradient of `{name}` is not finite",
         )
@@ -447,5 +348,5 @@ def _check_reopens(network: Network, fresh: Network, images: torch.Tensor) -> No
         expected = network.model(images)
         difference = float((fresh.model(images) - expected).abs().max())
     equal = difference <= ROUNDING * max(1.0, float(expected.abs().max()))
-    _require(equal, "the network that is opened again from its weights has other logits")
-    _require(fresh.anatomy == network.anatomy, "the network that is opened again has other stages")
+    require(equal, "the network that is opened again from its weights has other logits")
+    require(fresh.anatomy == network.anatomy, "the network that is opened again has other stages")

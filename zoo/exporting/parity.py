@@ -11,12 +11,13 @@ import numpy.typing as npt
 from zoo.errors import ZooError
 from zoo.evaluation.statistics import Correct, paired_difference_interval, wilson_interval
 from zoo.exporter import StageDifference
-from zoo.exporting.unknown_parity import UnknownParity, compare_unknown
+from zoo.exporting.unknown_parity import UNKNOWN_TOLERANCE, UnknownParity, compare_unknown
 from zoo.predictions import Predictions
 
 # Largest difference of a probability between a run and its file in fp32. Two engines differ by about 1e-6. One grey
 # level of a resize moves a probability by up to some 1e-3. A wrong mean or a swapped channel moves it by tenths.
 TOLERANCE = 0.01
+SHOWN = 10  # changed labels in a message, at most
 # Largest mean difference of a probability in fp16 and int8: labels may be equal where probabilities are not. In int8 a
 # fine-tuned Lite0 differs by 0.01; with its logits divided by four, by 0.2.
 MEAN_TOLERANCE = 0.03
@@ -242,3 +243,34 @@ def compare(
         provider=provider,
         unknown=compare_unknown(ours, theirs, rows, precision, max_drop),
     )
+
+
+def details(parity: Parity) -> str:
+    """How the predictions differ, over several lines."""
+    lines = [str(parity), *(str(flip) for flip in parity.flips[:SHOWN])]
+    if len(parity.flips) > SHOWN:
+        lines.append(f"and {len(parity.flips) - SHOWN} more")
+    if parity.precision != "fp32":
+        worst = max(parity.drop_per_class.items(), key=lambda item: item[1], default=("", 0.0))
+        lines.append(f"class `{worst[0]}` loses most accuracy: {worst[1]:.4f}")
+    if parity.unknown is not None and not parity.unknown.passed:
+        changed = [f"{name}: score {run:.4f}, file {file:.4f}" for name, run, file in parity.unknown.changed]
+        lines += [f"too far from the run's scores of unknown images: {parity.unknown}", *changed[:SHOWN]]
+    failed = parity.parted()
+    if failed is not None:
+        lines.append(f"the first stage that differs too much: {failed}")
+    elif parity.stages:
+        lines.append(f"preprocessing is within its bounds: {parity.stages[-1]}")
+    return "\n  ".join(lines)
+
+
+def remedy(parity: Parity) -> str:
+    """What to do about predictions that differ too much."""
+    if parity.unknown is not None and not parity.unknown.passed and parity.labels_passed:
+        bound = f"differ by {UNKNOWN_TOLERANCE:g}" if parity.precision == "fp32" else "differ as much as labels may"
+        return f"scores of unknown images may {bound}; pass another `--precision`, or train without `--unknown-rate`"
+    if parity.precision == "fp32" or parity.parted() is not None:
+        return f"probabilities may differ by {TOLERANCE} and no label may; the exporter writes this network wrongly"
+    if parity.verdict != "exceeds":
+        return "the accuracy is high enough, but the probabilities differ too much; use another `--precision`"
+    return f"`--max-drop {parity.max_drop:g}` is the accuracy that may be lost; raise it, or use another `--precision`"

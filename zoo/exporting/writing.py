@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,10 +12,10 @@ from zoo.errors import UsageError, ZooError, counted, quoted
 from zoo.exporter import PRECISIONS, Calibration, Exporter, ExportSpec, Precision, StageDifference
 from zoo.exporting.calibration_set import RANGES, check_count, draw
 from zoo.exporting.metadata import file_metadata
-from zoo.exporting.parity import TOLERANCE, Parity, compare
+from zoo.exporting.parity import Parity, compare, details, remedy
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
 from zoo.exporting.reference import MeasuringPredictor, Reference, make_reference
-from zoo.exporting.unknown_parity import UNKNOWN_TOLERANCE
+from zoo.exporting.target_files import companions, files_beside, move_into_place, size_of
 from zoo.exporting.views import figures_of, over_views, predictions_over_views, views_metadata
 from zoo.inference.opening import checks_of, open_exported
 from zoo.predictor import threshold_of
@@ -37,7 +34,6 @@ if TYPE_CHECKING:
     from zoo.predictor import Predictor
 
 MAX_DROP = 0.01  # accuracy that fp16 and int8 may lose
-SHOWN = 10  # changed labels in a message, at most
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +170,7 @@ def export(
     )
     candidates: list[PrecisionCandidate] = []
     try:
-        with _beside(target, wanted) as files:
+        with files_beside(target, wanted) as files:
             for name in wanted:
                 try:
                     part = replace(spec, precision=name, file=files[name])
@@ -193,7 +189,7 @@ def export(
                 progress.start("measure latencies", 0)
                 candidates = time_candidates(candidates, files, exporter, plugins)
                 best = fastest([one for one in candidates if not one.failure])
-            _move(files[best.precision], target, exporter)
+            move_into_place(files[best.precision], target, exporter)
     except OSError as error:
         raise unwritable(target, error) from error
     except KeyboardInterrupt as stop:
@@ -266,53 +262,12 @@ def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool, t
         )
     if target.is_dir():
         raise UsageError(f"`{target}` is a folder", hint="pass the name of a file with `--out`")
-    for file in (target, *_companions(target, exporter)):
+    for file in (target, *companions(target, exporter)):
         if file.exists() and not force:
             raise UsageError(f"`{file}` exists", hint="pass another `--out`, or `--force` to replace it")
     if not target.parent.is_dir():
         raise UsageError(f"there is no folder `{target.parent}`", hint="make it first, or pass another `--out`")
     return target
-
-
-@contextmanager
-def _beside(target: Path, precisions: Sequence[str]) -> Iterator[dict[str, Path]]:
-    """A temporary file for each precision, with the target's name, in a folder of its own beside the target.
-
-    The folders are on the target's file system, so that a file can be renamed into place. An exporter may write more
-    files there. All folders are deleted at the end.
-
-    Raises:
-        OSError: a folder cannot be made.
-    """
-    folder = Path(tempfile.mkdtemp(prefix=f".{target.stem}.", dir=target.parent))
-    try:
-        files = {name: folder / name / target.name for name in precisions}
-        for file in files.values():
-            file.parent.mkdir()
-        yield files
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _size(file: Path) -> int:
-    """Bytes of a file and of everything that was written beside it."""
-    return sum(one.stat().st_size for one in file.parent.iterdir())
-
-
-def _companions(target: Path, exporter: Exporter) -> list[Path]:
-    """Paths of the files that may belong to a file of this format and lie beside it."""
-    return [target.with_name(name.format(name=target.name, stem=target.stem)) for name in exporter.beside]
-
-
-def _move(file: Path, target: Path, exporter: Exporter) -> None:
-    """Move a file into place, after the files written beside it; delete those that belonged to an older file."""
-    written = {other.name for other in file.parent.iterdir()}
-    for companion in _companions(target, exporter):
-        if companion.name in written:
-            file.with_name(companion.name).replace(companion)
-        else:
-            companion.unlink(missing_ok=True)
-    file.replace(target)
 
 
 def _write(
@@ -360,7 +315,7 @@ def _write(
         load_target(exporter.annotate)(spec.file, parity.summary())
     if exporter.refer is not None or exporter.annotate is not None:
         _verify_alone(spec, exporter)  # again, because the annotations changed the file
-    return PrecisionCandidate(precision=spec.precision, parity=parity, size=_size(spec.file))
+    return PrecisionCandidate(precision=spec.precision, parity=parity, size=size_of(spec.file))
 
 
 def _verify_alone(spec: ExportSpec, exporter: Exporter) -> None:
@@ -415,39 +370,9 @@ def _compare_with_run(
         progress.stop()
     if not parity.passed:
         raise ZooError(
-            f"the file's predictions differ from the run's, so it was not kept: {_details(parity)}", hint=_hint(parity)
+            f"the file's predictions differ from the run's, so it was not kept: {details(parity)}", hint=remedy(parity)
         )
     return parity, None if exporter.refer is None else make_reference(theirs, measuring.measured)
-
-
-def _details(parity: Parity) -> str:
-    """How the predictions differ, over several lines."""
-    lines = [str(parity), *(str(flip) for flip in parity.flips[:SHOWN])]
-    if len(parity.flips) > SHOWN:
-        lines.append(f"and {len(parity.flips) - SHOWN} more")
-    if parity.precision != "fp32":
-        worst = max(parity.drop_per_class.items(), key=lambda item: item[1], default=("", 0.0))
-        lines.append(f"class `{worst[0]}` loses most accuracy: {worst[1]:.4f}")
-    if parity.unknown is not None and not parity.unknown.passed:
-        changed = [f"{name}: score {run:.4f}, file {file:.4f}" for name, run, file in parity.unknown.changed]
-        lines += [f"too far from the run's scores of unknown images: {parity.unknown}", *changed[:SHOWN]]
-    failed = parity.parted()
-    if failed is not None:
-        lines.append(f"the first stage that differs too much: {failed}")
-    elif parity.stages:
-        lines.append(f"preprocessing is within its bounds: {parity.stages[-1]}")
-    return "\n  ".join(lines)
-
-
-def _hint(parity: Parity) -> str:
-    if parity.unknown is not None and not parity.unknown.passed and parity.labels_passed:
-        bound = f"differ by {UNKNOWN_TOLERANCE:g}" if parity.precision == "fp32" else "differ as much as labels may"
-        return f"scores of unknown images may {bound}; pass another `--precision`, or train without `--unknown-rate`"
-    if parity.precision == "fp32" or parity.parted() is not None:
-        return f"probabilities may differ by {TOLERANCE} and no label may; the exporter writes this network wrongly"
-    if parity.verdict != "exceeds":
-        return "the accuracy is high enough, but the probabilities differ too much; use another `--precision`"
-    return f"`--max-drop {parity.max_drop:g}` is the accuracy that may be lost; raise it, or use another `--precision`"
 
 
 def _evaluated_samples(run: Run, ours: Predictions, samples: Sequence[Sample]) -> Sequence[Sample]:
