@@ -137,7 +137,13 @@ def warn_of_seen(teachers: Mapping[str, Teacher], held: Collection[str], progres
     `held` are SHA-256 of the contents of these images.
     """
     for name, teacher in teachers.items():
-        seen = seen_by(teacher.run)[0] & set(held)
+        fitted, unknown = seen_by(teacher.run)
+        for path in unknown:
+            progress.warn(
+                f"`distill={name}`: which images run `{path}` was trained on is unknown, "
+                "so some of them may be scored now"
+            )
+        seen = fitted & set(held)
         if seen:
             progress.warn(
                 f"`distill={name}`: the teacher was trained on {counted(len(seen), 'image')} that this run holds out, "

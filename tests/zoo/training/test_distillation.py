@@ -233,6 +233,12 @@ def test_a_teacher_that_saw_the_held_out_images_is_told(
         replace(experiment, strategy=f"full,distill={later}"), out=tmp_path / "run2", plugins=plugins, progress=Said()
     )
     assert any("24 images" in text and "optimistic" in text for text in said) and run.status == "finished"
+    write_json(later / "run.json", {**read_json(later / "run.json"), "from": {**before, "run": "gone"}})
+    said.clear()
+    train(
+        replace(experiment, strategy=f"full,distill={later}"), out=tmp_path / "run3", plugins=plugins, progress=Said()
+    )
+    assert any("which images run `gone` was trained on is unknown" in text for text in said)
 
 
 def test_a_card_names_the_teacher_and_no_folder(
