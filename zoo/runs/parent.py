@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -90,6 +90,11 @@ def run_to_go_on_from(path: Path | str) -> Run:
     run = Run.open(folder)
     check_finished(run)
     run.check_is_network()
+    if isinstance(run.record.get("ensemble"), dict):
+        raise UsageError(
+            f"run `{run.path}` is an ensemble of several networks, and a run goes on from one",
+            hint="pass one of its members, which `run.json` names under `ensemble`, or a soup of them",
+        )
     return run
 
 
@@ -171,16 +176,16 @@ def check_unchanged(run: Run) -> None:
         raise ZooError(f"{what}, and they have changed since", hint=hint)
 
 
-def seen_by(parent: Parent) -> tuple[frozenset[str], tuple[str, ...]]:
-    """SHA-256 of the images that a parent, and all runs that it goes on from, were fitted on.
+def seen_by(run: Run) -> tuple[frozenset[str], tuple[str, ...]]:
+    """SHA-256 of the images that a run was fitted on, and all runs that it goes on from or is made of.
 
     Also the runs among these of which it is unknown: their folders are gone, or have no `splits.json`.
     """
     found: set[str] = set()
     unknown: list[str] = []
-    for path, run in _ancestors(parent.run):
+    for path, one in _ancestors(run):
         try:
-            known = run.contents() if run is not None else {}
+            known = one.contents() if one is not None else {}
         except ZooError:
             known = {}
         found.update(known.get("fit", {}).values())
@@ -190,22 +195,37 @@ def seen_by(parent: Parent) -> tuple[frozenset[str], tuple[str, ...]]:
 
 
 def _ancestors(run: Run) -> Iterator[tuple[str, Run | None]]:
-    """A run and those that it goes on from, from the last to the first; None for one that is gone."""
+    """A run and those that it goes on from or is made of, from the last to the first; None for one that is gone.
+
+    A part of a soup or an ensemble that is gone is passed over: `splits.json` of the whole has the images of its parts.
+    """
     done: set[Path] = set()
-    while run.path.resolve() not in done:
+    waiting = [run]
+    while waiting:
+        run = waiting.pop(0)
+        if run.path.resolve() in done:
+            continue
         done.add(run.path.resolve())
         yield str(run.path), run
-        before = run.record.get("from")
-        if not isinstance(before, dict):
-            return
-        try:
-            found = Run.open(before["run"])
-        except ZooError:
-            found = None
-        if found is None or found.record.get("id") != before.get("id"):
-            yield before["run"], None
-            return
-        run = found
+        if isinstance(before := run.record.get("from"), dict):
+            found = _still_there(before)
+            if found is None:
+                yield before["run"], None
+            else:
+                waiting.append(found)
+        for kind, parts in (("soup", "ingredients"), ("ensemble", "members")):
+            for part in (run.record.get(kind) or {}).get(parts, ()):
+                if part.get("taken", True) and (found := _still_there(part)) is not None:
+                    waiting.append(found)
+
+
+def _still_there(recorded: Mapping[str, Any]) -> Run | None:
+    """The run that a record names, if its folder still holds it."""
+    try:
+        run = Run.open(recorded["run"])
+    except ZooError:
+        return None
+    return run if run.record.get("id") == recorded.get("id") else None
 
 
 def _told(value: Any) -> str:

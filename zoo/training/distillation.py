@@ -24,6 +24,7 @@ from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess, height_width
 from zoo.progress import Progress
 from zoo.runs.intact_weights import check_finished, intact_weights
+from zoo.runs.parent import seen_by
 from zoo.runs.run import Run
 from zoo.storage.paths import user_path
 from zoo.strategy import Phase
@@ -112,9 +113,18 @@ def check_teachers(run: Run, teachers: Mapping[str, Teacher]) -> None:
 
 
 def warn_of_seen(teachers: Mapping[str, Teacher], held: Collection[str], progress: Progress) -> None:
-    """Warn of teachers that were trained on images that the run holds out; `held` are SHA-256 of their contents."""
+    """Warn of teachers that were trained on images that the run holds out, also by the runs that they come from.
+
+    `held` are SHA-256 of the contents of these images.
+    """
     for name, teacher in teachers.items():
-        seen = set(teacher.run.contents().get("fit", {}).values()) & set(held)
+        fitted, unknown = seen_by(teacher.run)
+        for path in unknown:
+            progress.warn(
+                f"`distill={name}`: which images run `{path}` was trained on is unknown, "
+                "so some of them may be scored now"
+            )
+        seen = fitted & set(held)
         if seen:
             progress.warn(
                 f"`distill={name}`: the teacher was trained on {counted(len(seen), 'image')} that this run holds out, "

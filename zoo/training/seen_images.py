@@ -42,7 +42,7 @@ class Seen:
 
 def images_seen(parent: Parent, contents: Mapping[str, Sequence[str]]) -> Seen:
     """Compare the SHA-256 of a run's images, by role, with those of the images that its parent was fitted on."""
-    fitted, unknown = seen_by(parent)
+    fitted, unknown = seen_by(parent.run)
     held = {role: part for role, part in contents.items() if role != "fit"}
     try:
         before = sorted(parent.run.contents().get("fit", {}).values())

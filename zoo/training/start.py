@@ -14,7 +14,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.runs.parent import inherited
 from zoo.runs.run_folder import check_folder, default_folder
-from zoo.storage.paths import output_path
+from zoo.storage.paths import output_path, user_path
 from zoo.training.setup import Setup, resolve
 
 
@@ -60,5 +60,8 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
     folder = output_path(out) if out is not None else default_folder(setup.backbone.name, words)
     if setup.parent is not None and setup.parent.run.path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"`{out}` holds the run that the new run goes on from", hint="pass another `--out`")
+    for name in (term.distill for term in setup.plan.parts if term.distill is not None):
+        if user_path(name).resolve().is_relative_to(folder.resolve()):
+            raise UsageError(f"`{out}` holds the run of `distill={name}`", hint="pass another `--out`")
     check_folder(folder, force)
     return Start(experiment=experiment, setup=setup, folder=folder)

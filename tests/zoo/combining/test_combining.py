@@ -17,7 +17,8 @@ from shared import made_once
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, compare, ensemble, evaluate, export, rerun, soup, train, verify
-from zoo.combining.parts import crops, find_held_out, open_parts
+from zoo.combining.parts import Part, crops, find_held_out, open_parts
+from zoo.combining.soup import _without_temperature
 from zoo.networks.mean_network import FlippedViews, log_mean
 from zoo.networks.predictor import TorchPredictor
 from zoo.predictions import softmax
@@ -257,3 +258,15 @@ def test_log_mean_is_that_of_probabilities_however_large_the_logits() -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 2 * 4, 2))
     images = torch.randn(3, 3, 2, 4)
     assert torch.equal(FlippedViews(model)(images), FlippedViews(model)(images.flip(3)))  # a mirror image is no other
+
+
+def test_the_temperature_of_a_run_is_taken_out_of_its_head(
+    exported_run: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    copy = shutil.copytree(exported_run, tmp_path / "copy")
+    write_json(copy / "run.json", {**Run.open(copy).record, "temperature": {"value": 2.0, "fitted_on": "choose"}})
+    run = Run.open(copy)
+    before = {name: value.clone() for name, value in run.load_network(plugins).model.state_dict().items()}
+    found = _without_temperature(run.load_network(plugins), Part(run=run, sha256=""))
+    changed = [name for name, value in found.items() if not torch.equal(value, before[name])]
+    assert len(changed) == 2 and all(torch.allclose(found[name], before[name] * 2) for name in changed)

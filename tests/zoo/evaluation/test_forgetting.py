@@ -60,6 +60,19 @@ def test_both_are_scored_on_the_images_of_the_earlier_run(copy: Path, exported_r
     assert "On 6 images of val that it was scored on" in page.html.read_text()
 
 
+def test_what_a_new_class_takes_away_is_told_apart(
+    exported_run: Path, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    """Of a run that learnt the earlier run's images of `red` as a new class."""
+    data = shutil.copytree(two_splits, tmp_path / "data")
+    for split in ("train", "val"):
+        shutil.copytree(two_splits / "val" / "red", data / split / "green")
+    asked = replace(TINY, data=str(data), from_run=str(exported_run), strategy="linear")
+    found = measure_forgetting(train(asked, out=tmp_path / "run", plugins=plugins), device="cpu", plugins=plugins)
+    assert (found.images, found.trained_on) == (12, 6) and set(found.classes) == {"blue", "red"}
+    assert found.after > found.after_all_classes
+
+
 def make_red(run: Path, folder: Path) -> Path:
     """The images of `red` alone that a run was scored on."""
     images = folder / "images"

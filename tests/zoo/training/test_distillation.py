@@ -201,6 +201,14 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(
     assert open_teachers([phase], ("red", "blue"))[str(teacher)].rows == (1, 0)  # matched by name
 
 
+def test_a_student_does_not_replace_its_teacher(teacher: Path, two_splits: Path, plugins: Plugins) -> None:
+    experiment = replace(TINY, data=str(two_splits), strategy=f"linear+full,distill={teacher}", epochs=2)
+    for out in (teacher, teacher.parent):
+        with refused(UsageError, "holds", f"distill={teacher}"):
+            train(experiment, out=out, force=True, plugins=plugins)
+    assert (teacher / "model.safetensors").is_file()
+
+
 def test_a_teacher_that_saw_the_held_out_images_is_told(
     teacher: Path, two_splits: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
@@ -216,6 +224,21 @@ def test_a_teacher_that_saw_the_held_out_images_is_told(
     experiment = replace(TINY, data=str(swapped), strategy=f"full,distill={teacher}", epochs=1)
     train(experiment, out=tmp_path / "run", plugins=plugins, progress=Said())
     assert any("24 images" in text and "optimistic" in text for text in said)
+    before = {"run": str(teacher), **{name: Run.open(teacher).record[name] for name in ("id", "weights_sha256")}}
+    later = tmp_path / "later"  # it goes on from the teacher, with other images
+    shutil.copytree(tmp_path / "run", later)
+    write_json(later / "run.json", {**read_json(later / "run.json"), "from": before})
+    said.clear()
+    run = train(
+        replace(experiment, strategy=f"full,distill={later}"), out=tmp_path / "run2", plugins=plugins, progress=Said()
+    )
+    assert any("24 images" in text and "optimistic" in text for text in said) and run.status == "finished"
+    write_json(later / "run.json", {**read_json(later / "run.json"), "from": {**before, "run": "gone"}})
+    said.clear()
+    train(
+        replace(experiment, strategy=f"full,distill={later}"), out=tmp_path / "run3", plugins=plugins, progress=Said()
+    )
+    assert any("which images run `gone` was trained on is unknown" in text for text in said)
 
 
 def test_a_card_names_the_teacher_and_no_folder(

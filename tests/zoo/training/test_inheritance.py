@@ -18,7 +18,7 @@ from zoo import Experiment, Plugins, Run, UsageError, ZooError, plan, resume, tr
 from zoo.config.context import Context
 from zoo.networks.head import HEAD_STD
 from zoo.progress import Silent
-from zoo.runs.parent import ClassMatch, open_parent, seen_by
+from zoo.runs.parent import ClassMatch, run_to_go_on_from, seen_by
 from zoo.storage.files import read_json, write_json
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.preparation import prepare
@@ -233,11 +233,11 @@ def test_what_the_parent_was_trained_on_is_counted_where_it_is_scored(
         started(replace(asked, on_leak="fail"), plugins)
     with pytest.raises(ZooError, match="was trained on 12 images of 12"):
         plan(replace(asked, on_leak="fail"), plugins=plugins)
-    fitted, unknown = seen_by(open_parent(middle.path))
+    fitted, unknown = seen_by(middle)
     assert len(fitted) == 24 + 12 and not unknown
     moved = {**middle.record["from"], "run": str(tmp_path / "no")}
     write_json(middle.path / "run.json", {**middle.record, "from": moved})
-    assert seen_by(open_parent(middle.path))[1] == (str(tmp_path / "no"),)
+    assert seen_by(Run.open(middle.path))[1] == (str(tmp_path / "no"),)
 
 
 def test_the_same_training_images_are_said(exported_run: Path, two_splits: Path, plugins: Plugins) -> None:
@@ -270,6 +270,37 @@ def test_a_run_does_not_replace_the_one_that_it_goes_on_from(exported_run: Path,
     for out in (exported_run, exported_run.parent):
         with pytest.raises(UsageError, match="holds the run that the new run goes on from"):
             start_of(going_on(more, exported_run), out, True, plugins)
+
+
+def test_what_a_soup_or_an_ensemble_is_made_of_was_seen_with_all_that_came_before(
+    exported_run: Path, tmp_path: Path
+) -> None:
+    def made(name: str, contents: list[str], **record: Any) -> Path:
+        folder = tmp_path / name
+        folder.mkdir()
+        write_json(folder / "run.json", {**Run.open(exported_run).record, "id": name, **record})
+        splits = Run.open(exported_run).splits()
+        roles = {**splits["roles"], "fit": contents}
+        write_json(folder / "splits.json", {**splits, "roles": roles, "sha256": {**splits["sha256"], "fit": contents}})
+        return folder
+
+    def named(path: Path, **more: Any) -> dict[str, Any]:
+        return {"run": str(path), "id": path.name, "weights_sha256": "0" * 64, **more}
+
+    oldest, other = made("oldest", ["old"]), made("other", ["not"])
+    part = made("part", ["new"], **{"from": named(oldest)})
+    gone = {"run": str(tmp_path / "gone"), "id": "gone"}
+    soup = made("soup", ["new"], soup={"ingredients": [named(part, taken=True), named(other, taken=False), gone]})
+    ensemble = made("ensemble", ["new"], ensemble={"members": [named(part), gone]})
+    for whole in (soup, ensemble):
+        assert seen_by(Run.open(whole)) == (frozenset({"old", "new"}), ())
+
+
+def test_an_ensemble_cannot_be_gone_on_from(exported_run: Path, tmp_path: Path) -> None:
+    whole = shutil.copytree(exported_run, tmp_path / "whole")
+    write_json(whole / "run.json", {**Run.open(whole).record, "ensemble": {"members": []}})
+    with pytest.raises(UsageError, match="is an ensemble of several networks"):
+        run_to_go_on_from(whole)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
