@@ -190,6 +190,34 @@ def test_a_local_session_waits_for_a_trial_that_a_worker_of_a_killed_session_tra
     assert 0.3 <= time.monotonic() - begun < 30
 
 
+def test_a_trial_that_waited_while_its_session_ended_does_not_begin(tmp_path: Path) -> None:
+    token, refused = running.begin_session(tmp_path), list[str]()
+
+    def second() -> None:
+        try:
+            with running.hold_trial(tmp_path, "t", token):
+                refused.append("it began")
+        except ZooError as error:
+            refused.append(error.message)
+
+    with running.hold_trial(tmp_path, "t", token):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(timeout=0.2)
+        running.begin_session(tmp_path)
+    thread.join(timeout=30)
+    assert len(refused) == 1 and "no or another session" in refused[0]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_as_many_other_images_are_refused(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    spec = asked(two_splits)
+    state = machine_state(spec.experiment(spec.trials(plugins)[0]), plugins)
+    engine = Engine(plugins, state={**state, "images": "others"})
+    with pytest.raises(ZooError, match="sees other images"):
+        study(weighed(tmp_path / "s", spec), executor=engine, plugins=plugins)
+
+
 def test_versions_are_named() -> None:
     assert versions_difference({"torch": "2.9", "a": "1"}, {"torch": "2.8", "a": "1", "plugin x": "x 1"}) == (
         "`plugin x` x 1 instead of none, `torch` 2.8 instead of 2.9"

@@ -107,6 +107,14 @@ def test_a_batch_of_any_size_is_cut_down_to_single_images(images: int, room: int
     assert f"a batch of {images} is now computed in {len(seen)} parts" in progress.warnings[0]
 
 
+def test_each_part_draws_its_own_dropout() -> None:
+    masks: list[torch.Tensor] = []
+    model = net().train()
+    model.drop.register_forward_hook(lambda _module, _inputs, output: masks.append(output == 0))
+    take(model, stepper(model, accumulate=4))
+    assert len({mask.numpy().tobytes() for mask in masks}) == 4
+
+
 def test_what_follows_the_parts_is_told_when_memory_runs_out() -> None:
     model, progress = net(room=4).train(), Warned()
     take(model, stepper(model, progress), replace(PHASE, norm="train"))
