@@ -44,6 +44,7 @@ from zoo.studies.results import (
     TUNED_FILE,
     Results,
 )
+from zoo.studies.running import end_session, running_trials, wait_for_trial
 from zoo.studies.study import Study
 from zoo.studies.study_folder import check_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, failed_callbacks, fraction_text
@@ -145,13 +146,18 @@ class StudySession:
         self._told: set[tuple[str, str]] = set()  # callbacks that failed, and why
         self._local = LocalProcess() if jobs == 1 else LocalProcesses(jobs)
         self._executor = executor or self._local
+        self._elsewhere: Mapping[str, Any] = {}  # trials that workers of an earlier session still train, by name
 
     def _experiment(self, trial: Trial, settings: Mapping[str, Any] | None = None) -> Experiment:
         """The settings of a trial, with the list of `--exclude` that the study keeps."""
         return with_kept_list(self.study.experiment(trial, settings), self.folder)
 
     def begin(self) -> None:
-        """Write `study.json`, and read the results of earlier sessions."""
+        """Write `study.json`, and read the results of earlier sessions.
+
+        Trials of an earlier session that was killed, and that wait in the queue of a cluster, do not begin any more.
+        """
+        end_session(self.folder)
         file = self.folder / STUDY_FILE
         few = why_too_few(self.images, self._experiment(self.trials[0]))
         before = read_json(file) if file.is_file() else {"created": now()}
@@ -230,7 +236,7 @@ class StudySession:
         """Train every trial without a result; False where the time ran out before the last one began."""
         running: dict[Future[TrialResult], tuple[int, Path]] = {}
         in_time = True
-        for number, trial in enumerate(self.trials, start=1):
+        for number, trial in self._in_order():
             before = self.results.get(trial)
             if before is not None and not (retry and before.state is TrialState.FAILED):
                 self.progress.advance(1)
@@ -241,6 +247,10 @@ class StudySession:
                 continue
             while len(running) >= self._executor.slots:
                 self._note_completed(running)
+            if self._folder_of(trial).name in self._elsewhere:
+                while running:
+                    self._note_completed(running)
+                wait_for_trial(self.folder, self._folder_of(trial).name, until)
             if until is not None and time.monotonic() > until:
                 in_time = False
                 break
@@ -251,6 +261,17 @@ class StudySession:
         while running:
             self._note_completed(running)
         return in_time
+
+    def _in_order(self) -> list[tuple[int, Trial]]:
+        """The trials with their numbers; last those that workers of an earlier session still train, to wait for them.
+
+        With another executor, its workers wait.
+        """
+        self._elsewhere = running_trials(self.folder) if self._executor is self._local else {}
+        for name, note in self._elsewhere.items():
+            self.progress.note(f"{name} is still trained on `{note['host']}`, since {note['time']}")
+        numbered = enumerate(self.trials, start=1)
+        return sorted(numbered, key=lambda one: self._folder_of(one[1]).name in self._elsewhere)
 
     def _folder_of(self, trial: Trial) -> Path:
         """The trial's folder; one of an earlier version is kept, if the run in it is this trial's."""

@@ -90,6 +90,12 @@ def hold_trial(study: Path, name: str, token: str) -> Iterator[None]:
         lock.release()
 
 
+def wait_for_trial(study: Path, name: str, until: float | None = None) -> None:
+    """Wait while a worker carries out a trial, at most until that time of the monotonic clock."""
+    while name in running_trials(study) and (until is None or time.monotonic() < until):
+        time.sleep(0.2)
+
+
 def running_trials(study: Path) -> dict[str, dict[str, Any]]:
     """By its name, the note of each trial that runs at the moment: `host`, `process`, and the `time` when it began."""
     found = {}

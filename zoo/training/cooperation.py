@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from zoo.config.context import Context
+from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.engine_choice import EngineChoice
 from zoo.progress import Progress, Silent
@@ -107,15 +108,22 @@ def share_run(job: Job, run: Run) -> None:
     job.context.ranks.first(lambda: (str(run.path), dict(run.record)))
 
 
+def times_of_parts(experiment: Experiment, ranks: Ranks, earlier: Earlier | None) -> int:
+    """The factor of `--accumulate` in a new run: a final run keeps the parts of its run, if enough for all ranks."""
+    return 1 if earlier is not None and experiment.accumulate >= ranks.size else ranks.size
+
+
 def ranks_text(job: Job) -> str:
     """How many processes train a new run, and what its weights equal, for the user."""
     ranks = job.context.ranks
     if all(phase.solver is not None for phase in job.phases.phases):
         return f"{ranks.size} ranks: no optimiser step is taken, so rank 0 computes and the others wait"
     how = "in the order of ranks" if ranks.exact else "by all-reduce"
-    text = f"{ranks.size} ranks with {torch.get_num_threads()} threads each: a batch has {job.experiment.accumulate}"
+    threads = counted(torch.get_num_threads(), "thread")
+    parts = counted(min(job.experiment.accumulate, job.experiment.batch_size), "part")
     same = "; the weights are those of one process with as many" if ranks.exact else ""
-    return f"{text} parts (`--accumulate`), whose gradients are added up {how}{same}"
+    text = f"{ranks.size} ranks with {threads} each: a batch has {parts} (`--accumulate`)"
+    return f"{text}, whose gradients are added up {how}{same}"
 
 
 def tell_ranks(run: Run, ranks: Ranks, progress: Progress) -> None:

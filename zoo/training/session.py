@@ -48,6 +48,7 @@ from zoo.training.cooperation import (
     share_run,
     share_state,
     tell_ranks,
+    times_of_parts,
 )
 from zoo.training.distillation import check_teachers
 from zoo.training.figures import calibrate, check_finite, check_learnt, figures_of, report
@@ -113,7 +114,7 @@ def train(
         pool=pool,
         earlier=earlier,
         of_folds=of_folds,
-        times=ranks.size,
+        times=times_of_parts(start.experiment, ranks, earlier),
     )
     check_decoded(job)
     record = initial_manifest(job)

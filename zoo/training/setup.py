@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from zoo.backbone import Network
 from zoo.config.grammar import share_epochs
 from zoo.config.references import References, look_up
-from zoo.errors import UsageError
+from zoo.errors import UsageError, counted
 from zoo.experiment import DEFAULT_EPOCHS, LR_BOUNDS, Experiment, option_of
 from zoo.feature_cache.engine_choice import check_engine
 from zoo.networks.building import build_network, spec_of
@@ -200,7 +200,8 @@ def _notes_on_steps(stepped: Sequence[Phase], longest: int, experiment: Experime
     least = 2 if any(phase.norm == "train" for phase in stepped) else 1  # images that a part needs
     most = max(experiment.batch_size // least, 1)
     if experiment.accumulate > most:
-        yield f"`--accumulate {experiment.accumulate}`: a batch of {experiment.batch_size} has at most {most} parts"
+        held = counted(most, "part")
+        yield f"`--accumulate {experiment.accumulate}`: a batch of {experiment.batch_size} has at most {held}"
     patience = experiment.early_stopping
     least = (patience or 0) + 2  # the best epoch, those without a lower loss, and one that is not trained
     if patience is not None and longest < least:

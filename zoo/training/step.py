@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zoo.config.choice import Choice
-from zoo.errors import Diverged, ZooError
+from zoo.errors import Diverged, ZooError, counted
 from zoo.experiment import Experiment
 from zoo.networks.freezing import keeps_statistics
 from zoo.progress import Progress
@@ -115,7 +115,7 @@ class Stepper:
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
-                if parts * least * 2 > len(labels):
+                if parts >= max(len(labels) // least, 1):  # no part can be smaller
                     raise ZooError(
                         f"{'two images' if least == 2 else 'one image'} at a time "
                         f"{'do' if least == 2 else 'does'} not fit into the memory of `{self.device.place}`",
@@ -128,7 +128,8 @@ class Stepper:
                 torch.cuda.empty_cache()
         if self.parts != asked:
             self.progress.warn(
-                f"out of memory: a batch of {len(labels)} is now computed in {self.parts} parts; the result is the same"
+                f"out of memory: a batch of {len(labels)} is now computed in {counted(parts, 'part')}; "
+                f"{self._same(phase)}"
             )
         self._pull(phase, start)
         if self.experiment.clip:
@@ -136,6 +137,13 @@ class Stepper:
             nn.utils.clip_grad_norm_(trained, self.experiment.clip)
         take_step(optimizer, self.experiment.optimizer)
         return loss, right
+
+    def _same(self, phase: Phase) -> str:
+        """What of a step does not depend on the number of parts, for the user."""
+        by_part = ["batch norms see the parts"] if phase.norm == "train" else []
+        if any(module.training and _drops(module) for module in self.model.modules()):
+            by_part.append("dropout draws for each part")
+        return f"the gradient is the same, but {' and '.join(by_part)}" if by_part else "the result is the same"
 
     def _mix(self, inputs: torch.Tensor, labels: torch.Tensor, phase: Phase) -> tuple[torch.Tensor, torch.Tensor]:
         from torchvision.transforms import v2
@@ -264,6 +272,13 @@ def cuts_of(images: int, parts: int) -> list[slice]:
 def _least_images(phase: Phase) -> int:
     """The images that a part needs: a batch norm over a 1 x 1 map cannot train on one image."""
     return 2 if phase.norm == "train" else 1
+
+
+def _drops(module: nn.Module) -> bool:
+    """Whether a module draws at random in training: dropout or stochastic depth, by the names of timm and torch."""
+    rate = getattr(module, "drop_prob", None) or getattr(module, "p", None)
+    dropout = isinstance(module, nn.modules.dropout._DropoutNd)
+    return bool(rate) and (dropout or type(module).__name__ in ("DropPath", "StochasticDepth"))
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -158,6 +158,66 @@ def test_a_trial_is_held_by_one_and_shown_while_it_runs(tmp_path: Path) -> None:
     assert running.running_trials(tmp_path) == {}
 
 
+@pytest.mark.usefixtures("in_process")
+def test_a_local_session_waits_for_a_trial_that_a_worker_of_a_killed_session_trains(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    spec = asked(two_splits, seeds=(0, 1))
+    folder = weighed(tmp_path / "s", spec)
+    token, held, waited = running.begin_session(folder), threading.Event(), threading.Event()
+    first, second = (trial.name for trial in spec.trials(plugins))
+
+    def worker() -> None:
+        with running.hold_trial(folder, first, token):
+            held.set()
+            until = time.monotonic() + 60
+            while not (folder / "outcomes.jsonl").exists() and time.monotonic() < until:
+                time.sleep(0.05)  # the local session trains the other one meanwhile
+            time.sleep(0.3)
+            if not (folder / "trials" / first).exists():
+                waited.set()
+
+    thread = threading.Thread(target=worker)
+    thread.start()
+    assert held.wait(30)
+    found = study(folder, plugins=plugins).outcomes
+    thread.join(timeout=60)
+    assert [one.name for one in found] == [second, first] and all(one.finished for one in found) and waited.is_set()
+    assert not (folder / "running" / "session.json").exists()  # nothing of the killed session begins
+    begun = time.monotonic()
+    with running.hold_trial(folder, "t", running.begin_session(folder)):
+        running.wait_for_trial(folder, "t", begun + 0.3)  # no longer than the time budget
+    assert 0.3 <= time.monotonic() - begun < 30
+
+
+def test_a_trial_that_waited_while_its_session_ended_does_not_begin(tmp_path: Path) -> None:
+    token, refused = running.begin_session(tmp_path), list[str]()
+
+    def second() -> None:
+        try:
+            with running.hold_trial(tmp_path, "t", token):
+                refused.append("it began")
+        except ZooError as error:
+            refused.append(error.message)
+
+    with running.hold_trial(tmp_path, "t", token):
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(timeout=0.2)
+        running.begin_session(tmp_path)
+    thread.join(timeout=30)
+    assert len(refused) == 1 and "no or another session" in refused[0]
+
+
+@pytest.mark.usefixtures("in_process")
+def test_as_many_other_images_are_refused(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    spec = asked(two_splits)
+    state = machine_state(spec.experiment(spec.trials(plugins)[0]), plugins)
+    engine = Engine(plugins, state={**state, "images": "others"})
+    with pytest.raises(ZooError, match="sees other images"):
+        study(weighed(tmp_path / "s", spec), executor=engine, plugins=plugins)
+
+
 def test_versions_are_named() -> None:
     assert versions_difference({"torch": "2.9", "a": "1"}, {"torch": "2.8", "a": "1", "plugin x": "x 1"}) == (
         "`plugin x` x 1 instead of none, `torch` 2.8 instead of 2.9"

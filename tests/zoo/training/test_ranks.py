@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from threading import Barrier, Lock, Thread
+from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -26,7 +27,8 @@ from zoo import Experiment, Run, ZooError, train
 from zoo.progress import Silent
 from zoo.system.processors import THREADS
 from zoo.system.ranks import ALONE, LAUNCHED, Ranks, leads, share_processors
-from zoo.training.cooperation import tell_ranks
+from zoo.training.cooperation import ranks_text, tell_ranks, times_of_parts
+from zoo.training.final_run import Earlier
 from zoo.training.part_gradients import gradients_of_ranks
 from zoo.training.running_statistics import RunningStatistics
 from zoo.training.step import cuts_of, is_out_of_memory
@@ -297,6 +299,36 @@ def test_other_ranks_than_a_run_began_with_are_told(begun: dict[str, Any], ranks
     here.size = ranks
     tell_ranks(Run(Path("r"), {"ranks": begun, "experiment": replace(TINY, accumulate=2).to_json()}), here, told)
     assert told.said == text
+
+
+@pytest.mark.parametrize(("parts", "ranks", "new", "final"), [(1, 2, 2, 2), (2, 2, 2, 1), (3, 2, 2, 1), (2, 3, 3, 3)])
+def test_a_final_run_keeps_the_parts_of_its_run_where_they_are_enough(
+    parts: int, ranks: int, new: int, final: int
+) -> None:
+    here, experiment = Ranks(), replace(TINY, accumulate=parts)
+    here.size = ranks
+    earlier = Earlier(
+        run="r", id="i", epochs=(1,), temperature=1.0, reported_split="val", metrics={}, accuracy_interval_95=(0, 1)
+    )
+    assert times_of_parts(experiment, here, None) == new and times_of_parts(experiment, here, earlier) == final
+
+
+@pytest.mark.parametrize(
+    ("parts", "threads", "text"),
+    [(2, 1, "2 ranks with 1 thread each: a batch has 1 part (`"), (4, 3, "2 ranks with 3 threads each: a batch has 1")],
+)
+def test_the_ranks_are_told_the_parts_that_a_batch_has(
+    parts: int, threads: int, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
+    here = Ranks()
+    here.size = 2
+    job: Any = SimpleNamespace(
+        context=SimpleNamespace(ranks=here),
+        experiment=replace(TINY, accumulate=parts, batch_size=1),
+        phases=SimpleNamespace(phases=[SimpleNamespace(solver=None)]),
+    )
+    assert ranks_text(job).startswith(text)
 
 
 def test_torchruns_one_thread_becomes_a_share_of_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:

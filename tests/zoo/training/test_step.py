@@ -97,6 +97,38 @@ def test_out_of_memory_doubles_the_parts_and_warns_once() -> None:
     assert small.seen[6:] == [2, 2, 2, 2] and len(progress.warnings) == 1
 
 
+@pytest.mark.parametrize(("images", "room", "seen"), [(5, 1, [1] * 5), (7, 1, [1] * 7), (3, 2, [2, 1])])
+def test_a_batch_of_any_size_is_cut_down_to_single_images(images: int, room: int, seen: list[int]) -> None:
+    model, progress = net(room), Warned()
+    it = stepper(model.eval(), progress)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    it.step(model, (IMAGES[:images],), LABELS[:images], optimizer, PHASE, epoch=0, batch=0, start={})
+    assert model.seen[-len(seen) :] == seen
+    assert f"a batch of {images} is now computed in {len(seen)} parts" in progress.warnings[0]
+
+
+def test_each_part_draws_its_own_dropout() -> None:
+    masks: list[torch.Tensor] = []
+    model = net().train()
+    model.drop.register_forward_hook(lambda _module, _inputs, output: masks.append(output == 0))
+    take(model, stepper(model, accumulate=4))
+    assert len({mask.numpy().tobytes() for mask in masks}) == 4
+
+
+def test_what_follows_the_parts_is_told_when_memory_runs_out() -> None:
+    model, progress = net(room=4).train(), Warned()
+    take(model, stepper(model, progress), replace(PHASE, norm="train"))
+    model.drop = nn.Dropout(0.5)
+    take(model, stepper(model, progress))
+    model.drop = nn.Dropout(0.0)
+    take(model, stepper(model, progress))
+    assert [text.split("; ")[1] for text in progress.warnings] == [
+        "the gradient is the same, but batch norms see the parts and dropout draws for each part",
+        "the gradient is the same, but dropout draws for each part",
+        "the result is the same",
+    ]
+
+
 def test_a_pass_that_failed_leaves_no_trace_in_the_statistics() -> None:
     phase = replace(PHASE, norm="train")
     counts = {}
