@@ -181,7 +181,7 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(
     with refused(UsageError, "classes", "distill="):
         plan(replace(experiment, data=str(others)), plugins=plugins)
     for strategy, words in (
-        ("full,distill=nowhere", ("nowhere", "no run")),
+        ("full,distill=nowhere", ("nowhere", "no run", "begins at the current folder")),
         (f"full,distill={teacher},mixup=0.2", ("mixup", "distill")),
         (f"full,distill={teacher},distill_weight=1.5", ("distill_weight", "1.5")),
         (f"full,distill={teacher},distill_weight=0", ("distill_weight", "0")),
