@@ -30,6 +30,7 @@ def _eps(default: float) -> Option:
 
 
 _MOMENTUM = Option(name="momentum", default=0.9, summary="share of a step that the next one keeps", low=0, high=_MOST)
+_SOME = replace(_MOMENTUM, low=0.01)  # Nesterov's needs one
 _CAUTION = Option(name="caution", default=False, summary="leave out what the gradient contradicts (Liang et al. 2024)")
 
 # Name of timm, summary, options with timm's defaults, and settings of timm's class. `lamb` would clip gradients by
@@ -61,8 +62,8 @@ _ROWS: tuple[tuple[str, str, tuple[Option, ...], dict[str, Any]], ...] = (
     ("rmsproptf", "RMSprop as TensorFlow has it, with which EfficientNets were trained",
      (_MOMENTUM, Option(name="alpha", default=0.9, summary="share kept of the squared gradient", low=0, high=_MOST)),
      {"decoupled_decay": True}),
-    ("sgdp", "SGDP: momentum, projected for weights before a norm (Heo et al. 2021)", (_MOMENTUM, _CAUTION), {}),
-    ("sgdw", "Nesterov momentum with decoupled weight decay (Loshchilov and Hutter 2019)", (_MOMENTUM, _CAUTION), {}),
+    ("sgdp", "SGDP: momentum, projected for weights before a norm (Heo et al. 2021)", (_SOME, _CAUTION), {}),
+    ("sgdw", "Nesterov momentum with decoupled weight decay (Loshchilov and Hutter 2019)", (_SOME, _CAUTION), {}),
 )  # fmt: skip
 
 

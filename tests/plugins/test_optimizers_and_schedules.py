@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from zoo.catalogue import Catalogue, Entry
+from zoo.config.choice import choose
 from zoo.optimizer import Optimizer
 from zoo.plugin import Plugins
 from zoo.schedule import Schedule
@@ -25,6 +26,21 @@ PLUGINS = Plugins()
 )
 def test_an_optimizer(text: str) -> None:
     check_optimizer(text, plugins=PLUGINS)
+
+
+@pytest.mark.parametrize("name", [entry.name for entry in PLUGINS.optimizers])
+@pytest.mark.parametrize("side", ["low", "high"])
+def test_an_optimizer_takes_the_bounds_of_its_options_with_every_flag(name: str, side: str) -> None:
+    given = [name]
+    for option in PLUGINS.optimizers.find(name).value.options:
+        value = True if option.default is False else getattr(option, side)
+        if value is not None:
+            given.append(f"{option.name}={str(value).lower()}")
+    function = choose(",".join(given), PLUGINS.optimizers, PLUGINS).function(1)
+    weight = torch.nn.Parameter(torch.ones(2, 3))
+    made = function([{"params": [weight], "lr": 1e-3, "weight_decay": 0.0}])
+    weight.grad = torch.ones_like(weight)
+    made.step()
 
 
 @pytest.mark.parametrize("text", [*(entry.name for entry in PLUGINS.schedules), "step:5,factor=0", "linear:0.5"])

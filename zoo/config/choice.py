@@ -96,6 +96,9 @@ def choose(text: str, catalogue: Catalogue[Any], plugins: Plugins) -> Choice:
     values: dict[str, Any] = {}
     if colon and not options:
         problems.append(f"`{entry.name}` takes no value, but `:{first}` is given")
+    elif colon and "=" in first:
+        problems.append(f"`{first}` stands after the colon, where the value of `{next(iter(options))}` does")
+        hints.append(f"write `{name},{first}`")
     elif colon:
         pairs.insert(0, f"{next(iter(options))}={first}")
     for pair in pairs:
@@ -134,7 +137,7 @@ def _outside(option: Option, value: float) -> str | None:
     if math.isfinite(value) and low <= value <= high:
         return None
     if option.low is not None and option.high is not None:
-        return f"outside {option.low:g} to {option.high:g}"
+        return f"outside {option.low:.12g} to {option.high:.12g}"
     if not math.isfinite(value):
         return "not a finite number"
-    return f"below {low:g}" if value < low else f"above {high:g}"
+    return f"below {low:.12g}" if value < low else f"above {high:.12g}"

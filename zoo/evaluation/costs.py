@@ -128,7 +128,9 @@ def _cost(text: str, file: Path | str, where: str) -> float:
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(
             f"the cost `{text}` of {where} in `{file}` is not a finite number of at least 0",
-            hint="subtract the lowest cost of a row from all of it: no decision changes",
+            hint="subtract the lowest cost of a row from all of it: no decision changes"
+            if value < 0 and math.isfinite(value)
+            else "write a number such as 1.5",
         )
     return value
 

@@ -40,6 +40,7 @@ def test_texts_have_a_canonical_form(text: str, canonical: str) -> None:
         ("light:nan", "`strength=nan` is outside 0 to 1"),
         ("light:0.1,strength=0.2,size=3", "`strength` is given twice; `light` has no option `size`"),
         ("light,", "`` is not written KEY=VALUE"),
+        ("light:strength=0.2", "`strength=0.2` stands after the colon"),
     ],
 )
 def test_wrong_texts_are_refused(text: str, told: str) -> None:
@@ -89,3 +90,8 @@ def test_numbers_without_bounds_are_finite(text: str, told: str) -> None:
     assert told in caught.value.message
     bounds = [choose(f"mine{words}", mine, PLUGINS).values for words in (":-1e300", ",least=1", ",most=7")]
     assert [values[name] for values, name in zip(bounds, ("x", "least", "most"))] == [-1e300, 1, 7]
+
+
+def test_a_bound_is_told_as_it_is() -> None:
+    with pytest.raises(UsageError, match=r"outside 0 to 0\.9999999\n"):
+        choose("sgd:1", PLUGINS.optimizers, PLUGINS)
