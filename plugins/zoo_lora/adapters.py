@@ -103,6 +103,7 @@ def _pattern(paths: Iterable[str]) -> str:
 
 def _inject(network: Network, config: PeftConfig) -> Network:
     from peft import inject_adapter_in_model
+    from peft.tuners.lora import Conv2d
     from peft.tuners.lora.dora import DoraConv2dLayer
 
     from zoo_lora.pointwise import compute_with_sums
@@ -110,9 +111,12 @@ def _inject(network: Network, config: PeftConfig) -> Network:
     training = network.model.training
     inject_adapter_in_model(config, network.model)
     network.model.train(training)
-    for path, module in network.model.named_modules():
-        if isinstance(module, DoraConv2dLayer):
-            layer: Any = network.model.get_submodule(path)
+    layer: Any
+    for layer in network.model.modules():
+        if isinstance(layer, Conv2d):
+            for lora_A in layer.lora_A.values():
+                lora_A.dilation = layer.get_base_layer().dilation  # which peft forgets
+        if isinstance(layer, DoraConv2dLayer):
             layer.get_lora_weight = _convolution_update
     compute_with_sums(network.model)
     names = [name for name, _ in network.model.named_parameters()]
@@ -173,7 +177,7 @@ def _targets(network: Network, size: ImageSize, fits: Callable[[nn.Module], bool
 def _is_wide(module: nn.Module, rank: int) -> bool:
     if type(module) is nn.Linear:
         return min(module.in_features, module.out_features) > rank
-    if type(module) is nn.Conv2d and module.groups == 1:
+    if type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros":  # others peft pads by zeros
         return min(module.weight[0].numel(), module.out_channels) > rank
     return False
 

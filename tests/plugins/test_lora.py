@@ -211,3 +211,22 @@ def test_pointwise_convolutions_compute_as_peft_does(plugins: Plugins) -> None:
     assert not any(isinstance(module, PointwiseConv2d) for module in model.modules())
     for name, gradient in theirs.items():
         assert torch.allclose(ours[name], gradient, atol=1e-4 * float(gradient.abs().max())), name
+
+
+@pytest.mark.parametrize("text", ["lora:2", "dora:2"])
+def test_convolutions_with_gaps_or_reflected_borders_fold_into_what_was_trained(text: str, plugins: Plugins) -> None:
+    network, spec = build("torchvision/resnet18", 32, plugins)
+    block: Any = network.model.get_submodule("layer1.0")
+    block.conv1.dilation = block.conv1.padding = (2, 2)
+    block.conv2.padding_mode, block.conv2._reversed_padding_repeated_twice = "reflect", [1, 1, 1, 1]
+    strategy = parse(text, plugins.strategies)
+    attached = strategy.attach(network, spec)
+    assert hasattr(block.conv1, "lora_A") and not hasattr(block.conv2, "lora_A")
+    for name, value in attached.model.named_parameters():
+        if ".lora_" in name:
+            torch.nn.init.normal_(value, mean=0.05, std=0.05)
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        trained = attached.model.eval()(images)
+        folded = strategy.merge(attached).model.eval()(images)
+    assert torch.allclose(folded, trained, atol=1e-4 * float(trained.abs().max()))
