@@ -20,6 +20,7 @@ import pytest
 from docs_pages import COMMANDS, DATA, PAGES, PROGRAM, ROOT, blocks_of, commands_of
 
 import zoo
+import zoo_cli
 from zoo import hookspecs
 from zoo.plugin import Plugins
 from zoo.target import load_target
@@ -287,6 +288,11 @@ def test_packages_of_the_architecture_stand_in_the_order_of_the_layers() -> None
         assert min(places) > lowest, row
         lowest = max(lowest, *places)
     assert sorted(name.replace("/", ".") for row in rows for name in row) == sorted(place)
+
+
+def test_every_command_has_a_row_in_the_readme() -> None:
+    rows = "".join(line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|")
+    assert [name for name, _ in zoo_cli._ROWS if f"`zoo {name}`" not in rows] == []
 
 
 def test_the_tree_of_the_readme_is_the_repository() -> None:

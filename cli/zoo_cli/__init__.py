@@ -8,7 +8,7 @@ from zoo.hookspecs import Register, hookimpl
 _ROWS = (
     ("doctor", "Find faults of your images before training: copies, wrong labels, strangers"),
     ("train", "Fine-tune a backbone on your images"),
-    ("rerun", "Train the settings of a run once more, perhaps with some changed"),
+    ("rerun", "Train again with the settings of a run, or with some changed"),
     ("plan", "Show what a strategy would train, without training"),
     ("evaluate", "Measure the accuracy of a run or an exported file on a split"),
     ("soup", "Average the weights of several runs into one network"),

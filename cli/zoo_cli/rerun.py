@@ -44,7 +44,7 @@ def rerun(
     print_config: bool,
     as_json: bool,
 ) -> None:
-    """Train again with the settings of a run, or with some of them changed.
+    """Train again with the settings of a run, or with some changed.
 
     The new run has a folder of its own. Says which settings differ, whether the run was made with other versions, and
     whether its images have changed since.
