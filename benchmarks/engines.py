@@ -66,19 +66,22 @@ def networks(names: list[str], engines: list[str]) -> None:
         ready = source.inputs(every, [0] * count)
         ways: dict[str, tuple[Any, float, str]] = {"torch": (split.prefix, 0.0, "")}
         ways["torch, bf16"] = (half.prefix, 0.0, "")
-        for engine in engines:
+        brought = engines_of(plugins)
+        asked = [(engine, split, engine) for engine in engines]
+        asked += [
+            (engine, half, f"{engine}, bf16") for engine in engines if engine in brought and brought[engine].open_bf16
+        ]
+        for engine, divided, way in asked:
             began = time.perf_counter()
             try:
-                opened = open_engine(
-                    engine, split, BLOCK, padded(ready[:BLOCK], BLOCK), engines=engines_of(plugins), store=None
-                )
+                opened = open_engine(engine, divided, BLOCK, padded(ready[:BLOCK], BLOCK), engines=brought, store=None)
             except Exception as error:  # of any type; the table goes on
-                print(f"| {name} | {engine} | {str(error)[:60]} | | | | |")
+                print(f"| {name} | {way} | {str(error)[:60]} | | | | |")
                 continue
             took = time.perf_counter() - began
-            rows, expected = opened.compute(ready[:BLOCK])[0], split.prefix(ready[:BLOCK])[0]
+            rows, expected = opened.compute(ready[:BLOCK])[0].float(), split.prefix(ready[:BLOCK])[0]
             apart = float((rows - expected).abs().max() / expected.abs().max())
-            ways[engine] = (opened.compute, took, f"{apart:.0e}")
+            ways[way] = (opened.compute, took, f"{apart:.0e}")
         best = {(way, kind): float("inf") for way in ways for kind in ("bare", "whole")}
         for _ in range(TURNS):
             for way, (compute, _, _) in ways.items():

@@ -28,7 +28,8 @@ from zoo.networks.batchnorm_folding import FoldedSteps
 from zoo.networks.building import build_network
 from zoo.networks.freezing import apply_phase
 from zoo.networks.tracing import SMALL_BATCH, noise
-from zoo.system.cpu_memory import flush_denormals, keep_freed_memory
+from zoo.system.cpu_memory import keep_freed_memory
+from zoo.system.denormals import flush_denormals
 from zoo.system.environment import machine, versions
 from zoo.system.fast_gradients import FastGradients
 

@@ -119,7 +119,7 @@ Compute = Callable[["npt.NDArray[np.float32]"], "list[npt.NDArray[np.float32]]"]
 
 @dataclass(frozen=True, kw_only=True)
 class FrozenEngine:
-    """An engine that computes the frozen part of a network in place of torch, on the CPU in fp32.
+    """An engine that computes the frozen part of a network in place of torch, on the CPU.
 
     What it computes is compared with torch on images of each run before it is used.
 
@@ -129,13 +129,16 @@ class FrozenEngine:
         convert: `(module, inputs) -> bytes`: convert a torch module in eval mode, which returns a tuple of tensors, for
             inputs `(N, 3, H, W)` of this very shape.
         open: `(bytes, threads) -> (inputs -> list of arrays)`: open what `convert` returned. Calls compute with
-            `threads` threads, which do not spin between calls. Equal inputs give equal bits.
+            `threads` threads, which do not spin between calls. Equal inputs give equal bits. It computes in fp32.
+        open_bf16: The same for runs in bf16: it computes in bf16, from and to fp32 arrays. None: the engine has no
+            bf16, and in such runs what it computes in fp32 is rounded.
     """
 
     name: str
     package: str
     convert: str | Callable[[nn.Module, Any], bytes] = field(repr=False)
     open: str | Callable[[bytes, int], Compute] = field(repr=False)
+    open_bf16: str | Callable[[bytes, int], Compute] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -32,6 +32,7 @@ def register_exporters(register: Register[Exporter]) -> None:
                 package="openvino",
                 convert="zoo_onnx.frozen_part:convert",
                 open="zoo_openvino.frozen_part:open_converted",
+                open_bf16="zoo_openvino.frozen_part:open_converted_in_bf16",
             ),
         )
     )

@@ -32,7 +32,7 @@ NEEDS_MORE = (
     "zoo.feature_cache",
     "zoo.networks",
     "zoo.system.clamping",
-    "zoo.system.cpu_memory",
+    "zoo.system.denormals",
     "zoo.system.depthwise",
     "zoo.system.device",
     "zoo.system.fast_gradients",

@@ -25,6 +25,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.storage.files import json_text
 from zoo.storage.tensor_store import Store
+from zoo.system.cpu_memory import keep_freed_memory
 from zoo.system.worker_process import python_command
 
 # Niceness of the second process, so that the training process has priority
@@ -124,6 +125,7 @@ def main() -> None:
     experiment = Experiment.from_json(json.load(sys.stdin))
     if hasattr(os, "nice"):
         os.nice(NICE)
+    keep_freed_memory()
     plugins, store = Plugins(), Store()
     preprocess = look_up(experiment, plugins).preprocess
     images = select_images(experiment, plugins, look=False).images

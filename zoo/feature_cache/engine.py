@@ -23,7 +23,7 @@ from zoo.feature_cache.split_network import TOLERANCE, Rows, SplitNetwork
 from zoo.plugin import Plugins
 from zoo.storage.cache import source_key
 from zoo.storage.tensor_store import Store
-from zoo.system.cpu_memory import keep_denormal_mode
+from zoo.system.denormals import keep_denormal_mode
 from zoo.system.environment import package_version, versions
 from zoo.target import load_target
 
@@ -34,6 +34,8 @@ TORCH, COMPILED = "torch", "torch-compile"
 BOUND = 1e-4
 # The same where both are rounded to bf16, whose last bit is 1/256 of a value
 ROUNDED = 1e-2
+# An engine that computes in bf16 may be off from fp32 by so many times what torch in bf16 is off, or by `ROUNDED`
+AS_TORCH = 2.0
 
 # Computes the rows of a block of inputs `(N, 3, H, W)`
 BlockCompute = Callable[[torch.Tensor], Rows]
@@ -86,6 +88,11 @@ def version_of(engine: FrozenEngine) -> str:
     return package_version(engine.package) or ""
 
 
+def in_bf16(split: SplitNetwork, engine: FrozenEngine) -> bool:
+    """Whether an engine computes a split network in bf16."""
+    return split.autocast is torch.bfloat16 and engine.open_bf16 is not None
+
+
 def is_kept(split: SplitNetwork, engine: FrozenEngine, block: int, store: Store | None) -> bool:
     """Whether a converted network is kept in the store; a damaged one counts, and is made anew when it is opened."""
     return store is not None and store.has(_export_key(split, engine, block))
@@ -126,7 +133,8 @@ def open_engine(
         else:
             compute, kept = _converted(split, engines[name], block, sample, store)
         made = perf_counter() - started
-        seconds, torch_seconds = _agree(split, compute, sample, rounds=name != COMPILED)
+        rounds = name != COMPILED and not in_bf16(split, engines[name])
+        seconds, torch_seconds = _agree(split, compute, sample, rounds=rounds)
     except EngineFailed:
         raise
     except Exception as error:  # of any type, from exporters, compilers and engines
@@ -166,8 +174,9 @@ def _converted(
 
 
 def _opened(engine: FrozenEngine, model: bytes, split: SplitNetwork) -> BlockCompute:
+    target = engine.open_bf16 if engine.open_bf16 is not None and in_bf16(split, engine) else engine.open
     with keep_denormal_mode():
-        return _as_blocks(load_target(engine.open)(model, torch.get_num_threads()), split)
+        return _as_blocks(load_target(target)(model, torch.get_num_threads()), split)
 
 
 def _as_blocks(engine: Compute, split: SplitNetwork) -> BlockCompute:
@@ -205,7 +214,8 @@ def _export_key(split: SplitNetwork, engine: FrozenEngine, block: int) -> dict[s
 def _agree(split: SplitNetwork, compute: BlockCompute, sample: torch.Tensor, *, rounds: bool) -> tuple[float, float]:
     """Compare an engine with torch on a block of images; returns the seconds per image of both.
 
-    `rounds` says that the engine computes in fp32 and rounds the result to the dtype of the split.
+    `rounds` says that the engine computes in fp32 and rounds the result to the dtype of the split. One that computes in
+    bf16 may be off from fp32 by twice what torch in bf16 is off.
 
     Raises:
         EngineFailed: they differ by more than their bounds, in a label, or by the place of an image in the block.
@@ -218,30 +228,40 @@ def _agree(split: SplitNetwork, compute: BlockCompute, sample: torch.Tensor, *, 
     turned = torch.arange(len(sample)).roll(1)
     again = _timed(lambda: compute(sample[turned].contiguous(memory_format=torch.channels_last)), timed[0])
     _timed(lambda: split.prefix(sample), timed[1])
-    bound = BOUND if split.autocast is None else TOLERANCE[split.autocast]
-    of_rows = bound
-    if rounds and split.autocast is not None:
-        with torch.autocast(split.place.type, enabled=False):
-            expected, of_rows = split.rows_of(split.computing(sample), len(sample)), ROUNDED
-            expected = tuple(row.to(tensor.dtype) for row, tensor in zip(expected, split.boundary))
+    of_rows, of_logits = [BOUND] * len(expected), BOUND
+    if split.autocast is not None:  # both are compared with fp32
+        torch_rows, expected = expected, _in_fp32(split, sample)
+        of_rows, of_logits = [ROUNDED] * len(expected), TOLERANCE[split.autocast]
+        if not rounds:
+            off = [_apart(one[finite], row[finite]) for one, row in zip(expected, torch_rows)]
+            of_rows = [max(ROUNDED, AS_TORCH * each) for each in off]
+            logits_off = _apart(split.logits(*expected)[finite], split.logits(*torch_rows)[finite])
+            of_logits = max(ROUNDED, AS_TORCH * logits_off)
     for number, (one, other, moved) in enumerate(zip(expected, found, again)):
         if one.shape != other.shape or one.dtype != other.dtype:
             raise EngineFailed(f"tensor {number} is {list(other.shape)} {other.dtype}, not as in torch")
         if not torch.equal(other[turned][finite[turned]], moved[finite[turned]]):
             raise EngineFailed("what it computes for an image depends on the place of the image in a block")
         apart = _apart(one[finite], other[finite])
-        if not apart <= of_rows:
+        if not apart <= of_rows[number]:
             raise EngineFailed(
-                f"its values differ from torch's by {apart:.1g} of the largest, and {of_rows:g} is allowed"
+                f"its values differ from torch's by {apart:.1g} of the largest, and {of_rows[number]:.2g} is allowed"
             )
     logits, answers = split.logits(*expected)[finite], split.logits(*found)[finite]
     apart = _apart(logits, answers)
-    if not apart <= bound:
-        raise EngineFailed(f"logits differ from torch's by {apart:.1g} of the largest, and {bound:g} is allowed")
-    sure = ~close_calls(logits, bound)
+    if not apart <= of_logits:
+        raise EngineFailed(f"logits differ from torch's by {apart:.1g} of the largest, and {of_logits:.2g} is allowed")
+    sure = ~close_calls(logits, of_logits)
     if not torch.equal(logits.argmax(1)[sure], answers.argmax(1)[sure]):
         raise EngineFailed("it gives an image another label than torch does")
     return min(timed[0]) / len(sample), min(timed[1]) / len(sample)
+
+
+def _in_fp32(split: SplitNetwork, sample: torch.Tensor) -> Rows:
+    """The rows that torch computes in fp32, rounded to the dtypes of the split."""
+    with torch.autocast(split.place.type, enabled=False):
+        rows = split.rows_of(split.computing(sample), len(sample))
+    return tuple(row.to(tensor.dtype) for row, tensor in zip(rows, split.boundary))
 
 
 def close_calls(logits: torch.Tensor, bound: float) -> torch.Tensor:

@@ -22,6 +22,7 @@ from zoo.feature_cache.engine import (
     EngineFailed,
     OpenedEngine,
     engines_of,
+    in_bf16,
     is_kept,
     lacking,
     open_engine,
@@ -39,7 +40,9 @@ from zoo.system.environment import machine, versions
 # benchmarks/results/engines.md
 EXPECTED = {"onnxruntime": (0.6, 0.85), "openvino": (0.6, 0.85), COMPILED: (0.75, 0.9)}
 READY = {"onnxruntime": 2.0, "openvino": 3.0, COMPILED: 35.0}
-BF16 = 0.55  # torch's time in bf16 as a share of that in fp32, where bf16 is taken; other engines compute in fp32
+BF16 = 0.55  # torch's time in bf16 as a share of that in fp32, where bf16 is taken
+# Time of an engine that computes in bf16 as a share of torch's in bf16
+EXPECTED_BF16 = {"openvino": (0.4, 0.7)}
 OPEN = 0.5  # seconds to open one that is kept, with the import of its library
 MARGIN = 1.5  # the time that an engine saves must be so many times what it costs, since both are estimates
 
@@ -288,7 +291,9 @@ def _savings(
         if lacking(name, engines) is not None:
             continue
         share = shares[0 if depthwise else 1]
-        if split.autocast is not None and name != COMPILED:
+        if name in engines and in_bf16(split, engines[name]):
+            share = EXPECTED_BF16.get(name, shares)[0 if depthwise else 1]
+        elif split.autocast is not None and name != COMPILED:
             share /= BF16
         saved = (torch_seconds - rates.get(name, share * torch_seconds)) * work.images
         kept = name in engines and is_kept(split, engines[name], block, store)

@@ -34,7 +34,7 @@ from zoo.runs.run import (
 from zoo.runs.run_folder import clear_folder, make_folder
 from zoo.storage.files import append_json, write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
-from zoo.system.cpu_memory import flush_denormals
+from zoo.system.denormals import flush_denormals
 from zoo.system.garbage import collect_as_usual
 from zoo.system.process_memory import peak_memory
 from zoo.system.ranks import ALONE, Ranks

@@ -23,7 +23,17 @@ from zoo import Experiment, Plugins, Run, ZooError, evaluate, plan, resume, trai
 from zoo.experiment import Cache, Engine
 from zoo.exporter import Compute
 from zoo.feature_cache import engine_choice
-from zoo.feature_cache.engine import BOUND, EngineFailed, close_calls, engines_of, is_kept, open_engine
+from zoo.feature_cache.engine import (
+    AS_TORCH,
+    BOUND,
+    ROUNDED,
+    EngineFailed,
+    close_calls,
+    engines_of,
+    is_kept,
+    lacking,
+    open_engine,
+)
 from zoo.feature_cache.engine_choice import Work, _Memory, check_engine, expected_engine
 from zoo.feature_cache.split_network import SplitNetwork, prefix_in_blocks
 from zoo.networks.tracing import noise
@@ -115,6 +125,64 @@ def test_rows_are_rounded_where_what_trains_computes_in_bf16(plugins: Plugins) -
     assert [row.dtype for row in opened.compute(inputs)] == [row.dtype for row in split.prefix(inputs)]
 
 
+def half_engine(plugins: Plugins, change: Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]) -> Any:
+    """The engines, of which onnxruntime now has a bf16 of its own: what it computes in fp32, changed."""
+
+    def opened(model: bytes, threads: int) -> Compute:
+        compute = frozen_part.open_converted(model, threads)
+        return lambda inputs: [change(value) for value in compute(inputs)]
+
+    engines = engines_of(plugins)
+    return {**engines, ORT: replace(engines[ORT], open_bf16=opened)}
+
+
+@pytest.mark.parametrize("autocast", [None, torch.bfloat16])
+def test_an_engine_computes_in_bf16_only_where_the_run_does(
+    autocast: torch.dtype | None, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split, inputs = split_of(plugins, autocast=autocast), images()
+    opened = open_engine(ORT, split, BLOCK, inputs, engines=half_engine(plugins, lambda rows: rows * 0.995), store=None)
+    expected = open_engine(ORT, split, BLOCK, inputs, engines=engines_of(plugins), store=None)
+    apart = float((opened.compute(inputs)[0] - expected.compute(inputs)[0]).float().abs().max())
+    assert (apart > 0) == (autocast is not None)
+
+
+def test_an_engine_in_bf16_may_be_off_by_twice_what_torch_is(plugins: Plugins) -> None:
+    split, inputs = split_of(plugins, autocast=torch.bfloat16), images()
+    (exact,), (rounded,) = split.rows_of(split.computing(inputs), BLOCK), split.prefix(inputs)
+    allowed = max(ROUNDED, AS_TORCH * float((exact - rounded.float()).abs().max() / exact.abs().max()))
+    within = half_engine(plugins, lambda rows: rows * np.float32(1 - 0.4 * allowed))
+    open_engine(ORT, split, BLOCK, inputs, engines=within, store=None)
+    beyond = half_engine(plugins, lambda rows: rows * np.float32(1 - 1.5 * allowed))
+    with pytest.raises(EngineFailed, match="differ from torch's"):
+        open_engine(ORT, split, BLOCK, inputs, engines=beyond, store=None)
+
+
+def test_openvino_computes_in_bf16(plugins: Plugins) -> None:
+    pytest.importorskip("openvino")
+    split, inputs = split_of(plugins, autocast=torch.bfloat16), images()
+    opened = open_engine("openvino", split, BLOCK, inputs, engines=engines_of(plugins), store=None)
+    (rows,), (exact,) = opened.compute(inputs), split.rows_of(split.computing(inputs), BLOCK)
+    assert rows.dtype == split.prefix(inputs)[0].dtype
+    assert torch.equal(rows[[2]], prefix_in_blocks(split, inputs[2:3], BLOCK, opened.compute)[0])
+    assert (rows.float() - exact).abs().max() <= 0.1 * exact.abs().max()
+
+
+def test_more_work_is_given_to_an_engine_that_has_bf16(plugins: Plugins, fresh: Path) -> None:
+    split, work = split_of(plugins, autocast=torch.bfloat16), Work(images=100_000)
+    split.seconds = 0.01
+    engines = engines_of(plugins)
+    without = {name: replace(engine, open_bf16=None) for name, engine in engines.items()}
+    memory = _Memory.read()
+    expected = {
+        name: engine_choice._savings(split, BLOCK, work, {**without, name: engines[name]}, memory, None)
+        for name in engines
+        if engines[name].open_bf16 is not None and lacking(name, engines) is None
+    }
+    assert all(found[0] == name for name, found in expected.items())
+    assert ORT not in engine_choice._savings(split, BLOCK, work, without, memory, None)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -172,17 +240,22 @@ def outcome(run: Run) -> tuple[Any, ...]:
     return digest(run.path / "model.safetensors"), run.metrics, run.predictions().logits.tobytes()
 
 
-@pytest.mark.parametrize("asked", [SOLVED, STEPS], ids=["solved", "steps"])
+HALF = replace(STEPS, precision="bf16", engine="openvino")
+
+
+@pytest.mark.parametrize("asked", [SOLVED, STEPS, HALF], ids=["solved", "steps", "bf16"])
 def test_kept_and_unkept_rows_give_the_same_run(
     asked: Experiment, two_splits: Path, tmp_path: Path, plugins: Plugins, fresh: Path
 ) -> None:
+    if lacking(asked.engine, engines_of(plugins)) is not None:
+        pytest.skip(f"{asked.engine} is not installed")
     asked = replace(asked, data=str(two_splits))
     kept, again, unkept = (
         train(replace(asked, cache=cache), out=tmp_path / name, plugins=plugins) for name, cache in CACHED
     )
     assert outcome(kept) == outcome(again) == outcome(unkept)
     assert again.record["seconds"]["of_train"]["prefix"] == 0.0 < unkept.record["seconds"]["of_train"]["prefix"]
-    assert {run.record["engine"]["name"] for run in (kept, again, unkept)} == {ORT} and exports(fresh)
+    assert {run.record["engine"]["name"] for run in (kept, again, unkept)} == {asked.engine} and exports(fresh)
     torch_run = train(replace(asked, engine="torch"), out=tmp_path / "torch", plugins=plugins)
     assert torch_run.record["seconds"]["of_train"]["prefix"] > 0.0  # the rows of another engine are not its own
 

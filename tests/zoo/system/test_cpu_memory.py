@@ -11,7 +11,7 @@ import torch
 
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
-from zoo.system.cpu_memory import flush_denormals
+from zoo.system.denormals import flush_denormals
 from zoo.training.session import train
 
 FAULTS = """
