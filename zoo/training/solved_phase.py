@@ -20,6 +20,7 @@ from zoo.storage.files import SCHEMA
 from zoo.strategy import Phase
 from zoo.target import load_target
 from zoo.training.features import cached_features, features
+from zoo.training.kept_solution import solve_or_find
 from zoo.training.optimizer import changed_by
 from zoo.training.workspace import Workspace
 
@@ -58,16 +59,16 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
     computed = perf_counter()
     workspace.job.context.progress.start(f"solve {phase.name}", 0)
     solve: Callable[[Task], dict[str, Any]] = load_target(phase.solver)
-    answer = solve(
-        Task(
-            head=head,
-            features=found,
-            labels=workspace.train.labels,
-            classes=workspace.classes,
-            seed=workspace.experiment.seed,
-            groups=group_numbers(workspace.train.samples),
-        )
+    task = Task(
+        head=head,
+        features=found,
+        labels=workspace.train.labels,
+        classes=workspace.classes,
+        seed=workspace.experiment.seed,
+        groups=group_numbers(workspace.train.samples),
     )
+    store = workspace.cache.store if workspace.cache.asked != "off" else None
+    answer = solve_or_find(phase.solver, solve, task, store)
     if not isinstance(answer, dict):
         raise ZooError(f"solver `{phase.solver}` returns {answer!r}, not a dict")
     frozen.check(f"while `{phase.name}` was solved")
