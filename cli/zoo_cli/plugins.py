@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import click
@@ -105,9 +106,9 @@ def check(
 ) -> None:
     """Check an installed plugin, or a package in a folder: the laws of everything that it registers.
 
-    The laws are those of zoo.testing, on small networks and noise. Each row of the plugin is one line: that it passed, or
-    the law that it violates and how to mend it. The exit code is 1 if a law is violated. What cannot be checked here,
-    such as a runtime of a device that is missing, is told and does not count.
+    The laws are those of zoo.testing, on small networks and noise. Each row of the plugin is one line: that it passed,
+    or the law that it violates and how to mend it. The exit code is 1 if a law is violated. What cannot be checked
+    here, such as a runtime of a device that is missing, is told and does not count.
     """
     from zoo.plugin import Plugins, installed_candidates
     from zoo.testing.plugin import check_plugin
@@ -142,3 +143,42 @@ def check(
         screen.print(f"{counted(len(results), 'row')}, {counted(len(violated), 'law')} violated{more}")
     if violated:
         ctx.exit(1)
+
+
+@plugins.command()
+@click.argument("name", metavar="NAME")
+@click.option(
+    "--kind",
+    "kinds",
+    multiple=True,
+    default=("strategy",),
+    show_default=True,
+    metavar="KIND",
+    help="What it registers: backbone, strategy, dataset, augmentation, loss, optimizer, schedule, callback, metric, "
+    "exporter, runtime or command; can be repeated, and `all` is each of them.",
+)
+@click.option("--out", metavar="DIR", default=None, help="The folder to be made.  [default: backbone-zoo-NAME]")
+@json_option
+@click.pass_context
+def new(ctx: click.Context, name: str, kinds: tuple[str, ...], out: str | None, as_json: bool) -> None:
+    """Write a plugin package with a working example of each kind, and with tests.
+
+    \b
+    zoo plugins new acme --kind strategy --kind metric
+    pip install -e ./backbone-zoo-acme
+    zoo plugins check acme
+    """
+    from zoo.scaffolding.package import new_plugin, nouns
+    from zoo_cli.main import plugins as load
+
+    loaded = load(ctx)
+    made = new_plugin(name, tuple(nouns(loaded)) if "all" in kinds else kinds, out, plugins=loaded)
+    if as_json:
+        print_json({"name": made.name, "folder": str(made.folder), "files": made.files, "commands": made.uses})
+        return
+    screen = console()
+    screen.print(escape(f"wrote {made.folder}: {' '.join(made.files)}"), soft_wrap=True)
+    folder = shlex.quote(str(made.folder if made.folder.is_absolute() else Path(".") / made.folder))
+    folder = folder if made.folder.is_absolute() else f"./{folder}"
+    for line in (f"pip install -e {folder}", f"zoo plugins check {name}", f"pytest {folder}", *made.uses):
+        screen.print(f"  {escape(line)}", soft_wrap=True)

@@ -52,7 +52,7 @@ def check_dataset(dataset: str, *, plugins: Plugins | None = None) -> None:
             raise
         why = error.message if isinstance(error, UsageError) else type_and_first_line(error)
         raise NotChecked(
-            f"it needs an argument: {why}", hint=f"pass data that it opens, such as `--data {name}:ARGUMENT`"
+            f"it needs an argument: {why}", hint=f"pass data that it opens, such as `--data {entry.name}:ARGUMENT`"
         ) from error
     except ZooError as error:
         raise Violation(f"`{name}`: {error.message}", hint=error.hint) from error

@@ -31,8 +31,8 @@ BATCH = 3
 def check_runtime(runtime: str, *, plugins: Plugins | None = None) -> None:
     """Check a runtime on a small network, in a process of its own, as `zoo bench` has it.
 
-    It accepts runs, or the files of an exporter. `available` gives a reason or None for each of its devices, and imports
-    no framework. Its session takes normalised pixels of the network's size and names its provider. A call leaves its
+    It accepts runs, or the files of an exporter. `available` gives a reason or None for each of its devices, and
+    imports no framework. Its session takes normalised pixels of the network's size and names its provider. A call leaves its
     input as it was, and gives the network's logits `(N, classes)`, the same at each call and by each caller, and for an
     image alone as in a batch.
 
@@ -151,15 +151,10 @@ def _check_session(row: Runtime, target: Path, model: nn.Module, size: tuple[int
         answer = _asked(row, "call", lambda: worker.ask("call", count=count))
         wanted = _logits(model, make_batch(given, count))
         _check_answers(row, answer, wanted)
-        if given.fixed_batch is None:
-            for place in range(count):
-                alone = _asked(row, "call", lambda: worker.ask("call", count=count, only=place))
-                _check_close(
-                    row,
-                    alone["first"],
-                    np.array(answer["first"], np.float32)[place : place + 1],
-                    "logits of an image differ alone and in a batch",
-                )
+        for place, logits in enumerate(answer["alone"]):
+            _check_close(
+                row, logits, answer["first"][place : place + 1], "logits of an image alone and in a batch differ"
+            )
 
 
 def _check_answers(row: Runtime, answer: dict[str, Any], wanted: npt.NDArray[np.float32]) -> None:

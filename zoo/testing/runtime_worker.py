@@ -33,22 +33,24 @@ class RuntimeWorker:
             "fixed_batch": session.input.fixed_batch,
         }
 
-    def call(self, count: int, only: int | None = None) -> dict[str, Any]:
-        """What two callers return for a batch, the first of them twice; of one image of it with `only`."""
+    def call(self, count: int) -> dict[str, Any]:
+        """What two callers return for a batch, the first of them twice; and for each image alone, if that is allowed."""
         assert self._session is not None
         batch = make_batch(self._session.input, count)
-        if only is not None:
-            batch = batch[only : only + 1].copy()
         before = batch.copy()
         first, other = self._session.prepare(batch), self._session.prepare(batch)
         returned = first()
         answers = [logits_of(returned)]  # copied before the next call, which may write to the same memory
         answers += [logits_of(call()) for call in (other, first)]
+        alone = []
+        if self._session.input.fixed_batch is None:
+            alone = [logits_of(self._session.prepare(before[place : place + 1])()) for place in range(count)]
         return {
             "returned": type(returned).__name__,
             "first": answers[0],
             "other": answers[1],
             "again": answers[2],
+            "alone": alone,
             "changed": not np.array_equal(before, batch),
         }
 
