@@ -84,8 +84,9 @@ def _summary(plural: str, names: list[str]) -> str:
 @click.option(
     "--only",
     multiple=True,
-    metavar="KIND/NAME",
-    help="Check what this shell pattern names, such as `metric/*`; can be repeated.  [default: everything]",
+    metavar="KIND[/NAME]",
+    help="Check only this kind, or what a shell pattern names, such as `metric/a*`; can be repeated.  [default: "
+    "everything]",
 )
 @click.option(
     "--data",
@@ -116,7 +117,8 @@ def check(
     from zoo_cli.main import plugins as load
 
     names, loaded = [plugin], load(ctx)
-    if "/" in plugin or Path(plugin).is_dir():
+    known = {word for one in loaded.plugins for word in (one.name, one.distribution)}
+    if plugin not in known and ("/" in plugin or Path(plugin).is_dir()):
         mine = candidates_in(Path(plugin))
         names = [candidate.name for candidate in mine]
         loaded = Plugins([*(one for one in installed_candidates() if one.name not in names), *mine])
@@ -178,7 +180,6 @@ def new(ctx: click.Context, name: str, kinds: tuple[str, ...], out: str | None, 
         return
     screen = console()
     screen.print(escape(f"wrote {made.folder}: {' '.join(made.files)}"), soft_wrap=True)
-    folder = shlex.quote(str(made.folder if made.folder.is_absolute() else Path(".") / made.folder))
-    folder = folder if made.folder.is_absolute() else f"./{folder}"
+    folder = shlex.quote(str(made.folder) if made.folder.is_absolute() else f"./{made.folder}")
     for line in (f"pip install -e {folder}", f"zoo plugins check {name}", f"pytest {folder}", *made.uses):
         screen.print(f"  {escape(line)}", soft_wrap=True)

@@ -34,10 +34,10 @@ def check_exporter(exporter: str, *, plugins: Plugins | None = None) -> None:
     """Check an exporter on a small network of convolutions, in fp32 on the CPU.
 
     Its suffix is found by `zoo predict`, and its runtimes accept its files. `write` leaves the network as it was,
-    writes the file and no other but those of `beside`, and writes the same bytes for the same network. The file works in
-    another folder. It gives classes, preprocessing and the logits of the network, for images of several sizes, alone as
-    in a batch. It passes `verify`, also after `annotate`, and records itself as JSON values. A file that is cut off or
-    has another byte does not pass, and is no other error than a `zoo.ZooError`.
+    writes the file and no other but those of `beside`, and writes the same bytes for the same network. The file works
+    in another folder. It gives classes, preprocessing and the logits of the network, for images of several sizes, alone
+    as in a batch. It passes `verify`, also after `annotate`, and records itself as JSON values. A file that is cut off
+    or has another byte does not pass, and is no other error than a `zoo.ZooError`.
 
     Args:
         exporter: Its name.

@@ -14,19 +14,30 @@ class Violation(AssertionError):
     """A law does not hold.
 
     Attributes:
-        hint: How the plugin is mended. None: the sentence says it all.
+        message: What does not hold, in one line.
+        hint: How the plugin is mended. None: the message says it all.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.hint = hint
+
+    def __str__(self) -> str:
+        return self.message if self.hint is None else f"{self.message}\n\nhint: {self.hint}"
 
 
 class NotChecked(unittest.SkipTest):
-    """A law cannot be checked here, for the reason given, such as a device that is missing. pytest skips the test."""
+    """A law cannot be checked here. pytest skips the test.
+
+    Attributes:
+        message: Why not, such as a device that is missing.
+        hint: How it can be checked. None: it cannot.
+    """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
+        self.message = message
         self.hint = hint
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from zoo.catalogue import Entry
-from zoo.errors import PluginWarning, UsageError, ZooError, did_you_mean, quoted, type_and_first_line
+from zoo.errors import PluginWarning, UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import KINDS, Plugin, Plugins
 from zoo.row import TARGET
 from zoo.system.fresh_import import frameworks_after
@@ -68,7 +68,7 @@ def check_plugin(
         plugins: Loaded plugins. None: load those installed.
         data: Texts of `--data` for its datasets, which are otherwise checked with no argument.
         backbone: Name of the backbone that its strategies are checked on.
-        only: Shell patterns of what is checked, such as `metric/*`. Empty: everything.
+        only: Kinds, or shell patterns of what is checked, such as `metric/a*`. Empty: everything.
 
     Raises:
         UsageError: there is no such plugin, it is disabled, or it registers nothing that `data` or `only` name.
@@ -116,7 +116,7 @@ def _find(name: str, plugins: Plugins) -> list[Plugin]:
 
 
 def _is_wanted(name: str, only: Sequence[str]) -> bool:
-    return not only or any(fnmatch.fnmatchcase(name, pattern) for pattern in only)
+    return not only or any(fnmatch.fnmatchcase(name, one if "/" in one else f"{one}/*") for one in only)
 
 
 def _check_asked(plugin: str, every: list[str], only: Sequence[str], arguments: dict[str, list[str]]) -> None:
@@ -233,16 +233,10 @@ def _result(kind: str, name: str, check: Callable[[], object]) -> RowCheck:
     except KeyboardInterrupt:
         raise
     except NotChecked as error:
-        return RowCheck(kind=kind, name=name, status="not checked", reason=_line(error), hint=error.hint)
-    except AssertionError as error:
-        told = _line(error) if str(error).strip() else f"it fails an assertion of its own ({_place(error)})"
-        return RowCheck(
-            kind=kind,
-            name=name,
-            status="violated",
-            reason=told,
-            hint=getattr(error, "hint", None) or _again(kind, name),
-        )
+        return RowCheck(kind=kind, name=name, status="not checked", reason=error.message, hint=error.hint)
+    except Violation as error:
+        reason = error.message.splitlines()[0]
+        return RowCheck(kind=kind, name=name, status="violated", reason=reason, hint=error.hint or _again(kind, name))
     except UsageError as error:  # an option, a package or another backbone is needed
         return RowCheck(kind=kind, name=name, status="not checked", reason=error.message, hint=error.hint)
     except ZooError as error:
@@ -254,20 +248,16 @@ def _result(kind: str, name: str, check: Callable[[], object]) -> RowCheck:
             kind=kind,
             name=name,
             status="violated",
-            reason=f"it raises {quoted_error(error)}{notes} at {_place(error)}",
+            reason=f"it raises {_quoted_error(error)}{notes} at {_place(error)}",
             hint=_again(kind, name),
         )
     return RowCheck(kind=kind, name=name, status="passed")
 
 
-def quoted_error(error: BaseException) -> str:
+def _quoted_error(error: BaseException) -> str:
     """Type and text of an error, on one line."""
     text = quoted(error)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _line(error: BaseException) -> str:
-    return type_and_first_line(error).removeprefix(f"{type(error).__name__}: ")
 
 
 def _place(error: BaseException) -> str:

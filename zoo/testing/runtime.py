@@ -32,9 +32,9 @@ def check_runtime(runtime: str, *, plugins: Plugins | None = None) -> None:
     """Check a runtime on a small network, in a process of its own, as `zoo bench` has it.
 
     It accepts runs, or the files of an exporter. `available` gives a reason or None for each of its devices, and
-    imports no framework. Its session takes normalised pixels of the network's size and names its provider. A call leaves its
-    input as it was, and gives the network's logits `(N, classes)`, the same at each call and by each caller, and for an
-    image alone as in a batch.
+    imports no framework. Its session takes normalised pixels of the network's size and names its provider. A call
+    leaves its input as it was, and gives the network's logits `(N, classes)`, the same at each call and by each caller,
+    and for an image alone as in a batch.
 
     Args:
         runtime: Its name.

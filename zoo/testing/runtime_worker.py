@@ -34,7 +34,7 @@ class RuntimeWorker:
         }
 
     def call(self, count: int) -> dict[str, Any]:
-        """What two callers return for a batch, the first of them twice; and for each image alone, if that is allowed."""
+        """What two callers return for a batch, one of them twice, and for each image alone if that is allowed."""
         assert self._session is not None
         batch = make_batch(self._session.input, count)
         before = batch.copy()
