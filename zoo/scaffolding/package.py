@@ -133,7 +133,10 @@ def _texts(name: str, kinds: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     names["imports"] = _sorted_imports("\n".join(f"from zoo import {word}" for word in words))
     names["rows"] = [part["row"] for part in parts.values()]
     names["tests"] = [part["test"] for part in parts.values()]
-    names["test_imports"] = _sorted_imports("\n".join(part["test_imports"] for part in parts.values()))
+    wanted = "\n".join(part["test_imports"] for part in parts.values()).splitlines()
+    own = [line for line in wanted if line.startswith(f"from {module}.")]
+    names["test_imports"] = _sorted_imports("\n".join(line for line in wanted if line not in own))
+    names["test_imports"] += ["", *own] if own else []
     names["uses"] = [part["use"] for part in parts.values()]
     texts = {
         "pyproject.toml": templates.get_template("pyproject.toml.j2").render(names),

@@ -42,16 +42,16 @@ class RuntimeWorker:
         returned = first()
         answers = [logits_of(returned)]  # copied before the next call, which may write to the same memory
         answers += [logits_of(call()) for call in (other, first)]
-        alone = []
+        changed, alone = not np.array_equal(before, batch), []
         if self._session.input.fixed_batch is None:
-            alone = [logits_of(self._session.prepare(before[place : place + 1])()) for place in range(count)]
+            alone = [logits_of(self._session.prepare(before[place : place + 1].copy())()) for place in range(count)]
         return {
             "returned": type(returned).__name__,
             "first": answers[0],
             "other": answers[1],
             "again": answers[2],
             "alone": alone,
-            "changed": not np.array_equal(before, batch),
+            "changed": changed,
         }
 
 

@@ -34,11 +34,7 @@ def test_built_in_runtimes_of_other_devices(plugins: Plugins) -> None:
             check_runtime(name, plugins=plugins)
 
 
-MODULE = """
-import numpy as np, onnx, onnxruntime
-from zoo.errors import ZooError
-from zoo.runtime import Input
-
+AVAILABLE = """
 def available(device):
     return None
 
@@ -47,6 +43,12 @@ def importing(device):
 
 def asked(device):
     return True
+"""
+
+MODULE = """
+import onnx, onnxruntime
+from zoo.errors import ZooError
+from zoo.runtime import Input
 
 class Plain:
     notes, provider = (), "CPU"
@@ -134,6 +136,7 @@ def failing(work):
 def module(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("modules")
     (folder / "strange_runtimes.py").write_text(MODULE)
+    (folder / "here.py").write_text(AVAILABLE)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
         yield
@@ -144,7 +147,7 @@ PLAIN = Runtime(
     summary="x",
     accepts="onnx",
     devices=("cpu",),
-    available="strange_runtimes:available",
+    available="here:available",
     load="strange_runtimes:Plain",
 )
 
@@ -181,8 +184,8 @@ def test_a_good_runtime_passes(name: str) -> None:
     ("changes", "words"),
     [
         ({"accepts": "onx"}, ("accepts `onx`", "neither `run`")),
-        ({"available": "strange_runtimes:importing"}, ("`available` imports torch", "find_spec")),
-        ({"available": "strange_runtimes:asked"}, ("`available` returns True", "None if it can")),
+        ({"available": "here:importing"}, ("`available` imports torch", "find_spec")),
+        ({"available": "here:asked"}, ("`available` returns True", "None if it can")),
         ({"load": "Centred"}, ("differ",)),
         ({"load": "Drifting"}, ("differ",)),
         ({"load": "Shared"}, ("from caller to caller", "0.1")),
