@@ -220,3 +220,5 @@ def test_data_of_a_dataset(two_splits: Path, capsys: pytest.CaptureFixture[str])
         assert run([*words, *more]) == 0
         (row,) = json.loads(capsys.readouterr().out)["rows"]
         assert row["status"] == status, row
+    assert run([*words, "--data", "folder:nowhere"]) == 1  # what is asked for is not passed over
+    assert "`nowhere`" in json.loads(capsys.readouterr().out)["rows"][0]["reason"]

@@ -17,9 +17,10 @@ from zoo.plugin import KINDS, Plugins
 from zoo.scaffolding.package import TEMPLATES, nouns
 from zoo_cli.main import run
 
-EVERY = (
-    "backbone strategy dataset augmentation loss optimizer schedule callback metric exporter runtime command".split()
-)
+EVERY = [
+    "backbone", "strategy", "dataset", "augmentation", "loss", "optimizer", "schedule", "callback", "metric",
+    "exporter", "runtime", "command",
+]  # fmt: skip
 
 
 def new(*words: str) -> int:

@@ -74,8 +74,8 @@ def check_plugin(
         UsageError: there is no such plugin, it is disabled, or it registers nothing that `data` or `only` name.
     """
     plugins = plugins or Plugins()
-    found = _find(plugin, plugins)
-    names = {one.name for one in found if "load" not in one.failures}
+    mine = _find(plugin, plugins)
+    names = {one.name for one in mine if "load" not in one.failures}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PluginWarning)  # failures are results here
         plugins.load_everything()
@@ -90,17 +90,19 @@ def check_plugin(
     for text in data:
         word = text.partition(":")[0]
         arguments.setdefault(word if word.rpartition("/")[0] not in names else word.rpartition("/")[2], []).append(text)
-    every = [*(f"plugin/{one.name}" for one in found), *(f"{noun}/{entry.name}" for noun, entry in rows)]
+    every = [*(f"plugin/{one.name}" for one in mine), *(f"{noun}/{entry.name}" for noun, entry in rows)]
     _check_asked(plugin, every, only, arguments)
     plugins.backbones.find(backbone)
-    for one in found:
+    for one in mine:
         if _is_wanted(f"plugin/{one.name}", only):
             yield from _check_loading(one)
     for noun, entry in wanted:
         for text in arguments.get(entry.name, [entry.qualified]) if noun == "dataset" else [entry.qualified]:
             check = _checks(noun, text, backbone, plugins)
             shown = text if noun == "dataset" and text != entry.qualified else entry.name
-            yield _result(noun, shown, lambda check=check, entry=entry: _check_row(entry, check))  # type: ignore[misc]
+            found = _result(noun, shown, lambda check=check, entry=entry: _check_row(entry, check))  # type: ignore[misc]
+            # what the user asks for is never passed over
+            yield replace(found, status="violated") if text in data and found.status == "not checked" else found
 
 
 def _find(name: str, plugins: Plugins) -> list[Plugin]:
