@@ -79,7 +79,7 @@ def _loaded(target: str) -> click.Command:
 
 def _command(name: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=f"zoo {name}", max_content_width=100)
-    yield from (f"## `zoo {name}` {{ #zoo-{name} }}", "", *_help(command.help or ""), "")
+    yield from (f"## `zoo {name}` {{ #zoo-{name.replace(' ', '-')} }}", "", *_help(command.help or ""), "")
     yield from ("```text", f"{context.command_path} {' '.join(command.collect_usage_pieces(context))}", "```", "")
     yield from ("| option | | default |", "| --- | --- | --- |")
     for parameter in command.get_params(context):
@@ -91,6 +91,9 @@ def _command(name: str, command: click.Command) -> Iterator[str]:
         # a bar in code needs no escape, and a space beside it lets a narrow cell wrap
         yield f"| `{option.replace('|', ' | ')}` | {_cell(_code(text))} | {_cell(default)} |"
     yield ""
+    if isinstance(command, click.Group):
+        for word, inner in command.commands.items():
+            yield from _command(f"{name} {word}", inner)
 
 
 def _without_default(text: str) -> tuple[str, str]:
@@ -172,6 +175,14 @@ def _api(group: str) -> Callable[[], str]:
     return names
 
 
+def checks() -> str:
+    """What `zoo.testing` offers, for mkdocstrings."""
+    import zoo.testing
+
+    targets = vars(zoo.testing)["__getattr__"].args[1]  # names alone, without importing torch
+    return "\n\n".join(f"::: {targets[name].replace(':', '.')}" for name in zoo.testing.__all__)
+
+
 def _group(name: str, members: dict[str, Any]) -> str:
     member = members[name]
     if not member.is_class:
@@ -185,6 +196,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "command line": command_line,
     "strategies": strategy_options,
     "modules": modules,
+    "checks": checks,
     "server routes": server_tables.routes,
     "server bounds": server_tables.bounds,
     "server rejections": server_tables.rejections,

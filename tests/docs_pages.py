@@ -133,8 +133,8 @@ class Folder:
         for name, text in {
             "python": f"exec '{sys.executable}' \"$@\"",
             "zoo": f"exec '{sys.executable}' -m zoo_cli.main \"$@\"",
-            # `pip install ./PACKAGE` reaches the page's own folder and no network
-            "pip": f"shift; exec '{sys.executable}' -m pip --disable-pip-version-check {install} \"$@\"",
+            # `pip install ./PACKAGE` reaches the page's own folder and no network; `-e` would need a package more
+            "pip": f'shift; [ "$1" = -e ] && shift; exec \'{sys.executable}\' -m pip --disable-pip-version-check {install} "$@"',
         }.items():
             (programs / name).write_text(f"#!/bin/sh\n{text}\n")
             (programs / name).chmod(0o755)

@@ -20,9 +20,11 @@ import pytest
 from docs_pages import COMMANDS, DATA, PAGES, PROGRAM, ROOT, blocks_of, commands_of
 
 import zoo
+import zoo.testing
 import zoo_cli
 from zoo import hookspecs
 from zoo.plugin import Plugins
+from zoo.scaffolding.package import nouns
 from zoo.target import load_target
 
 DOCS = ROOT / "docs"
@@ -57,23 +59,23 @@ def test_every_hook_is_a_heading_of_the_plugin_page() -> None:
 
 
 def test_the_plugin_in_the_docs_is_the_one_that_is_tested() -> None:
-    text = read("how-to/plugins/index.md")
     folder = ROOT / "tests/packages/backbone-zoo-acme"
-    for file in (
-        "pyproject.toml",
-        "zoo_acme/__init__.py",
-        "zoo_acme/network.py",
-        "zoo_acme/steps.py",
-        "tests/test_acme.py",
-    ):
-        assert (folder / file).read_text().strip() in text, file
+    shown = {block.title: block.text for block in blocks_of(DOCS / "how-to/plugins/whole-package.md") if block.title}
+    files = [file for file in folder.rglob("*.*") if file.suffix in (".py", ".toml")]
+    assert shown == {f"{folder.name}/{file.relative_to(folder)}": file.read_text() for file in files}
+
+
+def test_every_check_of_the_plugin_page_is_there() -> None:
+    rows = re.findall(r"^\| (\w+) \| `(\w+)` \|", read("how-to/plugins/index.md"), re.MULTILINE)
+    assert [noun for noun, _ in rows] == list(nouns(Plugins()))
+    assert all(check == f"check_{noun}" and check in zoo.testing.__all__ for noun, check in rows)
 
 
 def passed_on() -> dict[str, dict[str, str]]:
     """What each public module takes from a deeper package when it is asked: `"module:attribute"` by name."""
     found = {}
     for file in sorted((ROOT / "zoo").glob("*.py")):
-        if file.stem not in ("__init__", "testing"):
+        if file.stem != "__init__":
             lazy = vars(importlib.import_module(f"zoo.{file.stem}")).get("__getattr__")
             if lazy is not None:
                 found[f"zoo.{file.stem}"] = dict(lazy.args[1])
@@ -154,9 +156,11 @@ def test_commands_exist_with_their_options(page: Path, commands: dict[str, click
         words = shlex.split(line, comments=True)
         if words[0] == "make":
             assert words[1] in targets, line
-        if words[0] != "zoo" or words[1].startswith("-") or words[1].isupper() or words[1] == "confused":
+        if words[0] != "zoo" or words[1].startswith("-") or words[1].isupper() or words[1] in ("confused", "tally"):
             continue
         command = commands[words[1]]
+        if isinstance(command, click.Group) and len(words) > 2:
+            command = command.commands.get(words[2], command)
         known = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
         for word in words[2:]:
             if word.startswith("--") and word != "--help":
@@ -214,7 +218,10 @@ def test_every_public_name_is_in_the_python_reference() -> None:
 
 def test_the_command_line_reference_has_every_command_and_option(commands: dict[str, click.Command]) -> None:
     text = generate.command_line()
-    for name, command in commands.items():
+    groups = [(name, command) for name, command in commands.items() if isinstance(command, click.Group)]
+    inner = {f"{name} {word}": one for name, group in groups for word, one in group.commands.items()}
+    assert {"plugins check", "plugins new"} <= set(inner)
+    for name, command in {**commands, **inner}.items():
         section = text.partition(f"## `zoo {name}` {{")[2].partition("\n## ")[0]
         for parameter in command.params:
             if isinstance(parameter, click.Option) and not parameter.hidden:

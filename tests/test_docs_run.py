@@ -124,6 +124,7 @@ SLOW = {
         "how-to/plugins/metric",
         "how-to/plugins/runtime",
         "how-to/plugins/strategy",
+        "how-to/plugins/whole-package",
         "how-to/predict",
         "how-to/resume-a-stopped-run",
         "how-to/serve",

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from zoo import hookspecs
 
 ACME = Path(__file__).parent / "packages" / "backbone-zoo-acme"
 
@@ -111,49 +114,81 @@ def test_disabling_silences_and_strict_raises(site: Path, monkeypatch: pytest.Mo
     assert done.returncode == 1 and "ModuleNotFoundError" in done.stderr
 
 
+# Trains until the third of its five epochs has ended, and is killed there as by `kill -9`
+KILLED = """
+import json, os, signal, sys
+from zoo.progress import ProgressBar
+from zoo_cli.main import run
+def epoch(self, record):
+    if record["epoch"] == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+ProgressBar.epoch = epoch
+run(json.loads(sys.argv[1]))
+"""
+
 # All in one process, which imports torch once: the author's tests, then what a user does. Broken plugins are silent in
-# the first part, whose warnings are another project's business, and there in the second
+# the first part, whose warnings are another project's business, and there in the second. A run is killed meanwhile
 AUTHOR_AND_USER = """
-import json, os, sys
+import json, os, subprocess, sys
 import pytest
 from zoo_cli.main import run
 broken = os.environ.pop("BROKEN")
 os.environ["ZOO_DISABLE_PLUGINS"] = broken
+killed = subprocess.Popen([sys.executable, "-c", sys.argv[3], sys.argv[2]])
 codes = [pytest.main(["-p", "no:cacheprovider", "tests"])]
 del os.environ["ZOO_DISABLE_PLUGINS"]
+codes.append(killed.wait())
 for arguments in json.loads(sys.argv[1]):
-    print("command", arguments[0], file=sys.stderr)
+    print("command", *arguments[:2], file=sys.stderr)
     codes.append(run(arguments))
 print(json.dumps([int(code) for code in codes]))
 """
 
 
-def test_a_third_party_s_tests_pass_and_its_network_is_trained_exported_and_verified(
-    site: Path, two_splits: Path, tmp_path: Path
-) -> None:
-    shutil.copytree(ACME / "tests", tmp_path / "tests")
+def named_images(two_splits: Path, folder: Path) -> Path:
+    """The photographs in one folder, by names that begin with their class."""
+    folder.mkdir()
+    for file in two_splits.rglob("*.jpg"):
+        shutil.copy(file, folder / f"{file.parent.name}_{file.parent.parent.name}{file.name}")
+    return folder
+
+
+def training(images: Path, callback: str) -> list[str]:
+    """A command that trains with one of each thing of the plugin that training takes."""
+    return ["train", "--data", f"named:{images}", "--backbone", "acmenet", "--weights", "none", "--strategy",
+            "edges:2+full,epochs=3", "--epochs", "5", "--augment", "grey:0.3", "--loss", "acme/distance:3",
+            "--optimizer", "signs:0.8", "--schedule", "acme/falling", "--lr", "0.002", "--callback", callback,
+            "--out"]  # fmt: skip
+
+
+# All in one process, which imports torch once. Broken plugins are beside it
+USER = """
+import json, sys
+from zoo_cli.main import run
+print(json.dumps([run(arguments) for arguments in json.loads(sys.argv[1])]))
+"""
+
+
+def test_a_run_is_trained_with_what_a_third_party_registers(site: Path, two_splits: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train = ["train", "--data", str(two_splits), "--backbone", "acmenet", "--weights", "none", "--strategy",
-             "edges:2+full,epochs=3", "--epochs", "5", "--augment", "grey:0.3", "--loss", "acme/distance:3",
-             "--optimizer", "signs:0.8", "--schedule", "acme/falling", "--lr", "0.002",
-             "--callback", f"diary:{tmp_path / 'runs.csv'}", "--out", str(run)]  # fmt: skip
-    commands = [train, ["export", str(run)], ["verify", str(run / "model.onnx"), "--data", str(two_splits)]]
+    train = training(named_images(two_splits, tmp_path / "named"), f"diary:{tmp_path / 'runs.csv'}")
+    commands = json.dumps([[*train, str(run)], ["tally", str(run)]])
     done = subprocess.run(
-        [sys.executable, "-c", AUTHOR_AND_USER, json.dumps(commands)],
-        env=beside(site, BROKEN=",".join(BROKEN)),
+        [sys.executable, "-c", USER, commands],
+        env=beside(site),
         cwd=tmp_path,
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1]) == [0, 0, 0, 0], (done.stdout, done.stderr)
-    assert "7 passed" in done.stdout and "warning: plugin `missing`" in done.stderr
-    kept = json.loads((run / "run.json").read_text())
-    assert kept["callbacks"][0]["distribution"] == "backbone-zoo-acme 0.3" and kept["callbacks"][0]["failure"] is None
-    assert (tmp_path / "runs.csv").read_text() == f"run,finished,5,{kept['metrics']['accuracy']}\n"
-    assert str(run / "model.onnx") in done.stdout.splitlines() and "ok" in done.stderr.rpartition("command verify")[2]
+    assert "Traceback" not in done.stderr and "warning: plugin `missing`" in done.stderr
+    blue, red, codes = done.stdout.splitlines()[-3:]
+    assert json.loads(codes) == [0, 0] and blue.startswith("blue\t") and red.startswith("red\t"), done.stderr
     record = json.loads((run / "run.json").read_text())
+    assert record["callbacks"][0]["distribution"] == "backbone-zoo-acme 0.3"
+    assert record["callbacks"][0]["failure"] is None
+    assert (tmp_path / "runs.csv").read_text() == f"run,finished,5,{record['metrics']['accuracy']}\n"
+    assert record["experiment"]["data"] == f"named:{tmp_path / 'named'}" and 0 < record["metrics"]["brier"] < 2
     assert record["backbone"] == "acme/acmenet" and record["strategy"] == "edges:2+full,epochs=3"
     grey = {"name": "acme/grey", "options": {"share": 0.3}, "distribution": "backbone-zoo-acme 0.3"}
     assert record["augment"] == grey
@@ -161,6 +196,58 @@ def test_a_third_party_s_tests_pass_and_its_network_is_trained_exported_and_veri
     signs = {"name": "acme/signs", "options": {"beta": 0.8}, "distribution": "backbone-zoo-acme 0.3"}
     assert record["optimizer"] == signs and record["schedule"]["name"] == "acme/falling"
     assert record["phases"][0]["trains"] == ["low", "middle", "head"]
+
+
+@pytest.mark.slow
+def test_a_third_party_s_tests_pass_and_its_run_is_killed_resumed_exported_and_timed(
+    site: Path, two_splits: Path, tmp_path: Path
+) -> None:
+    """The weights are those of a run that was not killed."""
+    shutil.copytree(ACME / "tests", tmp_path / "tests")
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    images = named_images(two_splits, tmp_path / "named")
+    train = training(images, f"diary:{tmp_path / 'runs.csv'}")
+    file = stopped / "model.packed"
+    bench = ["--runtime", "packed-cpu", "--batch-size", "1", "--seconds", "0.05", "--no-noise-floor"]
+    commands = [
+        [*train, str(whole)],
+        ["train", "--resume", str(stopped)],
+        ["export", str(stopped), "--to", "packed"],
+        ["verify", str(file), "--data", f"named:{images}"],
+        ["bench", str(file), *bench],
+        ["tally", str(stopped)],
+        ["plugins", "check", "acme", "--data", f"named:{images}"],
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", AUTHOR_AND_USER, json.dumps(commands), json.dumps([*train, str(stopped)]), KILLED],
+        env=beside(site, BROKEN=",".join(BROKEN)),
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
+    codes = json.loads(done.stdout.splitlines()[-1])
+    assert codes == [0, -signal.SIGKILL, *[0] * len(commands)], (done.stdout, done.stderr)
+    assert "12 passed" in done.stdout and "13 rows, 0 laws violated\n" in done.stderr
+    record, other = (json.loads((run / "run.json").read_text()) for run in (whole, stopped))
+    assert "resumed" not in record and len(other["resumed"]) == 1
+    assert (whole / "model.safetensors").read_bytes() == (stopped / "model.safetensors").read_bytes()
+    assert record["metrics"] == other["metrics"]
+    accuracy = record["metrics"]["accuracy"]
+    assert sorted((tmp_path / "runs.csv").read_text().splitlines()) == [
+        f"stopped,finished,5,{accuracy}",
+        f"whole,finished,5,{accuracy}",
+    ]
+    assert str(file) in done.stdout.splitlines()
+    told = done.stderr.partition("command verify")[2]
+    assert "ok" in told and "packed-cpu" in told.partition("command bench")[2]
+
+
+def test_the_third_party_implements_every_hook() -> None:
+    text = (ACME / "zoo_acme" / "__init__.py").read_text()
+    hooks = {name for name in vars(hookspecs) if name.startswith("register_")}
+    assert {name for name in hooks if f"def {name}(register):" in text} == hooks
 
 
 def test_options_of_a_third_party_s_strategy(site: Path) -> None:

@@ -213,7 +213,7 @@ class Plugins:
 
                 try:
                     with _quiet(plugin):
-                        implementation.function(register)
+                        _check_done(hook, implementation.function(register), mine)
                 except KeyboardInterrupt:
                     raise
                 except BaseException as error:
@@ -304,6 +304,20 @@ KINDS = (
     "runtimes",
     "commands",
 )
+
+
+def _check_done(hook: str, returned: object, registered: Mapping[str, Any]) -> None:
+    """Check that a hook registered by calls, not by what it returns, which nobody reads.
+
+    Raises:
+        ZooError: it is a generator or a coroutine, of which no line has run, or it returned rows and registered none.
+    """
+    if inspect.iscoroutine(returned):
+        returned.close()  # else Python warns that nobody awaited it
+    elif not inspect.isgenerator(returned) and (returned is None or registered):
+        return
+    kind = type(returned).__name__
+    raise ZooError(f"`{hook}` gives {article(kind)} `{kind}`; it must call `register` for each row, and return nothing")
 
 
 def _quiet(plugin: Plugin) -> contextlib.AbstractContextManager[object]:

@@ -38,6 +38,10 @@ def check_row(value: Any, noun: str) -> None:
         check_row(option, f"{noun}'s option")
         if not option.name.isidentifier():
             raise ZooError(f"an option of {noun} `{value.name}` is named {option.name!r}, which no argument can be")
+        if isinstance(option.default, (int, float)) and not _within(option.default, option.low, option.high):
+            raise ZooError(
+                f"option `{option.name}` of {noun} `{value.name}` has the default {option.default}, outside its bounds"
+            )
     if len({option.name for option in options}) < len(options):
         raise ZooError(f"{noun} `{value.name}` has two options of one name")
     weights = getattr(value, "weights", ())
@@ -59,6 +63,10 @@ def check_row(value: Any, noun: str) -> None:
             raise ZooError(
                 f"{article(noun)}'s `{name}` are some of {' '.join(known or ('fp32', 'fp16', 'int8'))}, not {found}"
             )
+
+
+def _within(value: float, low: float | None, high: float | None) -> bool:
+    return (low is None or value >= low) and (high is None or value <= high)
 
 
 def check_returned(value: Any, hint: Any, target: str | Callable[..., Any], of: str) -> None:

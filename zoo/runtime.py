@@ -113,8 +113,20 @@ class Session(Protocol):
         ...
 
     def prepare(self, batch: npt.NDArray[Any]) -> Callable[[], object]:
-        """Bind one input batch. Each call of the result computes it once and returns when the outputs are there."""
+        """Bind one input batch. Each call of the result computes it once and returns when the outputs are there.
+
+        On the CPU it returns them: an array, or several with that of `(N, classes)` first.
+        """
         ...
+
+
+# What every session has, whatever its class
+SESSION: dict[str, Any] = {
+    "provider": str,
+    "notes": list[str],
+    "input": Input,
+    "prepare": Callable[..., Any],
+}
 
 
 @dataclass(frozen=True, kw_only=True)

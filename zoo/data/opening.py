@@ -263,7 +263,7 @@ def call_dataset(entry: Entry[Dataset], target: str | Callable[..., Any], *argum
         if not set(label_counts(samples)) <= classes:
             sample = next(one for one in samples if one.label not in classes)
             where = f"image `{sample.id}` of {_dataset_text(entry)}"
-            raise ZooError(f"{where} has the label `{sample.label}`, not a class", hint=_MEND)
+            raise ZooError(f"{where} has the label `{sample.label}`, not a class", hint=MEND)
     return images
 
 
@@ -275,13 +275,13 @@ def _called(entry: Entry[Dataset], target: str | Callable[..., Any], *arguments:
         raise
     except Exception as error:
         text = f"{_dataset_text(entry)} failed: {type(error).__name__}: {quoted(error)}"
-        raise ZooError(text, hint=_MEND) from error
+        raise ZooError(text, hint=MEND) from error
     if not isinstance(found, kind):
-        raise ZooError(f"{_dataset_text(entry)} returned {type(found).__name__}, not `zoo.{kind.__name__}`", hint=_MEND)
+        raise ZooError(f"{_dataset_text(entry)} returned {type(found).__name__}, not `zoo.{kind.__name__}`", hint=MEND)
     return found
 
 
-_MEND = "the plugin must be mended; `zoo plugins` names its distribution"
+MEND = "the plugin must be mended; `zoo plugins` names its distribution"
 
 
 def _dataset_text(entry: Entry[Dataset]) -> str:

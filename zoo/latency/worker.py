@@ -24,7 +24,7 @@ import numpy.typing as npt
 
 from zoo.errors import ZooError
 from zoo.row import check_returned
-from zoo.runtime import Input, Session, Workload
+from zoo.runtime import SESSION, Input, Session, Workload
 from zoo.system.cuda import cuda_memory_used
 from zoo.system.other_load import busy_seconds
 from zoo.system.process_memory import peak_memory, reset_peak_memory
@@ -35,15 +35,6 @@ STEADY = 0.05  # largest difference between the medians of two windows in a row;
 WARM_SECONDS = 0.2  # a processor takes a moment to raise its clock, even where the first calls are steady
 QUIET_SECONDS = 1.0  # thread pools stop spinning within milliseconds; one that still spins after this long never stops
 IDLE_CHECK_SECONDS = 0.01
-
-
-# What every session has, whatever its class
-_SESSION: dict[str, Any] = {
-    "provider": str,
-    "notes": list[str],
-    "input": Input,
-    "prepare": Callable[..., Any],
-}
 
 
 class LatencyWorker:
@@ -63,7 +54,7 @@ class LatencyWorker:
             self._device_memory = lambda: _grown(before, cuda_memory_used(work.ordinal))
         start = time.perf_counter()
         session: Session = load_target(target)(work)
-        check_returned(session, _SESSION, target, "a runtime")
+        check_returned(session, SESSION, target, "a runtime")
         self._session = session
         return {
             "provider": session.provider,

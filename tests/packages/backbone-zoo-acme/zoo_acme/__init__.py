@@ -1,4 +1,4 @@
-"""A third party's plugin: one of each hook of training. Imports no torch; `network.py` and `steps.py` do."""
+"""A third party's plugin: one of each hook. Imports no torch; the modules that the rows name do, when they are used."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -8,12 +8,17 @@ from zoo import (
     Augmentation,
     Backbone,
     Callback,
+    Command,
+    Dataset,
+    Exporter,
     Group,
     Loss,
+    Metric,
     Optimizer,
     Option,
     Phase,
     Preprocess,
+    Runtime,
     Schedule,
     Strategy,
     hookimpl,
@@ -76,3 +81,50 @@ def register_schedules(register):
 def register_callbacks(register):
     file = Option(name="file", default="runs.csv", summary="file that gets a line for each run")
     register(Callback(name="diary", summary="a line for each run", target="zoo_acme.diary:Diary", options=(file,)))
+
+
+@hookimpl
+def register_datasets(register):
+    summary = "named:FOLDER of files such as cat_01.jpg, whose name begins with the class"
+    register(Dataset(name="named", summary=summary, open="zoo_acme.data:open_named", absolute="zoo_acme.data:absolute"))
+
+
+@hookimpl
+def register_metrics(register):
+    summary = "Brier score: squared error of the probabilities"
+    register(Metric(name="brier", summary=summary, compute="zoo_acme.scores:brier", higher_is_better=False))
+
+
+@hookimpl
+def register_exporters(register):
+    register(
+        Exporter(
+            name="packed",
+            summary="the ONNX file, compressed by gzip",
+            suffix=".packed",
+            write="zoo_acme.packed:write",
+            open="zoo_acme.packed:open_file",
+            verify="zoo_acme.packed:verify",
+            devices=("cpu",),
+            runtimes={"cpu": "packed-cpu"},
+        )
+    )
+
+
+@hookimpl
+def register_runtimes(register):
+    register(
+        Runtime(
+            name="packed-cpu",
+            summary="onnxruntime on the CPU, for packed files",
+            accepts="packed",
+            devices=("cpu",),
+            available="zoo_acme.available:here",
+            load="zoo_acme.session:load",
+        )
+    )
+
+
+@hookimpl
+def register_commands(register):
+    register(Command(name="tally", summary="Count the right answers of a run by class", target="zoo_acme.tally:tally"))

@@ -14,6 +14,7 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.storage.files import json_text, write_bytes, write_json
 from zoo.system.worker_process import WorkerFailed, WorkerProcess
+from zoo.testing.law import Violation
 from zoo.training.observers import STARTUP, WORKER
 
 SECRETS = ("password", "token", "secret", "key", "api_key", "apikey")
@@ -42,7 +43,7 @@ def check_callback(callback: str, *, plugins: Plugins | None = None) -> None:
     (choice,) = choices
     named = [option.name for option in choice.entry.value.options if option.name.lower() in SECRETS]
     if named:
-        raise AssertionError(f"`{callback}` has an option `{named[0]}`: runs record options, so none may be a secret")
+        raise Violation(f"`{callback}` has an option `{named[0]}`: runs record options, so none may be a secret")
     with tempfile.TemporaryDirectory() as folder:
         for status in ("finished", "failed", "interrupted"):
             run = Path(folder).resolve() / status
@@ -64,7 +65,7 @@ def _session(choice: Choice, events: list[Event]) -> dict[str, Any]:
                 place = f"in `{type(event).__name__}`"
                 kept.update(worker.ask("handle", row.limit, event=event_to_json(event))["kept"])
         except WorkerFailed as failure:
-            raise AssertionError(f"`{choice}` fails {place}: {failure.reason}\n{failure.log}") from failure
+            raise Violation(f"`{choice}` fails {place}: {failure.reason}\n{failure.log}") from failure
     return kept
 
 

@@ -1,22 +1,9 @@
-"""Contract tests for plugin authors: checks of what plugins register, to be called in a test.
-
-    from zoo.testing import check_backbone, check_strategy
-
-    def test_mine():
-        check_backbone("acmenet", image_size=32)
-        check_strategy("edges:2", "acmenet", image_size=32)
-
-Networks start from random weights and images are noise, so a check takes about a second. The built-in plugins pass the
-same checks in the project's own tests.
-"""
+"""The laws of strategies."""
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Collection
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -29,69 +16,17 @@ from zoo.data.roles import Roles
 from zoo.data.selection import Selection
 from zoo.dataset import Images, Sample
 from zoo.experiment import Experiment
-from zoo.exporter import ExportSpec
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.freezing import keeps_statistics
 from zoo.plugin import Plugins
-from zoo.preprocess import FitSetting, ImageSize, Preprocess, height_width
-from zoo.stage import check_anatomy
+from zoo.preprocess import ImageSize, Preprocess, height_width
 from zoo.strategy import Phase
-from zoo.target import load_target
-from zoo.training.callback_check import check_callback
-from zoo.training.laws import (
-    CLASSES,
-    IMAGES,
-    ROUNDING,
-    check_augmentation,
-    check_loss,
-    check_optimizer,
-    check_schedule,
-    require,
-)
+from zoo.testing.backbone import check_coverage, check_logits
+from zoo.testing.law import CLASSES, IMAGES, ROUNDING, require
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
 from zoo.training.recipe import Recipe
 from zoo.training.setup import PlannedPhases, Setup, build, plan_phases, resolve
-
-__all__ = [
-    "check_augmentation",
-    "check_backbone",
-    "check_callback",
-    "check_export",
-    "check_loss",
-    "check_optimizer",
-    "check_schedule",
-    "check_strategy",
-]
-
-
-def check_backbone(backbone: str, *, image_size: ImageSize | None = None, plugins: Plugins | None = None) -> None:
-    """Check a backbone.
-
-    Its stages hold every parameter exactly once. Its logits are `(N, classes)` in train and in eval mode. Gradients
-    reach every stage and are finite.
-
-    Args:
-        backbone: Its name.
-        image_size: Of the input, in pixels: a number, or height and width. None: the backbone's own.
-        plugins: Loaded plugins. None: load those installed.
-
-    Raises:
-        AssertionError: naming what does not hold.
-    """
-    row = (plugins or Plugins()).backbones.find(backbone).value
-    torch.manual_seed(0)
-    network = build_network(row, classes=CLASSES, image_size=image_size)
-    size = image_size or row.preprocess.crop
-    _check_coverage(network)
-    _check_logits(network, size)
-    network.model.train()
-    network.model(torch.randn(4, 3, *height_width(size))).square().sum().backward()
-    gradients = {name: value.grad for name, value in network.model.named_parameters() if value.grad is not None}
-    for stage in (*network.anatomy.stages, network.anatomy.head):
-        reached = [gradients[name] for name in stage.parameters if name in gradients]
-        require(reached != [], f"no gradient reaches stage `{stage.name}`")
-        require(all(bool(value.isfinite().all()) for value in reached), f"a gradient of `{stage.name}` is not finite")
 
 
 def check_strategy(
@@ -134,7 +69,7 @@ def check_strategy(
     torch.manual_seed(0)
     network = build(setup, experiment, CLASSES)
     size = setup.preprocess.crop
-    _check_coverage(network)
+    check_coverage(network)
     planned = plan_phases(setup, network, experiment)
     require(planned.phases != (), f"`{strategy}` has no phases")
     recipe = Recipe(_job(experiment, setup, network, planned, plugins))
@@ -150,8 +85,8 @@ def check_strategy(
     with torch.no_grad():
         expected = network.model(images)
     network = plan.merge(network)
-    _check_coverage(network)
-    _check_logits(network, size)
+    check_coverage(network)
+    check_logits(network, size)
     network.model.eval()
     with torch.no_grad():
         difference = float((network.model(images) - expected).abs().max())
@@ -163,55 +98,6 @@ def check_strategy(
     fresh = build_network(row, classes=CLASSES, image_size=image_size)
     _check_reopens(network, plan.adapt(fresh, spec_of(row, experiment, CLASSES, size)), images)
     return network
-
-
-def check_export(
-    network: Network,
-    *,
-    to: str = "onnx",
-    image_size: ImageSize,
-    fit: FitSetting = "crop",
-    plugins: Plugins | None = None,
-) -> None:
-    """Check that an exporter writes a network to a file that verifies itself and gives the network's logits.
-
-    The images are noise of the input's size, and of half and twice its height.
-
-    Args:
-        network: A network with `CLASSES` classes, such as the one that `check_strategy` returns.
-        to: Name of the exporter.
-        image_size: Of the input, in pixels: a number, or height and width.
-        fit: How images become that size, as `--fit` takes it.
-        plugins: Loaded plugins. None: load those installed.
-
-    Raises:
-        AssertionError: naming what does not hold.
-    """
-    exporter = (plugins or Plugins()).exporters.find(to).value
-    preprocess = Preprocess(resize=image_size, crop=image_size).fitted(fit)
-    classes = tuple("abc"[:CLASSES])
-    network.model.eval()
-    generator, (height, width) = np.random.default_rng(0), height_width(image_size)
-    images = [
-        generator.integers(0, 256, (tall, width, 3), dtype=np.uint8)
-        for tall in (height, height, height, height // 2, 2 * height)
-    ]
-    from zoo.networks.predictor import TorchPredictor
-
-    ours = TorchPredictor(network.model, classes, preprocess, torch.device("cpu")).logits(images)
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / f"model{exporter.suffix}"
-        load_target(exporter.write)(
-            ExportSpec(model=network.model, preprocess=preprocess, classes=classes, metadata={}, file=file)
-        )
-        for check in load_target(exporter.verify)(file, "cpu"):
-            require(check.passed, f"{check.name}: {check.detail}")
-        theirs = load_target(exporter.open)(file, "cpu").logits(images)
-    difference = float(np.abs(ours - theirs).max())
-    require(
-        difference <= ROUNDING * max(1.0, float(np.abs(ours).max())),
-        f"the file's logits differ from the network's by {difference:.2g}",
-    )
 
 
 def _job(experiment: Experiment, setup: Setup, network: Network, planned: PlannedPhases, plugins: Plugins) -> Job:
@@ -238,32 +124,6 @@ def _noise(preprocess: Preprocess) -> DecodedImages:
     labels = np.arange(IMAGES) % CLASSES
     samples = tuple(Sample(str(index), "abc"[label], pixels[index]) for index, label in enumerate(labels))
     return DecodedImages(samples, labels.astype(np.int64), pixels, "")
-
-
-def _check_coverage(network: Network) -> None:
-    names = [name for name, _ in network.model.named_parameters()]
-    try:
-        check_anatomy(network.anatomy, names)
-    except ValueError as error:
-        raise AssertionError(str(error)) from error
-    for stage in network.anatomy.stages:
-        require(stage.parameters != (), f"stage `{stage.name}` holds no parameter")
-
-
-def _check_logits(network: Network, size: ImageSize) -> None:
-    for training, count in ((True, 4), (False, 1), (False, 3)):
-        network.model.train(training)
-        state = copy.deepcopy(network.model.state_dict())
-        with torch.no_grad():
-            logits = network.model(torch.randn(count, 3, *height_width(size)))
-        network.model.load_state_dict(state)
-        mode = "train" if training else "eval"
-        require(
-            isinstance(logits, torch.Tensor) and logits.shape == (count, CLASSES),
-            f"in {mode} mode, {count} images give {getattr(logits, 'shape', type(logits).__name__)} instead of "
-            f"({count}, {CLASSES})",
-        )
-        require(bool(logits.isfinite().all()), f"in {mode} mode, a logit is not finite")
 
 
 def _check_groups(recipe: Recipe) -> None:

@@ -1,0 +1,1 @@
+"""Packages that `zoo plugins new` writes, from the templates in this folder."""
