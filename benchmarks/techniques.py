@@ -68,8 +68,8 @@ def report(root: Path, backbone: str, seeds: int) -> str:
         "on hymenoptera's 153 photographs of `val`; precision, recall and F1 are macro averages. The interval (95 %) is "
         "a bootstrap over photographs of the change in accuracy, of which both runs classify the same ones.",
         "",
-        "| technique | what is changed | accuracy | precision | recall | F1 | change in accuracy | seconds |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| technique | what is changed | accuracy | precision | recall | F1 | change in accuracy |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
     ]
     base = None
     for technique, told, strategy, settings in ROWS:
@@ -84,9 +84,8 @@ def report(root: Path, backbone: str, seeds: int) -> str:
         change = f"{(right - base).mean():+.3f} ({low:+.3f} to {high:+.3f})" if told else "-"
         names = ("accuracy", "precision_macro", "recall_macro", "f1_macro")
         figures = " | ".join(f"{np.mean([run.metrics[name] for run in runs]):.3f}" for name in names)
-        seconds = float(np.median([run.record["seconds"]["total"] for run in runs]))
         code = f"`{told}`" if told else f"`--strategy {BASE}`"
-        lines.append(f"| {technique} | {code} | {figures} | {change} | {seconds:.0f} |")
+        lines.append(f"| {technique} | {code} | {figures} | {change} |")
     return "\n".join(lines) + "\n"
 
 
