@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from strategies import slug, train
 
+from zoo.errors import counted
 from zoo.runs.run import Run
 from zoo.system.environment import machine, versions
 
@@ -64,9 +65,10 @@ def report(root: Path, backbone: str, seeds: int) -> str:
         + ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "torchvision", "timm") if name in found)
         + ".",
         "",
-        f"Each row changes one thing of a run of `{BASE}` with default settings. Figures are means over {seeds} seeds "
-        "on hymenoptera's 153 photographs of `val`; precision, recall and F1 are macro averages. The interval (95 %) is "
-        "a bootstrap over photographs of the change in accuracy, of which both runs classify the same ones.",
+        f"Each row changes one thing of a run of `{BASE}` with default settings. Figures are means over "
+        f"{counted(seeds, 'seed')} on hymenoptera's 153 photographs of `val`; precision, recall and F1 are macro "
+        "averages. The interval (95 %) is a bootstrap over photographs of the change in accuracy, since both runs "
+        "classify the same ones.",
         "",
         "| technique | what is changed | accuracy | precision | recall | F1 | change in accuracy |",
         "| --- | --- | --- | --- | --- | --- | --- |",
