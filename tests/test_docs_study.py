@@ -46,7 +46,7 @@ PARSED = [line for line in INLINE if line not in PLANNED]
 @pytest.mark.parametrize("section", WORDS)
 def test_no_word_of_the_study_is_left_out(section: str) -> None:
     part = TEXT.partition(f"## {section}\n")[2].partition("\n## ")[0]
-    rows = {row[0]: row for row in ROWS if f"| {row[0]} |" in part}
+    rows = {row[0]: row for row in reversed(ROWS) if f"| {row[0]} |" in part}
     for word in WORDS[section]:
         assert word in QUOTED and word in rows, word
         assert section == "Measures" or re.search(rf"`zoo {'plan' if section[0] == 'P' else 'train'} ", rows[word][1])
