@@ -89,7 +89,7 @@ def test_every_entry_point_is_in_its_wheel(wheel: Path, serve_wheel: Path) -> No
         modules = re.findall(r"^\w+ = (zoo_\w+)$", archive.read(points).decode(), re.MULTILINE)
         assert all(f"{module}/__init__.py" in archive.namelist() for module in modules)
         found += len(modules)
-    assert found == 18
+    assert found == 19
 
 
 def test_the_program_runs_from_the_wheels(path: tuple[Path, ...], tmp_path: Path) -> None:

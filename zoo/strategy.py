@@ -66,6 +66,9 @@ class Phase:
         feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
             for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
             the feature maps of each stage to those of the network at the start of the run, relative to their size.
+        bss: Strength of batch spectral shrinkage (Chen et al. 2019, "Catastrophic forgetting meets negative transfer: batch
+            spectral shrinkage for safe transfer learning", equation 5): the loss of a batch grows by it times the square
+            of the smallest singular value of the features that enter the head. None: no such penalty.
         distill: Folder of a finished run whose probabilities are learnt beside the labels (Hinton et al. 2015,
             "Distilling the knowledge in a neural network"). None: there is no teacher.
         distill_temperature: Divisor of both networks' logits before their probabilities are compared.
@@ -84,6 +87,7 @@ class Phase:
     ema: float | None = None
     mixup: float | None = None
     cutmix: float | None = None
+    bss: float | None = None
     pull: float = 0.0
     feature_pull: float = 0.0
     distill: str | None = None
@@ -163,14 +167,14 @@ class Strategy(ABC):
 
 
 RESERVED = (
-    "epochs", "lr", "norm", "ema", "mixup", "cutmix", "distill", "distill_temperature", "distill_weight",
+    "epochs", "lr", "norm", "ema", "mixup", "cutmix", "bss", "distill", "distill_temperature", "distill_weight",
 )  # fmt: skip
 
 # Bounds of `distill_temperature`: beyond them the probabilities of all images are the same in float32
 LEAST_SOFTENING, MOST_SOFTENING = 0.1, 1000.0
 
 # Options that only have a meaning for optimiser steps. `norm` is not among them: a solver can use `norm=recalibrate`
-STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix", "distill")
+STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix", "bss", "distill")
 
 
 def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
@@ -197,7 +201,7 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         raise UsageError(f"strategy `{strategy}`: phase `{phase.name}` has no epochs")
     if phase.norm not in NORMS:
         raise UsageError(f"strategy `{strategy}`: norm `{phase.norm}` is none of {' '.join(NORMS)}")
-    for word, low, high in (("ema", 0.0, 1.0), ("mixup", 0.0, math.inf), ("cutmix", 0.0, math.inf)):
+    for word, low, high in (("ema", 0.0, 1.0), ("mixup", 0.0, math.inf), ("cutmix", 0.0, math.inf), ("bss", 0.0, math.inf)):
         value = getattr(phase, word)
         if value is not None and not low < value < high:
             bounds = "between 0 and 1" if high == 1 else "a positive number"

@@ -36,6 +36,7 @@ LEAST_LR, MOST_LR = 1e-12, 1e6
 MOST_EPOCHS = 1_000_000
 # Bound of the parameter alpha of a beta distribution: from here on every draw is one half
 MOST_ALPHA = 1e6
+MOST_SHRINKAGE = 1000.0  # of `bss`; the authors take 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,7 @@ class StrategyTerm:
         ema: Decay of the moving average of weights.
         mixup: Alpha of mixup.
         cutmix: Alpha of CutMix.
+        bss: Strength of batch spectral shrinkage.
         distill: Folder of the run that teaches.
         distill_temperature: Divisor of logits before they are compared with the teacher's.
         distill_weight: Share of the teacher in the loss.
@@ -66,6 +68,7 @@ class StrategyTerm:
     ema: float | None = None
     mixup: float | None = None
     cutmix: float | None = None
+    bss: float | None = None
     distill: str | None = None
     distill_temperature: float | None = None
     distill_weight: float | None = None
@@ -140,6 +143,7 @@ class ParsedStrategy:
                     ema=phase.ema if part.ema is None else part.ema,
                     mixup=phase.mixup if part.mixup is None else part.mixup,
                     cutmix=phase.cutmix if part.cutmix is None else part.cutmix,
+                    bss=phase.bss if part.bss is None else part.bss,
                     distill=phase.distill if part.distill is None else part.distill,
                     **_softening(part),
                 )
@@ -338,11 +342,11 @@ def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
     for word in ("distill_temperature", "distill_weight"):
         if word in words and "distill" not in words:
             yield f"`{word}=` has no effect without `distill=RUN`"
-    for word in ("mixup", "cutmix"):
+    for word, most in (("mixup", MOST_ALPHA), ("cutmix", MOST_ALPHA), ("bss", MOST_SHRINKAGE)):
         if word in words and not (math.isfinite(words[word]) and words[word] > 0):
             yield f"`{word}={words[word]}` is not a positive number"
-        elif word in words and words[word] > MOST_ALPHA:
-            yield f"`{word}={words[word]:g}` is more than {MOST_ALPHA:.0f}"
+        elif word in words and words[word] > most:
+            yield f"`{word}={words[word]:g}` is more than {most:.0f}"
 
 
 _RESERVED_TYPES: dict[str, Any] = {
@@ -352,6 +356,7 @@ _RESERVED_TYPES: dict[str, Any] = {
     "ema": float,
     "mixup": float,
     "cutmix": float,
+    "bss": float,
     "distill": str,
     "distill_temperature": float,
     "distill_weight": float,

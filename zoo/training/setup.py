@@ -158,6 +158,8 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
         notes.append(f"`{asked[0]}` needs optimiser steps, so `{plan}` takes steps instead of being solved")
     if any(phase.feature_pull for phase in phases):
         _check_feature_pull(network, setup, experiment)
+    if any(phase.bss is not None for phase in phases):
+        _check_shrinkage(network, setup, experiment, phases)
     epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(plan))
     stepped = [phase for phase in phases if phase.solver is None]
     for phase in stepped:
@@ -192,6 +194,25 @@ def _check_feature_pull(network: Network, setup: Setup, experiment: Experiment) 
         raise UsageError(
             f"`{network.anatomy.backbone}` has no feature maps that `{setup.plan}` could compare",
             hint="use another backbone, or `l2sp`, which compares weights",
+        )
+
+
+def _check_shrinkage(network: Network, setup: Setup, experiment: Experiment, phases: Sequence[Phase]) -> None:
+    """Raise a `UsageError` where the features that enter the head cannot be seen, or do not change."""
+    if experiment.compile:
+        raise UsageError(
+            f"`{setup.plan}` reads the features that enter the head, which a compiled network does not show",
+            hint="leave `--compile` out, or `bss=`",
+        )
+    if not any(phase.bss is not None and set(phase.trains) - {HEAD} for phase in phases):
+        raise UsageError(
+            f"`bss=` of `{setup.plan}` changes features, and only the head trains", hint="use `partial:1` or `full`"
+        )
+    if not takes_vectors(network, setup.preprocess.crop):
+        raise UsageError(
+            f"`bss=` of `{setup.plan}` needs a head that takes one vector for each image, and that of "
+            f"`{network.anatomy.backbone}` does not",
+            hint="leave `bss=` out, or use another backbone",
         )
 
 
