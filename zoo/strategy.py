@@ -201,7 +201,12 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         raise UsageError(f"strategy `{strategy}`: phase `{phase.name}` has no epochs")
     if phase.norm not in NORMS:
         raise UsageError(f"strategy `{strategy}`: norm `{phase.norm}` is none of {' '.join(NORMS)}")
-    for word, low, high in (("ema", 0.0, 1.0), ("mixup", 0.0, math.inf), ("cutmix", 0.0, math.inf), ("bss", 0.0, math.inf)):
+    for word, low, high in (
+        ("ema", 0.0, 1.0),
+        ("mixup", 0.0, math.inf),
+        ("cutmix", 0.0, math.inf),
+        ("bss", 0.0, math.inf),
+    ):
         value = getattr(phase, word)
         if value is not None and not low < value < high:
             bounds = "between 0 and 1" if high == 1 else "a positive number"

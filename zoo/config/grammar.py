@@ -4,7 +4,7 @@
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
-`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix` and
+`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix`, `bss` and
 `distill` with its options belong to every phase.
 The canonical form of a text has the same meaning as the text: `parse(canonical(parse(text))) == parse(text)`.
 """
