@@ -66,9 +66,9 @@ class Phase:
         feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
             for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
             the feature maps of each stage to those of the network at the start of the run, relative to their size.
-        bss: Strength of batch spectral shrinkage (Chen et al. 2019, "Catastrophic forgetting meets negative transfer: batch
-            spectral shrinkage for safe transfer learning", equation 5): the loss of a batch grows by it times the square
-            of the smallest singular value of the features that enter the head. None: no such penalty.
+        bss: Strength of batch spectral shrinkage (Chen et al. 2019, "Catastrophic forgetting meets negative transfer:
+            batch spectral shrinkage for safe transfer learning"): the loss of a batch grows by it times the square of
+            the smallest singular value of the features that enter the head. None: no such penalty.
         distill: Folder of a finished run whose probabilities are learnt beside the labels (Hinton et al. 2015,
             "Distilling the knowledge in a neural network"). None: there is no teacher.
         distill_temperature: Divisor of both networks' logits before their probabilities are compared.
@@ -201,14 +201,9 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         raise UsageError(f"strategy `{strategy}`: phase `{phase.name}` has no epochs")
     if phase.norm not in NORMS:
         raise UsageError(f"strategy `{strategy}`: norm `{phase.norm}` is none of {' '.join(NORMS)}")
-    for word, low, high in (
-        ("ema", 0.0, 1.0),
-        ("mixup", 0.0, math.inf),
-        ("cutmix", 0.0, math.inf),
-        ("bss", 0.0, math.inf),
-    ):
+    for word, high in (("ema", 1.0), ("mixup", math.inf), ("cutmix", math.inf), ("bss", math.inf)):
         value = getattr(phase, word)
-        if value is not None and not low < value < high:
+        if value is not None and not 0 < value < high:
             bounds = "between 0 and 1" if high == 1 else "a positive number"
             raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not {bounds}")
     for word in ("pull", "feature_pull"):

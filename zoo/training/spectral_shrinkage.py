@@ -1,7 +1,7 @@
 """Batch spectral shrinkage: a penalty on the smallest singular value of the features of a batch.
 
-Chen et al. 2019, "Catastrophic forgetting meets negative transfer: batch spectral shrinkage for safe transfer learning",
-section 3.3. Features in the direction of small singular values transfer badly; the penalty suppresses them.
+Chen et al. 2019, "Catastrophic forgetting meets negative transfer: batch spectral shrinkage for safe transfer
+learning". Features in the direction of small singular values transfer badly; the penalty suppresses them.
 """
 
 from __future__ import annotations
