@@ -36,5 +36,5 @@ def spectral_penalty(features: torch.Tensor) -> torch.Tensor:
     """The square of the smallest singular value of the features `(N, D)`; 0 of one image, which has no spectrum."""
     if len(features) < 2:
         return features.new_zeros((), dtype=torch.float32)
-    values = torch.linalg.svdvals(features.float())
+    values: torch.Tensor = torch.linalg.svdvals(features.float())
     return values[-SHRUNK:].square().sum()
