@@ -4,7 +4,7 @@
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
-`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix`, `bss` and
+`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix`, `bss`, `stochnorm` and
 `distill` with its options belong to every phase.
 The canonical form of a text has the same meaning as the text: `parse(canonical(parse(text))) == parse(text)`.
 """
@@ -55,6 +55,7 @@ class StrategyTerm:
         mixup: Alpha of mixup.
         cutmix: Alpha of CutMix.
         bss: Strength of batch spectral shrinkage.
+        stochnorm: Probability that a channel is normalised by its batch; `norm` is `train` where it is not given.
         distill: Folder of the run that teaches.
         distill_temperature: Divisor of logits before they are compared with the teacher's.
         distill_weight: Share of the teacher in the loss.
@@ -69,6 +70,7 @@ class StrategyTerm:
     mixup: float | None = None
     cutmix: float | None = None
     bss: float | None = None
+    stochnorm: float | None = None
     distill: str | None = None
     distill_temperature: float | None = None
     distill_weight: float | None = None
@@ -138,12 +140,13 @@ class ParsedStrategy:
                 changed = replace(
                     phase,
                     lr=phase.lr if part.lr is None else phase.lr * part.lr,
-                    norm=phase.norm if part.norm is None else part.norm,
+                    norm=part.norm or (phase.norm if part.stochnorm is None else "train"),
                     epochs=phase.epochs if shares is None or phase.solver else shares[index],
                     ema=phase.ema if part.ema is None else part.ema,
                     mixup=phase.mixup if part.mixup is None else part.mixup,
                     cutmix=phase.cutmix if part.cutmix is None else part.cutmix,
                     bss=phase.bss if part.bss is None else part.bss,
+                    stochnorm=phase.stochnorm if part.stochnorm is None else part.stochnorm,
                     distill=phase.distill if part.distill is None else part.distill,
                     **_softening(part),
                 )
@@ -337,8 +340,9 @@ def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
     elif "lr" in words and not LEAST_LR <= words["lr"] <= MOST_LR:
         bound = f"more than {MOST_LR:.0f}" if words["lr"] > MOST_LR else f"less than {LEAST_LR:g}"
         yield f"`lr={words['lr']:g}` is {bound}; it is a factor of the learning rate"
-    if "ema" in words and not 0 < words["ema"] < 1:
-        yield f"`ema={words['ema']}` is not between 0 and 1"
+    for word in ("ema", "stochnorm"):
+        if word in words and not 0 < words[word] < 1:
+            yield f"`{word}={words[word]}` is not between 0 and 1"
     for word in ("distill_temperature", "distill_weight"):
         if word in words and "distill" not in words:
             yield f"`{word}=` has no effect without `distill=RUN`"
@@ -357,6 +361,7 @@ _RESERVED_TYPES: dict[str, Any] = {
     "mixup": float,
     "cutmix": float,
     "bss": float,
+    "stochnorm": float,
     "distill": str,
     "distill_temperature": float,
     "distill_weight": float,

@@ -27,6 +27,7 @@ from zoo.training.part_gradients import gradients_of_ranks
 from zoo.training.running_statistics import RunningStatistics
 from zoo.training.sampler import seed_step
 from zoo.training.spectral_shrinkage import spectral_penalty, watched_features
+from zoo.training.stochastic_norm import stochastic_norms
 
 # The inputs of some images of a batch, by their places in it
 Take = Callable[[slice], tuple[torch.Tensor, ...]]
@@ -87,7 +88,7 @@ class Stepper:
                 the rows of some, so that each rank makes those of its own parts.
             labels: `(N,)`.
             optimizer: its learning rates are set.
-            phase: for `mixup`, `cutmix`, `bss`, `norm`, `pull`, `feature_pull` and `distill`.
+            phase: for `mixup`, `cutmix`, `bss`, `stochnorm`, `norm`, `pull`, `feature_pull` and `distill`.
             epoch: seeds the step, together with `batch`.
             batch: number of the batch in its epoch.
             start: initial values of the parameters that the phase pulls towards them, by name.
@@ -200,6 +201,8 @@ class Stepper:
             some, wanted = inputs(cut) if callable(inputs) else tuple(one[cut] for one in inputs), targets[cut]
             with ExitStack() as watching:
                 features = None if head is None else watching.enter_context(watched_features(head))
+                if phase.stochnorm is not None:
+                    watching.enter_context(stochastic_norms(self.model, phase.stochnorm))
                 watched = None if distance is None else watching.enter_context(distance.watching())
                 logits = self._logits(forward, *some)
                 if distance is not None:
