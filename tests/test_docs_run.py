@@ -104,6 +104,7 @@ RUN_PAGES = [page for page in PAGES if any(map(is_run, blocks_of(page)))]
 SLOW = {
     f"docs/{name}.md"
     for name in (
+        "explanation/source-study",
         "how-to/choose-a-backbone",
         "how-to/combine-runs",
         "how-to/compare-configurations",

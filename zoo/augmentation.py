@@ -23,6 +23,9 @@ class Augmentation:
             Python, which are seeded for each image and view.
         options: Options, which the function receives by name.
         random: Whether views of an image differ.
+        requires: Top-level modules that must be installed; looked for before training begins. Their versions are part
+            of what identifies stored features.
+        install: Command that installs them, such as `pip install 'backbone-zoo[albumentations]'`.
     """
 
     name: str
@@ -30,6 +33,8 @@ class Augmentation:
     target: str | Callable[..., Any] = field(repr=False)
     options: tuple[Option, ...] = ()
     random: bool = True
+    requires: tuple[str, ...] = ()
+    install: str = ""
 
 
 __getattr__ = lazy_attributes(__name__, {"without_compiler": "zoo.system.lazy_compiler:without_compiler"})

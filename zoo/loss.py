@@ -24,6 +24,8 @@ class Loss:
         options: Options, which the function receives by name.
         weighted: Whether the function itself counts each label with the weight of its class, by
             `Targets.weighted_shares`. Otherwise each image's value is multiplied by its weight.
+        ordered: Whether classes that follow each other are closer than others. A run then says in which order it takes
+            them, and refuses numbers that are out of order.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Loss:
     target: str | Callable[..., Any] = field(repr=False)
     options: tuple[Option, ...] = ()
     weighted: bool = False
+    ordered: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

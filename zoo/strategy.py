@@ -66,6 +66,11 @@ class Phase:
         feature_pull: Alpha of DELTA (Li et al. 2019, "DELTA: deep learning transfer using feature map with attention
             for convolutional networks"): the loss of an image grows by alpha / 2 times the weighted squared distance of
             the feature maps of each stage to those of the network at the start of the run, relative to their size.
+        bss: Strength of batch spectral shrinkage (Chen et al. 2019, "Catastrophic forgetting meets negative transfer:
+            batch spectral shrinkage for safe transfer learning"): the loss of a batch grows by it times the square of
+            the smallest singular value of the features that enter the head. None: no such penalty.
+        stochnorm: Probability that a channel of a batch norm is normalised by its batch, and else by its running
+            statistics (Kou et al. 2020, "Stochastic normalization"). It needs `norm` `train`. None: as `norm` says.
         distill: Folder of a finished run whose probabilities are learnt beside the labels (Hinton et al. 2015,
             "Distilling the knowledge in a neural network"). None: there is no teacher.
         distill_temperature: Divisor of both networks' logits before their probabilities are compared.
@@ -84,6 +89,8 @@ class Phase:
     ema: float | None = None
     mixup: float | None = None
     cutmix: float | None = None
+    bss: float | None = None
+    stochnorm: float | None = None
     pull: float = 0.0
     feature_pull: float = 0.0
     distill: str | None = None
@@ -163,14 +170,15 @@ class Strategy(ABC):
 
 
 RESERVED = (
-    "epochs", "lr", "norm", "ema", "mixup", "cutmix", "distill", "distill_temperature", "distill_weight",
+    "epochs", "lr", "norm", "ema", "mixup", "cutmix", "bss", "stochnorm", "distill", "distill_temperature",
+    "distill_weight",
 )  # fmt: skip
 
 # Bounds of `distill_temperature`: beyond them the probabilities of all images are the same in float32
 LEAST_SOFTENING, MOST_SOFTENING = 0.1, 1000.0
 
 # Options that only have a meaning for optimiser steps. `norm` is not among them: a solver can use `norm=recalibrate`
-STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix", "distill")
+STEP_WORDS = ("epochs", "lr", "ema", "mixup", "cutmix", "bss", "stochnorm", "distill")
 
 
 def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
@@ -197,11 +205,17 @@ def check_phase(phase: Phase, anatomy: Anatomy, strategy: str) -> None:
         raise UsageError(f"strategy `{strategy}`: phase `{phase.name}` has no epochs")
     if phase.norm not in NORMS:
         raise UsageError(f"strategy `{strategy}`: norm `{phase.norm}` is none of {' '.join(NORMS)}")
-    for word, low, high in (("ema", 0.0, 1.0), ("mixup", 0.0, math.inf), ("cutmix", 0.0, math.inf)):
+    for word, high in (("ema", 1.0), ("stochnorm", 1.0), ("mixup", math.inf), ("cutmix", math.inf), ("bss", math.inf)):
         value = getattr(phase, word)
-        if value is not None and not low < value < high:
+        if value is not None and not 0 < value < high:
             bounds = "between 0 and 1" if high == 1 else "a positive number"
             raise UsageError(f"strategy `{strategy}`: `{word}={value}` is not {bounds}")
+    if phase.stochnorm is not None and phase.norm != "train":
+        raise UsageError(
+            f"strategy `{strategy}`: `stochnorm={phase.stochnorm:g}` chooses between a batch's statistics and running "
+            f"ones, and `norm={phase.norm}` has running ones alone",
+            hint="pass `norm=train`, or leave one of the two out",
+        )
     for word in ("pull", "feature_pull"):
         value = getattr(phase, word)
         if not math.isfinite(value) or value < 0:

@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tta",
-    type=click.Choice(["flip"]),
+    type=click.Choice(["flip", "five-crop", "ten-crop"]),
     help="Test-time augmentation inside the file. `flip`: the mean of the probabilities of each photograph and of its "
-    "mirror image, at twice the time. The file is RUN/model.flip.onnx.",
+    "mirror image, at twice the time. `five-crop`: that of its four corners and its centre; `ten-crop`: of these and "
+    "their mirror images. The file is RUN/model.flip.onnx, or of the other name.",
 )
 @device_option
 @force_option

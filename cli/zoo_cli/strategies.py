@@ -25,6 +25,11 @@ PHASE_OPTIONS = {
     "ema": ("float", "decay of an exponential moving average of the weights, with which the phase ends"),
     "mixup": ("float", "alpha of mixup, which blends images and labels (Zhang et al. 2018)"),
     "cutmix": ("float", "alpha of CutMix, which pastes part of another image and mixes labels (Yun et al. 2019)"),
+    "bss": ("float", "penalty on the smallest singular value of a batch's features (Chen et al. 2019), such as 0.001"),
+    "stochnorm": (
+        "float",
+        "chance that a channel is normalised by its batch, else by running statistics (Kou et al. 2020)",
+    ),
     "distill": ("text", "folder of a finished run whose probabilities are learnt, too (Hinton et al. 2015)"),
     "distill_temperature": ("float", "divisor of logits before they are compared with the teacher's; 4 if left out"),
     "distill_weight": ("float", "share of the teacher in the loss; 0.9 if left out"),

@@ -23,3 +23,14 @@ def register_losses(register: Register[Loss]) -> None:
     ):
         target = f"zoo_losses.functions:{name.replace('-', '_')}"
         register(Loss(name=name, summary=summary, target=target, options=options, weighted=True))
+    sigma = Option(name="sigma", default=1.0, summary="standard deviation of the labels, in classes", low=0.1, high=100)
+    register(
+        Loss(
+            name="ldl",
+            summary="divergence from a Gaussian around the label, for ordered classes (Gao et al. 2017)",
+            target="zoo_losses.functions:ldl",
+            options=(sigma,),
+            weighted=True,
+            ordered=True,
+        )
+    )

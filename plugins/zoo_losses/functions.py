@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch.nn import functional
 
@@ -35,3 +37,18 @@ def bce(logits: torch.Tensor, targets: Targets) -> torch.Tensor:
     shares = targets.weighted_shares
     rest = shares.sum(1, keepdim=True) - shares
     return -(shares * functional.logsigmoid(logits) + rest * functional.logsigmoid(-logits)).sum(1)
+
+
+def ldl(logits: torch.Tensor, targets: Targets, sigma: float) -> torch.Tensor:
+    """Kullback-Leibler divergence of the classes from the label distribution: 0 where the two are equal.
+
+    Gao et al. 2017, "Deep label distribution learning with label ambiguity", section III: the label of class y
+    is a share of each class k in proportion to `exp(-(k - y)^2 / (2 sigma^2))`, for classes in an order. Labels
+    are smoothed after that, and each counts with its class's weight.
+    """
+    places = torch.arange(targets.classes, device=logits.device, dtype=logits.dtype)
+    distributions = (-((places[:, None] - places) ** 2) / (2 * sigma**2)).softmax(1)
+    whole = replace(targets, smoothing=0.0).weighted_shares @ distributions
+    wanted = replace(targets, labels=whole, class_weights=None).shares
+    weights = wanted.sum(1, keepdim=True)
+    return (torch.xlogy(wanted, wanted / weights) - wanted * logits.log_softmax(1)).sum(1)

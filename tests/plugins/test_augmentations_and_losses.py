@@ -2,30 +2,38 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from messages import refused
+from tests_support import TINY
 
+from zoo import Experiment, UsageError, train
 from zoo.augmentation import Augmentation
 from zoo.catalogue import Catalogue, Entry
 from zoo.config.choice import choose
 from zoo.data.augmentation import centre_crop
 from zoo.loss import Loss
 from zoo.plugin import Plugins
+from zoo.progress import Silent
 from zoo.testing import check_augmentation, check_loss
+from zoo.training.acceptance import order_note
 from zoo.training.loss import BatchLoss
 
 PLUGINS = Plugins()
 
 
-@pytest.mark.parametrize("name", [entry.name for entry in PLUGINS.augmentations])
+@pytest.mark.parametrize("name", [entry.name for entry in PLUGINS.augmentations if not entry.value.requires])
 def test_an_augmentation(name: str) -> None:
     check_augmentation(name, plugins=PLUGINS)
     check_augmentation(name, image_size=(20, 32), fill=(1, 2, 3), plugins=PLUGINS)
 
 
-@pytest.mark.parametrize("text", ["cross-entropy", "focal", "focal:0.5", "focal:0", "bce"])
+@pytest.mark.parametrize("text", ["cross-entropy", "focal", "focal:0.5", "focal:0", "bce", "ldl", "ldl:0.1", "ldl:100"])
 def test_a_loss(text: str) -> None:
     check_loss(text, plugins=PLUGINS)
 
@@ -87,3 +95,55 @@ def test_a_loss_is_weighted_once() -> None:
     ):
         found = BatchLoss(choose(name, plugins.losses, plugins), weights, 0.1)(logits, labels)
         assert float(found.detach()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_label_distribution_is_a_gaussian_in_the_order_of_the_classes(smoothing: float) -> None:
+    """The gradient is `softmax - target`, so that the target is read off where the logits are equal."""
+    sigma, classes, label = 1.5, 7, 2
+    wanted = [math.exp(-((place - label) ** 2) / (2 * sigma**2)) for place in range(classes)]
+    wanted = [(1 - smoothing) * one / sum(wanted) + smoothing / classes for one in wanted]
+    logits = torch.zeros(1, classes, requires_grad=True)
+    loss = BatchLoss(choose(f"ldl:{sigma}", PLUGINS.losses, PLUGINS), None, smoothing)
+    value = loss(logits, torch.tensor([label]))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert torch.allclose(1 / classes - gradient[0], torch.tensor(wanted), atol=1e-6)
+    divergence = sum(one * math.log(one * classes) for one in wanted)
+    assert float(value.detach()) == pytest.approx(divergence, rel=1e-5)
+    assert float(loss(torch.tensor([wanted]).log(), torch.tensor([label]))) == pytest.approx(0, abs=1e-5)
+
+
+def test_a_label_distribution_of_little_width_is_the_cross_entropy() -> None:
+    """In its gradient, with class weights, for whole and mixed labels."""
+    labels = torch.arange(9) % 5
+    whole = torch.nn.functional.one_hot(labels, 5).float()
+    weights = torch.tensor([0.5, 1.0, 2.0, 3.0, 1.0])
+    for wanted in (labels, (whole + whole.flip(0)) / 2):
+        logits = torch.randn(9, 5, requires_grad=True)
+        narrow, plain = (
+            torch.autograd.grad(BatchLoss(choose(name, PLUGINS.losses, PLUGINS), weights, 0.0)(logits, wanted), logits)
+            for name in ("ldl:0.1", "cross-entropy")
+        )
+        assert torch.allclose(narrow[0], plain[0], atol=1e-5)
+
+
+def test_numbers_that_are_sorted_as_texts_are_refused_where_their_order_matters() -> None:
+    experiment = Experiment(data="x", backbone="y", strategy="full", loss="ldl:2")
+    with refused(UsageError, "`losses/ldl:2.0`", "`1` < `10` < `2`"):
+        order_note(("1", "10", "2"), experiment, PLUGINS)
+    for classes in (("01", "02", "10"), ("age 5", "age 7.5"), ("bad", "fair", "good")):
+        (told,) = order_note(classes, experiment, PLUGINS)
+        assert " < ".join(f"`{name}`" for name in classes) in told
+    assert order_note(("1", "10", "2"), replace(experiment, loss="bce"), PLUGINS) == ()
+
+
+def test_a_run_says_in_which_order_it_takes_the_classes(two_splits: Path, tmp_path: Path) -> None:
+    told: list[str] = []
+
+    class Told(Silent):
+        def note(self, text: str) -> None:
+            told.append(text)
+
+    experiment = replace(TINY, data=str(two_splits), loss="ldl", epochs=1)
+    train(experiment, out=tmp_path / "run", plugins=PLUGINS, progress=Told())
+    assert any(text.endswith("in this order: `blue` < `red`") for text in told)

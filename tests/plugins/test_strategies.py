@@ -177,7 +177,10 @@ def test_every_option_has_help_and_every_strategy_a_source(plugins: Plugins) -> 
         assert kind.__doc__ and len(kind.__doc__.splitlines()[0]) < 130
 
 
-WORDS: dict[str, Any] = {"epochs": 3, "lr": 0.25, "norm": "train", "ema": 0.9, "mixup": 0.2, "cutmix": 1.0}
+WORDS: dict[str, Any] = {"epochs": 3, "lr": 0.25, "norm": "train", "ema": 0.9, "mixup": 0.2, "cutmix": 1.0} | {
+    "bss": 0.1,
+    "stochnorm": 0.5,
+}
 TAUGHT: dict[str, Any] = {"distill": "runs/big", "distill_temperature": 2.0, "distill_weight": 0.5}  # without mixtures
 
 
@@ -194,4 +197,5 @@ def test_words_reach_every_phase_of_their_part(plugins: Plugins) -> None:
     assert len(changed) == 3 and sum(phase.epochs or 0 for phase in changed) == 3
     for phase in changed:
         assert (phase.lr, phase.norm, phase.ema, phase.mixup, phase.cutmix) == (0.25, "train", 0.9, 0.2, 1.0)
+        assert (phase.bss, phase.stochnorm) == (0.1, 0.5)
     assert rest[-1] == phases("full", plugins)[0]

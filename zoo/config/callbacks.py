@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from importlib.util import find_spec
 
-from zoo.config.choice import Choice, choose
+from zoo.config.choice import Choice, check_installed, choose
 from zoo.errors import UsageError
 from zoo.plugin import Plugins
 from zoo.storage.address import without_logins
@@ -49,21 +48,5 @@ def _choose(text: str, plugins: Plugins) -> Choice:
             "MLFLOW_TRACKING_PASSWORD, or WANDB_API_KEY",
         )
     choice = choose(text, plugins.callbacks, plugins)
-    row = choice.entry.value
-    missing = [module for module in row.requires if not _is_installed(module)]
-    if missing:
-        raise UsageError(
-            f"callback `{choice}` needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
-            "installed",
-            hint=f"`{row.install}`" if row.install else f"`pip install {' '.join(missing)}`",
-        )
+    check_installed(choice)
     return choice
-
-
-def _is_installed(module: str) -> bool:
-    """Whether a module can be imported; a folder of its name, such as W&B's `wandb`, is none."""
-    try:
-        spec = find_spec(module)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and spec.origin is not None

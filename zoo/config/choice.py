@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 from zoo.catalogue import Catalogue, Entry
@@ -141,3 +142,28 @@ def _outside(option: Option, value: float) -> str | None:
     if not math.isfinite(value):
         return "not a finite number"
     return f"below {low:.12g}" if value < low else f"above {high:.12g}"
+
+
+def check_installed(choice: Choice) -> None:
+    """Check that what a row requires can be imported.
+
+    Raises:
+        UsageError: a module is missing.
+    """
+    row = choice.entry.value
+    missing = [module for module in row.requires if not _is_installed(module)]
+    if missing:
+        raise UsageError(
+            f"{choice.noun} `{choice}` needs {' and '.join(missing)}, which {'is' if len(missing) == 1 else 'are'} not "
+            "installed",
+            hint=f"`{row.install}`" if row.install else f"`pip install {' '.join(missing)}`",
+        )
+
+
+def _is_installed(module: str) -> bool:
+    """Whether a module can be imported; a folder of its name, such as W&B's `wandb`, is none."""
+    try:
+        spec = find_spec(module)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and spec.origin is not None

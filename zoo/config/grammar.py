@@ -4,7 +4,7 @@
     linear,epochs=2+full,lr=0.1
     acme/fancy:3,depth=2,norm=frozen
 
-`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix` and
+`:VALUE` is the strategy's first option. `epochs`, `lr`, `norm`, `ema`, `mixup`, `cutmix`, `bss`, `stochnorm` and
 `distill` with its options belong to every phase.
 The canonical form of a text has the same meaning as the text: `parse(canonical(parse(text))) == parse(text)`.
 """
@@ -36,6 +36,7 @@ LEAST_LR, MOST_LR = 1e-12, 1e6
 MOST_EPOCHS = 1_000_000
 # Bound of the parameter alpha of a beta distribution: from here on every draw is one half
 MOST_ALPHA = 1e6
+MOST_SHRINKAGE = 1000.0  # of `bss`; the authors take 0.001
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +54,8 @@ class StrategyTerm:
         ema: Decay of the moving average of weights.
         mixup: Alpha of mixup.
         cutmix: Alpha of CutMix.
+        bss: Strength of batch spectral shrinkage.
+        stochnorm: Probability that a channel is normalised by its batch; `norm` is `train` where it is not given.
         distill: Folder of the run that teaches.
         distill_temperature: Divisor of logits before they are compared with the teacher's.
         distill_weight: Share of the teacher in the loss.
@@ -66,6 +69,8 @@ class StrategyTerm:
     ema: float | None = None
     mixup: float | None = None
     cutmix: float | None = None
+    bss: float | None = None
+    stochnorm: float | None = None
     distill: str | None = None
     distill_temperature: float | None = None
     distill_weight: float | None = None
@@ -135,11 +140,13 @@ class ParsedStrategy:
                 changed = replace(
                     phase,
                     lr=phase.lr if part.lr is None else phase.lr * part.lr,
-                    norm=phase.norm if part.norm is None else part.norm,
+                    norm=part.norm or (phase.norm if part.stochnorm is None else "train"),
                     epochs=phase.epochs if shares is None or phase.solver else shares[index],
                     ema=phase.ema if part.ema is None else part.ema,
                     mixup=phase.mixup if part.mixup is None else part.mixup,
                     cutmix=phase.cutmix if part.cutmix is None else part.cutmix,
+                    bss=phase.bss if part.bss is None else part.bss,
+                    stochnorm=phase.stochnorm if part.stochnorm is None else part.stochnorm,
                     distill=phase.distill if part.distill is None else part.distill,
                     **_softening(part),
                 )
@@ -333,16 +340,17 @@ def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
     elif "lr" in words and not LEAST_LR <= words["lr"] <= MOST_LR:
         bound = f"more than {MOST_LR:.0f}" if words["lr"] > MOST_LR else f"less than {LEAST_LR:g}"
         yield f"`lr={words['lr']:g}` is {bound}; it is a factor of the learning rate"
-    if "ema" in words and not 0 < words["ema"] < 1:
-        yield f"`ema={words['ema']}` is not between 0 and 1"
+    for word in ("ema", "stochnorm"):
+        if word in words and not 0 < words[word] < 1:
+            yield f"`{word}={words[word]}` is not between 0 and 1"
     for word in ("distill_temperature", "distill_weight"):
         if word in words and "distill" not in words:
             yield f"`{word}=` has no effect without `distill=RUN`"
-    for word in ("mixup", "cutmix"):
+    for word, most in (("mixup", MOST_ALPHA), ("cutmix", MOST_ALPHA), ("bss", MOST_SHRINKAGE)):
         if word in words and not (math.isfinite(words[word]) and words[word] > 0):
             yield f"`{word}={words[word]}` is not a positive number"
-        elif word in words and words[word] > MOST_ALPHA:
-            yield f"`{word}={words[word]:g}` is more than {MOST_ALPHA:.0f}"
+        elif word in words and words[word] > most:
+            yield f"`{word}={words[word]:g}` is more than {most:.0f}"
 
 
 _RESERVED_TYPES: dict[str, Any] = {
@@ -352,6 +360,8 @@ _RESERVED_TYPES: dict[str, Any] = {
     "ema": float,
     "mixup": float,
     "cutmix": float,
+    "bss": float,
+    "stochnorm": float,
     "distill": str,
     "distill_temperature": float,
     "distill_weight": float,

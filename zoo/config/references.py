@@ -8,7 +8,7 @@ from pathlib import Path
 from zoo.backbone import Backbone, Weights
 from zoo.catalogue import Entry
 from zoo.config.callbacks import choose_callbacks
-from zoo.config.choice import Choice, choose
+from zoo.config.choice import Choice, check_installed, choose
 from zoo.config.grammar import ParsedStrategy, parse
 from zoo.errors import UsageError, at_once
 from zoo.experiment import Experiment
@@ -72,6 +72,8 @@ def look_up(experiment: Experiment, plugins: Plugins) -> References:
     ):
         try:
             choices[setting] = choose(getattr(experiment, setting), catalogue, plugins)
+            if setting == "augment":
+                check_installed(choices[setting])
         except UsageError as error:
             problems.append(error)
     callbacks, unusable = choose_callbacks(experiment.callback, plugins)

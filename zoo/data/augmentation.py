@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import random
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Drawing:
 
     Attributes:
         text: Qualified name of the augmentation, with its options.
-        code: Digest of its source, and the version of a plugin.
+        code: Digest of its source, and the versions of a plugin and of what it requires.
         function: `(canvas, size, fill) -> view`.
         random: Whether views of an image differ.
         foreign: Whether it is a plugin's, which may draw from the generators of numpy and Python, too.
@@ -74,11 +75,16 @@ def drawing_of(choice: Choice) -> Drawing:
     code = "" if file is None else source_key(*_sources(Path(file), getattr(module, "__package__", "") or ""))
     return Drawing(
         text=str(choice),
-        code=f"{choice.distribution or ''} {code}".strip(),
+        code=" ".join(filter(None, (choice.distribution, code, *_versions(row.requires)))),
         function=function,
         random=row.random,
         foreign=choice.distribution is not None,
     )
+
+
+def _versions(modules: Sequence[str]) -> list[str]:
+    """Versions of imported modules."""
+    return [f"{name} {getattr(sys.modules.get(name), '__version__', '')}".strip() for name in modules]
 
 
 def _sources(file: Path, package: str) -> list[Path]:

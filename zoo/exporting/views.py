@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from zoo.errors import UsageError, ZooError
+from zoo.preprocess import Preprocess, pixels_text
 from zoo.runs.run import Run
 
 if TYPE_CHECKING:
@@ -16,16 +17,21 @@ if TYPE_CHECKING:
     from zoo.predictions import Predictions
     from zoo.progress import Progress
 
-Views = Literal["flip"]
+Views = Literal["flip", "five-crop", "ten-crop"]
 KEY = "tta"  # of an exported file's metadata
 
+_TOLD: dict[str, tuple[str, str]] = {
+    "flip": ("each image and its mirror image", "twice"),
+    "five-crop": ("the four corners and the centre of each image", "five times"),
+    "ten-crop": ("the four corners and the centre of each image, and these mirrored", "ten times"),
+}
 _SECTION = (
-    "\n\n## Test-time augmentation\n\nThe file classifies each image and its mirror image, and gives the mean of both "
-    "probabilities. It takes about twice as long as without. Its accuracy above is that of both views together."
+    "\n\n## Test-time augmentation\n\nThe file classifies {}, and gives the mean of their probabilities. It takes "
+    "about {} as long as without. Its accuracy above is that of all of them together."
 )
 
 
-class RunOverViews(Run):
+class RunOverFlip(Run):
     """A run whose network gives the mean of the probabilities of each image and of its mirror image."""
 
     def load_network(self, plugins: Plugins | None = None) -> Network:
@@ -36,11 +42,41 @@ class RunOverViews(Run):
         return replace(network, model=FlippedViews(network.model).eval())
 
 
+class RunOverFiveCrops(Run):
+    """A run whose network gives the mean of the probabilities of five crops of each resized image."""
+
+    mirrored = False
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """That of the run, but the centre crop is as large as what the image is resized to."""
+        own = super().preprocess
+        return replace(own, crop=own.resize)
+
+    def load_network(self, plugins: Plugins | None = None) -> Network:
+        """The network over all crops, on the CPU, in eval mode; it raises as that of a run."""
+        from zoo.networks.mean_network import CroppedViews
+
+        network, own = super().load_network(plugins), super().preprocess
+        model = CroppedViews(network.model, own.resize_size, own.input_size, mirrored=self.mirrored)
+        return replace(network, model=model.eval())
+
+
+class RunOverTenCrops(RunOverFiveCrops):
+    """A run whose network gives the mean of the probabilities of five crops of each image, and of their mirrors."""
+
+    mirrored = True
+
+
+_RUNS: dict[str, type[Run]] = {"flip": RunOverFlip, "five-crop": RunOverFiveCrops, "ten-crop": RunOverTenCrops}
+
+
 def over_views(run: Run, views: str | None) -> Run:
     """The run as it classifies with test-time augmentation; itself without.
 
     Raises:
-        UsageError: there are no such views, or the run has a score of unknown images, which is one view's.
+        UsageError: there are no such views, or the run has a score of unknown images, which is one view's; or crops are
+            asked for and images are not resized to more than the network takes.
     """
     if views is None:
         return run
@@ -52,12 +88,19 @@ def over_views(run: Run, views: str | None) -> Run:
             f"no `--tta {views}`",
             hint="leave `--tta` out, or train without `--unknown-rate`",
         )
-    return RunOverViews(run.path, run.record)
+    own = run.preprocess
+    if views != "flip" and own.resize == own.crop:
+        raise UsageError(
+            f"run `{run.path}` resizes images to the {pixels_text(own.crop)} that its network takes, which leaves no "
+            f"room for `--tta {views}`",
+            hint="pass `--tta flip`" if own.fit == "shorter" else "pass `--tta flip`, or train with `--fit crop`",
+        )
+    return _RUNS[views](run.path, run.record)
 
 
 def views_metadata(metadata: Mapping[str, Any], views: str, figures: Mapping[str, Any]) -> dict[str, Any]:
     """Metadata of a file over views: its own figures, and what it does."""
-    return {**metadata, **figures, KEY: views, "card": f"{metadata['card']}{_SECTION}"}
+    return {**metadata, **figures, KEY: views, "card": f"{metadata['card']}{_SECTION.format(*_TOLD[views])}"}
 
 
 def views_of(recorded: Mapping[str, Any]) -> str | None:

@@ -91,7 +91,8 @@ def export(
         preprocessing: `graph`: the file takes photographs. `outside`: it takes normalised pixels. None: the first of
             the two that the format supports.
         tta: Test-time augmentation: `flip` averages the probabilities of each image and of its mirror image, which
-            takes twice as long. The file is compared with the run over the same views. None: none.
+            takes twice as long; `five-crop` those of four corners and the centre, `ten-crop` those of these and their
+            mirror images. The file is compared with the run over the same views. None: none.
         force: Replace an existing file.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.

@@ -85,3 +85,34 @@ class FlippedViews(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Normalised images `(N, 3, H, W)` to logits `(N, classes)`."""
         return log_mean([self.model(images), self.model(images.flip(3))])
+
+
+class CroppedViews(nn.Module):
+    """Test-time augmentation: the mean of the probabilities of the four corners and the centre of each image.
+
+    With their mirror images these are the ten crops of Krizhevsky et al. 2012, "ImageNet classification with deep
+    convolutional neural networks", section 4.1.
+
+    Args:
+        model: Maps normalised images of the size of a crop to logits.
+        whole: Height and width of the images that are given.
+        crop: Height and width of a crop.
+        mirrored: Whether there are ten crops, and not five.
+    """
+
+    def __init__(self, model: nn.Module, whole: tuple[int, int], crop: tuple[int, int], *, mirrored: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.crop = crop
+        down, right = (have - want for have, want in zip(whole, crop))
+        self.corners = ((0, 0), (0, right), (down, 0), (down, right), (down // 2, right // 2))
+        self.mirrored = mirrored
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Normalised images `(N, 3, H, W)` to logits `(N, classes)`."""
+        height, width = self.crop
+        crops = [images[:, :, top : top + height, left : left + width] for top, left in self.corners]
+        if self.mirrored:
+            crops += [one.flip(3) for one in crops]
+        logits = self.model(torch.cat(crops))
+        return log_mean(logits.reshape(len(crops), -1, logits.shape[1]).unbind())

@@ -21,6 +21,8 @@ PACKAGES = (
     "numpy",
     "pillow",
     "scikit-learn",
+    "albumentations",
+    "opencv-python-headless",
 )
 
 

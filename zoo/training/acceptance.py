@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from zoo.config.choice import choose
 from zoo.config.references import needs_validation
 from zoo.data.decode_plan import decode_requests
 from zoo.data.decoding import default_workers
@@ -26,6 +28,9 @@ from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.unknown import check_images
+
+_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
+SHOWN = 12  # classes whose order is told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +74,14 @@ def accept(experiment: Experiment, plugins: Plugins, *, final: bool = False, loo
         look: Whether near duplicates are searched for, if the experiment asks for that.
 
     Raises:
-        UsageError, ZooError: as `select_images`, `assign_roles` and `check_unknown`; or no image is held out.
+        UsageError, ZooError: as `select_images`, `assign_roles`, `order_note` and `check_unknown`; or no image is held
+            out.
     """
     selection = select_images(experiment, plugins, look=look)
     _check_held_out(selection.images, final=final)
     roles = assign_roles(selection.images, experiment, validated=needs_validation(experiment, plugins))
+    ordered = order_note(selection.images.classes, experiment, plugins)
+    roles = replace(roles, notes=(*roles.notes, *ordered))
     check_unknown(selection.images, roles, len(selection.images.splits.get("val", ())), experiment)
     return Accepted(selection=selection, roles=roles)
 
@@ -93,6 +101,7 @@ def accept_folds(experiment: Experiment, plugins: Plugins) -> FoldDivision:
         )
     whole = open_images(experiment.data, experiment.split_seed, plugins, group=experiment.group)
     _check_held_out(whole)
+    order_note(whole.classes, experiment, plugins)
     folds = tuple(make_folds(pool(whole), experiment.folds, experiment.split_seed))
     exclusion = None if experiment.exclude is None else read_exclusion(experiment.exclude)
     validated = needs_validation(experiment, plugins)
@@ -160,6 +169,26 @@ def check_unknown(images: Images, roles: Roles, count: int, experiment: Experime
             hint="name a part of the training images `val`, such as by `--splits`, or leave `--unknown-rate` out",
         )
     check_images(count, experiment.unknown_rate, "val")
+
+
+def order_note(classes: Sequence[str], experiment: Experiment, plugins: Plugins) -> tuple[str, ...]:
+    """What a run says about the order of its classes: nothing, unless its loss depends on that.
+
+    Raises:
+        UsageError: the loss does, and the classes are numbers that are sorted as texts, such as 1, 10, 2.
+    """
+    loss = choose(experiment.loss, plugins.losses, plugins)
+    if not loss.entry.value.ordered:
+        return ()
+    order = " < ".join(f"`{name}`" for name in classes[:SHOWN]) + (" < ..." if len(classes) > SHOWN else "")
+    numbers = [_NUMBER.search(name) for name in classes]
+    values = [float(found[0].replace(",", ".")) for found in numbers if found]
+    if len(values) == len(classes) and values != sorted(values):
+        raise UsageError(
+            f"loss `{loss}` needs classes in order, and they are sorted as texts: {order}",
+            hint="rename them so that they sort in order, such as 01, 02 and 10",
+        )
+    return (f"loss `{loss}` takes the classes in this order: {order}",)
 
 
 def _check_held_out(images: Images, *, final: bool = False) -> None:

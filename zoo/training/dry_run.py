@@ -84,7 +84,8 @@ class PhasePlan:
 
     Attributes:
         steps: optimiser steps; None without data.
-        settings: those of `ema`, `mixup`, `cutmix`, `pull`, `feature_pull` and `distill` that are set.
+        settings: those of `ema`, `mixup`, `cutmix`, `bss`, `stochnorm`, `pull`, `feature_pull` and `distill` that are
+            set.
         stages: one row per stage, the head last.
         frozen: which stages the frozen prefix covers, and whether its outputs are cached; None: there is no prefix.
         memory: bytes for weights, gradients, the optimiser's state and the activations of a batch, in fp32.
@@ -271,7 +272,7 @@ def _phase_plan(
         norm=phase.norm,
         settings={
             word: float(value)
-            for word in ("ema", "mixup", "cutmix", "pull", "feature_pull", "distill")
+            for word in ("ema", "mixup", "cutmix", "bss", "stochnorm", "pull", "feature_pull", "distill")
             if (value := getattr(phase, word)) is not None and value
         },
         stages=stages,

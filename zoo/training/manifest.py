@@ -111,6 +111,7 @@ def phases_manifest(network: Network, planned: PlannedPhases) -> list[dict[str, 
             "ema": phase.ema,
             "mixup": phase.mixup,
             "cutmix": phase.cutmix,
+            **{word: value for word in ("bss", "stochnorm") if (value := getattr(phase, word)) is not None},
             "pull": phase.pull,
             "feature_pull": phase.feature_pull,
             **(

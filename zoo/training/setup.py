@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
+from torch.nn.modules.batchnorm import _BatchNorm
+
 from zoo.backbone import Network
 from zoo.config.grammar import share_epochs
 from zoo.config.references import References, look_up
@@ -158,6 +160,10 @@ def plan_phases(setup: Setup, network: Network, experiment: Experiment) -> Plann
         notes.append(f"`{asked[0]}` needs optimiser steps, so `{plan}` takes steps instead of being solved")
     if any(phase.feature_pull for phase in phases):
         _check_feature_pull(network, setup, experiment)
+    if any(phase.stochnorm is not None for phase in phases):
+        _check_stochastic_norm(network, setup, experiment, phases)
+    if any(phase.bss is not None for phase in phases):
+        _check_shrinkage(network, setup, experiment, phases)
     epochs = share_epochs(phases, experiment.epochs, DEFAULT_EPOCHS, str(plan))
     stepped = [phase for phase in phases if phase.solver is None]
     for phase in stepped:
@@ -192,6 +198,48 @@ def _check_feature_pull(network: Network, setup: Setup, experiment: Experiment) 
         raise UsageError(
             f"`{network.anatomy.backbone}` has no feature maps that `{setup.plan}` could compare",
             hint="use another backbone, or `l2sp`, which compares weights",
+        )
+
+
+def _check_stochastic_norm(network: Network, setup: Setup, experiment: Experiment, phases: Sequence[Phase]) -> None:
+    """Raise a `UsageError` where no batch norm follows its batches."""
+    if experiment.compile:
+        raise UsageError(
+            f"`stochnorm=` of `{setup.plan}` changes batch norms, which a compiled network does not show",
+            hint="leave `--compile` out, or `stochnorm=`",
+        )
+    if experiment.norm not in (None, "train"):
+        raise UsageError(
+            f"`stochnorm=` of `{setup.plan}` needs batches' statistics, and `--norm {experiment.norm}` has running "
+            "ones alone",
+            hint="leave one of the two out",
+        )
+    stages = {stage for phase in phases if phase.stochnorm is not None for stage in phase.trains}
+    trained = network.anatomy.parameters_of(stages)
+    norms = {f"{path}.weight" for path, one in network.model.named_modules() if isinstance(one, _BatchNorm)}
+    if not norms & set(trained):
+        raise UsageError(
+            f"`stochnorm=` of `{setup.plan}` has no effect: no batch norm of `{network.anatomy.backbone}` trains",
+            hint="leave it out, or train more stages",
+        )
+
+
+def _check_shrinkage(network: Network, setup: Setup, experiment: Experiment, phases: Sequence[Phase]) -> None:
+    """Raise a `UsageError` where the features that enter the head cannot be seen, or do not change."""
+    if experiment.compile:
+        raise UsageError(
+            f"`{setup.plan}` reads the features that enter the head, which a compiled network does not show",
+            hint="leave `--compile` out, or `bss=`",
+        )
+    if not any(phase.bss is not None and set(phase.trains) - {HEAD} for phase in phases):
+        raise UsageError(
+            f"`bss=` of `{setup.plan}` changes features, and only the head trains", hint="use `partial:1` or `full`"
+        )
+    if not takes_vectors(network, setup.preprocess.crop):
+        raise UsageError(
+            f"`bss=` of `{setup.plan}` needs a head that takes one vector for each image, and that of "
+            f"`{network.anatomy.backbone}` does not",
+            hint="leave `bss=` out, or use another backbone",
         )
 
 

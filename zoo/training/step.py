@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from itertools import pairwise
 
 import torch
@@ -25,6 +26,8 @@ from zoo.training.optimizer import take_step
 from zoo.training.part_gradients import gradients_of_ranks
 from zoo.training.running_statistics import RunningStatistics
 from zoo.training.sampler import seed_step
+from zoo.training.spectral_shrinkage import spectral_penalty, watched_features
+from zoo.training.stochastic_norm import stochastic_norms
 
 # The inputs of some images of a batch, by their places in it
 Take = Callable[[slice], tuple[torch.Tensor, ...]]
@@ -34,7 +37,7 @@ class Stepper:
     """The optimiser steps of one run.
 
     The gradient of a batch computed in parts is that of the whole batch. Only batch norms that update their statistics
-    (`norm=train`) see the parts.
+    (`norm=train`) and batch spectral shrinkage (`bss`) see the parts.
 
     Attributes:
         parts: number of parts that a batch is computed in; it doubles when memory runs out.
@@ -75,6 +78,7 @@ class Stepper:
         start: Mapping[str, torch.Tensor],
         distance: FeatureDistance | None = None,
         taught: torch.Tensor | None = None,
+        head: nn.Module | None = None,
     ) -> tuple[float, int]:
         """Take one step; returns the mean loss and the number of images classified correctly.
 
@@ -84,12 +88,13 @@ class Stepper:
                 the rows of some, so that each rank makes those of its own parts.
             labels: `(N,)`.
             optimizer: its learning rates are set.
-            phase: for `mixup`, `cutmix`, `norm`, `pull`, `feature_pull` and `distill`.
+            phase: for `mixup`, `cutmix`, `bss`, `stochnorm`, `norm`, `pull`, `feature_pull` and `distill`.
             epoch: seeds the step, together with `batch`.
             batch: number of the batch in its epoch.
             start: initial values of the parameters that the phase pulls towards them, by name.
             distance: of the feature maps, for `feature_pull`.
             taught: logits of the teacher `(N, classes)`, for `distill`.
+            head: the module that takes the features, for `bss`.
 
         Raises:
             Diverged: the loss is not finite.
@@ -110,7 +115,9 @@ class Stepper:
                 mixed, targets = self._mix(inputs[0], labels, phase)
                 shown = (mixed,)
             try:
-                loss, right = self._gradients(forward, shown, targets, optimizer, parts, place, distance, phase, taught)
+                loss, right = self._gradients(
+                    forward, shown, targets, optimizer, parts, place, distance, phase, taught, head
+                )
                 break
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -173,11 +180,12 @@ class Stepper:
         distance: FeatureDistance | None,
         phase: Phase,
         taught: torch.Tensor | None,
+        head: nn.Module | None,
     ) -> tuple[float, int]:
         """Compute the gradients of the batch's mean loss; returns the loss and the number of images that are right.
 
-        The loss that is returned is that of the labels: without the penalties of `feature_pull` and `pull`, and
-        without the teacher's part.
+        The loss that is returned is that of the labels: without the penalties of `bss`, `feature_pull` and
+        `pull`, and without the teacher's part.
         """
         with without_compiler():
             optimizer.zero_grad(set_to_none=True)
@@ -191,16 +199,20 @@ class Stepper:
                 seed_step(*place, part)  # the first goes on from what mixing has drawn
             cut = cuts[part]
             some, wanted = inputs(cut) if callable(inputs) else tuple(one[cut] for one in inputs), targets[cut]
-            if distance is None:
+            with ExitStack() as watching:
+                features = None if head is None else watching.enter_context(watched_features(head))
+                if phase.stochnorm is not None:
+                    watching.enter_context(stochastic_norms(self.model, phase.stochnorm))
+                watched = None if distance is None else watching.enter_context(distance.watching())
                 logits = self._logits(forward, *some)
-                loss = total = self.loss(logits, wanted) / whole
-            else:
-                with distance.watching() as watched:
-                    logits = self._logits(forward, *some)
+                if distance is not None:
                     with torch.no_grad():
                         self._logits(distance.teacher, *some)
-                loss = self.loss(logits, wanted) / whole
-                total = loss + phase.feature_pull / len(targets) * watched.penalty(len(wanted))
+            loss = total = self.loss(logits, wanted) / whole
+            if watched is not None:
+                total = total + phase.feature_pull / len(targets) * watched.penalty(len(wanted))
+            if features is not None and phase.bss is not None:
+                total = total + phase.bss * len(wanted) / len(targets) * spectral_penalty(features[0])
             if taught is not None:
                 apart = taught_loss(logits, taught[cut], phase.distill_temperature) / len(targets)
                 total = total + phase.distill_weight * (apart - loss)

@@ -12,6 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from zoo.data.augmentation import drawing_of
 from zoo.feature_cache.loader import AugmentedViews, PrefixOutputs, Seconds, default_views
 from zoo.networks.batchnorm_folding import FoldedSteps
+from zoo.networks.head import find_head
 from zoo.networks.predictor import TorchPredictor
 from zoo.networks.tracing import SMALL_BATCH, noise
 from zoo.strategy import Phase
@@ -157,6 +158,7 @@ class PhaseSteps:
         self.validation_outputs: PrefixOutputs | None = None
         self.distance = self._distance(restored)
         self.taught = self._taught()
+        self.head = None if phase.bss is None else find_head(workspace.network)
         self._split(workspace.epochs[number])
         if fold:
             self._fold()
@@ -261,6 +263,7 @@ class PhaseSteps:
             batch=batch,
             start=self.pulled,
             distance=self.distance,
+            head=self.head,
             taught=None if self.taught is None else self.taught.rows(indices, views).to(workspace.device.place),
         )
 

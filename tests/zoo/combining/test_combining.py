@@ -251,6 +251,36 @@ def test_a_file_over_views_gives_the_mean_of_both(trained: Path, tmp_path: Path,
         export(folder, tta="flip", out=tmp_path / "a.onnx", plugins=plugins)
 
 
+@pytest.mark.parametrize(("views", "count"), [("five-crop", 5), ("ten-crop", 10)])
+def test_a_file_over_crops_gives_their_mean(
+    views: str, count: int, trained: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(trained / "r0", folder)
+    run = Run.open(folder)
+    (resized, _), (size, _) = run.preprocess.resize_size, run.preprocess.input_size
+    assert resized > size
+    file = export(run, tta=views, plugins=plugins)
+    assert file.path == folder / f"model.{views}.onnx" and file.parity.agreeing == file.parity.images
+    whole = evaluate(file.path, data=run.experiment.data, plugins=plugins)
+    parts = open_parts([run, trained / "r1"], "soup")
+    pixels = crops(find_held_out(parts, None, plugins).reported, replace(run.preprocess, crop=resized))
+    model = run.predictor("cpu", plugins)
+    last, middle = resized - size, (resized - size) // 2
+    single = []
+    for top, left in ((0, 0), (0, last), (last, 0), (last, last), (middle, middle)):
+        crop = pixels[:, top : top + size, left : left + size].copy()
+        single += [softmax(model.logits_of_pixels(one)) for one in (crop, crop[:, :, ::-1].copy())]  # type: ignore[attr-defined]
+    order = {name: row for row, name in enumerate(whole.predictions.ids)}
+    rows = [order[name] for name in run.predictions().ids]
+    expected = np.mean(single if count == 10 else single[::2], axis=0)
+    assert np.allclose(whole.predictions.probabilities[rows], expected, atol=1e-3)
+    assert all(check.passed for check in verify(file.path, data=run.experiment.data, plugins=plugins))
+    run.update(preprocess={**run.record["preprocess"], "resize": size})
+    with refused(UsageError, f"`--tta {views}`", f"{size}"):
+        export(folder, tta=views, out=tmp_path / "a.onnx", plugins=plugins)
+
+
 def test_log_mean_is_that_of_probabilities_however_large_the_logits() -> None:
     logits = [torch.tensor([[300.0, 0.0, -50.0]]), torch.tensor([[0.0, 80.0, 1.0]])]
     expected = torch.stack([torch.softmax(one.double(), 1) for one in logits]).mean(0)

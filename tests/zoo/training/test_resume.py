@@ -45,6 +45,7 @@ SETTINGS: dict[str, Any] = {
     "lora": {"strategy": "linear,solver=sgd,epochs=1+lora:2,epochs=2", "backbone": "timm/test_vit"},
     "dora": {"strategy": "dora:2", "epochs": 2, "backbone": "timm/test_vit"},
     "delta": {"strategy": "delta:0.5,pull=0.1", "epochs": 2, "accumulate": 2},
+    "drawn statistics": {"strategy": "partial:1,stochnorm=0.5,bss=0.1", "epochs": 2, "accumulate": 2},
     "truncated": {"strategy": "truncate:1+full", "epochs": 2},
     "found": {"strategy": "partial:1", "epochs": 2, "lr": "find"},
     "best of a solved head": {"strategy": "linear+full", "epochs": 2, "keep": "best"},
