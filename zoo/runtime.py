@@ -14,6 +14,8 @@ from zoo.target import lazy_attributes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from zoo.predictor import Predictor
+
 PHOTOGRAPH = (375, 500)  # height and width of the images that `--with-preprocess` sends: ImageNet's most frequent size
 
 
@@ -130,6 +132,8 @@ class Runtime:
             `"module:function"`. It is called in the main process and must not import the engine.
         load: `"module:function"` of `(Workload) -> Session`, which is called in a worker process. The function raises
             `ZooError` if the network would not run on the device that was asked for.
+        open: `(path, device) -> Predictor`: open a file as a predictor, for `zoo verify --runtime`. None: it cannot.
+        by_default: Whether `zoo bench` measures it without being asked to by `--runtime`.
     """
 
     name: str
@@ -138,6 +142,8 @@ class Runtime:
     devices: tuple[str, ...]
     available: str | Callable[[str], str | None] = field(repr=False)
     load: str = field(repr=False)
+    open: str | Callable[[Path, str], Predictor] | None = field(repr=False, default=None)
+    by_default: bool = True
 
 
 __getattr__ = lazy_attributes(

@@ -15,6 +15,7 @@ from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.row import check_returned
 from zoo.runs.run import RUN_FILE, Run
+from zoo.runtime import DeviceName, Runtime
 from zoo.target import load_target
 
 # What every predictor has, whatever its class
@@ -56,15 +57,19 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
     if Path(model).is_dir() or model == "":
         run = Run.open(model)
         return run.predictor(device, plugins), run
-    predictor = open_predictor(model, device, plugins)
-    beside = Path(model).parent / RUN_FILE
+    return open_predictor(model, device, plugins), run_of_file(Path(model))
+
+
+def run_of_file(file: Path) -> Run | None:
+    """The run in whose folder an exported file lies; None where there is none that can be read, see `open_model`."""
+    beside = file.parent / RUN_FILE
     if not beside.is_file():
-        return predictor, None
+        return None
     try:
-        return predictor, Run.open(beside.parent)
+        return Run.open(beside.parent)
     except ZooError as error:
-        warnings.warn(f"the file is opened without a run: {error.message}", ZooWarning, stacklevel=2)
-        return predictor, None
+        warnings.warn(f"the file is opened without a run: {error.message}", ZooWarning, stacklevel=3)
+        return None
 
 
 def open_predictor(model: Path | str | Run, device: str, plugins: Plugins) -> Predictor:
@@ -96,6 +101,27 @@ def open_exported(exporter: Exporter, file: Path, device: str) -> Predictor:
     """
     predictor: Predictor = load_target(exporter.open)(file, device)
     check_returned(predictor, PREDICTOR, exporter.open, f"exporter `{exporter.name}`")
+    return predictor
+
+
+def open_on_runtime(runtime: Runtime, file: Path, device: str) -> Predictor:
+    """Open an exported file by a runtime, on `auto` or one of the runtime's devices.
+
+    Raises:
+        UsageError: the runtime opens no files as predictors, or does not run on the device.
+        ZooError: it cannot be opened, or the runtime returns something other than a predictor.
+    """
+    if runtime.open is None:
+        raise UsageError(
+            f"runtime `{runtime.name}` is for `zoo bench` alone, and cannot verify files",
+            hint="leave out `--runtime` for the engine that the format is meant for",
+        )
+    kind = DeviceName.parse(device).kind
+    if kind not in ("auto", *runtime.devices):
+        raise UsageError(f"runtime `{runtime.name}` runs on {' '.join(runtime.devices)}, not on `{device}`")
+    asked = runtime.devices[0] if kind == "auto" and len(runtime.devices) == 1 else device
+    predictor: Predictor = load_target(runtime.open)(file, asked)
+    check_returned(predictor, PREDICTOR, runtime.open, f"runtime `{runtime.name}`")
     return predictor
 
 
