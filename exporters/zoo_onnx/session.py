@@ -16,7 +16,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.data.image import normalise, pixels
-from zoo.errors import ZooError, counted, quoted
+from zoo.errors import UsageError, ZooError, counted, quoted
 from zoo.predictions import softmax
 from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
@@ -226,10 +226,14 @@ def _cuda_ordinal(device: str) -> int | None:
     """The CUDA device to try; None for the CPU.
 
     Raises:
-        UsageError: unknown device name.
+        UsageError: unknown device name, or one that onnxruntime is not run on here.
         ZooError: CUDA was requested by name, but this onnxruntime or this machine does not have it.
     """
     name = DeviceName.parse(device)
+    if name.kind not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"ONNX files run on cpu cuda, not on `{device}`", hint="pass `--device auto` or `--device cpu`"
+        )
     if name.kind == "cpu":
         return None
     built, there = CUDA in ort.get_available_providers(), len(cuda_devices())

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from zoo.runtime import Runtime
+from zoo.runtime import DEVICES, Runtime
 
 RUNTIMES = (
     Runtime(
         name="torch-eager",
         summary="PyTorch in eager mode, in the faster of two memory layouts",
         accepts="run",
-        devices=("cpu", "cuda"),
+        devices=DEVICES,
         available="zoo_runtimes.availability:torch_eager",
         load="zoo_runtimes.torch:load_eager",
     ),
@@ -17,7 +17,7 @@ RUNTIMES = (
         name="torch-compiled",
         summary="PyTorch with torch.compile, compiled for each batch size",
         accepts="run",
-        devices=("cpu", "cuda"),
+        devices=DEVICES,
         available="zoo_runtimes.availability:torch_compiled",
         load="zoo_runtimes.torch:load_compiled",
     ),

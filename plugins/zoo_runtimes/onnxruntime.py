@@ -139,7 +139,7 @@ class MeasuredPart:
 
 
 def measured_part(model: onnx.ModelProto, work: Workload) -> MeasuredPart:
-    """What of a file a workload measures: with preprocessing all of it, else the network; all of a file of other making.
+    """What of a file is measured: the network, or with preprocessing all of it; all of a file that zoo did not write.
 
     Raises:
         ZooError: the file has no preprocessing, or no network that can be extracted, or not one input of numbers.

@@ -138,7 +138,7 @@ def evaluate(
         split: None: the split that the data report, `val` where there is one, else `test`; of other data than the run's
             that come without splits, all images.
         split_seed: with which the data are split; None: that of the run, else 0.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: threads that decode images; None: chosen by the number of processors.
         levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
             trained with.

@@ -43,7 +43,7 @@ def verify(
         file: The exported file.
         data: Images to compare predictions on: a folder, or `NAME:ARGUMENT` of a dataset. None: none are compared.
         split: Split of `data`. None: the one that the run reports, or the data of a final run.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         runtime: Name of a runtime that must give the same predictions, too: of the golden inputs, and of the images of
             `data`. None: the engine that the format is meant for, alone.
         plugins: Loaded plugins. None: they are loaded.

@@ -82,7 +82,7 @@ def export(
         to: Name of an exporter, such as `onnx`.
         out: The file to write. None: one beside the run's weights.
         data: The run's data, if they were moved. None: the path that the run records.
-        device: Device for the comparison: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: Device for the comparison: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         precision: `fp32`, `fp16`, `int8` or `auto`. `auto` writes every precision, measures the latency of those that
             pass, and keeps the fastest; fp32 where it is not significantly slower.
         max_drop: Accuracy that fp16 and int8 may lose, as a share of the images. None: 0.01.

@@ -54,7 +54,8 @@ def bench(
     Args:
         targets: Folders of runs, and exported files.
         runtimes: Names of runtimes. None: all that are available and measured by default.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto`: CUDA where there is a device and the runtime supports it.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`. `auto`: CUDA where there is a device and the
+            runtime supports it.
         batch_sizes: Images per call.
         threads: Threads that each subject computes with. None: the physical cores that this process may use.
         seconds: Budget of timed calls for each subject and batch size.
