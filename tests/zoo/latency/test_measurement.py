@@ -19,7 +19,7 @@ from messages import unsaid
 
 from zoo.errors import UsageError, ZooError
 from zoo.latency.interleaving import WORKER
-from zoo.latency.measurement import device_for, bench, usable_cores
+from zoo.latency.measurement import bench, device_for, usable_cores
 from zoo.latency.plot import accuracy_of, check_plot, draw
 from zoo.latency.report import LEAST_FLOOR, LatencyReport, is_slower
 from zoo.plugin import PluginCandidate, Plugins
