@@ -8,11 +8,17 @@ from __future__ import annotations
 import json
 import os
 import stat
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
+from chromium import browser, in_chromium
+from docs_pages import ROOT, blocks_of
 from messages import refused
+from PIL import Image
 from small_export import CLASSES, SmallNet, small_spec
 
 from zoo.errors import UsageError, ZooError
@@ -108,6 +114,36 @@ def test_bench_measures_it_where_it_is_named(file: Path) -> None:
     assert outcome.provider.startswith(PACKAGE) and "under node" in " ".join(outcome.notes)
     # a process of Python alone takes some 100 MiB, that of node as much again
     assert outcome.measurements[0].memory > 150 * 2**20
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *values: object) -> None:
+        pass
+
+
+@with_package
+@in_chromium
+def test_the_page_of_the_documentation_classifies_as_the_file_does(file: Path, tmp_path: Path) -> None:
+    (page,) = (one for one in blocks_of(ROOT / "docs/how-to/deploy-in-a-browser.md") if one.title == "index.html")
+    (tmp_path / "index.html").write_text(page.text.replace("runs/first/model.onnx", "model.onnx"))
+    (tmp_path / "classes.json").write_text(json.dumps(CLASSES))
+    (tmp_path / "model.onnx").write_bytes(file.read_bytes())
+    (tmp_path / "node_modules").symlink_to(find_installation().package.parent)
+    photograph = golden_photographs()["landscape"]
+    Image.fromarray(photograph).save(tmp_path / "photo.png")
+    shares = open_file(file, "cpu").session.run(["probabilities"], {"photographs": photograph[None]})[0][0]
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(tmp_path))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            with browser(tmp_path / "profile") as tab:
+                tab.open(f"http://127.0.0.1:{server.server_port}/index.html")
+                tab.wait("document.body.innerText.includes('choose a photograph')")
+                tab.choose_files("#file", tmp_path / "photo.png")
+                tab.wait("document.body.innerText.includes('%')")
+                assert tab.text().strip() == f"{CLASSES[shares.argmax()]} ({100 * shares.max():.1f} %)"
+                assert not [one for one in tab.problems if "favicon" not in one and "404" not in one]
+        finally:
+            server.shutdown()
 
 
 @with_package
