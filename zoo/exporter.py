@@ -75,11 +75,15 @@ class ExportSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check that `verify` made: its name, whether it passed, and the measured value or the reason (`detail`)."""
+    """One check that `verify` made: its name, whether it passed, and the measured value or the reason (`detail`).
+
+    One that cannot be made on this machine is `skipped`, and has not passed.
+    """
 
     name: str
     passed: bool
     detail: str
+    skipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,6 +173,9 @@ class Exporter:
             share a call of the network.
         beside: Names of further files that belong to a file, with `{name}` and `{stem}` for its name and stem.
         runtimes: Name of the runtime that files are meant for, by device (`cpu`, `cuda`).
+        executable: `() -> str | None`: why files cannot be executed on this machine, or None if they can. Files are then
+            written and not compared with their run, which is said and recorded. No function: they always can.
+        folder: Whether what it calls a file is a folder.
         devices: Devices that files can run on.
         precisions: Precisions that it can write.
         preprocessing: Where images can be preprocessed, the default first: `graph`, `outside`.
@@ -191,6 +198,8 @@ class Exporter:
     script: str | Callable[[], str] | None = field(repr=False, default=None)
     foreign: str | Callable[..., Predictor] | None = field(repr=False, default=None)
     serve: str | Callable[[Path, str, int, bool], Predictor] | None = field(repr=False, default=None)
+    executable: str | Callable[[], str | None] | None = field(repr=False, default=None)
+    folder: bool = False
     beside: tuple[str, ...] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu", "cuda")

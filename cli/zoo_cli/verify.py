@@ -62,7 +62,7 @@ def verify(
     zoo verify runs/first/model.onnx --data photos
     zoo verify model.onnx --runtime onnxruntime-web
 
-    The exit code is 0 if all checks pass, and 1 if not.
+    The exit code is 0 if all checks pass, and 1 if not, also if one cannot be made on this machine.
     """
     from zoo.exporting.verification import verify as check
     from zoo.storage.files import write_bytes
@@ -76,10 +76,14 @@ def verify(
         screen.print(f"wrote {escape(str(script))}")
     for one in checks:
         mark = "[green]ok[/green]    " if one.passed else "[bold red]failed[/bold red]"
+        if one.skipped:
+            mark = "[bold yellow]skipped[/bold yellow]"
         screen.print(f"{mark} {one.name}: {escape(one.detail)}")
     passed = all(one.passed for one in checks)
     if as_json:
-        rows = [{"name": one.name, "passed": one.passed, "detail": one.detail} for one in checks]
+        rows = [
+            {"name": one.name, "passed": one.passed, "skipped": one.skipped, "detail": one.detail} for one in checks
+        ]
         print_json({"file": file, "passed": passed, "checks": rows})
     if not passed:
         ctx.exit(1)

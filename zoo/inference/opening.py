@@ -54,10 +54,18 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
     """
     if isinstance(model, Run):
         return model.predictor(device, plugins), model
-    if Path(model).is_dir() or model == "":
+    if model == "" or is_run_folder(Path(model), plugins):
         run = Run.open(model)
         return run.predictor(device, plugins), run
     return open_predictor(model, device, plugins), run_of_file(Path(model))
+
+
+def is_run_folder(path: Path, plugins: Plugins) -> bool:
+    """Whether a path is that of a run's folder, and not of an exported file that is a folder."""
+    if not path.is_dir():
+        return False
+    of_files = {entry.value.suffix for entry in plugins.exporters if entry.value.folder}
+    return path.suffix.lower() not in of_files or (path / RUN_FILE).is_file()
 
 
 def run_of_file(file: Path) -> Run | None:
@@ -84,7 +92,7 @@ def open_predictor(model: Path | str | Run, device: str, plugins: Plugins) -> Pr
     if is_url(model):
         raise UsageError(f"`{model}` is a URL, and zoo downloads no models", hint="download it, and pass its path")
     path = Path(model)
-    if path.is_dir() or model == "":
+    if model == "" or is_run_folder(path, plugins):
         return Run.open(model).predictor(device, plugins)
     if not path.exists():
         raise UsageError(
