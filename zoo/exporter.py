@@ -173,8 +173,8 @@ class Exporter:
             share a call of the network.
         beside: Names of further files that belong to a file, with `{name}` and `{stem}` for its name and stem.
         runtimes: Name of the runtime that files are meant for, by device (`cpu`, `cuda`).
-        executable: `() -> str | None`: why files cannot be executed on this machine, or None if they can. Files are then
-            written and not compared with their run, which is said and recorded. No function: they always can.
+        executable: `() -> str | None`: why files cannot be executed on this machine, or None if they can. Such a file
+            is written and not compared with its run, which is said and recorded. No function: files always can.
         folder: Whether what it calls a file is a folder.
         devices: Devices that files can run on.
         precisions: Precisions that it can write.

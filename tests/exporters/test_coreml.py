@@ -1,4 +1,4 @@
-"""Core ML packages: written, read back, their weights compared; never said to be verified where they cannot be executed."""
+"""Core ML packages: written, read back, their weights compared; never called verified where they cannot be executed."""
 
 from __future__ import annotations
 
