@@ -1,13 +1,14 @@
 """Core ML packages: a folder with the program and its weights; our record is in the program's metadata.
 
 The program takes one normalised image, `pixels` (1, 3, h, w), and gives `logits` (1, classes); Pillow does the
-preprocessing, as in the run. Only macOS executes such files. Elsewhere what is written is read back, and its weights are
-compared with the network's: that shows that they are whole and in the file, and not that the program computes the same.
+preprocessing, as in the run. Only macOS executes such files. Elsewhere what is written is read back, and its weights
+are compared with the network's: that shows that they are whole, and not that the program computes the same.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
 import importlib
 import io
@@ -91,7 +92,10 @@ def _quiet() -> Iterator[None]:
     """Without the warnings and the progress bars of coremltools."""
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        finally:
+            gc.collect()  # it leaves temporary folders to the collector, which warns of each
 
 
 def write(spec: ExportSpec) -> None:
