@@ -15,6 +15,7 @@ import io
 import json
 import logging
 import sys
+import traceback
 import uuid
 import warnings
 from collections.abc import Iterator, Sequence
@@ -94,8 +95,11 @@ def _quiet() -> Iterator[None]:
         warnings.simplefilter("ignore")
         try:
             yield
+        except Exception as error:
+            traceback.clear_frames(error.__traceback__)  # they hold temporary folders
+            raise
         finally:
-            gc.collect()  # it leaves temporary folders to the collector, which warns of each
+            gc.collect()  # coremltools leaves temporary folders to the collector, which warns of each
 
 
 def write(spec: ExportSpec) -> None:
