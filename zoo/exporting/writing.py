@@ -126,6 +126,12 @@ def export(
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
     _check_device(exporter, device)
+    reason = _why_not_executable(exporter)
+    if reason is not None and precision != "fp32":
+        raise ZooError(
+            f"`--precision {precision}` is kept only if the file passes a comparison with the run: {reason}",
+            hint="pass `--precision fp32`",
+        )
     if data == "":
         raise UsageError("`--data` is empty", hint="leave it out for the run's own")
     preprocessing = preprocessing or exporter.preprocessing[0]
@@ -212,8 +218,7 @@ def export(
         progress.stop()
     assert best.size is not None
     tried = (*candidates, *refused) if precision == "auto" else ()
-    reason = "" if best.parity is not None else _why_not_executable(exporter) or ""
-    return Exported(path=target, size=best.size, comparison=best.parity, not_compared=reason, candidates=tried)
+    return Exported(path=target, size=best.size, comparison=best.parity, not_compared=reason or "", candidates=tried)
 
 
 def _why_not_executable(exporter: Exporter) -> str | None:
