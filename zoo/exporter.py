@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
+    from zoo.exporting.golden import Golden
     from zoo.predictor import Predictor
     from zoo.unknown import UnknownScore
 
@@ -74,11 +75,15 @@ class ExportSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One check that `verify` made: its name, whether it passed, and the measured value or the reason (`detail`)."""
+    """One check that `verify` made: its name, whether it passed, and the measured value or the reason (`detail`).
+
+    One that cannot be made on this machine is `skipped`, and has not passed.
+    """
 
     name: str
     passed: bool
     detail: str
+    skipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +160,8 @@ class Exporter:
         write: `(spec)`: write `spec.file`, and beside it the other files of the format. The folder holds nothing else.
         open: `(path, device) -> Predictor`: open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
         verify: `(path, device) -> list[Check]`: check a file by itself: its integrity and its golden inputs.
+        golden: `(path) -> Golden`: the golden logits that a file records, by which `zoo verify --runtime` checks it on
+            other engines. None: it cannot.
         annotate: `(path, parity)`: store in a file how much it differs from its run.
         refer: `(path, reference)`: store in a file how its predictions and the images look on the images that its run
             was scored on; see `zoo.exporting.reference`.
@@ -169,6 +176,9 @@ class Exporter:
             share a call of the network.
         beside: Names of further files that belong to a file, with `{name}` and `{stem}` for its name and stem.
         runtimes: Name of the runtime that files are meant for, by device (`cpu`, `cuda`).
+        executable: `() -> str | None`: why files cannot be executed on this machine, or None if they can. Such a file
+            is written and not compared with its run, which is said and recorded. No function: files always can.
+        folder: Whether what it calls a file is a folder.
         devices: Devices that files can run on.
         precisions: Precisions that it can write.
         preprocessing: Where images can be preprocessed, the default first: `graph`, `outside`.
@@ -183,6 +193,7 @@ class Exporter:
     write: str | Callable[[ExportSpec], None] = field(repr=False)
     open: str | Callable[[Path, str], Predictor] = field(repr=False)
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
+    golden: str | Callable[[Path], Golden] | None = field(repr=False, default=None)
     annotate: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
     refer: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
     stages: str | Callable[..., tuple[StageDifference, ...]] | None = field(repr=False, default=None)
@@ -190,6 +201,8 @@ class Exporter:
     script: str | Callable[[], str] | None = field(repr=False, default=None)
     foreign: str | Callable[..., Predictor] | None = field(repr=False, default=None)
     serve: str | Callable[[Path, str, int, bool], Predictor] | None = field(repr=False, default=None)
+    executable: str | Callable[[], str | None] | None = field(repr=False, default=None)
+    folder: bool = False
     beside: tuple[str, ...] = ()
     runtimes: Mapping[str, str] = field(default_factory=dict)
     devices: tuple[str, ...] = ("cpu", "cuda")

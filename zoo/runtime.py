@@ -14,19 +14,24 @@ from zoo.target import lazy_attributes
 if TYPE_CHECKING:
     import numpy.typing as npt
 
+    from zoo.predictor import Predictor
+
+DEVICES = ("cpu", "cuda", "rocm", "xpu", "mps")
+NUMBERED = ("cuda", "rocm", "xpu")  # kinds of which a machine may have several
+
 PHOTOGRAPH = (375, 500)  # height and width of the images that `--with-preprocess` sends: ImageNet's most frequent size
 
 
 @dataclass(frozen=True)
 class DeviceName:
-    """The device that a user asks for: `auto`, `cpu`, `cuda` or `cuda:N`.
+    """The device that a user asks for: `auto`, `cpu`, `cuda`, `rocm`, `xpu` or `mps`; some with a number, as `cuda:1`.
 
     Attributes:
         kind: The text before the colon.
         ordinal: The number in `cuda:N`. None: no number was given.
     """
 
-    kind: Literal["auto", "cpu", "cuda"]
+    kind: Literal["auto", "cpu", "cuda", "rocm", "xpu", "mps"]
     ordinal: int | None = None
 
     @classmethod
@@ -34,16 +39,17 @@ class DeviceName:
         """Read the text of `--device`.
 
         Raises:
-            UsageError: it has none of the four forms.
+            UsageError: it has none of these forms.
         """
-        found = re.fullmatch(r"(auto|cpu|cuda)(?::(\d+))?", text)
-        if found is None or (found[2] and found[1] != "cuda"):
-            raise UsageError(f"unknown device `{text}`", hint="known are auto cpu cuda cuda:N")
+        found = re.fullmatch(r"(auto|cpu|cuda|rocm|xpu|mps)(?::(\d+))?", text)
+        if found is None or (found[2] and found[1] not in NUMBERED):
+            names = " ".join(("auto", *DEVICES, *(f"{kind}:N" for kind in NUMBERED)))
+            raise UsageError(f"unknown device `{text}`", hint=f"known are {names}")
         return cls(found[1], int(found[2]) if found[2] else None)  # type: ignore[arg-type]  # the pattern says so
 
     @property
     def index(self) -> int:
-        """Number of the CUDA device: N for `cuda:N`, else 0."""
+        """Number of the device among those of its kind: N for `cuda:N`, else 0."""
         return self.ordinal or 0
 
     def __str__(self) -> str:
@@ -56,7 +62,7 @@ class Workload:
 
     Attributes:
         target: A run's folder or an exported file.
-        device: `cpu`, `cuda` or `cuda:N`.
+        device: One of `DEVICES`, or `cuda:N`.
         threads: Threads that one call may use.
         with_preprocess: False: the input is normalised pixels, the output logits. True: the input is images, the output
             probabilities.
@@ -71,7 +77,7 @@ class Workload:
 
     @property
     def ordinal(self) -> int:
-        """Number of the CUDA device, as in `DeviceName.index`."""
+        """Number of the device, as in `DeviceName.index`."""
         return DeviceName.parse(self.device).index
 
 
@@ -137,11 +143,13 @@ class Runtime:
         name: What `zoo bench --runtime` takes.
         summary: One line for `zoo list runtimes`.
         accepts: What it can load: `run`, or the name of an exporter.
-        devices: Devices that it can run on: `cpu`, `cuda`.
+        devices: Devices that it can run on, of `DEVICES`.
         available: `(device) -> str | None`: why it cannot run here, or None if it can. A callable or
             `"module:function"`. It is called in the main process and must not import the engine.
         load: `"module:function"` of `(Workload) -> Session`, which is called in a worker process. The function raises
             `ZooError` if the network would not run on the device that was asked for.
+        open: `(path, device) -> Predictor`: open a file as a predictor, for `zoo verify --runtime`. None: it cannot.
+        by_default: Whether `zoo bench` measures it without being asked to by `--runtime`.
     """
 
     name: str
@@ -150,6 +158,8 @@ class Runtime:
     devices: tuple[str, ...]
     available: str | Callable[[str], str | None] = field(repr=False)
     load: str = field(repr=False)
+    open: str | Callable[[Path, str], Predictor] | None = field(repr=False, default=None)
+    by_default: bool = True
 
 
 __getattr__ = lazy_attributes(

@@ -109,17 +109,20 @@ def export(
     )
     if done.candidates:
         screen.print(_table(done.candidates, done.parity.precision))
-    screen.print(f"{done.parity}  [dim]{done.size / 1e6:.1f} MB[/dim]")
-    for flip in done.parity.flips:
+    compared = done.comparison
+    said = f"not compared: {escape(done.not_compared)}" if compared is None else str(compared)
+    screen.print(f"{said}  [dim]{done.size / 1e6:.1f} MB[/dim]")
+    for flip in () if compared is None else compared.flips:
         screen.print(f"[dim]{escape(str(flip))}[/dim]")
-    for stage in done.parity.stages:
+    for stage in () if compared is None else compared.stages:
         screen.print(f"[dim]{stage}[/dim]")
     if as_json:
         print_json(
             {
                 "file": str(done.path),
                 "bytes": done.size,
-                "parity": done.parity.to_json(),
+                "compared": compared is not None,
+                "parity": None if compared is None else compared.to_json(),
                 "candidates": [one.to_json() for one in done.candidates],
             }
         )

@@ -25,8 +25,8 @@ device_option = click.option(
     "--device",
     default="auto",
     show_default=True,
-    metavar="auto|cpu|cuda|cuda:N",
-    help="Device to compute on; `auto` takes CUDA if it can be used, else the CPU.",
+    metavar="auto|cpu|cuda|rocm|xpu|mps",
+    help="Device to compute on, also numbered as cuda:1; `auto` takes CUDA or ROCm if it can be used, else the CPU.",
 )
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
 force_option = click.option("--force", is_flag=True, help="Overwrite existing output.")

@@ -154,7 +154,7 @@ _METAVARS = {
     "levels": "LOW HIGH",
     "group": "COLUMN|REGEX",
     "folds": "K",
-    "device": "auto|cpu|cuda|cuda:N",
+    "device": "auto|cpu|cuda|rocm|xpu|mps",
     "exclude": "CSV",
     "unknown_rate": "RATE",
     "time_budget": "TIME",

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     help="Split of --data to compare on.  [default: the split that the run reports]",
 )
 @click.option(
+    "--runtime",
+    metavar="NAME",
+    help="Also check the predictions of this runtime, such as onnxruntime-web; see `zoo list runtimes`.",
+)
+@click.option(
     "--script",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write a Python program to this file, which checks such files with onnxruntime and numpy alone.",
@@ -39,6 +44,7 @@ def verify(
     file: str,
     data: str | None,
     split: str | None,
+    runtime: str | None,
     script: Path | None,
     device: str,
     force: bool,
@@ -48,13 +54,15 @@ def verify(
 
     Use it wherever the file is deployed; torch and the run are not needed. It compares digests, and the predictions
     for generated test images (golden inputs) with those recorded in the file. With --data it also classifies every
-    photograph of a split and compares the labels with those of the run, in whose folder the file must lie.
+    photograph of a split and compares the labels with those of the run, in whose folder the file must lie. With
+    --runtime another engine must predict the same.
 
     \b
     zoo verify model.onnx
     zoo verify runs/first/model.onnx --data photos
+    zoo verify model.onnx --runtime onnxruntime-web
 
-    The exit code is 0 if all checks pass, and 1 if not.
+    The exit code is 0 if all checks pass, and 1 if not, also if one cannot be made on this machine.
     """
     from zoo.exporting.verification import verify as check
     from zoo.storage.files import write_bytes
@@ -62,16 +70,20 @@ def verify(
 
     screen = console()
     program = _program(script, Path(file), force, plugins(ctx)) if script is not None else None
-    checks = check(file, data=data, split=split, device=device, plugins=plugins(ctx))
+    checks = check(file, data=data, split=split, device=device, runtime=runtime, plugins=plugins(ctx))
     if script is not None and program is not None:
         write_bytes(script, program)
         screen.print(f"wrote {escape(str(script))}")
     for one in checks:
         mark = "[green]ok[/green]    " if one.passed else "[bold red]failed[/bold red]"
+        if one.skipped:
+            mark = "[bold yellow]skipped[/bold yellow]"
         screen.print(f"{mark} {one.name}: {escape(one.detail)}")
     passed = all(one.passed for one in checks)
     if as_json:
-        rows = [{"name": one.name, "passed": one.passed, "detail": one.detail} for one in checks]
+        rows = [
+            {"name": one.name, "passed": one.passed, "skipped": one.skipped, "detail": one.detail} for one in checks
+        ]
         print_json({"file": file, "passed": passed, "checks": rows})
     if not passed:
         ctx.exit(1)

@@ -27,6 +27,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             write="zoo_onnx.write:write",
             open="zoo_onnx.session:open_file",
             verify="zoo_onnx.verify:verify",
+            golden="zoo_onnx.verify:golden",
             annotate="zoo_onnx.write:annotate",
             refer="zoo_onnx.write:refer",
             stages="zoo_onnx.stages:stages",

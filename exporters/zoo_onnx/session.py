@@ -6,17 +6,17 @@ import contextlib
 import io
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime as ort
 
 from zoo.data.image import normalise, pixels
-from zoo.errors import ZooError, counted, quoted
+from zoo.errors import UsageError, ZooError, counted, quoted
 from zoo.predictions import softmax
 from zoo.predictor import Answers
 from zoo.preprocess import Preprocess
@@ -40,6 +40,16 @@ LARGE_INPUT = 2_000_000
 Pixels = npt.NDArray[np.uint8]
 
 
+class Graph(Protocol):
+    """What a predictor asks of a session: `onnxruntime.InferenceSession`, or another engine for ONNX files."""
+
+    def run(self, outputs: list[str], feed: dict[str, npt.NDArray[Any]], options: Any = None, /) -> Any: ...
+
+    def get_providers(self) -> Any: ...
+
+    def get_provider_options(self) -> Any: ...
+
+
 @dataclass(frozen=True)
 class OnnxPredictor:
     """A `zoo.predictor.Predictor`: the graph of the file computes everything from decoded photographs to logits.
@@ -47,7 +57,7 @@ class OnnxPredictor:
     If the file was exported without preprocessing, Pillow does the preprocessing, as in the run.
     """
 
-    session: ort.InferenceSession
+    session: Graph
     classes: tuple[str, ...]
     preprocess: Preprocess
     inside: bool = True  # whether the graph includes the preprocessing
@@ -153,13 +163,22 @@ def open_file(path: Path, device: str, threads: int | None = None) -> OnnxPredic
         raise ZooError(f"`{path}` cannot be read: {error.strerror}", hint="check its path and permissions") from error
     # Opened by its path, so that onnxruntime finds weights in a file beside it
     session = open_session(str(path), device, path, threads)
-    metadata: dict[str, str] = session.get_modelmeta().custom_metadata_map
+    outputs = [output.name for output in session.get_outputs()]
+    return predictor_of(session, session.get_modelmeta().custom_metadata_map, outputs, path)
+
+
+def predictor_of(session: Graph, metadata: Mapping[str, str], outputs: Collection[str], path: Path) -> OnnxPredictor:
+    """A predictor of a file that an engine has opened, from the file's metadata and the names of its outputs.
+
+    Raises:
+        ZooError: the file is damaged, not written by zoo or too new.
+    """
     meta.check_readable(metadata, path)
     classes = meta.decode(metadata, meta.KEY_CLASSES, path)
     preprocess = meta.decode(metadata, meta.KEY_PREPROCESS, path)
     inside = metadata.get(meta.KEY_PREPROCESSING, "graph") == "graph"
     unknown = meta.decode(metadata, meta.KEY_UNKNOWN, path) if meta.KEY_UNKNOWN in metadata else None
-    if (unknown is not None) != (UNKNOWN in {output.name for output in session.get_outputs()}):
+    if (unknown is not None) != (UNKNOWN in outputs):
         raise ZooError(
             f"`{path}` is damaged: it has the output `{UNKNOWN}` or `{meta.KEY_UNKNOWN}`, and not both",
             hint="export the run again",
@@ -207,10 +226,14 @@ def _cuda_ordinal(device: str) -> int | None:
     """The CUDA device to try; None for the CPU.
 
     Raises:
-        UsageError: unknown device name.
+        UsageError: unknown device name, or one that onnxruntime is not run on here.
         ZooError: CUDA was requested by name, but this onnxruntime or this machine does not have it.
     """
     name = DeviceName.parse(device)
+    if name.kind not in ("auto", "cpu", "cuda"):
+        raise UsageError(
+            f"ONNX files run on cpu cuda, not on `{device}`", hint="pass `--device auto` or `--device cpu`"
+        )
     if name.kind == "cpu":
         return None
     built, there = CUDA in ort.get_available_providers(), len(cuda_devices())

@@ -91,6 +91,23 @@ def verify(path: Path, device: str) -> list[Check]:
         return [*checks, Check(name="golden inputs", passed=False, detail=f"the graph does not run: {said}")]
 
 
+def golden(path: Path) -> Golden:
+    """The golden logits that a file records.
+
+    Raises:
+        ZooError: the file cannot be read, was not written by zoo or is too new.
+    """
+    try:
+        metadata = meta.read(onnx.load(str(path), load_external_data=False))
+    except Exception as error:  # OSError, or one of protobuf's two classes DecodeError
+        raise _no_onnx(path) from error
+    meta.check_readable(metadata, path)
+    try:
+        return Golden.from_json(meta.decode(metadata, meta.KEY_GOLDEN, path))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ZooError(f"`{path}` is damaged: its metadata cannot be read", hint="export the run again") from error
+
+
 def _no_onnx(path: Path) -> ZooError:
     return ZooError(f"`{path}` is not an ONNX file, or is truncated", hint="copy it again, or export the run again")
 

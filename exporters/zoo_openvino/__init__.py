@@ -22,6 +22,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             write="zoo_openvino.model:write",
             open="zoo_openvino.model:open_file",
             verify="zoo_openvino.model:verify",
+            golden="zoo_openvino.model:golden",
             annotate="zoo_openvino.model:annotate",
             beside=("{stem}.bin",),
             runtimes={"cpu": "openvino-ir"},

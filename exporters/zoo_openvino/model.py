@@ -202,11 +202,23 @@ def verify(path: Path, device: str) -> list[Check]:
         for name, same, what in found
     ]
     predictor = open_file(path, device)
+    return [*checks, check_golden(_golden_of(record, path), predictor.classes, predictor.logits)]
+
+
+def golden(path: Path) -> Golden:
+    """The golden logits that a file records.
+
+    Raises:
+        ZooError: as `read_file`.
+    """
+    return _golden_of(read_file(path)[1], path)
+
+
+def _golden_of(record: dict[str, Any], path: Path) -> Golden:
     try:
-        golden = Golden.from_json(record["golden"])
+        return Golden.from_json(record["golden"])
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise _damaged(path) from error
-    return [*checks, check_golden(golden, predictor.classes, predictor.logits)]
 
 
 def _digest(content: bytes) -> str:

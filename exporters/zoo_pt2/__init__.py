@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 @hookimpl
 def register_exporters(register: Register[Exporter]) -> None:
     from zoo.exporter import Exporter  # not at the top: most commands need no exporter
+    from zoo.runtime import DEVICES
 
     register(
         Exporter(
@@ -21,6 +22,7 @@ def register_exporters(register: Register[Exporter]) -> None:
             suffix=".pt2",
             write="zoo_pt2.archive:write",
             open="zoo_pt2.archive:open_file",
+            devices=DEVICES,
             preprocessing=("outside",),
             verify="zoo_pt2.archive:verify",
         )

@@ -1,4 +1,4 @@
-"""The built-in runtimes: torch, onnxruntime and OpenVINO. Imports none of them."""
+"""The built-in runtimes: torch, onnxruntime, OpenVINO and onnxruntime-web. Imports none of them."""
 
 from __future__ import annotations
 

@@ -12,7 +12,9 @@ import shutil
 import sys
 from pathlib import Path
 
+from zoo.errors import ZooError
 from zoo.system.cuda import cuda_devices
+from zoo_runtimes.node_package import find_installation
 
 # The name of TensorRT's library that onnxruntime 1.22 and later load
 _TENSORRT = ("nvinfer_10.dll",) if sys.platform == "win32" else ("libnvinfer.so.10",)
@@ -61,6 +63,14 @@ def onnxruntime_tensorrt(device: str) -> str | None:
 
 def openvino(device: str) -> str | None:
     return None if importlib.util.find_spec("openvino") else "OpenVINO is not installed (extra `openvino`)"
+
+
+def onnxruntime_web(device: str) -> str | None:
+    try:
+        find_installation()
+    except ZooError as error:
+        return f"{error.message}: {error.hint}"
+    return None
 
 
 def _cuda_missing(device: str) -> str | None:

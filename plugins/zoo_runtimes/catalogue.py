@@ -1,15 +1,15 @@
-"""The catalogue of built-in runtimes: torch, onnxruntime and OpenVINO. Imports none of them."""
+"""The catalogue of built-in runtimes: torch, onnxruntime, OpenVINO and onnxruntime-web. Imports none of them."""
 
 from __future__ import annotations
 
-from zoo.runtime import Runtime
+from zoo.runtime import DEVICES, Runtime
 
 RUNTIMES = (
     Runtime(
         name="torch-eager",
         summary="PyTorch in eager mode, in the faster of two memory layouts",
         accepts="run",
-        devices=("cpu", "cuda"),
+        devices=DEVICES,
         available="zoo_runtimes.availability:torch_eager",
         load="zoo_runtimes.torch:load_eager",
     ),
@@ -17,7 +17,7 @@ RUNTIMES = (
         name="torch-compiled",
         summary="PyTorch with torch.compile, compiled for each batch size",
         accepts="run",
-        devices=("cpu", "cuda"),
+        devices=DEVICES,
         available="zoo_runtimes.availability:torch_compiled",
         load="zoo_runtimes.torch:load_compiled",
     ),
@@ -28,6 +28,7 @@ RUNTIMES = (
         devices=("cpu",),
         available="zoo_runtimes.availability:onnxruntime_cpu",
         load="zoo_runtimes.onnxruntime:load_cpu",
+        open="zoo_onnx.session:open_file",
     ),
     Runtime(
         name="onnxruntime-cuda",
@@ -36,6 +37,7 @@ RUNTIMES = (
         devices=("cuda",),
         available="zoo_runtimes.availability:onnxruntime_cuda",
         load="zoo_runtimes.onnxruntime:load_cuda",
+        open="zoo_onnx.session:open_file",
     ),
     Runtime(
         name="onnxruntime-tensorrt",
@@ -46,12 +48,23 @@ RUNTIMES = (
         load="zoo_runtimes.onnxruntime:load_tensorrt",
     ),
     Runtime(
+        name="onnxruntime-web",
+        summary="onnxruntime in WebAssembly, as in a browser, under node (`npm install onnxruntime-web`)",
+        accepts="onnx",
+        devices=("cpu",),
+        available="zoo_runtimes.availability:onnxruntime_web",
+        load="zoo_runtimes.onnxruntime_web:load_web",
+        open="zoo_runtimes.onnxruntime_web:open_web",
+        by_default=False,
+    ),
+    Runtime(
         name="openvino",
         summary="OpenVINO on the CPU, for the network of an ONNX file (extra `openvino`)",
         accepts="onnx",
         devices=("cpu",),
         available="zoo_runtimes.availability:openvino",
         load="zoo_runtimes.openvino:load_onnx",
+        open="zoo_runtimes.openvino:open_onnx",
     ),
     Runtime(
         name="openvino-ir",
@@ -60,5 +73,6 @@ RUNTIMES = (
         devices=("cpu",),
         available="zoo_runtimes.availability:openvino",
         load="zoo_runtimes.openvino:load_ir",
+        open="zoo_openvino.model:open_file",
     ),
 )

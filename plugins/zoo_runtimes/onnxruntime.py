@@ -6,6 +6,7 @@ import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,54 @@ def cut_network(model: onnx.ModelProto, preprocess: Preprocess) -> onnx.ModelPro
     return onnx.utils.Extractor(model).extract_model([PIXELS], [LOGITS])
 
 
+@dataclass(frozen=True, kw_only=True)
+class MeasuredPart:
+    """What of a file is measured.
+
+    Attributes:
+        model: The whole file, or the network extracted from it.
+        whole: Whether it is the whole file.
+        name: Name of its input.
+        input: The array that it takes.
+        outputs: The outputs that are computed. Empty: all.
+        notes: What a reader of the figures must know.
+    """
+
+    model: onnx.ModelProto
+    whole: bool
+    name: str
+    input: Input
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def measured_part(model: onnx.ModelProto, work: Workload) -> MeasuredPart:
+    """What of a file is measured: the network, or with preprocessing all of it; all of a file that zoo did not write.
+
+    Raises:
+        ZooError: the file has no preprocessing, or no network that can be extracted, or not one input of numbers.
+    """
+    preprocess = preprocess_of(model)
+    outputs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    if preprocess is None and work.with_preprocess:
+        raise ZooError(
+            "the file was not written by zoo, so it has no preprocessing", hint="leave out `--with-preprocess`"
+        )
+    if preprocess is None:
+        notes = ("not written by zoo: the whole file is measured, from its input to all its outputs",)
+    elif work.with_preprocess:
+        if PIXELS in {value.name for value in model.graph.input}:
+            raise ZooError("the file was exported without preprocessing", hint="leave out `--with-preprocess`")
+        outputs = ("probabilities",)
+    else:
+        model = cut_network(model, preprocess)
+    size = (PHOTOGRAPH[0], PHOTOGRAPH[1]) if work.with_preprocess and preprocess else (SIDE, SIDE)
+    name, taken = _first_input(model, size)
+    whole = preprocess is None or work.with_preprocess
+    return MeasuredPart(model=model, whole=whole, name=name, input=taken, outputs=outputs, notes=notes)
+
+
 class OrtSession:
     """A file, or the network extracted from it, on one provider."""
 
@@ -123,26 +172,12 @@ class OrtSession:
         self._work = work
         self._asked = provider
         self._notes: list[str] = []
-        model = read_model(work.target)
-        preprocess = preprocess_of(model)
-        self._outputs: list[str] | None = None
-        if preprocess is None and work.with_preprocess:
-            raise ZooError(
-                "the file was not written by zoo, so it has no preprocessing", hint="leave out `--with-preprocess`"
-            )
-        if preprocess is None:
-            self._notes.append("not written by zoo: the whole file is measured, from its input to all its outputs")
-        elif work.with_preprocess:
-            if PIXELS in {value.name for value in model.graph.input}:
-                raise ZooError("the file was exported without preprocessing", hint="leave out `--with-preprocess`")
-            self._outputs = ["probabilities"]
-        else:
-            model = cut_network(model, preprocess)
-        size = (PHOTOGRAPH[0], PHOTOGRAPH[1]) if work.with_preprocess and preprocess else (SIDE, SIDE)
-        self._name, self._input = _first_input(model, size)
+        part = measured_part(read_model(work.target), work)
+        self._notes.extend(part.notes)
+        self._name, self._input = part.name, part.input
+        self._outputs = list(part.outputs) if part.outputs else None
         # External data are looked up beside the file, so such a model must be opened by its path
-        whole = preprocess is None or work.with_preprocess
-        self._session = _open(str(work.target) if whole else model.SerializeToString(), work, provider)
+        self._session = _open(str(work.target) if part.whole else part.model.SerializeToString(), work, provider)
         if self._outputs is None:
             self._outputs = [output.name for output in self._session.get_outputs()]
         self._assigned = _assignment(self._session)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import numpy.typing as npt
 import onnx
 
 from zoo.data.image import normalise, pixels
-from zoo.errors import ZooError, quoted
+from zoo.errors import UsageError, ZooError, quoted
 from zoo.predictions import softmax
 from zoo.preprocess import Preprocess
-from zoo.runtime import PHOTOGRAPH, Input, Workload
-from zoo_openvino.model import compile_network, openvino, read_file
+from zoo.runtime import PHOTOGRAPH, DeviceName, Input, Workload, asked_threads
+from zoo_onnx import metadata as meta
+from zoo_openvino.model import OpenvinoPredictor, compile_network, openvino, read_file
 from zoo_runtimes.onnxruntime import cut_network, preprocess_of, read_model
 
 
@@ -24,16 +26,44 @@ def load_onnx(work: Workload) -> OpenvinoSession:
     Raises:
         ZooError: the file was not written by zoo, or OpenVINO cannot load it.
     """
-    model = read_model(work.target)
+    return OpenvinoSession(*_network_of(read_model(work.target)), work)
+
+
+def open_onnx(path: Path, device: str) -> OpenvinoPredictor:
+    """Open the network of an ONNX file as a predictor, on `auto` or `cpu`. Pillow does the preprocessing.
+
+    Raises:
+        UsageError: another device.
+        ZooError: the file was not written by zoo or is damaged, or OpenVINO is absent or cannot load it.
+    """
+    if DeviceName.parse(device).kind not in ("auto", "cpu"):
+        raise UsageError(f"OpenVINO runs on the CPU here, not on `{device}`", hint="pass `--device cpu`")
+    model = read_model(path)
+    network, preprocess = _network_of(model)
+    metadata = meta.read(model)
+    if meta.KEY_UNKNOWN in metadata:
+        raise ZooError(
+            f"`{path}` scores unknown images, and OpenVINO runs the network alone",
+            hint="pass `--runtime onnxruntime-cpu`",
+        )
+    classes = tuple(map(str, meta.decode(metadata, meta.KEY_CLASSES, path)))
+    return OpenvinoPredictor(compile_network(network, asked_threads()), classes, preprocess)
+
+
+def _network_of(model: onnx.ModelProto) -> tuple[Any, Preprocess]:
+    """The network of an ONNX file, as OpenVINO reads it, and the preprocessing before it.
+
+    Raises:
+        ZooError: the file was not written by zoo, or OpenVINO is absent or cannot load it.
+    """
     preprocess = preprocess_of(model)
     if preprocess is None:
-        raise ZooError("the file was not written by zoo; OpenVINO measures only the network of files that were")
+        raise ZooError("the file was not written by zoo; OpenVINO runs only the network of files that were")
     network: onnx.ModelProto = cut_network(model, preprocess)
     try:
-        found = openvino().Core().read_model(network.SerializeToString(), b"")
+        return openvino().Core().read_model(network.SerializeToString(), b""), preprocess
     except RuntimeError as error:
         raise ZooError(f"OpenVINO cannot load the network: {quoted(error)}") from error
-    return OpenvinoSession(found, preprocess, work)
 
 
 def load_ir(work: Workload) -> OpenvinoSession:

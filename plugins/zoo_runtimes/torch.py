@@ -15,7 +15,8 @@ from torch import nn
 from zoo.data.image import normalise, pixels
 from zoo.errors import counted
 from zoo.preprocess import Preprocess
-from zoo.runtime import PHOTOGRAPH, Input, Workload
+from zoo.runtime import PHOTOGRAPH, DeviceName, Input, Workload
+from zoo.system.accelerator import find_accelerator, name_of, synchronise
 from zoo.system.cpu_memory import keep_freed_memory
 
 LAYOUTS = (torch.contiguous_format, torch.channels_last)
@@ -57,7 +58,8 @@ class TorchSession:
 
     def __init__(self, model: nn.Module, preprocess: Preprocess, work: Workload, *, compiled: bool = False) -> None:
         torch.set_num_threads(work.threads)
-        self._device = torch.device(work.device)
+        asked = DeviceName.parse(work.device)
+        self._device = torch.device("cpu") if asked.kind == "cpu" else find_accelerator(asked)
         if self._device.type == "cpu":
             keep_freed_memory()  # as `zoo predict` does
         if self._device.type == "cuda":
@@ -82,7 +84,7 @@ class TorchSession:
         """The device that holds the parameters."""
         parameter = next(self._model.parameters(), None)
         device = self._device if parameter is None else parameter.device
-        name = f" ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else ""
+        name = f" ({name_of(device)})" if device.type != "cpu" else ""
         return f"torch {torch.__version__} {device}{name}"
 
     @property
@@ -111,7 +113,7 @@ class TorchSession:
         """The function to be timed: from the batch as given to the result, in one memory layout."""
         if self._work.with_preprocess:
             return lambda: self._photographs(batch, layout)
-        if self._device.type == "cuda":
+        if self._device.type != "cpu":
             resident = torch.from_numpy(batch).to(self._device)
             return lambda: self._resident(resident, layout)
         return lambda: self._network(torch.from_numpy(batch), layout).numpy()
@@ -126,7 +128,7 @@ class TorchSession:
 
     def _resident(self, images: torch.Tensor, layout: torch.memory_format) -> torch.Tensor:
         logits = self._network(images, layout)
-        torch.cuda.synchronize(self._device)
+        synchronise(self._device)
         return logits
 
     def _photographs(self, photographs: npt.NDArray[np.uint8], layout: torch.memory_format) -> npt.NDArray[Any]:

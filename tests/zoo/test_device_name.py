@@ -14,7 +14,15 @@ from zoo_onnx.session import open_session
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "index"), [("auto", "auto", 0), ("cpu", "cpu", 0), ("cuda", "cuda", 0), ("cuda:12", "cuda", 12)]
+    ("text", "kind", "index"),
+    [
+        ("auto", "auto", 0),
+        ("cpu", "cpu", 0),
+        ("cuda", "cuda", 0),
+        ("cuda:12", "cuda", 12),
+        ("xpu:1", "xpu", 1),
+        ("mps", "mps", 0),
+    ],
 )
 def test_names_are_read_and_written(text: str, kind: str, index: int) -> None:
     name = DeviceName.parse(text)
@@ -23,7 +31,7 @@ def test_names_are_read_and_written(text: str, kind: str, index: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:1.5", "cpu:0", "auto:1", " cpu", "cuda:1 "]
+    "text", ["", "gpu", "CUDA", "cuda:", "cuda:-1", "cuda:1.5", "cpu:0", "auto:1", " cpu", "cuda:1 ", "mps:0", "xpu:"]
 )
 def test_invalid_device_names_raise_the_same_error(text: str) -> None:
     for ask in (

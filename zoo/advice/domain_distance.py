@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
+from zoo.system.accelerator import to_double
 
 # Bounds of the distance: symmetric divergences in nats, the mean over channels and stages. Measured with
 # EfficientNet-Lite 0, 1 and 2: ants and bees, which are in ImageNet too, are at 0.07 to 0.09; hands in front of a plain
@@ -42,7 +43,7 @@ class NormRecorder:
 
     def _hook(self, name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-            value = inputs[0].detach().double()
+            value = to_double(inputs[0].detach())
             axes = [axis for axis in range(value.ndim) if axis != 1]
             found = [value.sum(axes), (value**2).sum(axes)]
             before = self.sums.get(name)
@@ -64,7 +65,10 @@ class NormRecorder:
             variance = (second / self.counts[name] - mean**2).clamp_min(0)
             assert layer.running_mean is not None and layer.running_var is not None
             found[name] = divergence(
-                mean + 0.0, variance + layer.eps, layer.running_mean.double(), layer.running_var.double() + layer.eps
+                mean + 0.0,
+                variance + layer.eps,
+                to_double(layer.running_mean),
+                to_double(layer.running_var) + layer.eps,
             )
         return found
 

@@ -150,7 +150,7 @@ def advise(
         studies: Folder of past studies, for the track record.
         weights: Weights of the backbones: `default`, `none`, a published tag, or a file.
         split_seed: Seed of the split, where the data have none of their own.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         image_size: Size of the networks' input, as of an `Experiment`. None: the study's, or each backbone's own.
         fit: How an image becomes that size, as of an `Experiment`. None: the study's, or each backbone's own.
         fill: The colour of `pad`, as of an `Experiment`. None: the study's, or the mean colour.

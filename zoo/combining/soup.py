@@ -69,7 +69,7 @@ def soup(
         out: The folder of the new run. None: a new one below `runs/`.
         force: Replace the run in `out`.
         data: The data, if they were moved. None: the path that the first run records.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.
 

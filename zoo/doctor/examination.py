@@ -112,7 +112,7 @@ def examine(
         group: What images of one group share: a column of a table, or a pattern of paths; see
             `zoo.data.groups.match_groups`. None: groups are those of the data.
         exclude: CSV file of images to leave out, such as an edited `doctor.csv`.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode images. None: one per core, at most 8.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.

@@ -26,7 +26,7 @@ from zoo.errors import UsageError, ZooError
 from zoo.experiment import Cache, Engine, Experiment
 from zoo.feature_cache.engine_choice import RunEngine, Work
 from zoo.feature_cache.manager import FeatureCache
-from zoo.feature_cache.split_network import BLOCKS, SplitNetwork
+from zoo.feature_cache.split_network import SplitNetwork
 from zoo.networks.freezing import digest_of_tensors
 from zoo.networks.head import vector_width
 from zoo.networks.inputs import inputs_of
@@ -34,6 +34,7 @@ from zoo.preprocess import ImageSize, Preprocess
 from zoo.progress import Silent
 from zoo.runs.run import WEIGHTS_FILE, Run
 from zoo.storage.files import json_text
+from zoo.system.accelerator import capabilities
 from zoo.training.features import features
 from zoo.training.setup import build, resolve
 
@@ -281,7 +282,7 @@ class Extractor:
         count = len(crops.part.samples)
         every = np.arange(count)
         if self._split is None:
-            block = BLOCKS.get(self.place.type, 64)
+            block = capabilities(self.place).block
             return features(
                 self.network,
                 (crops.inputs(every[start : start + block], ()) for start in range(0, count, block)),

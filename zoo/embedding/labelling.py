@@ -79,7 +79,7 @@ def label_next(
         method: `combined`, `margin` or `k-centre`.
         weights: Weights of the backbone: `default`, `none`, a published tag, or a file. None: `default`.
         image_size: Size of the network's input in pixels, such as 224 or (160, 320). None: the backbone's own.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode images. None: one per core, at most 8.
         force: Whether an existing file is overwritten.
         plugins: Loaded plugins. None: they are loaded.

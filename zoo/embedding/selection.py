@@ -180,12 +180,13 @@ def margins_by(head: nn.Module, unlabelled: Features) -> tuple[npt.NDArray[np.fl
     import torch
 
     from zoo.networks.head import place_of
+    from zoo.system.accelerator import to_double
 
     place = place_of(head)
     found: list[npt.NDArray[np.float64]] = []
     with torch.no_grad():
         for start in range(0, len(unlabelled), BLOCK):
-            logits = head(torch.from_numpy(unlabelled[start : start + BLOCK]).to(place)).double()
+            logits = to_double(head(torch.from_numpy(unlabelled[start : start + BLOCK]).to(place)))
             found.append(logits.softmax(1).cpu().numpy())
     shares = np.concatenate(found) if found else np.zeros((0, 2))
     top = np.sort(shares, axis=1)[:, -2:]

@@ -79,7 +79,7 @@ def similar(
         weights: Weights of the backbone. None: those of `features`, or the default.
         image_size: Pixels. None: that of `features`, or the backbone's own.
         top: Number of images to find.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode images. None: one per core, at most 8.
         plugins: Loaded plugins. None: they are loaded.
         progress: Receives reports. None: the logger `zoo`.

@@ -66,7 +66,7 @@ def embed(
         weights: Weights of the backbone: `default`, `none`, a published tag, or a file. None: `default`.
         image_size: Size of the network's input in pixels, such as 224 or (160, 320). None: the backbone's own.
         levels: Grey levels that become black and white. None: those of each image's type.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode images. None: one per core, at most 8.
         cache: Whether features are kept for later: `off`: they are not.
         engine: What computes the features, as `--engine` of `zoo train`.

@@ -88,7 +88,7 @@ def score_file(
         file: The file.
         run: The run that it is compared with.
         table: Predictions of the run. None: those of the split that it reports.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         plugins: Loaded plugins.
 
     Raises:

@@ -87,7 +87,7 @@ def measure_forgetting(
     Args:
         run: The run or its folder.
         split: Of the parent's data, of which the parent has predictions. None: the one that it reports.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode images. None: chosen by the number of processors.
         plugins: Loaded plugins. None: load those installed.
         advance: Called with the number of images classified so far, and the number of all images.

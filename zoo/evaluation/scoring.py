@@ -32,7 +32,7 @@ from zoo.evaluation.scored_images import (
     without_left_out,
 )
 from zoo.evaluation.unknown_images import score_unknown
-from zoo.inference.opening import open_model
+from zoo.inference.opening import open_model, run_of_file
 from zoo.inference.prediction import ImageAnswer, check_levels, levels_text, predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
@@ -138,7 +138,7 @@ def evaluate(
         split: None: the split that the data report, `val` where there is one, else `test`; of other data than the run's
             that come without splits, all images.
         split_seed: with which the data are split; None: that of the run, else 0.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: threads that decode images; None: chosen by the number of processors.
         levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
             trained with.
@@ -189,6 +189,22 @@ def score_again(run: Run, data: str, split: str | None, plugins: Plugins) -> Eva
     return _evaluate(run, data=data, split=split, device="cpu", plugins=plugins, noted=False)
 
 
+def evaluate_opened(
+    predictor: Predictor,
+    file: Path,
+    *,
+    data: str,
+    split: str,
+    split_seed: int,
+    plugins: Plugins,
+    advance: Callable[[int, int], None],
+) -> Evaluation:
+    """Evaluate an exported file as `evaluate` does, by a predictor that has opened it."""
+    return _evaluate(
+        file, data=data, split=split, split_seed=split_seed, plugins=plugins, advance=advance, opened=predictor
+    )
+
+
 def _evaluate(
     model: Path | str | Run,
     *,
@@ -204,6 +220,7 @@ def _evaluate(
     costs: Path | str | None = None,
     by_study: bool = False,
     noted: bool = True,
+    opened: Predictor | None = None,
     plugins: Plugins,
     advance: Callable[[int, int], None] = lambda done, total: None,
 ) -> Evaluation:
@@ -212,9 +229,13 @@ def _evaluate(
     Args beyond those:
         by_study: whether the study asks whose trial the run is, and writes its own ledger.
         noted: whether the evaluation is written to ledgers, and its predictions are stored.
+        opened: a predictor of `model`, which is a file; None: it is opened.
     """
     given = check_levels(levels)
-    predictor, run = open_model(model, device, plugins)
+    if opened is None:
+        predictor, run = open_model(model, device, plugins)
+    else:
+        predictor, run = opened, run_of_file(Path(str(model)))
     strangers = None if unknown is None else open_unknown(predictor, model, data_text(unknown), plugins)
     goals = [parse_goal(one, predictor.classes) for one in at]
     matrix = None if costs is None else read_costs(costs, predictor.classes)

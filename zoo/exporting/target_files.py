@@ -33,7 +33,7 @@ def files_beside(target: Path, precisions: Sequence[str]) -> Iterator[dict[str, 
 
 def size_of(file: Path) -> int:
     """Bytes of a file and of everything that was written beside it."""
-    return sum(one.stat().st_size for one in file.parent.iterdir())
+    return sum(one.stat().st_size for one in file.parent.rglob("*") if one.is_file())
 
 
 def companions(target: Path, exporter: Exporter) -> list[Path]:
@@ -49,4 +49,6 @@ def move_into_place(file: Path, target: Path, exporter: Exporter) -> None:
             file.with_name(companion.name).replace(companion)
         else:
             companion.unlink(missing_ok=True)
+    if exporter.folder and target.is_dir():  # a folder replaces only an empty one
+        shutil.rmtree(target)
     file.replace(target)

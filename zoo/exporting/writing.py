@@ -38,19 +38,32 @@ MAX_DROP = 0.01  # accuracy that fp16 and int8 may lose
 
 @dataclass(frozen=True, kw_only=True)
 class Exported:
-    """An exported file that passed the comparison with its run.
+    """An exported file that passed the comparison with its run, or that could not be compared on this machine.
 
     Attributes:
         path: The file.
         size: Bytes of the file, and of whatever was written beside it.
-        parity: How its predictions compare with the run's.
+        comparison: How its predictions compare with the run's. None: this machine cannot execute the file.
+        not_compared: Why there is no comparison; else empty.
         candidates: With precision `auto`, the result of every precision; else empty.
     """
 
     path: Path
     size: int
-    parity: Parity
+    comparison: Parity | None
+    not_compared: str = ""
     candidates: tuple[PrecisionCandidate, ...] = field(default=())
+
+    @property
+    def parity(self) -> Parity:
+        """The comparison.
+
+        Raises:
+            ZooError: there is none.
+        """
+        if self.comparison is None:
+            raise ZooError(f"`{self.path}` was not compared with its run: {self.not_compared}")
+        return self.comparison
 
     def __fspath__(self) -> str:
         return str(self.path)
@@ -82,7 +95,7 @@ def export(
         to: Name of an exporter, such as `onnx`.
         out: The file to write. None: one beside the run's weights.
         data: The run's data, if they were moved. None: the path that the run records.
-        device: Device for the comparison: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: Device for the comparison: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         precision: `fp32`, `fp16`, `int8` or `auto`. `auto` writes every precision, measures the latency of those that
             pass, and keeps the fastest; fp32 where it is not significantly slower.
         max_drop: Accuracy that fp16 and int8 may lose, as a share of the images. None: 0.01.
@@ -114,6 +127,12 @@ def export(
     exporter = plugins.exporters.find(to).value
     wanted = _precisions(exporter, precision, max_drop, calibration, preprocessing)
     _check_device(exporter, device)
+    reason = _why_not_executable(exporter)
+    if reason is not None and precision != "fp32":
+        raise ZooError(
+            f"`--precision {precision}` is kept only if the file passes a comparison with the run: {reason}",
+            hint="pass `--precision fp32`",
+        )
     if data == "":
         raise UsageError("`--data` is empty", hint="leave it out for the run's own")
     preprocessing = preprocessing or exporter.preprocessing[0]
@@ -198,9 +217,18 @@ def export(
         raise
     finally:
         progress.stop()
-    assert best.parity is not None and best.size is not None
+    assert best.size is not None
     tried = (*candidates, *refused) if precision == "auto" else ()
-    return Exported(path=target, size=best.size, parity=best.parity, candidates=tried)
+    return Exported(path=target, size=best.size, comparison=best.parity, not_compared=reason or "", candidates=tried)
+
+
+def _why_not_executable(exporter: Exporter) -> str | None:
+    """Why files of a format cannot be executed on this machine; None where they can."""
+    if exporter.executable is None:
+        return None
+    reason: str | None = load_target(exporter.executable)()
+    check_returned(reason, str | None, exporter.executable, f"exporter `{exporter.name}`")
+    return reason
 
 
 def _of_training_images(run: Run, images: Images, plugins: Plugins) -> Predictions:
@@ -261,7 +289,7 @@ def _target(run: Run, exporter: Exporter, out: Path | str | None, force: bool, t
             f"`{target}` does not end in `{exporter.suffix}`",
             hint=f"`--to {exporter.name}` writes {exporter.suffix} files",
         )
-    if target.is_dir():
+    if target.is_dir() and not exporter.folder:
         raise UsageError(f"`{target}` is a folder", hint="pass the name of a file with `--out`")
     for file in (target, *companions(target, exporter)):
         if file.exists() and not force:
@@ -293,6 +321,13 @@ def _write(
     except Exception as error:  # errors of a runtime on the graph share no base class but this
         raise ZooError(f"the file cannot be written: {type(error).__name__}: {quoted(error)}") from error
     _verify_alone(spec, exporter)
+    reason = _why_not_executable(exporter)
+    if reason is not None:
+        progress.warn(f"not compared with the run: {reason}")
+        if exporter.annotate is not None:
+            load_target(exporter.annotate)(spec.file, {"compared": False, "reason": reason})
+            _verify_alone(spec, exporter)  # again, because the annotation changed the file
+        return PrecisionCandidate(precision=spec.precision, size=size_of(spec.file))
     first = open_exported(exporter, spec.file, device)
     # the comparison below uses the classes and the preprocessing that the file records, so they must be the run's
     for what, recorded, expected in (
@@ -325,7 +360,7 @@ def _verify_alone(spec: ExportSpec, exporter: Exporter) -> None:
     Raises:
         ZooError: a check fails.
     """
-    broken = [check for check in checks_of(exporter, spec.file, "cpu") if not check.passed]
+    broken = [check for check in checks_of(exporter, spec.file, "cpu") if not check.passed and not check.skipped]
     if broken:
         raise ZooError(f"the file fails its verification, so it was not kept: {broken[0].name}: {broken[0].detail}")
 

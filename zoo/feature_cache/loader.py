@@ -23,13 +23,14 @@ from zoo.feature_cache.earlier_rows import EarlierImages, EarlierRows
 from zoo.feature_cache.engine import TORCH, BlockCompute
 from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.row_pool import RowPool, row_key
-from zoo.feature_cache.split_network import BLOCKS, Rows, SplitNetwork, block_size, padded, prefix_in_blocks
+from zoo.feature_cache.split_network import Rows, SplitNetwork, block_size, padded, prefix_in_blocks
 from zoo.networks.inputs import inputs_of
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.claim import claim
 from zoo.storage.mapped_memory import PageBudget
 from zoo.storage.tensor_store import Store, digest_of_texts
+from zoo.system.accelerator import capabilities
 
 # Largest size in bytes and images of a shard, which is one entry of the store. Large shards are written efficiently; a
 # small one is quickly computed again if it is lost
@@ -93,7 +94,7 @@ class AugmentedViews:
         asked = list(zip(self.keys[indices].tolist(), views))
         chosen = torch.from_numpy(self.part.pixels[indices]).permute(0, 3, 1, 2)  # N x 3 x H x W, uint8
         self._pages.touched(len(indices))
-        if self.place.type == "cuda":  # random numbers are drawn on the CPU, pixels are moved by the GPU
+        if capabilities(self.place).pins:  # random numbers are drawn on the CPU, pixels are moved by the GPU
             chosen = chosen.pin_memory().to(self.place, non_blocking=True)
         try:
             drawn = draw_views(chosen, asked, self._view, self.seed)
@@ -197,7 +198,7 @@ class PrefixOutputs:
         self.engine = engine
         self.store = store
         self.pool = pool
-        self.block = block_size(batch_size, BLOCKS.get(split.place.type, 64))
+        self.block = block_size(batch_size, capabilities(split.place).block)
         self.progress = progress
         self.title = title
         self.spent = Seconds()

@@ -26,6 +26,7 @@ from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.cache import source_key
 from zoo.storage.tensor_store import Store
+from zoo.system.accelerator import name_of
 from zoo.system.device import Device
 from zoo.system.environment import machine, versions
 
@@ -186,7 +187,7 @@ class FeatureCache:
             "code": source_key(*(Path(str(import_module(name).__file__)) for name in CODE)),
             "backbone": self.backbone,
             "precision": str(autocast),
-            "device": torch.cuda.get_device_name(place) if place.type == "cuda" else place.type,
+            "device": name_of(place) if place.type != "cpu" else "cpu",
             "threads": torch.get_num_threads(),
             "processor": [machine()["processor"], torch.backends.cpu.get_cpu_capability(), platform.machine()],
             "versions": {name: version for name, version in versions().items() if name != "backbone-zoo"},

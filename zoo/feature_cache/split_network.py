@@ -272,12 +272,6 @@ def _value(rows: torch.Tensor, tensor: BoundaryTensor) -> torch.Tensor:
     return rows.flatten(0, 1) if tensor.many else rows
 
 
-# Largest number of images that the prefix computes at a time. With EfficientNet-Lite0, ResNet-50 and ConvNeXt-Tiny, a
-# CPU computes 154, 33 and 30 images per second in blocks of 16; 133, 30 and 27 in blocks of 4; and no more in blocks
-# of 32
-BLOCKS = {"cpu": 16, "cuda": 64}
-
-
 def block_size(batch_size: int, most: int) -> int:
     """Number of images that the prefix computes at a time.
 

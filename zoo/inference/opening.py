@@ -15,6 +15,7 @@ from zoo.predictor import Predictor
 from zoo.preprocess import Preprocess
 from zoo.row import check_returned
 from zoo.runs.run import RUN_FILE, Run
+from zoo.runtime import DeviceName, Runtime
 from zoo.target import load_target
 
 # What every predictor has, whatever its class
@@ -53,18 +54,30 @@ def open_model(model: Path | str | Run, device: str, plugins: Plugins) -> tuple[
     """
     if isinstance(model, Run):
         return model.predictor(device, plugins), model
-    if Path(model).is_dir() or model == "":
+    if model == "" or is_run_folder(Path(model), plugins):
         run = Run.open(model)
         return run.predictor(device, plugins), run
-    predictor = open_predictor(model, device, plugins)
-    beside = Path(model).parent / RUN_FILE
+    return open_predictor(model, device, plugins), run_of_file(Path(model))
+
+
+def is_run_folder(path: Path, plugins: Plugins) -> bool:
+    """Whether a path is that of a run's folder, and not of an exported file that is a folder."""
+    if not path.is_dir():
+        return False
+    of_files = {entry.value.suffix for entry in plugins.exporters if entry.value.folder}
+    return path.suffix.lower() not in of_files or (path / RUN_FILE).is_file()
+
+
+def run_of_file(file: Path) -> Run | None:
+    """The run in whose folder an exported file lies; None where there is none that can be read, see `open_model`."""
+    beside = file.parent / RUN_FILE
     if not beside.is_file():
-        return predictor, None
+        return None
     try:
-        return predictor, Run.open(beside.parent)
+        return Run.open(beside.parent)
     except ZooError as error:
-        warnings.warn(f"the file is opened without a run: {error.message}", ZooWarning, stacklevel=2)
-        return predictor, None
+        warnings.warn(f"the file is opened without a run: {error.message}", ZooWarning, stacklevel=3)
+        return None
 
 
 def open_predictor(model: Path | str | Run, device: str, plugins: Plugins) -> Predictor:
@@ -79,7 +92,7 @@ def open_predictor(model: Path | str | Run, device: str, plugins: Plugins) -> Pr
     if is_url(model):
         raise UsageError(f"`{model}` is a URL, and zoo downloads no models", hint="download it, and pass its path")
     path = Path(model)
-    if path.is_dir() or model == "":
+    if model == "" or is_run_folder(path, plugins):
         return Run.open(model).predictor(device, plugins)
     if not path.exists():
         raise UsageError(
@@ -96,6 +109,27 @@ def open_exported(exporter: Exporter, file: Path, device: str) -> Predictor:
     """
     predictor: Predictor = load_target(exporter.open)(file, device)
     check_returned(predictor, PREDICTOR, exporter.open, f"exporter `{exporter.name}`")
+    return predictor
+
+
+def open_on_runtime(runtime: Runtime, file: Path, device: str) -> Predictor:
+    """Open an exported file by a runtime, on `auto` or one of the runtime's devices.
+
+    Raises:
+        UsageError: the runtime opens no files as predictors, or does not run on the device.
+        ZooError: it cannot be opened, or the runtime returns something other than a predictor.
+    """
+    if runtime.open is None:
+        raise UsageError(
+            f"runtime `{runtime.name}` is for `zoo bench` alone, and cannot verify files",
+            hint="leave out `--runtime` for the engine that the format is meant for",
+        )
+    kind = DeviceName.parse(device).kind
+    if kind not in ("auto", *runtime.devices):
+        raise UsageError(f"runtime `{runtime.name}` runs on {' '.join(runtime.devices)}, not on `{device}`")
+    asked = runtime.devices[0] if kind == "auto" and len(runtime.devices) == 1 else device
+    predictor: Predictor = load_target(runtime.open)(file, asked)
+    check_returned(predictor, PREDICTOR, runtime.open, f"runtime `{runtime.name}`")
     return predictor
 
 

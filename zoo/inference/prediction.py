@@ -133,7 +133,7 @@ def predict(
         photographs: paths of image files, and folders of them; or one such path. Samples are taken as well, such as
             those of `zoo.data.opening.open_unlabelled`.
         top: number of classes in each prediction; all of them, where the model has fewer.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: threads that decode images; None: chosen by the number of processors.
         levels: grey levels that become black and white, in images of more than 8 bits; None: those that the model was
             trained with.

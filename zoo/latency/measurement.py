@@ -53,8 +53,9 @@ def bench(
 
     Args:
         targets: Folders of runs, and exported files.
-        runtimes: Names of runtimes. None: all that are available.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto`: CUDA where there is a device and the runtime supports it.
+        runtimes: Names of runtimes. None: all that are available and measured by default.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`. `auto`: CUDA where there is a device and the
+            runtime supports it.
         batch_sizes: Images per call.
         threads: Threads that each subject computes with. None: the physical cores that this process may use.
         seconds: Budget of timed calls for each subject and batch size.
@@ -84,8 +85,10 @@ def bench(
     for path in paths:
         kind = kind_of(path, plugins)
         for entry in plugins.runtimes if named is None else named:
-            chosen = _device_for(entry.value, device)
-            if entry.value.accepts != kind or (chosen is None and named is None):
+            chosen = device_for(entry.value, device)
+            if entry.value.accepts != kind:
+                continue
+            if named is None and (chosen is None or not entry.value.by_default):
                 continue
             if chosen is None:
                 raise UsageError(
@@ -101,7 +104,7 @@ def bench(
                 allow_fallback=allow_fallback,
             )
             subject = Subject(label=_label(path, paths), entry=entry, workload=workload)
-            reason = _reason_unavailable(entry.value, chosen)
+            reason = reason_unavailable(entry.value, chosen)
             if reason is None:
                 subjects.append(subject)
             else:
@@ -199,7 +202,7 @@ def _check_device(device: str) -> None:
             raise ZooError(f"`--device {device}`: there are {count} CUDA devices, counted from 0")
 
 
-def _device_for(runtime: Runtime, asked: str) -> str | None:
+def device_for(runtime: Runtime, asked: str) -> str | None:
     """The device that a runtime is measured on; None where it does not support the one asked for."""
     if asked != "auto":
         return asked if DeviceName.parse(asked).kind in runtime.devices else None
@@ -208,7 +211,7 @@ def _device_for(runtime: Runtime, asked: str) -> str | None:
     return "cpu"
 
 
-def _reason_unavailable(runtime: Runtime, device: str) -> str | None:
+def reason_unavailable(runtime: Runtime, device: str) -> str | None:
     """Why a runtime cannot run on a device here; None where it can."""
     available: Callable[[str], str | None] = load_target(runtime.available)
     try:

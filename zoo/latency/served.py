@@ -178,7 +178,7 @@ def bench_served(
         seconds: Budget of each side.
         rounds: Slots of each side.
         threads: Threads that each call of the bare session computes with; `zoo serve --latency` takes all cores.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`, for the bare session.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`, for the bare session.
         token: What the server wants to be told.
         noise_floor: Whether to measure the noise floor too.
         plugins: Loaded plugins. None: they are loaded.

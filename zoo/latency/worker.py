@@ -26,7 +26,7 @@ from zoo.errors import ZooError
 from zoo.row import check_returned
 from zoo.runtime import SESSION, Input, Session, Workload
 from zoo.system.cuda import cuda_memory_used
-from zoo.system.other_load import busy_seconds
+from zoo.system.other_load import busy_seconds, children_seconds
 from zoo.system.process_memory import peak_memory, reset_peak_memory
 from zoo.target import load_target
 
@@ -69,7 +69,7 @@ class LatencyWorker:
         """Prepare a batch size and call it until times are steady, for about `seconds` at most."""
         assert self._session is not None
         gc.collect()
-        measured = reset_peak_memory()
+        measured = reset_peak_memory(children=True)
         start = time.perf_counter()
         ready = make_batch(self._session.input, batch)
         call = self._session.prepare(ready)
@@ -87,7 +87,7 @@ class LatencyWorker:
             "median": statistics.median(times[-2 * WINDOW :]),
             "calls": len(times) + 1,
             "steady": steady,
-            "memory": peak_memory(),
+            "memory": peak_memory(children=True),
             "memory_exact": measured,
             "device_memory": self._device_memory(),
             "notes": list(self._session.notes),
@@ -99,7 +99,7 @@ class LatencyWorker:
         callers = self._calls[batch]
         gc.collect()
         gc.disable()
-        wall, busy, own = time.perf_counter(), busy_seconds(), time.process_time()
+        wall, busy, own = time.perf_counter(), busy_seconds(), time.process_time() + children_seconds()
         try:
             if lead_in:
                 callers.time(lead_in)
@@ -108,7 +108,7 @@ class LatencyWorker:
             timed = time.perf_counter() - began
         finally:
             gc.enable()
-        others = max(busy_seconds() - busy - (time.process_time() - own), 0.0)
+        others = max(busy_seconds() - busy - (time.process_time() + children_seconds() - own), 0.0)
         wall = time.perf_counter() - wall
         return {
             "seconds": times,

@@ -19,6 +19,7 @@ from torch import fx, nn
 from zoo.errors import type_and_first_line
 from zoo.networks.freezing import keeps_statistics
 from zoo.preprocess import ImageSize, height_width
+from zoo.system.accelerator import random_states, set_random_states
 
 # Numbers of images that a graph is run with, to find the sizes that grow with the number of images
 SMALL_BATCH, LARGE_BATCH = 2, 3
@@ -175,10 +176,10 @@ class _FrozenInterpreter(fx.Interpreter):
             return None
         if n.op == "call_module" and self._updates_statistics(str(n.target)):
             return None
-        before = _generators()
+        before = random_states()
         value = super().run_node(n)
-        if not all(torch.equal(one, other) for one, other in zip(before, _generators())):
-            _set_generators(before)
+        if not all(torch.equal(one, other) for one, other in zip(before, random_states())):
+            set_random_states(before)
             return None
         self.values[self._nodes[n.name]] = value
         return value
@@ -186,17 +187,6 @@ class _FrozenInterpreter(fx.Interpreter):
     def _updates_statistics(self, path: str) -> bool:
         modules = self._model.get_submodule(path).modules()
         return any(module.training and keeps_statistics(module) for module in modules)
-
-
-def _generators() -> list[torch.Tensor]:
-    states = [torch.get_rng_state()]
-    return states + ([torch.cuda.get_rng_state()] if torch.cuda.is_available() else [])
-
-
-def _set_generators(states: list[torch.Tensor]) -> None:
-    torch.set_rng_state(states[0])
-    if len(states) > 1:
-        torch.cuda.set_rng_state(states[1])
 
 
 def _reads_any(node: fx.Node, names: Collection[str]) -> bool:

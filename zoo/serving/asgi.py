@@ -44,7 +44,7 @@ def app(
     Args:
         files: Exported files; the first answers requests that name no model. None: those that the environment variable
             `ZOO_SERVE_FILES` names.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode and classify. None: one for each core.
         threads: Threads that each of them computes with.
         token: What requests must name as `Authorization: Bearer TOKEN`. None: what the file says that the environment

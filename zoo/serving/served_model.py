@@ -106,7 +106,7 @@ def open_served(
     Args:
         path: An exported file.
         name: What clients call it.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         threads: Threads that each call computes with.
         plugins: Loaded plugins.
         measured: What was measured before, by a file's digest, and is not measured again.

@@ -53,7 +53,7 @@ class ServerSettings:
 
     Attributes:
         files: Exported files; the first answers requests that name no model.
-        device: `auto`, `cpu`, `cuda` or `cuda:N`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `rocm`, `xpu` or `mps`.
         workers: Threads that decode and classify.
         threads: Threads that each of them computes with.
         token: What requests must name. None: nothing.

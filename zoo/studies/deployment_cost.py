@@ -195,6 +195,9 @@ def time_networks(folder: Path, device: str, plugins: Plugins, progress: Progres
         return NetworkLatencies({})
     exporter = plugins.exporters.find(FORMAT).value
     kind = DeviceName.parse(device).kind
+    if kind not in ("auto", *exporter.devices):
+        progress.note(f"latencies are measured on the CPU: {FORMAT} files do not run on `{device}`")
+        device, kind = "cpu", "cpu"
     runtimes = [exporter.runtimes[kind]] if kind in exporter.runtimes else None
     reports: list[LatencyReport] = []
     while True:

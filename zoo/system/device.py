@@ -15,6 +15,7 @@ from zoo.errors import ZooError
 from zoo.experiment import TrainingPrecision
 from zoo.runtime import DeviceName
 from zoo.storage.cache import memoise, source_key
+from zoo.system.accelerator import KINDS, capabilities, find_accelerator, found_kinds, label_of, name_of
 from zoo.system.cpu_memory import keep_freed_memory
 from zoo.system.environment import machine
 from zoo.system.fast_gradients import FastGradients
@@ -73,23 +74,24 @@ def fit_threads() -> None:
 
 
 def choose_device(asked: str, precision: TrainingPrecision = "auto") -> Device:
-    """Resolve `auto`, `cpu`, `cuda` or `cuda:N`, and prepare the process for the device.
+    """Resolve a name of `--device`, see `DeviceName`, and prepare the process for the device.
+
+    `auto` takes CUDA or ROCm, else the CPU: the others are taken only by name, since zoo was never run on them.
 
     Raises:
-        UsageError: `asked` is not a device.
-        ZooError: CUDA was asked for and is not available, or the device has no bf16.
+        UsageError: `asked` is not a device, or its number is too high.
+        ZooError: the device is not available, or has no bf16.
     """
     name = DeviceName.parse(asked)
-    if name.kind == "cuda":
-        _require_cuda(name)
-        device, why = torch.device(asked), "as asked"
-    elif name.kind == "auto" and torch.cuda.is_available():
-        device, why = torch.device("cuda"), f"auto: {torch.cuda.get_device_name()} was found"
-    elif name.kind == "auto":
-        device, why = torch.device("cpu"), "auto: no CUDA device was found"
-    else:
+    if name.kind == "auto":
+        device, why = _automatic()
+    elif name.kind == "cpu":
         device, why = torch.device("cpu"), "as asked"
-    if precision == "bf16" and device.type == "cuda" and not has_fast_bf16(device):
+    else:
+        device = find_accelerator(name)
+        label = label_of(device)
+        why = "as asked" if label == "CUDA" else f"as asked: {label}, {name_of(device)}"
+    if precision == "bf16" and device.type != "cpu" and not _reports_bf16(device):
         raise ZooError(f"`{device}` has no bf16", hint="pass `--precision fp32`")
     if device.type == "cpu":
         fit_threads()
@@ -99,14 +101,22 @@ def choose_device(asked: str, precision: TrainingPrecision = "auto") -> Device:
     return Device(place=device, autocast=torch.bfloat16 if bf16 else None, reason=why)
 
 
-def _require_cuda(asked: DeviceName) -> None:
-    if not torch.cuda.is_available():
-        raise ZooError(
-            f"`--device {asked}`: this machine has no CUDA device that torch can use",
-            hint="pass `--device cpu`, or `--device auto` to use what is available; `nvidia-smi` shows CUDA devices",
-        )
-    if asked.index >= torch.cuda.device_count():
-        raise ZooError(f"`--device {asked}`: there are {torch.cuda.device_count()} CUDA devices, numbered from 0")
+def _automatic() -> tuple[torch.device, str]:
+    """The device that `auto` takes, and why."""
+    found = found_kinds()
+    if "cuda" in found or "rocm" in found:
+        device = torch.device("cuda")
+        return device, f"auto: {name_of(device)} was found"
+    untried = f"; `--device {found[0]}` takes the {KINDS[found[0]][1]} device" if found else ""
+    return torch.device("cpu"), f"auto: no CUDA device was found{untried}"
+
+
+def _reports_bf16(device: torch.device) -> bool:
+    """Whether an accelerator computes in bf16 by itself, without emulation."""
+    if device.type == "mps":
+        return bool(torch.backends.mps.is_macos_or_newer(14, 0))
+    ask = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    return ask is not None and bool(ask(including_emulation=False))
 
 
 def has_fast_bf16(device: torch.device) -> bool:
@@ -116,8 +126,8 @@ def has_fast_bf16(device: torch.device) -> bool:
     do not show it: an Intel processor of 2023 with AVX-512 BF16 and without AMX takes nearly twice as long in bf16 as
     in fp32; with AVX2 only, it takes ten times as long.
     """
-    if device.type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if device.type != "cpu":
+        return capabilities(device).own_bf16 and _reports_bf16(device)
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     if not any(getattr(torch.cpu, name, lambda: False)() for name in probes):
         return False

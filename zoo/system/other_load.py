@@ -49,6 +49,17 @@ def _spent(process: psutil.Process) -> float:
     return float(its.user + its.system + its.children_user + its.children_system)
 
 
+def children_seconds() -> float:
+    """Processor seconds of the processes that this one started, as long as they run."""
+    spent = 0.0
+    for child in psutil.Process().children(recursive=True):
+        try:
+            spent += _spent(child)
+        except psutil.Error:
+            continue
+    return spent
+
+
 class OtherLoad:
     """Measures, from when it is made, how many processors other programs keep busy.
 

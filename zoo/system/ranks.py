@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.errors import UsageError, ZooError
+from zoo.runtime import DeviceName
 from zoo.system.processors import THREADS, usable_cpus, use_threads
 
 if TYPE_CHECKING:
@@ -233,9 +234,16 @@ def join(device: str, *, exact: bool = True) -> Ranks:
         return ALONE
     import torch
 
-    if device.startswith("cuda:"):
+    name = DeviceName.parse(device)
+    if name.ordinal is not None:
         raise UsageError(
-            f"`--device {device}` is one device, and every rank needs one of its own", hint="pass `--device cuda`"
+            f"`--device {device}` is one device, and every rank needs one of its own",
+            hint=f"pass `--device {name.kind}`",
+        )
+    if name.kind in ("xpu", "mps"):
+        raise UsageError(
+            f"`--device {device}`: ranks compute on CUDA, ROCm or the CPU",
+            hint="train without torchrun, in one process",
         )
     local, here = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
     if device == "cpu" or not torch.cuda.is_available():

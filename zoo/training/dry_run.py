@@ -28,7 +28,7 @@ from zoo.feature_cache.engine_choice import Work, expected_engine
 from zoo.feature_cache.loader import default_views
 from zoo.feature_cache.manager import FeatureCache
 from zoo.feature_cache.policy import decide_caching
-from zoo.feature_cache.split_network import BLOCKS, block_size
+from zoo.feature_cache.split_network import block_size
 from zoo.networks.building import count_parameters
 from zoo.networks.freezing import apply_phase, keeps_statistics
 from zoo.plugin import Plugins
@@ -37,6 +37,7 @@ from zoo.progress import Silent
 from zoo.runs.parent import inherited
 from zoo.storage.tensor_store import Store, size_text
 from zoo.strategy import Phase
+from zoo.system.accelerator import capabilities, synchronise
 from zoo.system.device import training_precision
 from zoo.system.process_memory import resident_memory
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_files, leaks_of_folds
@@ -314,7 +315,7 @@ def _frozen(
     decision = decide_caching(
         split, experiment.cache, Store(), images=images, views=views, epochs=0 if phase.solver else epochs, what=what
     )
-    block = block_size(experiment.batch_size, BLOCKS.get(split.place.type, 64))
+    block = block_size(experiment.batch_size, capabilities(split.place).block)
     engine = expected_engine(experiment.engine, split, block, Work(images=images * views), plugins)
     text = decision.text if engine == TORCH else f"{decision.text}; by {engine}, if it agrees with torch"
     if engine != TORCH and experiment.engine == "auto":
@@ -404,8 +405,7 @@ def _measure(model: nn.Module, setup: Setup, experiment: Experiment, *, stepped:
                 answer = model(inputs)
             if stepped:
                 answer.float().square().mean().backward()
-        if place.type == "cuda":
-            torch.cuda.synchronize()
+        synchronise(place)
         seconds = min(seconds, perf_counter() - started)
     model.zero_grad(set_to_none=True)
     model.load_state_dict(before)  # the random images have changed running statistics

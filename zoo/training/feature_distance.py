@@ -20,8 +20,10 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
+from zoo.networks.head import place_of
 from zoo.networks.tracing import SMALL_BATCH, eval_mode, noise
 from zoo.preprocess import ImageSize
+from zoo.system.accelerator import to_double
 
 # Divisor of the standardised scores of channels before their softmax, as in the authors' code
 TEMPERATURE = 5.0
@@ -118,15 +120,16 @@ class FeatureDistance:
                 loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
                 gradients = torch.autograd.grad(loss, maps, allow_unused=True)
                 found = [
-                    _by_channel(-(one.detach() * (0 if other is None else other)), layer).double().sum((0, 2))
+                    to_double(_by_channel(-(one.detach() * (0 if other is None else other)), layer)).sum((0, 2))
                     for one, other, layer in zip(maps, gradients, self.layers, strict=True)
                 ]
-                sizes += torch.stack([one.detach().double().square().mean().cpu() for one in maps]) * len(labels)
+                sizes += torch.stack([to_double(one.detach()).square().mean().cpu() for one in maps]) * len(labels)
                 count += len(labels)
                 scores = found if scores is None else [one + other for one, other in zip(scores, found)]
         assert scores is not None
+        place = place_of(self.model)
         squares = (sizes / count).clamp_min(LEAST_SQUARE)
-        self.weights = tuple((_softened(one) / float(size)).float() for one, size in zip(scores, squares))
+        self.weights = tuple((_softened(one) / float(size)).float().to(place) for one, size in zip(scores, squares))
 
     @contextmanager
     def watching(self) -> Iterator[_Watched]:

@@ -13,15 +13,15 @@ SHORTEST = 5.0  # seconds of a run below which the load says nothing
 class LoadWatch(Silent):
     """Passes reports on to another progress object, and warns once where other programs keep the processors busy."""
 
-    def __init__(self, progress: Progress, threads: int, *, cuda: bool) -> None:
-        """Watch from now on; `threads` and `cuda` as in `slack`."""
+    def __init__(self, progress: Progress, threads: int, *, elsewhere: bool) -> None:
+        """Watch from now on; `threads` and `elsewhere` as in `slack`."""
         for name in ("note", "warn", "start", "epoch", "stop"):
             setattr(self, name, getattr(progress, name))
         self._progress = progress
         self._load = OtherLoad()
         self._next = EARLY
         self._warned = False
-        self._slack = slack(threads, cuda=cuda)
+        self._slack = slack(threads, elsewhere=elsewhere)
 
     def advance(self, count: int) -> None:
         self._progress.advance(count)
@@ -42,15 +42,15 @@ class LoadWatch(Silent):
             self._progress.warn(f"{kept_busy(others)} so far; on an idle machine training takes less time")
 
 
-def slack(threads: int, *, cuda: bool) -> float:
+def slack(threads: int, *, elsewhere: bool) -> float:
     """Processors that others may keep busy before training is slower.
 
-    On the CPU every thread that shares a processor delays the others, which wait for it. With CUDA only the decoding of
-    images needs processors.
+    On the CPU every thread that shares a processor delays the others, which wait for it. With an accelerator only the
+    decoding of images needs processors.
 
     Args:
         threads: threads that compute.
-        cuda: whether the network is on a CUDA device.
+        elsewhere: whether the network is on another device than the CPU.
     """
     cores = usable_cpus()
-    return cores / 2 if cuda else max(cores - threads, 0) + MOST_OTHERS
+    return cores / 2 if elsewhere else max(cores - threads, 0) + MOST_OTHERS

@@ -224,7 +224,7 @@ def resume(
 
 def _watched(context: Context, setup: Setup) -> tuple[Context, LoadWatch]:
     """The context with a progress object that watches how busy other programs keep the machine."""
-    watch = LoadWatch(context.progress, torch.get_num_threads(), cuda=setup.device.place.type == "cuda")
+    watch = LoadWatch(context.progress, torch.get_num_threads(), elsewhere=setup.device.place.type != "cpu")
     return replace(context, progress=watch), watch
 
 

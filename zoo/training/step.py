@@ -16,6 +16,7 @@ from zoo.experiment import Experiment
 from zoo.networks.freezing import keeps_statistics
 from zoo.progress import Progress
 from zoo.strategy import Phase
+from zoo.system.accelerator import release_memory
 from zoo.system.device import Device, training_precision
 from zoo.system.lazy_compiler import without_compiler
 from zoo.system.ranks import ALONE, Ranks
@@ -131,8 +132,7 @@ class Stepper:
             self.parts = 2 * parts
             for buffer, value in kept:  # the failed pass may have updated running statistics
                 buffer.copy_(value)
-            if self.device.place.type == "cuda":
-                torch.cuda.empty_cache()
+            release_memory(self.device.place)
         if self.parts != asked:
             self.progress.warn(
                 f"out of memory: a batch of {len(labels)} is now computed in {counted(parts, 'part')}; "
@@ -294,7 +294,8 @@ def _drops(module: nn.Module) -> bool:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on the GPU or in the machine."""
+    """Whether an error means that memory ran out, on an accelerator or in the machine."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    signs = ("can't allocate memory", "MPS backend out of memory")
+    return isinstance(error, RuntimeError) and any(sign in str(error) for sign in signs)

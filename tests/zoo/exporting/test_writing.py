@@ -215,6 +215,28 @@ def test_the_annotated_file_is_verified_again(run: Run, plugins: Plugins, monkey
     assert files(run) == before
 
 
+def test_a_file_that_this_machine_cannot_execute_is_not_said_to_be_compared(
+    run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[dict[str, Any]] = []
+    standing_in(
+        plugins,
+        monkeypatch,
+        executable=lambda: "it runs elsewhere",
+        open=raising,  # not asked
+        verify=lambda *given: [Check(name="golden inputs", passed=False, skipped=True, detail="it runs elsewhere")],
+        annotate=lambda file, summary: recorded.append(summary),
+    )
+    done = export(run, plugins=plugins)
+    assert "model.onnx" in files(run) and done.comparison is None and done.not_compared == "it runs elsewhere"
+    assert recorded == [{"compared": False, "reason": "it runs elsewhere"}]
+    with refused(ZooError, "model.onnx` was not compared", "it runs elsewhere"):
+        assert done.parity.passed
+    for precision in ("int8", "auto"):
+        with refused(ZooError, f"--precision {precision}", "it runs elsewhere"):
+            export(run, precision=precision, force=True, plugins=plugins)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_a_record_of_other_preprocessing_is_refused(
     run: Run, plugins: Plugins, monkeypatch: pytest.MonkeyPatch, precision: Precision

@@ -19,7 +19,7 @@ from messages import unsaid
 
 from zoo.errors import UsageError, ZooError
 from zoo.latency.interleaving import WORKER
-from zoo.latency.measurement import _device_for, bench, usable_cores
+from zoo.latency.measurement import bench, device_for, usable_cores
 from zoo.latency.plot import accuracy_of, check_plot, draw
 from zoo.latency.report import LEAST_FLOOR, LatencyReport, is_slower
 from zoo.plugin import PluginCandidate, Plugins
@@ -335,7 +335,7 @@ def test_device_of_a_runtime(
 ) -> None:
     monkeypatch.setattr("zoo.latency.measurement.cuda_devices", lambda: present)
     row = Runtime(name="r", summary="r", accepts="run", devices=devices, available="a:b", load="a:b")
-    assert _device_for(row, asked) == chosen
+    assert device_for(row, asked) == chosen
 
 
 def test_more_threads_than_cores_are_refused(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_timing_bf16_preserves_the_random_state() -> None:
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("asked", ["gpu", "cuda:x", ""])
+@pytest.mark.parametrize("asked", ["gpu", "cuda:x", "mps:1", ""])
 def test_unknown_devices_are_usage_errors(asked: str) -> None:
     with pytest.raises(UsageError, match="unknown device"):
         choose_device(asked)

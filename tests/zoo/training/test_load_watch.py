@@ -49,7 +49,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Load:
 
 def test_it_warns_once_and_early(load: Load) -> None:
     said = Said()
-    watch = LoadWatch(said, usable_cpus(), cuda=False)
+    watch = LoadWatch(said, usable_cpus(), elsewhere=False)
     load.others, load.passed = 1.5, EARLY - 1
     watch.advance(3)
     assert not said.warnings and said.advanced == 3
@@ -66,7 +66,7 @@ def test_it_warns_once_and_early(load: Load) -> None:
 
 def test_a_load_that_comes_later_is_told(load: Load) -> None:
     said = Said()
-    watch = LoadWatch(said, usable_cpus(), cuda=False)
+    watch = LoadWatch(said, usable_cpus(), elsewhere=False)
     load.passed, load.others = EARLY, 0.1
     watch.advance(1)
     load.passed, load.others = 3 * EARLY, 0.9
@@ -78,7 +78,7 @@ def test_a_load_that_comes_later_is_told(load: Load) -> None:
 def test_at_the_end(load: Load, seconds: float, others: float, told: bool) -> None:
     """A run that is too short says nothing about the machine, but keeps the figure."""
     said = Said()
-    watch = LoadWatch(said, usable_cpus(), cuda=False)
+    watch = LoadWatch(said, usable_cpus(), elsewhere=False)
     load.passed, load.others = seconds, others
     assert watch.finish() == others
     assert bool(said.warnings) == told
@@ -87,9 +87,9 @@ def test_at_the_end(load: Load, seconds: float, others: float, told: bool) -> No
 def test_slack(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(load_watch, "usable_cpus", lambda: 16)
     monkeypatch.setattr(load_watch, "MOST_OTHERS", 0.5)
-    assert slack(16, cuda=False) == slack(20, cuda=False) == 0.5
-    assert slack(4, cuda=False) == 12.5
-    assert slack(16, cuda=True) == 8
+    assert slack(16, elsewhere=False) == slack(20, elsewhere=False) == 0.5
+    assert slack(4, elsewhere=False) == 12.5
+    assert slack(16, elsewhere=True) == 8
 
 
 def test_run_and_record(load: Load, two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
