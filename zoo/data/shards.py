@@ -31,7 +31,7 @@ class Shard:
 
 
 def shards_of(samples: Sequence[Sample]) -> list[Shard] | None:
-    """The files that samples are parts of, in the order in which they were opened; None: some are no parts of a file."""
+    """The files that samples are parts of, in the order in which they were opened; None: some are not parts of one."""
     if not len(samples):
         return []
     if not isinstance(samples, SampleColumns):
