@@ -212,8 +212,8 @@ class PrefixOutputs:
         self._earlier = earlier
         per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
-        kept = store is not None or pool is not None
-        self._base = {**key, "block": self.block, "prefix": split.digest()} if kept else {}
+        stored = store is not None or pool is not None
+        self._base = {**key, "block": self.block, "prefix": split.digest()} if stored else {}
         if engine is not None and len(source.part.labels):
             engine.choose(split, self.block, self._sample)
 

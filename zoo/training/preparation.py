@@ -41,10 +41,10 @@ from zoo.training.acceptance import accept, check_leaks
 from zoo.training.distillation import Teacher, open_teachers, warn_of_seen
 from zoo.training.final_run import Earlier
 from zoo.training.inheritance import Inheritance
+from zoo.training.kept_features import KeptFeatures, kept_features
 from zoo.training.optimizer import changed_by
 from zoo.training.seen_images import Seen, check_seen, images_of, images_seen
 from zoo.training.setup import PlannedPhases, Setup, build, build_from, plan_phases
-from zoo.training.shard_features import KeptFeatures, kept_features
 
 GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
 LOOKED_AT = 100  # training images in which grey levels of more than 8 bits are looked for, where `--levels` is given
