@@ -316,7 +316,7 @@ class _Session:
         except DiskFull as error:
             raise DiskFull(
                 f"{error.message}; {self.finished_text()}",
-                hint="make room or set `ZOO_CACHE_BUDGET` to more, then run the same command again: it goes on from there",
+                hint="make room, or set `ZOO_CACHE_BUDGET` to more, then run the same command again",
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

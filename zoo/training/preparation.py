@@ -162,8 +162,8 @@ def prepare(
     if inheritance is not None:
         phases = replace(phases, notes=(*inheritance.notes(phases.phases), *phases.notes))
     if earlier is not None:
-        kept = len(earlier.epochs)
-        phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
+        trained = len(earlier.epochs)
+        phases = replace(phases, phases=phases.phases[:trained], epochs=earlier.epochs)
     teachers = open_teachers(phases.phases, images.classes)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")

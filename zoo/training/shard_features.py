@@ -36,6 +36,7 @@ from zoo.system.process_memory import peak_memory, reset_peak_memory
 from zoo.training.frozen_part import FORMS, engine_keys, frozen_part, kept_engine, source_of
 from zoo.training.setup import build, build_from, plan_phases, resolve
 
+LOOKED_AT = 64  # images of which engines compute a block
 CHUNK = 1024  # images whose pixels are in memory at a time
 CLAIMS = 65_536  # files that claims share: hundreds of workers compute at a time
 
@@ -61,35 +62,35 @@ class ShardFeatures:
         self.part = frozen_part(network, planned, setup, experiment, context)
         self._engines = engine_keys(context.plugins)
 
-    def begin(self, file: str, ranges: Ranges, images: int) -> tuple[EngineChoice, int]:
+    def begin(self, file: str, ranges: Ranges | None, images: int) -> tuple[EngineChoice, int]:
         """Choose the engine for all shards, on the first images of one; also the bytes of an image's features.
 
         It is that of features which are kept of the shard, if there are any.
+
+        Args:
+            file: The shard.
+            ranges: Its images that are trained on. None: it has none.
+            images: Images in all shards.
         """
         split = self.part.splits["fit"]
         name = kept_engine(self.part, self.experiment.engine, self.context, digest_of_file(file), self._engines)
         if name is not None:
-            began = EngineChoice(name=name, reason="as the kept features were computed", images_per_second={})
-        else:
-            work = Work(images=images)
-            engine = RunEngine(
-                self.experiment.engine,
-                plugins=self.context.plugins,
-                progress=self.context.progress,
-                store=self.context.store,
-                work=work,
-            )
-            some = Ranges(ranges.offsets[:CHUNK], ranges.sizes[:CHUNK])
-            decoded = self._decoded("fit", file, some)[0]
-            if not len(decoded.labels):
-                began = EngineChoice(
-                    name=TORCH, reason="no image was there to compare engines on", images_per_second={}
-                )
-            else:
-                self._outputs("fit", decoded, engine)
-                assert engine.choice is not None
-                began = engine.choice
-        return began, split.bytes
+            reason = "as the kept features were computed"
+            return EngineChoice(name=name, reason=reason, images_per_second={}), split.bytes
+        engine = RunEngine(
+            self.experiment.engine,
+            plugins=self.context.plugins,
+            progress=self.context.progress,
+            store=self.context.store,
+            work=Work(images=images),
+        )
+        if ranges is not None:
+            some = Ranges(ranges.offsets[:LOOKED_AT], ranges.sizes[:LOOKED_AT])
+            self._outputs("fit", self._decoded("fit", file, some)[0], engine)
+        if engine.choice is None:
+            reason = "no image was there to compare engines on"
+            return EngineChoice(name=TORCH, reason=reason, images_per_second={}), split.bytes
+        return engine.choice, split.bytes
 
     def compute(self, file: str, state: FileState, uses: Mapping[str, Ranges], engine: EngineChoice) -> dict[str, Any]:
         """Keep the features of one shard; those that are kept already are not computed.
