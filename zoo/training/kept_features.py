@@ -101,7 +101,7 @@ def kept_features(
         context.progress.note(f"no features of {counted(len(files), 'shard')} are kept for these settings")
         return None
     states = {file: FileState.of(file) for file in files}
-    context.progress.start("read shards", len(files))
+    context.progress.start("read shards", len(files), "shards")
     digests = {}
     with ThreadPoolExecutor(experiment.workers or default_workers()) as pool:
         for file, digest in zip(files, pool.map(digest_of_file, files)):
