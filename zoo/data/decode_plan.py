@@ -42,6 +42,11 @@ def checked(samples: Sequence[Sample], preprocess: Preprocess) -> DecodeRequest:
     return DecodeRequest(samples, (1, 1), _nothing, 1, preprocess.levels)
 
 
+# What images are used for, by their role; it decides how they are decoded, and in which precision they are computed
+USES = {"fit": "fit", "choose": "evaluated", "reported": "evaluated", CHECKED: "checked"}
+FORMS = {"fit": fitted, "evaluated": evaluated, "checked": checked}
+
+
 def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
     """Decode requests by role: canvases of training images, and input crops of the images that are evaluated.
 

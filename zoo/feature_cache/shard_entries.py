@@ -120,11 +120,11 @@ class KeptRows:
     """
 
     def __init__(
-        self, key: Mapping[str, Any], rows: Sequence[Rows], shards: npt.NDArray[np.int32], at: Indices
+        self, key: Mapping[str, Any], rows: Sequence[Rows], shards: npt.NDArray[np.int32], at: npt.NDArray[Any]
     ) -> None:
         """Take the rows of each shard, and the shard of each image with its row there."""
         self.key = key
-        self._rows, self._shards, self._at = rows, shards, at.astype(np.int32)
+        self._rows, self._shards, self._at = rows, shards, at.astype(np.int32, copy=False)
 
     def __len__(self) -> int:
         return len(self._shards)

@@ -17,7 +17,7 @@ import numpy as np
 
 from zoo.config.context import Context
 from zoo.config.references import absolute_weights, look_up
-from zoo.data.decode_plan import decode_requests
+from zoo.data.decode_plan import USES, decode_requests
 from zoo.data.decoding import BadFile, DecodeRequest
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute, note_images
@@ -36,7 +36,6 @@ from zoo.system.environment import versions
 from zoo.system.processors import asked_threads
 from zoo.system.worker_process import ERROR_TYPES, WorkerFailed
 from zoo.training.acceptance import accept
-from zoo.training.frozen_part import USES
 
 SHOWN = 10  # images and shards that a warning names
 NOTES = 48  # bytes of an image in an entry beside its features: offset and digest

@@ -15,8 +15,8 @@ import torch
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.augmentation import PLAIN
-from zoo.data.decode_plan import checked, evaluated, fitted, store_keys
-from zoo.data.decoding import CHECKED, DecodedImages
+from zoo.data.decode_plan import FORMS, store_keys
+from zoo.data.decoding import DecodedImages
 from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo.feature_cache.engine import COMPILED, TORCH, engines_of, version_of
@@ -29,10 +29,6 @@ from zoo.plugin import Plugins
 from zoo.progress import Silent
 from zoo.training.optimizer import changed_by
 from zoo.training.setup import PlannedPhases, Setup
-
-# What images are used for, by their role; it decides how they are decoded and in which precision they are computed
-USES = {"fit": "fit", "choose": "evaluated", "reported": "evaluated", CHECKED: "checked"}
-FORMS = {"fit": fitted, "evaluated": evaluated, "checked": checked}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ import numpy as np
 
 from zoo.backbone import Network
 from zoo.config.context import Context
+from zoo.data.decode_plan import USES
 from zoo.data.decoding import DecodedImages, DecodeRequest, ImageNotes, default_workers
 from zoo.data.digest_column import Digests
 from zoo.data.shard_passes import has_pass
@@ -20,7 +21,7 @@ from zoo.errors import UsageError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.engine_choice import EngineChoice
 from zoo.feature_cache.shard_entries import KeptImages, KeptRows, images_of
-from zoo.training.frozen_part import USES, engine_keys, frozen_part, kept_engine
+from zoo.training.frozen_part import engine_keys, frozen_part, kept_engine
 from zoo.training.setup import PlannedPhases, Setup
 
 

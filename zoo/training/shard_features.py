@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from zoo.config.context import Context
+from zoo.data.decode_plan import FORMS
 from zoo.data.decoding import DecodedImages, DecodeRequest, decode_part, default_workers
 from zoo.data.digest_column import SIZE, Digests
 from zoo.data.sample_columns import Ranges, range_source
@@ -33,7 +34,7 @@ from zoo.progress import Silent
 from zoo.storage.claim import claim
 from zoo.system.environment import machine
 from zoo.system.process_memory import peak_memory, reset_peak_memory
-from zoo.training.frozen_part import FORMS, engine_keys, frozen_part, kept_engine, source_of
+from zoo.training.frozen_part import engine_keys, frozen_part, kept_engine, source_of
 from zoo.training.setup import build, build_from, plan_phases, resolve
 
 LOOKED_AT = 64  # images of which engines compute a block

@@ -20,12 +20,13 @@ from tests_support import COLOURS, TINY, Killed, paint
 from zoo import Experiment, Plugins, UsageError, ZooError, train
 from zoo.config.context import Context
 from zoo.config.references import look_up
-from zoo.data import decoding
+from zoo.data import decoding, image
 from zoo.data.decode_plan import decode_requests
 from zoo.data.sample_columns import Ranges
 from zoo.data.shards import FileState
 from zoo.errors import DiskFull
 from zoo.feature_cache.engine_choice import EngineChoice
+from zoo.feature_cache.shard_entries import write_entry
 from zoo.progress import Silent
 from zoo.storage.tensor_store import Store
 from zoo.studies.executor import LocalProcess
@@ -116,7 +117,7 @@ def entries(folder: Path) -> dict[str, int]:
 
 
 def count_decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    found, decode = [], decoding.decode
+    found, decode = [], image.decode
 
     def counting(*arguments: Any, **more: Any) -> Any:
         found.append(1)
@@ -229,7 +230,7 @@ def test_a_shard_that_changes_under_way_has_no_features_and_the_others_have(
 def test_a_full_disk_ends_the_pass_and_loses_nothing(
     shards: Path, plugins: Plugins, worker: TrialWorker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write, written = shard_features.write_entry, []
+    write, written = write_entry, []
 
     def until_full(store: Store, key: Any, entry: Any) -> bool:
         written.append(key["shard"])
