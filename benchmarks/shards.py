@@ -17,6 +17,7 @@ Prints JSON, with what ten million images would take at the speed that was measu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import itertools
 import json
@@ -27,6 +28,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -93,7 +95,7 @@ def make(place: Path, shards: int, images: int, photos: Path | None) -> str:
 
 
 def kept(store: Path) -> dict[str, tuple[int, int]]:
-    """By the digest of each shard that the store has features of: time of its entry and bytes."""
+    """By the digest of each shard that the store has features of: the inode of its entry, and its size in bytes."""
     found = {}
     for file in store.glob("*/*.safetensors"):
         with file.open("rb") as stream:
@@ -104,14 +106,31 @@ def kept(store: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def run(words: list[str], cache: Path) -> tuple[dict[str, Any], float]:
-    """The JSON that a command prints, and its seconds."""
+def run(words: list[str], cache: Path) -> tuple[dict[str, Any], float, int]:
+    """The JSON that a command prints, its seconds, and the peak of its own memory (RssAnon) in bytes."""
     began = time.perf_counter()
-    done = subprocess.run([*ZOO, *words, "--json"], capture_output=True, text=True, env=around(cache), check=False)
-    seconds = time.perf_counter() - began
-    if done.returncode:
-        raise SystemExit(done.stderr[-2000:])
-    return json.loads(done.stdout), seconds
+    with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as messages:
+        command = [*ZOO, *words, "--json"]
+        process = subprocess.Popen(command, stdout=output, stderr=messages, env=around(cache))
+        peak = 0
+        while process.poll() is None:
+            peak = max(peak, own_memory(process.pid))
+            time.sleep(0.05)
+        seconds = time.perf_counter() - began
+        output.seek(0)
+        messages.seek(0)
+        if process.returncode:
+            raise SystemExit(messages.read()[-2000:])
+        return json.loads(output.read()), seconds, peak
+
+
+def own_memory(process: int) -> int:
+    """Memory of a process that is no file's, in bytes."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) * 1024
+    return 0
 
 
 def around(cache: Path) -> dict[str, str]:
@@ -143,15 +162,15 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         pass_words += ["--threads", str(args.threads)]
     first = killed_at_half(pass_words, cache, args.shards)
     before = kept(cache / "store")
-    second, seconds = run(pass_words, cache)
+    second, seconds, session_memory = run(pass_words, cache)
     after = kept(cache / "store")
     written_again = sum(after[shard] != entry for shard, entry in before.items())
-    third, third_seconds = run(pass_words, cache)
+    third, third_seconds, _ = run(pass_words, cache)
     words = ["train", "--data", data, *network, "--strategy", "linear", "--force"]
-    trained, train_seconds = run([*words, "--out", str(args.folder / "run")], cache)
+    trained, train_seconds, train_memory = run([*words, "--out", str(args.folder / "run")], cache)
     compared = None
     if args.compare:
-        other, _ = run([*words, "--out", str(args.folder / "plain")], args.folder / "other-cache")
+        other, _, _ = run([*words, "--out", str(args.folder / "plain")], args.folder / "other-cache")
         compared = other["weights_sha256"] == trained["weights_sha256"]
         shutil.rmtree(args.folder / "other-cache")
     images = args.shards * args.images
@@ -175,6 +194,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "core_seconds": second["core_seconds"],
             "images_per_core_second": round(a_core, 1),
             "peak_memory_of_a_worker": second["peak_memory"],
+            "own_peak_memory_of_the_session": session_memory,
         },
         "shards_kept_before_and_computed_again": written_again,
         "third_pass": {"seconds": round(third_seconds, 1), "computed": third["computed"]},
@@ -182,7 +202,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         "bytes_an_image": round(size / images, 1),
         "train": {
             "seconds": round(train_seconds, 1),
-            "peak_memory": trained["peak_memory"],
+            "peak_memory_with_mapped_pages": trained["peak_memory"],
+            "own_peak_memory": train_memory,
             "seconds_of": trained["seconds"],
             "accuracy": trained["metrics"]["accuracy"],
         },
