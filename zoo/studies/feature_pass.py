@@ -129,7 +129,12 @@ class _Workers:
         if self._local is not None:
             return self._local.ask("shard_features", **request)
         assert self._executor is not None
-        asked = {"features": dict(request), "threads": self._threads, "versions": versions()}
+        asked = {
+            "study": request["store"],  # a folder that all machines see, for the engine's own files
+            "features": dict(request),
+            "threads": self._threads,
+            "versions": versions(),
+        }
         try:
             answer = self._executor.run_once(asked)
         except TrialLost as lost:
@@ -269,6 +274,7 @@ class _Session:
         self.engine: dict[str, Any] = {}
         self._workers, self._tasks, self._shared, self._parts = workers, tasks, shared, parts
         self._progress = progress
+        self._slots = 1
         self._answers: list[dict[str, Any]] = []
         self._bad: list[BadFile] = []
         self._failed: list[tuple[str, str, str | None]] = []
@@ -280,6 +286,7 @@ class _Session:
             UsageError: the strategy is not solved from features, or a name is unknown.
             ZooError: no worker can begin.
         """
+        self._slots = self._workers.slots  # an engine starts when it is asked for them
         first = next((task for task in self._tasks if "fit" in task.parts), self._tasks[0])
         try:
             found = self._workers.ask({**self._request(first), "engine": None})
@@ -299,7 +306,7 @@ class _Session:
             DiskFull: the store has no room for more.
             ZooError: the engine that asks the workers is gone.
         """
-        slots = self._workers.slots
+        slots = self._slots
         self._progress.start("features", sum(task.count for task in self._tasks))
         pool = ThreadPoolExecutor(slots, thread_name_prefix="shard")
         waiting = iter(self._tasks)
