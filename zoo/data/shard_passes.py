@@ -13,16 +13,29 @@ MEMO, MOST_PASSES = "shard-passes", 200
 
 def note_pass(experiment: Experiment) -> None:
     """Remember that features of these data by this backbone are computed by shard."""
-    known = [one for one in read_memo(MEMO, "") or [] if isinstance(one, str)]
-    name = _pass_name(experiment)
-    if name not in known:
-        write_memo(MEMO, "", [*known, name][-MOST_PASSES:])
+    known = _passes()
+    new = {_of_backbone(experiment): None, _of_data(experiment): None}
+    if not new.keys() <= set(known):
+        write_memo(MEMO, "", [*(one for one in known if one not in new), *new][-MOST_PASSES:])
 
 
 def has_pass(experiment: Experiment) -> bool:
     """Whether `note_pass` was called for these data and this backbone."""
-    return _pass_name(experiment) in (read_memo(MEMO, "") or [])
+    return _of_data(experiment) in _passes()
 
 
-def _pass_name(experiment: Experiment) -> str:
+def may_have_features(experiment: Experiment) -> bool:
+    """Whether `note_pass` was called for this backbone: some of these shards may be among those of other data."""
+    return _of_backbone(experiment) in _passes()
+
+
+def _passes() -> list[str]:
+    return [one for one in read_memo(MEMO, "") or [] if isinstance(one, str)]
+
+
+def _of_data(experiment: Experiment) -> str:
     return hashlib.sha256(json_text([experiment.data, experiment.backbone]).encode()).hexdigest()[:16]
+
+
+def _of_backbone(experiment: Experiment) -> str:
+    return hashlib.sha256(experiment.backbone.encode()).hexdigest()[:16]

@@ -15,7 +15,7 @@ from zoo.config.context import Context
 from zoo.data.decode_plan import USES
 from zoo.data.decoding import DecodedImages, DecodeRequest, ImageNotes, default_workers
 from zoo.data.digest_column import Digests
-from zoo.data.shard_passes import has_pass
+from zoo.data.shard_passes import may_have_features
 from zoo.data.shards import FileState, Shard, digest_of_file, shards_of
 from zoo.errors import UsageError, counted
 from zoo.experiment import Experiment
@@ -83,7 +83,7 @@ def kept_features(
         ZooError: a shard cannot be read, or changes while it is.
     """
     store = context.store
-    if store is None or store.folder is None or experiment.cache == "off" or not has_pass(experiment):
+    if store is None or store.folder is None or experiment.cache == "off" or not may_have_features(experiment):
         return None
     found = {role: shards_of(part.samples) for role, part in parts.items()}
     shards: dict[str, list[Shard]] = {role: one for role, one in found.items() if one is not None}

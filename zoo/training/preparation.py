@@ -280,7 +280,9 @@ def _decode(
     """Decode the images of every role, after the prefetch process has put what it decoded into the store."""
     progress = context.progress
     count = sum(len(part.samples) for part in parts.values())
-    if prefetch is not None:
+    if prefetch is not None and kept is not None:
+        prefetch.stop()
+    elif prefetch is not None:
         progress.start("scan", count)
         if not prefetch.wait(progress.advance):
             progress.note(

@@ -189,6 +189,17 @@ def test_of_features_that_are_kept_in_part_a_run_takes_none(shards: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("worker")
+def test_new_shards_alone_are_computed_where_splits_are_named(shards: Path, tmp_path: Path, plugins: Plugins) -> None:
+    fewer = replace(settings(shards), data=f"wds:train={shards}/{{0..1}}.tar,val={shards}/3.tar")
+    more = replace(fewer, data=f"wds:train={shards}/{{0..2}}.tar,val={shards}/3.tar")
+    computed(fewer, plugins)
+    assert computed(more, plugins).computed_shards == 1
+    part = replace(fewer, data=f"wds:train={shards}/2.tar,val={shards}/3.tar")
+    run = train(part, out=tmp_path / "run", plugins=plugins, progress=Silent())
+    assert run.record["kept_features"]["shards"] == 2, "also of data that no pass was made for"
+
+
+@pytest.mark.usefixtures("worker")
 def test_images_that_cannot_be_used_are_named_and_left_out_of_a_run(
     shards: Path, tmp_path: Path, plugins: Plugins
 ) -> None:
