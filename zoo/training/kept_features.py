@@ -127,7 +127,7 @@ def kept_features(
         return None
     count = sum(len(one.contents) for one in images.values())
     context.progress.note(
-        f"features of {counted(count, 'image')} in {counted(len(files), 'shard')} are kept: none is decoded"
+        f"features of {counted(count, 'image')} in {counted(len(files), 'shard')} are kept, so images are not decoded"
     )
     reason = "as the kept features were computed"
     return KeptFeatures(
