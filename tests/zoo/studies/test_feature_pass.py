@@ -5,14 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import subprocess
+import sys
 import tarfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from messages import refused, unsaid
 from tests_support import COLOURS, TINY, Killed, paint
@@ -400,3 +404,30 @@ def test_the_command(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert not unsaid(capsys.readouterr().err, "--cpus-per-shard", "--on")
     assert run_zoo(["train", *words, "--strategy", "linear", "--out", str(tmp_path / "run")]) == 0
     assert not unsaid(capsys.readouterr().err, "4 shards", "kept")
+
+
+@pytest.mark.slow
+def test_sigkill_of_a_session_with_two_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of shards that are kept when the session dies none is computed again, and its workers die with it."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    many = tmp_path / "many"
+    many.mkdir()
+    for number in range(30):
+        write_shard(many / f"{number:02d}.tar", number)
+    words = ["--data", f"wds:train={many}/{{00..24}}.tar,val={many}/{{25..29}}.tar", "--backbone", "timm/test_resnet"]
+    words += ["--weights", "none", "--image-size", "160", "--device", "cpu", "--jobs", "2", "--threads", "1"]
+    command = [sys.executable, "-m", "zoo_cli.main", "features", *words]
+    session = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while session.poll() is None and len(entries(tmp_path)) < 8:
+        time.sleep(0.02)
+    workers = psutil.Process(session.pid).children()
+    session.kill()
+    session.wait()
+    assert len(workers) == 2 and not psutil.wait_procs(workers, timeout=20)[1]
+    before = entries(tmp_path)
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=True)
+    found, after = json.loads(done.stdout), entries(tmp_path)
+    assert before.items() <= after.items()
+    checks = len(after) - 30  # of how the network is split
+    assert found["computed_shards"] == 30 - (len(before) - checks)
+    assert found["kept"] == (len(before) - checks) * IMAGES
