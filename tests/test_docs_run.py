@@ -111,6 +111,7 @@ SLOW = {
         "how-to/deploy-with-onnxruntime",
         "how-to/deploy-with-openvino",
         "how-to/deploy-with-triton",
+        "how-to/features-of-millions",
         "how-to/find-faults-in-your-data",
         "how-to/groups-and-folds",
         "how-to/imbalanced-classes",

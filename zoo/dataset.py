@@ -309,7 +309,7 @@ __getattr__ = lazy_attributes(
         },
         **{
             name: f"zoo.data.sample_columns:{name}"
-            for name in ("Below", "Place", "SampleColumns", "SampleTable", "Texts", "label_counts")
+            for name in ("Below", "ByteRanges", "Place", "SampleColumns", "SampleTable", "Texts", "label_counts")
         },
         **{name: f"zoo.data.split_words:{name}" for name in ("SPLIT_WORDS", "role_in_name", "role_of")},
         **{

@@ -20,6 +20,7 @@ _ROWS = (
     ("serve", "Serve exported files over HTTP"),
     ("bench", "Measure the latency of runs and exported files"),
     ("advise", "Rank backbones for your images and suggest a strategy, without training"),
+    ("features", "Compute features of millions of images, shard by shard, for `zoo train`"),
     ("embed", "Write features of images to a file"),
     ("similar", "Find the most similar images"),
     ("label-next", "Choose which images to label next"),

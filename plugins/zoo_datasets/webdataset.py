@@ -11,7 +11,6 @@ import tarfile
 from array import array
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,9 +22,8 @@ from zoo.data.data_argument import Argument, Kind, is_url
 from zoo.data.folder_walk import is_clutter
 from zoo.data.image_formats import FOREIGN_SUFFIXES, SUFFIXES
 from zoo.data.labelled_rows import LabelledRows
-from zoo.data.sample_columns import Place, Texts
+from zoo.data.sample_columns import ByteRanges, Place, Texts
 from zoo.data.table import LABEL_NAMES, cell_text
-from zoo.dataset import BytesSource, ImageSource
 from zoo.errors import quoted
 from zoo.storage.files import json_text
 from zoo_datasets.member_tree import why_unsafe
@@ -82,17 +80,6 @@ class _Images:
         return any(self.names[int(order[one])] == self.names[int(order[one + 1])] for one in likely)
 
 
-class _Members:
-    """Images in a shard, each by its offset and size."""
-
-    def __init__(self, file: str, prefix: str) -> None:
-        self._file, self._prefix = file, prefix
-
-    def source(self, id: str, first: int, second: int) -> ImageSource:
-        name = f"{self._file}/{id.removeprefix(self._prefix)}"
-        return BytesSource(name, partial(read_member, self._file, first, second))
-
-
 def read(argument: Argument, rows: LabelledRows) -> None:
     """Add the images of every shard; only names and offsets are kept in memory.
 
@@ -111,7 +98,7 @@ def read(argument: Argument, rows: LabelledRows) -> None:
     if repeated:
         rows.notes.append("shards use the same names, so the name of the shard is put before each")
     prefixes = [f"{Path(file).name.partition('.')[0]}/" if repeated else "" for file, _ in shards]
-    members = [_Members(file, prefix) for (file, _), prefix in zip(shards, prefixes)]
+    members = [ByteRanges(file, prefix) for (file, _), prefix in zip(shards, prefixes)]
     holder = _holder(argument, images) if rows.labelled else None
     for shard, image in zip(images.shards, images):
         file, role = shards[shard]
@@ -124,20 +111,6 @@ def read(argument: Argument, rows: LabelledRows) -> None:
             group=_of_json(image, argument.options["group"]) if "group" in argument.options else None,
             table=file,
         )
-
-
-def read_member(file: str, offset: int, size: int) -> bytes:
-    """The bytes of a member of an uncompressed tar file.
-
-    Raises:
-        OSError: the file ends before.
-    """
-    with Path(file).open("rb") as stream:
-        stream.seek(offset)
-        data = stream.read(size)
-    if len(data) != size:
-        raise OSError(f"the shard ends within the member, after {len(data):,} of {size:,} bytes")
-    return data
 
 
 def _members(file: str, rows: LabelledRows, asked: Collection[str]) -> Iterator[_Image]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from zoo.data.decoding import CHECKED, DecodeRequest
 from zoo.data.image import Pixels, canvas, pixel_key, pixels
 from zoo.data.roles import Roles
-from zoo.dataset import Images
+from zoo.dataset import Images, Sample
 from zoo.preprocess import Preprocess
 
 # A training image may be decoded at a fraction of its size, as long as its shorter side is this many times the longer
@@ -19,31 +19,49 @@ from zoo.preprocess import Preprocess
 SPARE = 2
 
 
-def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
-    """Decode requests by role: canvases of training images, and input crops of the images that are evaluated.
-
-    Images of a `test` split that it does not use are only checked, as small as a JPEG can be decoded.
-    """
+def fitted(samples: Sequence[Sample], preprocess: Preprocess) -> DecodeRequest:
+    """The request for images that are trained on: canvases, from which views are cut."""
 
     def to_canvas(image: Pixels) -> Pixels:
         return canvas(image, preprocess)
 
+    return DecodeRequest(samples, preprocess.canvas, to_canvas, SPARE * max(preprocess.canvas), preprocess.levels)
+
+
+def evaluated(samples: Sequence[Sample], preprocess: Preprocess) -> DecodeRequest:
+    """The request for images that are evaluated: input crops."""
+
     def to_crop(image: Pixels) -> Pixels:
         return pixels(image, preprocess)
 
-    least, levels = SPARE * max(preprocess.canvas), preprocess.levels
-    parts: dict[str, DecodeRequest] = {
-        "fit": DecodeRequest(roles.fit, preprocess.canvas, to_canvas, least, levels),
-    }
+    return DecodeRequest(samples, preprocess.input_size, to_crop, None, preprocess.levels)
+
+
+def checked(samples: Sequence[Sample], preprocess: Preprocess) -> DecodeRequest:
+    """The request for images that are only checked, decoded as small as a JPEG can be."""
+    return DecodeRequest(samples, (1, 1), _nothing, 1, preprocess.levels)
+
+
+# What images are used for, by their role; it decides how they are decoded, and in which precision they are computed
+USES = {"fit": "fit", "choose": "evaluated", "reported": "evaluated", CHECKED: "checked"}
+FORMS = {"fit": fitted, "evaluated": evaluated, "checked": checked}
+
+
+def decode_requests(images: Images, roles: Roles, preprocess: Preprocess) -> dict[str, DecodeRequest]:
+    """Decode requests by role: canvases of training images, and input crops of the images that are evaluated.
+
+    Images of a `test` split that it does not use are only checked.
+    """
+    parts = {"fit": fitted(roles.fit, preprocess)}
     if roles.choose:
-        parts["choose"] = DecodeRequest(roles.choose, preprocess.input_size, to_crop, None, levels)
+        parts["choose"] = evaluated(roles.choose, preprocess)
     if roles.reported is None:
         if "test" in images.splits:
-            parts[CHECKED] = DecodeRequest(images.splits["test"], (1, 1), _nothing, 1, levels)
+            parts[CHECKED] = checked(images.splits["test"], preprocess)
     elif not images.may_choose:  # else the images that are reported are those of `choose`
-        parts["reported"] = DecodeRequest(images.splits[roles.reported], preprocess.input_size, to_crop, None, levels)
+        parts["reported"] = evaluated(images.splits[roles.reported], preprocess)
     elif roles.reported != "test":
-        parts[CHECKED] = DecodeRequest(images.splits["test"], (1, 1), _nothing, 1, levels)
+        parts[CHECKED] = checked(images.splits["test"], preprocess)
     return parts
 
 

@@ -175,6 +175,7 @@ def decode_parts(
     advance: Callable[[int], None] = lambda count: None,
     store: Store | None = None,
     keys: Mapping[str, Mapping[str, Any]] | None = None,
+    known: Mapping[str, tuple[Digests, ImageNotes]] | None = None,
 ) -> tuple[dict[str, DecodedImages], list[BadFile]]:
     """Decode parts of a dataset, and find the files that cannot be used.
 
@@ -187,13 +188,17 @@ def decode_parts(
         advance: Receives the number of images as they are decoded.
         store: Where decoded pixels are kept, and found again as long as no file changes. None: nowhere.
         keys: What the pixels of each part depend on besides the files, as JSON values.
+        known: Contents of parts that need no decoding now, and what was found about their images. Their pixels are
+            decoded whenever they are asked for.
 
     Raises:
         ZooError: a file is bad and `on_bad_image` is `fail`, or a class has no usable image in a part.
     """
     bad = [BadFile(name, reason) for name, reason in images.rejected]
     found = {
-        name: _find_or_decode(part, images.classes, workers, advance, bad, _StoredPixels(store, (keys or {}).get(name)))
+        name: _usable(part, images.classes, workers, advance, bad, *known[name], None)
+        if known is not None and name in known
+        else _find_or_decode(part, images.classes, workers, advance, bad, _StoredPixels(store, (keys or {}).get(name)))
         for name, part in parts.items()
     }
     if bad and on_bad_image == "fail":
@@ -242,7 +247,7 @@ def decode_part(
 _PURPOSE = {"fit": "train on", "choose": "validate on", "reported": "report on"}
 
 
-class _Notes(NamedTuple):
+class ImageNotes(NamedTuple):
     """What was found while images were decoded, by their index: why some cannot be used, and doubts about others."""
 
     bad: dict[int, str]
@@ -256,13 +261,13 @@ class _StoredPixels:
     store: Store | None
     key: Mapping[str, Any] | None
 
-    def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], _Notes] | None:
+    def find(self, contents: Sequence[str]) -> tuple[npt.NDArray[np.uint8], ImageNotes] | None:
         """The pixels of the usable images, and what was found about images; None: not in the store."""
         found = None if self.store is None else self.store.read_rows(self._key(contents))
         if found is None:
             return None
         rows, note = found
-        return rows, _Notes(*({int(index): str(text) for index, text in one.items()} for one in note))
+        return rows, ImageNotes(*({int(index): str(text) for index, text in one.items()} for one in note))
 
     def draft(self, contents: Sequence[str], shape: tuple[int, ...]) -> Draft | None:
         """A new entry of the store to decode into; None where nothing can be stored."""
@@ -287,10 +292,25 @@ def _find_or_decode(
     found = stored.find(contents)
     if found is not None:
         kept_pixels, notes = found
-        advance(len(samples))
-    else:
-        draft = stored.draft(contents, (len(samples), *part.size, 3))
-        kept_pixels, notes = _decode_part(part, contents, workers, advance, draft)
+        return _usable(part, classes, workers, advance, bad, contents, notes, kept_pixels)
+    draft = stored.draft(contents, (len(samples), *part.size, 3))
+    kept_pixels, notes = _decode_part(part, contents, workers, advance, draft)
+    return _usable(part, classes, workers, lambda count: None, bad, contents, notes, kept_pixels)
+
+
+def _usable(
+    part: DecodeRequest,
+    classes: Sequence[str],
+    workers: int,
+    advance: Callable[[int], None],
+    bad: list[BadFile],
+    contents: Digests,
+    notes: ImageNotes,
+    kept_pixels: npt.NDArray[np.uint8] | None,
+) -> DecodedImages:
+    """The images of a part that can be used, by what was found about all of them. The others are added to `bad`."""
+    samples = columns_of(part.samples)
+    advance(len(samples))
     bad += (BadFile(samples[index].id, reason) for index, reason in sorted(notes.bad.items()))
     if notes.bad:
         kept = np.delete(np.arange(len(samples)), list(notes.bad))
@@ -329,7 +349,7 @@ def streamed_text(parts: Iterable[DecodedImages]) -> str | None:
 
 def _decode_part(
     part: DecodeRequest, contents: Digests, workers: int, advance: Callable[[int], None], draft: Draft | None
-) -> tuple[npt.NDArray[np.uint8] | None, _Notes]:
+) -> tuple[npt.NDArray[np.uint8] | None, ImageNotes]:
     """Decode a part into an entry of the store, or into new memory.
 
     Returns the pixels of the usable images, or None where there is no room to keep them; and what was found about
@@ -338,7 +358,7 @@ def _decode_part(
     samples, size, convert, at_least, levels = part
     pixels = draft.array if draft is not None else allocate((len(samples), *size, 3))
     budget = PageBudget(pixels, MEMORY_BUDGET) if pixels is not None else None
-    notes = _Notes({}, {})
+    notes = ImageNotes({}, {})
     texts: dict[int, list[str]] = {}  # by the identity of a sample: two may have one id
     count, is_steady = 0, True
 

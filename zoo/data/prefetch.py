@@ -20,6 +20,7 @@ from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import decode_parts, default_workers
 from zoo.data.roles import assign_roles
 from zoo.data.selection import select_images
+from zoo.data.shard_passes import has_pass
 from zoo.errors import ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
@@ -107,9 +108,12 @@ def _count(pipe: int, counts: queue.SimpleQueue[int]) -> None:
 def start_prefetch(experiment: Experiment) -> Prefetch | None:
     """Start to decode the images of an experiment; None if the store could not keep them.
 
-    None also where near duplicates are dropped: which images are used is known only after all have been compared.
+    None also where near duplicates are dropped: which images are used is known only after all have been compared; and
+    where features were computed by shard, so that pixels may not be needed.
     """
     if experiment.on_leak == "drop" and experiment.leak_check == "near":
+        return None
+    if has_pass(experiment):
         return None
     try:
         can_store = experiment.cache != "off" and Store().budget > 0

@@ -9,13 +9,15 @@ from __future__ import annotations
 import copy
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from operator import index as as_index
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar, overload
 
 import numpy as np
 import numpy.typing as npt
 
-from zoo.dataset import FileSource, ImageSource, Sample, as_source
+from zoo.dataset import BytesSource, FileSource, ImageSource, Sample, as_source
 
 Rows = npt.NDArray[np.int32]
 Key = TypeVar("Key")
@@ -59,6 +61,13 @@ class Place(NamedTuple):
     second: int = 0
 
 
+class Ranges(NamedTuple):
+    """Parts of a file: `offsets` and `sizes` in bytes, each `(N,)`."""
+
+    offsets: npt.NDArray[np.int64]
+    sizes: npt.NDArray[np.int64]
+
+
 class Below:
     """Images in a folder or an archive, where an image's id is its path below `root`."""
 
@@ -67,6 +76,41 @@ class Below:
 
     def source(self, id: str, first: int, second: int) -> ImageSource:
         return as_source(self.root / id)
+
+
+class ByteRanges:
+    """Images that are parts of one file, such as members of a tar file: each is so many bytes at an offset.
+
+    Attributes:
+        file: Path of the file, a shard.
+    """
+
+    def __init__(self, file: str, prefix: str = "") -> None:
+        """Take the file, and what stands before its own names in the ids of images."""
+        self.file = file
+        self._prefix = prefix
+
+    def source(self, id: str, first: int, second: int) -> ImageSource:
+        return range_source(self.file, id.removeprefix(self._prefix), first, second)
+
+
+def range_source(file: str, name: str, offset: int, size: int) -> BytesSource:
+    """The source of an image that is `size` bytes of a file, at an offset."""
+    return BytesSource(f"{file}/{name}", partial(read_range, file, offset, size))
+
+
+def read_range(file: str, offset: int, size: int) -> bytes:
+    """So many bytes of a file, at an offset.
+
+    Raises:
+        OSError: the file ends before.
+    """
+    with Path(file).open("rb") as stream:
+        stream.seek(offset)
+        data = stream.read(size)
+    if len(data) != size:
+        raise OSError(f"the shard ends within the member, after {len(data):,} of {size:,} bytes")
+    return data
 
 
 class _Prefixed:
@@ -188,6 +232,29 @@ class SampleTable:
             return self._samples[row].source
         first, second = (self._first[row], self._second[row]) if row < len(self._first) else (0, 0)
         return self._known[self._sources[row]].source(self.ids[row], first, second)
+
+    def ranges(self, rows: Rows) -> Iterator[tuple[ByteRanges, npt.NDArray[np.int64], Ranges]] | None:
+        """The files that the images of some rows are parts of; None: some are not parts of a file.
+
+        Of each file: its images as indices of `rows`, and their offsets and sizes, by their offsets.
+        """
+        if self._samples is not None or not self._known:
+            return None
+        codes = np.frombuffer(self._sources, np.int32)[rows]
+        if not all(isinstance(self._known[code], ByteRanges) for code in np.unique(codes).tolist()):
+            return None
+        first, second = (np.zeros(len(self), np.int64) for _ in range(2))
+        first[: len(self._first)], second[: len(self._second)] = self._first, self._second
+        return self._ranges(rows, codes, first, second)
+
+    def _ranges(
+        self, rows: Rows, codes: npt.NDArray[np.int32], first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+    ) -> Iterator[tuple[ByteRanges, npt.NDArray[np.int64], Ranges]]:
+        order = np.lexsort((first[rows], codes))
+        for part in np.split(order, np.flatnonzero(np.diff(codes[order])) + 1):
+            holder = self._known[codes[part[0]]]
+            assert isinstance(holder, ByteRanges)
+            yield holder, part, Ranges(first[rows[part]], second[rows[part]])
 
     def sample(self, row: int) -> Sample:
         label, code = self.label_names[self._labels[row]], self._groups[row]

@@ -23,6 +23,7 @@ from zoo.feature_cache.earlier_rows import EarlierImages, EarlierRows
 from zoo.feature_cache.engine import TORCH, BlockCompute
 from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.row_pool import RowPool, row_key
+from zoo.feature_cache.shard_entries import KeptRows
 from zoo.feature_cache.split_network import Rows, SplitNetwork, block_size, padded, prefix_in_blocks
 from zoo.networks.inputs import inputs_of
 from zoo.preprocess import Preprocess
@@ -175,6 +176,7 @@ class PrefixOutputs:
             different ones, and read what the others have computed.
         read: Number of images whose rows were read from the store so far.
         computed: Number of images whose rows were computed so far.
+        kept: Rows of all images that are kept by shard. None: there are none.
     """
 
     def __init__(
@@ -191,8 +193,10 @@ class PrefixOutputs:
         engine: RunEngine | None = None,
         earlier: Sequence[EarlierImages] = (),
         begin: float = 0.0,
+        kept: KeptRows | None = None,
     ) -> None:
         self.split = split
+        self.kept = kept
         self.begin = begin
         self.source = source
         self.engine = engine
@@ -209,8 +213,8 @@ class PrefixOutputs:
         self._earlier = earlier
         per = min(SHARD_IMAGES, max(SHARD // max(split.bytes, 1), 1))
         self.per_shard = max(per // self.block, 1) * self.block
-        kept = store is not None or pool is not None
-        self._base = {**key, "block": self.block, "prefix": split.digest()} if kept else {}
+        stored = store is not None or pool is not None
+        self._base = {**key, "block": self.block, "prefix": split.digest()} if stored else {}
         if engine is not None and len(source.part.labels):
             engine.choose(split, self.block, self._sample)
 
@@ -244,7 +248,7 @@ class PrefixOutputs:
 
     def prepare(self, view: int) -> None:
         """Store the rows of a view for all images, unless they are stored already. Without a store nothing happens."""
-        if view in self._shards or (self.store is None and self.pool is None):
+        if self.kept is not None or view in self._shards or (self.store is None and self.pool is None):
             return
         count = len(self.source.part.labels)
         shards: dict[int, Rows] = {}
@@ -346,6 +350,12 @@ class PrefixOutputs:
 
     def take(self, indices: Indices, views: Sequence[int]) -> Rows:
         """The rows of images, each at its view, on the device."""
+        if self.kept is not None:
+            started = perf_counter()
+            taken = tuple(row.to(self.split.place) for row in self.kept.take(indices))
+            self.spent.store += perf_counter() - started
+            self.read += len(indices)
+            return taken
         if any(view not in self._shards for view in views):
             return self._compute(indices, views)
         started = perf_counter()

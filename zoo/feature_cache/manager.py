@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from zoo.feature_cache.engine_choice import RunEngine
 from zoo.feature_cache.loader import EvaluationCrops, InputSource, PrefixOutputs
 from zoo.feature_cache.policy import decide_caching
 from zoo.feature_cache.row_pool import RowPool
-from zoo.feature_cache.split_network import SplitNetwork
+from zoo.feature_cache.shard_entries import KeptRows
+from zoo.feature_cache.split_network import SplitNetwork, block_size
 from zoo.networks.tracing import LARGE_BATCH, eval_mode, noise
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress
@@ -28,6 +29,7 @@ from zoo.storage.cache import source_key
 from zoo.storage.tensor_store import Store
 from zoo.system.accelerator import name_of
 from zoo.system.device import Device
+from zoo.system.accelerator import capabilities
 from zoo.system.environment import machine, versions
 
 # Source files that pixels and rows depend on: if one changes, older entries of the store are not used
@@ -59,6 +61,7 @@ class FeatureCache:
         engine: what computes prefixes; None: torch.
         earlier: images of the run that this one goes on from, whose stored rows are read.
         begin: see `zoo.feature_cache.loader.PrefixOutputs`.
+        kept: parts of the data whose rows are kept by shard, with these rows.
     """
 
     def __init__(
@@ -75,8 +78,10 @@ class FeatureCache:
         engine: RunEngine | None = None,
         earlier: Sequence[EarlierImages] = (),
         begin: float = 0.0,
+        kept: Sequence[tuple[DecodedImages, KeptRows]] = (),
     ) -> None:
         self.engine = engine
+        self.kept = kept
         self.begin = begin
         self.earlier = earlier
         self.pool = pool if asked != "off" else None
@@ -135,7 +140,9 @@ class FeatureCache:
             title: Name of the outputs in notes and progress bars.
         """
         store = None
-        if self.store is not None:
+        if (kept := self._kept(split, source)) is not None:
+            self._note_once(f"{title}: {len(kept):,} images, kept by shard, so that none is computed")
+        elif self.store is not None:
             images = len(source.part.labels)
             decision = decide_caching(
                 split, self.asked, self.store, images=images, views=views, epochs=epochs, what=title
@@ -165,10 +172,12 @@ class FeatureCache:
         return self._outputs(split, source, store, title)
 
     def _outputs(self, split: SplitNetwork, source: InputSource, store: Store | None, title: str) -> PrefixOutputs:
+        kept = self._kept(split, source)
         return PrefixOutputs(
             split,
             source,
-            store=store,
+            store=store if kept is None else None,
+            kept=kept,
             key=self._key(split.autocast),
             batch_size=self.batch_size,
             progress=self.progress,
@@ -178,6 +187,35 @@ class FeatureCache:
             earlier=self.earlier,
             begin=self.begin,
         )
+
+    def shard_key(self, split: SplitNetwork, pixels: Mapping[str, Any], engine: str) -> dict[str, Any]:
+        """What the rows of a shard's images depend on, whichever machine computes them.
+
+        Unlike the keys of other entries it leaves out threads and processor, which change the last bits, so that a
+        cluster may compute what one machine trains from; an entry says what computed it.
+
+        Args:
+            split: The network.
+            pixels: See `InputSource.key`.
+            engine: See `zoo.feature_cache.engine_choice.RunEngine.key`.
+        """
+        known = self._key(split.autocast)
+        return {
+            **{name: value for name, value in known.items() if name not in ("kind", "threads", "processor")},
+            "device": self.device.place.type,
+            "block": block_size(self.batch_size, capabilities(split.place).block),
+            "prefix": split.graph_digest(),
+            "pixels": dict(pixels),
+            "engine": engine,
+        }
+
+    def _kept(self, split: SplitNetwork, source: InputSource) -> KeptRows | None:
+        """The rows of a source's images that are kept by shard, if they are what this network gives."""
+        rows = next((rows for part, rows in self.kept if part is source.part), None)
+        if rows is None or source.by_name:
+            return None
+        same = self.shard_key(split, source.key_of((), 0), str(rows.key["engine"]))
+        return rows if same == rows.key else None
 
     def _key(self, autocast: torch.dtype | None) -> dict[str, Any]:
         """What the bits of a row depend on besides weights, graph and pixels."""

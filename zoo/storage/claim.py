@@ -19,10 +19,13 @@ FILES = 256
 
 
 @contextmanager
-def claim(store: Store | None, key: Mapping[str, Any], waiting: Callable[[], None] = lambda: None) -> Iterator[None]:
+def claim(
+    store: Store | None, key: Mapping[str, Any], waiting: Callable[[], None] = lambda: None, files: int = FILES
+) -> Iterator[None]:
     """Hold the claim on an entry within a `with` block; look again whether the entry is there once it is held.
 
-    `waiting` is called before this process waits for another one.
+    `waiting` is called before this process waits for another one. Where many processes compute at a time, more `files`
+    than usual keep them from waiting for one another.
 
     The system gives up the claim of a process that is killed. Where no lock can be had, as in a folder that cannot be
     written or on some network file systems, nobody waits, and the entry may be computed twice.
@@ -32,7 +35,7 @@ def claim(store: Store | None, key: Mapping[str, Any], waiting: Callable[[], Non
         yield
         return
     digest = hashlib.sha256(json_text(dict(key), ascii_only=True).encode()).digest()
-    lock = FileLock(folder / FOLDER / f"{digest[0] % FILES:02x}.lock")
+    lock = FileLock(folder / FOLDER / f"{int.from_bytes(digest[:4], 'little') % files:02x}.lock")
     try:
         (folder / FOLDER).mkdir(parents=True, exist_ok=True)
         try:

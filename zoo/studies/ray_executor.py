@@ -118,9 +118,9 @@ class RayExecutor(RemoteExecutor):
             if self._stopped:
                 raise TrialLost("the study was stopped") from error
             raise ZooError(
-                f"Ray cannot carry out a trial: {quoted(error)}",
+                f"Ray cannot carry out a task: {quoted(error)}",
                 hint="is zoo installed on every machine of the cluster, and is the cluster there? `zoo study FOLDER` "
-                "continues the study",
+                "continues a study, and the same `zoo features` a pass",
             ) from error
         finally:
             self._refs.discard(ref)

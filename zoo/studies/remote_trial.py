@@ -16,6 +16,7 @@ from zoo.experiment import Experiment
 from zoo.studies.executor import LocalProcess
 from zoo.studies.running import check_session, hold_trial
 from zoo.studies.trial import Trial
+from zoo.system.environment import versions
 from zoo.system.worker_process import WorkerFailed
 
 # Processes that train, by what their libraries read once: a process of Ray carries out several trials, and its own
@@ -34,6 +35,8 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
         JSON values: `outcome`, that of `TrialResult.to_json`; or `refused` or `full` with the reason and a `hint`,
         where this machine may not train it, or its disk is full.
     """
+    if "features" in request:
+        return _shard_features(request)
     study, name = Path(request["study"]), str(request["name"])
     key = (request["threads"], os.environ.get("CUDA_VISIBLE_DEVICES"))
     process = _processes.setdefault(key, LocalProcess(request["threads"]))
@@ -49,6 +52,33 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"full": f"worker `{platform.node()}`: {error.message}", "hint": error.hint}
     except ZooError as error:
         return {"refused": f"worker `{platform.node()}` {error.message}", "hint": error.hint}
+
+
+def _shard_features(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Keep the features of one shard on this machine.
+
+    Args:
+        request: `features`, what `TrialWorker.shard_features` takes; `threads`; and `versions`, those of the session.
+
+    Returns:
+        JSON values: `answer`; or `failed` with the reason, a `hint` and the type of the error.
+    """
+    key = (request["threads"], os.environ.get("CUDA_VISIBLE_DEVICES"))
+    process, node = _processes.setdefault(key, LocalProcess(request["threads"])), f"worker `{platform.node()}`"
+    difference = versions_difference(request["versions"], versions())
+    if difference:
+        return {
+            "failed": f"{node} has other versions: {difference}",
+            "hint": "install the same on all machines",
+            "kind": "",
+        }
+    try:
+        return {"answer": process.ask("shard_features", **request["features"])}
+    except DiskFull as error:
+        return {"failed": f"{node}: {error.message}", "hint": error.hint, "kind": DiskFull.__name__}
+    except WorkerFailed as failure:
+        kind = "" if failure.kind is None else failure.kind.__name__
+        return {"failed": f"{node}: {failure.reason}", "hint": failure.hint, "kind": kind}
 
 
 def _check_state(process: LocalProcess, experiment: Experiment, wanted: Mapping[str, Any]) -> None:

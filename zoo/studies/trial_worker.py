@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.runs.run import Run
@@ -26,6 +28,7 @@ class TrialWorker:
 
         self.plugins = Plugins()
         self._backbone: str | None = None
+        self._features: tuple[Any, Any] | None = None  # what they are of, and what computes them
 
     def train(self, experiment: dict[str, Any], folder: str) -> dict[str, Any]:
         """Train into `folder`, or continue the stopped run that is there; a finished run is not trained again.
@@ -51,6 +54,44 @@ class TrialWorker:
             "others": run.record.get("others", 0.0),
             "metrics": run.metrics,
         }
+
+    def shard_features(
+        self,
+        experiment: dict[str, Any],
+        classes: list[str],
+        store: str,
+        budget: int,
+        file: str,
+        uses: dict[str, list[list[int]]],
+        state: list[int],
+        engine: dict[str, Any] | None,
+        images: int,
+    ) -> dict[str, Any]:
+        """Keep the features of one shard; see `ShardFeatures.compute`.
+
+        Without an `engine` none are computed: one is chosen for all `images`, and the answer is the `engine` and the
+        `bytes` of an image's features.
+        """
+        from zoo.config.context import Context
+        from zoo.data.sample_columns import Ranges
+        from zoo.data.shards import FileState
+        from zoo.feature_cache.engine_choice import EngineChoice
+        from zoo.progress import Silent
+        from zoo.storage.tensor_store import Store
+        from zoo.training.shard_features import ShardFeatures
+
+        asked = (experiment, classes, store, budget)
+        if self._features is None or self._features[0] != asked:
+            context = Context(plugins=self.plugins, progress=Silent(), store=Store(Path(store), budget))
+            self._features = asked, ShardFeatures(Experiment.from_json(experiment), classes, context)
+        ranges = {use: Ranges(*(np.array(numbers, np.int64) for numbers in one)) for use, one in uses.items()}
+        if engine is None:
+            choice, size = self._features[1].begin(file, ranges.get("fit"), images)
+            return {"engine": choice.to_json(), "bytes": size}
+        found: dict[str, Any] = self._features[1].compute(
+            file, FileState(*state), ranges, EngineChoice.from_json(engine)
+        )
+        return found
 
     def state(self, experiment: dict[str, Any]) -> dict[str, Any]:
         """The versions of this machine and the images that it sees; see `machine_state`."""

@@ -10,10 +10,13 @@ import torch
 from torch import nn
 
 from zoo.backbone import Network
+from zoo.data.decoding import allocate
 from zoo.errors import UsageError
 from zoo.feature_cache.loader import AugmentedViews
 from zoo.feature_cache.manager import FeatureCache
 from zoo.networks.head import find_head
+
+BLOCK = 4096  # images whose features are read from the store at a time
 
 
 @torch.no_grad()
@@ -43,6 +46,15 @@ def features(network: Network, batches: Iterable[torch.Tensor]) -> npt.NDArray[n
     return np.concatenate(found)
 
 
+def allocate_features(count: int, width: int) -> npt.NDArray[np.float32]:
+    """An uninitialised array `(count, width)`: in memory up to 256 MiB, else mapped to an unnamed temporary file.
+
+    In memory as well where no file has room.
+    """
+    found = allocate((count, width * np.dtype(np.float32).itemsize))
+    return np.empty((count, width), np.float32) if found is None else found.view(np.float32)
+
+
 def cached_features(
     network: Network, trainable: Collection[str], views: AugmentedViews, cache: FeatureCache, title: str
 ) -> tuple[npt.NDArray[np.float32], dict[str, float]] | None:
@@ -57,6 +69,9 @@ def cached_features(
     outputs = cache.outputs(split, plain, epochs=0, views=1, title=title)
     outputs.prepare(0)
     count = len(plain.part.labels)
-    found: npt.NDArray[np.float32] = outputs.take(np.arange(count), [0] * count)[0].float().cpu().numpy()
+    found = allocate_features(count, split.boundary[0].shape[0])
+    for start in range(0, count, BLOCK):
+        indices = np.arange(start, min(start + BLOCK, count))
+        found[start : start + BLOCK] = outputs.take(indices, [0] * len(indices))[0].float().cpu().numpy()
     spent = {"data": plain.drawing, "prefix": outputs.spent.prefix, "store": outputs.spent.store}
     return found, {name: round(seconds, 3) for name, seconds in spent.items()}

@@ -68,6 +68,7 @@ def initial_manifest(job: Job) -> dict[str, Any]:
         **common_manifest(job.experiment, job.setup, job.network, job.phases, job.images),
         "from": _from_manifest(job),
         **({"teachers": {name: one.to_json() for name, one in job.teachers.items()}} if job.teachers else {}),
+        **({} if job.kept is None else {"kept_features": job.kept.to_json()}),
         "start_sha256": job.start_digest,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
         "reported_split": job.roles.reported or (job.earlier.reported_split if job.earlier else "val"),

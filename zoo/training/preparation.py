@@ -10,7 +10,16 @@ import torch
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.decode_plan import decode_requests, store_keys
-from zoo.data.decoding import CHECKED, BadFile, DecodedImages, decode_parts, default_workers, doubts_text, streamed_text
+from zoo.data.decoding import (
+    CHECKED,
+    BadFile,
+    DecodedImages,
+    DecodeRequest,
+    decode_parts,
+    default_workers,
+    doubts_text,
+    streamed_text,
+)
 from zoo.data.groups import SharedGroup, shared_groups, told_groups
 from zoo.data.image import all_grey, has_deep_grey
 from zoo.data.leakage import Leak, leaks_of, told
@@ -32,6 +41,7 @@ from zoo.training.acceptance import accept, check_leaks
 from zoo.training.distillation import Teacher, open_teachers, warn_of_seen
 from zoo.training.final_run import Earlier
 from zoo.training.inheritance import Inheritance
+from zoo.training.kept_features import KeptFeatures, kept_features
 from zoo.training.optimizer import changed_by
 from zoo.training.seen_images import Seen, check_seen, images_of, images_seen
 from zoo.training.setup import PlannedPhases, Setup, build, build_from, plan_phases
@@ -62,6 +72,7 @@ class Job:
     engine: RunEngine | None = None  # computes frozen layers; None: torch
     inheritance: Inheritance | None = None  # of a run that goes on from another
     seen: Seen | None = None  # images that the run which it goes on from was fitted on
+    kept: KeptFeatures | None = None  # features that are kept by shard
 
     @property
     def images(self) -> Images:
@@ -102,6 +113,7 @@ def feature_cache(job: Job) -> FeatureCache:
         engine=job.engine,
         earlier=() if job.inheritance is None else images_of(job.inheritance.parent),
         begin=job.context.ranks.rank / job.context.ranks.size,
+        kept=() if job.kept is None else job.kept.rows_of(job.decoded),
     )
 
 
@@ -150,8 +162,8 @@ def prepare(
     if inheritance is not None:
         phases = replace(phases, notes=(*inheritance.notes(phases.phases), *phases.notes))
     if earlier is not None:
-        kept = len(earlier.epochs)
-        phases = replace(phases, phases=phases.phases[:kept], epochs=earlier.epochs)
+        trained = len(earlier.epochs)
+        phases = replace(phases, phases=phases.phases[:trained], epochs=earlier.epochs)
     teachers = open_teachers(phases.phases, images.classes)
     clock.lap("build")
     progress.note(f"device {setup.device.place} {setup.device.precision} ({setup.device.reason})")
@@ -162,7 +174,9 @@ def prepare(
     if setup.plan.pretrained and setup.weights is None and setup.weights_file is None and setup.parent is None:
         progress.warn(f"`--weights none`: `{setup.plan}` trains on a network that starts at random")
     try:
-        decoded, bad = _decode(images, roles, setup, experiment, context, prefetch)
+        requests = decode_requests(images, roles, setup.preprocess)
+        kept = kept_features(network, phases, setup, experiment, requests, context, engine)
+        decoded, bad = _decode(images, requests, setup, experiment, context, prefetch, kept)
     finally:
         progress.stop()  # also after an error: a bar would go on telling how long it takes
     if experiment.levels is not None:
@@ -175,7 +189,7 @@ def prepare(
         progress.note(
             f"all of {count} looked at are grey; the network gets each as three equal channels, red, green and blue"
         )
-    if (streamed := streamed_text(decoded.values())) is not None:
+    if kept is None and (streamed := streamed_text(decoded.values())) is not None:
         progress.note(streamed)
     warn_of_seen(teachers, [one for role, part in decoded.items() if role != "fit" for one in part.contents], progress)
     leaks = [*leaks_of(decoded, roles.reported or "val"), *accepted.selection.near]
@@ -205,13 +219,14 @@ def prepare(
         inheritance=inheritance,
         seen=seen,
         teachers=teachers,
+        kept=kept,
         engine=RunEngine(
             experiment.engine,
             plugins=context.plugins,
             progress=progress,
             store=context.store,
             work=work,
-            began_with=engine,
+            began_with=engine or (None if kept is None else kept.engine),
             shared=pool.engines if pool is not None else None,
         ),
     )
@@ -255,17 +270,19 @@ def warn_of_images(job: Job, progress: Progress) -> None:
 
 def _decode(
     images: Images,
-    roles: Roles,
+    parts: Mapping[str, DecodeRequest],
     setup: Setup,
     experiment: Experiment,
     context: Context,
     prefetch: Prefetch | None,
+    kept: KeptFeatures | None,
 ) -> tuple[dict[str, DecodedImages], list[BadFile]]:
     """Decode the images of every role, after the prefetch process has put what it decoded into the store."""
     progress = context.progress
-    parts = decode_requests(images, roles, setup.preprocess)
     count = sum(len(part.samples) for part in parts.values())
-    if prefetch is not None:
+    if prefetch is not None and kept is not None:
+        prefetch.stop()
+    elif prefetch is not None:
         progress.start("scan", count)
         if not prefetch.wait(progress.advance):
             progress.note(
@@ -280,6 +297,7 @@ def _decode(
         advance=progress.advance,
         store=context.store if experiment.cache != "off" else None,
         keys=store_keys(parts, setup.preprocess),
+        known=None if kept is None else kept.known,
     )
     progress.stop()
     return decoded, bad

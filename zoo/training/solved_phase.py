@@ -24,6 +24,8 @@ from zoo.training.kept_solution import solve_or_find
 from zoo.training.optimizer import changed_by
 from zoo.training.workspace import Workspace
 
+SCORED = 65_536  # training images whose logits are computed at a time
+
 
 def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any]:
     """Run the phase's solver on a workspace's network, in place; returns a history record like that of an epoch.
@@ -72,18 +74,34 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
     if not isinstance(answer, dict):
         raise ZooError(f"solver `{phase.solver}` returns {answer!r}, not a dict")
     frozen.check(f"while `{phase.name}` was solved")
-    with torch.no_grad():
-        logits = head(torch.from_numpy(found).to(workspace.device.place)).float().cpu()
+    loss, right = _scored(head, found, labels, workspace.device.place)
     return {
         "schema": SCHEMA,
         "phase": phase.name,
         "epoch": epoch,
         "solved": answer,
-        "train_loss": float(nn.functional.cross_entropy(logits, labels)),
-        "train_accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "train_loss": loss,
+        "train_accuracy": right,
         "images_per_second": round(len(found) / (computed - started), 1),
         "seconds": {**spent, "solve": round(perf_counter() - computed, 3)},
     }
+
+
+@torch.no_grad()
+def _scored(
+    head: nn.Module, features: npt.NDArray[np.float32], labels: torch.Tensor, place: torch.device
+) -> tuple[float, float]:
+    """Mean log-loss and accuracy of a head on features `(N, D)`, in blocks of `SCORED` images."""
+    losses, rights, counts = [], [], []
+    for start in range(0, len(features), SCORED):
+        part, wanted = features[start : start + SCORED], labels[start : start + SCORED]
+        logits = head(torch.from_numpy(np.ascontiguousarray(part)).to(place)).float().cpu()
+        losses.append(float(nn.functional.cross_entropy(logits, wanted)))
+        rights.append(float((logits.argmax(1) == wanted).float().mean()))
+        counts.append(len(part))
+    if len(counts) == 1:
+        return losses[0], rights[0]
+    return float(np.average(losses, weights=counts)), float(np.average(rights, weights=counts))
 
 
 def _not_finite(workspace: Workspace, found: npt.NDArray[np.float32], epoch: int) -> ZooError:
