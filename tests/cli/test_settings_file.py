@@ -93,7 +93,7 @@ def test_every_option_of_train_is_a_key_or_asks_for_something_once() -> None:
     assert set(Experiment.__dataclass_fields__) <= set(options())
     assert list(options())[:3] == ["data", "backbone", "strategy"]  # what matters stands first in the help
     paths = {name for name, one in options().items() if PATHS.search(one.metavar or "")}
-    assert paths == {"data", "weights", "from_run", "exclude", "out", "splits"}
+    assert paths == {"data", "strategy", "weights", "from_run", "exclude", "out", "splits"}
 
 
 def test_the_command_line_wins_and_relative_paths_are_beside_the_file(

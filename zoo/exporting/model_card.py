@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config.references import with_short_teachers
 from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.evaluation import Evaluation
 from zoo.evaluation.statistics import grouped_interval, wilson_interval
@@ -154,11 +155,6 @@ def _data_name(run: Run) -> str:
     return Path(run.data_name.rpartition(":")[2]).name or "images"
 
 
-def without_folders(strategy: str) -> str:
-    """A strategy text with the name of a teacher in place of its path: cards name no folder of the machine."""
-    return re.sub(r"(?<=distill=)[^,+]*/(?=[^,+/])", "", strategy)
-
-
 def _summary(run: Run) -> str:
     classes, interval = run.classes, run.record.get("accuracy_interval_95")
     accuracy = run.metrics.get("accuracy")
@@ -168,7 +164,7 @@ def _summary(run: Run) -> str:
             f" Its accuracy on `{run.record.get('reported_split')}` is **{accuracy:.3f}** "
             f"(95 % interval {interval[0]:.3f} to {interval[1]:.3f})."
         )
-    strategy = without_folders(str(run.record.get("strategy")))
+    strategy = with_short_teachers(str(run.record.get("strategy")))
     made = "" if run.combined is None else f" It is {run.in_words}."
     return (
         f"# {_text(_title(run))}\n\nAn image classifier for {counted(len(classes), 'class', 'classes')}: the backbone "
@@ -268,7 +264,7 @@ def _settings(run: Run) -> str:
         if field.name in PATHS and isinstance(value, str):
             value = _data_name(run) if field.name == "data" else Path(value).name
         if field.name == "strategy":
-            value = without_folders(value)
+            value = with_short_teachers(value)
         rows.append((f"`{field.name}`", f"`{_code(value if isinstance(value, str) else json_text(value))}`"))
     versions = run.record.get("versions") or {}
     text = "## Settings\n\nThose that differ from their default, and the seeds.\n\n" + _table(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.config.references import absolute_weights
+from zoo.config.references import absolute_strategy, absolute_weights
 from zoo.data.data_argument import absolute_path, check_no_secret
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
@@ -94,7 +94,7 @@ def beside(key: str, value: str, folder: Path, plugins: Plugins) -> str:
 
     Args:
         key: The setting.
-        value: Its text; of `data` and `weights` it may also be a name.
+        value: Its text; of `data` and `weights` it may also be a name, and of `strategy` it holds paths.
         folder: The folder of the file.
         plugins: Loaded plugins.
     """
@@ -102,6 +102,8 @@ def beside(key: str, value: str, folder: Path, plugins: Plugins) -> str:
         return absolute(value, plugins, folder)
     if key == "weights":
         return absolute_weights(value, folder)
+    if key == "strategy":
+        return absolute_strategy(value, folder)
     if key == "exclude":
         return str(absolute_list(value, folder))
     return absolute_path(value, folder)

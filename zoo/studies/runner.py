@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
-from zoo.config.references import absolute_weights
-from zoo.data.exclusion import absolute_list
 from zoo.data.folds import pool
 from zoo.data.leakage import digests
-from zoo.data.opening import absolute, found_text
+from zoo.data.opening import found_text
 from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError, counted
 from zoo.experiment import Experiment
@@ -90,13 +88,7 @@ def study(
         folder = Path(asked)
         asked = Results.open(folder).study
     else:
-        # so that it can be continued from any folder
-        settings = dict(asked.settings)
-        if isinstance(settings.get("exclude"), str):
-            settings["exclude"] = absolute_list(settings["exclude"])
-        if isinstance(settings.get("weights"), str):
-            settings["weights"] = absolute_weights(settings["weights"])
-        asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
+        asked = asked.located(plugins)
         folder = output_path(out) if out is not None else default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()

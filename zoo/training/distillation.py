@@ -78,8 +78,7 @@ def _open_teacher(name: str, classes: Sequence[str]) -> Teacher:
     if not folder.is_dir():
         raise UsageError(
             f"`distill={name}`: there is no run `{folder}`",
-            hint="it takes the folder that `zoo train` made, without `+` and `,` in its name"
-            + ("" if folder.is_absolute() else f"; a relative path begins at the current folder, here `{Path.cwd()}`"),
+            hint="it takes the folder that `zoo train` made, without `+` and `,` in its path",
         )
     run = Run.open(folder)
     try:

@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
-from zoo.config.references import needs_validation
+from zoo.config.references import absolute_strategy, needs_validation
 from zoo.data.decoding import MEMORY_BUDGET
 from zoo.data.folds import with_held_out
 from zoo.data.groups import shared_groups
@@ -161,7 +161,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     """
     check_kind(experiment, Experiment, "plan", "zoo.plan(zoo.Experiment(data=..., backbone=..., strategy=...))")
     plugins = plugins or Plugins()
-    experiment = inherited(experiment)
+    experiment = inherited(dataclasses.replace(experiment, strategy=absolute_strategy(experiment.strategy)))
     setup = resolve(experiment, plugins)
     images, notes = None, list[str]()
     names = tuple(map(str, range(CLASSES))) if setup.parent is None else setup.parent.run.classes
