@@ -113,8 +113,8 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     if evaluation.fitted:
         whole = counted(len(evaluation.predictions), "image")
         console.print(
-            f"[dim]the model was fitted on {evaluation.fitted} of these {whole}, so its accuracy on new images is "
-            "lower[/dim]"
+            f"[dim]the model, or a run that it comes from, was fitted on {evaluation.fitted} of these {whole}, so its "
+            "accuracy on new images is lower[/dim]"
         )
     classes = Table("class", "precision", "recall", "f1", "ROC AUC", "PR AUC", "loss", "images")
     for row in evaluation.per_class():

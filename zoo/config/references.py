@@ -154,6 +154,11 @@ def absolute_strategy(text: str, base: Path | None = None) -> str:
     return _TEACHER.sub(resolved, text)
 
 
+def teachers_of(strategy: str) -> tuple[str, ...]:
+    """The paths of the teachers that the text of a strategy names, each once."""
+    return tuple(dict.fromkeys(found[2] for found in _TEACHER.finditer(strategy)))
+
+
 def with_short_teachers(strategy: str) -> str:
     """The text of a strategy with the name of a teacher's folder in place of its path."""
     return _TEACHER.sub(lambda found: found[1] + Path(found[2]).name, strategy)

@@ -31,7 +31,7 @@ from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
-from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
+from zoo.studies.data_checks import check_no_leaks, check_teachers, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
 from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor, answers_of
 from zoo.studies.results import (
@@ -103,6 +103,7 @@ def study(
     if few is not None:
         progress.warn(few)
     check_no_leaks(opened, first, progress)
+    check_teachers(images, [asked.experiment(trial) for trial in trials])
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         if not (folder / EXCLUDE_FILE).is_file():

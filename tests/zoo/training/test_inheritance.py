@@ -18,7 +18,8 @@ from zoo import Experiment, Plugins, Run, UsageError, ZooError, plan, resume, tr
 from zoo.config.context import Context
 from zoo.networks.head import HEAD_STD
 from zoo.progress import Silent
-from zoo.runs.parent import ClassMatch, run_to_go_on_from, seen_by
+from zoo.runs.lineage import seen_by
+from zoo.runs.parent import ClassMatch, run_to_go_on_from
 from zoo.storage.files import read_json, write_json
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.preparation import prepare
