@@ -210,3 +210,18 @@ def test_an_option_that_may_be_repeated_is_a_list(
         for wrong in ("a", [1]):
             with pytest.raises(UsageError, match="not a list, each of it a text in quotes"):
                 checked(context, {"note": wrong}, file, plugins)
+
+
+def test_exact_is_printed_and_read(
+    capsys: pytest.CaptureFixture[str], plugins: Plugins, exported_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    for words, value in (([], "true"), (["--fast"], "false")):
+        code, out, _ = zoo(capsys, "train", "--data", "x", "--backbone", "resnet18", "--print-config", *words)
+        assert code == 0 and f"\nexact = {value}\n" in out
+        file.write_text(out)
+        root = click.Context(click.Group("zoo"), obj=plugins)
+        with train.make_context("train", [str(file)], parent=root) as context:
+            assert context.params["exact"] == (value == "true")
+    code, out, _ = zoo(capsys, "rerun", exported_run, "--print-config")
+    assert code == 0 and "\nexact = true\n" in out

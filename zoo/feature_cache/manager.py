@@ -151,17 +151,14 @@ class FeatureCache:
         if split is None:
             return None
         store = self.store if self.asked != "off" else None
-        if store is not None and split.bytes * len(part.labels) > store.budget:
+        if store is not None and store.failure is None and split.bytes * len(part.labels) > store.budget:
             store = None
         source = EvaluationCrops(part, self.preprocess, self.device.place)
         return self._outputs(split, source, store, "frozen prefix for evaluation")
 
     def stored_outputs(self, split: SplitNetwork, source: InputSource, title: str) -> PrefixOutputs:
         """Outputs of the prefix for images of any source, in eval mode; they are kept wherever there is a store."""
-        store = self.store if self.asked != "off" else None
-        if store is not None and store.failure is not None:
-            store = None
-        return self._outputs(split, source, store, title)
+        return self._outputs(split, source, self.store if self.asked != "off" else None, title)
 
     def _outputs(self, split: SplitNetwork, source: InputSource, store: Store | None, title: str) -> PrefixOutputs:
         return PrefixOutputs(

@@ -32,7 +32,7 @@ from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_j
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.studies.data_checks import check_no_leaks, check_teachers, open_for_study, why_too_few
-from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
+from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, told_unfit, with_latency
 from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor, answers_of
 from zoo.studies.results import (
     COSTS_FILE,
@@ -347,10 +347,10 @@ class StudySession:
                 found[configuration] = DeploymentCost(license=license, failure=exported.reason)
             else:
                 found[configuration] = DeploymentCost(license=license, **exported)
-                if found[configuration].unfit:
-                    self.progress.warn(f"{configuration} will not be trained: {found[configuration].unfit}")
             self.progress.advance(1)
         self.progress.stop()
+        for line in told_unfit({name: one.unfit for name, one in found.items() if one.unfit}):
+            self.progress.warn(line)
         self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
         device = self._experiment(self.trials[0]).device
         latencies = time_networks(networks, device, self.plugins, self.progress)
