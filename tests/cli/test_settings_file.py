@@ -161,11 +161,15 @@ def test_a_mistake_in_a_file_is_one_line(
 def test_what_is_no_file_of_settings_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": 1}')
     (tmp_path / "latin.toml").write_bytes(NEEDED.encode() + b"# \xe9")
+    (tmp_path / "twice.toml").write_bytes(b"\xef\xbb\xbf" + f"{NEEDED}lr = 1\nlr = 2\n".replace("\n", "\r\n").encode())
+    (tmp_path / "tables.toml").write_text(f"{NEEDED}[a]\n[a]\n")
     for words, told in (
         ([tmp_path / "none.toml"], "there is no settings file"),
         ([tmp_path], "is a folder, not a settings file"),
         ([tmp_path / "latin.toml"], "it is not text in UTF-8"),
         ([tmp_path / "run.json"], "cannot be read as TOML"),
+        ([tmp_path / "twice.toml"], "`lr` stands there twice (line 5)\n\nhint: leave one of them out"),
+        ([tmp_path / "tables.toml"], "`[a]` stands there twice (line 5)"),
         (["--print-config", "--resume", tmp_path], "`--print-config` cannot be given with `--resume`"),
         (["--print-config", "--backbone", "resnet18", "--lr", "0"], "`--lr 0` is outside"),
         (["--print-config", "--data", "s3://a:hunter2@b/c"], "has an address with a password"),

@@ -21,6 +21,7 @@ from zoo.evaluation.statistics import grouped_interval, wilson_interval
 from zoo.experiment import Experiment
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
+from zoo.runs.run_folder import check_not_own
 from zoo.storage.files import json_text, write_bytes
 from zoo.storage.paths import output_path
 
@@ -90,12 +91,14 @@ def write_card(run: Run | Path | str, out: Path | str, *, force: bool = False) -
     """Write the model card of a run to a file, such as the `README.md` of a repository; returns its path.
 
     Raises:
-        UsageError: the folder is not a run, the file exists and `force` is not given, or its folder does not exist.
+        UsageError: the folder is not a run, the file exists and `force` is not given, or belongs to a run; or its
+            folder does not exist.
         ZooError: the run is not finished, or the file cannot be written.
     """
     target = output_path(out)
     if target.is_dir():
         raise UsageError(f"`{target}` is a folder", hint=f"pass the name of a file: `--out {target / 'README.md'}`")
+    check_not_own(target)
     if target.exists() and not force:
         raise UsageError(f"`{target}` exists", hint="pass another `--out`, or `--force` to replace it")
     if not target.parent.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -67,6 +68,9 @@ def read_settings(file: Path | str, what: str = "settings file") -> dict[str, An
             f"`{file}` cannot be read as TOML: it is not text in UTF-8", hint=f"pass a {what} in TOML"
         ) from error
     except (ValueError, RecursionError) as error:
+        twice = _given_twice(path, str(error))
+        if twice is not None:
+            raise UsageError(f"`{file}`: {twice}", hint="leave one of them out") from error
         raise UsageError(
             f"`{file}` cannot be read as TOML: {str(error) or 'it is nested too deeply'}",
             hint='a line is `key = value`, with text in quotes, such as `data = "photos"`',
@@ -75,6 +79,15 @@ def read_settings(file: Path | str, what: str = "settings file") -> dict[str, An
         for text in _texts(value):
             check_no_secret(text, f"`{key}` of `{file}`")
     return found
+
+
+def _given_twice(path: Path, error: str) -> str | None:
+    """What a file has twice, if that is why it is no TOML: tomllib names the place alone."""
+    found = re.search(r"(Cannot overwrite|Cannot declare) .*\(at line (\d+)", error)
+    if found is None:
+        return None
+    line = path.read_text("utf-8-sig").splitlines()[int(found[2]) - 1]
+    return f"`{line.partition('=')[0].strip()}` stands there twice (line {found[2]})"
 
 
 def _texts(value: Any) -> Iterable[str]:
