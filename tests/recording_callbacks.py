@@ -98,6 +98,17 @@ def slow() -> Callable[[Event], dict[str, Any]]:
     return observe
 
 
+def shouts() -> Callable[[Event], Any]:
+    """Says where it writes to in many lines that move the cursor, and then fails with a message of many letters."""
+
+    def observe(event: Event) -> dict[str, str]:
+        if isinstance(event, EpochEnded):
+            raise RuntimeError("letters" + "x" * 300_000)
+        return {"where": "[bold]there[/bold] \x1b[2J\n\n" * 3}
+
+    return observe
+
+
 def no_function() -> int:
     return 1
 
@@ -124,6 +135,7 @@ ROWS = (
     _row("exits"),
     _row("slow"),
     _row("kills_itself"),
+    _row("shouts"),
     _row("no_function"),
     _row("gives_text"),
     _row("gives_object"),

@@ -109,9 +109,10 @@ class Experiment:
             `fail`.
         exclude: Images to leave out: a CSV file with a column `id`, such as the `doctor.csv` of `zoo doctor`, of which
             the rows count that say `yes` in the column `exclude`. None: none.
-        on_leak: What to do where an image is in two of train, val and test, or has two labels: `warn`, `fail`, or
-            `drop` it from the training images (and a validation image that is also in test). Of groups in two splits
-            it is said too, and they `fail`.
+        on_leak: What to do where an image is in two of train, val and test, has two labels, or is scored though a run
+            of `--from` or `distill=` was trained on it: `warn`, `fail`, or `drop` it from the training images (a
+            validation image that is also in test from the validation images, and what an earlier run was trained on
+            from all that is scored). Of groups in two splits it is said too, and they `fail`.
         leak_check: What counts as the same image: equal content (`exact`), or also a copy that was resized, cut,
             compressed, mirrored, turned or brightened (`near`), which takes about as long as decoding does.
         unknown_rate: Share of images of the known classes, such as 0.01, that may be called unknown by mistake: the run

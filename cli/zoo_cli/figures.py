@@ -18,9 +18,11 @@ if TYPE_CHECKING:
     from zoo.evaluation.forgetting import Forgetting
     from zoo.evaluation.operating_point import OperatingPoint
     from zoo.evaluation.unknown_images import UnknownImages
+    from zoo.predictions import Predictions
     from zoo.runs.run import Run
 
 MOST_NEEDED = 5  # lines
+MOST_ABSENT = 5  # names of classes
 # The confusion matrix of more classes is in the JSON only
 MOST_CLASSES = 15
 
@@ -36,6 +38,7 @@ def print_run(run: Run, console: Console) -> None:
         f"{images})  macro-F1 {_figure(run.metrics.get('f1_macro'))}  loss {_figure(run.metrics.get('loss'))}  "
         f"[dim]{record['seconds']['total']:.0f} s[/dim]"
     )
+    _print_absent(run.predictions(), console)
     if run.is_final:
         trained = counted(record["data"]["fit"]["images"], "image")
         console.print(
@@ -48,6 +51,24 @@ def print_run(run: Run, console: Console) -> None:
             f"[dim]`{split}` was also used to choose the epoch, so this accuracy is optimistic; for an unbiased one, "
             f"run `zoo evaluate {run.path} --split test`[/dim]"
         )
+
+
+def _print_absent(predictions: Predictions, console: Console) -> None:
+    """Say which classes the macro figures leave out, since no image of the split is of them."""
+    import numpy as np  # not at the top: help needs no numbers
+
+    counts = np.bincount(predictions.labels, minlength=len(predictions.classes))
+    absent = np.flatnonzero(counts == 0)
+    if not len(absent):
+        return
+    names = [f"`{escape(predictions.classes[one])}`" for one in absent[:MOST_ABSENT]]
+    more = f" and {len(absent) - MOST_ABSENT} more" if len(absent) > MOST_ABSENT else ""
+    called = int(np.isin(predictions.predicted, absent).sum())
+    though = f", though {counted(called, 'image is', 'images are')} predicted as one" if called else ""
+    console.print(
+        f"[dim]macro figures are means over {counted(len(counts) - len(absent), 'class', 'classes')}: "
+        f"`{escape(predictions.split)}` has no image of {', '.join(names)}{more}{though}[/dim]"
+    )
 
 
 def _figure(value: float | None) -> str:
@@ -110,11 +131,12 @@ def print_evaluation(evaluation: Evaluation, console: Console) -> None:
     console.print(table)
     for name, reason in evaluation.undefined.items():
         console.print(f"[dim]{escape(name)} is undefined: {escape(reason)}[/dim]")
+    _print_absent(evaluation.predictions, console)
     if evaluation.fitted:
         whole = counted(len(evaluation.predictions), "image")
         console.print(
-            f"[dim]the model was fitted on {evaluation.fitted} of these {whole}, so its accuracy on new images is "
-            "lower[/dim]"
+            f"[dim]the model, or a run that it comes from, was fitted on {evaluation.fitted} of these {whole}, so its "
+            "accuracy on new images is lower[/dim]"
         )
     classes = Table("class", "precision", "recall", "f1", "ROC AUC", "PR AUC", "loss", "images")
     for row in evaluation.per_class():
@@ -229,6 +251,11 @@ def print_forgetting(found: Forgetting, console: Console) -> None:
         f"[dim]both among {counted(len(found.classes), 'class', 'classes')} that both have; among all its classes "
         f"`{escape(found.run)}` has {found.after_all_classes:.4f} right[/dim]"
     )
+    if len(found.classes) == 1:
+        console.print(
+            f"[yellow]`{escape(found.classes[0])}` is the only class of both, and among one class every answer is "
+            "right: this says nothing of what was forgotten[/yellow]"
+        )
     for count, why in (
         (found.dropped, "of classes that the run no longer has"),
         (found.changed, "with another content than then"),

@@ -85,7 +85,7 @@ def _print_phase(number: int, phase: PhasePlan, experiment: Experiment, screen: 
     else:
         steps = "" if phase.steps is None else f", {counted(phase.steps, 'step')}"
         words += [f"{counted(phase.epochs, 'epoch')}{steps}", experiment.schedule, f"norm {phase.norm}"]
-    words += [f"{word} {value:g}" for word, value in phase.settings.items()]
+    words += [f"{word} {value if isinstance(value, str) else f'{value:g}'}" for word, value in phase.settings.items()]
     table = Table(title=escape(", ".join(words)), title_justify="left", title_style="bold")
     for name in ("stage", "trains", "lr", "weight decay", "statistics", "trainable", "parameters"):
         table.add_column(name, justify="right" if name in ("lr", "weight decay", "trainable", "parameters") else "left")

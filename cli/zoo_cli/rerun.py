@@ -18,7 +18,36 @@ if TYPE_CHECKING:
     from zoo.runs.run import Run
 
 
-@click.command()
+class _Rerun(click.Command):
+    """The command, which says how a setting is changed where one is given as an option of `zoo train`."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        given = list(args)
+        try:
+            return super().parse_args(ctx, args)
+        except click.NoSuchOption as error:
+            option = next((one for one in options().values() if error.option_name in one.opts), None)
+            if option is None or option.name not in Experiment.__dataclass_fields__:
+                raise
+            raise UsageError(
+                f"`zoo rerun` has no option `{error.option_name}`",
+                hint=f"settings are changed by `--set {option.name}={_given_value(given, option)}`",
+            ) from error
+
+
+def _given_value(words: Sequence[str], option: click.Option) -> str:
+    """The value behind an option of `zoo train` among the words of a command; `VALUE` where there is none."""
+    if option.is_flag:
+        return "true"
+    for number, word in enumerate(words):
+        name, equals, value = word.partition("=")
+        if name in option.opts:
+            found = [value] if equals else words[number + 1 : number + 1 + option.nargs]
+            return " ".join(found) if found and not found[0].startswith("-") else "VALUE"
+    return "VALUE"
+
+
+@click.command(cls=_Rerun)
 @click.argument("run", metavar="RUN")
 @click.option(
     "--set",
@@ -65,8 +94,8 @@ def rerun(
     changes = _changes(ctx, given)
     experiment = rerun_experiment(opened, changes)
     if print_config:
-        threads = ctx.meta.get(THREADS)
-        echo(config_text(ctx, experiment.to_json(), plugins(ctx), out=out, threads=threads), nl=False)
+        threads, exact = ctx.meta.get(THREADS), (opened.record.get("ranks") or {}).get("exact", True)
+        echo(config_text(ctx, experiment.to_json(), plugins(ctx), out=out, threads=threads, exact=exact), nl=False)
         return
     _rerun(ctx, opened, changes, out, force, as_json)
 

@@ -228,6 +228,12 @@ def with_parent(settings: dict[str, Any], command: str, needed: Sequence[str]) -
         ZooError: the same.
     """
     path = settings["from_run"]
+    given = click.get_current_context().get_parameter_source("weights")
+    if path is not None and given is click.core.ParameterSource.COMMANDLINE:
+        raise UsageError(
+            f"`--from {path}` and `--weights {settings['weights']}`: training starts from the weights of the run",
+            hint="leave `--weights` out; or leave `--from` out to start from published weights",
+        )
     if path is not None and settings["backbone"] is None:
         from zoo.runs.parent import run_to_go_on_from
 

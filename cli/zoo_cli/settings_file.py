@@ -27,8 +27,8 @@ F = TypeVar("F", bound=Callable[..., Any])
 # Parameters of `zoo train` that ask for something once and are no settings
 NO_SETTINGS = ("settings_file", "resume", "final", "force", "as_json", "print_config", "help")
 
-# Words in the metavar of an option whose value is a path; relative ones begin at the folder of the file
-PATHS = re.compile(r"\b(DATA|CSV|DIR|FILE|RUN|STUDY)\b")
+# Words in the metavar of an option whose value is or holds a path; relative ones begin at the folder of the file
+PATHS = re.compile(r"\b(DATA|CSV|DIR|FILE|RUN|SPEC|STUDY)\b")
 
 LONGEST = 60  # characters of a wrong value in a message
 

@@ -190,7 +190,7 @@ def train(
         from zoo_cli.main import plugins
 
         threads = ctx.meta.get(THREADS)
-        echo(config_text(ctx, settings, plugins(ctx), out=out, threads=threads), nl=False)
+        echo(config_text(ctx, settings, plugins(ctx), out=out, threads=threads, exact=exact), nl=False)
         return
     if final is not None:
         _check_final(ctx, final)

@@ -39,6 +39,18 @@ def test_classes_and_confusion_are_printed_by_row_and_column() -> None:
     assert ["a", "2", "1", "0"] in lines and ["c", "1", "0", "1"] in lines  # rows are what is shown
 
 
+def test_classes_that_macro_figures_leave_out_are_named() -> None:
+    def said(found: Evaluation) -> str:
+        return "\n".join(" ".join(line) for line in printed(found))
+
+    text = said(evaluation([0, 0, 1], [0, 2, 2], ("a", "b", "c", "[d]")))
+    assert (
+        "macro figures are means over 2 classes: `val` has no image of `c`, `[d]`, though 2 images are predicted as one"
+        in text
+    )
+    assert "macro figures are means" not in said(evaluation([0, 1], [0, 0], ("a", "b")))
+
+
 @pytest.mark.parametrize("count", [MOST_CLASSES, MOST_CLASSES + 1])
 def test_a_matrix_of_many_classes_is_left_out(count: int) -> None:
     lines = printed(evaluation([0, 1], [0, 1], tuple(f"c{number}" for number in range(count))))

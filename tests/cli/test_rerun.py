@@ -127,6 +127,12 @@ def test_images_of_folds_that_have_changed_are_told(
         (["--set", "splits=x.csv"], "`--set splits=...` cannot change how the data of a run are divided"),
         (["--set", "backbone=resnet0"], "unknown backbone `resnet0`"),
         (["--set", "data=s3://a:hunter2@b"], "has an address with a password"),
+        (["--seed", "3"], "no option `--seed`\n\nhint: settings are changed by `--set seed=3`"),
+        (["--weight-decay=0.1"], "hint: settings are changed by `--set weight_decay=0.1`"),
+        (["--fill", "1", "2", "3"], "hint: settings are changed by `--set fill=1 2 3`"),
+        (["--compile"], "hint: settings are changed by `--set compile=true`"),
+        (["--from"], "hint: settings are changed by `--set from_run=VALUE`"),
+        (["--epohcs", "3"], "no such option"),
         (["--out", "{run}", "--force"], "holds the run that is trained again"),
     ],
 )

@@ -93,7 +93,7 @@ def test_every_option_of_train_is_a_key_or_asks_for_something_once() -> None:
     assert set(Experiment.__dataclass_fields__) <= set(options())
     assert list(options())[:3] == ["data", "backbone", "strategy"]  # what matters stands first in the help
     paths = {name for name, one in options().items() if PATHS.search(one.metavar or "")}
-    assert paths == {"data", "weights", "from_run", "exclude", "out", "splits"}
+    assert paths == {"data", "strategy", "weights", "from_run", "exclude", "out", "splits"}
 
 
 def test_the_command_line_wins_and_relative_paths_are_beside_the_file(
@@ -161,11 +161,15 @@ def test_a_mistake_in_a_file_is_one_line(
 def test_what_is_no_file_of_settings_is_told(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema": 1}')
     (tmp_path / "latin.toml").write_bytes(NEEDED.encode() + b"# \xe9")
+    (tmp_path / "twice.toml").write_bytes(b"\xef\xbb\xbf" + f"{NEEDED}lr = 1\nlr = 2\n".replace("\n", "\r\n").encode())
+    (tmp_path / "tables.toml").write_text(f"{NEEDED}[a]\n[a]\n")
     for words, told in (
         ([tmp_path / "none.toml"], "there is no settings file"),
         ([tmp_path], "is a folder, not a settings file"),
         ([tmp_path / "latin.toml"], "it is not text in UTF-8"),
         ([tmp_path / "run.json"], "cannot be read as TOML"),
+        ([tmp_path / "twice.toml"], "`lr` stands there twice (line 5)\n\nhint: leave one of them out"),
+        ([tmp_path / "tables.toml"], "`[a]` stands there twice (line 5)"),
         (["--print-config", "--resume", tmp_path], "`--print-config` cannot be given with `--resume`"),
         (["--print-config", "--backbone", "resnet18", "--lr", "0"], "`--lr 0` is outside"),
         (["--print-config", "--data", "s3://a:hunter2@b/c"], "has an address with a password"),
@@ -210,3 +214,18 @@ def test_an_option_that_may_be_repeated_is_a_list(
         for wrong in ("a", [1]):
             with pytest.raises(UsageError, match="not a list, each of it a text in quotes"):
                 checked(context, {"note": wrong}, file, plugins)
+
+
+def test_exact_is_printed_and_read(
+    capsys: pytest.CaptureFixture[str], plugins: Plugins, exported_run: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run.toml"
+    for words, value in (([], "true"), (["--fast"], "false")):
+        code, out, _ = zoo(capsys, "train", "--data", "x", "--backbone", "resnet18", "--print-config", *words)
+        assert code == 0 and f"\nexact = {value}\n" in out
+        file.write_text(out)
+        root = click.Context(click.Group("zoo"), obj=plugins)
+        with train.make_context("train", [str(file)], parent=root) as context:
+            assert context.params["exact"] == (value == "true")
+    code, out, _ = zoo(capsys, "rerun", exported_run, "--print-config")
+    assert code == 0 and "\nexact = true\n" in out

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from zoo.combining.making import Combined, choose_folder, class_indices, log_loss, logits_of, new_temperature, write_run
-from zoo.combining.parts import Part, crops, find_held_out, open_parts
+from zoo.combining.parts import crops, find_held_out, open_parts
 from zoo.config.context import Context
 from zoo.data.class_names import keys
 from zoo.errors import UsageError, counted
@@ -20,6 +20,7 @@ from zoo.networks.trained import Architecture, mean_of
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.run import Run
+from zoo.runs.source_run import SourceRun
 from zoo.system.device import choose_device
 
 
@@ -59,7 +60,7 @@ def ensemble(
         _check_crops(first, part.run)
     folder = choose_folder(out, force, parts, ("ensemble", f"of-{len(parts)}"))
     networks = [part.run.load_network(context.plugins) for part in parts]
-    held = find_held_out(parts, data, context.plugins)
+    held = find_held_out(parts, data, context.plugins, context.progress)
     architectures = [Architecture.of(part.run.record) for part in parts]
     network = mean_of(architectures, networks, names, first.classes)
     labels = class_indices(held.samples, first.classes)
@@ -149,7 +150,7 @@ def _check_crops(first: Run, run: Run) -> None:
     )
 
 
-def _weights(parts: Sequence[Part]) -> dict[str, Any]:
+def _weights(parts: Sequence[SourceRun]) -> dict[str, Any]:
     """What the record says of the weights that training started from: of all parts, where they differ."""
     found = [dict(part.run.record.get("weights") or {}) for part in parts]
     texts = {key: list(dict.fromkeys(str(one.get(key)) for one in found)) for key in ("tag", "source", "license")}

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from safetensors.torch import save as save_tensors
 
 from zoo.backbone import Network
-from zoo.combining.parts import HeldOut, Part
+from zoo.combining.parts import HeldOut
 from zoo.data.decoding import default_workers
 from zoo.errors import UsageError, ZooError
 from zoo.evaluation.evaluation import defined_metrics
@@ -29,6 +29,7 @@ from zoo.predictions import Predictions, softmax
 from zoo.progress import Progress
 from zoo.runs.run import EXCLUDE_FILE, SPLITS_FILE, WEIGHTS_FILE, Run, now
 from zoo.runs.run_folder import check_folder, clear_folder, default_folder, make_folder
+from zoo.runs.source_run import SourceRun
 from zoo.storage.files import write_bytes, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
@@ -70,7 +71,7 @@ class Combined:
         }
 
 
-def choose_folder(out: Path | str | None, force: bool, parts: Sequence[Part], words: tuple[str, str]) -> Path:
+def choose_folder(out: Path | str | None, force: bool, parts: Sequence[SourceRun], words: tuple[str, str]) -> Path:
     """The folder of the new run, checked: it can be made, and holds none of the parts.
 
     Raises:
@@ -96,7 +97,7 @@ def class_indices(samples: Sequence[Any], classes: Sequence[str]) -> npt.NDArray
     return np.array([list(classes).index(sample.label) for sample in samples], np.int64)
 
 
-def logits_of(network: Network, pixels: npt.NDArray[np.uint8], part: Part, device: Any) -> npt.NDArray[np.float32]:
+def logits_of(network: Network, pixels: npt.NDArray[np.uint8], part: SourceRun, device: Any) -> npt.NDArray[np.float32]:
     """Logits `(N, classes)` of cropped images by a network with the preprocessing of a part."""
     predictor = TorchPredictor(network.model.eval().to(device), (), part.run.preprocess, device)
     return np.concatenate(
@@ -119,8 +120,8 @@ def new_temperature(
 def write_run(
     folder: Path,
     network: Network,
-    best: Part,
-    parts: Sequence[Part],
+    best: SourceRun,
+    parts: Sequence[SourceRun],
     held: HeldOut,
     *,
     changes: Mapping[str, Any],
@@ -206,7 +207,7 @@ def write_run(
         )
 
 
-def _splits(best: Part, parts: Sequence[Part]) -> dict[str, Any]:
+def _splits(best: SourceRun, parts: Sequence[SourceRun]) -> dict[str, Any]:
     """The content of `splits.json`: what one of the parts was trained on, the whole was trained on."""
     found = best.run.splits()
     fit = dict(zip(found["roles"]["fit"], found["sha256"]["fit"]))
@@ -219,17 +220,17 @@ def _splits(best: Part, parts: Sequence[Part]) -> dict[str, Any]:
     }
 
 
-def _best_reported(parts: Sequence[Part]) -> Part:
+def _best_reported(parts: Sequence[SourceRun]) -> SourceRun:
     """The part with the highest accuracy on the reported images; of equal ones, that of the lowest loss."""
 
-    def rank(part: Part) -> tuple[float, float]:
+    def rank(part: SourceRun) -> tuple[float, float]:
         table = part.run.predictions()
         return float(table.correct.mean()), -log_loss(table.logits, table.labels)
 
     return max(parts, key=rank)
 
 
-def compare_with(table: Predictions, best: Part) -> dict[str, Any]:
+def compare_with(table: Predictions, best: SourceRun) -> dict[str, Any]:
     """How a new table differs from a part's over the same images: accuracy gained, its interval and p-value."""
     theirs = best.run.predictions()
     found = compare_tables(theirs, table)

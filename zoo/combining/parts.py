@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,40 +17,16 @@ from zoo.dataset import Sample
 from zoo.errors import UsageError, ZooError, counted
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
-from zoo.runs.intact_weights import check_finished, intact_weights
+from zoo.progress import Progress
+from zoo.runs.lineage import fitted_by
 from zoo.runs.run import Run
+from zoo.runs.source_run import SourceRun, check_is_source, open_source
 
 FEWEST = 2  # runs
 CARVED = "carved from train"  # what `chosen_on` of a record says where no split is there for validation
 
 
-@dataclass(frozen=True, kw_only=True)
-class Part:
-    """A finished run that is combined with others.
-
-    Attributes:
-        run: The run.
-        sha256: Of its file of weights.
-    """
-
-    run: Run = field(repr=False)
-    sha256: str
-
-    @property
-    def temperature(self) -> float:
-        """What its logits were divided by, as part of its head."""
-        return float((self.run.record.get("temperature") or {}).get("value", 1.0))
-
-    def to_json(self) -> dict[str, Any]:
-        """What a record says of it."""
-        return {
-            "run": str(self.run.path.resolve()),
-            "id": self.run.record.get("id"),
-            "weights_sha256": self.sha256,
-        }
-
-
-def open_parts(runs: Sequence[Run | Path | str], kind: str) -> list[Part]:
+def open_parts(runs: Sequence[Run | Path | str], kind: str) -> list[SourceRun]:
     """Open the runs that a `soup` or an `ensemble` is made of, in the given order, and check their weights.
 
     Raises:
@@ -61,7 +36,7 @@ def open_parts(runs: Sequence[Run | Path | str], kind: str) -> list[Part]:
     opened = [Run.open(run) for run in as_list(runs, Run)]
     if len(opened) < FEWEST:
         raise UsageError(f"{counted(len(opened), 'run')} cannot be combined", hint=f"pass two runs or more to a {kind}")
-    parts: list[Part] = []
+    parts: list[SourceRun] = []
     for run in opened:
         if any(run.path.resolve() == part.run.path.resolve() for part in parts):
             raise UsageError(f"run `{run.path}` is given twice", hint="pass each run once")
@@ -76,9 +51,8 @@ def open_parts(runs: Sequence[Run | Path | str], kind: str) -> list[Part]:
     return parts
 
 
-def _open_part(run: Run, kind: str) -> Part:
-    check_finished(run)
-    run.check_is_network()
+def _open_part(run: Run, kind: str) -> SourceRun:
+    check_is_source(run)
     if isinstance(run.record.get("ensemble"), dict):
         raise UsageError(
             f"run `{run.path}` is an ensemble, which cannot be a part of another {kind}",
@@ -89,7 +63,7 @@ def _open_part(run: Run, kind: str) -> Part:
             f"run `{run.path}` is a final run, which was trained on all images, so none is left to score a {kind} on",
             hint=f"pass the run that it is of, `{run.record['final']['run']}`",
         )
-    return Part(run=run, sha256=intact_weights(run))
+    return open_source(run)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,7 +99,7 @@ def chosen_among(count: int, chosen_on: str) -> str:
     return f"{images} held out of train" if chosen_on == CARVED else f"{images} of {chosen_on}"
 
 
-def find_held_out(parts: Sequence[Part], data: str | None, plugins: Plugins) -> HeldOut:
+def find_held_out(parts: Sequence[SourceRun], data: str | None, plugins: Plugins, progress: Progress) -> HeldOut:
     """Find the images that decide and those that are reported, among the data of the parts.
 
     Those that decide are the ones on which every part was validated, if there are any and they are the same for all;
@@ -135,9 +109,11 @@ def find_held_out(parts: Sequence[Part], data: str | None, plugins: Plugins) -> 
         parts: The parts.
         data: The data, if they were moved. None: the path that the first run records.
         plugins: Loaded plugins.
+        progress: Receives warnings.
 
     Raises:
-        UsageError: the parts report other images, or one was trained on images that another holds out.
+        UsageError: the parts report other images, or one of them, or of the runs that they come from, was trained on
+            images that are held out.
         ZooError: images are missing, or have changed since.
     """
     from zoo.data.division import undivided
@@ -161,12 +137,8 @@ def find_held_out(parts: Sequence[Part], data: str | None, plugins: Plugins) -> 
     )
     deciding = choose if shared else reported
     held = {*deciding.values(), *reported.values()}
-    for part, found in zip(parts, contents):
-        if held & set(found.get("fit", {}).values()):
-            raise UsageError(
-                f"run `{part.run.path}` was trained on images that another run holds out",
-                hint="combine runs that share data, split and `--split-seed`",
-            )
+    for part in parts:
+        _check_not_seen(part.run, held, progress)
     own = first.experiment.data
     where = undivided(read_as(own, data or own, plugins))
     images = open_to_score(where, first.experiment.split_seed, plugins, of_run=data is None)
@@ -181,6 +153,30 @@ def find_held_out(parts: Sequence[Part], data: str | None, plugins: Plugins) -> 
         chosen_on=CARVED if shared and first.record.get("chosen_on") == CARVED else split,
         fit=[known[name] for name in contents[0].get("fit", {}) if name in known],
     )
+
+
+def _check_not_seen(run: Run, held: Set[str], progress: Progress) -> None:
+    """Check that neither a part nor a run that it comes from was trained on what is held out; `held` are SHA-256.
+
+    Raises:
+        UsageError: one was.
+    """
+    for path, fitted in fitted_by(run):
+        if fitted is None:
+            progress.warn(
+                f"which images run `{path}`, which `{run.path}` comes from, was trained on is unknown, so some of them "
+                "may be scored now"
+            )
+        elif count := len(fitted & held):
+            own = path == str(run.path)
+            whose = "" if own else f", which `{run.path}` goes on from or was taught by,"
+            raise UsageError(
+                f"run `{path}`{whose} was trained on {counted(count, 'image')} that "
+                f"{'another run holds' if own else 'the runs hold'} out",
+                hint="combine runs that share data, split and `--split-seed`"
+                if own
+                else "train the runs with `--on-leak drop`, which leaves such images out of what is scored",
+            )
 
 
 def _contents(run: Run) -> dict[str, dict[str, str]]:

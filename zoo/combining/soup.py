@@ -29,7 +29,7 @@ from zoo.combining.making import (
     new_temperature,
     write_run,
 )
-from zoo.combining.parts import HeldOut, Part, crops, find_held_out, open_parts
+from zoo.combining.parts import HeldOut, crops, find_held_out, open_parts
 from zoo.config.context import Context
 from zoo.data.splitting import balanced_order
 from zoo.errors import UsageError, counted
@@ -39,6 +39,7 @@ from zoo.networks.trained import last_linear, same_tensors
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.run import Run
+from zoo.runs.source_run import SourceRun
 from zoo.system.device import choose_device
 
 Criterion = Literal["loss", "accuracy"]
@@ -90,7 +91,7 @@ def soup(
     folder = choose_folder(out, force, parts, (str(parts[0].run.record["backbone"]), "soup"))
     networks = [part.run.load_network(context.plugins) for part in parts]
     _check_heads(parts, networks)
-    held = find_held_out(parts, data, context.plugins)
+    held = find_held_out(parts, data, context.plugins, context.progress)
     labels = class_indices(held.samples, parts[0].run.classes)
     context.progress.note(f"{held.chosen_among} decide which of {len(parts)} runs are taken, by their {by}")
     shown = crops(held.samples, parts[0].run.preprocess)
@@ -146,7 +147,7 @@ def soup(
     return Combined(run=run, parts=tuple(ingredients), against=run.record["soup"]["against"])
 
 
-def _check_alike(parts: Sequence[Part]) -> None:
+def _check_alike(parts: Sequence[SourceRun]) -> None:
     """Raise a `UsageError` unless all parts have the same backbone, preprocessing and classes."""
     first = parts[0].run
     for part in parts[1:]:
@@ -165,7 +166,7 @@ def _check_alike(parts: Sequence[Part]) -> None:
                 )
 
 
-def _check_heads(parts: Sequence[Part], networks: Sequence[Network]) -> None:
+def _check_heads(parts: Sequence[SourceRun], networks: Sequence[Network]) -> None:
     """Raise a `UsageError` unless all networks have the same tensors and end in a linear layer."""
     for part, network in zip(parts, networks):
         if last_linear(network) is None:
@@ -193,7 +194,7 @@ def _rank(figures: dict[str, float], by: Criterion) -> tuple[float, float]:
     return (figures["loss"], 0.0) if by == "loss" else (-figures["accuracy"], figures["loss"])
 
 
-def _without_temperature(network: Network, part: Part) -> State:
+def _without_temperature(network: Network, part: SourceRun) -> State:
     """The state of a network whose head is not divided by its temperature, on the CPU."""
     network.model.cpu()
     _divide(network, 1 / part.temperature)
@@ -208,7 +209,7 @@ def _divide(network: Network, temperature: float) -> None:
             parameter.div_(temperature)
 
 
-def _mean_temperature(parts: Sequence[Part], taken: Sequence[int]) -> float:
+def _mean_temperature(parts: Sequence[SourceRun], taken: Sequence[int]) -> float:
     """The geometric mean of the temperatures of some parts."""
     return math.exp(sum(math.log(parts[number].temperature) for number in taken) / len(taken))
 
@@ -220,7 +221,7 @@ class _Norms:
     mean of two networks' statistics is not the statistics of the mean network.
     """
 
-    def __init__(self, part: Part, held: HeldOut, place: Any) -> None:
+    def __init__(self, part: SourceRun, held: HeldOut, place: Any) -> None:
         self._part, self._held, self._place = part, held, place
         self._pixels: npt.NDArray[np.uint8] | None = None
 
@@ -276,7 +277,7 @@ def _trial(
     network: Network,
     states: Sequence[State],
     taken: Sequence[int],
-    parts: Sequence[Part],
+    parts: Sequence[SourceRun],
     shown: npt.NDArray[np.uint8],
     labels: npt.NDArray[np.int64],
     norms: _Norms,

@@ -17,6 +17,7 @@ from typing import Any
 
 from zoo.catalogue import Catalogue, Entry
 from zoo.config.grammar import read_value, write_value
+from zoo.config.option_hints import of_row
 from zoo.errors import UsageError, ZooError, did_you_mean
 from zoo.option import Option
 from zoo.plugin import DISTRIBUTIONS, Plugins
@@ -113,11 +114,15 @@ def choose(text: str, catalogue: Catalogue[Any], plugins: Plugins) -> Choice:
         elif key in values:
             problems.append(f"`{key}` is given twice")
         else:
+            before = len(problems)
             read_value(key, raw, type(option.default), values, problems)
             value = values.get(key)
             if isinstance(value, (int, float)) and not isinstance(value, bool):
                 wrong = _outside(option, value)
                 problems += [f"`{key}={raw}` is {wrong}"] if wrong else []
+            if len(problems) > before:
+                first = key == next(iter(options))
+                hints.append(str(of_row(entry.name, key, option.default, option.summary, first=first)))
     if problems:
         raise UsageError(
             f"{catalogue.noun} `{text}`: {'; '.join(problems)}",

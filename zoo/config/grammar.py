@@ -20,6 +20,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from zoo.catalogue import Catalogue, Entry
+from zoo.config.option_hints import of_strategy, setting_hint
 from zoo.config.other_words import strategy_hint
 from zoo.errors import UsageError, ZooError, counted, did_you_mean
 from zoo.row import check_row
@@ -253,8 +254,12 @@ def parse(text: str, strategies: Catalogue[Any]) -> ParsedStrategy:
         name = piece.partition(",")[0].partition(":")[0].strip()
         if name not in strategies:
             problems.append(f"unknown strategy `{name}`" if name else "a name is missing")
-            if name:
-                hints.append(strategy_hint(name, [entry.name for entry in strategies]))
+            spare = "+" if "+" in text else ","
+            hints.append(
+                strategy_hint(name, [entry.name for entry in strategies])
+                if name
+                else f"leave the `{spare}` out, or name a strategy: see `zoo list strategies`"
+            )
             continue
         entry = strategies.find(name)
         part = _parse_part(piece.strip(), entry, problems, hints)
@@ -282,13 +287,23 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
     name, colon, value = head.partition(":")
     kind: type[Strategy] = entry.value
     fields = {field.name: field for field in dataclasses.fields(kind)}
-    types = typing.get_type_hints(kind)
+    types = {**_RESERVED_TYPES, **typing.get_type_hints(kind)}
     options: dict[str, Any] = {}
     words: dict[str, Any] = {}
     tried: set[str] = set()
+
+    def hint_at(option: str) -> None:
+        hints.append(str(of_strategy(kind, option, types)))
+
     if colon:
+        said = value.partition("=")[0].strip()
         if not fields:
             problems.append(f"`{kind.name}` takes no value, but `:{value}` is given")
+            hints.append(f"write `{kind.name}`; options of every strategy stand behind a comma, as in `full,epochs=2`")
+        elif "=" in value and (said in fields or said in RESERVED):
+            problems.append(f"`{value}` stands after the colon, where the value of `{next(iter(fields))}` does")
+            hints.append(f"write `{name},{value}`")
+            tried.update(fields)
         else:
             first = next(iter(fields))
             if value.strip():
@@ -296,22 +311,29 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
             else:
                 tried.add(first)
                 problems.append(f"a value is missing after `{name}:`")
+                hint_at(first)
     for pair in pairs:
         key, equals, raw = (word.strip() for word in pair.partition("="))
         if not equals or not raw:
             problems.append(f"`{pair}` is not written KEY=VALUE")
             tried.add(key)
+            if key in fields or key in RESERVED:
+                hint_at(key)
+            elif not pair.strip():
+                hints.append("remove the comma that is too much")
         elif key in tried:
             problems.append(f"`{key}` is given twice")
-        elif key in RESERVED:
+            hints.append(f"give `{key}` once")
+        elif key in RESERVED or key in fields:
             tried.add(key)
-            read_value(key, raw, _RESERVED_TYPES[key], words, problems)
-        elif key in fields:
-            tried.add(key)
-            read_value(key, raw, types[key], options, problems)
+            before = len(problems)
+            read_value(key, raw, types[key], words if key in RESERVED else options, problems)
+            if len(problems) > before:
+                hint_at(key)
         else:
             problems.append(f"`{kind.name}` has no option `{key}`")
-            hints.append(did_you_mean(key, [*fields, *RESERVED], f"it has {' '.join([*fields, *RESERVED])}"))
+            known = [*fields, *RESERVED]
+            hints.append(setting_hint(key) or did_you_mean(key, known, f"it has {' '.join(known)}"))
     lacking = False
     for field in fields.values():
         required = field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
@@ -319,38 +341,45 @@ def _parse_part(piece: str, entry: Entry[Any], problems: list[str], hints: list[
         if required and field.name not in tried:
             leads = field.name == next(iter(fields))
             problems.append(f"`{kind.name}` needs {f'a value, as in `{kind.name}:2`' if leads else f'`{field.name}=`'}")
-    problems += _out_of_bounds(words)
+            hint_at(field.name)
+    for word, problem in _out_of_bounds(words):
+        problems.append(problem)
+        hint_at(word)
     if lacking:
         return None
     try:
         return StrategyTerm(strategy=kind(**options), **words)
     except UsageError as error:
         problems.append(error.message)
+        if error.hint:
+            hints.append(error.hint)
+        elif options:
+            hint_at(next(iter(options)))
         return None
 
 
-def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[str]:
-    """Messages about options in `RESERVED` whose values are out of bounds."""
+def _out_of_bounds(words: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Options in `RESERVED` whose values are out of bounds, each with a message."""
     if "epochs" in words and words["epochs"] < 1:
-        yield f"`epochs={words['epochs']}` is less than 1"
+        yield "epochs", f"`epochs={words['epochs']}` is less than 1"
     elif "epochs" in words and words["epochs"] > MOST_EPOCHS:
-        yield f"`epochs={words['epochs']}` is more than {MOST_EPOCHS}"
+        yield "epochs", f"`epochs={words['epochs']}` is more than {MOST_EPOCHS}"
     if "lr" in words and not (math.isfinite(words["lr"]) and words["lr"] > 0):
-        yield f"`lr={words['lr']}` is not a positive number"
+        yield "lr", f"`lr={words['lr']}` is not a positive number"
     elif "lr" in words and not LEAST_LR <= words["lr"] <= MOST_LR:
         bound = f"more than {MOST_LR:.0f}" if words["lr"] > MOST_LR else f"less than {LEAST_LR:g}"
-        yield f"`lr={words['lr']:g}` is {bound}; it is a factor of the learning rate"
+        yield "lr", f"`lr={words['lr']:g}` is {bound}; it is a factor of the learning rate"
     for word in ("ema", "stochnorm"):
         if word in words and not 0 < words[word] < 1:
-            yield f"`{word}={words[word]}` is not between 0 and 1"
+            yield word, f"`{word}={words[word]}` is not between 0 and 1"
     for word in ("distill_temperature", "distill_weight"):
         if word in words and "distill" not in words:
-            yield f"`{word}=` has no effect without `distill=RUN`"
+            yield word, f"`{word}=` has no effect without `distill=RUN`"
     for word, most in (("mixup", MOST_ALPHA), ("cutmix", MOST_ALPHA), ("bss", MOST_SHRINKAGE)):
         if word in words and not (math.isfinite(words[word]) and words[word] > 0):
-            yield f"`{word}={words[word]}` is not a positive number"
+            yield word, f"`{word}={words[word]}` is not a positive number"
         elif word in words and words[word] > most:
-            yield f"`{word}={words[word]:g}` is more than {most:.0f}"
+            yield word, f"`{word}={words[word]:g}` is more than {most:.0f}"
 
 
 _RESERVED_TYPES: dict[str, Any] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from zoo.preprocess import Preprocess
 from zoo.storage.paths import user_path
 
 WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt")
+_TEACHER = re.compile(r"(,\s*distill\s*=\s*)([^,+]*[^,+\s])")  # what stands before the path, and the path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,39 @@ def absolute_weights(text: str, base: Path | None = None) -> str:
         base: The folder that a relative path begins at. None: the current one.
     """
     return str(((base or Path()) / user_path(text)).absolute()) if is_weights_file(text) else text
+
+
+def absolute_strategy(text: str, base: Path | None = None) -> str:
+    """The text of `--strategy` with the path of a teacher made absolute, so that a run finds it from any folder.
+
+    Args:
+        text: The text; all but the paths in `distill=` is unchanged.
+        base: The folder that a relative path begins at. None: the current one.
+
+    Raises:
+        UsageError: the absolute path has a `,` or `+`, which end a value in a strategy.
+    """
+
+    def resolved(found: re.Match[str]) -> str:
+        path = str(((base or Path()) / user_path(found[2])).absolute())
+        if re.search(r"[,+]", path):
+            raise UsageError(
+                f"`distill={found[2]}`: `,` and `+` cannot stand in the path of a teacher, which is `{path}`",
+                hint="pass a link to its folder, made with `ln -s`",
+            )
+        return found[1] + path
+
+    return _TEACHER.sub(resolved, text)
+
+
+def teachers_of(strategy: str) -> tuple[str, ...]:
+    """The paths of the teachers that the text of a strategy names, each once."""
+    return tuple(dict.fromkeys(found[2] for found in _TEACHER.finditer(strategy)))
+
+
+def with_short_teachers(strategy: str) -> str:
+    """The text of a strategy with the name of a teacher's folder in place of its path."""
+    return _TEACHER.sub(lambda found: found[1] + Path(found[2]).name, strategy)
 
 
 def needs_validation(experiment: Experiment, plugins: Plugins) -> bool:

@@ -6,8 +6,8 @@ Everything that opens the data of an experiment goes through `select_images`, so
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -24,8 +24,28 @@ from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 
+OPTION = "--on-leak drop"
+SHOWN = 5  # ids in a note
 THUMBNAIL_SOURCE = 256  # least side in pixels that an image is decoded to for its thumbnail
 ORDER = ("train", "val", "test")  # an image that leaks is dropped from the first of its splits
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeenBefore:
+    """Images that a run must not be scored on, since runs which it comes from were fitted on them.
+
+    Attributes:
+        sha256: Of their contents.
+        runs: These runs, as messages name them.
+    """
+
+    sha256: frozenset[str] = field(repr=False)
+    runs: str
+
+    def note(self, dropped: Collection[str]) -> str:
+        """What is said of those with these ids, which are left out."""
+        what = counted(len(dropped), "image is", "images are")
+        return f"`{OPTION}`: {what} not scored, since {self.runs} was trained on them{_listed(dropped)}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +73,7 @@ def select_images(
     plugins: Plugins,
     *,
     look: bool = True,
+    seen: SeenBefore | None = None,
     advance: Callable[[int], None] = lambda count: None,
 ) -> Selection:
     """Open an experiment's data, and leave out what it asks to leave out.
@@ -61,6 +82,7 @@ def select_images(
         experiment: The settings `data`, `split_seed`, `exclude`, `on_leak`, `leak_check` and `workers` count.
         plugins: Loaded plugins.
         look: Whether near duplicates are searched for, if the experiment asks for that, where this changes no image.
+        seen: Images that `--on-leak drop` leaves out of all splits but `train`.
         advance: Receives the number of images as they are decoded in the search for near duplicates.
 
     Raises:
@@ -74,27 +96,39 @@ def select_images(
         recorded, listed = exclusion.to_json(excluded), exclusion.data
     drop = experiment.on_leak == "drop"
     dropped: set[str] = set()
+    dropped_as_seen: set[str] = set()
     if drop:
         parts = {role: list(digests(samples)) for role, samples in images.splits.items()}
         dropped = _copies(parts)
-        images = without(images, dropped, "--on-leak drop")
+        images = without(images, dropped, OPTION)
+        if seen is not None:
+            held = (pair for role, part in parts.items() if role != "train" for pair in part)
+            known = {sample.id for sample, digest in held if digest in seen.sha256} - dropped
+            images = without(images, known, OPTION)
+            images = replace(images, notes=(*images.notes, seen.note(known)))
+            dropped_as_seen = known
     near: list[Leak] = []
     if experiment.leak_check == "near" and (look or drop):
         workers = experiment.workers or default_workers()
         near = [leak for leak in near_duplicate_leaks(images.splits, workers, advance) if is_leak(leak)]
         if drop:
             more = {name for leak in near for name in _first_split(leak)}
-            images = without(images, more, "--on-leak drop")
+            images = without(images, more, OPTION)
             dropped |= more
             near = [leak for leak in near if not any(sample.id in dropped for _, sample in leak.images)]
     if drop:
         what = counted(len(dropped), "image is", "images are")
-        shown = " ".join(f"`{name}`" for name in sorted(dropped)[:5]) + (" ..." if len(dropped) > 5 else "")
-        text = f"`--on-leak drop`: {what} left out of the data, since they occur in it again" + (
-            f": {shown}" if dropped else ""
-        )
+        text = f"`{OPTION}`: {what} left out of the data, since they occur in it again{_listed(dropped)}"
         images = replace(images, notes=(*images.notes, text))
+        dropped |= dropped_as_seen
     return Selection(images=images, exclusion=recorded, listed=listed, dropped=tuple(sorted(dropped)), near=tuple(near))
+
+
+def _listed(ids: Collection[str]) -> str:
+    """The first of some ids, behind a colon; empty where there are none."""
+    return (
+        f": {' '.join(f'`{name}`' for name in sorted(ids)[:SHOWN])}{' ...' if len(ids) > SHOWN else ''}" if ids else ""
+    )
 
 
 def _copies(parts: dict[Any, list[tuple[Sample, str]]]) -> set[str]:

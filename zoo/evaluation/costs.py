@@ -24,6 +24,7 @@ from zoo.storage.paths import user_path
 Floats = npt.NDArray[np.float64]
 
 EQUAL = 1e-12  # share of the highest cost by which expected costs may differ and count as equal
+HIGHEST = 1e15  # a cost; sums and differences of lower ones are exact enough
 BLOCK = 10_000_000  # numbers that a bootstrap holds at a time
 
 HINT = (
@@ -79,7 +80,7 @@ def read_costs(file: Path | str, classes: Sequence[str]) -> Floats:
 
     Raises:
         UsageError: the file cannot be read, is not square, lacks a class or has an unknown one, or a cost is not a
-            finite number of at least 0.
+            number from 0 to 1e15.
     """
     path = user_path(file)
     try:
@@ -122,9 +123,16 @@ def _places(names: Sequence[str], classes: Sequence[str], file: Path | str, what
 
 def _cost(text: str, file: Path | str, where: str) -> float:
     try:
+        if not text.isascii() or "_" in text:  # Python would read `1_000` and digits of other scripts as numbers
+            raise ValueError
         value = float(text)
     except ValueError:
         value = math.nan
+    if math.isfinite(value) and value > HIGHEST:
+        raise UsageError(
+            f"the cost `{text}` of {where} in `{file}` is above {HIGHEST:g}",
+            hint="divide all costs by the same number: no decision changes",
+        )
     if not (math.isfinite(value) and value >= 0):
         raise UsageError(
             f"the cost `{text}` of {where} in `{file}` is not a finite number of at least 0",

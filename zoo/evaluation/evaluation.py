@@ -39,8 +39,8 @@ class Evaluation:
         metrics: by name; None where a metric is undefined, not finite or failed.
         undefined: the reason for each metric that is undefined on these images.
         split_seed: with which the data were split.
-        fitted: number of the images that the model was fitted on, by their contents; None: unknown, because there is
-            no run, or its `splits.json` is missing.
+        fitted: number of the images that the model, or a run that it comes from, was fitted on, by their contents;
+            None: unknown, because there is no run, or its `splits.json` is missing.
         changed: number of images with an id of the run, and another content than when it was trained.
         levels: grey levels that became black and white, in images of more than 8 bits; None: those of their type.
         bad: files that could not be decoded, or are no images.

@@ -36,6 +36,7 @@ from zoo.inference.opening import open_model, run_of_file
 from zoo.inference.prediction import ImageAnswer, check_levels, levels_text, predict_all
 from zoo.predictions import Predictions
 from zoo.predictor import Predictor
+from zoo.runs.lineage import seen_by
 from zoo.runs.looks import note_look
 from zoo.storage.paths import data_text
 
@@ -285,7 +286,7 @@ def _evaluate(
     held = set(predictions.ids)
     scored = digests(sample for sample in samples if sample.id in held) if run is not None else ()
     contents = {sample.id: digest for sample, digest in scored}
-    fitted = set(known.get("fit", {}).values())
+    fitted = seen_by(run)[0] if run is not None and known else frozenset()
     changed = sum(contents.get(name, was) != was for part in known.values() for name, was in part.items())
     was = run.record.get("data_files", {}) if run is not None else {}
     tables = [file for file, digest in images.files.items() if was.get(absolute_path(file), digest) != digest]

@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from zoo.config.references import with_short_teachers
 from zoo.errors import UsageError
-from zoo.exporting.model_card import card, without_folders
+from zoo.exporting.model_card import card
 from zoo.runs.run import Run, now
 from zoo.system.environment import versions
 
@@ -42,7 +43,7 @@ def file_metadata(run: Run) -> dict[str, Any]:
         weights["source"] = source.name if weights["tag"] == "file" else f"{source.parent.name}/{source.name}"
     return {
         **{key: record.get(key) for key in keys},
-        "strategy": without_folders(str(record.get("strategy"))),
+        "strategy": with_short_teachers(str(record.get("strategy"))),
         "weights": weights,
         "data_name": Path(str(record.get("data_name"))).name,
         "split_seed": run.experiment.split_seed,

@@ -14,12 +14,14 @@ from pathlib import Path
 
 import numpy as np
 
+from zoo.config.references import with_short_teachers
 from zoo.errors import UsageError, ZooError, counted
 from zoo.evaluation.evaluation import Evaluation
 from zoo.evaluation.statistics import grouped_interval, wilson_interval
 from zoo.experiment import Experiment
 from zoo.predictions import Predictions
 from zoo.runs.run import Run
+from zoo.runs.run_folder import check_not_own
 from zoo.storage.files import json_text, write_bytes
 from zoo.storage.paths import output_path
 
@@ -89,12 +91,14 @@ def write_card(run: Run | Path | str, out: Path | str, *, force: bool = False) -
     """Write the model card of a run to a file, such as the `README.md` of a repository; returns its path.
 
     Raises:
-        UsageError: the folder is not a run, the file exists and `force` is not given, or its folder does not exist.
+        UsageError: the folder is not a run, the file exists and `force` is not given, or belongs to a run; or its
+            folder does not exist.
         ZooError: the run is not finished, or the file cannot be written.
     """
     target = output_path(out)
     if target.is_dir():
         raise UsageError(f"`{target}` is a folder", hint=f"pass the name of a file: `--out {target / 'README.md'}`")
+    check_not_own(target)
     if target.exists() and not force:
         raise UsageError(f"`{target}` exists", hint="pass another `--out`, or `--force` to replace it")
     if not target.parent.is_dir():
@@ -154,11 +158,6 @@ def _data_name(run: Run) -> str:
     return Path(run.data_name.rpartition(":")[2]).name or "images"
 
 
-def without_folders(strategy: str) -> str:
-    """A strategy text with the name of a teacher in place of its path: cards name no folder of the machine."""
-    return re.sub(r"(?<=distill=)[^,+]*/(?=[^,+/])", "", strategy)
-
-
 def _summary(run: Run) -> str:
     classes, interval = run.classes, run.record.get("accuracy_interval_95")
     accuracy = run.metrics.get("accuracy")
@@ -168,7 +167,7 @@ def _summary(run: Run) -> str:
             f" Its accuracy on `{run.record.get('reported_split')}` is **{accuracy:.3f}** "
             f"(95 % interval {interval[0]:.3f} to {interval[1]:.3f})."
         )
-    strategy = without_folders(str(run.record.get("strategy")))
+    strategy = with_short_teachers(str(run.record.get("strategy")))
     made = "" if run.combined is None else f" It is {run.in_words}."
     return (
         f"# {_text(_title(run))}\n\nAn image classifier for {counted(len(classes), 'class', 'classes')}: the backbone "
@@ -268,7 +267,7 @@ def _settings(run: Run) -> str:
         if field.name in PATHS and isinstance(value, str):
             value = _data_name(run) if field.name == "data" else Path(value).name
         if field.name == "strategy":
-            value = without_folders(value)
+            value = with_short_teachers(value)
         rows.append((f"`{field.name}`", f"`{_code(value if isinstance(value, str) else json_text(value))}`"))
     versions = run.record.get("versions") or {}
     text = "## Settings\n\nThose that differ from their default, and the seeds.\n\n" + _table(

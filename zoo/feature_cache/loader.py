@@ -263,6 +263,9 @@ class PrefixOutputs:
                 "pixels": self.source.key(indices, view),
             }
             rows = self._read_rows(key, len(indices)) if self.store is not None else None
+            if rows is None and self.pool is None and self.store is not None and self.store.failure is not None:
+                self.store = None  # it is only read, and has not all of them
+                return
             if rows is None and self._open_engine():
                 self._shards.clear()
                 self.prepare(view)

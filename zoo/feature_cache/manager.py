@@ -27,9 +27,8 @@ from zoo.preprocess import Preprocess
 from zoo.progress import Progress
 from zoo.storage.cache import source_key
 from zoo.storage.tensor_store import Store
-from zoo.system.accelerator import name_of
+from zoo.system.accelerator import capabilities, name_of
 from zoo.system.device import Device
-from zoo.system.accelerator import capabilities
 from zoo.system.environment import machine, versions
 
 # Source files that pixels and rows depend on: if one changes, older entries of the store are not used
@@ -159,17 +158,14 @@ class FeatureCache:
         if split is None:
             return None
         store = self.store if self.asked != "off" else None
-        if store is not None and split.bytes * len(part.labels) > store.budget:
+        if store is not None and store.failure is None and split.bytes * len(part.labels) > store.budget:
             store = None
         source = EvaluationCrops(part, self.preprocess, self.device.place)
         return self._outputs(split, source, store, "frozen prefix for evaluation")
 
     def stored_outputs(self, split: SplitNetwork, source: InputSource, title: str) -> PrefixOutputs:
         """Outputs of the prefix for images of any source, in eval mode; they are kept wherever there is a store."""
-        store = self.store if self.asked != "off" else None
-        if store is not None and store.failure is not None:
-            store = None
-        return self._outputs(split, source, store, title)
+        return self._outputs(split, source, self.store if self.asked != "off" else None, title)
 
     def _outputs(self, split: SplitNetwork, source: InputSource, store: Store | None, title: str) -> PrefixOutputs:
         kept = self._kept(split, source)

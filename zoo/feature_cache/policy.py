@@ -21,7 +21,7 @@ WORTH = 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class CacheDecision:
-    """Whether the outputs of a phase's prefix are kept (`keep`), and a line that tells the user why (`text`)."""
+    """Whether the outputs of a phase's prefix are kept, or read where they are (`keep`); why, for the user (`text`)."""
 
     keep: bool
     text: str
@@ -51,6 +51,11 @@ def decide_caching(
         return CacheDecision(keep=False, text=f"{every}: there is no cache folder (set ZOO_CACHE)")
     budget = store.budget
     took = _seconds_per_byte(store) * split.bytes if store.failure is None and size <= budget else 0.0
+    if store.failure is not None and store.usage().entries:
+        return CacheDecision(
+            keep=True,
+            text=f"{text}, read from the store if they are there, else computed in every epoch: {store.failure}",
+        )
     if store.failure is not None:
         return CacheDecision(keep=False, text=f"{every}: {store.failure}")
     if size > budget:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,34 +11,11 @@ from zoo.data.class_names import keys
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.preprocess import FIT_SETTINGS
-from zoo.runs.intact_weights import check_finished, intact_weights
-from zoo.runs.run import RUN_FILE, WEIGHTS_FILE, Run
+from zoo.runs.run import RUN_FILE, Run
+from zoo.runs.source_run import SourceRun, check_is_source, open_source
 from zoo.storage.paths import user_path
 
 OPTION = "--from"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Parent:
-    """A finished run that another run goes on from.
-
-    Attributes:
-        run: The run.
-        sha256: Of its file of weights.
-    """
-
-    run: Run = field(repr=False)
-    sha256: str
-
-    @property
-    def backbone(self) -> str:
-        """The qualified name of its backbone."""
-        return str(self.run.record["backbone"])
-
-    @property
-    def file(self) -> Path:
-        """Its file of weights."""
-        return self.run.path / WEIGHTS_FILE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,8 +64,7 @@ def run_to_go_on_from(path: Path | str) -> Run:
     if not folder.exists():
         raise UsageError(f"there is no run `{path}`", hint=f"`{OPTION}` takes the folder that `zoo train` made")
     run = Run.open(folder)
-    check_finished(run)
-    run.check_is_network()
+    check_is_source(run)
     if isinstance(run.record.get("ensemble"), dict):
         raise UsageError(
             f"run `{run.path}` is an ensemble of several networks, and a run goes on from one",
@@ -98,14 +73,13 @@ def run_to_go_on_from(path: Path | str) -> Run:
     return run
 
 
-def open_parent(path: Path | str) -> Parent:
+def open_parent(path: Path | str) -> SourceRun:
     """Open the run that another run goes on from, and check its weights.
 
     Raises:
         UsageError, ZooError: as `run_to_go_on_from`; or the weights are missing, or are not those that it ended with.
     """
-    run = run_to_go_on_from(path)
-    return Parent(run=run, sha256=intact_weights(run))
+    return open_source(run_to_go_on_from(path))
 
 
 def inherited(experiment: Experiment) -> Experiment:
@@ -144,7 +118,7 @@ def inherited(experiment: Experiment) -> Experiment:
     )
 
 
-def check_backbone(parent: Parent, asked: str) -> None:
+def check_backbone(parent: SourceRun, asked: str) -> None:
     """Check that a run names the backbone of its parent; `asked` is the qualified name.
 
     Raises:
@@ -169,63 +143,11 @@ def check_unchanged(run: Run) -> None:
     what = f"run `{run.path}` goes on from `{recorded['run']}`, whose weights it needs to be resumed"
     hint = "restore that folder, or start a new run with `zoo train`"
     try:
-        found = open_parent(recorded["run"]).sha256
+        found = open_parent(recorded["run"])
     except ZooError as error:
         raise ZooError(f"{what}: {error.message}", hint=hint) from error
-    if found != recorded["weights_sha256"]:
+    if not found.has_weights_of(recorded):
         raise ZooError(f"{what}, and they have changed since", hint=hint)
-
-
-def seen_by(run: Run) -> tuple[frozenset[str], tuple[str, ...]]:
-    """SHA-256 of the images that a run was fitted on, and all runs that it goes on from or is made of.
-
-    Also the runs among these of which it is unknown: their folders are gone, or have no `splits.json`.
-    """
-    found: set[str] = set()
-    unknown: list[str] = []
-    for path, one in _ancestors(run):
-        try:
-            known = one.contents() if one is not None else {}
-        except ZooError:
-            known = {}
-        found.update(known.get("fit", {}).values())
-        if not known:
-            unknown.append(path)
-    return frozenset(found), tuple(unknown)
-
-
-def _ancestors(run: Run) -> Iterator[tuple[str, Run | None]]:
-    """A run and those that it goes on from or is made of, from the last to the first; None for one that is gone.
-
-    A part of a soup or an ensemble that is gone is passed over: `splits.json` of the whole has the images of its parts.
-    """
-    done: set[Path] = set()
-    waiting = [run]
-    while waiting:
-        run = waiting.pop(0)
-        if run.path.resolve() in done:
-            continue
-        done.add(run.path.resolve())
-        yield str(run.path), run
-        if isinstance(before := run.record.get("from"), dict):
-            found = _still_there(before)
-            if found is None:
-                yield before["run"], None
-            else:
-                waiting.append(found)
-        for kind, parts in (("soup", "ingredients"), ("ensemble", "members")):
-            for part in (run.record.get(kind) or {}).get(parts, ()):
-                if part.get("taken", True) and (found := _still_there(part)) is not None:
-                    waiting.append(found)
-
-
-def _still_there(recorded: Mapping[str, Any]) -> Run | None:
-    """The run that a record names, if its folder still holds it."""
-    try:
-        run = Run.open(recorded["run"])
-    except ZooError:
-        return None
-    return run if run.record.get("id") == recorded.get("id") else None
 
 
 def _told(value: Any) -> str:

@@ -166,7 +166,8 @@ class Run:
     @property
     def in_words(self) -> str:
         """What a run that was made of others is: `a soup of 3 runs`."""
-        return f"{'an' if str(self.combined).startswith('e') else 'a'} {self.combined} runs"
+        made = str(self.combined)
+        return f"{'an' if made.startswith('e') else 'a'} {made} run{'' if made.endswith(' 1') else 's'}"
 
     @property
     def folds(self) -> list[Run]:

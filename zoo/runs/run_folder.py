@@ -74,6 +74,18 @@ def check_folder(path: Path, force: bool) -> None:
         raise _unwritable(path, f"`{existing}` is not a folder that you may write to")
 
 
+def check_not_own(file: Path) -> None:
+    """Check that a file which a command is to write is none of a run's own.
+
+    Raises:
+        UsageError: it is.
+    """
+    if (file.parent / RUN_FILE).is_file() and any(file.match(pattern) for pattern in OWN_FILES):
+        raise UsageError(
+            f"`{file}` belongs to the run in `{file.parent}`, which would be damaged", hint="pass another `--out`"
+        )
+
+
 def make_folder(path: Path) -> None:
     """Make a run's folder if it does not exist.
 

@@ -36,7 +36,12 @@ RECORD = {
     "seconds?": dict,
     "from?": dict,
     "forgetting?": dict,
+    "teachers?": dict,
+    "soup?": dict,
+    "ensemble?": dict,
 }
+SOURCE = {"run": str, "id?": str, "weights_sha256?": str, "trained_on?": dict}
+PARTS = (("soup", "ingredients"), ("ensemble", "members"))
 PARENT = {"run": str, "id?": str, "weights_sha256": str, "classes?": dict, "trained_on?": dict}
 FORGETTING = {
     "parent": str,
@@ -104,7 +109,21 @@ def _violations_of_record(record: Mapping[str, Any]) -> Iterator[str]:
     for key, schema in (("from", PARENT), ("forgetting", FORGETTING)):
         if record.get(key) is not None:
             yield from _violations(record[key], schema, f"{key}.")
+    yield from _violations_of_sources(record)
     yield from _violations_of_results(record)
+
+
+def _violations_of_sources(record: Mapping[str, Any]) -> Iterator[str]:
+    """Violations of what is said of teachers, and of the runs that a run is made of."""
+    named = [("teachers", name, one) for name, one in (record.get("teachers") or {}).items()]
+    for key, parts in PARTS:
+        if record.get(key) is not None:
+            yield from _violations(record[key], {parts: list}, f"{key}.")
+            named += [(f"{key}.{parts}", str(number), one) for number, one in enumerate(record[key][parts])]
+    for key, name, one in named:
+        if not isinstance(one, dict):
+            yield f"`{key}[{name}]` is not an object"
+        yield from _violations(one, SOURCE, f"{key}[{name}].")
 
 
 def _violations_of_results(record: Mapping[str, Any]) -> Iterator[str]:

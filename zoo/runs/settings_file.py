@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.config.references import absolute_weights
+from zoo.config.references import absolute_strategy, absolute_weights
 from zoo.data.data_argument import absolute_path, check_no_secret
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
@@ -67,6 +68,9 @@ def read_settings(file: Path | str, what: str = "settings file") -> dict[str, An
             f"`{file}` cannot be read as TOML: it is not text in UTF-8", hint=f"pass a {what} in TOML"
         ) from error
     except (ValueError, RecursionError) as error:
+        twice = _given_twice(path, str(error))
+        if twice is not None:
+            raise UsageError(f"`{file}`: {twice}", hint="leave one of them out") from error
         raise UsageError(
             f"`{file}` cannot be read as TOML: {str(error) or 'it is nested too deeply'}",
             hint='a line is `key = value`, with text in quotes, such as `data = "photos"`',
@@ -75,6 +79,15 @@ def read_settings(file: Path | str, what: str = "settings file") -> dict[str, An
         for text in _texts(value):
             check_no_secret(text, f"`{key}` of `{file}`")
     return found
+
+
+def _given_twice(path: Path, error: str) -> str | None:
+    """What a file has twice, if that is why it is no TOML: tomllib names the place alone."""
+    found = re.search(r"(Cannot overwrite|Cannot declare) .*\(at line (\d+)", error)
+    if found is None:
+        return None
+    line = path.read_text("utf-8-sig").splitlines()[int(found[2]) - 1]
+    return f"`{line.partition('=')[0].strip()}` stands there twice (line {found[2]})"
 
 
 def _texts(value: Any) -> Iterable[str]:
@@ -94,7 +107,7 @@ def beside(key: str, value: str, folder: Path, plugins: Plugins) -> str:
 
     Args:
         key: The setting.
-        value: Its text; of `data` and `weights` it may also be a name.
+        value: Its text; of `data` and `weights` it may also be a name, and of `strategy` it holds paths.
         folder: The folder of the file.
         plugins: Loaded plugins.
     """
@@ -102,6 +115,8 @@ def beside(key: str, value: str, folder: Path, plugins: Plugins) -> str:
         return absolute(value, plugins, folder)
     if key == "weights":
         return absolute_weights(value, folder)
+    if key == "strategy":
+        return absolute_strategy(value, folder)
     if key == "exclude":
         return str(absolute_list(value, folder))
     return absolute_path(value, folder)

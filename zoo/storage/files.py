@@ -37,12 +37,17 @@ def check_schema(schema: object, file: Path) -> None:
 def write_bytes(file: Path, data: bytes) -> None:
     """Write a temporary file in the same folder, flush it to the disk, and rename it to `file`.
 
+    A device or a pipe, such as `/dev/stdout`, is written to and stays what it is.
+
     Raises:
         DiskFull: the disk is full.
         ZooError: the folder cannot be written.
     """
     temporary: str | None = None
     try:
+        if file.exists() and (not file.is_file() or file.is_relative_to("/dev")):
+            file.write_bytes(data)
+            return
         handle, temporary = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(data)

@@ -9,13 +9,14 @@ from zoo.data.folds import pool
 from zoo.data.groups import SharedGroup, group_numbers, shared_groups, told_groups
 from zoo.data.leakage import Leak, digests, find_leaks, told
 from zoo.dataset import Images
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 from zoo.evaluation.power import too_few
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.runs.run import FOLDS
 from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_folds
+from zoo.training.seen_images import origins_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +82,26 @@ def check_no_leaks(found: StudyImages, first: Experiment, progress: Progress) ->
         progress.warn(told(found.leaks))
     if found.shared:
         progress.warn(told_groups(found.shared))
+
+
+def check_teachers(images: Images, experiments: Sequence[Experiment]) -> None:
+    """Check that no teacher of a study's configurations was trained on what the study holds out.
+
+    With `--on-leak warn`, each trial says so. With `drop`, configurations would be scored on different images.
+
+    Raises:
+        ZooError: one was, with `--on-leak drop` or `fail`.
+    """
+    first = experiments[0]
+    origins = {str(one.run.path): one for asked in experiments for one in origins_of(asked)}
+    if first.on_leak == "warn" or not origins:
+        return
+    parts = images.splits if first.folds is None else {"reported": pool(images)}
+    held = {digest for role, part in parts.items() if role != "train" for digest in digests(part).contents}
+    for one in origins.values():
+        if count := len(held & one.fitted):
+            raise ZooError(
+                f"`{images.name}`: {one.whose} `{one.run.path}` was trained on {counted(count, 'image')} that this "
+                "study holds out, and all configurations must be scored on the same images",
+                hint="leave them out of all by `--exclude`, or pass `--on-leak warn`",
+            )

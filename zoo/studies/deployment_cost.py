@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
+from zoo.errors import counted
 from zoo.experiment import Experiment
 from zoo.preprocess import ImageSize, height_width
 from zoo.runtime import DeviceName
@@ -232,3 +235,18 @@ def with_latency(one: DeploymentCost, measured: NetworkLatencies) -> DeploymentC
     found = measured.p50.get(one.shape)
     failure = one.failure or ("" if found else "it could not be timed")
     return replace(one, latency=found, others=measured.others if found else 0.0, failure=failure)
+
+
+def told_unfit(reasons: Mapping[str, str]) -> list[str]:
+    """A line for each reason why configurations cannot be trained; `reasons` are by configuration.
+
+    Reasons that differ in numbers alone, as those of a sweep `truncate:1..30` do, are one.
+    """
+    kinds: dict[str, list[str]] = {}
+    for configuration, reason in reasons.items():
+        kinds.setdefault(re.sub(r"[0-9]+", "#", f"{configuration} {reason}"), []).append(configuration)
+    lines = []
+    for first, *others in kinds.values():
+        also = f" and {counted(len(others), 'other')}, to {others[-1].partition(' ')[2]}," if others else ""
+        lines.append(f"{first}{also} will not be trained: {reasons[first]}")
+    return lines

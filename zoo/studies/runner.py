@@ -16,11 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.context import Context
-from zoo.config.references import absolute_weights
-from zoo.data.exclusion import absolute_list
 from zoo.data.folds import pool
 from zoo.data.leakage import digests
-from zoo.data.opening import absolute, found_text
+from zoo.data.opening import found_text
 from zoo.dataset import Images
 from zoo.errors import DiskFull, UsageError, ZooError, counted
 from zoo.experiment import Experiment
@@ -33,8 +31,8 @@ from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
 from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
-from zoo.studies.data_checks import check_no_leaks, open_for_study, why_too_few
-from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, with_latency
+from zoo.studies.data_checks import check_no_leaks, check_teachers, open_for_study, why_too_few
+from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, told_unfit, with_latency
 from zoo.studies.executor import LocalProcess, LocalProcesses, TrialExecutor, answers_of
 from zoo.studies.results import (
     COSTS_FILE,
@@ -90,13 +88,7 @@ def study(
         folder = Path(asked)
         asked = Results.open(folder).study
     else:
-        # so that it can be continued from any folder
-        settings = dict(asked.settings)
-        if isinstance(settings.get("exclude"), str):
-            settings["exclude"] = absolute_list(settings["exclude"])
-        if isinstance(settings.get("weights"), str):
-            settings["weights"] = absolute_weights(settings["weights"])
-        asked = replace(asked, data=absolute(asked.data, plugins), settings=settings)
+        asked = asked.located(plugins)
         folder = output_path(out) if out is not None else default_folder()
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
@@ -111,6 +103,7 @@ def study(
     if few is not None:
         progress.warn(few)
     check_no_leaks(opened, first, progress)
+    check_teachers(images, [asked.experiment(trial) for trial in trials])
     make_folder(folder)
     with hold_folder(folder, "carrying out the study in", "wait for it"):
         if not (folder / EXCLUDE_FILE).is_file():
@@ -354,10 +347,10 @@ class StudySession:
                 found[configuration] = DeploymentCost(license=license, failure=exported.reason)
             else:
                 found[configuration] = DeploymentCost(license=license, **exported)
-                if found[configuration].unfit:
-                    self.progress.warn(f"{configuration} will not be trained: {found[configuration].unfit}")
             self.progress.advance(1)
         self.progress.stop()
+        for line in told_unfit({name: one.unfit for name, one in found.items() if one.unfit}):
+            self.progress.warn(line)
         self._local.cancel()  # an idle worker would still take processor time from the networks that are timed
         device = self._experiment(self.trials[0]).device
         latencies = time_networks(networks, device, self.plugins, self.progress)

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from zoo.config.ranges import expand_ranges
-from zoo.config.references import absolute_weights, look_up
+from zoo.config.references import absolute_strategy, absolute_weights, look_up
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
 from zoo.dataset import LOCKED
 from zoo.errors import UsageError, at_once, did_you_mean
 from zoo.experiment import Experiment, attribute_docs
 from zoo.plugin import Plugins
-from zoo.runs.settings_file import Line, beside, read_settings, settings_text
+from zoo.runs.settings_file import Line, read_settings, settings_text
 from zoo.storage.paths import data_text
 from zoo.studies.trial import Trial
 
@@ -200,6 +200,28 @@ class Study:
             for one, other in dict.fromkeys(found)
         )
 
+    def located(self, plugins: Plugins, base: Path | None = None) -> Study:
+        """The study with all paths absolute, so that it can be continued from any folder.
+
+        Args:
+            plugins: Loaded plugins.
+            base: The folder that relative paths begin at. None: the current one.
+
+        Raises:
+            UsageError: a path cannot be used.
+        """
+        settings = dict(self.settings)
+        for name, resolve in (("weights", absolute_weights), ("exclude", absolute_list)):
+            if isinstance(settings.get(name), str) and settings[name]:
+                settings[name] = resolve(settings[name], base)
+        return dataclasses.replace(
+            self,
+            data=absolute(self.data, plugins, base),
+            strategies=tuple(absolute_strategy(text, base) for text in self.strategies),
+            also=tuple((backbone, absolute_strategy(text, base)) for backbone, text in self.also),
+            settings=settings,
+        )
+
     def to_json(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -226,12 +248,8 @@ class Study:
             UsageError: the file cannot be read, is not TOML, has an unknown key, or a value is wrong.
         """
         data, plugins = read_settings(file, "study file"), plugins or Plugins()
-        settings = data.get("settings")
-        for table, key in ((data, "data"), (settings, "weights"), (settings, "exclude")):
-            if isinstance(table, dict) and isinstance(table.get(key), str) and table[key]:
-                table[key] = beside(key, table[key], file.absolute().parent, plugins)
         try:
-            return cls.from_json(data)
+            return cls.from_json(data).located(plugins, file.absolute().parent)
         except UsageError as error:
             raise UsageError(f"`{file}`: {error.message}", hint=error.hint) from error
 
@@ -241,12 +259,8 @@ class Study:
         Raises:
             UsageError: a text holds a password or a signature.
         """
-        asked = self.to_json()
-        asked["data"] = absolute(self.data, plugins)
+        asked = self.located(plugins).to_json()
         settings = asked.pop("settings")
-        for name, resolve in (("weights", absolute_weights), ("exclude", absolute_list)):
-            if isinstance(settings.get(name), str):
-                settings[name] = resolve(settings[name])
         return settings_text(
             _lines(asked, attribute_docs(Study)),
             "A study of zoo: `zoo study FILE` carries it out. Options on the command line win over the file. Relative "

@@ -14,14 +14,15 @@ from zoo.config.choice import choose
 from zoo.config.references import needs_validation
 from zoo.data.decode_plan import decode_requests
 from zoo.data.decoding import default_workers
-from zoo.data.exclusion import exclude, read_exclusion
+from zoo.data.exclusion import exclude, read_exclusion, without
 from zoo.data.folds import make_folds, pool, with_held_out
 from zoo.data.groups import SharedGroup, shared_groups, told_groups
 from zoo.data.image import BadImage, decode
 from zoo.data.leakage import Leak, digests, find_leaks, leaks_by_role, told
 from zoo.data.opening import open_images
 from zoo.data.roles import Roles, assign_roles
-from zoo.data.selection import Selection, is_leak, near_duplicate_leaks, select_images
+from zoo.data.selection import OPTION as DROP
+from zoo.data.selection import SeenBefore, Selection, is_leak, near_duplicate_leaks, select_images
 from zoo.dataset import Images, Sample
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
@@ -39,6 +40,20 @@ class Accepted:
 
     selection: Selection
     roles: Roles
+
+
+def _without_seen(selection: Selection, roles: Roles, seen: SeenBefore) -> tuple[Selection, Roles]:
+    """Leave images that were seen before out of those that training sets aside for validation.
+
+    Raises:
+        ZooError: a class has none left.
+    """
+    aside = replace(selection.images, splits={"val": roles.choose})
+    gone = {sample.id for sample, digest in digests(roles.choose) if digest in seen.sha256}
+    kept = without(aside, gone, DROP).splits["val"]
+    notes = (*roles.notes, seen.note(gone)) if gone else roles.notes
+    dropped = tuple(sorted({*selection.dropped, *gone}))
+    return replace(selection, dropped=dropped), replace(roles, choose=kept, notes=notes)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +79,9 @@ class FoldDivision:
         return {**found, "test": self.images.splits["test"]} if "test" in self.images.splits else found
 
 
-def accept(experiment: Experiment, plugins: Plugins, *, final: bool = False, look: bool = True) -> Accepted:
+def accept(
+    experiment: Experiment, plugins: Plugins, *, final: bool = False, look: bool = True, seen: SeenBefore | None = None
+) -> Accepted:
     """Open the images of a run of one network, and assign their roles.
 
     Args:
@@ -72,14 +89,17 @@ def accept(experiment: Experiment, plugins: Plugins, *, final: bool = False, loo
         plugins: Loaded plugins.
         final: Whether it is a final run, which needs no image to score.
         look: Whether near duplicates are searched for, if the experiment asks for that.
+        seen: Images that `--on-leak drop` leaves out of what is scored.
 
     Raises:
         UsageError, ZooError: as `select_images`, `assign_roles`, `order_note` and `check_unknown`; or no image is held
             out.
     """
-    selection = select_images(experiment, plugins, look=look)
+    selection = select_images(experiment, plugins, look=look, seen=seen)
     _check_held_out(selection.images, final=final)
     roles = assign_roles(selection.images, experiment, validated=needs_validation(experiment, plugins))
+    if seen is not None and experiment.on_leak == "drop" and roles.choose and not selection.images.may_choose:
+        selection, roles = _without_seen(selection, roles, seen)
     ordered = order_note(selection.images.classes, experiment, plugins)
     roles = replace(roles, notes=(*roles.notes, *ordered))
     check_unknown(selection.images, roles, len(selection.images.splits.get("val", ())), experiment)

@@ -6,9 +6,8 @@ as in Beyer et al. 2022, "Knowledge distillation: a good teacher is patient and 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,15 +17,14 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.data.class_names import keys
-from zoo.errors import UsageError, ZooError, counted
+from zoo.errors import UsageError, ZooError
 from zoo.feature_cache.loader import AugmentedViews
 from zoo.networks.predictor import full_precision
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess, height_width
 from zoo.progress import Progress
-from zoo.runs.intact_weights import check_finished, intact_weights
-from zoo.runs.parent import seen_by
 from zoo.runs.run import Run
+from zoo.runs.source_run import SourceRun, open_source
 from zoo.storage.paths import user_path
 from zoo.strategy import Phase
 
@@ -42,21 +40,22 @@ class Teacher:
     """A finished run that teaches.
 
     Attributes:
-        run: The run.
-        sha256: Of its file of weights.
+        source: The run, and the digest of its weights.
         rows: Index of its logit for each class of the student.
     """
 
-    run: Run = field(repr=False)
-    sha256: str
+    source: SourceRun
     rows: tuple[int, ...]
+
+    @property
+    def run(self) -> Run:
+        """The run."""
+        return self.source.run
 
     def to_json(self) -> dict[str, Any]:
         """What `run.json` says of it."""
         return {
-            "run": str(self.run.path.resolve()),
-            "id": self.run.record.get("id"),
-            "weights_sha256": self.sha256,
+            **self.source.to_json(),
             "backbone": self.run.record["backbone"],
             "strategy": self.run.record["strategy"],
         }
@@ -78,14 +77,11 @@ def _open_teacher(name: str, classes: Sequence[str]) -> Teacher:
     if not folder.is_dir():
         raise UsageError(
             f"`distill={name}`: there is no run `{folder}`",
-            hint="it takes the folder that `zoo train` made, without `+` and `,` in its name"
-            + ("" if folder.is_absolute() else f"; a relative path begins at the current folder, here `{Path.cwd()}`"),
+            hint="it takes the folder that `zoo train` made, without `+` and `,` in its path",
         )
     run = Run.open(folder)
     try:
-        check_finished(run)
-        run.check_is_network()
-        sha256 = intact_weights(run)
+        source = open_source(run)
     except ZooError as error:
         raise type(error)(f"`distill={name}`: {error.message}", hint=error.hint) from error
     theirs, ours = keys(run.classes), keys(classes)
@@ -96,7 +92,7 @@ def _open_teacher(name: str, classes: Sequence[str]) -> Teacher:
             f"`distill={name}`: the teacher has other classes than the data: only {owner} has `{only[0]}`",
             hint="a teacher must have been trained on the same classes; their order does not matter",
         )
-    return Teacher(run=run, sha256=sha256, rows=tuple(theirs.index(key) for key in ours))
+    return Teacher(source=source, rows=tuple(theirs.index(key) for key in ours))
 
 
 def check_teachers(run: Run, teachers: Mapping[str, Teacher]) -> None:
@@ -107,30 +103,10 @@ def check_teachers(run: Run, teachers: Mapping[str, Teacher]) -> None:
     """
     recorded = run.record.get("teachers") or {}
     for name, teacher in teachers.items():
-        if recorded.get(name, {}).get("weights_sha256") != teacher.sha256:
+        if not teacher.source.has_weights_of(recorded.get(name, {})):
             raise ZooError(
                 f"`distill={name}`: the weights of the teacher have changed since run `{run.path}` began",
                 hint="restore the teacher's folder, or start a new run with `zoo train`",
-            )
-
-
-def warn_of_seen(teachers: Mapping[str, Teacher], held: Collection[str], progress: Progress) -> None:
-    """Warn of teachers that were trained on images that the run holds out, also by the runs that they come from.
-
-    `held` are SHA-256 of the contents of these images.
-    """
-    for name, teacher in teachers.items():
-        fitted, unknown = seen_by(teacher.run)
-        for path in unknown:
-            progress.warn(
-                f"`distill={name}`: which images run `{path}` was trained on is unknown, "
-                "so some of them may be scored now"
-            )
-        seen = fitted & set(held)
-        if seen:
-            progress.warn(
-                f"`distill={name}`: the teacher was trained on {counted(len(seen), 'image')} that this run holds out, "
-                "so its figures are optimistic"
             )
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.arguments import check_kind
-from zoo.config.references import needs_validation
+from zoo.config.references import absolute_strategy, needs_validation
 from zoo.data.decoding import MEMORY_BUDGET
 from zoo.data.folds import with_held_out
 from zoo.data.groups import shared_groups
@@ -44,7 +44,7 @@ from zoo.training.acceptance import accept, accept_folds, check_leaks, leaks_of_
 from zoo.training.distillation import open_teachers
 from zoo.training.optimizer import ParameterGroup, changed_by, kept_numbers, plan_groups, trained_by
 from zoo.training.sampler import batches
-from zoo.training.seen_images import check_seen_files
+from zoo.training.seen_images import check_seen_files, check_seen_folds, origins_of, seen_before
 from zoo.training.setup import Setup, build, build_from, plan_phases, resolve
 
 # Images in the batch with which memory and time of a step are measured
@@ -98,7 +98,7 @@ class PhasePlan:
     epochs: int
     steps: int | None
     norm: str
-    settings: dict[str, float]
+    settings: dict[str, float | str]
     stages: tuple[StagePlan, ...]
     trainable: int
     frozen: str | None
@@ -163,7 +163,7 @@ def plan(experiment: Experiment, *, with_data: bool = True, plugins: Plugins | N
     """
     check_kind(experiment, Experiment, "plan", "zoo.plan(zoo.Experiment(data=..., backbone=..., strategy=...))")
     plugins = plugins or Plugins()
-    experiment = inherited(experiment)
+    experiment = inherited(dataclasses.replace(experiment, strategy=absolute_strategy(experiment.strategy)))
     setup = resolve(experiment, plugins)
     images, notes = None, list[str]()
     names = tuple(map(str, range(CLASSES))) if setup.parent is None else setup.parent.run.classes
@@ -228,17 +228,18 @@ def _accepted(experiment: Experiment, setup: Setup, plugins: Plugins) -> tuple[I
     """
     look = experiment.on_leak == "fail"
     if experiment.folds is None:
-        accepted = accept(experiment, plugins, look=look)
+        origins = origins_of(experiment)
+        accepted = accept(experiment, plugins, look=look, seen=seen_before(origins))
         images = accepted.selection.images
         if look:
             leaks = leaks_of_files(accepted, experiment, setup.preprocess)
             check_leaks(images.name, leaks, shared_groups(images.splits), experiment)
-            if setup.parent is not None:
-                check_seen_files(setup.parent, accepted, experiment, setup.preprocess)
+            check_seen_files(origins, accepted, experiment, setup.preprocess)
         return images, accepted.roles
     division = accept_folds(experiment, plugins)
     if look:
         check_leaks(division.images.name, *leaks_of_folds(division, experiment), experiment)
+        check_seen_folds(division, experiment)
     first = with_held_out(division.images, division.folds, 1)
     return first, assign_roles(first, experiment, validated=needs_validation(experiment, plugins))
 
@@ -272,7 +273,7 @@ def _phase_plan(
         steps=steps,
         norm=phase.norm,
         settings={
-            word: float(value)
+            word: value
             for word in ("ema", "mixup", "cutmix", "bss", "stochnorm", "pull", "feature_pull", "distill")
             if (value := getattr(phase, word)) is not None and value
         },

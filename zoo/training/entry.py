@@ -46,6 +46,7 @@ from zoo.training.changes_since import tell_circumstances, tell_data
 from zoo.training.final_run import final_experiment
 from zoo.training.manifest import common_manifest
 from zoo.training.observers import Observers, with_usable_callbacks
+from zoo.training.seen_images import check_seen_folds
 from zoo.training.setup import build, plan_phases
 from zoo.training.start import Start, check_experiment, start_of
 
@@ -99,6 +100,7 @@ def train(
     context.progress.note(_pool_note(division))
     leaks, shared = leaks_of_folds(division, start.experiment)
     check_leaks(division.images.name, leaks, shared, start.experiment)
+    check_seen_folds(division, start.experiment)
     for text in (*([told(leaks)] if leaks else []), *([told_groups(shared)] if shared else [])):
         context.progress.warn(text)
     record = {

@@ -13,7 +13,8 @@ from zoo.data.class_names import keys
 from zoo.errors import UsageError, counted
 from zoo.networks.building import read_state
 from zoo.networks.head import head_path
-from zoo.runs.parent import ClassMatch, Parent
+from zoo.runs.parent import ClassMatch
+from zoo.runs.source_run import SourceRun
 from zoo.strategy import Phase
 
 SHOWN = 10  # names of classes in a note
@@ -29,13 +30,13 @@ class Inheritance:
         head: Whether the head's rows of kept classes are the parent's. False: the parent's head is of another kind.
     """
 
-    parent: Parent
+    parent: SourceRun
     classes: ClassMatch
     head: bool
 
     def to_json(self) -> dict[str, Any]:
         """JSON values for `run.json`."""
-        return {**origin(self.parent), "classes": self.classes.to_json(), "head": self.head}
+        return {**self.parent.to_json(), "classes": self.classes.to_json(), "head": self.head}
 
     def notes(self, phases: Sequence[Phase]) -> tuple[str, ...]:
         """What was taken over, in words, for a run with these phases."""
@@ -57,15 +58,10 @@ class Inheritance:
         return tuple(found)
 
 
-def origin(parent: Parent) -> dict[str, Any]:
-    """What `run.json` says of a parent, whatever is taken over from it."""
-    return {"run": str(parent.run.path.resolve()), "id": parent.run.record.get("id"), "weights_sha256": parent.sha256}
-
-
 class TrainedState:
     """The tensors of a parent's file of weights, to be loaded into the network of the run that goes on from it."""
 
-    def __init__(self, parent: Parent) -> None:
+    def __init__(self, parent: SourceRun) -> None:
         """Read the file.
 
         Raises:

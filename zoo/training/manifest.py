@@ -18,9 +18,9 @@ from zoo.networks.building import count_parameters
 from zoo.runs.run import now
 from zoo.storage.files import SCHEMA
 from zoo.system.environment import machine, versions
-from zoo.training.inheritance import origin
 from zoo.training.optimizer import trained_by
 from zoo.training.preparation import Job
+from zoo.training.seen_images import seen_to_json
 from zoo.training.setup import PlannedPhases, Setup
 
 
@@ -47,7 +47,7 @@ def common_manifest(
         },
         **({"callbacks": [one.to_json() for one in setup.callbacks]} if setup.callbacks else {}),
         "weights": weights_manifest(setup),
-        "from": None if setup.parent is None else origin(setup.parent),
+        "from": None if setup.parent is None else setup.parent.to_json(),
         "license": setup.backbone.value.license,
         "classes": list(images.classes),
         "preprocess": setup.preprocess.to_json(),
@@ -67,7 +67,15 @@ def initial_manifest(job: Job) -> dict[str, Any]:
     return {
         **common_manifest(job.experiment, job.setup, job.network, job.phases, job.images),
         "from": _from_manifest(job),
-        **({"teachers": {name: one.to_json() for name, one in job.teachers.items()}} if job.teachers else {}),
+        **(
+            {
+                "teachers": {
+                    name: {**one.to_json(), **seen_to_json(job.seen, one.source)} for name, one in job.teachers.items()
+                }
+            }
+            if job.teachers
+            else {}
+        ),
         **({} if job.kept is None else {"kept_features": job.kept.to_json()}),
         "start_sha256": job.start_digest,
         "data": {name: {"images": len(part.samples), "sha256": part.digest} for name, part in job.decoded.items()},
@@ -90,7 +98,7 @@ def _from_manifest(job: Job) -> dict[str, Any] | None:
     """What `run.json` says of the run that a run goes on from. None: it goes on from none."""
     if job.inheritance is None:
         return None
-    return {**job.inheritance.to_json(), **({} if job.seen is None else job.seen.to_json())}
+    return {**job.inheritance.to_json(), **seen_to_json(job.seen, job.inheritance.parent)}
 
 
 def command() -> list[str] | None:

@@ -32,6 +32,7 @@ from zoo.system.worker_process import WorkerFailed, WorkerProcess
 from zoo.training.callback_worker import Seen
 
 WORKER = "zoo.training.callback_worker:CallbackWorker"
+LONGEST = 2000  # characters of where a callback writes to, which may be a command with a path
 MOST = 200  # characters of a reason; some libraries write pages
 DIGITS = 8  # of the digest in the name of the file that keeps what a callback has seen
 
@@ -115,7 +116,7 @@ class Observer:
     def _fail(self, place: str, reason: str) -> None:
         reason = without_secrets(reason)  # before it is cut, or a part of a secret would stay
         if self.failure is None:
-            self.failure = f"in `{place}`: {reason if len(reason) <= MOST else reason[:MOST] + ' ...'}"
+            self.failure = f"in `{place}`: {_one_line(reason, MOST)}"
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
@@ -233,7 +234,7 @@ class Observers:
             name, where = str(one.choice), one.seen.kept.get("where")
             if isinstance(where, str) and f"where {name}" not in self._told:
                 self._told.add(f"where {name}")
-                self._progress.note(f"callback `{name}`: {without_secrets(where)}")
+                self._progress.note(f"callback `{name}`: {_one_line(without_secrets(where), LONGEST)}")
             if one.failure is not None and name not in self._told:
                 self._told.add(name)
                 self._progress.warn(
@@ -248,6 +249,12 @@ def with_usable_callbacks(experiment: Experiment, context: Context) -> Experimen
         hint = f" ({problem.hint})" if problem.hint else ""
         context.progress.warn(f"{problem.message}: the run goes on without it{hint}")
     return replace(experiment, callback=texts)
+
+
+def _one_line(text: str, most: int) -> str:
+    """A text of a callback as one line, cut where it is long, without characters that move a terminal's cursor."""
+    line = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
+    return line if len(line) <= most else line[:most] + " ..."
 
 
 def _file_of(choice: Choice) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
 
 from zoo.backbone import Network
 from zoo.config.context import Context
+from zoo.config.references import teachers_of
 from zoo.data.decode_plan import decode_requests, store_keys
 from zoo.data.decoding import (
     CHECKED,
@@ -38,12 +39,20 @@ from zoo.networks.freezing import digest_of_state
 from zoo.progress import Progress
 from zoo.storage.tensor_store import digest_of_texts
 from zoo.training.acceptance import accept, check_leaks
-from zoo.training.distillation import Teacher, open_teachers, warn_of_seen
+from zoo.training.distillation import Teacher, open_teachers
 from zoo.training.final_run import Earlier
 from zoo.training.inheritance import Inheritance
 from zoo.training.kept_features import KeptFeatures, kept_features
 from zoo.training.optimizer import changed_by
-from zoo.training.seen_images import Seen, check_seen, images_of, images_seen
+from zoo.training.seen_images import (
+    SeenImages,
+    check_seen,
+    has_same_training_images,
+    images_of,
+    images_seen,
+    origins_of,
+    seen_before,
+)
 from zoo.training.setup import PlannedPhases, Setup, build, build_from, plan_phases
 
 GREY_IMAGES = 1000  # training images in which colour is looked for; most data sets show it in the first
@@ -71,7 +80,7 @@ class Job:
     teachers: Mapping[str, Teacher] = field(default_factory=dict)  # by the text of `distill=`
     engine: RunEngine | None = None  # computes frozen layers; None: torch
     inheritance: Inheritance | None = None  # of a run that goes on from another
-    seen: Seen | None = None  # images that the run which it goes on from was fitted on
+    seen: tuple[SeenImages, ...] = ()  # images that the runs which it comes from were fitted on
     kept: KeptFeatures | None = None  # features that are kept by shard
 
     @property
@@ -147,7 +156,10 @@ def prepare(
         ZooError: data or weights are not usable.
     """
     progress, clock = context.progress, context.clock
-    accepted = accept(experiment, context.plugins, final=earlier is not None, look=not of_folds)
+    origins = origins_of(experiment)
+    accepted = accept(
+        experiment, context.plugins, final=earlier is not None, look=not of_folds, seen=seen_before(origins)
+    )
     images, roles = accepted.selection.images, accepted.roles
     torch.manual_seed(experiment.seed)
     inheritance = None
@@ -191,7 +203,9 @@ def prepare(
         )
     if kept is None and (streamed := streamed_text(decoded.values())) is not None:
         progress.note(streamed)
-    warn_of_seen(teachers, [one for role, part in decoded.items() if role != "fit" for one in part.contents], progress)
+    if not set(teachers) <= set(teachers_of(experiment.strategy)):  # a plugin's strategy names some
+        origins = origins_of(experiment, teachers)
+    seen = images_seen(origins, {role: part.contents for role, part in decoded.items()})
     leaks = [*leaks_of(decoded, roles.reported or "val"), *accepted.selection.near]
     decoded.pop(CHECKED, None)
     work = prefix_work(network, phases, experiment, decoded)
@@ -199,7 +213,6 @@ def prepare(
         progress.note(
             f"`--engine {experiment.engine}` has no effect: no layer stays frozen, so torch computes everything"
         )
-    seen = None if setup.parent is None else images_seen(setup.parent, _contents(decoded))
     clock.lap("scan")
     job = Job(
         experiment=experiment,
@@ -230,8 +243,11 @@ def prepare(
             shared=pool.engines if pool is not None else None,
         ),
     )
-    if seen is not None:
-        check_seen(seen, images.name, experiment, progress)
+    if setup.parent is not None and has_same_training_images(setup.parent, decoded["fit"].contents):
+        progress.note(
+            f"the training images are those of run `{setup.parent.run.path}`, so it is trained further on the same"
+        )
+    check_seen(seen, images.name, experiment, progress)
     if of_folds:
         warn_of_images(replace(job, leaks=(), shared_groups=()), progress)
         return job
@@ -240,11 +256,6 @@ def prepare(
     check_leaks(images.name, leaks, job.shared_groups, experiment)
     warn_of_images(job, progress)
     return job
-
-
-def _contents(decoded: Mapping[str, DecodedImages]) -> dict[str, Sequence[str]]:
-    """SHA-256 of the images of each role."""
-    return {role: part.contents for role, part in decoded.items()}
 
 
 def warn_of_images(job: Job, progress: Progress) -> None:

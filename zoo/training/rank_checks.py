@@ -7,14 +7,30 @@ from typing import TypeVar
 
 from torch import nn
 
+from zoo.errors import UsageError
+from zoo.experiment import Experiment
 from zoo.feature_cache.engine_choice import EngineChoice
 from zoo.networks.freezing import digest_of_state
 from zoo.system.environment import versions
+from zoo.system.ranks import Ranks
 from zoo.training.preparation import Job
 
 T = TypeVar("T")
 
 SHOWN = 12  # digits of a digest in a message
+
+
+def check_settings_of_ranks(experiment: Experiment, ranks: Ranks) -> None:
+    """Check that several ranks can train with these settings.
+
+    Raises:
+        UsageError: they compile, which no test compares between one process and several.
+    """
+    if ranks.size > 1 and experiment.compile:
+        raise UsageError(
+            "`--compile` is for one process, and torchrun has started several",
+            hint="leave `--compile` out, or leave torchrun out",
+        )
 
 
 def check_start_of_ranks(job: Job) -> None:

@@ -58,6 +58,7 @@ from zoo.training.lr_finder import find_rate
 from zoo.training.manifest import initial_manifest, splits_manifest
 from zoo.training.observers import Observers, with_usable_callbacks
 from zoo.training.preparation import Job, prepare
+from zoo.training.rank_checks import check_settings_of_ranks
 from zoo.training.recipe import Recipe
 from zoo.training.resume_checks import check_data, check_session, check_start, restore_splits, with_recorded_precision
 from zoo.training.sampler import preserved_generators
@@ -102,6 +103,7 @@ def train(
     """
     context = replace(Context.of(plugins, progress), ranks=ranks)
     start = start_of(experiment, out, force, context.plugins)
+    check_settings_of_ranks(start.experiment, ranks)
     assert start.experiment.folds is None, "`zoo.training.entry` trains folds"
     folder = start.folder
     context, watch = _watched(context, start.setup)
@@ -197,6 +199,7 @@ def resume(
         if save_every is not None:
             experiment = replace(experiment, save_every=save_every)
         check_unchanged(run)
+        check_settings_of_ranks(experiment, ranks)
         experiment = with_usable_callbacks(experiment, context)
         setup = resolve(experiment, context.plugins)
         setup = with_recorded_precision(run, setup, device)

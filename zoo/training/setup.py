@@ -16,7 +16,8 @@ from zoo.feature_cache.engine_choice import check_engine
 from zoo.networks.building import build_network, spec_of
 from zoo.networks.head import takes_vectors
 from zoo.plugin import Plugins
-from zoo.runs.parent import ClassMatch, Parent, check_backbone, open_parent
+from zoo.runs.parent import ClassMatch, check_backbone, open_parent
+from zoo.runs.source_run import SourceRun
 from zoo.stage import HEAD
 from zoo.strategy import Phase
 from zoo.system.device import Device, choose_device
@@ -33,7 +34,7 @@ class Setup(References):
     """
 
     device: Device
-    parent: Parent | None = None
+    parent: SourceRun | None = None
 
 
 def resolve(experiment: Experiment, plugins: Plugins) -> Setup:

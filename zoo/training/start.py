@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from zoo.config.arguments import check_kind
-from zoo.config.references import absolute_weights
+from zoo.config.references import absolute_strategy, absolute_weights, with_short_teachers
 from zoo.data.exclusion import absolute_list
 from zoo.data.opening import absolute
 from zoo.errors import UsageError
@@ -52,11 +52,13 @@ def start_of(experiment: Experiment, out: Path | str | None, force: bool, plugin
     check_experiment(experiment)
     data, exclude = absolute(experiment.data, plugins), absolute_list(experiment.exclude)
     experiment = inherited(replace(experiment, data=data, exclude=exclude))
-    experiment = replace(experiment, weights=absolute_weights(experiment.weights))
+    experiment = replace(
+        experiment, weights=absolute_weights(experiment.weights), strategy=absolute_strategy(experiment.strategy)
+    )
     if out == "":
         raise UsageError("`--out` is empty", hint="pass a folder, or leave it out for one below `runs/`")
     setup = resolve(experiment, plugins)
-    words = str(setup.plan) if experiment.folds is None else f"{setup.plan}-folds"
+    words = with_short_teachers(str(setup.plan)) + ("" if experiment.folds is None else "-folds")
     folder = output_path(out) if out is not None else default_folder(setup.backbone.name, words)
     if setup.parent is not None and setup.parent.run.path.resolve().is_relative_to(folder.resolve()):
         raise UsageError(f"`{out}` holds the run that the new run goes on from", hint="pass another `--out`")

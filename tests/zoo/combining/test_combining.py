@@ -17,11 +17,13 @@ from shared import made_once
 from tests_support import TINY, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, compare, ensemble, evaluate, export, rerun, soup, train, verify
-from zoo.combining.parts import Part, crops, find_held_out, open_parts
+from zoo.combining.parts import crops, find_held_out, open_parts
 from zoo.combining.soup import _without_temperature
 from zoo.networks.mean_network import FlippedViews, log_mean
 from zoo.networks.predictor import TorchPredictor
 from zoo.predictions import softmax
+from zoo.progress import Silent
+from zoo.runs.source_run import SourceRun
 from zoo.storage.files import read_json, write_json
 from zoo.training.entry import resume, train_final
 from zoo_cli.main import run as zoo
@@ -85,7 +87,7 @@ def test_norms_of_a_soup_are_those_of_its_own_activations(
     assert made.combined == "soup of 2"
     assert made.record["soup"]["norms"] == "estimated again on 24 training images"
     parts = open_parts(runs(trained, "r0", "r1"), "soup")
-    pixels = crops(find_held_out(parts, None, plugins).fit, made.preprocess)
+    pixels = crops(find_held_out(parts, None, plugins, Silent()).fit, made.preprocess)
     network = made.load_network(plugins).model
     seen: list[torch.Tensor] = []
     layer = next(one for one in network.modules() if isinstance(one, torch.nn.BatchNorm2d))
@@ -237,7 +239,7 @@ def test_a_file_over_views_gives_the_mean_of_both(trained: Path, tmp_path: Path,
     assert file.path == folder / "model.flip.onnx" and file.parity.agreeing == file.parity.images
     both = evaluate(file.path, data=run.experiment.data, plugins=plugins)
     parts = open_parts([run, trained / "r1"], "soup")
-    pixels = crops(find_held_out(parts, None, plugins).reported, run.preprocess)
+    pixels = crops(find_held_out(parts, None, plugins, Silent()).reported, run.preprocess)
     model = run.predictor("cpu", plugins)
     single = [softmax(model.logits_of_pixels(one)) for one in (pixels, pixels[:, :, ::-1].copy())]  # type: ignore[attr-defined]
     order = {name: row for row, name in enumerate(both.predictions.ids)}
@@ -297,6 +299,30 @@ def test_the_temperature_of_a_run_is_taken_out_of_its_head(
     write_json(copy / "run.json", {**Run.open(copy).record, "temperature": {"value": 2.0, "fitted_on": "choose"}})
     run = Run.open(copy)
     before = {name: value.clone() for name, value in run.load_network(plugins).model.state_dict().items()}
-    found = _without_temperature(run.load_network(plugins), Part(run=run, sha256=""))
+    found = _without_temperature(run.load_network(plugins), SourceRun(run=run, sha256=""))
     changed = [name for name, value in found.items() if not torch.equal(value, before[name])]
     assert len(changed) == 2 and all(torch.allclose(found[name], before[name] * 2) for name in changed)
+
+
+@pytest.mark.parametrize("how", ["from", "teachers"])
+def test_what_a_run_before_the_parts_was_trained_on_is_not_held_out(
+    how: str, trained: Path, tmp_path: Path, plugins: Plugins, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, part = tmp_path / "before", tmp_path / "part"
+    shutil.copytree(trained / "r2", before)
+    shutil.copytree(trained / "r1", part)
+    splits = read_json(before / "splits.json")
+    for key in ("roles", "sha256"):
+        splits[key]["fit"] = splits[key]["choose"][:3]
+    write_json(before / "splits.json", splits)
+    told = {"run": str(before), **{name: Run.open(before).record[name] for name in ("id", "weights_sha256")}}
+    record = read_json(part / "run.json")
+    write_json(part / "run.json", {**record, how: told if how == "from" else {str(before): told}})
+    for make in (soup, ensemble):
+        with refused(UsageError, f"run `{before}`, which `{part}`", "3 images", "--on-leak drop"):
+            make([trained / "r0", part], out=tmp_path / "whole", plugins=plugins)
+    assert not (tmp_path / "whole").exists()
+    shutil.rmtree(before)
+    capsys.readouterr()
+    assert zoo(["soup", str(trained / "r0"), str(part), "--out", str(tmp_path / "whole")]) == 0
+    assert f"which images run `{before}`" in " ".join(capsys.readouterr().err.split())

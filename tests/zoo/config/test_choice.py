@@ -95,3 +95,17 @@ def test_numbers_without_bounds_are_finite(text: str, told: str) -> None:
 def test_a_bound_is_told_as_it_is() -> None:
     with pytest.raises(UsageError, match=r"outside 0 to 0\.9999999\n"):
         choose("sgd:1", PLUGINS.optimizers, PLUGINS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "text", "hint"),
+    [
+        ("losses", "focal:x", "`gamma` takes a number, such as `focal:2`: "),
+        ("augmentations", "rand:2.5", "`magnitude` takes a whole number, such as `rand:"),
+        ("optimizers", "sgd:9", "`momentum` takes a number, such as `sgd:0.9`: "),
+    ],
+)
+def test_a_hint_says_what_an_option_takes(setting: str, text: str, hint: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError) as error:
+        choose(text, getattr(plugins, setting), plugins)
+    assert str(error.value.hint).startswith(hint)

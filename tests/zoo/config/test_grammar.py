@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from zoo.config.grammar import canonical, parse, share_epochs
 from zoo.config.other_words import WORDS, own_word
 from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
+from zoo.strategy import RESERVED
 
 
 @dataclass(frozen=True)
@@ -267,3 +269,54 @@ def test_a_mistyped_backbone_offers_first_what_is_at_hand() -> None:
     with pytest.raises(UsageError) as error:
         catalogue.find("net_one")
     assert error.value.hint == "did you mean `net_one2` or `net_one0` or `net_one1`? See `zoo list backbones`"
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("lora:rank=x", "write `lora,rank=x`"),
+        ("lora:x", "`rank` takes a whole number, such as `lora:8`: "),
+        ("lora:0", "`rank` takes a whole number, such as `lora:8`: "),
+        ("lora,alpha=x", "`alpha` takes a number, such as `lora,alpha=0.5`: "),
+        ("partial:x", "`stages` takes a whole number, such as `partial:2`: number of stages that train"),
+        ("partial", "`stages` takes a whole number, such as `partial:2`: "),
+        ("partial:", "`stages` takes a whole number, such as `partial:2`: "),
+        ("partial:-1", "`linear` trains only the head"),
+        ("partial:2,wd=abc", "`--weight-decay` is a setting of the whole run"),
+        ("full,batch-size=8", "`--batch-size` is a setting of the whole run"),
+        ("full,epoch=1", "did you mean `epochs`?"),
+        ("full,lr=abc", "`lr` takes a number, such as `full,lr=0.1`: factor of the learning rate"),
+        ("full,lr=0", "`lr` takes a number, such as `full,lr=0.1`: "),
+        ("full,lr", "`lr` takes a number, such as `full,lr=0.1`: "),
+        ("full,ema=2", "`ema` takes a number, such as `full,ema=0.99`: "),
+        ("full,norm=bad", "`norm` takes one of frozen train recalibrate, such as `full,norm=train`: "),
+        (
+            "linear,solver=x",
+            "`solver` takes one of auto lbfgs sgd, such as `linear,solver=sgd`: how the head is trained",
+        ),
+        ("full,,lr=1", "remove the comma"),
+        ("full,lr=1,lr=2", "give `lr` once"),
+        ("full:3", "write `full`; "),
+        ("full+", "leave the `+` out"),
+    ],
+)
+def test_a_hint_says_what_an_option_takes_with_an_example(text: str, hint: str, plugins: Plugins) -> None:
+    with pytest.raises(UsageError) as error:
+        parse(text, plugins.strategies)
+    assert error.value.hint is not None and error.value.hint.startswith(hint)
+
+
+def test_every_example_in_a_hint_can_be_parsed(plugins: Plugins) -> None:
+    """Of each option of each strategy that is given a value that it cannot have."""
+    for entry in plugins.strategies:
+        fields = dataclasses.fields(entry.value)
+        needed = bool(fields) and fields[0].default is dataclasses.MISSING
+        head = f"{entry.name}:2" if needed else entry.name
+        for name in [*(field.name for field in fields[needed:]), *RESERVED]:
+            with pytest.raises(UsageError) as error:
+                parse(f"{head},{name}= ", plugins.strategies)
+            assert f"`{name}` takes " in str(error.value.hint)
+            if name != "head":
+                example = re.search("such as `([^`]+)`", str(error.value.hint))
+                assert example is not None, error.value.hint
+                parse(example[1], plugins.strategies)

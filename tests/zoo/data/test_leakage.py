@@ -165,7 +165,7 @@ def test_fitted_images_are_known_by_content(
         found = evaluate(run, data=str(data), split="val", plugins=plugins)
         assert found.to_json()["fitted_on"] == len(found.predictions) == 25
     assert zoo(["evaluate", str(run.path), "--data", str(copy)]) == 0
-    assert "the model was fitted on 25 of these 25 images" in capsys.readouterr().err
+    assert "was fitted on 25 of these 25 images" in capsys.readouterr().err
     (run.path / "splits.json").unlink()
     assert evaluate(run, plugins=plugins).fitted is None  # unknown, which is not none
 

@@ -114,3 +114,19 @@ def test_costs_and_operating_points_are_reported(
     for wrong in (["--costs", str(tmp_path / "none.csv")], ["--at", "nobody:recall=1"], ["--at", f"{names[0]}:f1=1"]):
         assert run(["evaluate", str(scored), *wrong]) == 2
     assert not math.isnan(found["per_class"][0]["roc_auc"])
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("1e308", "is above 1e"),
+        ("1_000", "is not a finite number"),
+        ("\u0663", "is not a finite number"),
+        ("nan", "`nan`"),
+    ],
+)
+def test_a_cost_that_no_figure_could_hold_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    file = tmp_path / "costs.csv"
+    file.write_text(f"true,a,b\na,0,{text}\nb,1,0\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=told):
+        read_costs(file, ("a", "b"))

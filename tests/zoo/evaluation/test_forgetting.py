@@ -58,6 +58,7 @@ def test_both_are_scored_on_the_images_of_the_earlier_run(copy: Path, exported_r
     assert not list(copy.glob("predictions-*"))[1:] and len(run.predictions()) == 8
     page = report(copy, plugins=plugins)
     assert "On 6 images of val that it was scored on" in page.html.read_text()
+    assert "the one class that both have, where every answer is right" in page.html.read_text()
 
 
 def test_what_a_new_class_takes_away_is_told_apart(
@@ -115,6 +116,7 @@ def test_the_command_says_what_was_forgotten(copy: Path, capsys: pytest.CaptureF
     assert run_zoo(["evaluate", str(copy), "--forgotten", "--device", "cpu"]) == 0
     said = capsys.readouterr().err
     assert "on 6 images of val" in said and "6 images left out: of classes that the run no longer has" in said
+    assert "`red` is the only class of both" in said
     assert run_zoo(["evaluate", str(copy), "--forgotten", "--device", "cpu", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dropped"] == 6
     assert run_zoo(["evaluate", str(copy), "--forgotten", "--data", "x"]) == 2

@@ -95,3 +95,21 @@ def test_a_run_that_is_not_finished_or_none_has_no_card(exported_run: Path, tmp_
         card(tmp_path)
     with pytest.raises(UsageError, match="no folder"):
         write_card(exported_run, tmp_path / "none" / "README.md")
+
+
+def test_a_card_replaces_no_file_of_a_run(exported_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(exported_run, tmp_path / "run")
+    before = (run / "run.json").read_bytes()
+    for name in ("run.json", "model.safetensors", "model.onnx", "splits.json", "predictions-val.safetensors"):
+        with pytest.raises(UsageError, match="belongs to the run"):
+            write_card(run, run / name, force=True)
+    assert (run / "run.json").read_bytes() == before
+    assert write_card(run, run / "README.md").is_file()
+
+
+def test_a_soup_of_one_run_is_said_so(exported_run: Path, tmp_path: Path) -> None:
+    part = {"run": "r", "id": "1", "weights_sha256": "0"}
+    found = changed(
+        exported_run, tmp_path / "run", soup={"ingredients": [part | {"taken": True}, part | {"taken": False}]}
+    )
+    assert "It is a soup of 1 run." in card(found)

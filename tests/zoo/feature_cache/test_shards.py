@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+import tempfile
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from tests_support import TINY, Killed
 
-from zoo import Plugins, Sample
+from zoo import Plugins, Sample, train
 from zoo.data.decoding import DecodedImages
 from zoo.feature_cache import loader
 from zoo.feature_cache.loader import EvaluationCrops, PrefixOutputs
@@ -81,3 +85,46 @@ def test_a_full_store_changes_no_feature(tmp_path: Path, monkeypatch: pytest.Mon
     fresh = outputs(part, None)
     for kept, computed in zip(full.take(every, [0] * IMAGES), fresh.take(every, [0] * IMAGES)):
         assert torch.equal(kept, computed)
+
+
+def test_a_store_that_is_read_only_is_read(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features that are there are not computed again; of others, one line says why they are not kept."""
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "cache"))
+    asked = replace(TINY, data=str(two_splits), strategy="linear,solver=sgd", cache="on", epochs=2, engine="torch")
+    first = train(asked, out=tmp_path / "first", plugins=plugins)
+
+    def read_only(make: Any) -> Any:
+        def made(*arguments: Any, **named: Any) -> Any:
+            if str(named.get("dir", "")).startswith(str(tmp_path / "cache")):
+                raise OSError(errno.EROFS, "Read-only file system")
+            return make(*arguments, **named)
+
+        return made
+
+    for name in ("TemporaryFile", "mkstemp"):
+        monkeypatch.setattr(tempfile, name, read_only(getattr(tempfile, name)))
+    computed: list[int] = []
+    compute = PrefixOutputs._compute
+
+    def counting(self: PrefixOutputs, indices: Any, *rest: Any) -> Any:
+        computed.append(len(indices))
+        return compute(self, indices, *rest)
+
+    monkeypatch.setattr(PrefixOutputs, "_compute", counting)
+    said: list[str] = []
+
+    class Said(Silent):
+        def note(self, text: str) -> None:
+            said.append(text)
+
+        def warn(self, text: str) -> None:
+            said.append(text)
+
+    again = train(asked, out=tmp_path / "second", plugins=plugins, progress=Said())
+    assert not computed and again.record["weights_sha256"] == first.record["weights_sha256"]
+    assert len([one for one in said if "Read-only file system" in one]) == 1
+    said.clear()
+    train(replace(asked, image_size=40), out=tmp_path / "third", plugins=plugins, progress=Said())
+    assert computed and len([one for one in said if "Read-only file system" in one]) == 1

@@ -200,6 +200,12 @@ def test_noise_in_a_file_of_lines_is_left_out(killed: Path, finished: Path, plug
         (["experiment"], []),
         (["id"], 7),
         (["resumed"], "often"),
+        (["teachers"], ["runs/big"]),
+        (["teachers"], {"runs/big": "runs/big"}),
+        (["teachers"], {"runs/big": {"id": "0"}}),
+        (["soup"], {}),
+        (["soup"], {"ingredients": [{"run": 3}]}),
+        (["ensemble"], {"members": "runs/big"}),
     ],
 )
 def test_a_record_that_violates_its_schema_is_damaged(finished: Path, path: list[str], value: Any) -> None:

@@ -124,3 +124,13 @@ def test_no_json_holds_nan() -> None:
                     assert "allow_nan=False" in ast.unparse(node), f"{file}:{node.lineno}"
                     found.add(file.relative_to(root).as_posix())
     assert {file for file in found if not file.startswith("benchmarks/")} == {"zoo/storage/files.py"}
+
+
+def test_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    """As a device is: a file that is renamed to `/dev/null` would take its place."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    write_bytes(pipe, b"card")
+    assert os.read(reader, 10) == b"card" and pipe.is_fifo() and list(tmp_path.iterdir()) == [pipe]
+    os.close(reader)

@@ -19,6 +19,7 @@ from zoo.studies.deployment_cost import (
     DeploymentCost,
     export_untrained,
     time_networks,
+    told_unfit,
     with_latency,
 )
 from zoo.studies.study import Study
@@ -99,3 +100,13 @@ def test_a_network_that_was_not_timed_has_no_load(tmp_path: Path, plugins: Plugi
     measured = time_networks(tmp_path, "cpu", plugins, Said())
     assert with_latency(DeploymentCost(shape="other"), measured).failure == "it could not be timed"
     assert DeploymentCost.from_json({"latency": None, "shape": "of an older version"}).others == 0.0
+
+
+def test_a_sweep_that_does_not_fit_is_one_line() -> None:
+    reasons = {f"x/net truncate:{n}": f"`truncate:{n}` drops {n} of 5 stages" for n in range(5, 31)}
+    lines = told_unfit({**reasons, "x/net surgical:9": "no", "y/net truncate:7": "`truncate:7` drops 7"})
+    assert lines == [
+        "x/net truncate:5 and 25 others, to truncate:30, will not be trained: `truncate:5` drops 5 of 5 stages",
+        "x/net surgical:9 will not be trained: no",
+        "y/net truncate:7 will not be trained: `truncate:7` drops 7",
+    ]

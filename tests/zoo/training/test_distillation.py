@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -16,7 +17,7 @@ from shared import made_once
 from tests_support import TINY, Killed, make_photos
 from torch import nn
 
-from zoo import Experiment, Plugins, Run, UsageError, ZooError, card, plan, resume, train
+from zoo import Experiment, Plugins, Run, Study, UsageError, ZooError, card, plan, resume, train
 from zoo.config.choice import choose
 from zoo.config.context import Context
 from zoo.exporting.metadata import file_metadata
@@ -29,8 +30,10 @@ from zoo.training.checkpoint import Checkpoints
 from zoo.training.distillation import TaughtViews, open_teachers
 from zoo.training.preparation import prepare
 from zoo.training.setup import resolve
+from zoo.training.start import start_of
 from zoo.training.step import Stepper
 from zoo.training.workspace import Workspace
+from zoo_cli.train import train as train_command
 
 PLUGINS = Plugins()
 
@@ -181,7 +184,7 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(
     with refused(UsageError, "classes", "distill="):
         plan(replace(experiment, data=str(others)), plugins=plugins)
     for strategy, words in (
-        ("full,distill=nowhere", ("nowhere", "no run", "begins at the current folder")),
+        ("full,distill=nowhere", ("nowhere", "no run")),
         (f"full,distill={teacher},mixup=0.2", ("mixup", "distill")),
         (f"full,distill={teacher},distill_weight=1.5", ("distill_weight", "1.5")),
         (f"full,distill={teacher},distill_weight=0", ("distill_weight", "0")),
@@ -199,6 +202,38 @@ def test_what_cannot_teach_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
     phase = Phase(name="full", groups=(), distill=str(teacher))
     assert open_teachers([phase], ("red", "blue"))[str(teacher)].rows == (1, 0)  # matched by name
+
+
+def test_a_relative_path_of_a_teacher_is_found_from_any_folder(
+    teacher: Path, two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a run, a study, a settings file and a study file; where a file has it, it begins at the file's folder."""
+    (tmp_path / "big run").symlink_to(teacher)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    known = f"full,distill={tmp_path / 'big run'}"
+    experiment = replace(TINY, data=str(two_splits), strategy="full,distill=big run", epochs=1)
+    start = start_of(experiment, None, False, plugins)
+    assert start.experiment.strategy == known
+    assert start.folder.name.endswith("test_resnet-full-distillbig run")  # not of all folders above it
+    (tmp_path / "run.toml").write_text('data = "photos"\nbackbone = "resnet18"\nstrategy = "full,distill=big run"\n')
+    (tmp_path / "study.toml").write_text(
+        'data = "photos"\nbackbones = "resnet18"\nstrategies = ["linear", "full,distill=big run"]\n'
+        'also = [["resnet34", "full, distill = big run ,epochs=2"]]\n'
+    )
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    root = click.Context(click.Group("zoo"), obj=plugins)
+    with train_command.make_context("train", ["../run.toml"], parent=root) as context:
+        assert context.params["strategy"] == f"full,distill={tmp_path / 'elsewhere/../big run'}"
+    found = Study.from_file(tmp_path / "study.toml", plugins)
+    assert found.strategies == ("linear", known)
+    assert found.also == (("resnet34", f"full, distill = {tmp_path / 'big run'} ,epochs=2"),)
+    asked = Study(data="photos", backbones=("resnet18",), strategies=("full,distill=../big run",))
+    assert asked.located(plugins).strategies == (f"full,distill={tmp_path / 'elsewhere/../big run'}",)
+    (tmp_path / "a+b").mkdir()
+    monkeypatch.chdir(tmp_path / "a+b")
+    with refused(UsageError, "distill=../big run", "a+b", "ln -s"):
+        train(replace(experiment, strategy="full,distill=../big run"), plugins=plugins)
 
 
 def test_a_student_does_not_replace_its_teacher(teacher: Path, two_splits: Path, plugins: Plugins) -> None:

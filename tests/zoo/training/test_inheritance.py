@@ -18,7 +18,8 @@ from zoo import Experiment, Plugins, Run, UsageError, ZooError, plan, resume, tr
 from zoo.config.context import Context
 from zoo.networks.head import HEAD_STD
 from zoo.progress import Silent
-from zoo.runs.parent import ClassMatch, run_to_go_on_from, seen_by
+from zoo.runs.lineage import seen_by
+from zoo.runs.parent import ClassMatch, run_to_go_on_from
 from zoo.storage.files import read_json, write_json
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.preparation import prepare
@@ -342,3 +343,14 @@ def test_the_command_line_takes_the_backbone_of_the_run(
     assert "2 classes, those of run" in capsys.readouterr().err
     assert run_zoo(["train", "--resume", str(out), "--from", str(exported_run)]) == 2
     assert "`--from` cannot be changed with `--resume`" in capsys.readouterr().err
+
+
+def test_weights_beside_the_run_to_go_on_from_are_refused(
+    exported_run: Path, more: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("train", "plan"):
+        words = [command, "--data", str(more), "--from", str(exported_run), "--strategy", "linear"]
+        assert run_zoo([*words, "--weights", "default"]) == 2
+        said = " ".join(capsys.readouterr().err.split())
+        assert f"`--from {exported_run}` and `--weights default`" in said and "leave `--weights` out" in said
+    assert run_zoo(words) == 0

@@ -43,7 +43,11 @@ BAD = {
 
 class Said(Silent):
     def __init__(self) -> None:
+        self.notes: list[str] = []
         self.warnings: list[str] = []
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
 
     def warn(self, text: str) -> None:
         self.warnings.append(text)
@@ -105,6 +109,16 @@ def test_no_callback_ends_or_changes_a_run(
         assert len(told) == 1 and "the run goes on without it" in told[0] and reason in told[0]
     everything = "".join(file.read_text() for file in run.path.glob("**/*.json*"))
     assert "HIDDEN" not in everything and "a1b2c3d4e5f6" not in everything
+
+
+def test_what_a_callback_says_is_one_line(two_splits: Path, tmp_path: Path, loaded: Plugins) -> None:
+    said = Said()
+    experiment = replace(EXPERIMENT, data=str(two_splits), callback=("shouts",), epochs=1)
+    run = train(experiment, out=tmp_path / "run", plugins=loaded, progress=said)
+    (note,) = [text for text in said.notes if "shouts" in text]
+    assert note == "callback `losses/shouts`: " + " ".join(["[bold]there[/bold] [2J"] * 3)
+    (failure,) = [one["failure"] for one in run.record["callbacks"]]
+    assert failure.startswith("in `EpochEnded 1`: RuntimeError: lettersxxx") and len(failure) < 300
 
 
 @pytest.mark.parametrize(("count", "stop", "status"), [(0, Killed, "failed"), (4, KeyboardInterrupt, "interrupted")])

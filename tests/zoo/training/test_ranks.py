@@ -19,11 +19,12 @@ import psutil
 import pytest
 import rank_worker
 import torch
+from messages import refused
 from tests_support import TINY
 from torch import nn
 from torch.nn import functional
 
-from zoo import Experiment, Run, ZooError, train
+from zoo import Experiment, Plugins, Run, UsageError, ZooError, train
 from zoo.progress import Silent
 from zoo.system.processors import THREADS
 from zoo.system.ranks import ALONE, LAUNCHED, Ranks, leads, share_processors
@@ -358,3 +359,14 @@ def test_other_commands_and_folds_are_refused_under_torchrun(
     with pytest.raises(ZooError, match="`--folds` trains one network after another"):
         train(replace(TINY, folds=2), ranks=several)
     assert ALONE.size == 1 and ALONE.first(lambda: 3) == 3
+
+
+def test_compiling_is_refused_under_torchrun(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    with refused(UsageError, "--compile", "torchrun"):
+        train(
+            replace(TINY, data=str(two_splits), compile=True),
+            out=tmp_path / "run",
+            plugins=plugins,
+            ranks=ThreadRanks(0, Meeting(2), True),
+        )
+    assert not (tmp_path / "run").exists()
