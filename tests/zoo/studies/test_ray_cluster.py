@@ -1,0 +1,143 @@
+"""A Ray cluster of machines of its own, made of network namespaces: its token, a machine that dies, and its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.network_namespaces import Machine, machines
+from tests.zoo.studies.test_remote_executor import SETTINGS, asked, weighed
+from zoo import Plugins, Results, train
+from zoo.runs.run import Run
+from zoo.studies.running import running_trials
+from zoo.studies.study import Study
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow  # a cluster starts in ten seconds, and torch in each of its processes
+
+TOKEN = "0f9c1d6ab2834c7e9d51-token-of-the-test"
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "3"}
+WITH_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
+
+
+def wait_until(holds: Callable[[], object], seconds: float = 120.0) -> None:
+    until = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+class Cluster:
+    def __init__(self, place: Path, found: dict[str, Machine]) -> None:
+        self.place, self.machines = place, found
+        self.head = found["head"].address
+        self.logs = place / "ray.log"
+
+    def start(self, name: str, cpus: int) -> None:
+        machine = self.machines[name]
+        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
+        words += [f"--node-ip-address={machine.address}", "--object-store-memory=100000000"]
+        words += [f"--temp-dir={self.place / name[0]}"]  # short: a socket's path has 107 bytes at most
+        head = ["--head", "--port=6379", "--include-dashboard=false"]
+        words += head if name == "head" else [f"--address={self.head}:6379"]
+        before = self.started
+        machine.start(words, self.logs, **QUIET, **WITH_TOKEN)
+        wait_until(lambda: self.started > before)
+
+    @property
+    def started(self) -> int:
+        return self.logs.read_bytes().count(b"Ray runtime started") if self.logs.is_file() else 0
+
+    def session(self, study: Path, *more: str, token: str | None = TOKEN) -> subprocess.Popen[str]:
+        environment = {**os.environ, **QUIET, "HOME": str(self.place)}
+        environment |= {} if token is None else {"RAY_AUTH_TOKEN": token}
+        words = [sys.executable, "-m", "zoo_cli.main", "study", str(study), "--on", f"ray://{self.head}", *more]
+        return subprocess.Popen(
+            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL
+        )
+
+    def running_on(self, study: Path, name: str) -> bool:
+        """Whether a trial runs on a machine."""
+        for note in running_trials(study).values():
+            where = subprocess.run(
+                ["ip", "netns", "identify", str(note["process"])], capture_output=True, text=True, check=False
+            )
+            if where.stdout.strip() == self.machines[name].name:
+                return True
+        return False
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    place = Path("/tmp") / f"zr{os.getpid()}"  # noqa: S108
+    place.mkdir()
+    with machines("head", "a", "b") as found:
+        made = Cluster(place, found)
+        made.start("head", 0)
+        made.start("a", 1)
+        made.start("b", 1)
+        yield made
+    subprocess.run(["rm", "-rf", str(place)], check=False)
+
+
+def longer(data: Path, seeds: tuple[int, ...]) -> Study:
+    return replace(asked(data, seeds), settings={**SETTINGS, "epochs": 30})
+
+
+@pytest.mark.parametrize("token", [None, "another-token-than-that-of-the-cluster"])
+def test_a_cluster_refuses_another_token_in_one_line(
+    token: str | None, cluster: Cluster, two_splits: Path, tmp_path: Path
+) -> None:
+    folder = weighed(tmp_path / "s", asked(two_splits))
+    session = cluster.session(folder, token=token)
+    told, _ = session.communicate(timeout=60)
+    assert session.returncode == 1 and "refuses the token, or wants one" in told, told
+    assert "Traceback" not in told and (token is None or token not in told)
+
+
+def test_a_machine_that_dies_costs_one_outcome_which_retry_continues(
+    cluster: Cluster, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    spec = longer(two_splits, (0, 1, 2, 3))
+    folder = weighed(tmp_path / "s", spec)
+    session = cluster.session(folder)
+    wait_until(lambda: cluster.running_on(folder, "a") or session.poll() is not None)
+    cluster.machines["a"].kill()
+    told, _ = session.communicate(timeout=180)
+    assert session.returncode == 0, told
+    states = [str(one.state) for one in Results.open(folder).outcomes]
+    assert sorted(states) == ["failed", "finished", "finished", "finished"], told
+    assert "its process or its machine is gone" in told and "Traceback" not in told
+    told, _ = cluster.session(folder, "--retry").communicate(timeout=180)
+    lines = [json.loads(line)["name"] for line in (folder / "outcomes.jsonl").read_text().splitlines()]
+    assert len(lines) == 5 and len(set(lines)) == 4, told
+    trial = spec.trials(plugins)[3]
+    local = train(spec.experiment(trial), out=tmp_path / "local", plugins=plugins)
+    assert (local.predictions().logits == Run.open(folder / "trials" / trial.name).predictions().logits).all()
+    written = [file for place in (folder, cluster.place) for file in place.rglob("*") if file.is_file()]
+    assert not [file for file in written if TOKEN.encode() in file.read_bytes()]
+
+
+def test_a_cluster_that_goes_away_is_one_line_and_finished_trials_stay(
+    cluster: Cluster, two_splits: Path, tmp_path: Path
+) -> None:
+    folder = weighed(tmp_path / "s", longer(two_splits, (0, 1, 2)))
+    session = cluster.session(folder)
+    wait_until(lambda: bool(Results.open(folder).outcomes) or session.poll() is not None)
+    wait_until(lambda: bool(running_trials(folder)) or session.poll() is not None)
+    cluster.machines["head"].kill()
+    told, _ = session.communicate(timeout=120)
+    assert session.returncode == 1 and "Traceback" not in told, told
+    assert "Ray cannot carry out a trial" in told and "continues" in told, told
+    outcomes = Results.open(folder).outcomes
+    assert 1 <= len(outcomes) <= 2 and all(one.finished for one in outcomes), told
+    told, _ = cluster.session(folder).communicate(timeout=60)
+    assert "there is no cluster at" in told and "Traceback" not in told
