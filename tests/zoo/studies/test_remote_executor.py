@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 from zoo import Experiment, Plugins, Results, Study, UsageError, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.runs.run import Run
-from zoo.studies import remote_trial, running
+from zoo.studies import remote_trial, running, slurm_executor
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.executor import LocalProcess
 from zoo.studies.machine_state import machine_state
@@ -279,6 +280,77 @@ def test_a_killed_trial_is_one_failed_outcome_and_retry_finishes_it(
     again = study(folder, retry=True, executor=executor_on(place, jobs=1, plugins=plugins), plugins=plugins)
     assert [one.finished for one in again.outcomes] == [True]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2
+
+
+@pytest.fixture
+def squeue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder first on PATH for stand-ins of Slurm's commands; Slurm is asked as often as the test looks."""
+    monkeypatch.setattr(slurm_executor, "QUEUE_SECONDS", 0.0)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder / "squeue"
+
+
+def says(command: Path, words: str) -> None:
+    command.write_text(f"#!/bin/sh\n{words}\n")
+    command.chmod(0o755)
+
+
+def test_a_job_is_over_where_the_queue_says_so_and_accounting_is_not_asked(squeue: Path) -> None:
+    queue = slurm_executor.JobQueue()
+    says(squeue, "echo 7 PENDING; echo 8 FAILED; echo 9 SUSPENDED")
+    assert [queue.holds(job) for job in ("7", "8", "9", "10")] == [True, False, True, False]
+    says(squeue, "exit 1")  # the controller is restarted
+    assert queue.holds("7") and queue.holds("10")
+    says(squeue.with_name("scontrol"), "echo JobId=8 JobName=zoo JobState=OUT_OF_MEMORY Reason=None")
+    assert slurm_executor.job_state("8") == "OUT_OF_MEMORY"
+
+
+def test_a_slurm_that_is_silent_for_long_is_one_line(squeue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(squeue, "echo slurm_load_jobs error >&2; exit 1")
+    queue = slurm_executor.JobQueue()
+    assert queue.holds("7")
+    monkeypatch.setattr(slurm_executor, "SILENT_SECONDS", 0.0)
+    with pytest.raises(ZooError, match="Slurm has not answered"):
+        queue.holds("7")
+
+
+def slurm_is_here() -> bool:
+    try:
+        return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=10, check=False).stdout != b""
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_job_of_slurm_is_one_failed_outcome_and_retry_finishes_it(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    pytest.importorskip("submitit")
+    if not slurm_is_here():
+        pytest.skip("there is no Slurm here")
+    folder = weighed(tmp_path / "s", asked(two_splits, (0, 1)))
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while not killed and time.monotonic() < until:
+            for note in running.running_trials(folder).values():
+                os.kill(note["process"], signal.SIGKILL)
+                killed.append(note["process"])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        found = study(folder, executor=executor_on("slurm", jobs=2, plugins=plugins), plugins=plugins).outcomes
+    finally:
+        killer.join()
+    assert sorted(str(one.state) for one in found) == ["failed", "finished"]
+    assert [one.failure for one in found if not one.finished][0].endswith("in state FAILED")
+    again = study(folder, retry=True, executor=executor_on("slurm", plugins=plugins), plugins=plugins)
+    assert all(one.finished for one in again.outcomes)
 
 
 def test_a_cluster_that_is_not_there_is_told_before_anything(tmp_path: Path) -> None:
