@@ -236,6 +236,7 @@ def test_versions_are_named() -> None:
         (["--on", "slurm", "--gpus-per-trial", "nan"], "nan GPUs"),
         (["--on", "slurm", "--gpus-per-trial", "0.5"], "cannot have 0.5 GPUs"),
         (["--gpus-per-trial", "1"], "apply with `--on` only"),
+        (["--store", "/shared"], "apply with `--on` only"),
     ],
 )
 def test_bad_words_are_one_line(words: list[str], message: str, two_splits: Path, capsys: Any) -> None:
@@ -344,7 +345,7 @@ def test_a_killed_job_of_slurm_is_one_failed_outcome_and_retry_finishes_it(
     killer = threading.Thread(target=kill)
     killer.start()
     try:
-        found = study(folder, executor=executor_on("slurm", jobs=2, plugins=plugins), plugins=plugins).outcomes
+        found = study(folder, executor=executor_on("slurm", jobs=1, plugins=plugins), plugins=plugins).outcomes
     finally:
         killer.join()
     assert sorted(str(one.state) for one in found) == ["failed", "finished"]
