@@ -60,6 +60,12 @@ class Machine:
         _ip("-n", self.name, "link", "set", "eth0", "down")
 
 
+    def mend(self) -> None:
+        """Mend its cable."""
+        _ip("-n", self.name, "link", "set", "eth0", "up")
+        _ip("-n", self.name, "route", "replace", "default", "via", f"{self.address.rpartition('.')[0]}.1")
+
+
 def need_namespaces() -> None:
     """Skip the test where no namespaces can be made."""
     if os.geteuid() != 0 or shutil.which("ip") is None:

@@ -189,7 +189,9 @@ class Remote(ObjectStore):
                 hint=hint or "stores other than S3 need a package of their own",
             ) from error
         except (ValueError, TypeError) as error:
-            raise UsageError(f"`{self.url}` cannot be used: {_sentence(error)}", hint="such as `s3://bucket/prefix`") from error
+            raise UsageError(
+                f"`{self.url}` cannot be used: {_sentence(error)}", hint="such as `s3://bucket/prefix`"
+            ) from error
         if not str(path).strip("/"):
             raise UsageError(f"`{url}` names no bucket", hint="such as `s3://bucket/prefix`")
         if is_s3 and options:
@@ -200,9 +202,7 @@ class Remote(ObjectStore):
         try:
             data: bytes = self._system.cat_file(f"{self._base}/{name}")
             return data
-        except FileNotFoundError as error:
-            if "bucket" in str(error).lower():
-                raise self._failed("read", error) from error
+        except FileNotFoundError:
             return None
         except Exception as error:  # of the protocol's library
             raise self._failed("read", error) from error
@@ -218,8 +218,7 @@ class Remote(ObjectStore):
             self._system.pipe_file(f"{self._base}/{name}", data, mode="create")
             return True
         except Exception as error:
-            codes = f"{type(error).__name__} {error}"
-            if not isinstance(error, FileExistsError) and not re.search("PreconditionFailed|ConditionalRequest", codes):
+            if not isinstance(error, FileExistsError) and _code(error) not in _THERE_ALREADY:
                 raise self._failed("written", error) from error
             return self.read(name) == data  # it was written, and the answer was lost: the library tried again
 
@@ -235,7 +234,7 @@ class Remote(ObjectStore):
     def _failed(self, doing: str, error: Exception) -> ZooError:
         kinds = {kind.__name__ for kind in type(error).__mro__}
         text = _sentence(error)
-        if is_disk_full(error) or _FULL.search(f"{text} {type(error).__name__}"):
+        if is_disk_full(error) or _FULL.search(f"{text} {_code(error)}"):
             return DiskFull(f"the store `{self.url}` is full", hint="make room there")
         if kinds & _NO_CREDENTIALS:
             return ZooError(f"there are no credentials for the store `{self.url}`", hint=CREDENTIALS)
@@ -243,9 +242,22 @@ class Remote(ObjectStore):
             return ZooError(f"the store `{self.url}` refuses to be {doing}: {text}", hint=CREDENTIALS)
         if isinstance(error, FileNotFoundError):
             text = text if " " in text else "there is no such bucket"
-        return ZooError(
-            f"the store `{self.url}` cannot be {doing}: {text}", hint="check the address and the network"
-        )
+        return ZooError(f"the store `{self.url}` cannot be {doing}: {text}", hint="check the address and the network")
+
+
+# S3's codes of a conditional PUT that is refused; without the element `Condition`, which only AWS sends, s3fs does not
+# take them for `FileExistsError`
+_THERE_ALREADY = {"PreconditionFailed", "412", "ConditionalRequestConflict", "409"}
+
+
+def _code(error: BaseException | None) -> str:
+    """The code of an answer of S3 that an error came of; empty where there is none."""
+    while error is not None:
+        answer = getattr(error, "response", None)
+        if isinstance(answer, dict):
+            return str((answer.get("Error") or {}).get("Code", ""))
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 def _sentence(error: BaseException) -> str:

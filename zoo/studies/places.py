@@ -26,7 +26,8 @@ def executor_on(
         cpus: Processors of each trial.
         gpus: GPUs of each trial.
         jobs: Most trials at a time. None: the executor's own number.
-        store: URL of fsspec, or a folder, through which the machines exchange runs. None: they share the study's folder.
+        store: URL of fsspec, or a folder, through which the machines exchange runs. None: they share the study's
+            folder.
         plugins: Loaded plugins. None: they are loaded.
 
     Raises:

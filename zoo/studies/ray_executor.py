@@ -21,7 +21,9 @@ CLIENT_PORT = 10001  # of `ray start --head`
 MEMORY = 100 * 2**20  # of the object store, in bytes: requests and answers are short
 CONNECT_SECONDS = 10.0
 LOOK_SECONDS = 30.0  # after which it is looked whether a machine is left for a trial
-TOKEN = "`RAY_AUTH_TOKEN`, or the file that `RAY_AUTH_TOKEN_PATH` names or `~/.ray/auth_token`, holds the cluster's token"
+TOKEN = (
+    "`RAY_AUTH_TOKEN`, or the file that `RAY_AUTH_TOKEN_PATH` names or `~/.ray/auth_token`, holds the cluster's token"
+)
 
 
 class RayExecutor(RemoteExecutor):
@@ -221,8 +223,8 @@ def _check_client_server(address: str) -> None:
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED):
             raise ZooError(
                 f"what listens at `{address}` does not answer as Ray's client server: {code.name.lower()}",
-                hint=f"its port is {CLIENT_PORT} unless `--ray-client-server-port` of `ray start` says another; with TLS, "
-                "set `RAY_USE_TLS=1`",
+                hint=f"its port is {CLIENT_PORT} unless `ray start --ray-client-server-port` says another; a cluster with "
+                "TLS needs `RAY_USE_TLS=1` here, too",
             ) from error
     except Exception as error:  # of certificates, for instance
         if type(error).__name__ == "AuthenticationError":  # of Ray, which says it in ten lines

@@ -28,8 +28,9 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
     """Carry out a trial on this machine.
 
     Args:
-        request: `study`, the folder, or what `StoreSession.request` gives; `session`, its token; `trial`, `experiment` and `tuned` as JSON; the `name` of the
-            trial's folder; `threads`; and `state`, the versions and images of the session's machine.
+        request: `study`, the folder, or what `StoreSession.request` gives; `session`, its token; `trial`, `experiment`
+            and `tuned` as JSON; the `name` of the trial's folder; `threads`; and `state`, the versions and images of
+            the session's machine.
 
     Returns:
         JSON values: `outcome`, that of `TrialResult.to_json`; or `refused` or `full` with the reason and a `hint`,

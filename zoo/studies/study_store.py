@@ -68,8 +68,8 @@ class StoreSession:
 
         def refuse(note: dict[str, Any]) -> None:
             raise ZooError(
-                f"another session carries out this study: on `{note.get('host')}`, process {note.get('process')}, since "
-                f"{note.get('time')}",
+                f"another session carries out this study, on `{note.get('host')}`, as process {note.get('process')}, "
+                f"since {note.get('time')}",
                 hint="wait for it, or stop it",
             )
 
@@ -209,7 +209,9 @@ def _inputs(store: ObjectStore, wanted: Mapping[str, Mapping[str, str]], scratch
         if not file.is_file():
             data = store.read(f"inputs/{one['sha256']}")
             if data is None or hashlib.sha256(data).hexdigest() != one["sha256"]:
-                raise ZooError(f"finds no `{one['name']}` in `{store.url}`, or a damaged one", hint="run the study anew")
+                raise ZooError(
+                    f"finds no `{one['name']}` in `{store.url}`, or a damaged one", hint="run the study anew"
+                )
             file.parent.mkdir(parents=True, exist_ok=True)
             temporary = file.with_name(f".{secrets.token_hex(8)}")
             temporary.write_bytes(data)
@@ -232,5 +234,3 @@ def _note() -> dict[str, Any]:
 
 def _json(data: Any) -> bytes:
     return (json_text(data, indent=2) + "\n").encode()
-
-

@@ -5,16 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from network_namespaces import machines
+from ray_cluster import TOKEN, Cluster, wait_until
+from remote_study import SETTINGS, asked, weighed
 
-from tests.network_namespaces import Machine, machines
-from tests.zoo.studies.test_remote_executor import SETTINGS, asked, weighed
 from zoo import Plugins, Results, train
 from zoo.runs.run import Run
 from zoo.studies.running import running_trials
@@ -23,61 +22,10 @@ from zoo.studies.study import Study
 pytest.importorskip("ray")
 pytestmark = pytest.mark.slow  # a cluster starts in ten seconds, and torch in each of its processes
 
-TOKEN = "0f9c1d6ab2834c7e9d51-token-of-the-test"
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "3"}
-WITH_TOKEN = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": TOKEN}
-
-
-def wait_until(holds: Callable[[], object], seconds: float = 120.0) -> None:
-    until = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < until
-        time.sleep(0.05)
-
-
-class Cluster:
-    def __init__(self, place: Path, found: dict[str, Machine]) -> None:
-        self.place, self.machines = place, found
-        self.head = found["head"].address
-        self.logs = place / "ray.log"
-
-    def start(self, name: str, cpus: int) -> None:
-        machine = self.machines[name]
-        words = [sys.executable, "-m", "ray.scripts.scripts", "start", "--block", f"--num-cpus={cpus}"]
-        words += [f"--node-ip-address={machine.address}", "--object-store-memory=100000000"]
-        words += [f"--temp-dir={self.place / name[0]}"]  # short: a socket's path has 107 bytes at most
-        head = ["--head", "--port=6379", "--include-dashboard=false"]
-        words += head if name == "head" else [f"--address={self.head}:6379"]
-        before = self.started
-        machine.start(words, self.logs, **QUIET, **WITH_TOKEN)
-        wait_until(lambda: self.started > before)
-
-    @property
-    def started(self) -> int:
-        return self.logs.read_bytes().count(b"Ray runtime started") if self.logs.is_file() else 0
-
-    def session(self, study: Path, *more: str, token: str | None = TOKEN) -> subprocess.Popen[str]:
-        environment = {**os.environ, **QUIET, "HOME": str(self.place)}
-        environment |= {} if token is None else {"RAY_AUTH_TOKEN": token}
-        words = [sys.executable, "-m", "zoo_cli.main", "study", str(study), "--on", f"ray://{self.head}", *more]
-        return subprocess.Popen(
-            words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, stdin=subprocess.DEVNULL
-        )
-
-    def running_on(self, study: Path, name: str) -> bool:
-        """Whether a trial runs on a machine."""
-        for note in running_trials(study).values():
-            where = subprocess.run(
-                ["ip", "netns", "identify", str(note["process"])], capture_output=True, text=True, check=False
-            )
-            if where.stdout.strip() == self.machines[name].name:
-                return True
-        return False
-
 
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    place = Path("/tmp") / f"zr{os.getpid()}"  # noqa: S108
+    place = Path("/tmp") / f"zr{os.getpid()}"
     place.mkdir()
     with machines("head", "a", "b") as found:
         made = Cluster(place, found)
