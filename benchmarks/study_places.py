@@ -170,7 +170,7 @@ def place_of(words: list[str], name: str, folder: Path) -> Iterator[Place]:
     if name != "cluster":
         yield Place(["--on", name, *words], {})
         return
-    with machines("head", "a", "b") as found, tempfile.TemporaryDirectory(prefix="zr", dir="/tmp") as short:  # noqa: S108
+    with machines("head", "a", "b") as found, tempfile.TemporaryDirectory(prefix="zr", dir="/tmp") as short:
         store = {key: value for key, value in os.environ.items() if key.startswith("AWS_")}
         cluster = Cluster(Path(short), found, store)
         for one, cpus in (("head", 0), ("a", 1), ("b", 1)):

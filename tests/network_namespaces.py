@@ -59,7 +59,6 @@ class Machine:
         """Cut its cable: its processes go on, and nobody reaches them."""
         _ip("-n", self.name, "link", "set", "eth0", "down")
 
-
     def mend(self) -> None:
         """Mend its cable."""
         _ip("-n", self.name, "link", "set", "eth0", "up")

@@ -223,8 +223,8 @@ def _check_client_server(address: str) -> None:
         if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.UNIMPLEMENTED):
             raise ZooError(
                 f"what listens at `{address}` does not answer as Ray's client server: {code.name.lower()}",
-                hint=f"its port is {CLIENT_PORT} unless `ray start --ray-client-server-port` says another; a cluster with "
-                "TLS needs `RAY_USE_TLS=1` here, too",
+                hint=f"its port is {CLIENT_PORT} unless `ray start --ray-client-server-port` says another; a cluster "
+                "with TLS needs `RAY_USE_TLS=1` here, too",
             ) from error
     except Exception as error:  # of certificates, for instance
         if type(error).__name__ == "AuthenticationError":  # of Ray, which says it in ten lines

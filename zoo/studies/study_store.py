@@ -162,11 +162,11 @@ def carry_out_from_store(
         folder = scratch / TRIALS / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         asked = Experiment.from_json(request["experiment"])
-        here = replace(asked, **_inputs(store, request["inputs"], scratch))
-        result = train(here, folder)
+        inputs = _inputs(store, request["inputs"], scratch)
+        result = train(replace(asked, **inputs), folder)
         if not result.finished:
             return result.to_json()
-        _name_files_of_session(folder, asked)
+        _name_files_of_session(folder, {file: getattr(asked, setting) for setting, file in inputs.items()})
         files = {}
         for file in sorted(folder.rglob("*")):
             if file.is_file() and file.name != LOCK_FILE:
@@ -220,12 +220,21 @@ def _inputs(store: ObjectStore, wanted: Mapping[str, Mapping[str, str]], scratch
     return found
 
 
-def _name_files_of_session(folder: Path, asked: Experiment) -> None:
-    """Have a run name its files as the session does: this machine's copies are known to nobody else."""
-    record = read_json(folder / RUN_FILE)
-    for setting in FILES:
-        record["experiment"][setting] = getattr(asked, setting)
-    write_json(folder / RUN_FILE, record)
+def _name_files_of_session(folder: Path, theirs: Mapping[str, str]) -> None:
+    """Have a run name its files as the session does, by this machine's names: its copies are known to nobody else."""
+
+    def renamed(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: renamed(one) for name, one in value.items()}
+        if isinstance(value, list):
+            return [renamed(one) for one in value]
+        if isinstance(value, str):
+            for here, there in theirs.items():
+                value = value.replace(here, there)
+        return value
+
+    if theirs:
+        write_json(folder / RUN_FILE, renamed(read_json(folder / RUN_FILE)))
 
 
 def _note() -> dict[str, Any]:

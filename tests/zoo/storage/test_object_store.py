@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from s3_server import BUCKET, SECRET, Store, running
 from s3fs import S3FileSystem
 
-from s3_server import BUCKET, SECRET, Store, running
 from zoo import UsageError, ZooError
 from zoo.errors import DiskFull
 from zoo.storage import object_store

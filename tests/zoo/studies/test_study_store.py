@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from remote_study import SETTINGS, Engine, asked, weighed, work_in_process
 from s3_server import BUCKET, SECRET, Store, running
+
 from zoo import Plugins, Results, Study, UsageError, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.runs.run import Run
@@ -78,8 +78,9 @@ def test_runs_through_s3_have_the_bits_of_local_ones_and_name_no_place_of_the_wo
         assert (remote.path / "model.safetensors").read_bytes() == (run.path / "model.safetensors").read_bytes()
     assert not list((tmp_path / "worker").rglob("run.json"))
     written = [file for file in folder.rglob("*") if file.is_file()]
-    content = b"".join([*(file.read_bytes() for file in written), *s3.objects.values()])
-    assert str(tmp_path / "worker").encode() not in content and SECRET.encode() not in content
+    contents = {str(file): file.read_bytes() for file in written} | dict(s3.objects)
+    told = (str(tmp_path / "worker").encode(), SECRET.encode())
+    assert not [(name, secret) for name, content in contents.items() for secret in told if secret in content]
     assert json.loads(s3.objects["one/session.json"])["session"] is None
     assert sum(name.endswith("finished.json") for name in s3.objects) == 2
 
@@ -104,7 +105,7 @@ def test_a_run_whose_answer_or_session_was_lost_is_fetched_and_not_repeated(
     with (tmp_path / "store" / "trials" / found.outcomes[0].name / "000001" / "history.jsonl").open("a") as stream:
         stream.write("x")
     (folder / "outcomes.jsonl").unlink()
-    with pytest.raises(ZooError, match="`history.jsonl` of the run of .* is missing or damaged"):
+    with pytest.raises(ZooError, match=r"`history.jsonl` of the run of .* is missing or damaged"):
         study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
 
 
@@ -119,7 +120,7 @@ def test_a_run_that_cannot_be_put_is_kept_and_put_later(
             raise DiskFull("the store `/s` is full")
 
         patch.setattr(Folder, "upload", full)
-        with pytest.raises(DiskFull, match="worker `.*`: the store `/s` is full"):
+        with pytest.raises(DiskFull, match=r"worker `.*`: the store `/s` is full"):
             study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
     assert not Results.open(folder).outcomes and not list((tmp_path / "store" / "trials").rglob("finished.json"))
     metrics = [json.loads(file.read_text())["id"] for file in (tmp_path / "worker").rglob("run.json")]
