@@ -118,7 +118,7 @@ def disturb(place: Place, study: Path, log: Path, events: list[str], store: bool
         sessions += 1
         session = place.begin(log, str(study), "--retry")
         while session.poll() is None:
-            time.sleep(random.uniform(0.5, 2.0))
+            time.sleep(random.uniform(1.0, 6.0))
             for result in Results.open(study).outcomes:
                 if result.finished and (file := study / "trials" / result.name / "run.json").is_file():
                     run = read_json(file)["id"]

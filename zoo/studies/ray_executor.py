@@ -20,7 +20,8 @@ LOOPBACK = "127.0.0.1"
 CLIENT_PORT = 10001  # of `ray start --head`
 MEMORY = 100 * 2**20  # of the object store, in bytes: requests and answers are short
 CONNECT_SECONDS = 10.0
-LOOK_SECONDS = 30.0  # after which it is looked whether a machine is left for a trial
+LOOK_SECONDS = 30.0  # between two looks at how a trial is that gives no answer
+IDLE_LOOKS = 3  # in a row that found nothing to run on the cluster
 TOKEN = (
     "`RAY_AUTH_TOKEN`, or the file that `RAY_AUTH_TOKEN_PATH` names or `~/.ray/auth_token`, holds the cluster's token"
 )
@@ -112,6 +113,11 @@ class RayExecutor(RemoteExecutor):
         """Resources of each machine that is there, in use or not."""
         return [node.get("Resources", {}) for node in self._ray.nodes() if node.get("Alive", node.get("alive"))]
 
+    def _idle(self) -> bool:
+        """Whether nothing runs on the cluster, though it has processors."""
+        there = self._ray.cluster_resources().get("CPU", 0.0)
+        return 0 < there <= float(self._ray.available_resources().get("CPU", 0.0))
+
     def _room(self, nodes: Iterable[Mapping[str, float]]) -> int:
         """How many trials machines have room for at a time, if they do nothing else."""
         room = 0
@@ -120,17 +126,25 @@ class RayExecutor(RemoteExecutor):
             room += min(fits, int(node.get("GPU", 0) // self.gpus)) if self.gpus else fits
         return room
 
-    def _wait(self, ref: Any) -> dict[str, Any]:
-        """The answer of a task; a task for which no machine is left would be waited for without end.
+    def _wait(self, ref: Any, request: Mapping[str, Any]) -> dict[str, Any]:
+        """The answer of a task.
+
+        A task whose machine was cut off may be waited for by Ray without end, finished or not, as is one for which no
+        machine is left.
 
         Raises:
+            TrialLost: the run is finished and there is no answer, or nothing runs on the cluster for long.
             ZooError: no machine is left that has room for it.
         """
+        idle = 0
         while True:
             try:
                 found: dict[str, Any] = self._ray.get(ref, timeout=LOOK_SECONDS)
                 return found
             except self._ray.exceptions.GetTimeoutError:
+                idle = idle + 1 if self._idle() else 0
+                if idle >= IDLE_LOOKS or self.finished(request):
+                    raise TrialLost("Ray has lost it") from None
                 if not self._room(self._nodes()):
                     raise ZooError(
                         "no machine of the cluster is left that has room for a trial",
@@ -144,8 +158,10 @@ class RayExecutor(RemoteExecutor):
         try:
             ref = self._task.remote(request)
             self._refs.add(ref)
-            return self._wait(ref)
-        except ZooError:
+            return self._wait(ref, request)
+        except (ZooError, TrialLost):
+            with contextlib.suppress(Exception):  # it may be in Ray's queue still
+                self._ray.cancel(ref, force=True)
             raise
         except lost as error:
             raise TrialLost(f"its process or its machine is gone: {type(error).__name__}") from error

@@ -19,9 +19,10 @@ from typing import Any
 from zoo.errors import DiskFull, UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.plugin import Plugins
+from zoo.runs.looks import TRIALS
 from zoo.studies.executor import LOG
 from zoo.studies.machine_state import machine_state
-from zoo.studies.running import begin_session, end_session
+from zoo.studies.running import begin_session, end_session, running_trials
 from zoo.studies.study_store import StoreSession
 from zoo.studies.trial import Trial, TrialResult, TrialState, result_of_folder
 from zoo.system.processors import asked_threads
@@ -77,6 +78,16 @@ class RemoteExecutor(ABC):
             ZooError: the engine itself is gone, or its machines cannot run the function.
         """
 
+    def finished(self, request: Mapping[str, Any]) -> bool:
+        """Whether the run of a trial is finished, so that an answer need not be waited for: it may have been lost."""
+        if self.store is not None:
+            return self.store.finished(request["name"])
+        study, name = Path(request["study"]), request["name"]
+        return (
+            name not in running_trials(study)
+            and result_of_folder(Trial(**request["trial"]), study / TRIALS / name) is not None
+        )
+
     @abstractmethod
     def stop(self) -> None:
         """Stop every trial that was submitted, and release the engine; `run_once` then raises `TrialLost`."""
@@ -106,7 +117,7 @@ class RemoteExecutor(ABC):
             "tuned": None if tuned is None else dict(tuned),
             "threads": self._threads,
             "state": self._state(experiment),
-            **({} if self.store is None else self.store.request(experiment)),
+            **({} if self.store is None else self.store.request(experiment, folder)),
         }
         try:
             answer = self.run_once(request)

@@ -24,9 +24,9 @@ from typing import Any
 from zoo.errors import UsageError, ZooError
 from zoo.experiment import Experiment
 from zoo.runs.looks import STUDY_FILE, TRIALS
-from zoo.runs.run import RUN_FILE, now
+from zoo.runs.run import now
 from zoo.storage.cache import cache_folder
-from zoo.storage.files import SCHEMA, json_text, read_json, write_json
+from zoo.storage.files import SCHEMA, json_text, read_json, write_bytes
 from zoo.storage.folder_lock import LOCK_FILE
 from zoo.storage.object_store import ObjectStore, hold, note_of, open_store
 from zoo.storage.paths import user_path
@@ -88,8 +88,20 @@ class StoreSession:
             self._study = {}
             self._held.close()
 
-    def request(self, experiment: Experiment) -> dict[str, Any]:
+    def finished(self, name: str) -> bool:
+        """Whether the finished run of a trial is in the store.
+
+        Raises:
+            ZooError: the store cannot be read.
+        """
+        return bool(note_of(self.store.read(f"{TRIALS}/{name}/{MARKER}")))
+
+    def request(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
         """What a worker needs besides the settings: the store, and the files that settings name, which are put there.
+
+        Args:
+            experiment: The settings.
+            folder: Of the trial on this machine, by which its run names itself.
 
         Raises:
             DiskFull, ZooError: the store cannot be written.
@@ -103,7 +115,13 @@ class StoreSession:
                 digest = hashlib.sha256(data).hexdigest()
                 self.store.create(f"inputs/{digest}", data)
                 inputs[setting] = {"sha256": digest, "name": file.name}
-        return {"store": self.store.url, "digest": self._study["study"], "beat": self._beat, "inputs": inputs}
+        return {
+            "store": self.store.url,
+            "digest": self._study["study"],
+            "beat": self._beat,
+            "inputs": inputs,
+            "folder": str(folder),
+        }
 
     def fetch(self, trial: Trial, folder: Path) -> TrialResult | None:
         """Get the finished run of a trial from the store; None where there is none.
@@ -166,7 +184,8 @@ def carry_out_from_store(
         result = train(replace(asked, **inputs), folder)
         if not result.finished:
             return result.to_json()
-        _name_files_of_session(folder, {file: getattr(asked, setting) for setting, file in inputs.items()})
+        theirs = {file: getattr(asked, setting) for setting, file in inputs.items()}
+        _name_files_of_session(folder, theirs | {str(folder): request["folder"]})
         files = {}
         for file in sorted(folder.rglob("*")):
             if file.is_file() and file.name != LOCK_FILE:
@@ -221,20 +240,13 @@ def _inputs(store: ObjectStore, wanted: Mapping[str, Mapping[str, str]], scratch
 
 
 def _name_files_of_session(folder: Path, theirs: Mapping[str, str]) -> None:
-    """Have a run name its files as the session does, by this machine's names: its copies are known to nobody else."""
-
-    def renamed(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {name: renamed(one) for name, one in value.items()}
-        if isinstance(value, list):
-            return [renamed(one) for one in value]
-        if isinstance(value, str):
-            for here, there in theirs.items():
-                value = value.replace(here, there)
-        return value
-
-    if theirs:
-        write_json(folder / RUN_FILE, renamed(read_json(folder / RUN_FILE)))
+    """Have a run name itself and its files as the session does, by this machine's names: its copies are its own."""
+    for file in sorted({*folder.rglob("*.json"), *folder.rglob("*.jsonl")}):
+        before = text = file.read_text(encoding="utf-8")
+        for here, there in theirs.items():
+            text = text.replace(json_text(here)[1:-1], json_text(there)[1:-1])
+        if text != before:
+            write_bytes(file, text.encode())
 
 
 def _note() -> dict[str, Any]:
