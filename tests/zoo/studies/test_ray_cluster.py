@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -72,6 +75,23 @@ def test_a_machine_that_dies_costs_one_outcome_which_retry_continues(
     assert (local.predictions().logits == Run.open(folder / "trials" / trial.name).predictions().logits).all()
     written = [file for place in (folder, cluster.place) for file in place.rglob("*") if file.is_file()]
     assert not [file for file in written if TOKEN.encode() in file.read_bytes()]
+
+
+def test_a_second_session_on_another_machine_is_refused_by_name_whatever_its_clock_says(
+    cluster: Cluster, two_splits: Path, tmp_path: Path
+) -> None:
+    folder = weighed(tmp_path / "s", replace(asked(two_splits), settings={**SETTINGS, "epochs": 300}))
+    words = [sys.executable, "-m", "zoo_cli.main", "study", str(folder)]
+    first = cluster.machines["a"].start(words, tmp_path / "first.log")
+    wait_until(lambda: bool(list(folder.glob("trials/*/history.jsonl"))) or first.poll() is not None)
+    fake = ["faketime", "-f", "-1h"] if shutil.which("faketime") else []
+    second = cluster.machines["b"].start([*fake, *words], tmp_path / "second.log")
+    assert second.wait(timeout=60) == 1
+    told = (tmp_path / "second.log").read_text()
+    assert re.search(r"another process is carrying out the study in `.*`: process \d+ on `", " ".join(told.split())), (
+        told
+    )
+    first.kill()
 
 
 def test_a_cluster_that_goes_away_is_one_line_and_finished_trials_stay(
