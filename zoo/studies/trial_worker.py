@@ -23,8 +23,10 @@ class TrialWorker:
 
     def __init__(self) -> None:
         from zoo.plugin import Plugins
+        from zoo.studies.machine_state import MachineStates
 
         self.plugins = Plugins()
+        self._states = MachineStates()
         self._backbone: str | None = None
 
     def train(self, experiment: dict[str, Any], folder: str) -> dict[str, Any]:
@@ -54,9 +56,7 @@ class TrialWorker:
 
     def state(self, experiment: dict[str, Any]) -> dict[str, Any]:
         """The versions of this machine and the images that it sees; see `machine_state`."""
-        from zoo.studies.machine_state import machine_state
-
-        return machine_state(Experiment.from_json(experiment), self.plugins)
+        return self._states.of(Experiment.from_json(experiment), self.plugins)
 
     def export_untrained(
         self, experiment: dict[str, Any], classes: list[str], images: int, folder: str

@@ -18,7 +18,7 @@ from zoo import Experiment, Plugins, Results, UsageError, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.runs.run import Run
 from zoo.studies import running, slurm_executor
-from zoo.studies.machine_state import machine_state
+from zoo.studies.machine_state import MachineStates, machine_state
 from zoo.studies.places import executor_on
 from zoo.studies.remote_trial import carry_out, versions_difference
 from zoo.studies.trial import TrialState
@@ -71,11 +71,13 @@ def test_other_images_are_noticed(two_splits: Path, tmp_path: Path, plugins: Plu
     data = tmp_path / "photos"
     shutil.copytree(two_splits, data)
     experiment = Experiment(data=str(data), backbone="timm/test_resnet", strategy="partial:1", **SETTINGS)  # type: ignore[arg-type]
+    machine_state = MachineStates().of  # as a worker's process asks, for trial after trial
     before = machine_state(experiment, plugins)
     assert machine_state(experiment, plugins) == before and before["versions"]["plugin datasets"]
     image = sorted(data.rglob("*.*"))[0]
-    content = image.read_bytes()
+    content, times = image.read_bytes(), image.stat()
     image.write_bytes(sorted(data.rglob("*.*"))[-1].read_bytes())
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert machine_state(experiment, plugins)["images"] != before["images"]
     image.write_bytes(content)
     assert machine_state(experiment, plugins) == before
@@ -304,3 +306,13 @@ def test_a_cluster_that_is_not_there_is_told_before_anything(tmp_path: Path) -> 
         executor_on("ray://127.0.0.1:9")
     with pytest.raises(UsageError, match="is not an address"):
         executor_on("ray://head:port")
+
+
+def test_images_are_read_once_by_a_worker_whose_files_stay(
+    two_splits: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(data=str(two_splits), backbone="timm/test_resnet", strategy="partial:1", **SETTINGS)  # type: ignore[arg-type]
+    states = MachineStates()
+    first = states.of(experiment, plugins)
+    monkeypatch.setattr("zoo.studies.machine_state.digests", lambda samples: pytest.fail("read again"))
+    assert states.of(experiment, plugins) == first and first["count"] > 0
