@@ -1,6 +1,7 @@
-"""A stand-in for S3 on loopback: lists and reads the objects of one bucket, and fails in the ways that a store can.
+"""A stand-in for S3 on loopback: the objects of one bucket, which fails in the ways that a store can.
 
-It has what readers of class folders, tables and archives call: ListObjectsV2, HeadObject, and GetObject with ranges.
+It has what readers of class folders, tables and archives call: ListObjectsV2, HeadObject, and GetObject with ranges;
+and PutObject, also with `If-None-Match: *`.
 `benchmarks/object_store.py` runs the same checks against moto.
 """
 
@@ -31,8 +32,8 @@ class Store:
 
     Attributes:
         objects: Content by key.
-        faults: How requests for a key fail: `denied`, `gone`, `cut`, `reset`, `silent`, `trickle`, `busy`. The key
-            `""` is the bucket's listing.
+        faults: How requests for a key fail: `denied`, `gone`, `cut`, `reset`, `silent`, `trickle`, `busy`, `full`. The
+            key `""` is the bucket's listing, `*` any key.
         page: Keys in one answer to a listing.
         asked: Method and key of each request, in order.
         signed: Whether each request was signed.
@@ -45,6 +46,7 @@ class Store:
     signed: list[bool] = field(default_factory=list)
     url: str = ""
     over: threading.Event = field(default_factory=threading.Event)
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -56,7 +58,7 @@ class _Handler(BaseHTTPRequestHandler):
         bucket, _, key = unquote(parts.path).lstrip("/").partition("/")
         self.store.asked.append((self.command, key))
         self.store.signed.append("Authorization" in self.headers)
-        fault = self.store.faults.get(key)
+        fault = self.store.faults.get(key) or self.store.faults.get("*")
         if fault == "denied":
             self._error(403, "AccessDenied", "Access Denied")
         elif fault == "busy":
@@ -76,6 +78,27 @@ class _Handler(BaseHTTPRequestHandler):
             self._object(self.store.objects[key], fault)
 
     do_HEAD = do_GET
+
+    def do_PUT(self) -> None:
+        bucket, _, key = unquote(urlsplit(self.path).path).lstrip("/").partition("/")
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        self.store.asked.append((self.command, key))
+        fault = self.store.faults.get(key) or self.store.faults.get("*")
+        if fault == "denied":
+            self._error(403, "AccessDenied", "Access Denied")
+        elif fault == "full":
+            self._error(507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold.")
+        elif bucket != BUCKET:
+            self._error(404, "NoSuchBucket", "The specified bucket does not exist")
+        else:
+            with self.store.lock:
+                there = self.headers.get("If-None-Match") == "*" and key in self.store.objects
+                if not there:
+                    self.store.objects[key] = data
+            if there:
+                self._error(412, "PreconditionFailed", "At least one of the pre-conditions you specified did not hold")
+            else:
+                self._say(200, b"", {"ETag": f'"{_tag(data)}"'})
 
     def _list(self, asked: dict[str, str], fault: str | None) -> None:
         prefix, mark = asked.get("prefix", ""), asked.get("delimiter")

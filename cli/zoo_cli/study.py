@@ -183,6 +183,12 @@ def _settings(command: Any) -> Any:
     metavar="N",
     help="With --on: GPUs of each trial; with Ray, 0.5 stands for two trials on one GPU.  [default: 0]",
 )
+@click.option(
+    "--store",
+    metavar="URL",
+    help="With --on: machines that share no folder exchange runs through this store, such as s3://bucket/prefix or a "
+    "folder; needs the extra `remote` unless it is a folder.  [default: all machines see the study's folder]",
+)
 @click.option("--retry", is_flag=True, help="Train failed trials again.")
 @click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
 @json_option
@@ -201,6 +207,7 @@ def study(
     place: str | None,
     cpus_per_trial: int | None,
     gpus_per_trial: float | None,
+    store: str | None,
     retry: bool,
     status: bool,
     time_budget: float | None,
@@ -252,14 +259,19 @@ def study(
                 f"`{_option(ctx, given[0])}` cannot change the study in `{folder}`, which is continued as it is",
                 hint="leave it out, or start a new study with `--out`",
             )
-        if place is None and (cpus_per_trial, gpus_per_trial) != (None, None):
+        if place is None and (cpus_per_trial, gpus_per_trial, store) != (None, None, None):
             raise UsageError(
-                "`--cpus-per-trial` and `--gpus-per-trial` apply with `--on` only", hint="such as `--on ray`"
+                "`--cpus-per-trial`, `--gpus-per-trial` and `--store` apply with `--on` only", hint="such as `--on ray`"
             )
         executor = None
         if place is not None:
             executor = executor_on(
-                place, cpus=cpus_per_trial or 1, gpus=gpus_per_trial or 0.0, jobs=jobs, plugins=plugins(ctx)
+                place,
+                cpus=cpus_per_trial or 1,
+                gpus=gpus_per_trial or 0.0,
+                jobs=jobs,
+                store=store,
+                plugins=plugins(ctx),
             )
         results = carry_out(
             folder if folder is not None else _asked(ctx, study, time_budget, asked),

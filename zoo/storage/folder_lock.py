@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,13 +14,14 @@ LOCK_FILE = ".lock"
 
 
 @contextmanager
-def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
+def hold_folder(folder: Path, doing: str, hint: str, who: Callable[[], str] = lambda: "") -> Iterator[None]:
     """Hold the lock of a folder within a `with` block. The system releases the lock of a process that is killed.
 
     Args:
         folder: The folder; it must exist.
         doing: What messages say that another process does in the folder, such as `training into`.
         hint: What the user can do if another process holds the lock.
+        who: Called then: what is known of that process, such as `process 7 on a machine`; empty: nothing.
 
     Raises:
         ZooError: another process holds the lock, or the folder cannot be written.
@@ -30,7 +31,8 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ZooError(f"another process is {doing} `{folder}`", hint=hint) from error
+        known = who()
+        raise ZooError(f"another process is {doing} `{folder}`{f': {known}' if known else ''}", hint=hint) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         remedy = f"the folder must be writable: `chmod u+w {folder}`, or copy it to a folder that is"

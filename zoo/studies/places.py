@@ -5,12 +5,19 @@ from __future__ import annotations
 from zoo.errors import UsageError
 from zoo.plugin import Plugins
 from zoo.studies.remote_executor import RemoteExecutor
+from zoo.studies.study_store import StoreSession
 
 EXAMPLES = "such as `--on ray`, `--on ray://head:10001` or `--on slurm:partition=gpu`"
 
 
 def executor_on(
-    place: str, *, cpus: int = 1, gpus: float = 0.0, jobs: int | None = None, plugins: Plugins | None = None
+    place: str,
+    *,
+    cpus: int = 1,
+    gpus: float = 0.0,
+    jobs: int | None = None,
+    store: str | None = None,
+    plugins: Plugins | None = None,
 ) -> RemoteExecutor:
     """The executor that a text of `--on` names: `ray`, `ray://ADDRESS`, `slurm` or `slurm:OPTION=VALUE,...`.
 
@@ -19,12 +26,21 @@ def executor_on(
         cpus: Processors of each trial.
         gpus: GPUs of each trial.
         jobs: Most trials at a time. None: the executor's own number.
+        store: URL of fsspec, or a folder, through which the machines exchange runs. None: they share the study's
+            folder.
         plugins: Loaded plugins. None: they are loaded.
 
     Raises:
         UsageError: the text names none, or an option is wrong.
         ZooError: what it takes is not installed, or not there.
     """
+    shared = None if store is None else StoreSession(store)
+    executor = _executor_on(place, cpus, gpus, jobs, plugins)
+    executor.store = shared
+    return executor
+
+
+def _executor_on(place: str, cpus: int, gpus: float, jobs: int | None, plugins: Plugins | None) -> RemoteExecutor:
     if place == "ray" or place.startswith("ray://"):
         from zoo.studies.ray_executor import RayExecutor
 

@@ -15,7 +15,8 @@ from zoo.errors import DiskFull, ZooError
 from zoo.experiment import Experiment
 from zoo.studies.executor import LocalProcess
 from zoo.studies.running import check_session, hold_trial
-from zoo.studies.trial import Trial
+from zoo.studies.study_store import carry_out_from_store
+from zoo.studies.trial import Trial, TrialResult
 from zoo.system.environment import versions
 from zoo.system.worker_process import WorkerFailed
 
@@ -28,8 +29,9 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
     """Carry out a trial on this machine.
 
     Args:
-        request: `study`, the folder; `session`, its token; `trial`, `experiment` and `tuned` as JSON; the `name` of the
-            trial's folder; `threads`; and `state`, the versions and images of the session's machine.
+        request: `study`, the folder, or what `StoreSession.request` gives; `session`, its token; `trial`, `experiment`
+            and `tuned` as JSON; the `name` of the trial's folder; `threads`; and `state`, the versions and images of
+            the session's machine.
 
     Returns:
         JSON values: `outcome`, that of `TrialResult.to_json`; or `refused` or `full` with the reason and a `hint`,
@@ -37,17 +39,22 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
     """
     if "features" in request:
         return _shard_features(request)
-    study, name = Path(request["study"]), str(request["name"])
     key = (request["threads"], os.environ.get("CUDA_VISIBLE_DEVICES"))
     process = _processes.setdefault(key, LocalProcess(request["threads"]))
-    experiment = Experiment.from_json(request["experiment"])
+    trial = Trial(**request["trial"])
+
+    def train(experiment: Experiment, folder: Path) -> TrialResult:
+        _check_state(process, experiment, request["state"])
+        return process.submit(trial, experiment, folder, request["tuned"]).result()
+
     try:
+        if "store" in request:
+            return {"outcome": carry_out_from_store(request, train)}
+        study, name = Path(request["study"]), str(request["name"])
         check_session(study, request["session"])
         with hold_trial(study, name, request["session"]):
-            _check_state(process, experiment, request["state"])
-            trial = Trial(**request["trial"])
-            folder = study / "trials" / name
-            return {"outcome": process.submit(trial, experiment, folder, request["tuned"]).result().to_json()}
+            found = train(Experiment.from_json(request["experiment"]), study / "trials" / name)
+            return {"outcome": found.to_json()}
     except DiskFull as error:
         return {"full": f"worker `{platform.node()}`: {error.message}", "hint": error.hint}
     except ZooError as error:

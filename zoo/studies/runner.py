@@ -6,6 +6,8 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import shutil
 import time
 from collections.abc import Mapping
@@ -105,7 +107,7 @@ def study(
     check_no_leaks(opened, first, progress)
     check_teachers(images, [asked.experiment(trial) for trial in trials])
     make_folder(folder)
-    with hold_folder(folder, "carrying out the study in", "wait for it"):
+    with hold_folder(folder, "carrying out the study in", "wait for it", partial(session_of, folder)):
         if not (folder / EXCLUDE_FILE).is_file():
             keep_list(folder, opened.listed)
         session = StudySession(folder, asked, trials, images, context, executor, jobs)
@@ -118,6 +120,15 @@ def study(
         results = Results.open(folder)
         results.write_leaderboard(plugins)
         return results
+
+
+def session_of(folder: Path) -> str:
+    """The session that carries out the study in a folder, for messages; empty where the study does not say."""
+    try:
+        found = read_json(folder / STUDY_FILE)["session"]
+        return f"process {found['process']} on `{found['host']}`, since {found['time']}"
+    except (ZooError, KeyError, TypeError):
+        return ""
 
 
 class StudySession:
@@ -154,6 +165,7 @@ class StudySession:
         file = self.folder / STUDY_FILE
         few = why_too_few(self.images, self._experiment(self.trials[0]))
         before = read_json(file) if file.is_file() else {"created": now()}
+        before.pop("session", None)
         self.record = {
             "schema": SCHEMA,
             **before,
@@ -167,7 +179,8 @@ class StudySession:
             "machine": machine(),
             "versions": versions(),
         }
-        write_json(file, self.record)
+        who = {"host": platform.node(), "process": os.getpid(), "time": now()}
+        write_json(file, {**self.record, "session": who})
         (self.folder / TRIALS).mkdir(exist_ok=True)
         if not (self.folder / LOCKED_FILE).is_file():
             write_locked(self.folder, (digest for _, digest in digests(self.images.splits.get("test", ()))))

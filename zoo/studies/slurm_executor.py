@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import time
 from collections.abc import Mapping
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from zoo.errors import UsageError, ZooError, did_you_mean, quoted
 from zoo.plugin import Plugins
 from zoo.studies.remote_executor import MOST_SLOTS, RemoteExecutor, TrialLost
 from zoo.studies.remote_trial import carry_out
-from zoo.studies.running import FOLDER
+from zoo.studies.running import FOLDER, SHARED_SECONDS
 
 JOBS = 8  # in the queue at a time, unless the user says how many
 MINUTES = 24 * 60  # a job's time limit; submitit's own is five minutes
@@ -26,6 +29,9 @@ OPTIONS = {
     "memory_gb": "mem_gb",
 }
 NUMBERS = ("minutes", "memory_gb")
+QUEUE_SECONDS = 3.0  # between two looks at the queue, for all jobs together
+SILENT_SECONDS = 600.0  # without an answer of Slurm after which it is taken for gone; its controller may be restarted
+ASK_SECONDS = 60.0
 CLUSTERS = ("slurm", "local")  # `local`: processes of this machine, to try a study where there is no Slurm
 
 
@@ -86,6 +92,7 @@ class SlurmExecutor(RemoteExecutor):
         self._cluster = cluster
         self.slots = min(jobs or JOBS, MOST_SLOTS)
         self._executor: Any = None
+        self._queue = JobQueue()
         self._jobs: set[Any] = set()
         self._stopped = False
 
@@ -95,8 +102,10 @@ class SlurmExecutor(RemoteExecutor):
                 folder = study / FOLDER / "slurm"  # of requests, answers and what jobs print
                 self._executor = self._submitit.AutoExecutor(folder=folder, cluster=self._cluster)
                 gpus = {"gpus_per_node": int(self.gpus)} if self.gpus else {}
+                # a job whose machine dies is an outcome, and never begun again by Slurm
+                once = {"slurm_additional_parameters": {"no_requeue": True}} if self._cluster == "slurm" else {}
                 self._executor.update_parameters(
-                    name="zoo", nodes=1, tasks_per_node=1, cpus_per_task=self.cpus, **gpus, **self._given
+                    name="zoo", nodes=1, tasks_per_node=1, cpus_per_task=self.cpus, **gpus, **once, **self._given
                 )
             return self._executor
 
@@ -110,13 +119,12 @@ class SlurmExecutor(RemoteExecutor):
             raise ZooError(f"Slurm takes no job: {quoted(error)}", hint="see the options of `--on slurm`") from error
         self._jobs.add(job)
         try:
+            if self._cluster == "slurm":
+                self._wait(job)
             found: dict[str, Any] = job.result()
             return found
         except core.UncompletedJobError as error:
-            state = (
-                "" if job.state == "FINISHED" else f", in state {job.state}"
-            )  # what submitit says of local processes
-            raise TrialLost(f"its job {job.job_id} ended without an answer{state}") from error
+            raise TrialLost(f"its job {job.job_id} ended without an answer") from error
         except core.FailedJobError as error:
             last = str(error).strip().splitlines()[-1:]
             raise ZooError(
@@ -126,9 +134,102 @@ class SlurmExecutor(RemoteExecutor):
         finally:
             self._jobs.discard(job)
 
+    def _wait(self, job: Any) -> None:
+        """Wait until a job of Slurm has answered.
+
+        submitit asks `sacct`, every ten minutes, which knows nothing where no accounting is set up; it would wait for
+        a job that was killed without end.
+
+        Raises:
+            TrialLost: the job has ended without an answer.
+            ZooError: Slurm is gone.
+        """
+        answer: Path = job.paths.result_pickle
+        while self._queue.holds(job.job_id):
+            for _ in range(10):
+                if answer.exists():
+                    return
+                time.sleep(QUEUE_SECONDS / 10)
+        until = time.monotonic() + SHARED_SECONDS
+        while not answer.exists():
+            if self._stopped:
+                raise TrialLost("the study was stopped")
+            if time.monotonic() > until:
+                state = job_state(job.job_id)
+                in_state = f", in state {state}" if state else ""
+                raise TrialLost(f"its job {job.job_id} ended without an answer{in_state}")
+            time.sleep(0.2)
+
     def stop(self) -> None:
         self._stopped = True
         for job in tuple(self._jobs):
             with contextlib.suppress(Exception):
                 job.cancel()
         self._executor = None
+
+
+class JobQueue:
+    """The jobs of this user that wait or run, as `squeue` has them. Any thread may ask."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._jobs: set[str] = set()
+        self._asked = float("-inf")
+        self._answered = time.monotonic()
+        self._as_of = float("-inf")  # the time that `_jobs` are of
+
+    def holds(self, job: str) -> bool:
+        """Whether a job, which was submitted before this call, waits or runs.
+
+        Raises:
+            ZooError: Slurm has not answered for long.
+        """
+        began = time.monotonic()
+        with self._lock:
+            if self._asked < began and time.monotonic() - self._asked >= QUEUE_SECONDS:
+                self._ask()
+            return job in self._jobs or self._as_of < began  # one that was submitted since then is not in them yet
+
+    def _ask(self) -> None:
+        """Ask Slurm; where it gives no answer, all jobs count as before.
+
+        Raises:
+            ZooError: it has not answered for long.
+        """
+        now = time.monotonic()
+        self._asked = now
+        try:
+            # each state, since by default a job that is held by a suspension, or is completing, may be left out
+            said = _told_by("squeue", "--me", "--noheader", "--states=all", "--format=%A %T")
+        except (OSError, subprocess.SubprocessError) as error:
+            if now - self._answered > SILENT_SECONDS:
+                raise ZooError(
+                    f"Slurm has not answered for {SILENT_SECONDS:.0f} s: {quoted(error)}",
+                    hint="`zoo study FOLDER --on slurm` continues the study when it is back",
+                ) from error
+            return
+        self._answered, self._as_of = time.monotonic(), now
+        states = dict(line.split() for line in said.splitlines() if len(line.split()) == 2)
+        self._jobs = {job for job, state in states.items() if state not in ENDED}
+
+
+# States of `squeue` in which a job will not answer any more
+ENDED = (
+    *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "PREEMPTED"),
+    *("REVOKED", "TIMEOUT"),
+)
+
+
+def job_state(job: str) -> str:
+    """The state of a job that ended a short while ago, such as `OUT_OF_MEMORY`; empty where Slurm does not know it."""
+    try:
+        said = _told_by("scontrol", "--oneliner", "show", "job", job)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return next((word.partition("=")[2] for word in said.split() if word.startswith("JobState=")), "")
+
+
+def _told_by(*words: str) -> str:
+    return subprocess.run(
+        words, check=True, capture_output=True, text=True, timeout=ASK_SECONDS, stdin=subprocess.DEVNULL
+    ).stdout

@@ -25,8 +25,10 @@ class TrialWorker:
 
     def __init__(self) -> None:
         from zoo.plugin import Plugins
+        from zoo.studies.machine_state import MachineStates
 
         self.plugins = Plugins()
+        self._states = MachineStates()
         self._backbone: str | None = None
         self._features: tuple[Any, Any] | None = None  # what they are of, and what computes them
 
@@ -95,9 +97,7 @@ class TrialWorker:
 
     def state(self, experiment: dict[str, Any]) -> dict[str, Any]:
         """The versions of this machine and the images that it sees; see `machine_state`."""
-        from zoo.studies.machine_state import machine_state
-
-        return machine_state(Experiment.from_json(experiment), self.plugins)
+        return self._states.of(Experiment.from_json(experiment), self.plugins)
 
     def export_untrained(
         self, experiment: dict[str, Any], classes: list[str], images: int, folder: str

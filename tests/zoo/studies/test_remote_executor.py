@@ -2,87 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import time
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from remote_study import SETTINGS, Engine, asked, weighed, work_in_process
 
-from zoo import Experiment, Plugins, Results, Study, UsageError, ZooError, study, train
+from zoo import Experiment, Plugins, Results, UsageError, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.runs.run import Run
-from zoo.studies import remote_trial, running
-from zoo.studies.deployment_cost import DeploymentCost
-from zoo.studies.executor import LocalProcess
-from zoo.studies.machine_state import machine_state
+from zoo.studies import running, slurm_executor
+from zoo.studies.machine_state import MachineStates, machine_state
 from zoo.studies.places import executor_on
-from zoo.studies.remote_executor import RemoteExecutor, TrialLost
 from zoo.studies.remote_trial import carry_out, versions_difference
-from zoo.studies.results import COSTS_FILE
 from zoo.studies.trial import TrialState
-from zoo.studies.trial_worker import TrialWorker
 from zoo_cli.main import run as run_zoo
-
-SETTINGS = {"weights": "none", "image_size": 32, "batch_size": 8, "device": "cpu", "epochs": 1, "precision": "fp32"}
-CONFIGURATION = "timm/test_resnet partial:1"
 
 
 @pytest.fixture
 def in_process(monkeypatch: pytest.MonkeyPatch, plugins: Plugins) -> None:
-    """What a worker's process does is done in this one: a process needs seconds to import torch."""
-    worker = TrialWorker()
-    worker.plugins = plugins
-
-    def ask(self: LocalProcess, do: str, **request: Any) -> dict[str, Any]:
-        found: dict[str, Any] = getattr(worker, do)(**request)
-        return found
-
-    monkeypatch.setattr(LocalProcess, "ask", ask)
-    monkeypatch.setattr(remote_trial, "check_session", partial(running.check_session, wait=0.0))
-
-
-class Engine(RemoteExecutor):
-    """An engine that runs the function in this process, and may lose its answer or ask for other things."""
-
-    def __init__(self, plugins: Plugins, **changes: Any) -> None:
-        super().__init__(plugins=plugins)
-        self.changes = changes
-        self.asked: list[dict[str, Any]] = []
-        self.lose = False
-
-    def run_once(self, request: dict[str, Any]) -> dict[str, Any]:
-        request = json.loads(json.dumps({**request, **self.changes}))  # what goes over a network
-        self.asked.append(request)
-        answer: dict[str, Any] = json.loads(json.dumps(carry_out(request)))
-        if self.lose:
-            raise TrialLost("its process or its machine is gone")
-        return answer
-
-    def stop(self) -> None:
-        for process in remote_trial._processes.values():
-            process.cancel()
-
-
-def asked(data: Path, seeds: tuple[int, ...] = (0,)) -> Study:
-    return Study(
-        data=str(data), backbones=("timm/test_resnet",), strategies=("partial:1",), seeds=seeds, settings=SETTINGS,
-        test=False,
-    )  # fmt: skip
-
-
-def weighed(folder: Path, spec: Study) -> Path:
-    folder.mkdir()
-    cost = DeploymentCost(latency=(0.01, 0.01, 0.01), size=10, license="unknown", shape="x").to_json()
-    (folder / COSTS_FILE).write_text(json.dumps({CONFIGURATION: cost}))
-    record = {"schema": 1, "study": json.loads(json.dumps(spec.to_json())), "status": "running", "trials": 1}
-    (folder / "study.json").write_text(json.dumps(record))
-    return folder
+    work_in_process(monkeypatch, plugins)
 
 
 @pytest.mark.usefixtures("in_process")
@@ -126,11 +71,13 @@ def test_other_images_are_noticed(two_splits: Path, tmp_path: Path, plugins: Plu
     data = tmp_path / "photos"
     shutil.copytree(two_splits, data)
     experiment = Experiment(data=str(data), backbone="timm/test_resnet", strategy="partial:1", **SETTINGS)  # type: ignore[arg-type]
+    machine_state = MachineStates().of  # as a worker's process asks, for trial after trial
     before = machine_state(experiment, plugins)
     assert machine_state(experiment, plugins) == before and before["versions"]["plugin datasets"]
     image = sorted(data.rglob("*.*"))[0]
-    content = image.read_bytes()
+    content, times = image.read_bytes(), image.stat()
     image.write_bytes(sorted(data.rglob("*.*"))[-1].read_bytes())
+    os.utime(image, ns=(times.st_atime_ns, times.st_mtime_ns))
     assert machine_state(experiment, plugins)["images"] != before["images"]
     image.write_bytes(content)
     assert machine_state(experiment, plugins) == before
@@ -235,6 +182,7 @@ def test_versions_are_named() -> None:
         (["--on", "slurm", "--gpus-per-trial", "nan"], "nan GPUs"),
         (["--on", "slurm", "--gpus-per-trial", "0.5"], "cannot have 0.5 GPUs"),
         (["--gpus-per-trial", "1"], "apply with `--on` only"),
+        (["--store", "/shared"], "apply with `--on` only"),
     ],
 )
 def test_bad_words_are_one_line(words: list[str], message: str, two_splits: Path, capsys: Any) -> None:
@@ -281,9 +229,90 @@ def test_a_killed_trial_is_one_failed_outcome_and_retry_finishes_it(
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2
 
 
+@pytest.fixture
+def squeue(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder first on PATH for stand-ins of Slurm's commands; Slurm is asked as often as the test looks."""
+    monkeypatch.setattr(slurm_executor, "QUEUE_SECONDS", 0.0)
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    return folder / "squeue"
+
+
+def says(command: Path, words: str) -> None:
+    command.write_text(f"#!/bin/sh\n{words}\n")
+    command.chmod(0o755)
+
+
+def test_a_job_is_over_where_the_queue_says_so_and_accounting_is_not_asked(squeue: Path) -> None:
+    queue = slurm_executor.JobQueue()
+    says(squeue, "echo 7 PENDING; echo 8 FAILED; echo 9 SUSPENDED")
+    assert [queue.holds(job) for job in ("7", "8", "9", "10")] == [True, False, True, False]
+    says(squeue, "exit 1")  # the controller is restarted
+    assert queue.holds("7") and queue.holds("10")
+    says(squeue.with_name("scontrol"), "echo JobId=8 JobName=zoo JobState=OUT_OF_MEMORY Reason=None")
+    assert slurm_executor.job_state("8") == "OUT_OF_MEMORY"
+
+
+def test_a_slurm_that_is_silent_for_long_is_one_line(squeue: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    says(squeue, "echo slurm_load_jobs error >&2; exit 1")
+    queue = slurm_executor.JobQueue()
+    assert queue.holds("7")
+    monkeypatch.setattr(slurm_executor, "SILENT_SECONDS", 0.0)
+    with pytest.raises(ZooError, match="Slurm has not answered"):
+        queue.holds("7")
+
+
+def slurm_is_here() -> bool:
+    try:
+        return subprocess.run(["sinfo", "--noheader"], capture_output=True, timeout=10, check=False).stdout != b""
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+def test_a_killed_job_of_slurm_is_one_failed_outcome_and_retry_finishes_it(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    pytest.importorskip("submitit")
+    if not slurm_is_here():
+        pytest.skip("there is no Slurm here")
+    folder = weighed(tmp_path / "s", asked(two_splits, (0, 1)))
+    killed: list[int] = []
+
+    def kill() -> None:
+        until = time.monotonic() + 60
+        while not killed and time.monotonic() < until:
+            for note in running.running_trials(folder).values():
+                os.kill(note["process"], signal.SIGKILL)
+                killed.append(note["process"])
+            time.sleep(0.02)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    try:
+        found = study(folder, executor=executor_on("slurm", jobs=1, plugins=plugins), plugins=plugins).outcomes
+    finally:
+        killer.join()
+    assert sorted(str(one.state) for one in found) == ["failed", "finished"]
+    assert next(one.failure for one in found if not one.finished).endswith("in state FAILED")
+    again = study(folder, retry=True, executor=executor_on("slurm", plugins=plugins), plugins=plugins)
+    assert all(one.finished for one in again.outcomes)
+
+
 def test_a_cluster_that_is_not_there_is_told_before_anything(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     with pytest.raises(ZooError, match="there is no cluster at `ray://127"):
         executor_on("ray://127.0.0.1:9")
     with pytest.raises(UsageError, match="is not an address"):
         executor_on("ray://head:port")
+
+
+def test_images_are_read_once_by_a_worker_whose_files_stay(
+    two_splits: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = Experiment(data=str(two_splits), backbone="timm/test_resnet", strategy="partial:1", **SETTINGS)  # type: ignore[arg-type]
+    states = MachineStates()
+    first = states.of(experiment, plugins)
+    monkeypatch.setattr("zoo.studies.machine_state.digests", lambda samples: pytest.fail("read again"))
+    assert states.of(experiment, plugins) == first and first["count"] > 0
