@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.errors import UsageError, ZooError, counted
+from zoo.studies.pruners import PRUNERS
 from zoo_cli.figures import print_needed
 from zoo_cli.options import (
     classes_from_option,
@@ -142,6 +143,34 @@ def _settings(command: Any) -> Any:
     "extra `study`.  [default: 0]",
 )
 @click.option(
+    "--pruner",
+    type=click.Choice(PRUNERS),
+    default=PRUNERS[0],
+    show_default=True,
+    help="With --search: what ends trials of the search early, by their validation loss after each epoch: median, "
+    "successive halving (asha), hyperband, or nothing.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="With --search: where its trials are kept, so that several sessions search together: sqlite:///FILE, "
+    "postgresql://USER@HOST/DATABASE, mysql://..., or the path of a journal file. Also by ZOO_STORAGE, which keeps a "
+    "password off the command line.  [default: search.db in the study's folder]",
+)
+@click.option(
+    "--study-name",
+    metavar="NAME",
+    help="With --storage: name of the study there; sessions that give the same search together.  [default: the name of "
+    "the study's folder]",
+)
+@click.option(
+    "--grace-period",
+    type=SECONDS,
+    metavar="TIME",
+    help="With --storage: time without a sign of life of this session after which others take its trial over.  "
+    "[default: 2m]",
+)
+@click.option(
     "--time-budget",
     type=SECONDS,
     metavar="TIME",
@@ -205,6 +234,9 @@ def study(
     status: bool,
     time_budget: float | None,
     print_config: bool,
+    storage: str | None,
+    study_name: str | None,
+    grace_period: float | None,
     **asked: Any,
 ) -> None:
     """Train and compare several backbones and strategies.
@@ -268,6 +300,9 @@ def study(
             time_budget=time_budget,
             jobs=(jobs or 1) if executor is None else 1,
             executor=executor,
+            storage=storage,
+            study_name=study_name,
+            grace_period=grace_period,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )

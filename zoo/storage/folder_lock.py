@@ -13,6 +13,10 @@ from zoo.errors import ZooError
 LOCK_FILE = ".lock"
 
 
+class FolderHeld(ZooError):
+    """Another process holds the lock of a folder."""
+
+
 @contextmanager
 def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     """Hold the lock of a folder within a `with` block. The system releases the lock of a process that is killed.
@@ -23,14 +27,15 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
         hint: What the user can do if another process holds the lock.
 
     Raises:
-        ZooError: another process holds the lock, or the folder cannot be written.
+        FolderHeld: another process holds the lock.
+        ZooError: the folder cannot be written.
     """
     file = folder / LOCK_FILE
     lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout as error:
-        raise ZooError(f"another process is {doing} `{folder}`", hint=hint) from error
+        raise FolderHeld(f"another process is {doing} `{folder}`", hint=hint) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         remedy = f"the folder must be writable: `chmod u+w {folder}`, or copy it to a folder that is"
@@ -43,3 +48,14 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
         # the file stays: a process that has opened it already would lock it after it is gone, beside one that locks a
         # new file of the same name
         lock.release()
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process holds the lock of a folder."""
+    lock = FileLock(folder / LOCK_FILE)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False

@@ -1,10 +1,10 @@
-"""Search queue: the trials of a search in Optuna's storage, exactly as many as asked for, each with exactly one outcome.
+"""Search queue: the trials of a search in Optuna's storage, exactly as many as asked for, each with one outcome.
 
-The session that makes the study in the storage puts all trials into it at once, as waiting ones. A worker claims one; it
-never makes one, so that an emptied queue invents none. A claim holds two things:
+The session that makes the study in the storage puts all trials into it at once, as waiting ones. A worker claims one;
+it never makes one, so that an emptied queue invents none. A claim holds two things:
 
-- a lock on the trial in the study's folder, which the system gives up with a process that is killed: sessions that share
-  the folder take its trial over at once, and continue its run;
+- a lock on the trial in the study's folder, which the system gives up with a process that is killed: sessions that
+  share the folder take its trial over at once, and continue its run;
 - a token in the storage and a count that goes up (heartbeat), for sessions that share only the storage: one whose count
   has stood still for its grace period, by the clock of whoever looks, is taken over and begun anew. A worker that finds
   another token has lost its trial, and tells nothing.
@@ -24,16 +24,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from filelock import FileLock, Timeout
 
-from zoo.errors import StorageLost, UsageError, ZooError, counted
+from zoo.errors import StorageLost, ZooError, counted
 from zoo.studies.search_storage import GRACE, masked, open_storage, storage_errors
 from zoo.studies.search_trial import (
     BEAT,
     CLAIM,
-    EPOCHS,
+    EPOCHS_SEEN,
     FAILURE,
     INSTEAD,
-    SECONDS,
     SearchTrial,
+    finished_loss,
     outcomes,
     this_host,
 )
@@ -89,8 +89,7 @@ class SearchQueue:
             grace: Grace period in seconds. None: nobody else uses the storage, and what runs there was killed.
 
         Raises:
-            UsageError: the storage holds a search of the same name for something else.
-            StorageLost: the storage cannot be used.
+            StorageLost: the storage cannot be used, or holds a search of the same name for something else.
         """
         import optuna
 
@@ -155,7 +154,7 @@ class SearchQueue:
             return
         names = sorted(name for name in {*found, *identity} if found.get(name) != identity.get(name))
         if names:
-            raise UsageError(
+            raise StorageLost(
                 f"`{masked(self._text)}` holds another search `{self._name}`, which differs in `{'`, `'.join(names)}`",
                 hint="pass another `--study-name`, or search with the same settings and images",
             )
@@ -187,7 +186,7 @@ class SearchQueue:
         """
         import optuna
 
-        failed = [one for one in self.table() if one.state == "failed" and _finished_loss(self.folder, one.number)]
+        failed = [one for one in self.table() if one.state == "failed" and finished_loss(self.folder / str(one.number))]
         if not failed:
             return
         with FileLock(self.folder / ".correct.lock"):
@@ -195,14 +194,14 @@ class SearchQueue:
             replaced = {trial.user_attrs.get(INSTEAD) for trial in trials}
             for one in failed:
                 before = trials[one.number]
-                if one.number in replaced or before.user_attrs.get(FAILURE) and before.state.name == "PRUNED":
+                if one.number in replaced or (before.user_attrs.get(FAILURE) and before.state.name == "PRUNED"):
                     continue
                 told = optuna.create_trial(
                     state=optuna.trial.TrialState.COMPLETE,
-                    value=_finished_loss(self.folder, one.number),
+                    value=finished_loss(self.folder / str(one.number)),
                     params=before.params,
                     distributions=before.distributions,
-                    user_attrs={CLAIM: before.user_attrs.get(CLAIM), EPOCHS: one.epochs, INSTEAD: one.number},
+                    user_attrs={CLAIM: before.user_attrs.get(CLAIM), EPOCHS_SEEN: one.epochs, INSTEAD: one.number},
                 )
                 self._patiently(lambda told=told: self._study.add_trial(told))  # type: ignore[misc]
 
@@ -363,7 +362,7 @@ class Claim:
         except RuntimeError as error:  # its outcome has been told by another session
             raise ClaimLost from error
 
-    def tell(self, state: TrialState, loss: float | None = None, **attrs: Any) -> bool:
+    def tell(self, state: TrialState, loss: float | None = None, attrs: Mapping[str, Any] | None = None) -> bool:
         """Tell the outcome; False: another session has taken the trial over, and tells it.
 
         Raises:
@@ -376,7 +375,7 @@ class Claim:
             found = self.queue._patiently(lambda: self.trial.storage.get_trial(key))
             if found.state.is_finished() or (found.user_attrs.get(CLAIM) or {}).get("token") != self._token["token"]:
                 return False
-            for name, value in attrs.items():
+            for name, value in (attrs or {}).items():
                 self.queue._set(key, name, value)
             self.queue._patiently(lambda: self.queue._end(key, state, loss))
         except optuna.exceptions.UpdateFinishedTrialError:
@@ -402,20 +401,5 @@ class Claim:
                 return
 
 
-def _finished_loss(folder: Path, number: int) -> float | None:
-    """The validation loss of a trial whose run in a folder is finished; None where there is none."""
-    from zoo.runs.run import Run
-
-    try:
-        run = Run.open(folder / str(number))
-    except ZooError:
-        return None
-    loss = run.metrics.get("loss") if run.status == "finished" else None
-    return None if loss is None else float(loss)
-
-
 def dead_words(deaths: int) -> str:
     return f"its process died {counted(deaths, 'time')} in it, perhaps for lack of memory"
-
-
-__all__ = ["EPOCHS", "FAILURE", "MOST_DEATHS", "SECONDS", "Claim", "ClaimLost", "SearchQueue", "dead_words"]

@@ -1,4 +1,4 @@
-"""Storage of a hyperparameter search: where Optuna keeps its trials, for one session or for several that search together.
+"""Storage of a search: where Optuna keeps its trials, for one session or for several that search together.
 
 A storage is a URL of SQLAlchemy (`sqlite:///FILE`, `postgresql://USER@HOST/DATABASE`, `mysql://...`), or the path of a
 journal file. Passwords stay in memory: every text that leaves this module has `***` in their place.
@@ -21,6 +21,7 @@ from zoo.errors import StorageLost, UsageError, ZooError, first_line
 
 if TYPE_CHECKING:
     from optuna.storages import BaseStorage
+    from optuna.storages.journal import JournalFileOpenLock
     from sqlalchemy import URL
 
 VARIABLE = "ZOO_STORAGE"  # takes the place of `--storage`, so that a password is on no command line
@@ -90,6 +91,16 @@ def check_storage(storage: str) -> None:
     _with_driver(storage)
 
 
+def absolute_storage(storage: str) -> str:
+    """The storage with the absolute path of its file, so that a study can be continued from any folder."""
+    if not is_url(storage):
+        return str(Path(storage).absolute())
+    url = _parsed(storage)
+    if url.get_backend_name() != "sqlite" or url.database in (None, "", ":memory:"):
+        return storage
+    return url.set(database=str(Path(str(url.database)).absolute())).render_as_string(hide_password=False)
+
+
 def masked(storage: str) -> str:
     """A storage without its password, as messages and files show it."""
     if not is_url(storage):
@@ -99,11 +110,6 @@ def masked(storage: str) -> str:
     userinfo, at, place = rest.rpartition("@")
     user, colon, _ = userinfo.partition(":")
     return f"{scheme}://{user}{':***' if colon else ''}{at}{place}"
-
-
-def holds_secret(storage: str) -> bool:
-    """Whether a storage has a password in it, so that a study's folder may not keep it."""
-    return masked(storage) != storage
 
 
 def without_secret(text: str, storage: str) -> str:
@@ -217,7 +223,7 @@ def _open(storage: str) -> BaseStorage:
     from optuna.storages.journal import JournalFileBackend
 
     if not is_url(storage):
-        return JournalStorage(JournalFileBackend(storage, lock_obj=_JournalLock(storage)))
+        return JournalStorage(JournalFileBackend(storage, lock_obj=_journal_lock(storage)))
     url = _with_driver(storage)
     options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
     if url.get_backend_name() != "sqlite":
@@ -227,17 +233,21 @@ def _open(storage: str) -> BaseStorage:
         return get_storage(RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options))
 
 
-class _JournalLock:
-    """Lock of a journal file that the system releases with the process that holds it; Optuna's own waits for 30 s."""
+def _journal_lock(file: str) -> JournalFileOpenLock:
+    """A lock of a journal file that the system releases with the process that holds it; Optuna's own waits for 30 s."""
+    from filelock import FileLock
+    from optuna.storages.journal import JournalFileOpenLock
 
-    def __init__(self, file: str) -> None:
-        from filelock import FileLock
+    class SystemLock(JournalFileOpenLock):
+        def __init__(self) -> None:
+            super().__init__(file)
+            self._lock = FileLock(f"{file}.zoo-lock")
 
-        self._lock = FileLock(f"{file}.zoo-lock")
+        def acquire(self) -> bool:
+            self._lock.acquire()
+            return True
 
-    def acquire(self) -> bool:
-        self._lock.acquire()
-        return True
+        def release(self) -> None:
+            self._lock.release()
 
-    def release(self) -> None:
-        self._lock.release()
+    return SystemLock()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import platform
+import shutil
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -22,7 +24,7 @@ SEARCH = "search"  # folder of a study that has the runs of its search
 SEARCH_FILE = "search.json"
 KEPT = (RUN_FILE, HISTORY_FILE, LOCK_FILE)  # of the run of a trial that has ended; weights are of no use any more
 # Attributes of Optuna's trials
-FAILURE, CLAIM, BEAT, EPOCHS, SECONDS, INSTEAD = "failure", "claim", "beat", "epochs", "seconds", "instead_of"
+FAILURE, CLAIM, BEAT, EPOCHS_SEEN, SECONDS, INSTEAD = "failure", "claim", "beat", "epochs", "seconds", "instead_of"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +72,7 @@ def outcome_of(trial: FrozenTrial) -> SearchTrial | None:
         state=state,
         params=dict(trial.params),
         loss=trial.value if state is TrialState.FINISHED else last,
-        epochs=int(attrs.get(EPOCHS, trial.last_step or 0)),
+        epochs=int(attrs.get(EPOCHS_SEEN, trial.last_step or 0)),
         seconds=attrs.get(SECONDS),
         host=str((attrs.get(CLAIM) or {}).get("host", "")),
         failure=""
@@ -99,11 +101,25 @@ def this_host() -> str:
     return platform.node()
 
 
+def finished_loss(folder: Path) -> float | None:
+    """The validation loss of the run in a folder, if that is finished and has one."""
+    try:
+        run = Run.open(folder)
+    except ZooError:
+        return None
+    loss = run.metrics.get("loss") if run.status == "finished" else None
+    return None if loss is None or math.isnan(float(loss)) else float(loss)
+
+
 def strip_run(folder: Path) -> None:
     """Delete the weights and predictions of a trial that has ended; its record and its history stay."""
     if folder.is_dir():
         for file in folder.iterdir():
-            if file.name not in KEPT and file.is_file():
+            if file.name in KEPT:
+                continue
+            if file.is_dir():
+                shutil.rmtree(file, ignore_errors=True)
+            else:
                 file.unlink(missing_ok=True)
 
 

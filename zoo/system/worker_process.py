@@ -69,7 +69,9 @@ class WorkerFailed(Exception):
 
 
 # Types of error that a worker passes on to its parent, by name
-ERROR_TYPES: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull, StorageLost)}
+ERROR_TYPES: dict[str, type[ZooError]] = {
+    kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull, StorageLost)
+}
 
 
 def python_command(target: str, *arguments: str) -> list[str]:
