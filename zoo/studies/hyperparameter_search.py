@@ -263,7 +263,7 @@ def _train(claim: Claim, experiment: Experiment, space: SearchSpace, out: Path, 
     except Exception as error:
         traceback.print_exc()
         attrs[FAILURE] = type_and_first_line(error)
-    attrs[EPOCHS_SEEN] = _epochs_done(out)
+    attrs[EPOCHS_SEEN] = max(_epochs_done(out), claim.last_step)
     if loss is not None and FAILURE not in attrs:
         state = OptunaState.COMPLETE
     if claim.tell(state, loss if state is OptunaState.COMPLETE else None, attrs):

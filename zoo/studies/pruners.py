@@ -1,9 +1,9 @@
 """Pruners: what ends trials of a search early, by their validation loss after each epoch.
 
-`asha` is asynchronous successive halving: of the trials that have reached 1, 3, 9, ... epochs, the best third go on (Li
-et al. 2018, "Massively parallel hyperparameter tuning"). `hyperband` does so in several brackets, of which some begin to
-compare later (Li et al. 2017, "Hyperband: a novel bandit-based approach"). `median` ends a trial that is worse than the
-median of the others at the same epoch.
+`asha` is asynchronous successive halving: of the trials that have reached 1, 3, 9, ... epochs, the best third go on
+(Li et al. 2018, "Massively parallel hyperparameter tuning"). `hyperband` does so in several brackets, of which some
+begin to compare later (Li et al. 2017, "Hyperband: a novel bandit-based approach"). `median` ends a trial that is worse
+than the median of the others at the same epoch.
 """
 
 from __future__ import annotations

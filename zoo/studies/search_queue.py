@@ -334,6 +334,11 @@ class Claim:
             self._thread.join()
         self._lock.release()
 
+    @property
+    def last_step(self) -> int:
+        """The last epoch that was reported; 0: none was."""
+        return max(self._reported, default=0)
+
     def sample(self, draw: Callable[[OptunaTrial], Answer]) -> Answer:
         """What a function of Optuna's trial draws; a trial that is taken over has the settings that it had."""
         return self.queue._patiently(lambda: draw(self.trial))

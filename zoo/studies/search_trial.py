@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, counted
 from zoo.runs.run import HISTORY_FILE, RUN_FILE, Run
 from zoo.storage.files import SCHEMA, read_json, write_json
 from zoo.storage.folder_lock import LOCK_FILE
@@ -67,17 +67,20 @@ def outcome_of(trial: FrozenTrial) -> SearchTrial | None:
     if state is TrialState.PRUNED and FAILURE in attrs:  # to the sampler it is one of the worst
         state = TrialState.FAILED
     last = trial.intermediate_values.get(trial.last_step) if trial.last_step is not None else None
+    epochs = int(attrs.get(EPOCHS_SEEN, trial.last_step or 0))
+    why = {
+        TrialState.FINISHED: "",
+        TrialState.PRUNED: f"other settings were ahead after {counted(epochs, 'epoch')}",
+    }
     return SearchTrial(
         number=int(attrs.get(INSTEAD, trial.number)),
         state=state,
         params=dict(trial.params),
         loss=trial.value if state is TrialState.FINISHED else last,
-        epochs=int(attrs.get(EPOCHS_SEEN, trial.last_step or 0)),
+        epochs=epochs,
         seconds=attrs.get(SECONDS),
         host=str((attrs.get(CLAIM) or {}).get("host", "")),
-        failure=""
-        if state is TrialState.FINISHED
-        else str(attrs.get(FAILURE, "others were ahead" if state is TrialState.PRUNED else "it was ended elsewhere")),
+        failure=why[state] if state in why else str(attrs.get(FAILURE, "it was ended elsewhere")),
     )
 
 
