@@ -4,8 +4,8 @@
     python benchmarks/search_kills.py --storage search.journal --trials 12 --kills 6 --own-folders
 
 Three `zoo study --search N --storage URL` search together. One of them after the other is killed by SIGKILL while a
-trial runs, every fourth time only its worker process, and begun again. At the end the storage, the folders of the trials and
-`tuned.json` must agree. Writes `benchmarks/results/search_kills.json`, one entry for each kind of storage and folders.
+trial runs, every fourth time only its worker process, and begun again. At the end the storage, the folders of the trials
+and `tuned.json` must agree. Writes `benchmarks/results/search_kills.json`, an entry for each kind of storage and folders.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def trials_of(storage: str, name: str) -> list[Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     opened = open_storage(storage)
     names = [one for one in optuna.get_all_study_names(opened) if one.startswith(f"{name}: ")]
-    return optuna.load_study(study_name=names[0], storage=opened).trials if names else []
+    return list(optuna.load_study(study_name=names[0], storage=opened).trials) if names else []
 
 
 def main() -> None:
@@ -143,7 +143,7 @@ def main() -> None:
         tuned = [
             next(iter(json.loads((folder / "tuned.json").read_text()).values())) for folder in dict.fromkeys(folders)
         ]
-        secret = None
+        secrets_of: set[str] = set()
         if is_url(options.storage):
             from sqlalchemy import make_url
 
