@@ -4,8 +4,9 @@
     python benchmarks/search_kills.py --storage search.journal --trials 12 --kills 6 --own-folders
 
 Three `zoo study --search N --storage URL` search together. One of them after the other is killed by SIGKILL while a
-trial runs, every fourth time only its worker process, and begun again. At the end the storage, the folders of the trials
-and `tuned.json` must agree. Writes `benchmarks/results/search_kills.json`, an entry for each kind of storage and folders.
+trial runs, every fourth time only its worker process, and begun again. At the end the storage, the folders of the
+trials and `tuned.json` must agree. Writes `benchmarks/results/search_kills.json`, an entry for each kind of storage and
+folders.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ import psutil
 from zoo.runs.run import Run
 from zoo.storage.files import json_text
 from zoo.studies.search_storage import is_url, open_storage
-from zoo.studies.search_trial import outcomes
+from zoo.studies.search_trial import CLAIM, outcomes
 from zoo.system.environment import machine, versions
 
 OUT = Path(__file__).parent / "results" / "search_kills.json"
@@ -106,6 +107,7 @@ def main() -> None:
         sessions = Sessions([[*searching, "--out", str(folder)] for folder in folders], root, environment)
         kills: Counter[str] = Counter()
         ages = []
+        claims: dict[int, set[str]] = {}  # tokens of the trials that ran when something was killed
         while kills.total() < options.kills:
             trials = trials_of(options.storage, name)
             ended = sum(trial.state.is_finished() for trial in trials)
@@ -119,6 +121,9 @@ def main() -> None:
             age = draw.uniform(0.0, 3.0)
             time.sleep(age)
             worker = kills.total() % 4 == 3
+            for trial in trials_of(options.storage, name):
+                if trial.state.name == "RUNNING" and CLAIM in trial.user_attrs:
+                    claims.setdefault(trial.number, set()).add(trial.user_attrs[CLAIM]["token"])
             order = draw.sample(range(options.sessions), options.sessions)
             if any(sessions.kill(number, worker) for number in order):
                 kills["worker" if worker else "session"] += 1
@@ -155,6 +160,10 @@ def main() -> None:
             "sessions": options.sessions,
             "kills": dict(kills),
             "seconds_from_outcome_to_kill": ages,
+            "trials_that_were_taken_over": sum(
+                bool(claims.get(trial.number, set()) - {trial.user_attrs.get(CLAIM, {}).get("token")})
+                for trial in trials
+            ),
             "trials_in_the_storage": len(trials),
             "states_in_the_storage": dict(Counter(trial.state.name for trial in trials)),
             "outcomes": dict(Counter(str(one.state) for one in table)),

@@ -11,6 +11,7 @@ from filelock import FileLock, Timeout
 from zoo.errors import ZooError
 
 LOCK_FILE = ".lock"
+LOOK_SECONDS = 0.2  # for which a lock is waited for: another process that only looks (`is_held`) has it for less
 
 
 class FolderHeld(ZooError):
@@ -33,7 +34,7 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     file = folder / LOCK_FILE
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 4)
     except Timeout as error:
         raise FolderHeld(f"another process is {doing} `{folder}`", hint=hint) from error
     except OSError as error:
@@ -50,12 +51,17 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
         lock.release()
 
 
-def is_held(folder: Path) -> bool:
-    """Whether another process holds the lock of a folder."""
-    lock = FileLock(folder / LOCK_FILE)
+def is_held(folder: Path) -> bool | None:
+    """Whether another process holds the lock of a folder; None: this cannot be found out, such as without rights."""
+    file = folder / LOCK_FILE
+    if not file.is_file():
+        return False
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         return True
+    except (OSError, NotImplementedError):
+        return None
     lock.release()
     return False

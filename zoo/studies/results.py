@@ -29,6 +29,7 @@ from zoo.predictions import Predictions
 from zoo.runs.looks import FINALS, STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
 from zoo.runs.run import Run
 from zoo.storage.files import check_schema, json_text, read_json, read_lines, write_bytes, write_json
+from zoo.storage.folder_lock import is_held
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
@@ -91,6 +92,11 @@ class Results:
     def status(self) -> str:
         """`running`, `finished`, `interrupted` or `out of time`."""
         return str(self.record.get("status"))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its session was killed: `status` is `running`, and no process of any machine holds the folder."""
+        return self.status == "running" and is_held(self.path) is False
 
     @property
     def costs(self) -> dict[str, DeploymentCost]:

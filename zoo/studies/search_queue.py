@@ -31,6 +31,7 @@ from zoo.studies.search_trial import (
     CLAIM,
     EPOCHS_SEEN,
     FAILURE,
+    IDENTITY,
     INSTEAD,
     SearchTrial,
     finished_loss,
@@ -49,7 +50,6 @@ PATIENCE = 30.0  # seconds for which a storage that does not answer is asked aga
 FILL_SECONDS = 20.0  # that the session which makes the trials may take for one of them
 SETTLE = 1.0  # seconds in which two that take over the same trial of another folder see each other
 MOST_DEATHS = 2  # times that a trial may end its own process, as for lack of memory, before it counts as failed
-IDENTITY = "zoo"  # attribute of Optuna's study: what is searched
 Answer = TypeVar("Answer")
 
 

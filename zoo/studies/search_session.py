@@ -53,7 +53,7 @@ def search_place(
             )
         return None
     record = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).is_file() else {}
-    storage = storage if storage is not None else os.environ.get(VARIABLE)
+    storage = session_storage(storage)
     known = record.get("storage")
     if storage is None and isinstance(known, str):
         if {trial.configuration for trial in trials} <= set(read_tuned(folder)):
@@ -70,6 +70,11 @@ def search_place(
         return None
     found = name if name is not None else str(record.get("study_name") or folder.absolute().name)
     return SearchPlace(storage=absolute_storage(storage), name=found, grace=GRACE if grace is None else grace)
+
+
+def session_storage(asked: str | None) -> str | None:
+    """The storage that was asked for or, where none was, that of `ZOO_STORAGE`, if it is set."""
+    return asked if asked is not None else os.environ.get(VARIABLE) or None
 
 
 def read_tuned(folder: Path) -> dict[str, Any]:

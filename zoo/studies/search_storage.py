@@ -199,14 +199,16 @@ def storage_errors(storage: str) -> Iterator[None]:
         ) from None  # the library's own traceback may have the URL in it
 
 
-def open_storage(storage: str) -> BaseStorage:
-    """Open a storage, and make its tables where it has none.
+def open_storage(storage: str, *, make: bool = True) -> BaseStorage:
+    """Open a storage, and make its tables where it has none; unless `make`, one that is not there stays so.
 
     Raises:
         UsageError, ZooError: see `check_storage`.
         StorageLost: it cannot be reached or used.
     """
     check_storage(storage)
+    if not make and (missing := _missing_file(storage)) is not None:
+        raise StorageLost(f"there is no storage `{missing}`", hint="the first `zoo study --storage` makes it")
     for attempt in range(1, OPENING + 1):
         try:
             with storage_errors(storage):
@@ -216,6 +218,16 @@ def open_storage(storage: str) -> BaseStorage:
                 raise
             time.sleep(0.1 * attempt)
     raise AssertionError
+
+
+def _missing_file(storage: str) -> str | None:
+    """The file of a storage, where that does not exist."""
+    if is_url(storage):
+        url = _parsed(storage)
+        file = str(url.database) if url.get_backend_name() == "sqlite" else None
+    else:
+        file = storage
+    return None if file is None or Path(file).is_file() else file
 
 
 def _open(storage: str) -> BaseStorage:

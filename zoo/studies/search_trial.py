@@ -5,15 +5,14 @@ from __future__ import annotations
 import math
 import platform
 import shutil
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from zoo.errors import ZooError, counted
 from zoo.runs.run import HISTORY_FILE, RUN_FILE, Run
-from zoo.storage.files import SCHEMA, read_json, write_json
+from zoo.storage.files import SCHEMA, write_json
 from zoo.storage.folder_lock import LOCK_FILE
 from zoo.studies.trial import TrialState
 
@@ -23,7 +22,8 @@ if TYPE_CHECKING:
 SEARCH = "search"  # folder of a study that has the runs of its search
 SEARCH_FILE = "search.json"
 KEPT = (RUN_FILE, HISTORY_FILE, LOCK_FILE)  # of the run of a trial that has ended; weights are of no use any more
-# Attributes of Optuna's trials
+# Attributes of Optuna's trials, and of its study
+IDENTITY = "zoo"  # of Optuna's study: what is searched
 FAILURE, CLAIM, BEAT, EPOCHS_SEEN, SECONDS, INSTEAD = "failure", "claim", "beat", "epochs", "seconds", "instead_of"
 
 
@@ -124,43 +124,6 @@ def strip_run(folder: Path) -> None:
                 shutil.rmtree(file, ignore_errors=True)
             else:
                 file.unlink(missing_ok=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SearchState:
-    """How far the search of one configuration is, as the study's folder says."""
-
-    configuration: str
-    trials: int  # in all
-    counts: Mapping[str, int]  # runs in this folder, by their status
-    storage: str = ""  # without a password; empty: the folder's own
-
-
-def search_states(study: Path, done: Collection[str] = ()) -> list[SearchState]:
-    """The searches of a study that are not at their end, from its folder alone."""
-    found = []
-    for file in sorted((study / SEARCH).glob(f"*/{SEARCH_FILE}")):
-        try:
-            record = read_json(file)
-            if record["configuration"] in done:
-                continue
-            counts: Counter[str] = Counter()
-            for run in file.parent.glob(f"*/{RUN_FILE}"):
-                try:
-                    counts[Run.open(run.parent).status] += 1
-                except ZooError:
-                    continue
-            found.append(
-                SearchState(
-                    configuration=str(record["configuration"]),
-                    trials=int(record["trials"]),
-                    counts=counts,
-                    storage=str(record.get("storage") or ""),
-                )
-            )
-        except (ZooError, KeyError, TypeError, ValueError):  # being written, or damaged
-            continue
-    return found
 
 
 def write_search_file(folder: Path, **values: Any) -> None:
