@@ -30,7 +30,7 @@ import psutil
 
 from zoo.runs.run import Run
 from zoo.storage.files import json_text
-from zoo.studies.search_storage import is_url, open_storage
+from zoo.studies.search_storage import close_storage, is_url, open_storage
 from zoo.studies.search_trial import CLAIM, outcomes
 from zoo.system.environment import machine, versions
 
@@ -84,7 +84,9 @@ def trials_of(storage: str, name: str) -> list[Any]:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     opened = open_storage(storage)
     names = [one for one in optuna.get_all_study_names(opened) if one.startswith(f"{name}: ")]
-    return list(optuna.load_study(study_name=names[0], storage=opened).trials) if names else []
+    found: list[Any] = list(optuna.load_study(study_name=names[0], storage=opened).trials) if names else []
+    close_storage(opened)
+    return found
 
 
 def main() -> None:

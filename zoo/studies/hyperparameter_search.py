@@ -191,16 +191,19 @@ def search(
         grace=None if place is None else place.grace,
     )
     until = None if seconds is None else time.monotonic() + seconds
-    while until is None or time.monotonic() < until:
-        claim = queue.claim()
-        if claim is not None:
-            with claim:
-                _train(claim, experiment, space, runs / str(claim.number), plugins)
-        elif len(queue.table()) >= count:
-            break
-        else:
-            time.sleep(queue.poll)  # others train the last ones
-    table = queue.table()
+    try:
+        while until is None or time.monotonic() < until:
+            claim = queue.claim()
+            if claim is not None:
+                with claim:
+                    _train(claim, experiment, space, runs / str(claim.number), plugins)
+            elif len(queue.table()) >= count:
+                break
+            else:
+                time.sleep(queue.poll)  # others train the last ones
+        table = queue.table()
+    finally:
+        queue.close()
     for one in table:
         strip_run(runs / str(one.number))
     best = best_of(table)

@@ -46,7 +46,7 @@ from zoo.studies.results import (
 )
 from zoo.studies.running import end_session, running_trials, wait_for_trial
 from zoo.studies.search_session import search_place, tune
-from zoo.studies.search_storage import SearchPlace, open_storage
+from zoo.studies.search_storage import SearchPlace, close_storage, open_storage
 from zoo.studies.study import Study
 from zoo.studies.study_folder import check_folder, check_shared_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, failed_callbacks, fraction_text
@@ -128,7 +128,7 @@ def study(
         progress.warn(few)
     check_no_leaks(opened, first, progress)
     if place is not None:
-        open_storage(place.storage)  # before anything is measured
+        close_storage(open_storage(place.storage))  # before anything is measured
     make_folder(folder)
     until = None if budget is None else began + budget
     while True:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from filelock import FileLock, Timeout
 
 from zoo.errors import StorageLost, ZooError, counted
-from zoo.studies.search_storage import GRACE, masked, open_storage, storage_errors
+from zoo.studies.search_storage import GRACE, close_storage, masked, open_storage, storage_errors
 from zoo.studies.search_trial import (
     BEAT,
     CLAIM,
@@ -117,6 +117,10 @@ class SearchQueue:
         self._correct()
 
     # the search as a whole
+
+    def close(self) -> None:
+        """Close the connections of the storage."""
+        close_storage(self._storage)
 
     @property
     def poll(self) -> float:

@@ -76,7 +76,7 @@ def searches_of_storage(storage: str, study_name: str | None = None) -> list[Sea
     """
     import optuna
 
-    from zoo.studies.search_storage import open_storage, storage_errors
+    from zoo.studies.search_storage import close_storage, open_storage, storage_errors
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     opened = open_storage(storage, make=False)
@@ -93,4 +93,5 @@ def searches_of_storage(storage: str, study_name: str | None = None) -> list[Sea
             counts = Counter(WORDS[trial.state] for trial in outcomes(trials, count))
             counts["running"] = sum(trial.state.name == "RUNNING" for trial in trials[:count])
             found.append(SearchProgress(name=one.study_name, trials=count, counts=dict(counts)))
+    close_storage(opened)
     return sorted(found, key=lambda one: one.name)

@@ -220,6 +220,14 @@ def open_storage(storage: str, *, make: bool = True) -> BaseStorage:
     raise AssertionError
 
 
+def close_storage(storage: BaseStorage) -> None:
+    """Close the connections of a storage."""
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
 def _missing_file(storage: str) -> str | None:
     """The file of a storage, where that does not exist."""
     if is_url(storage):
