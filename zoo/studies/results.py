@@ -6,8 +6,9 @@ footprints.json     deployment cost of every configuration, known before the fir
 trials/NAME/        the runs
 running/            with `--on`: which trials run, and where
 finals/NAME/        with `--folds`: the winners' trials, trained on all images that are not locked
-search.db           settings that the hyperparameter search tried (Optuna)
-tuned.json          settings that it found
+search.db           the trials of the hyperparameter search (Optuna); with `--storage` they are there
+search/DIGEST/      their runs, without weights
+tuned.json          settings that it found, and all of its trials
 locked.json         the SHA-256 of each image of the locked split
 ledger.jsonl        a line per evaluation on the locked split
 leaderboard.json    the leaderboard, also as leaderboard.csv
