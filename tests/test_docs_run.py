@@ -114,6 +114,7 @@ SLOW = {
         "how-to/groups-and-folds",
         "how-to/imbalanced-classes",
         "how-to/label-what-helps",
+        "how-to/search-on-many-machines",
         "how-to/make-the-file-smaller",
         "how-to/measure-latency",
         "how-to/plugins/backbone",
