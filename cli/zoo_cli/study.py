@@ -296,6 +296,7 @@ def study(
             raise UsageError("`--watch` needs the folder of a study alone", hint="such as `zoo study FOLDER --watch`")
         _watch(study, port or 0, screen)
         return
+    searches: list[SearchProgress] = []
     if status:
         searches = _searches(study, storage, study_name)
         if study is None:
@@ -341,6 +342,8 @@ def study(
     _print(results, board, why, screen)
     if as_json:
         whole = {"study": str(results.path), **results.record, "outcomes": [one.to_json() for one in results.outcomes]}
+        if status:
+            whole["searches"] = [dataclasses.asdict(one) for one in searches]
         print_json({**whole, "leaderboard": board})
     else:
         echo(str(results.path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import secrets
 import shutil
 import time
 import traceback
@@ -234,7 +235,7 @@ def _train(claim: Claim, experiment: Experiment, space: SearchSpace, out: Path, 
     settings = claim.sample(space.draw)
     asked = replace(experiment, **settings, callback=())
     if not _is_of(out, settings):
-        shutil.rmtree(out, ignore_errors=True)
+        _set_aside(out)
     loss = finished_loss(out)
     # of folds, only the whole counts, and a solved head has no epochs
     reports = _Reports(claim) if experiment.folds is None and space.solved is None else Silent()
@@ -271,6 +272,14 @@ def _train(claim: Claim, experiment: Experiment, space: SearchSpace, out: Path, 
         state = OptunaState.COMPLETE
     if claim.tell(state, loss if state is OptunaState.COMPLETE else None, attrs):
         strip_run(out)
+
+
+def _set_aside(out: Path) -> None:
+    """Make room for a run of other settings; one that has ended is kept beside it, such as where a storage was lost."""
+    if _status(out) in ("finished", "pruned"):
+        out.rename(out.with_name(f"{out.name}-{secrets.token_hex(4)}"))
+    else:
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def _status(out: Path) -> str:

@@ -50,6 +50,8 @@ def searches_of_folder(study: Path, done: Collection[str] = ()) -> list[SearchPr
                 continue
             counts: Counter[str] = Counter()
             for run in file.parent.glob(f"*/{RUN_FILE}"):
+                if not run.parent.name.isdigit():  # of a storage that was lost
+                    continue
                 try:
                     counts[Run.open(run.parent).status] += 1
                 except ZooError:  # being written

@@ -30,7 +30,7 @@ GRACE = 120.0  # seconds without a sign of life after which a worker on another 
 LEAST_GRACE = 2.0
 CONNECT_SECONDS = 10
 BUSY_SECONDS = 60  # that a write to SQLite waits for those of other processes
-OPENING = 5  # attempts: of several sessions that make the tables at once, all but one fail
+OPENING_SECONDS = 3.0  # of several sessions that make the tables at once, all but one fail at first
 DRIVERS = {
     "postgresql": (("psycopg", "psycopg"), ("psycopg2", "psycopg2")),
     "mysql": (("pymysql", "pymysql"), ("MySQLdb", "mysqldb")),
@@ -209,15 +209,15 @@ def open_storage(storage: str, *, make: bool = True) -> BaseStorage:
     check_storage(storage)
     if not make and (missing := _missing_file(storage)) is not None:
         raise StorageLost(f"there is no storage `{missing}`", hint="the first `zoo study --storage` makes it")
-    for attempt in range(1, OPENING + 1):
+    until = time.monotonic() + OPENING_SECONDS
+    while True:
         try:
             with storage_errors(storage):
                 return _open(storage)
         except StorageLost:
-            if attempt == OPENING:
+            if time.monotonic() > until:
                 raise
-            time.sleep(0.1 * attempt)
-    raise AssertionError
+            time.sleep(0.3)
 
 
 def close_storage(storage: BaseStorage) -> None:

@@ -24,6 +24,7 @@ from zoo.studies.search_queue import Claim
 from zoo.studies.search_session import search_place
 from zoo.studies.search_status import searches_of_folder, searches_of_storage
 from zoo.studies.search_storage import SearchPlace, close_storage, masked, open_storage, without_secret
+from zoo.target import load_target
 from zoo_cli.main import run as run_zoo
 
 optuna = pytest.importorskip("optuna")
@@ -94,8 +95,11 @@ def test_a_driver_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     assert error.value.hint == "pip install 'psycopg[binary]'"
 
 
-def test_a_storage_that_cannot_be_reached(tmp_path: Path, plugins: Plugins, two_splits: Path) -> None:
+def test_a_storage_that_cannot_be_reached(
+    tmp_path: Path, plugins: Plugins, two_splits: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """One line before anything is written."""
+    monkeypatch.setattr("zoo.studies.search_storage.OPENING_SECONDS", 0.0)
     (tmp_path / "db").mkdir()
     with pytest.raises(StorageLost, match=r"sqlite:///.*db` cannot be used: unable to open database file"):
         study(asked(two_splits), out=tmp_path / "s", storage=f"sqlite:///{tmp_path / 'db'}", plugins=plugins)
@@ -243,6 +247,18 @@ def test_each_pruner_is_one_of_optuna(name: str) -> None:
     assert (pruned > 0) is (name != "none")
 
 
+def test_a_storage_that_was_lost_deletes_no_outcome(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
+    """Another one gives other settings to the same numbers."""
+    experiment = asked(two_splits).experiment(asked(two_splits).trials(plugins)[0])
+    runs = search_folder(tmp_path, WAY)
+    search(replace(experiment, lr=1e-3), ["lr", *GIVEN[:-1]], 1, tmp_path, None, plugins)
+    before = (runs / "0/run.json").read_bytes()
+    search(experiment, GIVEN, 1, tmp_path, None, plugins, place=place(tmp_path))
+    (kept,) = runs.glob("0-*/run.json")
+    assert kept.read_bytes() == before and (runs / "0/run.json").read_bytes() != before
+    assert searches_of_folder(tmp_path)[0].counts["finished"] == 1
+
+
 def test_a_trial_that_ends_its_process_twice_fails(two_splits: Path, tmp_path: Path, plugins: Plugins) -> None:
     experiment = asked(two_splits).experiment(asked(two_splits).trials(plugins)[0])
     with pytest.MonkeyPatch.context() as patch:
@@ -266,10 +282,27 @@ def begun(folder: Path, spec: Study) -> Path:
     return folder
 
 
+class InThisProcess:
+    """The worker of a study without a process of its own."""
+
+    alive = True
+
+    def __init__(self, target: str, *, threads: int | None = None) -> None:
+        self.worker = load_target(target)()
+
+    def ask(self, do: str, timeout: float | None, **request: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(json.dumps(getattr(self.worker, do)(**json.loads(json.dumps(request)))))
+        return answer
+
+    def close(self) -> None: ...
+
+
 def test_a_second_session_helps_to_search_and_another_goes_on(
-    two_splits: Path, tmp_path: Path, plugins: Plugins
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from zoo.data.opening import absolute
+
+    monkeypatch.setattr("zoo.studies.executor.WorkerProcess", InThisProcess)
 
     spec = asked(two_splits, test=False)
     spec = replace(spec, data=absolute(spec.data, plugins))
