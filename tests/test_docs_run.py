@@ -129,6 +129,7 @@ SLOW = {
         "how-to/plugins/whole-package",
         "how-to/predict",
         "how-to/resume-a-stopped-run",
+        "how-to/search-on-many-machines",
         "how-to/serve",
         "how-to/serve-on-many-machines",
         "how-to/whole-image",

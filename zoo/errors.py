@@ -4,7 +4,9 @@
     ├── UsageError          exit 2   the command line itself is wrong: a name, an option, a folder that exists
     ├── Diverged            exit 1   training produced a value that is not finite
     ├── DiskFull            exit 1   there is no room left on the disk
-    └── Unreachable         exit 1   what holds the images answers no more
+    ├── Unreachable         exit 1   what holds the images answers no more
+    ├── StorageLost         exit 1   the storage of a search cannot be used
+    └── Pruned              exit 1   a search ended the training early, since others are ahead
 
 Any other exception is a bug and keeps its traceback.
 """
@@ -55,6 +57,14 @@ class DiskFull(ZooError):
 
 class Unreachable(ZooError):
     """What holds the images, such as a bucket, answers no more: they are not damaged, and none may be left out."""
+
+
+class StorageLost(ZooError):
+    """The storage of a hyperparameter search cannot be reached or used."""
+
+
+class Pruned(ZooError):
+    """A hyperparameter search ended a training early, because other settings are ahead of its own."""
 
 
 def is_disk_full(error: BaseException) -> bool:

@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from zoo.errors import UsageError, ZooError, counted
+from zoo.studies.pruners import PRUNERS
 from zoo_cli.figures import print_needed
 from zoo_cli.options import (
     classes_from_option,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from zoo.studies.results import Results
+    from zoo.studies.search_status import SearchProgress
 
 # Options of `zoo train` that a study defines itself
 OWN = ("data", "backbone", "strategy", "seed", "fraction", "time_budget", "from_run")
@@ -142,6 +144,34 @@ def _settings(command: Any) -> Any:
     "extra `study`.  [default: 0]",
 )
 @click.option(
+    "--pruner",
+    type=click.Choice(PRUNERS),
+    default=PRUNERS[0],
+    show_default=True,
+    help="With --search: what ends trials of the search early, by their validation loss after each epoch: median, "
+    "successive halving (asha), hyperband, or nothing.",
+)
+@click.option(
+    "--storage",
+    metavar="URL",
+    help="With --search: where its trials are kept, so that several sessions search together: sqlite:///FILE, "
+    "postgresql://USER@HOST/DATABASE, mysql://..., or the path of a journal file. Also by ZOO_STORAGE, which keeps a "
+    "password off the command line.  [default: search.db in the study's folder]",
+)
+@click.option(
+    "--study-name",
+    metavar="NAME",
+    help="With --storage: name of the study there; sessions that give the same search together.  [default: the name of "
+    "the study's folder]",
+)
+@click.option(
+    "--grace-period",
+    type=SECONDS,
+    metavar="TIME",
+    help="With --storage: time without a sign of life of this session after which others take its trial over.  "
+    "[default: 2m]",
+)
+@click.option(
     "--time-budget",
     type=SECONDS,
     metavar="TIME",
@@ -190,7 +220,21 @@ def _settings(command: Any) -> Any:
     "folder; needs the extra `remote` unless it is a folder.  [default: all machines see the study's folder]",
 )
 @click.option("--retry", is_flag=True, help="Train failed trials again.")
-@click.option("--status", is_flag=True, help="Print the results so far of the study in the folder STUDY, and exit.")
+@click.option(
+    "--status",
+    is_flag=True,
+    help="Print the results so far of the study in the folder STUDY, and exit; with --storage, how far the searches "
+    "there are, also without STUDY.",
+)
+@click.option(
+    "--watch",
+    is_flag=True,
+    help="Show the study in the folder STUDY as a page on this machine that renews itself, while another session "
+    "carries it out; Ctrl-C ends it.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), metavar="N", help="With --watch: its port.  [default: a free one]"
+)
 @json_option
 @_settings
 @splits_option
@@ -210,8 +254,13 @@ def study(
     store: str | None,
     retry: bool,
     status: bool,
+    watch: bool,
+    port: int | None,
     time_budget: float | None,
     print_config: bool,
+    storage: str | None,
+    study_name: str | None,
+    grace_period: float | None,
     **asked: Any,
 ) -> None:
     """Train and compare several backbones and strategies.
@@ -247,10 +296,25 @@ def study(
             raise UsageError(f"`--print-config` prints a new study, and `{study}` is a folder", hint="leave it out")
         echo(_asked(ctx, study, time_budget, asked).to_toml(plugins(ctx)), nl=False)
         return
+    if port is not None and not watch:
+        raise UsageError("`--port` applies with `--watch` only", hint="such as `zoo study FOLDER --watch --port 8081`")
+    if watch:
+        if study is None or status:
+            raise UsageError("`--watch` needs the folder of a study alone", hint="such as `zoo study FOLDER --watch`")
+        _watch(study, port or 0, screen)
+        return
+    searches: list[SearchProgress] = []
     if status:
+        searches = _searches(study, storage, study_name)
         if study is None:
-            raise UsageError("`--status` needs the folder of a study", hint="pass it: `zoo study FOLDER --status`")
+            for one in searches:
+                screen.print(f"search {escape(one.name)}: {one}")
+            if as_json:
+                print_json({"searches": [dataclasses.asdict(one) for one in searches]})
+            return
         results = Results.open(study)
+        for one in searches:
+            screen.print(f"[dim]search {escape(one.name)}: {one}[/dim]")
     else:
         folder = Path(study) if study is not None and Path(study).is_dir() else None
         given = _given(ctx, asked) if folder is not None else []
@@ -280,6 +344,9 @@ def study(
             time_budget=time_budget,
             jobs=(jobs or 1) if executor is None else 1,
             executor=executor,
+            storage=storage,
+            study_name=study_name,
+            grace_period=grace_period,
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )
@@ -287,6 +354,8 @@ def study(
     _print(results, board, why, screen)
     if as_json:
         whole = {"study": str(results.path), **results.record, "outcomes": [one.to_json() for one in results.outcomes]}
+        if status:
+            whole["searches"] = [dataclasses.asdict(one) for one in searches]
         print_json({**whole, "leaderboard": board})
     else:
         echo(str(results.path))
@@ -295,6 +364,42 @@ def study(
             f"no trial of `{results.path}` is finished; the reasons are printed above",
             hint="relax a limit, or fix the failures and pass `--retry`",
         )
+
+
+def _searches(study: str | None, storage: str | None, study_name: str | None) -> list[SearchProgress]:
+    """How far searches are: those of a study's folder that go on, or of a storage.
+
+    Raises:
+        UsageError: neither is given.
+    """
+    from zoo.studies.results import Results
+    from zoo.studies.search_session import read_tuned, session_storage
+    from zoo.studies.search_status import searches_of_folder, searches_of_storage
+
+    if study is None:
+        storage = session_storage(storage)
+        if storage is None:
+            raise UsageError(
+                "`--status` needs the folder of a study, or `--storage`", hint="such as `zoo study FOLDER --status`"
+            )
+        return searches_of_storage(storage, study_name)
+    results = Results.open(study)
+    if storage is not None:
+        return searches_of_storage(storage, study_name or results.record.get("study_name") or results.path.name)
+    return searches_of_folder(results.path, read_tuned(results.path))
+
+
+def _watch(study: str, port: int, screen: Console) -> None:
+    from zoo.reports.live import serve_live
+    from zoo.studies.results import Results
+
+    results = Results.open(study)
+
+    def ready(address: str) -> None:
+        screen.print(f"[dim]the study in {escape(str(results.path))} is shown until Ctrl-C:[/dim]")
+        echo(address)
+
+    serve_live(results.path, port, ready)
 
 
 def _given(ctx: click.Context, names: Any) -> list[str]:
@@ -351,8 +456,11 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
     from zoo.studies.trial import TrialState
 
     states = [one.state for one in results.outcomes]
+    status = results.status
+    if results.is_stopped:
+        status = f"stopped, its session is gone (`zoo study {results.path}` continues it)"
     screen.print(
-        f"study {results.status}: {counted(results.record['trials'], 'trial')}, "
+        f"study {escape(status)}: {counted(results.record['trials'], 'trial')}, "
         f"{states.count(TrialState.FINISHED)} finished, {states.count(TrialState.REFUSED)} not trained, "
         f"{states.count(TrialState.FAILED)} failed, "
         f"{results.record['trials'] - len(states)} left"

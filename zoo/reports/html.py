@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -124,6 +124,41 @@ def render(page: Mapping[str, Any]) -> str:
         "-" if value is None or isinstance(value, Undefined) else f"{value:.3f}"  # a metric that is not installed
     )
     return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(**page)
+
+
+def study_page(results: Results, plugins: Plugins) -> str:
+    """The report of a study's finished trials as HTML; nothing is written.
+
+    Raises:
+        ZooError: no trial is finished, or a file of the study is damaged.
+    """
+    return render(_study_page(results, plugins)[0])
+
+
+def render_live(report: str, lines: Sequence[str], refresh: int | None, title: str) -> str:
+    """A page that says how far a study is, above its report.
+
+    Args:
+        report: The report as HTML; empty: there is none yet.
+        lines: How far the study is.
+        refresh: Seconds after which a browser loads the page again. None: it does not.
+        title: Title of the page where there is no report.
+    """
+    from markupsafe import escape
+
+    again = "" if refresh is None else f'<meta http-equiv="refresh" content="{refresh}">'
+    told = "".join(f"<p>{escape(line)}</p>" for line in lines)
+    if not report:
+        return (
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8">{again}<title>{escape(title)}</title>'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+            "<style>body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:0 auto;padding:1.2rem;"
+            "overflow-wrap:anywhere}</style></head>"
+            f"<body><h1>{escape(title)}</h1>{told}<p>No trial is finished yet.</p></body></html>"
+        )
+    found = report.replace("<head>", f"<head>{again}", 1)
+    return found.replace("<main>", f'<main><section aria-label="progress">{told}</section>', 1)
 
 
 def _run_page(run: Run, plugins: Plugins, heat_maps: bool = False) -> tuple[dict[str, Any], str]:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 from zoo.preprocess import Fit, Interpolation, as_size
 from zoo.system.processors import MOST_THREADS
 
-STATUSES = ("running", "finished", "interrupted", "failed")
+STATUSES = ("running", "finished", "interrupted", "failed", "pruned")
 
 
 # Keys of `run.json` and their types; a key with `?` may be missing or null

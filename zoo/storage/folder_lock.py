@@ -11,6 +11,11 @@ from filelock import FileLock, Timeout
 from zoo.errors import ZooError
 
 LOCK_FILE = ".lock"
+LOOK_SECONDS = 0.2  # for which a lock is waited for: another process that only looks (`is_held`) has it for less
+
+
+class FolderHeld(ZooError):
+    """Another process holds the lock of a folder."""
 
 
 @contextmanager
@@ -24,15 +29,16 @@ def hold_folder(folder: Path, doing: str, hint: str, who: Callable[[], str] = la
         who: Called then: what is known of that process, such as `process 7 on a machine`; empty: nothing.
 
     Raises:
-        ZooError: another process holds the lock, or the folder cannot be written.
+        FolderHeld: another process holds the lock.
+        ZooError: the folder cannot be written.
     """
     file = folder / LOCK_FILE
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 4)
     except Timeout as error:
         known = who()
-        raise ZooError(f"another process is {doing} `{folder}`{f': {known}' if known else ''}", hint=hint) from error
+        raise FolderHeld(f"another process is {doing} `{folder}`{f': {known}' if known else ''}", hint=hint) from error
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
         remedy = f"the folder must be writable: `chmod u+w {folder}`, or copy it to a folder that is"
@@ -45,3 +51,19 @@ def hold_folder(folder: Path, doing: str, hint: str, who: Callable[[], str] = la
         # the file stays: a process that has opened it already would lock it after it is gone, beside one that locks a
         # new file of the same name
         lock.release()
+
+
+def is_held(folder: Path) -> bool | None:
+    """Whether another process holds the lock of a folder; None: this cannot be found out, such as without rights."""
+    file = folder / LOCK_FILE
+    if not file.is_file():
+        return False
+    lock = FileLock(file)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    except (OSError, NotImplementedError):
+        return None
+    lock.release()
+    return False

@@ -6,8 +6,9 @@ footprints.json     deployment cost of every configuration, known before the fir
 trials/NAME/        the runs
 running/            with `--on`: which trials run, and where
 finals/NAME/        with `--folds`: the winners' trials, trained on all images that are not locked
-search.db           settings that the hyperparameter search tried (Optuna)
-tuned.json          settings that it found
+search.db           the trials of the hyperparameter search (Optuna); with `--storage` they are there
+search/DIGEST/      their runs, without weights
+tuned.json          settings that it found, and all of its trials
 locked.json         the SHA-256 of each image of the locked split
 ledger.jsonl        a line per evaluation on the locked split
 leaderboard.json    the leaderboard, also as leaderboard.csv
@@ -29,6 +30,7 @@ from zoo.predictions import Predictions
 from zoo.runs.looks import FINALS, STUDY_FILE, TRIALS, earlier_looks, is_by_study, read_looks
 from zoo.runs.run import Run
 from zoo.storage.files import check_schema, json_text, read_json, read_lines, write_bytes, write_json
+from zoo.storage.folder_lock import is_held
 from zoo.studies.deployment_cost import DeploymentCost
 from zoo.studies.leaderboard import ENSEMBLE, ConfigurationResults, Leaderboard, LeaderboardContent, ensemble, rank
 from zoo.studies.study import Study
@@ -91,6 +93,11 @@ class Results:
     def status(self) -> str:
         """`running`, `finished`, `interrupted` or `out of time`."""
         return str(self.record.get("status"))
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether its session was killed: `status` is `running`, and no process of any machine holds the folder."""
+        return self.status == "running" and is_held(self.path) is False
 
     @property
     def costs(self) -> dict[str, DeploymentCost]:

@@ -12,6 +12,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,7 +32,7 @@ from zoo.runs.looks import LOCKED_FILE, STUDY_FILE, TRIALS, earlier_looks, write
 from zoo.runs.run import EXCLUDE_FILE, Run, now
 from zoo.runs.run_folder import make_folder
 from zoo.storage.files import SCHEMA, append_json, json_text, read_json, write_json
-from zoo.storage.folder_lock import hold_folder
+from zoo.storage.folder_lock import FolderHeld, hold_folder, is_held
 from zoo.storage.paths import output_path
 from zoo.studies.data_checks import check_no_leaks, check_teachers, open_for_study, why_too_few
 from zoo.studies.deployment_cost import DeploymentCost, license_of, time_networks, told_unfit, with_latency
@@ -41,17 +42,20 @@ from zoo.studies.results import (
     CSV_FILE,
     LEADERBOARD_FILE,
     OUTCOMES_FILE,
-    TUNED_FILE,
     Results,
 )
 from zoo.studies.running import end_session, running_trials, wait_for_trial
+from zoo.studies.search_session import search_place, tune
+from zoo.studies.search_storage import SearchPlace, close_storage, open_storage
 from zoo.studies.study import Study
-from zoo.studies.study_folder import check_folder, default_folder
+from zoo.studies.study_folder import check_folder, check_shared_folder, default_folder
 from zoo.studies.trial import Trial, TrialResult, TrialState, failed_callbacks, fraction_text
 from zoo.studies.winner_scoring import score_winners
 from zoo.system.environment import machine, versions
 from zoo.system.other_load import MOST_OTHERS, kept_busy
 from zoo.system.worker_process import WorkerFailed
+
+HELD_SECONDS = 0.5  # between two looks at whether another session still holds the folder
 
 
 def study(
@@ -64,8 +68,14 @@ def study(
     progress: Progress | None = None,
     executor: TrialExecutor | None = None,
     jobs: int = 1,
+    storage: str | None = None,
+    study_name: str | None = None,
+    grace_period: float | None = None,
 ) -> Results:
     """Carry out a study, or continue one that was stopped.
+
+    With `storage`, several sessions search together. One that finds another in the same folder helps it to search, and
+    returns when the search is at its end.
 
     Args:
         asked: The study; or the folder of one, which is continued.
@@ -77,10 +87,15 @@ def study(
         executor: Carries out the trials. None: worker processes on this machine.
         jobs: Worker processes on this machine: that many trials are carried out at a time, each by its share of the
             processors.
+        storage: Where the trials of the search are kept: a URL of SQLAlchemy or a journal file, which other sessions
+            may share. None: `ZOO_STORAGE` or, where that is not set, the study's own `search.db`.
+        study_name: Name of the study in `storage`. None: that of its folder.
+        grace_period: Seconds without a sign of life after which other sessions that share `storage`, and not the
+            folder, take a trial of the search over. None: 120.
 
     Raises:
         UsageError: `jobs` is below 1; names or settings are wrong, or the folder holds something else.
-        ZooError: the data are not usable, or the folder cannot be written.
+        ZooError: the data are not usable, or the folder or the storage cannot be used.
     """
     if jobs < 1:
         raise UsageError(f"`--jobs {jobs}` is below 1", hint="it is the number of trials that are trained at a time")
@@ -95,7 +110,8 @@ def study(
     budget = time_budget if time_budget is not None else asked.time_budget
     began = time.monotonic()
     trials = asked.trials(plugins)
-    check_folder(folder, asked)
+    place = search_place(asked, trials, folder, storage, study_name, grace_period)
+    (check_folder if place is None else check_shared_folder)(folder, asked)
     first = with_kept_list(asked.experiment(trials[0]), folder, progress)
     opened = open_for_study(first, plugins)
     images = opened.images
@@ -106,20 +122,34 @@ def study(
         progress.warn(few)
     check_no_leaks(opened, first, progress)
     check_teachers(images, [asked.experiment(trial) for trial in trials])
+    if place is not None:
+        close_storage(open_storage(place.storage))  # before anything is measured
     make_folder(folder)
-    with hold_folder(folder, "carrying out the study in", "wait for it", partial(session_of, folder)):
-        if not (folder / EXCLUDE_FILE).is_file():
-            keep_list(folder, opened.listed)
-        session = StudySession(folder, asked, trials, images, context, executor, jobs)
-        session.begin()
-        ended = "interrupted"
-        try:
-            ended = session.carry_out(retry, None if budget is None else began + budget)
-        finally:
-            session.write_status(ended)
-        results = Results.open(folder)
-        results.write_leaderboard(plugins)
-        return results
+    until = None if budget is None else began + budget
+    while True:
+        session = StudySession(folder, asked, trials, images, context, executor, jobs, place)
+        with ExitStack() as held:
+            try:
+                held.enter_context(
+                    hold_folder(folder, "carrying out the study in", "wait for it", partial(session_of, folder))
+                )
+            except FolderHeld:
+                if place is None:
+                    raise
+            else:
+                if not (folder / EXCLUDE_FILE).is_file():
+                    keep_list(folder, opened.listed)
+                session.begin()
+                ended = "interrupted"
+                try:
+                    ended = session.carry_out(retry, until)
+                finally:
+                    session.write_status(ended)
+                results = Results.open(folder)
+                results.write_leaderboard(plugins)
+                return results
+        if session.help_to_search(until):
+            return Results.open(folder)
 
 
 def session_of(folder: Path) -> str:
@@ -143,7 +173,9 @@ class StudySession:
         context: Context,
         executor: TrialExecutor | None = None,
         jobs: int = 1,
+        place: SearchPlace | None = None,
     ) -> None:
+        self.place = place
         self.folder, self.study, self.trials, self.images = folder, asked, trials, images
         self.plugins, self.progress = context.plugins, context.progress
         self.results: dict[Trial, TrialResult] = {}
@@ -179,6 +211,8 @@ class StudySession:
             "machine": machine(),
             "versions": versions(),
         }
+        if self.place is not None:
+            self.record |= {"storage": self.place.shown, "study_name": self.place.name}
         who = {"host": platform.node(), "process": os.getpid(), "time": now()}
         write_json(file, {**self.record, "session": who})
         (self.folder / TRIALS).mkdir(exist_ok=True)
@@ -229,6 +263,32 @@ class StudySession:
             self._executor.cancel()
             self._local.cancel()
         return "finished"
+
+    def help_to_search(self, until: float | None) -> bool:
+        """Search beside the session that holds the folder; False where that has ended before the search has.
+
+        Args:
+            until: time of the monotonic clock after which no further trial of the search begins. None: no limit.
+        """
+        self.progress.note(f"another session carries out the study in `{self.folder}`; this one helps it to search")
+        configurations = {trial.configuration for trial in self.trials}
+        try:
+            while not ((self.folder / STUDY_FILE).is_file() and configurations <= set(Results.open(self.folder).costs)):
+                if not is_held(self.folder):
+                    return False
+                time.sleep(HELD_SECONDS)
+            self._tuned(Results.open(self.folder).costs, until, leads=False)
+        except KeyboardInterrupt as stop:
+            stop.add_note(f"the other sessions in `{self.folder}` go on, and take its trial over")
+            raise
+        finally:
+            self.progress.stop()
+            self._local.cancel()
+        late = until is not None and time.monotonic() > until
+        if not late and not is_held(self.folder) and Results.open(self.folder).status != "finished":
+            return False
+        self.progress.note("this session has no more to search; the trials are those of the other session")
+        return True
 
     def write_status(self, status: str) -> None:
         """Write the study's status at the end of the session."""
@@ -373,31 +433,14 @@ class StudySession:
         shutil.rmtree(networks, ignore_errors=True)
         return found
 
-    def _tuned(self, costs: Mapping[str, DeploymentCost], until: float | None) -> dict[str, Any]:
+    def _tuned(self, costs: Mapping[str, DeploymentCost], until: float | None, *, leads: bool = True) -> dict[str, Any]:
         """Settings that the search found, by configuration; a configuration without any keeps the study's."""
-        file = self.folder / TUNED_FILE
-        found: dict[str, Any] = read_json(file) if file.is_file() else {}
-        if not self.study.search:
-            return found
-        for configuration, trial in {trial.configuration: trial for trial in reversed(self.trials)}.items():
-            if configuration in found or costs[configuration].refused(self.study):
-                continue
-            left = None if until is None else max(until - time.monotonic(), 1.0)
-            self.progress.start(f"search {configuration}", 0)
-            experiment = replace(self._experiment(trial), fraction=max(self.study.fractions))
-            try:
-                found[configuration] = self._local.ask(
-                    "search",
-                    experiment=experiment.to_json(),
-                    given=list(self.study.settings),
-                    count=self.study.search,
-                    folder=str(self.folder),
-                    seconds=left,
-                )
-            except WorkerFailed as failure:
-                found[configuration] = {"settings": None, "failure": failure.reason}
-                self.progress.warn(f"search {configuration} failed: {failure.reason}")
-            write_json(file, found)
-            outcome = found[configuration].get("note") or found[configuration].get("settings")
-            self.progress.note(f"search {configuration}: {outcome}")
-        return found
+        largest = max(self.study.fractions)
+        experiments = {
+            trial.configuration: replace(self._experiment(trial), fraction=largest)
+            for trial in reversed(self.trials)
+            if not costs[trial.configuration].refused(self.study)
+        }
+        return tune(
+            self.study, self.folder, experiments, self._local, self.progress, place=self.place, until=until, leads=leads
+        )

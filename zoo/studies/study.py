@@ -19,6 +19,7 @@ from zoo.experiment import Experiment, attribute_docs
 from zoo.plugin import Plugins
 from zoo.runs.settings_file import Line, read_settings, settings_text
 from zoo.storage.paths import data_text
+from zoo.studies.pruners import PRUNERS
 from zoo.studies.trial import Trial
 
 # Settings of an experiment that a study sets for each trial
@@ -45,6 +46,7 @@ class Study:
         max_size: Largest exported file in bytes. None: no bound.
         licenses: Patterns of licences of weights that may be used; empty: all.
         search: Settings tried for each pair, by the validation loss; 0: none.
+        pruner: What ends trials of the search early: `median`, `asha`, `hyperband` or `none`.
         time_budget: Seconds after which no further trial begins. None: no limit.
         test: Whether the winners are evaluated on the locked split, once, at the end.
     """
@@ -60,6 +62,7 @@ class Study:
     max_size: int | None = None
     licenses: tuple[str, ...] = ()
     search: int = 0
+    pruner: str = PRUNERS[0]
     time_budget: float | None = None
     test: bool = True
 
@@ -97,6 +100,12 @@ class Study:
                 problems.append(f"`{name} {value}` is not a positive number of {form}")
         if not _is(self.search, int) or not 0 <= self.search <= 10_000:
             problems.append(f"`search {self.search}` is not a whole number from 0 to 10,000")
+        if self.pruner not in PRUNERS:
+            problems.append(f"`pruner {self.pruner}` is not one of {' '.join(PRUNERS)}")
+        elif self.pruner != PRUNERS[0] and not self.search:
+            problems.append(f"`pruner {self.pruner}` has no meaning without `search`")
+        elif self.pruner not in (PRUNERS[0], "none") and self.settings.get("folds") is not None:
+            problems.append(f"`pruner {self.pruner}` has no meaning with `folds`, of which only the whole counts")
         taken = [name for name in self.settings if name in OWN_SETTINGS]
         if taken:
             problems.append(f"`{taken[0]}` cannot be among `settings`: the study sets it for each trial")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from zoo.runs.looks import STUDY_FILE
 from zoo.storage.files import json_text
 from zoo.storage.folder_lock import LOCK_FILE
 from zoo.studies.results import Results
+from zoo.studies.running import SHARED_SECONDS
 from zoo.studies.study import Study, same_study
 
 
@@ -21,6 +23,22 @@ def default_folder() -> Path:
     return next(folder for folder in names if not folder.exists())
 
 
+def check_shared_folder(folder: Path, asked: Study) -> None:
+    """`check_folder`, where another session may have begun the same study a moment ago.
+
+    Raises:
+        UsageError: it holds something else.
+    """
+    until = time.monotonic() + SHARED_SECONDS
+    while True:
+        try:
+            return check_folder(folder, asked)
+        except UsageError:
+            if (folder / STUDY_FILE).is_file() or not (folder / LOCK_FILE).is_file() or time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+
+
 def check_folder(folder: Path, asked: Study) -> None:
     """Check that the study may be carried out in a folder: the folder is new or empty, or holds the same study.
 
@@ -28,7 +46,7 @@ def check_folder(folder: Path, asked: Study) -> None:
         UsageError: it holds something else.
     """
     if (folder / STUDY_FILE).is_file():
-        differ = same_study(Results.open(folder).record["study"], json.loads(json_text(asked.to_json())))
+        differ = same_study(Results.open(folder).study.to_json(), json.loads(json_text(asked.to_json())))
         if differ:
             raise UsageError(
                 f"`{folder}` holds another study, which differs in `{'`, `'.join(differ)}`",

@@ -62,6 +62,7 @@ class TrialState(StrEnum):
 
     FINISHED = "finished"
     FAILED = "failed"  # it began and could not be finished
+    PRUNED = "pruned"  # of a search: it was ended early, because other settings were ahead
     REFUSED = "refused"  # it did not begin: it exceeds a bound of the study, or the strategy does not fit the backbone
 
 
@@ -121,6 +122,17 @@ class TrialResult:
             hint=line.get("hint"),
             log=line.get("log", ""),
         )
+
+
+def can_continue(path: Path) -> bool:
+    """Whether the folder holds a run that can be continued, or one that is finished and intact."""
+    try:
+        run = Run.open(path)
+        if run.status == "finished":
+            run.predictions()
+    except ZooError:
+        return False
+    return run.status != "failed"
 
 
 def failed_callbacks(folder: Path) -> dict[str, str]:

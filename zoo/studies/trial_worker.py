@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from zoo.errors import UsageError, ZooError
+from zoo.errors import UsageError
 from zoo.experiment import Experiment
 from zoo.runs.run import Run
+from zoo.studies.trial import can_continue
 from zoo.system.process_memory import reset_peak_memory
 
 
@@ -44,7 +45,7 @@ class TrialWorker:
         path, began, asked = Path(folder), time.process_time(), Experiment.from_json(experiment)
         if self._backbone != asked.backbone:  # trials of one backbone follow each other; the store has what is left
             self._backbone, self._rows = asked.backbone, RowPool()
-        if _can_continue(path):
+        if can_continue(path):
             run = resume(path, force=True, plugins=self.plugins, pool=self._rows)
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -123,7 +124,7 @@ class TrialWorker:
         from zoo.training.entry import resume, train_final
 
         of, path = Run.open(run), Path(folder)
-        if _can_continue(path) and (Run.open(path).record.get("final") or {}).get("id") == of.record["id"]:
+        if can_continue(path) and (Run.open(path).record.get("final") or {}).get("id") == of.record["id"]:
             resume(path, force=True, plugins=self.plugins)
         else:
             shutil.rmtree(path, ignore_errors=True)
@@ -139,20 +140,28 @@ class TrialWorker:
         return {"metrics": found.metrics, "images": len(found.predictions), "ids_sha256": digest}
 
     def search(
-        self, experiment: dict[str, Any], given: list[str], count: int, folder: str, seconds: float | None
+        self,
+        experiment: dict[str, Any],
+        given: list[str],
+        count: int,
+        folder: str,
+        seconds: float | None,
+        pruner: str,
+        place: dict[str, Any] | None,
+        session: str,
     ) -> dict[str, Any]:
         """Search better settings for one configuration; those that are `given` stay."""
         from zoo.studies.hyperparameter_search import search
+        from zoo.studies.search_storage import SearchPlace
 
-        return search(Experiment.from_json(experiment), given, count, Path(folder), seconds, self.plugins)
-
-
-def _can_continue(path: Path) -> bool:
-    """Whether the folder holds a run that can be continued, or one that is finished and intact."""
-    try:
-        run = Run.open(path)
-        if run.status == "finished":
-            run.predictions()
-    except ZooError:
-        return False
-    return run.status != "failed"
+        return search(
+            Experiment.from_json(experiment),
+            given,
+            count,
+            Path(folder),
+            seconds,
+            self.plugins,
+            pruner=pruner,
+            place=None if place is None else SearchPlace(**place),
+            session=session,
+        )

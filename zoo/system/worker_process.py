@@ -21,7 +21,15 @@ import traceback
 from types import TracebackType
 from typing import IO, Any, TextIO
 
-from zoo.errors import DiskFull, Diverged, UsageError, ZooError, is_disk_full, type_and_first_line
+from zoo.errors import (
+    DiskFull,
+    Diverged,
+    StorageLost,
+    UsageError,
+    ZooError,
+    is_disk_full,
+    type_and_first_line,
+)
 from zoo.storage.files import json_text
 from zoo.system.processors import SESSION
 from zoo.target import load_target
@@ -40,20 +48,30 @@ class WorkerFailed(Exception):
         hint: How to fix it. None: no hint.
         log: The last lines of the worker's stderr.
         kind: Type of the `ZooError` that the worker raised. None: another exception, or the process died.
+        died: Whether the process died.
     """
 
     def __init__(
-        self, reason: str, *, hint: str | None = None, log: str = "", kind: type[ZooError] | None = None
+        self,
+        reason: str,
+        *,
+        hint: str | None = None,
+        log: str = "",
+        kind: type[ZooError] | None = None,
+        died: bool = False,
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.hint = hint
         self.log = log
         self.kind = kind
+        self.died = died
 
 
 # Types of error that a worker passes on to its parent, by name
-ERROR_TYPES: dict[str, type[ZooError]] = {kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull)}
+ERROR_TYPES: dict[str, type[ZooError]] = {
+    kind.__name__: kind for kind in (ZooError, UsageError, Diverged, DiskFull, StorageLost)
+}
 
 
 def python_command(target: str, *arguments: str) -> list[str]:
@@ -134,7 +152,7 @@ class WorkerProcess:
         except (BrokenPipeError, OSError):
             line = ""
         if not line:
-            raise WorkerFailed(self._exit_reason(), log=self._last_lines())
+            raise WorkerFailed(self._exit_reason(), log=self._last_lines(), died=True)
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             kind = ERROR_TYPES.get(answer["kind"])

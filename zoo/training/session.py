@@ -13,7 +13,7 @@ from safetensors.torch import save as save_tensors
 from zoo.backbone import Network
 from zoo.config.context import Context
 from zoo.data.prefetch import Prefetch
-from zoo.errors import first_line
+from zoo.errors import Pruned, first_line
 from zoo.experiment import Experiment
 from zoo.feature_cache.engine_choice import EngineChoice
 from zoo.feature_cache.row_pool import RowPool
@@ -322,7 +322,8 @@ def _carry_out(job: Job, run: Run, watch: LoadWatch, *, resumed: bool = False) -
         )
         raise
     except BaseException as error:
-        run = run.update(status="failed", finished=now(), failure=first_line(error))
+        status = "pruned" if isinstance(error, Pruned) else "failed"
+        run = run.update(status=status, finished=now(), failure=first_line(error))
         raise
     finally:
         progress.stop()
