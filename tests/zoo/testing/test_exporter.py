@@ -42,7 +42,7 @@ def test_all_built_in_exporters_are_checked(plugins: Plugins) -> None:
 def pack(spec: ExportSpec, **more: Any) -> bytes:
     """The record and the weights behind a digest of both."""
     weights = io.BytesIO()
-    np.savez(weights, **{name: value.numpy() for name, value in spec.model.state_dict().items()})  # type: ignore[arg-type]
+    np.savez(weights, **{name: value.numpy() for name, value in spec.model.state_dict().items()})
     record = {"classes": spec.classes, "preprocess": spec.preprocess.to_json(), **more}
     content = json.dumps(record).encode() + b"\n" + weights.getvalue()
     return hashlib.sha256(content).digest() + content
@@ -177,7 +177,7 @@ def test_a_broken_exporter_is_found(changes: dict[str, Any], words: tuple[str, .
     with pytest.raises((Violation, ZooError)) as caught:
         check(row)
     told = str(caught.value)
-    assert all(word in told for word in words) and "\n" not in caught.value.message, told
+    assert all(word in told for word in words) and "\n" not in told.partition("\n\nhint: ")[0], told
 
 
 def test_what_cannot_be_checked_here_is_told() -> None:
@@ -190,4 +190,4 @@ def test_what_cannot_be_checked_here_is_told() -> None:
         ({"precisions": ("fp16",)}, "fp32"),
     ):
         with refused(NotChecked, word, "checked" if changes.keys() != {"write"} else "No module"):
-            check(replace(ROW, **changes))  # type: ignore[arg-type]
+            check(replace(ROW, **changes))
