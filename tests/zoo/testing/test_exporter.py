@@ -30,7 +30,12 @@ from zoo.testing import NotChecked, Violation, check_exporter
 from zoo.testing.exporter import small_network
 
 
-@pytest.mark.parametrize("name", ["onnx", "openvino", "pt2"])
+SLOW = {"onnx", "openvino"}  # some seconds each, of which tests of their own take most on every push
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ("onnx", "openvino", "pt2")]
+)
 def test_built_in_exporters(name: str, plugins: Plugins) -> None:
     check_exporter(name, plugins=plugins)
 
