@@ -129,12 +129,13 @@ class Folder:
         self.server: subprocess.Popen[bytes] | None = None
         self.address = SHOWN_ADDRESS
         programs.mkdir()
-        install = f"install --quiet --no-index --no-deps --no-build-isolation --target '{self.site}'"
+        alone = "install --quiet --no-index --no-deps --no-build-isolation"
+        pip = f"'{sys.executable}' -m pip --disable-pip-version-check {alone} --target '{self.site}'"
         for name, text in {
             "python": f"exec '{sys.executable}' \"$@\"",
             "zoo": f"exec '{sys.executable}' -m zoo_cli.main \"$@\"",
             # `pip install ./PACKAGE` reaches the page's own folder and no network; `-e` would need a package more
-            "pip": f'shift; [ "$1" = -e ] && shift; exec \'{sys.executable}\' -m pip --disable-pip-version-check {install} "$@"',
+            "pip": f'shift; [ "$1" = -e ] && shift; exec {pip} "$@"',
         }.items():
             (programs / name).write_text(f"#!/bin/sh\n{text}\n")
             (programs / name).chmod(0o755)

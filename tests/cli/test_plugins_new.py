@@ -50,7 +50,7 @@ print("codes", codes, file=sys.stderr)
 """
 
 
-@pytest.mark.parametrize("kinds", [["strategy", "metric"], pytest.param(["all"], marks=pytest.mark.slow)], ids="-".join)
+@pytest.mark.parametrize("kinds", [["metric", "command"], pytest.param(["all"], marks=pytest.mark.slow)], ids="-".join)
 def test_a_new_package_is_installed_and_passes(
     kinds: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,15 +44,15 @@ def function():
 
 
 @pytest.fixture(scope="module", autouse=True)
-def modules(tmp_path_factory: pytest.TempPathFactory) -> None:
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     folder = tmp_path_factory.mktemp("modules")
     (folder / "strange_commands.py").write_text(MODULE)
-    (folder / "heavy_command.py").write_text(f"import torch, onnxruntime\n{MODULE}")
+    (folder / "heavy_command.py").write_text(f"import onnxruntime\n{MODULE}")
     (folder / "leaving_command.py").write_text("raise SystemExit(3)\n")
     (folder / "broken_command.py").write_text("import zoo_no_such_module\n")
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(folder))
-        yield  # type: ignore[misc]
+        yield
 
 
 def check(name: str, target: str) -> None:
@@ -73,7 +74,7 @@ def test_a_good_command_passes() -> None:
         ("train", "strange_commands:good", ("`zoo train` runs `cli/train`", "`acme/train`", "choose another name")),
         ("-x", "strange_commands:good", ("`-x` is no name", "small letters")),
         ("Count", "strange_commands:good", ("`Count` is no name", "small letters")),
-        ("count", "heavy_command:good", ("`zoo count --help` imports torch and onnxruntime", "in the function")),
+        ("count", "heavy_command:good", ("`zoo count --help` imports onnxruntime", "in the function")),
         ("count", "strange_commands:silent", ("`zoo count` has no help", "docstring")),
         ("count", "strange_commands:unexplained", ("`-t` has no help", "help=")),
         ("count", "strange_commands:group", ("`zoo count inner` has no help",)),
@@ -87,7 +88,7 @@ def test_a_broken_command_is_found(name: str, target: str, words: tuple[str, ...
     with pytest.raises((Violation, ZooError)) as caught:
         check(name, target)
     told = str(caught.value)
-    assert all(word in told for word in words) and "\n" not in caught.value.message, told
+    assert all(word in told for word in words) and "\n" not in told.partition("\n\nhint: ")[0], told
 
 
 def test_the_path_of_this_process_is_that_of_the_new_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
