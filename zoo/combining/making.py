@@ -27,11 +27,10 @@ from zoo.networks.predictor import TorchPredictor
 from zoo.plugin import Plugins
 from zoo.predictions import Predictions, softmax
 from zoo.progress import Progress
-from zoo.runs.run import EXCLUDE_FILE, SPLITS_FILE, WEIGHTS_FILE, Run, now
-from zoo.runs.run_folder import check_folder, clear_folder, default_folder, make_folder
+from zoo.runs.run import EXCLUDE_FILE, RUN_FILE, SPLITS_FILE, WEIGHTS_FILE, Run, now
+from zoo.runs.run_folder import check_folder, default_folder, new_folder
 from zoo.runs.source_run import SourceRun
 from zoo.storage.files import write_bytes, write_json
-from zoo.storage.folder_lock import hold_folder
 from zoo.storage.paths import output_path
 from zoo.system.environment import machine, versions
 from zoo.training.manifest import command
@@ -161,7 +160,6 @@ def write_run(
     experiment = replace(best.run.experiment, unknown_rate=None, callback=())
     record |= {
         "id": uuid.uuid4().hex,
-        "status": "interrupted",
         "created": now(),
         "command": command(),
         "experiment": experiment.to_json(),
@@ -180,31 +178,32 @@ def write_run(
     metrics, undefined = defined_metrics(table, plugins)
     against = compare_with(table, _best_reported(parts))
     weights = save_tensors({name: value.contiguous().cpu() for name, value in model.state_dict().items()})
-    make_folder(folder)
-    with hold_folder(folder, "writing into", "wait for it, or pass another `--out`"):
-        clear_folder(folder, force)
-        run = Run(folder, {}).update(**record)
-        write_json(folder / SPLITS_FILE, _splits(best, parts))
+    record |= {
+        "status": "finished",
+        "finished": now(),
+        "metrics": metrics,
+        **({"undefined": undefined} if undefined else {}),
+        "accuracy_interval_95": list(accuracy_interval(table)),
+        "weights_sha256": hashlib.sha256(weights).hexdigest(),
+        "seconds": {"total": round(time.perf_counter() - begun, 3)},
+        kind: {**record[kind], "against": against},
+    }
+    run = Run(folder, record)
+    with new_folder(folder, force) as stage:
+        write_json(stage / SPLITS_FILE, _splits(best, parts))
         if (best.run.path / EXCLUDE_FILE).is_file():
-            shutil.copyfile(best.run.path / EXCLUDE_FILE, folder / EXCLUDE_FILE)
-        write_bytes(folder / WEIGHTS_FILE, weights)
-        run.note_look(
+            shutil.copyfile(best.run.path / EXCLUDE_FILE, stage / EXCLUDE_FILE)
+        write_bytes(stage / WEIGHTS_FILE, weights)
+        Run(stage, record).note_look(
             table,
-            model=str(folder),
+            model=str(stage),
             data=run.data_name,
             split_seed=experiment.split_seed,
             accuracy=metrics.get("accuracy"),
+            told_as=str(folder),
         )
-        return run.update(
-            status="finished",
-            finished=now(),
-            metrics=metrics,
-            **({"undefined": undefined} if undefined else {}),
-            accuracy_interval_95=list(accuracy_interval(table)),
-            weights_sha256=hashlib.sha256(weights).hexdigest(),
-            seconds={"total": round(time.perf_counter() - begun, 3)},
-            **{kind: {**record[kind], "against": against}},
-        )
+        write_json(stage / RUN_FILE, record)
+    return run
 
 
 def _splits(best: SourceRun, parts: Sequence[SourceRun]) -> dict[str, Any]:

@@ -299,6 +299,7 @@ class Run:
         accuracy: float | None,
         changed: bool = False,
         unknown: Mapping[str, Any] | None = None,
+        told_as: str | None = None,
     ) -> None:
         """Write an evaluation to the ledger; predictions of the run itself on its own data are stored, too.
 
@@ -313,6 +314,7 @@ class Run:
             changed: whether images are read or have contents other than when the run was trained; the predictions are
                 not stored.
             unknown: figures of images of no class that were scored beside the split.
+            told_as: the name of the model in the ledger, of a run that is not yet in its folder. None: `model`.
 
         Raises:
             ZooError: the folder cannot be written; the evaluation is valid nevertheless.
@@ -325,7 +327,7 @@ class Run:
                 "split": predictions.split,
                 "data": data,
                 "split_seed": split_seed,
-                "model": model,
+                "model": told_as or model,
                 "images": len(predictions),
                 "accuracy": accuracy,
                 **({} if unknown is None else {"unknown": unknown}),

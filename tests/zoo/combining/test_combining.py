@@ -13,8 +13,8 @@ import pytest
 import torch
 from messages import refused, unsaid
 from safetensors.torch import load_file, save_file
-from shared import made_once
-from tests_support import TINY, make_photos
+from shared import digest, made_once
+from tests_support import TINY, Killed, make_photos
 
 from zoo import Plugins, Run, UsageError, ZooError, compare, ensemble, evaluate, export, rerun, soup, train, verify
 from zoo.combining.parts import crops, find_held_out, open_parts
@@ -24,7 +24,7 @@ from zoo.networks.predictor import TorchPredictor
 from zoo.predictions import softmax
 from zoo.progress import Silent
 from zoo.runs.source_run import SourceRun
-from zoo.storage.files import read_json, write_json
+from zoo.storage.files import read_json, write_bytes, write_json
 from zoo.training.entry import resume, train_final
 from zoo_cli.main import run as zoo
 
@@ -326,3 +326,34 @@ def test_what_a_run_before_the_parts_was_trained_on_is_not_held_out(
     capsys.readouterr()
     assert zoo(["soup", str(trained / "r0"), str(part), "--out", str(tmp_path / "whole")]) == 0
     assert f"which images run `{before}`" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("stop", [OSError(28, "No space left on device"), KeyboardInterrupt(), Killed()])
+def test_a_soup_that_cannot_be_written_changes_nothing(
+    stop: BaseException, trained: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither a half-made folder is left, nor is the run that it was to replace gone."""
+
+    def stopping(file: Path, data: bytes) -> None:
+        if file.name == "model.safetensors":
+            raise stop
+        write_bytes(file, data)
+
+    old = tmp_path / "old"
+    shutil.copytree(trained / "r2", old)
+    (old / ".lock").unlink()
+    before = digest(old)
+    with monkeypatch.context() as patch:
+        patch.setattr("zoo.combining.making.write_bytes", stopping)
+        for out, force in ((tmp_path / "new", False), (old, True)):
+            with pytest.raises((ZooError, KeyboardInterrupt, Killed)):
+                soup(runs(trained, "r0", "r1"), out=out, force=force, plugins=plugins)
+    assert not (tmp_path / "new").exists()
+    (old / ".lock").unlink(missing_ok=True)
+    assert digest(old) == before
+    (tmp_path / "new" / ".making-left").mkdir(parents=True)  # of a process that was killed by the system
+    made = soup(runs(trained, "r0", "r1"), out=tmp_path / "new", plugins=plugins).run
+    assert Run.open(made.path).record == made.record and made.looks("val") == 1
+    again = soup(runs(trained, "r0", "r1"), out=old, force=True, plugins=plugins).run
+    assert again.combined is not None and not (old / "history.jsonl").exists()
+    assert {file.name for file in old.iterdir()} == {file.name for file in made.path.iterdir()} - {".making-left"}
