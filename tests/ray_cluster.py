@@ -33,6 +33,8 @@ class Cluster:
         self.environment = {**QUIET, **WITH_TOKEN, **(environment or {})}
         self.head = found["head"].address
         self.logs = place / "ray.log"
+        self.hidden = place / "hidden"
+        self.hidden.mkdir()
 
     def start(self, name: str, cpus: int) -> None:
         """Start Ray on a machine, `head` or another, with so many processors, and wait until it has started."""
@@ -41,7 +43,13 @@ class Cluster:
         words += [f"--node-ip-address={machine.address}", "--object-store-memory=100000000"]
         words += [f"--temp-dir={self.place / name[0]}"]  # short: a socket's path has 107 bytes at most
         head = ["--head", "--port=6379", "--include-dashboard=false"]
-        words += head if name == "head" else [f"--address={self.head}:6379"]
+        if name == "head":
+            words += head
+        else:
+            words += [f"--address={self.head}:6379"]
+            # what lies in this folder on the session's machine is not seen by others
+            hide = ["unshare", "--mount", "sh", "-c", 'mount -t tmpfs tmpfs "$0" && exec "$@"', str(self.hidden)]
+            words = hide + words
         before = self.started
         machine.start(words, self.logs, **self.environment)
         wait_until(lambda: self.started > before)

@@ -38,6 +38,10 @@ _FULL = re.compile(
 )
 
 
+class StoreError(ZooError):
+    """A store does not answer, or refuses what is asked."""
+
+
 class ObjectStore(ABC):
     """Named bytes below a URL. Names are relative, with slashes. Any thread may use it."""
 
@@ -166,7 +170,7 @@ class Folder(ObjectStore):
         if is_disk_full(error):
             return DiskFull(f"the store `{self.url}` is full", hint="make room there")
         why = (error.strerror or str(error)).lower()
-        return ZooError(f"the store `{self.url}` cannot be {doing}: {why}", hint="is it there, and writable?")
+        return StoreError(f"the store `{self.url}` cannot be {doing}: {why}", hint="is it there, and writable?")
 
 
 class Remote(ObjectStore):
@@ -237,12 +241,12 @@ class Remote(ObjectStore):
         if is_disk_full(error) or _FULL.search(f"{text} {_code(error)}"):
             return DiskFull(f"the store `{self.url}` is full", hint="make room there")
         if kinds & _NO_CREDENTIALS:
-            return ZooError(f"there are no credentials for the store `{self.url}`", hint=CREDENTIALS)
+            return StoreError(f"there are no credentials for the store `{self.url}`", hint=CREDENTIALS)
         if isinstance(error, PermissionError):
-            return ZooError(f"the store `{self.url}` refuses to be {doing}: {text}", hint=CREDENTIALS)
+            return StoreError(f"the store `{self.url}` refuses to be {doing}: {text}", hint=CREDENTIALS)
         if isinstance(error, FileNotFoundError):
             text = text if " " in text else "there is no such bucket"
-        return ZooError(f"the store `{self.url}` cannot be {doing}: {text}", hint="check the address and the network")
+        return StoreError(f"the store `{self.url}` cannot be {doing}: {text}", hint="check the address and the network")
 
 
 # S3's codes of a conditional PUT that is refused; without the element `Condition`, which only AWS sends, s3fs does not

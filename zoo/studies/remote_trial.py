@@ -13,6 +13,7 @@ from typing import Any
 
 from zoo.errors import DiskFull, ZooError
 from zoo.experiment import Experiment
+from zoo.storage.object_store import StoreError
 from zoo.studies.executor import LocalProcess
 from zoo.studies.running import check_session, hold_trial
 from zoo.studies.study_store import carry_out_from_store
@@ -57,6 +58,8 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
             return {"outcome": found.to_json()}
     except DiskFull as error:
         return {"full": f"worker `{platform.node()}`: {error.message}", "hint": error.hint}
+    except StoreError as error:
+        return {"refused": f"worker `{platform.node()}`: {error.message}", "hint": error.hint}
     except ZooError as error:
         return {"refused": f"worker `{platform.node()}` {error.message}", "hint": error.hint}
 

@@ -176,7 +176,8 @@ def carry_out_from_store(
             outcome: dict[str, Any] = found["outcome"]
             return outcome
         # kept where the trial is not finished, so that this machine goes on from its checkpoint
-        scratch = (cache_folder() or Path(tempfile.gettempdir())) / "trials" / request["digest"][:16]
+        place = hashlib.sha256(f"{request['digest']} {store.url}".encode()).hexdigest()[:16]
+        scratch = (cache_folder() or Path(tempfile.gettempdir())) / "trials" / place
         folder = scratch / TRIALS / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         asked = Experiment.from_json(request["experiment"])

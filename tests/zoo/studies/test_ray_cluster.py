@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -52,6 +53,33 @@ def test_a_cluster_refuses_another_token_in_one_line(
     told, _ = session.communicate(timeout=60)
     assert session.returncode == 1 and "refuses the token, or wants one" in told, told
     assert "Traceback" not in told and (token is None or token not in told)
+
+
+def test_machines_that_share_no_folder_exchange_runs_through_a_store(
+    cluster: Cluster, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    spec = longer(two_splits, (0, 1, 2))
+    folder = weighed(cluster.hidden / "s", spec)
+    told, _ = cluster.session(folder).communicate(timeout=120)
+    assert "does not see the study's folder" in told and "Traceback" not in told
+    words = ("--store", str(tmp_path / "store"))
+    session = cluster.session(folder, *words)
+    notes = tmp_path / "store" / "claims"
+    wait_until(lambda: bool(list(notes.glob("timm*/000001.beat"))) or session.poll() is not None)
+    name = next(file.parent.name for file in notes.glob("timm*/000001.beat"))
+    os.kill(json.loads((notes / name / "000001.json").read_text())["process"], signal.SIGKILL)
+    told, _ = session.communicate(timeout=180)
+    outcomes = Results.open(folder).outcomes
+    assert sorted(str(one.state) for one in outcomes) == ["failed", "finished", "finished"], told
+    assert [one.name for one in outcomes if not one.finished] == [name]
+    told, _ = cluster.session(folder, *words, "--retry").communicate(timeout=180)
+    found = Results.open(folder)
+    assert all(one.finished for one in found.outcomes) and "Traceback" not in told, told
+    assert json.loads((tmp_path / "store" / "trials" / name / "finished.json").read_text())["attempt"] == 2
+    for trial in spec.trials(plugins)[:2]:
+        local = train(spec.experiment(trial), out=tmp_path / f"local-{trial.seed}", plugins=plugins)
+        remote = Run.open(folder / "trials" / trial.name)
+        assert (local.predictions().logits == remote.predictions().logits).all()
 
 
 def test_a_machine_that_dies_costs_one_outcome_which_retry_continues(

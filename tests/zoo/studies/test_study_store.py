@@ -17,7 +17,7 @@ from zoo import Plugins, Results, Study, UsageError, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.runs.run import Run
 from zoo.storage import object_store
-from zoo.storage.object_store import Folder, hold, open_store
+from zoo.storage.object_store import Folder, StoreError, hold, open_store
 from zoo.studies import study_store
 from zoo.studies.remote_trial import carry_out
 from zoo.studies.study_store import StoreSession
@@ -119,13 +119,19 @@ def test_a_run_that_cannot_be_put_is_kept_and_put_later(
         def full(self: Folder, name: str, file: Path) -> None:
             raise DiskFull("the store `/s` is full")
 
+        def gone(self: Folder, name: str, file: Path) -> None:
+            raise StoreError("the store `/s` cannot be written: host is down")
+
         patch.setattr(Folder, "upload", full)
         with pytest.raises(DiskFull, match=r"worker `.*`: the store `/s` is full"):
+            study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
+        patch.setattr(Folder, "upload", gone)
+        with pytest.raises(ZooError, match=r"^worker `.*`: the store `/s` cannot be written"):
             study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
     assert not Results.open(folder).outcomes and not list((tmp_path / "store" / "trials").rglob("finished.json"))
     metrics = [json.loads(file.read_text())["id"] for file in (tmp_path / "worker").rglob("run.json")]
     found = study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
-    assert found.run(found.outcomes[0]).record["id"] == metrics[0] and len(trained) == 2
+    assert found.run(found.outcomes[0]).record["id"] == metrics[0] and len(trained) == 3
     assert Run.open(found.run(found.outcomes[0]).path).status == "finished"
 
 
