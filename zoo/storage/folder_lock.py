@@ -34,7 +34,7 @@ def hold_folder(folder: Path, doing: str, hint: str) -> Iterator[None]:
     file = folder / LOCK_FILE
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 4)
+        lock.acquire(timeout=LOOK_SECONDS)
     except Timeout as error:
         raise FolderHeld(f"another process is {doing} `{folder}`", hint=hint) from error
     except OSError as error:
