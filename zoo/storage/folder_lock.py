@@ -35,7 +35,7 @@ def hold_folder(folder: Path, doing: str, hint: str, who: Callable[[], str] = la
     file = folder / LOCK_FILE
     lock = FileLock(file)
     try:
-        lock.acquire(timeout=LOOK_SECONDS, poll_interval=LOOK_SECONDS / 4)
+        lock.acquire(timeout=LOOK_SECONDS)
     except Timeout as error:
         known = who()
         raise FolderHeld(f"another process is {doing} `{folder}`{f': {known}' if known else ''}", hint=hint) from error

@@ -168,8 +168,9 @@ class SearchQueue:
         import optuna
 
         number, changed = len(self._trials()), time.monotonic()
+        patience = FILL_SECONDS * (1 + secrets.randbelow(100) / 100)  # so that two rarely begin together
         while number < self.count:
-            if not at_once and time.monotonic() - changed < FILL_SECONDS * (1 + secrets.randbelow(100) / 100):
+            if not at_once and time.monotonic() - changed < patience:
                 time.sleep(0.2)  # another session makes them, or was killed while it did
                 if (now := len(self._trials())) > number:
                     number, changed = now, time.monotonic()
@@ -177,7 +178,7 @@ class SearchQueue:
             fixed = {"fixed_params": dict(first[number])} if number < len(first) else {}
             one = optuna.create_trial(state=optuna.trial.TrialState.WAITING, system_attrs=fixed)
             self._patiently(lambda one=one: self._storage.create_new_trial(self._id, template_trial=one))  # type: ignore[misc]
-            number = len(self._trials())
+            number = number + 1 if at_once else len(self._trials())
         for surplus in self._trials()[self.count :]:  # two sessions have made the last one after a third was killed
             if surplus.state.name == "WAITING" and not self._alone:
                 with suppress(optuna.exceptions.UpdateFinishedTrialError):
@@ -190,7 +191,10 @@ class SearchQueue:
         """
         import optuna
 
-        failed = [one for one in self.table() if one.state == "failed" and finished_loss(self.folder / str(one.number))]
+        losses = {
+            one.number: finished_loss(self.folder / str(one.number)) for one in self.table() if one.state == "failed"
+        }
+        failed = [one for one in self.table() if losses.get(one.number) is not None]
         if not failed:
             return
         with FileLock(self.folder / ".correct.lock"):
@@ -202,7 +206,7 @@ class SearchQueue:
                     continue
                 told = optuna.create_trial(
                     state=optuna.trial.TrialState.COMPLETE,
-                    value=finished_loss(self.folder / str(one.number)),
+                    value=losses[one.number],
                     params=before.params,
                     distributions=before.distributions,
                     user_attrs={CLAIM: before.user_attrs.get(CLAIM), EPOCHS_SEEN: one.epochs, INSTEAD: one.number},
