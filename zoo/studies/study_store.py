@@ -181,7 +181,7 @@ def carry_out_from_store(
         folder = scratch / TRIALS / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         asked = Experiment.from_json(request["experiment"])
-        inputs = _inputs(store, request["inputs"], scratch)
+        inputs: dict[str, Any] = _inputs(store, request["inputs"], scratch)
         result = train(replace(asked, **inputs), folder)
         if not result.finished:
             return result.to_json()

@@ -266,7 +266,7 @@ def test_a_file_over_crops_gives_their_mean(
     assert file.path == folder / f"model.{views}.onnx" and file.parity.agreeing == file.parity.images
     whole = evaluate(file.path, data=run.experiment.data, plugins=plugins)
     parts = open_parts([run, trained / "r1"], "soup")
-    pixels = crops(find_held_out(parts, None, plugins).reported, replace(run.preprocess, crop=resized))
+    pixels = crops(find_held_out(parts, None, plugins, Silent()).reported, replace(run.preprocess, crop=resized))
     model = run.predictor("cpu", plugins)
     last, middle = resized - size, (resized - size) // 2
     single = []
