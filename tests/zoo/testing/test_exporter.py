@@ -29,7 +29,6 @@ from zoo.preprocess import Preprocess
 from zoo.testing import NotChecked, Violation, check_exporter
 from zoo.testing.exporter import small_network
 
-
 SLOW = {"onnx", "openvino"}  # some seconds each, of which tests of their own take most on every push
 
 
