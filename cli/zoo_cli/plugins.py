@@ -95,15 +95,28 @@ def _summary(plural: str, names: list[str]) -> str:
     help="Data that a dataset of the plugin is checked on; can be repeated.  [default: no argument]",
 )
 @click.option(
+    "--strategy",
+    "strategies",
+    multiple=True,
+    metavar="NAME[:VALUE]...",
+    help="Text of a strategy of the plugin, for one that needs a value; can be repeated.  [default: its defaults]",
+)
+@click.option(
     "--backbone",
-    default="timm/test_resnet",
+    default="timm/test_efficientnet",
     show_default=True,
     help="The network that strategies are checked on, with images of 32 pixels.",
 )
 @json_option
 @click.pass_context
 def check(
-    ctx: click.Context, plugin: str, only: tuple[str, ...], data: tuple[str, ...], backbone: str, as_json: bool
+    ctx: click.Context,
+    plugin: str,
+    only: tuple[str, ...],
+    data: tuple[str, ...],
+    strategies: tuple[str, ...],
+    backbone: str,
+    as_json: bool,
 ) -> None:
     """Check an installed plugin, or a package in a folder: the laws of everything that it registers.
 
@@ -125,7 +138,9 @@ def check(
     screen = console()
     results = []
     for name in names:
-        for result in check_plugin(name, plugins=loaded, data=data, backbone=backbone, only=only):
+        for result in check_plugin(
+            name, plugins=loaded, data=data, strategies=strategies, backbone=backbone, only=only
+        ):
             results.append(result)
             if not as_json:
                 colour = {"passed": "green", "violated": "red"}.get(result.status, "yellow")

@@ -169,15 +169,23 @@ def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_strategy_is_checked_on_the_backbone_that_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["plugins", "check", "strategies", "--only", "strategy/linear", "--json", "--backbone"]
-    assert run([*words, "timm/test_efficientnet"]) == 0
+    assert run([*words, "timm/test_resnet"]) == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["status"] == "passed"
     assert run([*words, "test_efficientne"]) == 2
     assert "`test_efficientnet" in capsys.readouterr().err
 
 
+def test_a_strategy_that_needs_a_value(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["plugins", "check", "strategies", "--only", "strategy/partial", "--json"]
+    for more, status in (([], "not checked"), (["--strategy", "partial:1"], "passed")):
+        assert run([*words, *more]) == 0
+        assert json.loads(capsys.readouterr().out)["rows"][0]["status"] == status
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["check", "strategies", "--strategy", "partia:1"], ("no strategy `partia`", "`partial`")),
         (["check", "metric"], ("no plugin `metric`", "`metrics`")),
         (["check", "metrics", "--only", "loss"], ("nothing like `loss`", "metric/accuracy")),
         (["check", "metrics", "--only", "metric/acuracy"], ("`metric/acuracy`", "`metric/accuracy`")),

@@ -38,6 +38,8 @@ def check_backbone(backbone: str, *, image_size: ImageSize | None = None, plugin
     network.model(torch.randn(4, 3, *height_width(size))).square().sum().backward()
     gradients = {name: value.grad for name, value in network.model.named_parameters() if value.grad is not None}
     for stage in (*network.anatomy.stages, network.anatomy.head):
+        if not stage.parameters:
+            continue
         reached = [gradients[name] for name in stage.parameters if name in gradients]
         require(reached != [], f"no gradient reaches stage `{stage.name}`")
         require(all(bool(value.isfinite().all()) for value in reached), f"a gradient of `{stage.name}` is not finite")
@@ -50,6 +52,8 @@ def check_coverage(network: Network) -> None:
         check_anatomy(network.anatomy, names)
     except ValueError as error:
         raise Violation(str(error)) from error
+    if all(stage.parameters == () for stage in network.anatomy.stages):  # fixed features, such as histograms
+        return
     for stage in network.anatomy.stages:
         require(stage.parameters != (), f"stage `{stage.name}` holds no parameter")
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import fnmatch
+import re
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +24,7 @@ from zoo.testing.law import NotChecked, Violation, require
 Status = Literal["passed", "violated", "not checked"]
 
 SIZE = 32  # pixels of the images that strategies are checked on
-BACKBONE = "timm/test_resnet"  # 0.5 million parameters, in four stages with batch norms
+BACKBONE = "timm/test_efficientnet"  # 0.4 million parameters, in stages with batch norms
 
 # Fields that name no function, and `load` of a runtime, which is imported in a process of its own
 NOT_LOADED = ("name", "summary", "install", "load")
@@ -55,6 +57,7 @@ def check_plugin(
     *,
     plugins: Plugins | None = None,
     data: Sequence[str] = (),
+    strategies: Sequence[str] = (),
     backbone: str = BACKBONE,
     only: Sequence[str] = (),
 ) -> Iterator[RowCheck]:
@@ -67,11 +70,12 @@ def check_plugin(
         plugin: Name of its entry point, or of the distribution that installs it.
         plugins: Loaded plugins. None: load those installed.
         data: Texts of `--data` for its datasets, which are otherwise checked with no argument.
+        strategies: Texts of `--strategy` for its strategies, which are otherwise checked with their defaults.
         backbone: Name of the backbone that its strategies are checked on.
         only: Kinds, or shell patterns of what is checked, such as `metric/a*`. Empty: everything.
 
     Raises:
-        UsageError: there is no such plugin, it is disabled, or it registers nothing that `data` or `only` name.
+        UsageError: there is no such plugin, it is disabled, or it registers nothing of a name that is given.
     """
     plugins = plugins or Plugins()
     mine = _find(plugin, plugins)
@@ -86,23 +90,29 @@ def check_plugin(
         if entry.provider in names
     ]
     wanted = [(noun, entry) for noun, entry in rows if _is_wanted(f"{noun}/{entry.name}", only)]
-    arguments: dict[str, list[str]] = {}
-    for text in data:
-        word = text.partition(":")[0]
-        arguments.setdefault(word if word.rpartition("/")[0] not in names else word.rpartition("/")[2], []).append(text)
+    texts = {"dataset": _by_name(data, names), "strategy": _by_name(strategies, names)}
     every = [*(f"plugin/{one.name}" for one in mine), *(f"{noun}/{entry.name}" for noun, entry in rows)]
-    _check_asked(plugin, every, only, arguments)
+    _check_asked(plugin, every, only, texts)
     plugins.backbones.find(backbone)
     for one in mine:
         if _is_wanted(f"plugin/{one.name}", only):
             yield from _check_loading(one)
     for noun, entry in wanted:
-        for text in arguments.get(entry.name, [entry.qualified]) if noun == "dataset" else [entry.qualified]:
+        given = texts.get(noun, {}).get(entry.name, [])
+        for text in given or [entry.qualified]:
             check = _checks(noun, text, backbone, plugins)
-            shown = text if noun == "dataset" and text != entry.qualified else entry.name
-            found = _result(noun, shown, lambda check=check, entry=entry: _check_row(entry, check))  # type: ignore[misc]
+            found = _result(noun, text if given else entry.name, partial(_check_row, entry, check))
             # what the user asks for is never passed over
-            yield replace(found, status="violated") if text in data and found.status == "not checked" else found
+            yield replace(found, status="violated") if given and found.status == "not checked" else found
+
+
+def _by_name(texts: Sequence[str], providers: Collection[str]) -> dict[str, list[str]]:
+    """The texts by the short name of the row that they name."""
+    found: dict[str, list[str]] = {}
+    for text in texts:
+        provider, _, name = re.split("[:,+]", text)[0].rpartition("/")
+        found.setdefault(name if provider in ("", *providers) else f"{provider}/{name}", []).append(text)
+    return found
 
 
 def _find(name: str, plugins: Plugins) -> list[Plugin]:
@@ -121,7 +131,7 @@ def _is_wanted(name: str, only: Sequence[str]) -> bool:
     return not only or any(fnmatch.fnmatchcase(name, one if "/" in one else f"{one}/*") for one in only)
 
 
-def _check_asked(plugin: str, every: list[str], only: Sequence[str], arguments: dict[str, list[str]]) -> None:
+def _check_asked(plugin: str, every: list[str], only: Sequence[str], texts: dict[str, dict[str, list[str]]]) -> None:
     """Check that what the user names is there.
 
     Raises:
@@ -131,11 +141,12 @@ def _check_asked(plugin: str, every: list[str], only: Sequence[str], arguments: 
         if not any(_is_wanted(name, [pattern]) for name in every):
             hint = did_you_mean(pattern, every, f"it has {' '.join(every[:12])}{' ...' if len(every) > 12 else ''}")
             raise UsageError(f"plugin `{plugin}` has nothing like `{pattern}`", hint=hint)
-    datasets = [name.removeprefix("dataset/") for name in every if name.startswith("dataset/")]
-    for name in arguments:
-        if name not in datasets:
-            hint = did_you_mean(name, datasets, f"its datasets are {' '.join(datasets) or 'none'}")
-            raise UsageError(f"plugin `{plugin}` has no dataset `{name}`", hint=hint)
+    for noun, asked in texts.items():
+        known = [name.removeprefix(f"{noun}/") for name in every if name.startswith(f"{noun}/")]
+        for name in asked:
+            if name not in known:
+                hint = did_you_mean(name, known, f"those that it has: {' '.join(known) or 'none'}")
+                raise UsageError(f"plugin `{plugin}` has no {noun} `{name}`", hint=hint)
 
 
 def _check_loading(plugin: Plugin) -> Iterator[RowCheck]:
@@ -272,5 +283,5 @@ def _place(error: BaseException) -> str:
 
 def _again(kind: str, name: str) -> str:
     """How to see the traceback of a check."""
-    more = ', "timm/test_resnet", image_size=32' if kind == "strategy" else ""
+    more = f', "{BACKBONE}", image_size={SIZE}' if kind == "strategy" else ""
     return f'`zoo.testing.check_{kind}("{name}"{more})` in a test or in Python shows the traceback'
