@@ -28,7 +28,7 @@ from zoo.training.part_gradients import gradients_of_ranks
 from zoo.training.running_statistics import RunningStatistics
 from zoo.training.sampler import seed_step
 from zoo.training.spectral_shrinkage import spectral_penalty, watched_features
-from zoo.training.stochastic_norm import stochastic_norms
+from zoo.training.stochastic_norm import StochasticNorms
 
 # The inputs of some images of a batch, by their places in it
 Take = Callable[[slice], tuple[torch.Tensor, ...]]
@@ -191,6 +191,7 @@ class Stepper:
             optimizer.zero_grad(set_to_none=True)
         whole = self._weight(targets)
         cuts = cuts_of(len(targets), parts)
+        norms = None if phase.stochnorm is None else StochasticNorms(self.model, phase.stochnorm)
         logits = torch.empty(0)
 
         def compute(part: int) -> tuple[float, int]:
@@ -201,8 +202,8 @@ class Stepper:
             some, wanted = inputs(cut) if callable(inputs) else tuple(one[cut] for one in inputs), targets[cut]
             with ExitStack() as watching:
                 features = None if head is None else watching.enter_context(watched_features(head))
-                if phase.stochnorm is not None:
-                    watching.enter_context(stochastic_norms(self.model, phase.stochnorm))
+                if norms is not None:
+                    watching.enter_context(norms.drawn())
                 watched = None if distance is None else watching.enter_context(distance.watching())
                 logits = self._logits(forward, *some)
                 if distance is not None:

@@ -93,7 +93,10 @@ def test_two_ranks_equal_one_process_in_two_parts(three_splits: Path, tmp_path: 
 
 
 @pytest.mark.parametrize("size", [2, 4])
-@pytest.mark.parametrize("strategy", ["full", "partial:1", "lora", "linear+full", "full,feature-pull", "linear"])
+@pytest.mark.parametrize(
+    "strategy",
+    ["full", "partial:1", "lora", "linear+full", "full,feature-pull", "linear", "full,stochnorm=0.5,bss=0.1"],
+)
 @pytest.mark.slow
 def test_every_strategy_is_that_of_one_process(strategy: str, size: int, three_splits: Path, tmp_path: Path) -> None:
     if strategy == "full,feature-pull":

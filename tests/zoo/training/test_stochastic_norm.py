@@ -12,7 +12,7 @@ from tests_support import TINY
 from torch import nn
 
 from zoo import Plugins, UsageError, train
-from zoo.training.stochastic_norm import stochastic_norms
+from zoo.training.stochastic_norm import StochasticNorms
 
 PLUGINS = Plugins()
 
@@ -34,7 +34,7 @@ def test_each_channel_is_that_of_its_batch_or_of_running_statistics(chance: floa
     images = torch.randn(5, 64, 4, 4, requires_grad=True)
     running = made().eval()(images)
     by_batch = plain(images)
-    with stochastic_norms(model, chance):
+    with StochasticNorms(model, chance).drawn():
         found = model(images)
     first = (found == by_batch).flatten(2).all(2).all(0)
     other = (found == running).flatten(2).all(2).all(0)
@@ -51,7 +51,7 @@ def test_each_channel_is_that_of_its_batch_or_of_running_statistics(chance: floa
 
 def test_norms_in_eval_mode_and_evaluation_stay_as_they_are() -> None:
     model, images = made().eval(), torch.randn(5, 64, 4, 4)
-    with stochastic_norms(model, 0.5):
+    with StochasticNorms(model, 0.5).drawn():
         found = model(images)
     assert torch.equal(found, model(images))
 
