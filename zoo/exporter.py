@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     from torch import nn
 
-    from zoo.exporting.golden import Golden
     from zoo.predictor import Predictor
     from zoo.unknown import UnknownScore
 
@@ -157,7 +156,7 @@ class Exporter:
         write: `(spec)`: write `spec.file`, and beside it the other files of the format. The folder holds nothing else.
         open: `(path, device) -> Predictor`: open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
         verify: `(path, device) -> list[Check]`: check a file by itself: its integrity and its golden inputs.
-        golden: `(path) -> Golden`: the golden logits that a file records, by which `zoo verify --runtime` checks it on
+        golden: `(path) -> zoo.exporter.Golden`: the golden logits that a file records, by which `zoo verify --runtime` checks it on
             other engines. None: it cannot.
         annotate: `(path, parity)`: store in a file how much it differs from its run.
         refer: `(path, reference)`: store in a file how its predictions and the images look on the images that its run
@@ -190,7 +189,7 @@ class Exporter:
     write: str | Callable[[ExportSpec], None] = field(repr=False)
     open: str | Callable[[Path, str], Predictor] = field(repr=False)
     verify: str | Callable[[Path, str], list[Check]] = field(repr=False)
-    golden: str | Callable[[Path], Golden] | None = field(repr=False, default=None)
+    golden: str | Callable[[Path], Any] | None = field(repr=False, default=None)
     annotate: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
     refer: str | Callable[[Path, dict[str, Any]], None] | None = field(repr=False, default=None)
     stages: str | Callable[..., tuple[StageDifference, ...]] | None = field(repr=False, default=None)

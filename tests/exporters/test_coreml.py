@@ -46,7 +46,7 @@ def plugins() -> Plugins:
         import zoo_coreml
 
         point = SimpleNamespace(name="coreml", value="zoo_coreml", load=lambda: zoo_coreml)
-        candidates.append(PluginCandidate("coreml", "backbone-zoo", "0.1", point))  # type: ignore[arg-type]
+        candidates.append(PluginCandidate("coreml", "backbone-zoo", "0.1", point))
     return Plugins(candidates)
 
 
@@ -114,7 +114,8 @@ def test_what_is_no_package_is_refused(tmp_path: Path) -> None:
 def test_a_network_that_cannot_be_converted_is_one_line(tmp_path: Path) -> None:
     class Odd(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            return torch.special.bessel_j0(images).mean((2, 3))
+            found: torch.Tensor = torch.special.bessel_j0(images)
+            return found.mean((2, 3))
 
     with refused(ZooError, "cannot be converted to Core ML", "--to onnx"):
         write(small_spec(tmp_path / "x.mlpackage", model=Odd()))

@@ -234,7 +234,7 @@ def test_a_file_that_this_machine_cannot_execute_is_not_said_to_be_compared(
         assert done.parity.passed
     for precision in ("int8", "auto"):
         with refused(ZooError, f"--precision {precision}", "it runs elsewhere"):
-            export(run, precision=precision, force=True, plugins=plugins)  # type: ignore[arg-type]
+            export(run, precision=precision, force=True, plugins=plugins)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
