@@ -37,7 +37,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 COMMANDS, PROGRAM = "sh", "python"
-DATA = ("text", "toml", "json", "protobuf", "csv")
+DATA = ("text", "toml", "json", "protobuf", "csv", "html")
 SHOWN_ADDRESS = "127.0.0.1:8080"  # of a server, as pages show it
 PATIENCE = 240.0  # seconds for a server to start on a slow machine
 WIDTH = 110  # columns of every output that is shown

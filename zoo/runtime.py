@@ -166,6 +166,9 @@ __getattr__ = lazy_attributes(
     __name__,
     {
         "choose_device": "zoo.system.device:choose_device",
+        "find_accelerator": "zoo.system.accelerator:find_accelerator",
+        "name_of": "zoo.system.accelerator:name_of",
+        "synchronise": "zoo.system.accelerator:synchronise",
         "cuda_devices": "zoo.system.cuda:cuda_devices",
         "keep_freed_memory": "zoo.system.cpu_memory:keep_freed_memory",
         "asked_threads": "zoo.system.processors:asked_threads",

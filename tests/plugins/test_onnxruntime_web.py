@@ -113,7 +113,8 @@ def test_bench_measures_it_where_it_is_named(file: Path) -> None:
     (outcome,) = named.measured
     assert outcome.provider.startswith(PACKAGE) and "under node" in " ".join(outcome.notes)
     # a process of Python alone takes some 100 MiB, that of node as much again
-    assert (outcome.measurements[0].memory or 0) > 150 * 2**20
+    memory = outcome.measurements[0].memory
+    assert memory is not None and memory > 150 * 2**20
 
 
 class _Quiet(SimpleHTTPRequestHandler):
