@@ -104,9 +104,12 @@ def print_settings(runs: Sequence[Run], console: Console, shown: Sequence[str] =
     """
     from zoo.runs.setting_differences import differing_settings, differing_versions, value_text
 
+    made = [run for run in runs if run.combined is not None]
+    for run in made:
+        console.print(escape(f"`{run.path}` is {run.in_words}; its settings are those of one of them"))
     found = differing_settings(runs)
     lines = {name: [value_text(name, value) for value in values] for name, values in found.items() if name not in shown}
-    if len(runs) > 1 and not lines:
+    if len(runs) > 1 and not lines and not made:
         console.print(f"[dim]no {'other ' if shown else ''}setting differs[/dim]")
     for title, table in (("settings", lines), ("versions", differing_versions(runs))):
         if table:

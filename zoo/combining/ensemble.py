@@ -65,7 +65,7 @@ def ensemble(
     network = mean_of(architectures, networks, names, first.classes)
     labels = class_indices(held.samples, first.classes)
     shown = crops(held.samples, first.preprocess)
-    context.progress.start("score members", len(parts) + 1)
+    context.progress.start("score members", len(parts) + 1, "networks")
     figures = []
     for part, one, theirs in zip(parts, networks, names):
         logits = logits_of(one, shown, part, place)[:, [theirs.index(name) for name in first.classes]]

@@ -100,7 +100,7 @@ def soup(
     order = sorted(range(len(parts)), key=lambda number: _rank(scores[number], by))
     norms = _Norms(parts[order[0]], held, place)
     network = networks[order[0]]
-    context.progress.start("try runs", len(parts))
+    context.progress.start("try runs", len(parts), "runs")
     taken = [order[0]]
     best = _trial(network, states, taken, parts, shown, labels, norms, place)
     for number in order[1:]:

@@ -10,7 +10,8 @@ import torch
 
 from zoo.backbone import Network
 from zoo.data.class_names import keys
-from zoo.errors import UsageError, counted
+from zoo.errors import UsageError, ZooError, counted
+from zoo.feature_cache.earlier_rows import EarlierImages
 from zoo.networks.building import read_state
 from zoo.networks.head import head_path
 from zoo.runs.parent import ClassMatch
@@ -56,6 +57,15 @@ class Inheritance:
             verb = "is" if len(classes.dropped) == 1 else "are"
             found.append(f"{_named(classes.dropped)} of run `{run.path}` {verb} not in the data, and {verb} dropped")
         return tuple(found)
+
+
+def images_of(parent: SourceRun) -> tuple[EarlierImages, ...]:
+    """The images that a parent used, by role; none where it has no intact `splits.json`."""
+    try:
+        known = parent.run.contents()
+    except ZooError:  # told by `EarlierRun.unknown`
+        return ()
+    return tuple(EarlierImages(names=tuple(part), contents=tuple(part.values())) for part in known.values())
 
 
 class TrainedState:

@@ -41,14 +41,13 @@ from zoo.storage.tensor_store import digest_of_texts
 from zoo.training.acceptance import accept, check_leaks
 from zoo.training.distillation import Teacher, open_teachers
 from zoo.training.final_run import Earlier
-from zoo.training.inheritance import Inheritance
+from zoo.training.inheritance import Inheritance, images_of
 from zoo.training.kept_features import KeptFeatures, kept_features
 from zoo.training.optimizer import changed_by
 from zoo.training.seen_images import (
     SeenImages,
     check_seen,
     has_same_training_images,
-    images_of,
     images_seen,
     origins_of,
     seen_before,

@@ -16,7 +16,6 @@ from zoo.data.leakage import digests
 from zoo.data.selection import SeenBefore
 from zoo.errors import ZooError, counted
 from zoo.experiment import Experiment
-from zoo.feature_cache.earlier_rows import EarlierImages
 from zoo.preprocess import Preprocess
 from zoo.progress import Progress, Silent
 from zoo.runs.lineage import seen_by
@@ -111,15 +110,6 @@ def has_same_training_images(parent: SourceRun, fitted: Sequence[str]) -> bool:
     except ZooError:  # told by `EarlierRun.unknown`
         before = []
     return before == sorted(fitted)
-
-
-def images_of(parent: SourceRun) -> tuple[EarlierImages, ...]:
-    """The images that a parent used, by role; none where it has no intact `splits.json`."""
-    try:
-        known = parent.run.contents()
-    except ZooError:  # told by `EarlierRun.unknown`
-        return ()
-    return tuple(EarlierImages(names=tuple(part), contents=tuple(part.values())) for part in known.values())
 
 
 def check_seen(seen: Sequence[SeenImages], name: str, experiment: Experiment, progress: Progress) -> None:

@@ -357,3 +357,13 @@ def test_a_soup_that_cannot_be_written_changes_nothing(
     again = soup(runs(trained, "r0", "r1"), out=old, force=True, plugins=plugins).run
     assert again.combined is not None and not (old / "history.jsonl").exists()
     assert {file.name for file in old.iterdir()} == {file.name for file in made.path.iterdir()} - {".making-left"}
+
+
+def test_runs_that_are_made_of_others_do_not_count_as_equally_set(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], plugins: Plugins
+) -> None:
+    ensemble(runs(trained, "r0", "r1"), out=tmp_path / "both", plugins=plugins)
+    capsys.readouterr()
+    assert zoo(["diff", str(trained / "r0"), str(tmp_path / "both")]) == 0
+    said = capsys.readouterr().err
+    assert f"`{tmp_path / 'both'}` is an ensemble of 2 runs" in said and "no setting differs" not in said
