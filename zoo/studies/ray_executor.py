@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import secrets
 import socket
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from zoo.errors import UsageError, ZooError, quoted
@@ -80,6 +82,7 @@ class RayExecutor(RemoteExecutor):
         quiet: dict[str, Any] = {"logging_level": logging.CRITICAL, "log_to_driver": False}
         try:
             if not self._address:
+                _have_token()
                 self._ray.init(
                     address="local",  # never that of RAY_ADDRESS
                     num_cpus=usable_cpus(),
@@ -186,6 +189,16 @@ class RayExecutor(RemoteExecutor):
         with contextlib.suppress(Exception):
             self._ray.shutdown()
         self._slots = 0
+
+
+def _have_token() -> None:
+    """Have a Ray that is started here use a token that is in no file.
+
+    Ray would write one to `~/.ray/auth_token`, and every later `ray start` would take it up.
+    """
+    asked = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & set(os.environ)
+    if not asked and not (Path.home() / ".ray" / "auth_token").is_file():
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
 def _reached(address: str) -> str:

@@ -203,9 +203,13 @@ def test_a_full_disk_of_a_worker_stops_the_study(two_splits: Path, tmp_path: Pat
 
 @pytest.mark.parametrize(("module", "place"), [("submitit", "slurm:cluster=local"), ("ray", "ray")])
 def test_a_killed_trial_is_one_failed_outcome_and_retry_finishes_it(
-    module: str, place: str, two_splits: Path, tmp_path: Path, plugins: Plugins
+    module: str, place: str, two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip(module)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):  # which Ray and zoo set
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
     folder = weighed(tmp_path / "s", asked(two_splits))
     killed: list[int] = []
 
@@ -227,6 +231,7 @@ def test_a_killed_trial_is_one_failed_outcome_and_retry_finishes_it(
     again = study(folder, retry=True, executor=executor_on(place, jobs=1, plugins=plugins), plugins=plugins)
     assert [one.finished for one in again.outcomes] == [True]
     assert len((folder / "outcomes.jsonl").read_text().splitlines()) == 2
+    assert not (tmp_path / ".ray").exists()  # a token, which every later Ray on this machine would take up
 
 
 @pytest.fixture
