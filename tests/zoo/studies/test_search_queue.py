@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda one: int
 
 
 @pytest.fixture
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def postgresql() -> Iterator[str]:
     """A server of PostgreSQL of its own, reached by a socket in a folder alone."""
     pytest.importorskip("psycopg")
     found = shutil.which("initdb")
@@ -36,28 +37,29 @@ def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     root = os.name == "posix" and os.getuid() == 0
     if programs is None or (root and shutil.which("runuser") is None):
         pytest.skip("there is no PostgreSQL")
-    folder = tmp_path_factory.mktemp("pg")
+    # of its own: pytest takes the rights of others from its folders, and PostgreSQL refuses to run as root
+    folder = Path(tempfile.mkdtemp(prefix="zoo-pg-"))
     user = []
-    if root:  # which PostgreSQL refuses to run as
+    if root:
         user = ["runuser", "-u", "postgres", "--"]
         shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent.stat().st_mode & 0o001 == 0:
-                parent.chmod(parent.stat().st_mode | 0o011)
-    data, quiet = str(folder / "data"), {"stdout": subprocess.DEVNULL, "check": True, "cwd": "/"}
-    made = subprocess.run(
-        [*user, str(programs / "initdb"), "-D", data, "-A", "trust", "-U", "zoo", "--no-sync"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
-    )  # fmt: skip
-    if made.returncode:
-        pytest.skip("PostgreSQL makes no database here")
-    options = f"-c listen_addresses='' -c fsync=off -k {folder}"
-    ctl = [*user, str(programs / "pg_ctl"), "-D", data, "-w"]
-    subprocess.run([*ctl, "-o", options, "-l", str(folder / "log"), "start"], **quiet)  # type: ignore[call-overload]
+
+    def call(program: str, *words: str) -> int:
+        with (folder / "calls").open("ab") as log:
+            command = [*user, str(programs / program), "-D", str(folder / "data"), *words]
+            return subprocess.run(command, stdout=log, stderr=log, cwd="/").returncode
+
     try:
+        if call("initdb", "-A", "trust", "-U", "zoo", "--no-sync"):
+            pytest.skip("PostgreSQL makes no database here")
+        options = f"-c listen_addresses='' -c fsync=off -k {folder}"
+        assert call("pg_ctl", "-w", "-o", options, "-l", str(folder / "log"), "start") == 0, (
+            folder / "calls"
+        ).read_text()
         yield f"postgresql://zoo@/postgres?host={folder}"
     finally:
-        subprocess.run([*ctl, "-m", "immediate", "stop"], **quiet)  # type: ignore[call-overload]
+        call("pg_ctl", "-w", "-m", "immediate", "stop")
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def worker(storage: str, folder: Path, what: str) -> subprocess.Popen[str]:
@@ -127,14 +129,13 @@ def test_a_trial_without_a_sign_of_life_is_taken_over(tmp_path: Path) -> None:
     one, other = (queue(tmp_path / "db", tmp_path / name) for name in ("a", "b"))
     asleep = one.claim()
     assert asleep is not None and asleep.number == 0
-    taken: list[Any] = []
+    taken: dict[int, Any] = {}
     while len(taken) < 3:
         claim = other.claim()
         if claim is not None:
-            taken.append(claim)
-    assert [claim.number for claim in taken] == [1, 2, 0]
-    assert taken[2].sample(lambda trial: trial.suggest_float("x", 0, 1)) == 0.5  # with the settings that it had
-    assert not asleep.tell(State.COMPLETE, 9.0) and taken[2].tell(State.COMPLETE, 1.0)
+            taken[claim.number] = claim
+    assert taken[0].sample(lambda trial: trial.suggest_float("x", 0, 1)) == 0.5  # with the settings that it had
+    assert not asleep.tell(State.COMPLETE, 9.0) and taken[0].tell(State.COMPLETE, 1.0)
     assert not asleep.tell(State.COMPLETE, 9.0) and other.claim() is None
     assert [(one.number, one.loss) for one in other.table()] == [(0, 1.0)] and len(other._trials()) == 3
 
