@@ -30,7 +30,7 @@ class StochasticNorms:
 
     def __init__(self, model: nn.Module, chance: float) -> None:
         self._chance = chance
-        self._running = {
+        self._running: dict[nn.Module, dict[str, torch.Tensor]] = {
             module: {name: value.clone() for name in STATISTICS if (value := module._buffers[name]) is not None}
             for module in model.modules()
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training and keeps_statistics(module)
