@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from zoo.backbone import Network
 from zoo.config.grammar import share_epochs
@@ -217,7 +217,11 @@ def _check_stochastic_norm(network: Network, setup: Setup, experiment: Experimen
         )
     stages = {stage for phase in phases if phase.stochnorm is not None for stage in phase.trains}
     trained = network.anatomy.parameters_of(stages)
-    norms = {f"{path}.weight" for path, one in network.model.named_modules() if isinstance(one, _BatchNorm)}
+    norms = {
+        f"{path}.weight"
+        for path, one in network.model.named_modules()
+        if isinstance(one, nn.modules.batchnorm._BatchNorm)
+    }
     if not norms & set(trained):
         raise UsageError(
             f"`stochnorm=` of `{setup.plan}` has no effect: no batch norm of `{network.anatomy.backbone}` trains",
