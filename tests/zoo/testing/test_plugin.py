@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zoo.plugin import Plugins
-from zoo.testing import check_plugin
+from zoo.testing import RowCheck, check_plugin
 
 LARGE = {"torchvision", "timm"}  # 1,451 networks, whose families are checked by test_contracts.py
 ROWS = {"runtimes": ("plugin", "runtime/o*")}  # torch-compiled takes a minute: test_runtime.py
