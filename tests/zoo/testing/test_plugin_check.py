@@ -31,11 +31,5 @@ def test_a_large_plugin_starts_without_a_framework(name: str) -> None:
 def test_results_come_one_by_one() -> None:
     results = check_plugin("metrics", only=["metric"])
     first = next(results)
-    assert (first.kind, first.name, first.status, first.reason, first.hint) == (
-        "metric",
-        "accuracy",
-        "passed",
-        "",
-        None,
-    )
+    assert first == RowCheck(kind="metric", name="accuracy", status="passed")
     assert len(list(results)) == len(Plugins().metrics) - 1
