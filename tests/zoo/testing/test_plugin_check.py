@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from zoo.plugin import Plugins
-from zoo.testing import check_plugin
+from zoo.testing import RowCheck, check_plugin
 
 LARGE = {"torchvision", "timm"}  # 1,451 networks, whose families are checked by test_contracts.py
 ROWS = {"runtimes": ("plugin", "runtime/o*")}  # torch-compiled takes a minute: test_runtime.py
@@ -31,11 +31,5 @@ def test_a_large_plugin_starts_without_a_framework(name: str) -> None:
 def test_results_come_one_by_one() -> None:
     results = check_plugin("metrics", only=["metric"])
     first = next(results)
-    assert (first.kind, first.name, first.status, first.reason, first.hint) == (
-        "metric",
-        "accuracy",
-        "passed",
-        "",
-        None,
-    )
+    assert first == RowCheck(kind="metric", name="accuracy", status="passed")
     assert len(list(results)) == len(Plugins().metrics) - 1
