@@ -159,7 +159,7 @@ class Exporter:
         write: `(spec)`: write `spec.file`, and beside it the other files of the format. The folder holds nothing else.
         open: `(path, device) -> Predictor`: open a file on `auto`, `cpu`, `cuda` or `cuda:N`.
         verify: `(path, device) -> list[Check]`: check a file by itself: its integrity and its golden inputs.
-        golden: `(path) -> zoo.exporting.golden.Golden`: the golden logits that a file records, by which
+        golden: `(path) -> zoo.exporter.Golden`: the golden logits that a file records, by which
             `zoo verify --runtime` checks it on other engines. None: it cannot.
         annotate: `(path, parity)`: store in a file how much it differs from its run.
         refer: `(path, reference)`: store in a file how its predictions and the images look on the images that its run

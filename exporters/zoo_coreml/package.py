@@ -175,10 +175,12 @@ def constants(path: Path) -> list[npt.NDArray[Any]]:
 
 def _fix_manifest(file: Path) -> None:
     """Derive the identifiers in the manifest from what they name, so that two exports of one run are equal."""
-    text = file.read_text(encoding="utf-8")
-    for key, entry in json.loads(text)["itemInfoEntries"].items():
-        text = text.replace(key, str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])))
-    file.write_text(text, encoding="utf-8")
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    entries = manifest["itemInfoEntries"]
+    keys = {key: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for key, entry in entries.items()}
+    ordered = {keys[key]: entries[key] for key in sorted(keys, key=keys.__getitem__)}
+    root = keys[manifest["rootModelIdentifier"]]
+    file.write_text(json_text({**manifest, "itemInfoEntries": ordered, "rootModelIdentifier": root}), encoding="utf-8")
 
 
 def _save_record(path: Path, record: dict[str, Any]) -> None:

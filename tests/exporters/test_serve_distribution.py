@@ -31,6 +31,7 @@ NEEDS_MORE = (
     "zoo.embedding",
     "zoo.feature_cache",
     "zoo.networks",
+    "zoo.system.accelerator",
     "zoo.system.clamping",
     "zoo.system.denormals",
     "zoo.system.depthwise",
