@@ -118,7 +118,7 @@ class RayExecutor(RemoteExecutor):
 
     def _idle(self) -> bool:
         """Whether nothing runs on the cluster, though it has processors."""
-        there = self._ray.cluster_resources().get("CPU", 0.0)
+        there = float(self._ray.cluster_resources().get("CPU", 0.0))
         return 0 < there <= float(self._ray.available_resources().get("CPU", 0.0))
 
     def _room(self, nodes: Iterable[Mapping[str, float]]) -> int:

@@ -182,7 +182,7 @@ def carry_out_from_store(
         folder.parent.mkdir(parents=True, exist_ok=True)
         asked = Experiment.from_json(request["experiment"])
         inputs = _inputs(store, request["inputs"], scratch)
-        result = train(replace(asked, **inputs), folder)
+        result = train(Experiment.from_json({**asked.to_json(), **inputs}), folder)
         if not result.finished:
             return result.to_json()
         theirs = {file: getattr(asked, setting) for setting, file in inputs.items()}
