@@ -181,8 +181,8 @@ def carry_out_from_store(
         folder = scratch / TRIALS / name
         folder.parent.mkdir(parents=True, exist_ok=True)
         asked = Experiment.from_json(request["experiment"])
-        inputs: dict[str, Any] = _inputs(store, request["inputs"], scratch)
-        result = train(replace(asked, **inputs), folder)
+        inputs = _inputs(store, request["inputs"], scratch)
+        result = train(Experiment.from_json({**asked.to_json(), **inputs}), folder)
         if not result.finished:
             return result.to_json()
         theirs = {file: getattr(asked, setting) for setting, file in inputs.items()}

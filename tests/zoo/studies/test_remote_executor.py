@@ -9,6 +9,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from zoo.runs.run import Run
 from zoo.studies import running, slurm_executor
 from zoo.studies.machine_state import MachineStates, machine_state
 from zoo.studies.places import executor_on
+from zoo.studies.ray_executor import RayExecutor
+from zoo.studies.remote_executor import RemoteExecutor, TrialLost
 from zoo.studies.remote_trial import carry_out, versions_difference
 from zoo.studies.trial import TrialState
 from zoo_cli.main import run as run_zoo
@@ -321,3 +324,37 @@ def test_images_are_read_once_by_a_worker_whose_files_stay(
     first = states.of(experiment, plugins)
     monkeypatch.setattr("zoo.studies.machine_state.digests", lambda samples: pytest.fail("read again"))
     assert states.of(experiment, plugins) == first and first["count"] > 0
+
+
+@pytest.mark.parametrize(
+    ("finished", "free", "machines", "kind", "message"),
+    [
+        (True, 0.0, 1, TrialLost, "Ray has lost it"),  # its answer was, as of a machine that was cut off
+        (False, 2.0, 1, TrialLost, "Ray has lost it"),  # nothing runs, and it does not begin
+        (False, 0.0, 0, ZooError, "no machine of the cluster is left"),
+    ],
+)
+def test_a_task_of_ray_that_gives_no_answer_is_not_waited_for_without_end(
+    finished: bool, free: float, machines: int, kind: type[Exception], message: str, plugins: Plugins
+) -> None:
+    class Ray:
+        exceptions = SimpleNamespace(GetTimeoutError=TimeoutError)
+
+        def get(self, ref: object, timeout: float) -> None:
+            raise TimeoutError
+
+        def nodes(self) -> list[dict[str, Any]]:
+            return [{"Alive": True, "Resources": {"CPU": 2.0}}] * machines
+
+        def cluster_resources(self) -> dict[str, float]:
+            return {"CPU": 2.0}
+
+        def available_resources(self) -> dict[str, float]:
+            return {"CPU": free}
+
+    engine = RayExecutor.__new__(RayExecutor)
+    RemoteExecutor.__init__(engine, plugins=plugins)
+    engine._ray = Ray()
+    engine.finished = lambda request: finished  # type: ignore[method-assign]
+    with pytest.raises(kind, match=message):
+        engine._wait(object(), {})
