@@ -225,6 +225,7 @@ def main() -> None:
                 for result in one.outcomes
             ]
             found |= {"trials": len(one.outcomes), "metrics_and_logits_equal_bit_for_bit": sum(equal)}
+            found |= {"machine": machine(), "versions": versions()}
             if not disturbed and options.jobs == 1:
                 found["overhead_seconds_per_trial"] = round(overhead(study), 2)
             key = " ".join([where, *(["--store", options.store.partition("://")[0]] if options.store else [])])
@@ -232,7 +233,6 @@ def main() -> None:
             print(key, json_text(found, indent=2), flush=True)
             if not all(equal) or found["tracebacks_printed"]:
                 print(log.read_text(errors="replace")[-6000:], flush=True)
-            known |= {"machine": machine(), "versions": versions()}
             OUT.write_text(json_text(known, indent=2) + "\n")
 
 
