@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 class Task:
     """The input of a solver: the head, and the features of the training images.
 
-    What a solver does depends on nothing but its task: the same one again may be answered by what was kept of it. It
-    changes `head` in place and returns a dict of JSON values, such as the settings that it chose, which becomes part of
-    the history. Three keys have a meaning: `note` is a line for the user, `temperature` is a temperature that the
-    solver fitted on held-out images (the last linear layer is divided by it, or the head's own method `divide_logits`
-    is called with it), and `held_out` is their number where it is not that of all images.
+    The solver changes `head` in place and returns a dict of JSON values, such as the settings that it chose, which
+    becomes part of the history. Three keys have a meaning: `note` is a line for the user, `temperature` is a
+    temperature that the solver fitted on held-out images (the last linear layer is divided by it, or the head's own
+    method `divide_logits` is called with it), and `held_out` is their number where it is not that of all
+    images.
 
     Attributes:
         head: Maps features `(N, D)` to logits `(N, classes)`.

@@ -77,6 +77,8 @@ class Phase:
         distill_weight: Share of the teacher in the loss, from above 0 to 1; the labels have the rest.
         solver: `"module:function"` of `(zoo.solver.Task) -> dict`, which computes the head from the features of the
             training images. The phase then takes no optimiser steps. None: the phase takes steps.
+        keep_solution: Whether the store keeps what the solver computes, if the head is one linear layer, so that the
+            same task is solved once. It must then depend on the task, on the solver's package and on nothing else.
         steps_if_asked: Whether a phase with a solver takes steps instead, if the user asks for something that only
             steps have (`epochs`, `lr`, an augmentation).
     """
@@ -97,6 +99,7 @@ class Phase:
     distill_temperature: float = 4.0
     distill_weight: float = 0.9
     solver: str | None = None
+    keep_solution: bool = False
     steps_if_asked: bool = False
 
     @property

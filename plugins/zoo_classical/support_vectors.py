@@ -20,4 +20,12 @@ class SupportVectors(Strategy):
     summary: ClassVar[str] = "train a linear support vector machine on frozen features"
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
-        return (Phase(name="svm", groups=(Group(stages=(HEAD,)),), norm="frozen", solver="zoo_classical.svm:solve"),)
+        return (
+            Phase(
+                name="svm",
+                groups=(Group(stages=(HEAD,)),),
+                norm="frozen",
+                solver="zoo_classical.svm:solve",
+                keep_solution=True,
+            ),
+        )

@@ -56,6 +56,7 @@ class Linear(Strategy):
                 groups=(Group(stages=(HEAD,)),),
                 norm="frozen",
                 solver="zoo_strategies.logistic:solve" if solved else None,
+                keep_solution=solved,
                 steps_if_asked=self.solver == "auto",
             ),
         )
@@ -103,4 +104,6 @@ class Clusters(Strategy):
 
     def phases(self, anatomy: Anatomy) -> tuple[Phase, ...]:
         solver = "zoo_strategies.clustering:solve"
-        return (Phase(name="kmeans", groups=(Group(stages=(HEAD,)),), norm="frozen", solver=solver),)
+        return (
+            Phase(name="kmeans", groups=(Group(stages=(HEAD,)),), norm="frozen", solver=solver, keep_solution=True),
+        )

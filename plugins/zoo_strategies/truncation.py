@@ -47,6 +47,7 @@ class Truncate(Strategy):
                 groups=(Group(stages=(HEAD,)),),
                 norm="frozen",
                 solver="zoo_strategies.logistic:solve",
+                keep_solution=True,
                 steps_if_asked=True,
             ),
         )

@@ -69,7 +69,7 @@ def solve_phase(workspace: Workspace, phase: Phase, epoch: int) -> dict[str, Any
         seed=workspace.experiment.seed,
         groups=group_numbers(workspace.train.samples),
     )
-    store = workspace.cache.store if workspace.cache.asked != "off" else None
+    store = workspace.cache.store if phase.keep_solution and workspace.cache.asked != "off" else None
     answer = solve_or_find(phase.solver, solve, task, store)
     if not isinstance(answer, dict):
         raise ZooError(f"solver `{phase.solver}` returns {answer!r}, not a dict")

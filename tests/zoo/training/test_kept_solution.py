@@ -18,8 +18,9 @@ from torch import nn
 
 from zoo import Plugins, train
 from zoo.solver import Task
-from zoo.storage.tensor_store import Store
+from zoo.storage.tensor_store import SUFFIX, Store
 from zoo.training.kept_solution import solve_or_find
+from zoo.training.setup import build, plan_phases, resolve
 
 TARGET = "solver_of_a_test:solve"
 
@@ -74,7 +75,6 @@ def test_a_task_is_solved_once(calls: list[Task], tmp_path: Path) -> None:
         {"groups": np.arange(10)},
         {"classes": 4},
         {"head": nn.Linear(4, 3)},
-        {"head": nn.Sequential(task_of().head)},
     ],
     ids=lambda changed: next(iter(changed)),
 )
@@ -91,30 +91,77 @@ def test_other_code_of_a_solver_solves_again(calls: list[Task], tmp_path: Path) 
     assert len(calls) == 2
 
 
-def set_attribute(head: nn.Module) -> None:
-    head.temperature = 2.0  # type: ignore[assignment]
-
-
 def grow(head: nn.Module) -> None:
     head.register_buffer("seen", torch.zeros(7))
 
 
-@pytest.mark.parametrize("change", [set_attribute, grow])
-def test_a_solver_that_changes_more_than_values_solves_each_time(
-    change: Callable[[nn.Module], None], calls: list[Task], tmp_path: Path
-) -> None:
+def test_a_solver_that_adds_to_the_head_solves_each_time(calls: list[Task], tmp_path: Path) -> None:
     for _ in range(2):
         task = task_of()
-        solve_or_find(TARGET, solver(calls, change), task, Store(tmp_path))
-        assert hasattr(task.head, "temperature") or hasattr(task.head, "seen")
+        solve_or_find(TARGET, solver(calls, grow), task, Store(tmp_path))
+        assert hasattr(task.head, "seen")
     assert len(calls) == 2
 
 
-def test_an_unnamed_solver_and_none_to_keep_in_solve_each_time(calls: list[Task], tmp_path: Path) -> None:
-    function = solver(calls)
-    for target, store in ((function, Store(tmp_path)), (function, Store(tmp_path)), (TARGET, None), (TARGET, None)):
-        solve_or_find(target, function, task_of(), store)
-    assert len(calls) == 4
+class Subclass(nn.Linear):
+    pass
+
+
+def test_another_head_than_one_linear_layer_and_no_store_solve_each_time(calls: list[Task], tmp_path: Path) -> None:
+    heads: list[Callable[[], nn.Module]] = [lambda: nn.Sequential(nn.Linear(4, 3)), lambda: Subclass(4, 3)]
+    for make in heads * 2:
+        torch.manual_seed(0)
+        solve_or_find(TARGET, solver(calls), task_of(head=make()), Store(tmp_path))
+    for _ in range(2):
+        solve_or_find(TARGET, solver(calls), task_of(), None)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("answer", [{"pair": (1, 2)}, {"loss": float("nan")}, "text"])
+def test_an_answer_that_json_changes_is_not_kept(answer: Any, calls: list[Task], tmp_path: Path) -> None:
+    def solve(task: Task) -> Any:
+        calls.append(task)
+        return answer
+
+    for _ in range(2):
+        solve_or_find(TARGET, solve, task_of(), Store(tmp_path))
+    assert len(calls) == 2
+
+
+def test_a_damaged_solution_is_solved_again(calls: list[Task], tmp_path: Path) -> None:
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    (file,) = (tmp_path / "store").glob(f"**/*{SUFFIX}")
+    file.write_bytes(file.read_bytes()[:-4])
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "another"),
+    [
+        ("versions", lambda: {"torch": "0"}),
+        ("machine", lambda: {"processor": "another"}),
+        ("package_version", lambda name: "0"),
+    ],
+)
+def test_another_library_or_processor_solves_again(
+    name: str, another: Callable[..., Any], calls: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path))
+    monkeypatch.setattr(f"zoo.training.kept_solution.{name}", another)
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path))
+    assert len(calls) == 2
+
+
+def keeps(text: str, plugins: Plugins) -> bool:
+    experiment = replace(TINY, strategy=text, epochs=None)
+    setup = resolve(experiment, plugins)
+    return plan_phases(setup, build(setup, experiment, 3), experiment).phases[0].keep_solution
+
+
+def test_only_strategies_that_say_so_are_kept(plugins: Plugins) -> None:
+    asked = ("linear", "truncate:1", "kmeans", "svm", "knn:3")
+    assert [text for text in asked if not keeps(text, plugins)] == ["knn:3"]
 
 
 def test_a_run_once_more_has_the_head_that_was_kept(
