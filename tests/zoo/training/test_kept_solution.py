@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +20,7 @@ from torch import nn
 from zoo import Plugins, train
 from zoo.solver import Task
 from zoo.storage.tensor_store import Store
+from zoo.training import kept_solution
 from zoo.training.kept_solution import solve_or_find
 
 TARGET = "solver_of_a_test:solve"
@@ -89,6 +91,109 @@ def test_other_code_of_a_solver_solves_again(calls: list[Task], tmp_path: Path) 
     Path(str(sys.modules["solver_of_a_test"].__file__)).write_text("CHANGED = True")
     solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
     assert len(calls) == 2
+
+
+def test_other_code_of_a_module_that_a_solver_imports_solves_again(
+    calls: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "solver_of_a_test.py").write_text("def solve(task):\n    from helper_of_a_test.inner import fit\n")
+    (tmp_path / "helper_of_a_test").mkdir()
+    for text in ("", "import more_of_a_test", "import more_of_a_test"):
+        (tmp_path / "helper_of_a_test" / "inner.py").write_text(text)
+        solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    assert len(calls) == 2
+    (tmp_path / "more_of_a_test.py").write_text("CHANGED = True")
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    assert len(calls) == 3
+
+
+def test_another_version_of_a_library_that_a_solver_imports_solves_again(
+    calls: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "solver_of_a_test.py").write_text("import numpy, library_of_a_test as library\n")
+    known = kept_solution.package_version
+    for version in ("1", "1", "2"):
+        monkeypatch.setattr(
+            kept_solution,
+            "package_version",
+            lambda name, found=version: found if name == "library_of_a_test" else known(name),
+        )
+        solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    assert len(calls) == 2
+
+
+class Scaled(nn.Linear):
+    """A head with a value that its text does not show, and a tensor that is not of its state."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__(4, 3)
+        self.scale = scale
+        self.seen: list[int] = []
+        self.register_buffer("mean", torch.zeros(3), persistent=False)
+
+
+def test_heads_that_differ_in_a_hidden_value_are_solved_each(calls: list[Task], tmp_path: Path) -> None:
+    for scale in (1.0, 2.0, 1.0):
+        torch.manual_seed(0)
+        solve_or_find(TARGET, solver(calls), task_of(head=Scaled(scale)), Store(tmp_path))
+    assert len(calls) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda head: head.mean.fill_(7.0),
+        lambda head: head.seen.append(1),
+        lambda head: head.register_forward_hook(print),
+        lambda head: head.bias.requires_grad_(False),
+        lambda head: head.eval(),
+    ],
+    ids=["tensor", "list", "hook", "gradient", "mode"],
+)
+def test_a_solver_that_changes_what_is_not_in_the_state_solves_each_time(
+    change: Callable[[nn.Module], None], calls: list[Task], tmp_path: Path
+) -> None:
+    for _ in range(2):
+        torch.manual_seed(0)
+        solve_or_find(TARGET, solver(calls, change), task_of(head=Scaled(1.0)), Store(tmp_path))
+    assert len(calls) == 2
+
+
+def test_a_solver_that_changes_its_features_solves_each_time(calls: list[Task], tmp_path: Path) -> None:
+    for _ in range(2):
+        task = task_of()
+        solve_or_find(TARGET, solver(calls, lambda head, task=task: task.features.fill(0)), task, Store(tmp_path))
+        assert not task.features.any()
+    assert len(calls) == 2
+
+
+def test_random_numbers_of_a_solver_are_those_of_the_task_and_leave_others_alone(
+    calls: list[Task], tmp_path: Path
+) -> None:
+    def drawing(task: Task) -> dict[str, Any]:
+        calls.append(task)
+        return {"drawn": [float(torch.rand(1)), float(np.random.rand()), random.random()]}
+
+    found = []
+    for number, store in enumerate((Store(tmp_path), Store(tmp_path), None)):
+        task = task_of()
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        expected = torch.get_rng_state()
+        found.append(solve_or_find(TARGET, drawing, task, store))
+        assert torch.equal(torch.get_rng_state(), expected)
+    assert found[0] == found[1] == found[2] and len(calls) == 2
+
+
+def test_a_head_of_which_two_layers_share_weights_is_kept(calls: list[Task], tmp_path: Path) -> None:
+    heads = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        heads.append(nn.Sequential(*[nn.Linear(4, 4)] * 2))
+        solve_or_find(TARGET, solver(calls), task_of(head=heads[-1]), Store(tmp_path))
+    assert len(calls) == 1 and torch.equal(heads[0][1].weight, heads[1][1].weight)
 
 
 def set_attribute(head: nn.Module) -> None:
