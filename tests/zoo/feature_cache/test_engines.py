@@ -375,6 +375,24 @@ def test_an_engine_that_was_asked_for_and_cannot_compute_ends_the_run(
         train(replace(SOLVED, data=str(two_splits)), out=tmp_path / "run", plugins=plugins)
 
 
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_an_engine_that_fails_in_the_middle_ends_the_run_with_one_line(
+    cache: Cache, two_splits: Path, tmp_path: Path, plugins: Plugins, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def failing(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        calls.append(1)
+        if len(calls) > 2:  # those of the comparison with torch
+            raise RuntimeError("no room for a tensor\nat a place in its code")
+        return rows
+
+    spoil(monkeypatch, failing)
+    with pytest.raises(ZooError, match="`onnxruntime` failed") as found:
+        train(replace(SOLVED, data=str(two_splits), cache=cache), out=tmp_path / "run", plugins=plugins)
+    assert found.value.message.endswith("no room for a tensor") and "--engine torch" in str(found.value.hint)
+
+
 def test_an_engine_that_cannot_be_had_is_told_before_anything_is_read(plugins: Plugins) -> None:
     check_engine("torch", torch.device("cuda"), plugins)
     with pytest.raises(ZooError, match="computes on the CPU, and the run on `cuda`"):
