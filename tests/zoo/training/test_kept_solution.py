@@ -119,6 +119,42 @@ def test_another_version_of_a_library_that_a_solver_imports_solves_again(
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("torch.get_num_threads", lambda: 77),
+        ("zoo.training.kept_solution.versions", lambda: {"torch": "0"}),
+        ("zoo.training.kept_solution.machine", lambda: {"processor": "another"}),
+        ("zoo.training.kept_solution.source_key", lambda *files: "another"),
+    ],
+)
+def test_another_machine_solves_again(
+    name: str, value: Callable[..., Any], calls: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    monkeypatch.setattr(name, value)
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    assert len(calls) == 2
+
+
+def test_the_code_of_zoo_that_solvers_use_counts(
+    calls: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Path] = []
+    monkeypatch.setattr(kept_solution, "source_key", lambda *files: asked.extend(files) or "key")
+    solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
+    assert {"held_out_folds.py", "temperature_scaling.py", "solver_of_a_test.py"} <= {file.name for file in asked}
+
+
+@pytest.mark.parametrize("answer", [{"folds": (1, 2)}, {1: 2}, {"loss": float("nan")}, {"loss": np.float32(1)}, None])
+def test_an_answer_that_json_changes_is_not_kept(answer: Any, calls: list[Task], tmp_path: Path) -> None:
+    def solve(task: Task) -> Any:
+        calls.append(task)
+        return answer
+
+    assert [solve_or_find(TARGET, solve, task_of(), Store(tmp_path)) is answer for _ in range(2)] == [True, True]
+
+
 class Scaled(nn.Linear):
     """A head with a value that its text does not show, and a tensor that is not of its state."""
 
