@@ -141,7 +141,12 @@ def test_the_code_of_zoo_that_solvers_use_counts(
     calls: list[Task], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Path] = []
-    monkeypatch.setattr(kept_solution, "source_key", lambda *files: asked.extend(files) or "key")
+
+    def source_key(*files: Path) -> str:
+        asked.extend(files)
+        return "key"
+
+    monkeypatch.setattr(kept_solution, "source_key", source_key)
     solve_or_find(TARGET, solver(calls), task_of(), Store(tmp_path / "store"))
     assert {"held_out_folds.py", "temperature_scaling.py", "solver_of_a_test.py"} <= {file.name for file in asked}
 
