@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from zoo.errors import ZooError
+from zoo.errors import ZooError, type_and_first_line
 from zoo.experiment import Engine
 from zoo.exporter import FrozenEngine
 from zoo.feature_cache import engine as engine_module
@@ -28,7 +28,7 @@ from zoo.feature_cache.engine import (
     open_engine,
     version_of,
 )
-from zoo.feature_cache.split_network import SplitNetwork
+from zoo.feature_cache.split_network import Rows, SplitNetwork
 from zoo.plugin import Plugins
 from zoo.progress import Progress
 from zoo.storage.cache import read_memo, source_key, write_memo
@@ -209,7 +209,23 @@ class RunEngine:
                     self.choice = replace(self.choice, reason=f"{self.choice.reason}; {text}")
                     self.told(self.choice)
                 return None
-        return self._opened[digest].compute
+        return self._told_of(self._opened[digest].compute, self.name(split))
+
+    @staticmethod
+    def _told_of(compute: BlockCompute, name: str) -> BlockCompute:
+        """The same, whose errors become one line: torch does not take over where rows of another engine are in use."""
+
+        def told(inputs: torch.Tensor) -> Rows:
+            try:
+                return compute(inputs)
+            except Exception as error:  # of any type, from engines
+                text = str(error) if isinstance(error, EngineFailed) else type_and_first_line(error)
+                raise ZooError(
+                    f"engine `{name}` failed while it computed frozen layers: {text}",
+                    hint="if it does so again, pass `--engine torch`",
+                ) from error
+
+        return told
 
     def _decide(self, name: str, reason: str, speeds: Mapping[str, float] | None = None) -> None:
         self.choice = EngineChoice(name=name, reason=reason, images_per_second=speeds or {})

