@@ -127,6 +127,12 @@ def test_a_label_distribution_of_little_width_is_the_cross_entropy() -> None:
         assert torch.allclose(narrow[0], plain[0], atol=1e-5)
 
 
+def test_a_label_distribution_that_is_met_has_no_loss_whatever_the_weights() -> None:
+    loss = BatchLoss(choose("ldl", PLUGINS.losses, PLUGINS), torch.tensor([0.5, 1.0, 4.0]), 0.0)
+    wanted = (-((torch.arange(3) - 2.0) ** 2) / 2).softmax(0)
+    assert float(loss(wanted.log()[None], torch.tensor([2]))) == pytest.approx(0, abs=1e-5)
+
+
 def test_numbers_that_are_sorted_as_texts_are_refused_where_their_order_matters() -> None:
     experiment = Experiment(data="x", backbone="y", strategy="full", loss="ldl:2")
     with refused(UsageError, "`losses/ldl:2.0`", "`1` < `10` < `2`"):
