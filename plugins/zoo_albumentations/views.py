@@ -73,7 +73,7 @@ def _compress(strength: float, chance: float, fill: Colour | None) -> Any:
     return albumentations.OneOf(
         [
             albumentations.ImageCompression(quality_range=(round(100 - 90 * strength), 99), p=1),
-            albumentations.Downscale(scale_range=(1 - 0.85 * strength, 0.99), p=1),
+            albumentations.Downscale(scale_range=(0.99 - 0.84 * strength, 0.99), p=1),
         ],
         p=chance,
     )

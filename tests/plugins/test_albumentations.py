@@ -95,3 +95,14 @@ def test_a_run_is_trained_with_it(two_splits: Path, tmp_path: Path) -> None:
     experiment = replace(TINY, data=str(two_splits), augment="camera:0.3", epochs=1)
     run = train(experiment, out=tmp_path / "run", plugins=PLUGINS)
     assert run.record["augment"]["name"] == "albumentations/camera" and "albumentations" in run.record["versions"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_bounds_of_strength_can_be_drawn(name: str) -> None:
+    """Whichever kind of change is drawn."""
+    pytest.importorskip("albumentations")
+    canvas = torch.full((24, 3, 40, 40), 99, dtype=torch.uint8)
+    for strength in (0.01, 1):
+        drawing = drawing_of(choose(f"{name}:{strength},chance=1,least=0.05", PLUGINS.augmentations, PLUGINS))
+        asked = [(number, 0) for number in range(24)]
+        assert draw_views(canvas, asked, make_view(drawing, 32), 0).shape == (24, 3, 32, 32)

@@ -127,11 +127,27 @@ def test_a_label_distribution_of_little_width_is_the_cross_entropy() -> None:
         assert torch.allclose(narrow[0], plain[0], atol=1e-5)
 
 
+def test_a_label_distribution_that_is_met_has_no_loss_whatever_the_weights() -> None:
+    loss = BatchLoss(choose("ldl", PLUGINS.losses, PLUGINS), torch.tensor([0.5, 1.0, 4.0]), 0.0)
+    wanted = (-((torch.arange(3) - 2.0) ** 2) / 2).softmax(0)
+    assert float(loss(wanted.log()[None], torch.tensor([2]))) == pytest.approx(0, abs=1e-5)
+
+
 def test_numbers_that_are_sorted_as_texts_are_refused_where_their_order_matters() -> None:
     experiment = Experiment(data="x", backbone="y", strategy="full", loss="ldl:2")
     with refused(UsageError, "`losses/ldl:2.0`", "`1` < `10` < `2`"):
         order_note(("1", "10", "2"), experiment, PLUGINS)
-    for classes in (("01", "02", "10"), ("age 5", "age 7.5"), ("bad", "fair", "good")):
+    wrong = (
+        ("-1", "-2", "0"),
+        ("1", "10", "2", "none"),
+        ("2020-1", "2020-10", "2020-2"),
+        ("1 mild", "10 bad", "2 fair"),
+    )
+    for classes in wrong:
+        with refused(UsageError, "`losses/ldl:2.0`", f"`{classes[0]}` < `{classes[1]}`"):
+            order_note(classes, experiment, PLUGINS)
+    right = (("-1", "0", "1"), ("-10", "-5"), ("0-9", "10-19", "100+"), ("grade-1", "grade-2"), ("1 a 5", "1 b 3"))
+    for classes in (*right, ("01", "02", "10"), ("age 5", "age 7.5"), ("bad", "fair", "good")):
         (told,) = order_note(classes, experiment, PLUGINS)
         assert " < ".join(f"`{name}`" for name in classes) in told
     assert order_note(("1", "10", "2"), replace(experiment, loss="bce"), PLUGINS) == ()

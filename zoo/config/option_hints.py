@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args, get_origin
 
 from zoo.experiment import Experiment, option_of
-from zoo.strategy import NORMS, Strategy, option_help
+from zoo.strategy import NORMS, RESERVED, Strategy, option_help
 
 # Options that every strategy has: what each is, and an example of its value
 COMMON: Mapping[str, tuple[str, str]] = {
@@ -19,10 +19,13 @@ COMMON: Mapping[str, tuple[str, str]] = {
     "ema": ("decay of a moving average of the weights, above 0 and below 1", "0.99"),
     "mixup": ("alpha of mixup, above 0", "0.2"),
     "cutmix": ("alpha of CutMix, above 0", "1"),
+    "bss": ("strength of batch spectral shrinkage, above 0", "0.001"),
+    "stochnorm": ("chance that a channel is normalised by its batch, above 0 and below 1", "0.5"),
     "distill": ("folder of the run that teaches", "runs/first"),
     "distill_temperature": ("divisor of both networks' logits", "4"),
     "distill_weight": ("share of the teacher in the loss, above 0 and up to 1", "0.9"),
 }
+assert tuple(COMMON) == RESERVED
 
 # What other tools call settings of a run
 _SETTINGS = {

@@ -8,9 +8,10 @@ file and no folder of the machine that made the run.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -73,14 +74,29 @@ def card(run: Run | Path | str) -> str:
         raise ZooError(
             f"run `{run.path}` is {run.status}, not finished", hint=f"`zoo train --resume {run.path}` continues it"
         )
+    return _card(run, _predictions(run))
+
+
+def card_of_file(run: Run, table: Predictions, figures: Mapping[str, Any]) -> str:
+    """The model card of a file whose predictions are not those of its run.
+
+    Args:
+        run: The run that it is of.
+        table: Predictions of the file.
+        figures: Keys of a run's record that `table` changes: `metrics`, `undefined`, `accuracy_interval_95`.
+    """
+    return _card(Run(run.path, {**run.record, **figures}), table)
+
+
+def _card(run: Run, table: Predictions | None) -> str:
     parts = [
         _metadata(run),
         _summary(run),
         _use(run),
         _data(run),
-        _figures(run),
+        _figures(run, table),
         _settings(run),
-        _limits(run),
+        _limits(run, table),
         _licence(run),
     ]
     text = "\n\n".join(part.strip() for part in parts if part) + "\n"
@@ -177,6 +193,10 @@ def _summary(run: Run) -> str:
 
 def _use(run: Run) -> str:
     shape = "one probability for each class, in the order of the table below"
+    temperature = run.record.get("temperature") or {}
+    calibrated = "Probabilities are not calibrated."
+    if temperature.get("fitted_on") is not None:
+        calibrated = f"Probabilities are calibrated on held-out images, temperature {float(temperature['value']):.3g}."
     return f"""## Use
 
 ```sh
@@ -184,8 +204,7 @@ zoo predict model.onnx photograph.jpg
 ```
 
 `zoo export` writes `model.onnx`, which prepares images itself: it takes `(N, H, W, 3)` uint8, RGB and upright, and
-returns {shape}. Probabilities are calibrated on held-out images, temperature \
-{float((run.record.get("temperature") or {}).get("value", 1.0)):.3g}."""
+returns {shape}. {calibrated}"""
 
 
 def _data(run: Run) -> str:
@@ -206,7 +225,7 @@ def _data(run: Run) -> str:
     return "\n\n".join(lines)
 
 
-def _figures(run: Run) -> str:
+def _figures(run: Run, table: Predictions | None) -> str:
     undefined = run.record.get("undefined") or {}
     rows = []
     for name, shown in SHOWN.items():
@@ -219,7 +238,6 @@ def _figures(run: Run) -> str:
     lines = [f"## Figures\n\nOn `{run.record.get('reported_split')}`, which was not trained on; intervals are of 95 %."]
     if rows:
         lines.append(_table(("figure", "value"), rows))
-    table = _predictions(run)
     if table is not None:
         lines.append(_by_class(run, table))
     else:
@@ -270,7 +288,8 @@ def _settings(run: Run) -> str:
             value = with_short_teachers(value)
         rows.append((f"`{field.name}`", f"`{_code(value if isinstance(value, str) else json_text(value))}`"))
     versions = run.record.get("versions") or {}
-    text = "## Settings\n\nThose that differ from their default, and the seeds.\n\n" + _table(
+    whose = "" if run.combined is None else " of one of the runs that it was made of"
+    text = f"## Settings\n\nThose{whose} that differ from their default, and the seeds.\n\n" + _table(
         ("setting", "value"), rows
     )
     if versions:
@@ -278,7 +297,7 @@ def _settings(run: Run) -> str:
     return text
 
 
-def _limits(run: Run) -> str:
+def _limits(run: Run, table: Predictions | None) -> str:
     lines = []
     unknown = run.record.get("unknown")
     if unknown:
@@ -292,7 +311,6 @@ def _limits(run: Run) -> str:
         "Figures hold for images like those of the data: the same sources, devices and shares of classes. They were "
         "not measured on others, nor by groups of people."
     )
-    table = _predictions(run)
     if table is not None:
         counts = np.bincount(table.labels, minlength=len(table.classes))
         few = int(counts.min())
@@ -302,6 +320,8 @@ def _limits(run: Run) -> str:
             + (f" ({counted(len(some) - 1, 'other')} with as few)" if len(some) > 1 else "")
             + f": {few or 'none, so nothing is known of it'}."
         )
+    if "soup" in run.record and run.record["soup"].get("chosen_on") == run.record.get("reported_split"):
+        lines.append("The reported images decided which runs were taken, too, so the figures are optimistic.")
     if run.record.get("chosen_on") == run.record.get("reported_split") and run.experiment.chooses:
         lines.append("The epoch was chosen on the reported images, so the figures are optimistic.")
     elif (run.record.get("temperature") or {}).get("fitted_on") == "choose" and (

@@ -27,8 +27,9 @@ _TOLD: dict[str, tuple[str, str]] = {
 }
 _SECTION = (
     "\n\n## Test-time augmentation\n\nThe file classifies {}, and gives the mean of their probabilities. It takes "
-    "about {} as long as without. Its accuracy above is that of all of them together."
+    "about {} as long as without. {}"
 )
+_OVER_ALL = "The figures above are those of all of them together."
 
 
 class RunOverFlip(Run):
@@ -98,9 +99,30 @@ def over_views(run: Run, views: str | None) -> Run:
     return _RUNS[views](run.path, run.record)
 
 
-def views_metadata(metadata: Mapping[str, Any], views: str, figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Metadata of a file over views: its own figures, and what it does."""
-    return {**metadata, **figures, KEY: views, "card": f"{metadata['card']}{_SECTION.format(*_TOLD[views])}"}
+def views_metadata(
+    metadata: Mapping[str, Any], views: str, run: Run, table: Predictions | None, plugins: Plugins
+) -> dict[str, Any]:
+    """Metadata of a file over views: its own figures, and what it does.
+
+    Args:
+        metadata: That of a file over single views.
+        views: What the file averages.
+        run: The run that it is of, over single views.
+        table: Predictions of the run over views. None: it has no held-out images.
+        plugins: Loaded plugins.
+    """
+    from zoo.evaluation.evaluation import defined_metrics
+    from zoo.evaluation.statistics import accuracy_interval
+    from zoo.exporting.model_card import card_of_file
+
+    text, whose = metadata["card"], "The figures above are those of single views."
+    figures: dict[str, Any] = {"metrics": {}, "accuracy_interval_95": None}
+    if table is not None:
+        metrics, undefined = defined_metrics(table, plugins)
+        figures = {"metrics": metrics, "accuracy_interval_95": list(accuracy_interval(table))}
+        text, whose = card_of_file(run, table, {**figures, "undefined": undefined}), _OVER_ALL
+    section = _SECTION.format(*_TOLD[views], whose)
+    return {**metadata, **figures, KEY: views, "card": f"{text.rstrip()}{section}"}
 
 
 def views_of(recorded: Mapping[str, Any]) -> str | None:
@@ -128,11 +150,3 @@ def predictions_over_views(
     if bad:
         raise ZooError(f"`{bad[0].id}` cannot be decoded: {bad[0].reason}", hint="pass the run's own photographs")
     return table
-
-
-def figures_of(table: Predictions, plugins: Plugins) -> dict[str, Any]:
-    """Metrics of a file whose predictions are not those of its run."""
-    from zoo.evaluation.evaluation import compute_metrics
-    from zoo.evaluation.statistics import accuracy_interval
-
-    return {"metrics": compute_metrics(table, plugins), "accuracy_interval_95": list(accuracy_interval(table))}

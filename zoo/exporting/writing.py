@@ -16,7 +16,7 @@ from zoo.exporting.parity import Parity, compare, details, remedy
 from zoo.exporting.precision_search import PrecisionCandidate, fastest, time_candidates
 from zoo.exporting.reference import MeasuringPredictor, Reference, make_reference
 from zoo.exporting.target_files import companions, files_beside, move_into_place, size_of
-from zoo.exporting.views import figures_of, over_views, predictions_over_views, views_metadata
+from zoo.exporting.views import over_views, predictions_over_views, views_metadata
 from zoo.inference.opening import checks_of, open_exported
 from zoo.predictor import threshold_of
 from zoo.progress import LogProgress, Progress
@@ -159,9 +159,9 @@ def export(
         progress.start(f"score {ours.split} over views", len(samples))
         ours = predictions_over_views(run, samples, ours.split, plugins, progress)
         progress.stop()
-        metadata = views_metadata(metadata, tta, figures_of(ours, plugins))
-    elif tta is not None:  # its figures are those of the run that it is of, over single views
-        metadata = views_metadata(metadata, tta, {"metrics": {}, "accuracy_interval_95": None})
+        metadata = views_metadata(metadata, tta, plain, ours, plugins)
+    elif tta is not None:
+        metadata = views_metadata(metadata, tta, plain, None, plugins)
     network = run.load_network(plugins)
     shown: Calibration | None = None
     refused: list[PrecisionCandidate] = []

@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 from zoo.config.choice import choose
@@ -30,7 +31,8 @@ from zoo.plugin import Plugins
 from zoo.preprocess import Preprocess
 from zoo.unknown import check_images
 
-_NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
+# A sign counts at the beginning of a name and behind a blank: the one of `10-19` is none
+_NUMBER = re.compile(r"(?<!\S)[-\N{MINUS SIGN}]?\d+(?:[.,]\d+)?|\d+(?:[.,]\d+)?")
 SHOWN = 12  # classes whose order is told
 
 
@@ -201,14 +203,21 @@ def order_note(classes: Sequence[str], experiment: Experiment, plugins: Plugins)
     if not loss.entry.value.ordered:
         return ()
     order = " < ".join(f"`{name}`" for name in classes[:SHOWN]) + (" < ..." if len(classes) > SHOWN else "")
-    numbers = [_NUMBER.search(name) for name in classes]
-    values = [float(found[0].replace(",", ".")) for found in numbers if found]
-    if len(values) == len(classes) and values != sorted(values):
+    values = [_numbers(name) for name in classes]
+    first = [found[0] for found in values if found]
+    alike = [_NUMBER.split(one) == _NUMBER.split(other) for one, other in pairwise(classes)]
+    if (len(first) == len(classes) and first != sorted(first)) or any(
+        same and one > other for same, (one, other) in zip(alike, pairwise(values))
+    ):
         raise UsageError(
             f"loss `{loss}` needs classes in order, and they are sorted as texts: {order}",
             hint="rename them so that they sort in order, such as 01, 02 and 10",
         )
     return (f"loss `{loss}` takes the classes in this order: {order}",)
+
+
+def _numbers(name: str) -> list[float]:
+    return [float(found.replace(",", ".").replace("\N{MINUS SIGN}", "-")) for found in _NUMBER.findall(name)]
 
 
 def _check_held_out(images: Images, *, final: bool = False) -> None:

@@ -148,6 +148,8 @@ class Stepper:
     def _same(self, phase: Phase) -> str:
         """What of a step does not depend on the number of parts, for the user."""
         by_part = ["batch norms see the parts"] if phase.norm == "train" else []
+        if phase.bss is not None:
+            by_part.append("`bss=` sees the parts")
         if any(module.training and _drops(module) for module in self.model.modules()):
             by_part.append("dropout draws for each part")
         return f"the gradient is the same, but {' and '.join(by_part)}" if by_part else "the result is the same"

@@ -16,7 +16,21 @@ from safetensors.torch import load_file, save_file
 from shared import digest, made_once
 from tests_support import TINY, Killed, make_photos
 
-from zoo import Plugins, Run, UsageError, ZooError, compare, ensemble, evaluate, export, rerun, soup, train, verify
+from zoo import (
+    Plugins,
+    Run,
+    UsageError,
+    ZooError,
+    compare,
+    ensemble,
+    evaluate,
+    export,
+    inspect,
+    rerun,
+    soup,
+    train,
+    verify,
+)
 from zoo.combining.parts import crops, find_held_out, open_parts
 from zoo.combining.soup import _without_temperature
 from zoo.networks.mean_network import FlippedViews, log_mean
@@ -245,6 +259,11 @@ def test_a_file_over_views_gives_the_mean_of_both(trained: Path, tmp_path: Path,
     order = {name: row for row, name in enumerate(both.predictions.ids)}
     rows = [order[name] for name in run.predictions().ids]
     assert np.allclose(both.predictions.probabilities[rows], np.mean(single, axis=0), atol=1e-3)
+    told = inspect(file.path)["metadata"]
+    figures = told["zoo.metrics"] if isinstance(told["zoo.metrics"], dict) else json.loads(told["zoo.metrics"])
+    assert figures["loss"] != pytest.approx(run.metrics["loss"], abs=1e-4)
+    assert f"| Log-loss (nats) | {figures['loss']:.4f} |" in told["zoo.card"]
+    assert "The figures above are those of all of them together." in told["zoo.card"]
     assert all(check.passed for check in verify(file.path, data=run.experiment.data, plugins=plugins))
     with refused(UsageError, "rotate", "flip"):
         export(run, tta="rotate", out=tmp_path / "a.onnx", plugins=plugins)

@@ -289,6 +289,8 @@ def test_a_mistyped_backbone_offers_first_what_is_at_hand() -> None:
         ("full,lr=0", "`lr` takes a number, such as `full,lr=0.1`: "),
         ("full,lr", "`lr` takes a number, such as `full,lr=0.1`: "),
         ("full,ema=2", "`ema` takes a number, such as `full,ema=0.99`: "),
+        ("full,bss=-1", "`bss` takes a number, such as `full,bss=0.001`: "),
+        ("full,stochnorm=1", "`stochnorm` takes a number, such as `full,stochnorm=0.5`: "),
         ("full,norm=bad", "`norm` takes one of frozen train recalibrate, such as `full,norm=train`: "),
         (
             "linear,solver=x",

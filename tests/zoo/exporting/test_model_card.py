@@ -112,4 +112,18 @@ def test_a_soup_of_one_run_is_said_so(exported_run: Path, tmp_path: Path) -> Non
     found = changed(
         exported_run, tmp_path / "run", soup={"ingredients": [part | {"taken": True}, part | {"taken": False}]}
     )
-    assert "It is a soup of 1 run." in card(found)
+    text = card(found)
+    assert "It is a soup of 1 run." in text and "Those of one of the runs that it was made of" in text
+    assert "decided which runs" not in text
+    text = card(
+        changed(
+            exported_run, tmp_path / "other", soup={**found.record["soup"], "chosen_on": found.record["reported_split"]}
+        )
+    )
+    assert "- The reported images decided which runs were taken, too, so the figures are optimistic." in text
+
+
+def test_a_card_says_whether_probabilities_are_calibrated(exported_run: Path, tmp_path: Path) -> None:
+    for on, said in ((None, "Probabilities are not calibrated."), ("choose", "held-out images, temperature 1.5.")):
+        temperature = {"value": 1.0 if on is None else 1.5, "fitted_on": on}
+        assert said in card(changed(exported_run, tmp_path / str(on), temperature=temperature))

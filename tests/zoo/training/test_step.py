@@ -122,10 +122,12 @@ def test_what_follows_the_parts_is_told_when_memory_runs_out() -> None:
     take(model, stepper(model, progress))
     model.drop = nn.Dropout(0.0)
     take(model, stepper(model, progress))
+    take(model, stepper(model, progress), replace(PHASE, bss=0.1))
     assert [text.split("; ")[1] for text in progress.warnings] == [
         "the gradient is the same, but batch norms see the parts and dropout draws for each part",
         "the gradient is the same, but dropout draws for each part",
         "the result is the same",
+        "the gradient is the same, but `bss=` sees the parts",
     ]
 
 
