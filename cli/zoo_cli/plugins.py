@@ -126,7 +126,7 @@ def check(
     """
     from zoo.plugin import Plugins, installed_candidates
     from zoo.testing.plugin import check_plugin
-    from zoo.testing.plugin_folder import candidates_in
+    from zoo.testing.plugin_folder import candidates_in, others
     from zoo_cli.main import plugins as load
 
     names, loaded = [plugin], load(ctx)
@@ -134,7 +134,7 @@ def check(
     if plugin not in known and ("/" in plugin or Path(plugin).is_dir()):
         mine = candidates_in(Path(plugin))
         names = [candidate.name for candidate in mine]
-        loaded = Plugins([*(one for one in installed_candidates() if one.name not in names), *mine])
+        loaded = Plugins([*others(mine, installed_candidates()), *mine])
     screen = console()
     results = []
     for name in names:
@@ -182,19 +182,20 @@ def new(ctx: click.Context, name: str, kinds: tuple[str, ...], out: str | None, 
 
     \b
     zoo plugins new acme --kind strategy --kind metric
-    pip install -e ./backbone-zoo-acme
+    pip install -e './backbone-zoo-acme[dev]'
     zoo plugins check acme
     """
-    from zoo.scaffolding.package import new_plugin, nouns
+    from zoo.scaffolding.package import new_plugin
     from zoo_cli.main import plugins as load
 
-    loaded = load(ctx)
-    made = new_plugin(name, tuple(nouns(loaded)) if "all" in kinds else kinds, out, plugins=loaded)
+    made = new_plugin(name, kinds, out, plugins=load(ctx))
     if as_json:
         print_json({"name": made.name, "folder": str(made.folder), "files": made.files, "commands": made.uses})
         return
     screen = console()
     screen.print(escape(f"wrote {made.folder}: {' '.join(made.files)}"), soft_wrap=True)
-    folder = shlex.quote(str(made.folder) if made.folder.is_absolute() else f"./{made.folder}")
-    for line in (f"pip install -e {folder}", f"zoo plugins check {name}", f"pytest {folder}", *made.uses):
+    path = str(made.folder) if made.folder.is_absolute() else f"./{made.folder}"
+    folder = shlex.quote(path)
+    install = f"pip install -e {shlex.quote(f'{path}[dev]')}"
+    for line in (install, f"zoo plugins check {name}", f"python -m pytest {folder}", *made.uses):
         screen.print(f"  {escape(line)}", soft_wrap=True)
