@@ -126,7 +126,7 @@ def check(
     """
     from zoo.plugin import Plugins, installed_candidates
     from zoo.testing.plugin import check_plugin
-    from zoo.testing.plugin_folder import candidates_in, others
+    from zoo.testing.plugin_folder import beside, candidates_in
     from zoo_cli.main import plugins as load
 
     names, loaded = [plugin], load(ctx)
@@ -134,7 +134,7 @@ def check(
     if plugin not in known and ("/" in plugin or Path(plugin).is_dir()):
         mine = candidates_in(Path(plugin))
         names = [candidate.name for candidate in mine]
-        loaded = Plugins([*others(mine, installed_candidates()), *mine])
+        loaded = Plugins([*beside(mine, installed_candidates()), *mine])
     screen = console()
     results = []
     for name in names:

@@ -233,12 +233,15 @@ ANSWERS = '[ "$1" = --version ] && { echo v22.1.0; exit 0; }\n'  # a fake that i
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (f"{ANSWERS}echo 'SyntaxError: damaged' >&2; exit 7", ("node ended with status 7: SyntaxError: damaged",)),
+        (
+            f"{ANSWERS}echo 'SyntaxError: damaged' >&2; exit 7",
+            ("node ended with status 7: SyntaxError: damaged", PACKAGE),
+        ),
         (f"{ANSWERS}kill -9 $$", ("ended by signal 9", "memory")),
         ("echo v12.22.9", ("is Node.js 12.22.9, which is too old", str(node_package.OLDEST_NODE))),
         ("echo hello; cat", ("is not Node.js", "says hello")),  # another program of the name, which reads its input
         ("echo broken >&2; exit 1", ("is not Node.js", "says broken")),
-        ("sleep 30", ("gave no answer",)),
+        ("sleep 30", ("gave no answer", "node --version")),
     ],
     ids=["ends", "killed", "old", "other", "broken", "hangs"],
 )

@@ -51,7 +51,7 @@ def candidates_in(folder: Path) -> list[PluginCandidate]:
     ]
 
 
-def others(mine: Sequence[PluginCandidate], installed: Iterable[PluginCandidate]) -> list[PluginCandidate]:
+def beside(mine: Sequence[PluginCandidate], installed: Iterable[PluginCandidate]) -> list[PluginCandidate]:
     """The installed plugins beside those of a folder, without the installed copy of the same package.
 
     Raises:
