@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 
@@ -125,32 +126,37 @@ def check(
     here, such as a runtime of a device that is missing, is told and does not count.
     """
     from zoo.plugin import Plugins, installed_candidates
-    from zoo.testing.plugin import check_plugin
-    from zoo.testing.plugin_folder import beside, candidates_in
+    from zoo.testing.plugin import RowCheck, check_plugin
+    from zoo.testing.plugin_folder import beside, candidates_in, start_failure
     from zoo_cli.main import plugins as load
 
     names, loaded = [plugin], load(ctx)
+    failed: list[RowCheck] = []
     known = {word for one in loaded.plugins for word in (one.name, one.distribution)}
     if plugin not in known and ("/" in plugin or Path(plugin).is_dir()):
         mine = candidates_in(Path(plugin))
-        names = [candidate.name for candidate in mine]
-        loaded = Plugins([*beside(mine, installed_candidates()), *mine])
+        rest = beside(mine, installed_candidates())
+        failed = [failure for failure in map(start_failure, mine) if failure is not None]
+        dead = {failure.name for failure in failed}
+        names = [candidate.name for candidate in mine if candidate.name not in dead]
+        loaded = Plugins([*rest, *(candidate for candidate in mine if candidate.name not in dead)])
     screen = console()
     results = []
-    for name in names:
-        for result in check_plugin(
-            name, plugins=loaded, data=data, strategies=strategies, backbone=backbone, only=only
-        ):
-            results.append(result)
-            if not as_json:
-                colour = {"passed": "green", "violated": "red"}.get(result.status, "yellow")
-                reason = f": {result.reason}" if result.reason else ""
-                screen.print(
-                    f"[{colour}]{result.status:11}[/{colour}] {escape(f'{result.kind} {result.name}{reason}')}",
-                    soft_wrap=True,
-                )
-                if result.hint:
-                    screen.print(f"            [cyan]hint[/cyan]: {escape(result.hint)}", soft_wrap=True)
+    checks = (
+        check_plugin(name, plugins=loaded, data=data, strategies=strategies, backbone=backbone, only=only)
+        for name in names
+    )
+    for result in itertools.chain(failed, itertools.chain.from_iterable(checks)):
+        results.append(result)
+        if not as_json:
+            colour = {"passed": "green", "violated": "red"}.get(result.status, "yellow")
+            reason = f": {result.reason}" if result.reason else ""
+            screen.print(
+                f"[{colour}]{result.status:11}[/{colour}] {escape(f'{result.kind} {result.name}{reason}')}",
+                soft_wrap=True,
+            )
+            if result.hint:
+                screen.print(f"            [cyan]hint[/cyan]: {escape(result.hint)}", soft_wrap=True)
     violated = [result for result in results if result.status == "violated"]
     if as_json:
         print_json({"passed": not violated, "rows": [result.to_json() for result in results]})

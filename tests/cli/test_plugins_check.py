@@ -241,6 +241,25 @@ def test_a_module_of_two_names_stays_registered_under_the_first(
     assert "registers nothing" not in err
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import os\nos._exit(3)\n", "status 3"),
+        ("import os\nos._exit(0)\n", "status 0"),
+        ("import os\nos.kill(os.getpid(), 9)\n", "signal 9"),
+        ("import time\ntime.sleep(30)\n", "not done after 0.5 seconds"),
+    ],
+    ids=["leaves", "leaves well", "killed", "hangs"],
+)
+def test_a_module_that_ends_or_keeps_the_process(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.testing.plugin_folder.START_SECONDS", 0.5 if "sleep" in text else 60)
+    assert run(["plugins", "check", str(package(tmp_path, text))]) == 1
+    err = capsys.readouterr().err
+    assert "violated    plugin strange" in err and told in err and "hint" in err, err
+
+
 def test_a_disabled_plugin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZOO_DISABLE_PLUGINS", "metrics")
     assert run(["plugins", "check", "metrics"]) == 2

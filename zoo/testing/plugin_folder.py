@@ -9,11 +9,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UsageError
+from zoo.errors import UsageError, ZooError
 from zoo.plugin import GROUP, PluginCandidate
 from zoo.system.entry_points import InstalledPoint
+from zoo.system.fresh_import import frameworks_after
+from zoo.testing.plugin import RowCheck
 
 PROJECT = "pyproject.toml"
+START_SECONDS = 60  # a start takes less than one
 
 
 def candidates_in(folder: Path) -> list[PluginCandidate]:
@@ -67,6 +70,30 @@ def beside(mine: Sequence[PluginCandidate], installed: Iterable[PluginCandidate]
                 hint="give the entry point another name, or uninstall the other package",
             )
     return rest
+
+
+def start_failure(candidate: PluginCandidate) -> RowCheck | None:
+    """Load a plugin in a process of its own; a violation where that process ends early or does not end.
+
+    It must be known before the plugin is loaded in this process, which would end or wait with it.
+    """
+    try:
+        frameworks_after(
+            "zoo.testing.plugin_start:start",
+            candidate.name,
+            candidate.entry_point.value,
+            call=True,
+            seconds=START_SECONDS,
+        )
+    except ZooError as error:
+        return RowCheck(
+            kind="plugin",
+            name=candidate.name,
+            status="violated",
+            reason=f"every `zoo` command would end or wait with it as it is loaded: {error.message}",
+            hint="a module with hooks, and its hooks, do nothing but register rows",
+        )
+    return None
 
 
 def _normal(distribution: str) -> str:
