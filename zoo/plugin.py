@@ -149,18 +149,20 @@ class Plugins:
             self._load(plugin, candidate.entry_point)
 
     def _load(self, plugin: Plugin, point: Point) -> None:
-        module = None
         try:
             with _quiet(plugin):
                 module = point.load()
             if self._manager.is_registered(module):
                 raise ZooError(f"`{plugin.target}` is registered already, under another name")
-            self._manager.register(module, plugin.name)
+            try:
+                self._manager.register(module, plugin.name)
+            except BaseException:
+                if self._manager.is_registered(module):
+                    self._manager.unregister(module)
+                raise
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # also `SystemExit`, and exceptions that are not derived from `Exception`
-            if module is not None and self._manager.is_registered(module):
-                self._manager.unregister(module)
             self._fail(plugin, "load", error)
             return
         plugin.module = module
@@ -343,7 +345,7 @@ def _check_entry(value: Any, noun: str, kind: type) -> None:
         raise ZooError(f"`register` takes {article(noun)} (`zoo.{kind.__name__}`), not {value!r}")
     for attribute in ("name", "summary"):
         text = getattr(value, attribute, None)
-        if not isinstance(text, str) or not text.strip() or "\n" in text:
-            raise ZooError(f"{article(noun)}'s `{attribute}` must be one line of text, not {text!r}")
+        if not isinstance(text, str) or not text.strip() or not text.isprintable():
+            raise ZooError(f"{article(noun)}'s `{attribute}` must be one line of printable text, not {text!r}")
     if any(character in value.name for character in "/,:+= \t"):
         raise ZooError(f"{article(noun)}'s name must not contain `/ , : + =` or a space: `{value.name}`")

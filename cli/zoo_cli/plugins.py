@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from pathlib import Path
 
@@ -125,32 +126,37 @@ def check(
     here, such as a runtime of a device that is missing, is told and does not count.
     """
     from zoo.plugin import Plugins, installed_candidates
-    from zoo.testing.plugin import check_plugin
-    from zoo.testing.plugin_folder import candidates_in
+    from zoo.testing.plugin import RowCheck, check_plugin
+    from zoo.testing.plugin_folder import beside, candidates_in, start_failure
     from zoo_cli.main import plugins as load
 
     names, loaded = [plugin], load(ctx)
+    failed: list[RowCheck] = []
     known = {word for one in loaded.plugins for word in (one.name, one.distribution)}
     if plugin not in known and ("/" in plugin or Path(plugin).is_dir()):
         mine = candidates_in(Path(plugin))
-        names = [candidate.name for candidate in mine]
-        loaded = Plugins([*(one for one in installed_candidates() if one.name not in names), *mine])
+        rest = beside(mine, installed_candidates())
+        failed = [failure for failure in map(start_failure, mine) if failure is not None]
+        dead = {failure.name for failure in failed}
+        names = [candidate.name for candidate in mine if candidate.name not in dead]
+        loaded = Plugins([*rest, *(candidate for candidate in mine if candidate.name not in dead)])
     screen = console()
     results = []
-    for name in names:
-        for result in check_plugin(
-            name, plugins=loaded, data=data, strategies=strategies, backbone=backbone, only=only
-        ):
-            results.append(result)
-            if not as_json:
-                colour = {"passed": "green", "violated": "red"}.get(result.status, "yellow")
-                reason = f": {result.reason}" if result.reason else ""
-                screen.print(
-                    f"[{colour}]{result.status:11}[/{colour}] {escape(f'{result.kind} {result.name}{reason}')}",
-                    soft_wrap=True,
-                )
-                if result.hint:
-                    screen.print(f"            [cyan]hint[/cyan]: {escape(result.hint)}", soft_wrap=True)
+    checks = (
+        check_plugin(name, plugins=loaded, data=data, strategies=strategies, backbone=backbone, only=only)
+        for name in names
+    )
+    for result in itertools.chain(failed, itertools.chain.from_iterable(checks)):
+        results.append(result)
+        if not as_json:
+            colour = {"passed": "green", "violated": "red"}.get(result.status, "yellow")
+            reason = f": {result.reason}" if result.reason else ""
+            screen.print(
+                f"[{colour}]{result.status:11}[/{colour}] {escape(f'{result.kind} {result.name}{reason}')}",
+                soft_wrap=True,
+            )
+            if result.hint:
+                screen.print(f"            [cyan]hint[/cyan]: {escape(result.hint)}", soft_wrap=True)
     violated = [result for result in results if result.status == "violated"]
     if as_json:
         print_json({"passed": not violated, "rows": [result.to_json() for result in results]})
@@ -182,19 +188,20 @@ def new(ctx: click.Context, name: str, kinds: tuple[str, ...], out: str | None, 
 
     \b
     zoo plugins new acme --kind strategy --kind metric
-    pip install -e ./backbone-zoo-acme
+    pip install -e './backbone-zoo-acme[dev]'
     zoo plugins check acme
     """
-    from zoo.scaffolding.package import new_plugin, nouns
+    from zoo.scaffolding.package import new_plugin
     from zoo_cli.main import plugins as load
 
-    loaded = load(ctx)
-    made = new_plugin(name, tuple(nouns(loaded)) if "all" in kinds else kinds, out, plugins=loaded)
+    made = new_plugin(name, kinds, out, plugins=load(ctx))
     if as_json:
         print_json({"name": made.name, "folder": str(made.folder), "files": made.files, "commands": made.uses})
         return
     screen = console()
     screen.print(escape(f"wrote {made.folder}: {' '.join(made.files)}"), soft_wrap=True)
-    folder = shlex.quote(str(made.folder) if made.folder.is_absolute() else f"./{made.folder}")
-    for line in (f"pip install -e {folder}", f"zoo plugins check {name}", f"pytest {folder}", *made.uses):
+    path = str(made.folder) if made.folder.is_absolute() else f"./{made.folder}"
+    folder = shlex.quote(path)
+    install = f"pip install -e {shlex.quote(f'{path}[dev]')}"
+    for line in (install, f"zoo plugins check {name}", f"python -m pytest {folder}", *made.uses):
         screen.print(f"  {escape(line)}", soft_wrap=True)

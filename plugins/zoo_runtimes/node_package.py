@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ PACKAGE = "onnxruntime-web"
 FOLDER = "ZOO_ONNXRUNTIME_WEB"
 INSTALL = f"`npm install {PACKAGE}`"
 OLDEST_NODE = 18  # the oldest that runs onnxruntime-web's modules
+VERSION_SECONDS = 60  # a busy machine may take long to start a program
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,30 @@ def find_installation() -> Installation:
     raise ZooError(
         f"{PACKAGE} was not found {where}", hint=f"{INSTALL} puts it into this folder; {FOLDER} names another one"
     )
+
+
+def check_node(node: str) -> None:
+    """Check that a program is Node.js, and new enough.
+
+    Raises:
+        ZooError: it is not; the message has its version or its answer.
+    """
+    hint = f"install Node.js {OLDEST_NODE} or newer, and put it first on the PATH"
+    try:
+        done = subprocess.run(
+            [node, "--version"], stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=VERSION_SECONDS
+        )
+    except OSError as error:
+        raise ZooError(f"`{node}` cannot be started: {error.strerror}", hint=hint) from error
+    except subprocess.TimeoutExpired as error:
+        raise ZooError(f"`{node} --version` gave no answer in {VERSION_SECONDS} seconds", hint=hint) from error
+    answer = done.stdout.decode(errors="replace").strip()
+    version = re.fullmatch(r"v(\d+)(\.\d+)+\S*", answer)
+    if done.returncode or version is None:
+        lines = answer.splitlines() or done.stderr.decode(errors="replace").strip().splitlines() or ["nothing"]
+        raise ZooError(f"`{node}` is not Node.js: `--version` says {lines[0][:100]}", hint=hint)
+    if int(version[1]) < OLDEST_NODE:
+        raise ZooError(f"`{node}` is Node.js {answer[1:]}, which is too old for {PACKAGE}", hint=hint)
 
 
 def _module_of(package: Path) -> Path | None:

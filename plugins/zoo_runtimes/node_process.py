@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from zoo.errors import ZooError, first_line
 from zoo.exporter import json_text
-from zoo_runtimes.node_package import OLDEST_NODE, PACKAGE, find_installation
+from zoo_runtimes.node_package import INSTALL, PACKAGE, check_node, find_installation
 
 SCRIPT = Path(__file__).with_name("onnxruntime_web.mjs")
 
@@ -41,6 +41,7 @@ class NodeProcess:
             ZooError: node or onnxruntime-web is absent, or cannot open the model.
         """
         found = find_installation()
+        check_node(found.node)
         self._lock = threading.Lock()  # JavaScript answers one call at a time
         self._log: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed by `close`
         self._process = subprocess.Popen(
@@ -108,11 +109,15 @@ class NodeProcess:
                 found = _read(answers, answer["bytes"])
         except (EOFError, BrokenPipeError) as error:
             status = self._process.wait()
+            if status < 0:
+                raise ZooError(
+                    f"node was ended by signal {-status}",
+                    hint="9 (SIGKILL) is also how the system ends a program when memory runs out",
+                ) from error
             self._log.seek(0)
             said = [line for line in self._log.read().decode(errors="replace").splitlines() if "Error" in line]
             raise ZooError(
-                f"node ended with status {status}{f': {said[0].strip()}' if said else ''}",
-                hint=f"Node.js {OLDEST_NODE} or newer is needed; `node --version` shows yours",
+                f"node ended with status {status}{f': {said[0].strip()}' if said else ''}", hint=f"{INSTALL} again"
             ) from error
         if "error" in answer:
             raise ZooError(first_line(RuntimeError(answer["error"])))

@@ -207,6 +207,11 @@ def test_a_wrong_command_line(words: list[str], told: tuple[str, ...], capsys: p
     [
         ("[project]\nname = 'x'\n", "entry point"),
         ("[project\n", "cannot be read"),
+        ("project = 3\n", "entry point"),
+        ("[project]\nentry-points = 3\n", "entry point"),
+        ('[project.entry-points."zoo.plugins"]\na = 3\n', "`a = 3` names no module"),
+        ('[project.entry-points."zoo.plugins"]\n"" = "zoo_a"\n', "names no module"),
+        ('[project.entry-points."zoo.plugins"]\nlite = "zoo_a"\n', "`lite` belongs to a plugin of `backbone-zoo`"),
         ("[project]\nname = 'x'\nentry-points = {'zoo.plugins' = 3}\n", "entry point"),
     ],
 )
@@ -214,6 +219,45 @@ def test_a_folder_without_a_plugin(text: str, told: str, tmp_path: Path, capsys:
     (tmp_path / "pyproject.toml").write_text(text)
     assert run(["plugins", "check", str(tmp_path)]) == 2
     assert told in capsys.readouterr().err
+
+
+def test_an_entry_point_that_names_no_module(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = '[project]\nname = "x"\n[project.entry-points."zoo.plugins"]\nodd = "not a module!"\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    assert run(["plugins", "check", str(tmp_path)]) == 1
+    err = capsys.readouterr().err
+    assert "`odd = 'not a module!'` names no module" in err and "NoneType" not in err
+
+
+def test_a_module_of_two_names_stays_registered_under_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = package(tmp_path, HEAD + GOOD)
+    with (folder / "pyproject.toml").open("a") as file:
+        file.write('stranger = "zoo_strange"\n')
+    assert run(["plugins", "check", str(folder)]) == 1
+    err = capsys.readouterr().err
+    assert "passed      metric half" in err and "violated    plugin stranger" in err
+    assert "registers nothing" not in err
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("import os\nos._exit(3)\n", "status 3"),
+        ("import os\nos._exit(0)\n", "status 0"),
+        ("import os\nos.kill(os.getpid(), 9)\n", "signal 9"),
+        ("import time\ntime.sleep(30)\n", "not done after 0.5 seconds"),
+    ],
+    ids=["leaves", "leaves well", "killed", "hangs"],
+)
+def test_a_module_that_ends_or_keeps_the_process(
+    text: str, told: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("zoo.testing.plugin_folder.START_SECONDS", 0.5 if "sleep" in text else 60)
+    assert run(["plugins", "check", str(package(tmp_path, text))]) == 1
+    err = capsys.readouterr().err
+    assert "violated    plugin strange" in err and told in err and "hint" in err, err
 
 
 def test_a_disabled_plugin(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -81,7 +81,8 @@ def test_what_is_written_is_tidy(tmp_path: Path, capsys: pytest.CaptureFixture[s
     package = tmp_path / "deep" / "down"
     assert new("tidy", "--kind", "all", "--out", str(package)) == 0
     err = capsys.readouterr().err
-    assert f"pip install -e {package}" in err and "zoo plugins check tidy" in err
+    assert f"pip install -e '{package}[dev]'" in err and "zoo plugins check tidy" in err
+    assert f"python -m pytest {package}" in err and "runs/first" not in err  # which nothing has made
     project = tomllib.loads((package / "pyproject.toml").read_text())
     assert project["project"]["entry-points"]["zoo.plugins"] == {"tidy": "zoo_tidy"}
     assert list(package.parent.iterdir()) == [package]  # nothing is left of what was being written
@@ -119,6 +120,11 @@ def test_kinds_are_written_once_and_in_order(tmp_path: Path) -> None:
         (["acme", "--kind", "metrics"], ("unknown kind `metrics`", "`metric`")),
         (["focal", "--kind", "loss"], ("a loss `losses/focal`", "another name")),
         (["train", "--kind", "command"], ("a command `cli/train`", "another name")),
+        (["acme", "--kind", "all", "--kind", "strat"], ("unknown kind `strat`", "did you mean `strategy`")),
+        (["none", "--kind", "augmentation"], ("an augmentation `augmentations/none`",)),
+        (["serve"], ("`backbone-zoo-serve` is a package of zoo itself", "another name")),
+        (["on-nx", "--kind", "exporter"], ("`.onnx` are opened by `onnx/onnx`", "another name")),
+        (["acme", "--out", "s3://bucket/acme"], ("`--out` is a URL, `s3://bucket/acme`", "local folder")),
         (["acme", "--out", "there"], ("`there` exists", "`--out`")),
         (["acme", "--out", "file"], ("`file` exists", "`--out`")),
         (["acme", "--out", "file/below"], ("file",)),

@@ -227,9 +227,37 @@ def test_the_package_is_found_here_or_above_or_where_the_variable_says(
     assert find_installation().package == package
 
 
-def test_a_node_that_ends_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    fake_node(tmp_path, "echo 'SyntaxError: too old' >&2; exit 7", monkeypatch)
-    with refused(ZooError, "node ended with status 7: SyntaxError: too old", str(node_package.OLDEST_NODE)):
+ANSWERS = '[ "$1" = --version ] && { echo v22.1.0; exit 0; }\n'  # a fake that is Node.js by its own account
+
+
+@pytest.mark.parametrize(
+    ("script", "words"),
+    [
+        (
+            f"{ANSWERS}echo 'SyntaxError: damaged' >&2; exit 7",
+            ("node ended with status 7: SyntaxError: damaged", PACKAGE),
+        ),
+        (f"{ANSWERS}kill -9 $$", ("ended by signal 9", "memory")),
+        ("echo v12.22.9", ("is Node.js 12.22.9, which is too old", str(node_package.OLDEST_NODE))),
+        ("echo hello; cat", ("is not Node.js", "says hello")),  # another program of the name, which reads its input
+        ("echo broken >&2; exit 1", ("is not Node.js", "says broken")),
+        ("sleep 30", ("gave no answer", "node --version")),
+    ],
+    ids=["ends", "killed", "old", "other", "broken", "hangs"],
+)
+def test_a_node_that_ends_or_is_another_program_is_one_line(
+    script: str, words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(node_package, "VERSION_SECONDS", 0.5 if script.startswith("sleep") else 60)
+    fake_node(tmp_path, script, monkeypatch)
+    with refused(ZooError, *words):
+        NodeProcess(b"model", 1)
+
+
+def test_a_node_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    fake_node(tmp_path, "", monkeypatch)
+    (tmp_path / "node").write_text("#!/no/such/interpreter\n")
+    with refused(ZooError, "cannot be started", "Node.js"):
         NodeProcess(b"model", 1)
 
 

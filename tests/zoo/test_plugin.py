@@ -178,6 +178,8 @@ def test_a_plugin_that_takes_a_built_in_s_name_is_refused(make: Callable[..., Pl
         (row("has space"), "or a space"),
         (row("a/b"), "a backbone's name must not contain"),
         (Backbone(name="x", summary="two\nlines", build="a:b"), "`summary`"),
+        (Backbone(name="x", summary="a bell \a", build="a:b"), "`summary`"),
+        (row("x\x1b[31m"), "`name` must be one line of printable text"),
     ],
 )
 def test_a_bad_entry_is_refused(make: Callable[..., PluginCandidate], entry: Any, reason: str) -> None:

@@ -111,7 +111,7 @@ def bench(
                 # a runtime that was named and cannot run has failed; one that is only registered is unavailable
                 status: Status = "unavailable" if named is None else "failed"
                 missing.append(subject.outcome(status, reason=reason))
-    _check_used(asked, named, used)
+    _check_used(asked, named, used, device, plugins)
     started = datetime.now(UTC).isoformat(timespec="seconds")
     result = run_interleaved(
         subjects,
@@ -273,7 +273,9 @@ def _label(path: Path, paths: Sequence[Path]) -> str:
     return str(path) if sum(other.resolve().name == name for other in paths) > 1 else name
 
 
-def _check_used(targets: Sequence[Path], named: Sequence[Entry[Runtime]] | None, used: set[str]) -> None:
+def _check_used(
+    targets: Sequence[Path], named: Sequence[Entry[Runtime]] | None, used: set[str], device: str, plugins: Plugins
+) -> None:
     """Check that every runtime that was named, and every target, is part of a subject.
 
     Raises:
@@ -288,4 +290,13 @@ def _check_used(targets: Sequence[Path], named: Sequence[Entry[Runtime]] | None,
     for target in targets:
         resolved = {Path(name).resolve() for name in used}
         if not {target.resolve(), (target / EXPORT).resolve()} & resolved:
+            if named is None:  # `kind_of` found a runtime that accepts it, so it is the device
+                kind = kind_of(target, plugins)
+                devices = {
+                    one for entry in plugins.runtimes if entry.value.accepts == kind for one in entry.value.devices
+                }
+                raise UsageError(
+                    f"no runtime that executes `{target}` runs on `{device}`",
+                    hint=f"pass `--device auto`; they run on {' '.join(sorted(devices))}",
+                )
             raise UsageError(f"none of the runtimes asked for accepts `{target}`", hint="see `zoo list runtimes`")

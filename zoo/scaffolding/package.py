@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import UsageError, ZooError, did_you_mean
-from zoo.plugin import KINDS, Plugins
+from zoo.errors import UsageError, ZooError, article, did_you_mean
+from zoo.plugin import DISTRIBUTIONS, KINDS, Plugins
 from zoo.storage.paths import output_path
 
 TEMPLATES = Path(__file__).parent
@@ -48,7 +48,7 @@ def new_plugin(name: str, kinds: Sequence[str], out: Path | str | None = None, *
 
     Args:
         name: Of the plugin: small letters, digits and hyphens.
-        kinds: What it registers, such as `strategy` and `metric`.
+        kinds: What it registers, such as `strategy` and `metric`; `all` is each kind.
         out: The folder to be made. None: `backbone-zoo-NAME` in the current one.
         plugins: Loaded plugins, whose names are taken.
 
@@ -62,9 +62,11 @@ def new_plugin(name: str, kinds: Sequence[str], out: Path | str | None = None, *
         catalogue = getattr(plugins, nouns(plugins)[kind])
         if name in catalogue:
             raise UsageError(
-                f"there is a {kind} `{catalogue.find(name).qualified}`, which the short name would mean",
+                f"there is {article(kind)} `{catalogue.find(name).qualified}`, which the short name would mean",
                 hint="choose another name",
             )
+        if kind == "exporter":
+            _check_suffix(f".{name.replace('-', '')}", plugins)
     target = output_path(out) if out is not None else Path(f"{PREFIX}{name}")
     if target.exists() or target.is_symlink():
         raise UsageError(f"`{target}` exists", hint="pass another folder with `--out`, or remove it")
@@ -93,14 +95,26 @@ def _check_name(name: str, plugins: Plugins) -> None:
         raise UsageError(
             f"`{name}` is no name for a plugin", hint=f"write small letters, digits and single hyphens{such}"
         )
+    if f"{PREFIX}{name}" in DISTRIBUTIONS:
+        raise UsageError(f"`{PREFIX}{name}` is a package of zoo itself", hint="choose another name")
     for plugin in plugins.plugins:
         if name == plugin.name or f"zoo_{name.replace('-', '_')}" == plugin.target:
             raise UsageError(f"a plugin `{name}` is installed, by `{plugin.distribution}`", hint="choose another name")
 
 
+def _check_suffix(suffix: str, plugins: Plugins) -> None:
+    for entry in plugins.exporters:
+        if entry.value.suffix == suffix:
+            raise UsageError(
+                f"files that end in `{suffix}` are opened by `{entry.qualified}`", hint="choose another name"
+            )
+
+
 def _known(kinds: Sequence[str], plugins: Plugins) -> list[str]:
     """The kinds in the order of the hooks, each once."""
     known = nouns(plugins)
+    if "all" in kinds:
+        kinds = [*known, *(kind for kind in kinds if kind != "all")]
     singular = {plural: noun for noun, plural in known.items()}
     for kind in kinds:
         if kind not in known:

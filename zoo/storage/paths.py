@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from zoo.errors import UsageError
+from zoo.storage.address import without_secret
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")  # of `s3://bucket` a `Path` keeps one slash
 
 
 def user_path(text: Path | str) -> Path:
@@ -53,7 +57,13 @@ def output_path(text: Path | str, option: str = "--out") -> Path:
     """The path of a file or folder to be written.
 
     Raises:
-        UsageError: it is not valid UTF-8, or there is no such user.
+        UsageError: it is a URL or not valid UTF-8, or there is no such user.
     """
     check_recordable(text, option)
+    if _URL.match(str(text)):
+        address = without_secret(str(text))
+        raise UsageError(
+            f"`{option}` is a URL, `{address}`, and zoo writes to local files alone",
+            hint="pass a local folder or file, and copy it there afterwards",
+        )
     return user_path(text)

@@ -42,7 +42,10 @@ class InstalledPoint(NamedTuple):
         if _PLAIN.fullmatch(self.value) is None:
             from importlib.metadata import EntryPoint
 
-            return EntryPoint(self.name, self.value, self.group).load()
+            point = EntryPoint(self.name, self.value, self.group)
+            if point.pattern.match(self.value) is None:
+                raise ImportError(f"the entry point `{self.name} = {self.value!r}` names no module")
+            return point.load()
         module, _, attribute = self.value.partition(":")
         found = importlib.import_module(module)
         return getattr(found, attribute) if attribute else found

@@ -17,27 +17,36 @@ from zoo.target import load_target
 FRAMEWORKS = ("torch", "torchvision", "timm", "onnxruntime")
 
 
-def frameworks_after(target: str, *arguments: str, call: bool = False) -> list[str]:
+def frameworks_after(target: str, *arguments: str, call: bool = False, seconds: float | None = None) -> list[str]:
     """The frameworks that a new process has imported after it has loaded `target`.
 
     Args:
         target: `"module:attribute"`.
         arguments: Arguments of the function, if it is called.
         call: Whether the function is called, too.
+        seconds: How long the process may take. None: as long as it wants.
 
     Raises:
-        ZooError: the process fails; the message is the last line of its stderr.
+        ZooError: the process fails or takes longer; the message is the last line of its stderr.
     """
-    done = subprocess.run(
-        python_command(f"{__name__}:tell", target, json_text(list(arguments)), "call" if call else ""),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
+    try:
+        done = subprocess.run(
+            python_command(f"{__name__}:tell", target, json_text(list(arguments)), "call" if call else ""),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            errors="replace",
+            check=False,
+            timeout=seconds,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ZooError(f"its process is not done after {seconds:g} seconds") from error
+    answers = done.stdout.splitlines()
+    if done.returncode or not answers:
         lines = done.stderr.strip().splitlines()
-        raise ZooError(lines[-1] if lines else f"its process ended with status {done.returncode}")
-    found: list[str] = json.loads(done.stdout.splitlines()[-1])
+        signal = f"was ended by signal {-done.returncode}" if done.returncode < 0 else None
+        told = lines[-1] if lines and signal is None else None
+        raise ZooError(told or f"its process {signal or f'ended with status {done.returncode}'}")
+    found: list[str] = json.loads(answers[-1])
     return found
 
 

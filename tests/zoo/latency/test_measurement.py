@@ -290,6 +290,10 @@ def test_invalid_names_are_usage_errors(folder: Path, plugins: Plugins, tmp_path
     assert "did you mean `quick`" in str(caught.value)
     with pytest.raises(UsageError, match="runtime `gpu` does not run on `cpu`"):
         measure(folder, plugins, "gpu")
+    (tmp_path / "model.onnx").touch()
+    with pytest.raises(UsageError, match=r"no runtime that executes `.*model.onnx` runs on `xpu`") as caught:
+        bench([tmp_path / "model.onnx"], device="xpu")
+    assert "they run on cpu cuda" in str(caught.value)
     with pytest.raises(UsageError, match="unknown device `tpu`"):
         bench([folder], device="tpu", plugins=plugins)
     with pytest.raises(UsageError, match="nothing to measure"):
