@@ -117,20 +117,18 @@ def read(argument: Argument, rows: LabelledRows) -> None:
 
 
 def _names_of(files: Iterable[str]) -> dict[str, str]:
-    """A name for each shard that no other has: the first such of its stem, its name, and its path below their folder."""
+    """A name for each shard that no other has: its stem, or else its name, or else its path below their folder."""
     paths = {file: Path(file) for file in files}
     common = Path(os.path.commonpath([path.parent for path in paths.values()])) if paths else Path()
-    found: dict[str, str] = {}
-    for shorten in (
-        lambda path: path.name.partition(".")[0],
-        lambda path: path.name.removesuffix(".tar"),
-        lambda path: path.relative_to(common).as_posix().removesuffix(".tar"),
-        lambda path: path.relative_to(common).as_posix(),
+    below = {file: path.relative_to(common).as_posix() for file, path in paths.items()}
+    for found in (
+        {file: path.name.partition(".")[0] for file, path in paths.items()},
+        {file: path.name.removesuffix(".tar") for file, path in paths.items()},
+        {file: name.removesuffix(".tar") for file, name in below.items()},
     ):
-        found = {file: shorten(path) for file, path in paths.items()}
         if len(set(found.values())) == len(found):
-            break
-    return found
+            return found
+    return below
 
 
 def _members(file: str, rows: LabelledRows, asked: Collection[str]) -> Iterator[_Image]:
