@@ -7,10 +7,11 @@ the first dot, such as `0001.jpg` and `0001.txt`.
 from __future__ import annotations
 
 import json
+import os
 import tarfile
 from array import array
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ from zoo_datasets.reading import BY_SPLIT, files_by_split
 OPTIONS: dict[str, Kind] = {**BY_SPLIT, "label": "text", "split": "text", "group": "text"}
 EXAMPLE = "such as `wds:shard-{000..009}.tar`"
 WORDS = ("txt", "cls")  # suffixes of members that hold a class and nothing else
+BEGINNING = "its beginning"
 LONGEST = 1 << 20  # bytes of a member of words
 ZEROS = 1 << 20  # bytes that are looked at in one go
 
@@ -97,7 +99,8 @@ def read(argument: Argument, rows: LabelledRows) -> None:
     repeated = images.repeat_names()
     if repeated:
         rows.notes.append("shards use the same names, so the name of the shard is put before each")
-    prefixes = [f"{Path(file).name.partition('.')[0]}/" if repeated else "" for file, _ in shards]
+    names = _names_of(file for file, _ in shards)
+    prefixes = [f"{names[file]}/" if repeated else "" for file, _ in shards]
     members = [ByteRanges(file, prefix) for (file, _), prefix in zip(shards, prefixes)]
     holder = _holder(argument, images) if rows.labelled else None
     for shard, image in zip(images.shards, images):
@@ -113,6 +116,21 @@ def read(argument: Argument, rows: LabelledRows) -> None:
         )
 
 
+def _names_of(files: Iterable[str]) -> dict[str, str]:
+    """A name for each shard that no other has: its stem, or else its name, or else its path below their folder."""
+    paths = {file: Path(file) for file in files}
+    common = Path(os.path.commonpath([path.parent for path in paths.values()])) if paths else Path()
+    below = {file: path.relative_to(common).as_posix() for file, path in paths.items()}
+    for found in (
+        {file: path.name.partition(".")[0] for file, path in paths.items()},
+        {file: path.name.removesuffix(".tar") for file, path in paths.items()},
+        {file: name.removesuffix(".tar") for file, name in below.items()},
+    ):
+        if len(set(found.values())) == len(found):
+            return found
+    return below
+
+
 def _members(file: str, rows: LabelledRows, asked: Collection[str]) -> Iterator[_Image]:
     """The images of a shard, each with the words beside it.
 
@@ -126,7 +144,7 @@ def _members(file: str, rows: LabelledRows, asked: Collection[str]) -> Iterator[
     words: dict[str, dict[str, str]] = defaultdict(dict)
     known = tuple(suffix.removeprefix(".") for suffix in (*SUFFIXES, *FOREIGN_SUFFIXES))
     found: list[tuple[str, str, int, int]] = []
-    last = "its beginning"
+    last = BEGINNING
     whole = Path(file).stat().st_size
     try:
         with tarfile.open(file, "r:") as archive, Path(file).open("rb") as stream:
@@ -160,6 +178,10 @@ def _members(file: str, rows: LabelledRows, asked: Collection[str]) -> Iterator[
                         )
             if _holds_more(file, archive.offset):
                 rows.rejected.append((file, f"is damaged after {last}: what follows is no member of a tar file"))
+            elif archive.offset >= whole:  # a tar file ends in two blocks of zeros
+                rows.rejected.append((file, f"may be cut short after {last}: the end mark of a tar file is missing"))
+            elif last == BEGINNING:
+                rows.notes.append(f"shard `{file}` is empty")
     except UnicodeDecodeError as error:
         raise ZooError(f"the words of {last} in `{file}` are not valid UTF-8", hint="write them in UTF-8") from error
     except tarfile.ReadError as error:

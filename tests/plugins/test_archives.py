@@ -185,6 +185,35 @@ def test_a_shard_that_is_damaged_says_so(photos: Path, tmp_path: Path) -> None:
         open_images(f"wds:{tmp_path}/s.tar", 0, Plugins())
 
 
+def test_a_shard_that_ends_between_members_or_is_empty_says_so(photos: Path, tmp_path: Path) -> None:
+    sharded(photos, tmp_path / "s.tar").close()
+    with tarfile.open(tmp_path / "s.tar") as archive:
+        end = archive.getmembers()[6].offset
+    whole = (tmp_path / "s.tar").read_bytes()
+    (tmp_path / "cut.tar").write_bytes(whole[:end])
+    images = open_to_score(f"wds:{tmp_path}/cut.tar", 0, Plugins())
+    assert len(ids(images)) == 3 and "cut short" in dict(images.rejected)[f"{tmp_path}/cut.tar"]
+    (tmp_path / "none.tar").write_bytes(bytes(10_240))
+    images = open_images(f"wds:{tmp_path}/s.tar,{tmp_path}/none.tar", 0, Plugins())
+    assert ids(images) == set(names(photos)) and not images.rejected
+    assert any("none.tar" in note and "empty" in note for note in images.notes)
+
+
+@pytest.mark.parametrize("files", [("a/0.tar", "b/0.tar"), ("a.v1.tar", "a.v2.tar"), ("a/0.tar", "a/0")])
+def test_shards_whose_names_are_alike_keep_all_their_images(
+    photos: Path, tmp_path: Path, files: tuple[str, str]
+) -> None:
+    for file in files:
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        sharded(photos, tmp_path / file).close()
+    every = [f"{tmp_path}/{file}" for file in files]
+    assert len(ids(open_images(f"wds:{','.join(every)}", 0, Plugins()))) == 2 * len(names(photos))
+    images = open_images(f"wds:train={every[0]},val={every[1]}", 0, Plugins())
+    assert [len(part) for part in images.splits.values() if len(part)] == [len(names(photos))] * 2
+    twice = open_images(f"wds:{every[0]},{every[0]}", 0, Plugins())
+    assert len(ids(twice)) == len(names(photos))
+
+
 def test_shards_of_which_the_class_cannot_be_told(photos: Path, tmp_path: Path) -> None:
     with sharded(photos, tmp_path / "s.tar") as archive:
         put(archive, "red/000.txt", b"a caption")

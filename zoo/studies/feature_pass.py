@@ -322,7 +322,8 @@ class _Session:
         except DiskFull as error:
             raise DiskFull(
                 f"{error.message}; {self.finished_text()}",
-                hint="make room, or set `ZOO_CACHE_BUDGET` to more, then run the same command again",
+                hint="make room, set `ZOO_CACHE_BUDGET` to more, or `ZOO_CACHE` to a folder that can be written; then "
+                "run the same command again",
             ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)

@@ -17,6 +17,7 @@ from zoo.data.decoding import DecodedImages, DecodeRequest, ImageNotes, default_
 from zoo.data.digest_column import Digests
 from zoo.data.shard_passes import may_have_features
 from zoo.data.shards import FileState, Shard, digest_of_file, shards_of
+from zoo.dataset import FINAL, FOLD
 from zoo.errors import UsageError, counted
 from zoo.experiment import Experiment
 from zoo.feature_cache.engine_choice import EngineChoice
@@ -94,9 +95,9 @@ def kept_features(
         part = frozen_part(mine, planned, setup, experiment, context)
     except UsageError:
         return None
-    engines, first = engine_keys(context.plugins), shards["fit"][0].file
+    engines, one_of_them = engine_keys(context.plugins), shards["fit"][0].file
     asked = experiment.engine if began_with is None else began_with.name
-    name = kept_engine(part, asked, context, digest_of_file(first), engines)
+    name = kept_engine(part, asked, context, digest_of_file(one_of_them), engines)
     files = sorted({shard.file for one in shards.values() for shard in one})
     if name is None:
         context.progress.note(f"no features of {counted(len(files), 'shard')} are kept for these settings")
@@ -120,9 +121,13 @@ def kept_features(
     for file, state in states.items():
         state.check(file)
     if missing:
+        made_here = experiment.data.startswith(
+            (f"{FOLD}:", f"{FINAL}:")
+        )  # of folds or all images, which a pass has not
+        first = "" if made_here else "; `zoo features` with the same settings computes them first"
         context.progress.note(
             f"features of {counted(len(missing), 'shard')} of {len(files):,} are not kept, so all images are decoded "
-            "here; `zoo features` with the same settings computes them first"
+            f"here{first}"
         )
         return None
     count = sum(len(one.contents) for one in images.values())

@@ -193,6 +193,26 @@ def test_of_features_that_are_kept_in_part_a_run_takes_none(shards: Path, tmp_pa
 
 
 @pytest.mark.usefixtures("worker")
+def test_folds_are_not_sent_to_a_pass_that_refuses_them(shards: Path, tmp_path: Path, plugins: Plugins) -> None:
+    computed(settings(shards), plugins)
+    for folds in (None, 2):
+        told, asked = Told(), settings(shards, folds=folds, split_seed=3)
+        train(asked, out=tmp_path / f"{folds}", plugins=plugins, progress=told)
+        (line,) = {line for line in told.lines if "are not kept" in line}
+        assert ("`zoo features`" in line) is (folds is None)
+
+
+@pytest.mark.usefixtures("worker")
+def test_a_store_that_cannot_be_written_is_named(
+    shards: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ZOO_CACHE", str(tmp_path / "file"))
+    with refused(ZooError, "cannot be written", "`ZOO_CACHE` to a folder"):
+        computed(settings(shards), plugins)
+
+
+@pytest.mark.usefixtures("worker")
 def test_new_shards_alone_are_computed_where_splits_are_named(shards: Path, tmp_path: Path, plugins: Plugins) -> None:
     fewer = replace(settings(shards), data=f"wds:train={shards}/{{0..1}}.tar,val={shards}/3.tar")
     more = replace(fewer, data=f"wds:train={shards}/{{0..2}}.tar,val={shards}/3.tar")
