@@ -89,7 +89,7 @@ def test_every_entry_point_is_in_its_wheel(wheel: Path, serve_wheel: Path) -> No
         modules = re.findall(r"^\w+ = (zoo_\w+)$", archive.read(points).decode(), re.MULTILINE)
         assert all(f"{module}/__init__.py" in archive.namelist() for module in modules)
         found += len(modules)
-    assert found == 19
+    assert found == 20
 
 
 def test_the_program_runs_from_the_wheels(path: tuple[Path, ...], tmp_path: Path) -> None:
@@ -103,7 +103,7 @@ def test_the_program_runs_from_the_wheels(path: tuple[Path, ...], tmp_path: Path
     modules = sorted(folder.name for folder in path[0].glob("zoo*"))
     code = f"import json; print(json.dumps([__import__(name).__file__ for name in {modules}]))"
     places = json.loads(run_installed(path, tmp_path, "-c", code).stdout)
-    assert len(places) == 20 and all(Path(place).is_relative_to(path[0]) for place in places)
+    assert len(places) == 21 and all(Path(place).is_relative_to(path[0]) for place in places)
 
 
 def project(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from zoo.errors import ZooError, article
-from zoo.runtime import DEVICES
 
 TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 
@@ -58,6 +57,8 @@ def check_row(value: Any, noun: str) -> None:
         raise ZooError(f"{article(noun)}'s `suffix` begins with a dot, such as `.onnx`, not {suffix!r}")
     if noun == "callback" and not value.limit > 0:
         raise ZooError(f"a callback's `limit` is a number of seconds above 0, not {value.limit}")
+    from zoo.runtime import DEVICES  # not at the top: `zoo --help` needs no runtime
+
     for name, known in (("devices", DEVICES), ("preprocessing", ("graph", "outside")), ("precisions", None)):
         found = getattr(value, name, None)
         if found is not None and (not found or (known and not set(found) <= set(known))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from zoo.preprocess import Colour, ImageSize
 CANVASES = torch.randint(0, 256, (6, 3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
 PLUGINS = Plugins()
-NAMES = [entry.name for entry in PLUGINS.augmentations]
+NAMES = [entry.name for entry in PLUGINS.augmentations if all(map(find_spec, entry.value.requires))]
 
 
 def make_view(policy: str, size: ImageSize, fill: Colour | None = None) -> View:

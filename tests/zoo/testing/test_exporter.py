@@ -40,7 +40,7 @@ def test_built_in_exporters(name: str, plugins: Plugins) -> None:
 
 
 def test_all_built_in_exporters_are_checked(plugins: Plugins) -> None:
-    assert {entry.name for entry in plugins.exporters} == {"onnx", "openvino", "pt2"}
+    assert {entry.name for entry in plugins.exporters} == {"onnx", "openvino", "pt2", "coreml"}
 
 
 def pack(spec: ExportSpec, **more: Any) -> bytes:
