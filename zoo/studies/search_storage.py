@@ -89,9 +89,11 @@ def check_storage(storage: str) -> None:
             raise UsageError(f"`--storage {storage}` is not the path of a file in a folder that exists", hint=EXAMPLES)
         return
     url = _with_driver(storage)
-    if url.get_backend_name() == "sqlite" and not str(url.database).startswith("file:"):
-        if Path(str(url.database)).is_dir() or not Path(str(url.database)).absolute().parent.is_dir():
-            raise UsageError(f"`--storage {storage}` is not a file in a folder that exists", hint=EXAMPLES)
+    if url.get_backend_name() != "sqlite" or str(url.database).startswith("file:"):
+        return
+    file = Path(str(url.database))
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UsageError(f"`--storage {storage}` is not a file in a folder that exists", hint=EXAMPLES)
 
 
 def absolute_storage(storage: str) -> str:
@@ -200,7 +202,7 @@ def storage_errors(storage: str) -> Iterator[None]:
             without_secret(f"`{masked(storage)}` cannot be used: {reason}", storage),
             hint="is it there, and may you write to it? Nothing is lost: `zoo study FOLDER` continues the search"
             if is_url(storage) and not storage.startswith("sqlite")
-            else "may you write to it, is there room, and is it a storage? If it is damaged, move it away to search again",
+            else "may you write to it, is there room, is it a storage? A damaged one can be moved away, to search again",
         ) from None  # the library's own traceback may have the URL in it
 
 
