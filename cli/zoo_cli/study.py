@@ -301,12 +301,17 @@ def study(
     if watch:
         if study is None or status:
             raise UsageError("`--watch` needs the folder of a study alone", hint="such as `zoo study FOLDER --watch`")
+        _check_looks_on(ctx, "watch", "port")
         _watch(study, port or 0, screen)
         return
     searches: list[SearchProgress] = []
     if status:
+        _check_looks_on(ctx, "status", "storage", "study_name", "as_json")
         searches = _searches(study, storage, study_name)
         if study is None:
+            if not searches:
+                named = "" if study_name is None else f" of a study `{study_name}`"
+                raise ZooError(f"the storage holds no search{named}", hint="the first `zoo study --storage` makes one")
             for one in searches:
                 screen.print(f"search {escape(one.name)}: {one}")
             if as_json:
@@ -405,6 +410,21 @@ def _watch(study: str, port: int, screen: Console) -> None:
 def _given(ctx: click.Context, names: Any) -> list[str]:
     source = click.core.ParameterSource.COMMANDLINE
     return [name for name in names if ctx.get_parameter_source(name) is source]
+
+
+def _check_looks_on(ctx: click.Context, option: str, *allowed: str) -> None:
+    """Refuse options that have no meaning where a study is only looked at.
+
+    Raises:
+        UsageError: another option was given than the allowed ones.
+    """
+    known = {"study", option, *allowed}
+    given = [name for name in _given(ctx, ctx.params) if name not in known]
+    if given:
+        raise UsageError(
+            f"`{_option(ctx, given[0])}` has no meaning with `--{option}`, which only shows a study",
+            hint="leave it out",
+        )
 
 
 def _option(ctx: click.Context, name: str) -> str:

@@ -17,7 +17,7 @@ from zoo.runs.looks import STUDY_FILE
 from zoo.storage.files import read_json, write_json
 from zoo.studies.executor import LocalProcess, LocalProcesses
 from zoo.studies.results import TUNED_FILE
-from zoo.studies.search_storage import EXAMPLES, GRACE, VARIABLE, SearchPlace, absolute_storage
+from zoo.studies.search_storage import EXAMPLES, GRACE, VARIABLE, SearchPlace, absolute_storage, masked
 from zoo.studies.study import Study
 from zoo.studies.trial import Trial
 from zoo.system.worker_process import WorkerFailed
@@ -53,11 +53,20 @@ def search_place(
             )
         return None
     record = read_json(folder / STUDY_FILE) if (folder / STUDY_FILE).is_file() else {}
-    storage = session_storage(storage)
+    asked_for, storage = storage, session_storage(storage)
     known = record.get("storage")
-    if storage is None and isinstance(known, str):
-        if {trial.configuration for trial in trials} <= set(read_tuned(folder)):
+    ended = bool(record) and {trial.configuration for trial in trials} <= set(read_tuned(folder))
+    if ended:
+        same = storage is not None and isinstance(known, str) and _place(absolute_storage(storage)) == _place(known)
+        if (asked_for is not None and not same) or name not in (None, record.get("study_name")):
+            where = f" in `{known}`, as `{record.get('study_name')}`" if isinstance(known, str) else ""
+            raise UsageError(
+                f"the search of `{folder}` has ended{where}, so that `--storage` and `--study-name` change nothing",
+                hint="leave them out, or search again in another `--out`",
+            )
+        if not same:
             return None
+    if storage is None and isinstance(known, str):
         if "***" in known:
             raise ZooError(
                 f"the search of `{folder}` is in `{known}`, whose password is not kept",
@@ -70,6 +79,11 @@ def search_place(
         return None
     found = name if name is not None else str(record.get("study_name") or folder.absolute().name)
     return SearchPlace(storage=absolute_storage(storage), name=found, grace=GRACE if grace is None else grace)
+
+
+def _place(storage: str) -> str:
+    """A storage without its password and without a trace of one, to compare it with that of `study.json`."""
+    return masked(storage).replace(":***@", "@")
 
 
 def session_storage(asked: str | None) -> str | None:

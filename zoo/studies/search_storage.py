@@ -88,11 +88,18 @@ def check_storage(storage: str) -> None:
         if Path(storage).is_dir() or not Path(storage).absolute().parent.is_dir():
             raise UsageError(f"`--storage {storage}` is not the path of a file in a folder that exists", hint=EXAMPLES)
         return
-    _with_driver(storage)
+    url = _with_driver(storage)
+    if url.get_backend_name() != "sqlite" or str(url.database).startswith("file:"):
+        return
+    file = Path(str(url.database))
+    if file.is_dir() or not file.absolute().parent.is_dir():
+        raise UsageError(f"`--storage {storage}` is not a file in a folder that exists", hint=EXAMPLES)
 
 
 def absolute_storage(storage: str) -> str:
     """The storage with the absolute path of its file, so that a study can be continued from any folder."""
+    if not storage.strip():
+        return storage  # which `check_storage` refuses
     if not is_url(storage):
         return str(Path(storage).absolute())
     url = _parsed(storage)
@@ -195,7 +202,7 @@ def storage_errors(storage: str) -> Iterator[None]:
             without_secret(f"`{masked(storage)}` cannot be used: {reason}", storage),
             hint="is it there, and may you write to it? Nothing is lost: `zoo study FOLDER` continues the search"
             if is_url(storage) and not storage.startswith("sqlite")
-            else "another program uses it, or it is damaged: close that program, or delete the file to search again",
+            else "may you write to it, is there room, is it a storage? A damaged one can be moved away, to search again",
         ) from None  # the library's own traceback may have the URL in it
 
 
@@ -209,6 +216,8 @@ def open_storage(storage: str, *, make: bool = True) -> BaseStorage:
     check_storage(storage)
     if not make and (missing := _missing_file(storage)) is not None:
         raise StorageLost(f"there is no storage `{missing}`", hint="the first `zoo study --storage` makes it")
+    if not make and _is_empty(storage):
+        raise StorageLost(f"`{masked(storage)}` holds no search", hint="the first `zoo study --storage` makes one")
     until = time.monotonic() + OPENING_SECONDS
     while True:
         try:
@@ -238,6 +247,25 @@ def _missing_file(storage: str) -> str | None:
     return None if file is None or Path(file).is_file() else file
 
 
+def _is_empty(storage: str) -> bool:
+    """Whether a database has no tables of Optuna; opening it there would make them."""
+    if not is_url(storage):
+        return False
+    from sqlalchemy import create_engine, inspect
+
+    with storage_errors(storage):
+        engine = create_engine(_with_driver(storage), connect_args=_connect_args(storage))
+        try:
+            return not inspect(engine).has_table("studies")
+        finally:
+            engine.dispose()
+
+
+def _connect_args(storage: str) -> dict[str, Any]:
+    sqlite = _parsed(storage).get_backend_name() == "sqlite"
+    return {"timeout": BUSY_SECONDS} if sqlite else {"connect_timeout": CONNECT_SECONDS}
+
+
 def _open(storage: str) -> BaseStorage:
     from optuna.storages import JournalStorage, RDBStorage, get_storage
     from optuna.storages.journal import JournalFileBackend
@@ -245,9 +273,9 @@ def _open(storage: str) -> BaseStorage:
     if not is_url(storage):
         return JournalStorage(JournalFileBackend(storage, lock_obj=_journal_lock(storage)))
     url = _with_driver(storage)
-    options: dict[str, Any] = {"connect_args": {"timeout": BUSY_SECONDS}}
+    options: dict[str, Any] = {"connect_args": _connect_args(storage)}
     if url.get_backend_name() != "sqlite":
-        options = {"connect_args": {"connect_timeout": CONNECT_SECONDS}, "pool_pre_ping": True}
+        options["pool_pre_ping"] = True
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of alembic, which reads a setting of a later version
         return get_storage(RDBStorage(url.render_as_string(hide_password=False), engine_kwargs=options))

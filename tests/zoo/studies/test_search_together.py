@@ -80,6 +80,7 @@ def test_a_password_is_masked_in_each_of_its_spellings() -> None:
         ("redis://host", "of no kind that zoo knows"),
         ("postgresql://me:geheim@host:port/db", r"`--storage postgresql://me:\*\*\*@host:port/db` is not a URL"),
         ("sqlite://", "names no file"),
+        ("sqlite:////nowhere/at/all/search.db", "not a file in a folder that exists"),
         ("/nowhere/at/all/journal", "not the path of a file"),
     ],
 )
@@ -100,10 +101,10 @@ def test_a_storage_that_cannot_be_reached(
 ) -> None:
     """One line before anything is written."""
     monkeypatch.setattr("zoo.studies.search_storage.OPENING_SECONDS", 0.0)
-    (tmp_path / "db").mkdir()
-    with pytest.raises(StorageLost, match=r"sqlite:///.*db` cannot be used: unable to open database file"):
+    (tmp_path / "db").write_text("some text, which is no database and longer than its header")
+    with pytest.raises(StorageLost, match=r"sqlite:///.*db` cannot be used: file is not a database") as error:
         study(asked(two_splits), out=tmp_path / "s", storage=f"sqlite:///{tmp_path / 'db'}", plugins=plugins)
-    assert not (tmp_path / "s").exists()
+    assert not (tmp_path / "s").exists() and "delete" not in str(error.value.hint)
 
 
 def test_which_storage_a_study_has(
@@ -124,6 +125,15 @@ def test_which_storage_a_study_has(
     assert "ZOO_STORAGE" in str(error.value.hint)
     (tmp_path / "tuned.json").write_text(json.dumps({WAY: {"settings": None}}))
     assert search_place(spec, some, tmp_path, None, None, None) is None  # there is nothing left to search
+    for storage, name in ((journal, None), (None, "birds")):
+        with pytest.raises(UsageError, match=r"has ended in `postgresql://me:\*\*\*@host/db`"):
+            search_place(spec, some, tmp_path, storage, name, None)
+    assert search_place(spec, some, tmp_path, "postgresql://me@host/db", None, None) is not None  # a helper may say it
+    monkeypatch.setenv("ZOO_STORAGE", journal)
+    assert search_place(spec, some, tmp_path, None, None, None) is None  # `study.json` keeps where it was searched
+    monkeypatch.delenv("ZOO_STORAGE")
+    with pytest.raises(UsageError, match="`--storage` is empty"):
+        search_place(spec, some, tmp_path / "new", "", None, None)
     with pytest.raises(UsageError, match="apply with `--search` only"):
         search_place(replace(spec, search=0), some, tmp_path, journal, None, None)
     with pytest.raises(UsageError, match="apply with `--storage` only"):
@@ -347,6 +357,31 @@ def test_status_of_a_storage(
     printed = capfd.readouterr()
     assert "birds: timm/test_resnet full: 0 of 3 trials ended" in printed.err
     assert json.loads(printed.out)["searches"][0]["trials"] == 3
+    words = ["study", "--status", "--storage", str(tmp_path / "journal"), "--study-name", "bees"]
+    assert run_zoo(words) == 1 and "holds no search of a study `bees`" in capfd.readouterr().err
+
+
+def test_status_makes_no_tables(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "empty.db"
+    file.touch()
+    assert run_zoo(["study", "--status", "--storage", f"sqlite:///{file}"]) == 1
+    assert "holds no search" in capfd.readouterr().err and file.stat().st_size == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--watch", "--storage", "j"], "`--storage` has no meaning with `--watch`"),
+        (["--watch", "--json"], "`--json` has no meaning with `--watch`"),
+        (["--status", "--retry"], "`--retry` has no meaning with `--status`"),
+        (["--status", "--epochs", "3"], "`--epochs` has no meaning with `--status`"),
+    ],
+)
+def test_what_only_shows_a_study_takes_no_settings(
+    words: list[str], message: str, two_splits: Path, tmp_path: Path, capfd: Any
+) -> None:
+    assert run_zoo(["study", str(begun(tmp_path / "s", asked(two_splits))), *words]) == 2
+    assert message in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
