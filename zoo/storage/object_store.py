@@ -30,6 +30,7 @@ S3_TRIES = 4
 CREDENTIALS = (
     "credentials of S3 come from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or `AWS_PROFILE`, on every machine"
 )
+ADDRESSES = "such as `s3://bucket/prefix`, or a folder that all machines see"
 
 # Errors of libraries that are not imported here, by the names of their types; and answers of stores that are full
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
@@ -116,9 +117,7 @@ def open_store(address: str) -> ObjectStore:
             hint=CREDENTIALS,
         )
     if not address.strip():
-        raise UsageError(
-            "the store has no address", hint="such as `s3://bucket/prefix`, or a folder that all machines see"
-        )
+        raise UsageError("the store has no address", hint=ADDRESSES)
     if not is_url(address):
         if _LIKE_URL.match(address):
             raise UsageError(
@@ -132,7 +131,7 @@ def open_store(address: str) -> ObjectStore:
     if scheme == "memory":
         raise UsageError(
             f"`{address}` is in the memory of one process, and no other one sees it",
-            hint="such as `s3://bucket/prefix`, or a folder that all machines see",
+            hint=ADDRESSES,
         )
     return Remote(address)
 
