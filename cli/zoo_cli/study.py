@@ -513,9 +513,8 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         screen.print(f"[dim]{escape(note)}[/dim]")
     earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())
     screen.print(f"[dim]evaluations on the test split: {board['looks']}{escape(earlier)}[/dim]")
-    screen.print(
-        f"[dim]next: zoo report {escape(shlex.quote(str(results.path)))}; {escape(_next(results, board['cheapest']))}[/dim]"
-    )
+    then = f"{shlex.join(['zoo', 'report', str(results.path)])}; {_next(results, board['cheapest'])}"
+    screen.print(f"[dim]next: {escape(then)}[/dim]")
 
 
 def _next(results: Results, cheapest: str) -> str:
