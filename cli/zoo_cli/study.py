@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -532,15 +533,15 @@ def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Con
         screen.print(f"[dim]{escape(note)}[/dim]")
     earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())
     screen.print(f"[dim]evaluations on the test split: {board['looks']}{escape(earlier)}[/dim]")
-    screen.print(
-        f"[dim]next: zoo report {escape(str(results.path))}; {escape(_next(results, board['cheapest']))}[/dim]"
-    )
+    then = f"{shlex.join(['zoo', 'report', str(results.path)])}; {_next(results, board['cheapest'])}"
+    screen.print(f"[dim]next: {escape(then)}[/dim]")
 
 
 def _next(results: Results, cheapest: str) -> str:
     """What to do with the cheapest winner."""
     found = results.locked_run(results.first(cheapest))
     if found is not None:
-        return f"zoo export {found.path}"
-    final = results.path.with_name(f"{results.path.name}-final")
-    return f"zoo train --final {results.path} --out {final}; zoo evaluate {final} --split test"
+        return shlex.join(["zoo", "export", str(found.path)])
+    final = str(results.path.with_name(f"{results.path.name}-final"))
+    train = shlex.join(["zoo", "train", "--final", str(results.path), "--out", final])
+    return f"{train}; {shlex.join(['zoo', 'evaluate', final, '--split', 'test'])}"

@@ -315,6 +315,9 @@ def test_an_address_loses_its_secrets_and_nothing_else(
     for other in ("HTTP://h/a.csv?id=5", "http://h/a.csv?", "http://h/a?x=1&&y=2", "http://[h/a?id=5", "http://h/@a"):
         assert without_secret(other) == other
     assert without_secret(secret.replace("://", "://me:HIDDEN@")) == plain
+    for password in ("HID/DEN", "HID?DEN", "HI#D/@EN"):  # which should have been encoded, and was pasted
+        assert without_secret(plain.replace("://", f"://me:{password}@")) == plain
+    assert without_secret(f"{scheme}://me:HIDDEN@/{path}") == f"{scheme}:///{path}"
     check_no_secret(f"csv:{plain},path=a")
 
 

@@ -20,6 +20,7 @@ _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]{0,40}://[^\s,\"'`<>]+")
 # Names of environment variables that hold a secret, and the least length of one that a text is searched for
 _SECRET_NAME = re.compile(r"(KEY|TOKEN|PASSWORD|PASSWD|SECRET)$", re.IGNORECASE)
 _SECRET_LENGTH = 8
+_NO_PORT = re.compile(r"^[^\[\]:]*:(?!\d*$)")  # of a host
 # Before the host, also where a password has characters that end an address
 _LOGIN = re.compile(r"(://)[^/\s]*@")
 
@@ -45,6 +46,8 @@ def without_secret(url: str) -> str:
     if not is_url(url) or not ("@" in url or "?" in url):
         return url
     parts = address_parts(url)
+    if "@" in url and _NO_PORT.search(parts.netloc.rpartition("@")[2]):  # the password ends the host, as with a slash
+        return without_secret(f"{parts.scheme}://{url.rpartition('@')[2]}")
     asked = [part for part in parts.query.split("&") if part]
     names = {part.partition("=")[0].lower() for part in asked}
     secret = {*_SECRETS, *(_OF_AZURE if "sig" in names else ())}
@@ -54,9 +57,10 @@ def without_secret(url: str) -> str:
         if not (name := part.partition("=")[0].lower()).startswith(("x-amz-", "x-goog-")) and name not in secret
     ]
     host = parts.netloc.rpartition("@")[2]
-    if not host or (host == parts.netloc and kept == asked):
+    if host == parts.netloc and kept == asked:
         return url
-    return parts._replace(netloc=host, query="&".join(kept)).geturl()
+    plain = parts._replace(netloc=host, query="&".join(kept)).geturl()
+    return plain if host else f"{parts.scheme}://{plain.partition(':')[2].removeprefix('//')}"
 
 
 def addresses_in(text: str) -> list[str]:

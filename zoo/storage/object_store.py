@@ -30,12 +30,17 @@ S3_TRIES = 4
 CREDENTIALS = (
     "credentials of S3 come from `AWS_ACCESS_KEY_ID` and `AWS_SECRET_ACCESS_KEY`, or `AWS_PROFILE`, on every machine"
 )
+ADDRESSES = "such as `s3://bucket/prefix`, or a folder that all machines see"
 
 # Errors of libraries that are not imported here, by the names of their types; and answers of stores that are full
 _NO_CREDENTIALS = {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "TokenRetrievalError"}
 _FULL = re.compile(
     r"StorageFull|QuotaExceeded|InsufficientStorage|EntityTooLarge.*quota|no space left|minimum free drive", re.I
 )
+
+
+# What was meant as a URL and is none: `s3:bucket`, or one of fsspec that goes through another, as `simplecache::s3://b`
+_LIKE_URL = re.compile(r"[A-Za-z]\w[\w+.-]*:")
 
 
 class StoreError(ZooError):
@@ -111,10 +116,23 @@ def open_store(address: str) -> ObjectStore:
             "written to disk",
             hint=CREDENTIALS,
         )
+    if not address.strip():
+        raise UsageError("the store has no address", hint=ADDRESSES)
     if not is_url(address):
+        if _LIKE_URL.match(address):
+            raise UsageError(
+                f"`{address}` is no URL of a store, such as `s3://bucket/prefix`",
+                hint=f"a folder of that name is `./{address}`",
+            )
         return Folder(str(user_path(address).absolute()))
-    if address.startswith("file://"):
-        return Folder(urllib.parse.unquote(address.removeprefix("file://")))
+    scheme, _, path = address.partition("://")
+    if scheme in ("file", "local"):
+        return Folder(urllib.parse.unquote(path))
+    if scheme == "memory":
+        raise UsageError(
+            f"`{address}` is in the memory of one process, and no other one sees it",
+            hint=ADDRESSES,
+        )
     return Remote(address)
 
 
@@ -141,6 +159,10 @@ class Folder(ObjectStore):
             write_bytes(self._base / name, data)
         except DiskFull as error:
             raise DiskFull(f"the store `{self.url}` is full", hint="make room there") from error
+        except ZooError as error:
+            if isinstance(error.__cause__, OSError):
+                raise self._failed("written", error.__cause__) from error
+            raise
 
     def create(self, name: str, data: bytes) -> bool:
         self._made(name)
@@ -157,7 +179,13 @@ class Folder(ObjectStore):
         return True
 
     def names(self, prefix: str) -> list[str]:
-        found = [file for file in (self._base / prefix).rglob("*") if file.is_file()]
+        def failed(error: OSError) -> None:
+            if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+                raise self._failed("read", error) from error
+
+        found = [
+            Path(folder, file) for folder, _, files in os.walk(self._base / prefix, onerror=failed) for file in files
+        ]
         return sorted(file.relative_to(self._base).as_posix() for file in found if not file.name.startswith("."))
 
     def _made(self, name: str) -> None:
@@ -196,8 +224,12 @@ class Remote(ObjectStore):
             raise UsageError(
                 f"`{self.url}` cannot be used: {_sentence(error)}", hint="such as `s3://bucket/prefix`"
             ) from error
+        except Exception as error:  # of a protocol that connects at once
+            raise self._failed("reached", error) from error
         if not str(path).strip("/"):
             raise UsageError(f"`{url}` names no bucket", hint="such as `s3://bucket/prefix`")
+        if "//" in str(path).strip("/"):  # names that fsspec would list otherwise than they were written
+            raise UsageError(f"`{url}` has two slashes in a row", hint="such as `s3://bucket/prefix`")
         if is_s3 and options:
             self._system.retries = S3_TRIES
         self._base = str(path).rstrip("/")
@@ -344,6 +376,7 @@ def _take(
         if sign == OVER or (seen == (latest, sign) and time.monotonic() - since > SILENT * beat):
             if store.create(f"claims/{name}/{latest + 1:06d}.json", mine):
                 return latest + 1
+            time.sleep(beat / 4)  # another one was first, and a listing may be late
             continue
         if seen != (latest, sign):
             if seen is not None and seen[0] == latest:  # it has just given a sign of life

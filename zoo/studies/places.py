@@ -32,10 +32,12 @@ def executor_on(
 
     Raises:
         UsageError: the text names none, or an option is wrong.
-        ZooError: what it takes is not installed, or not there.
+        DiskFull, ZooError: what it takes is not installed, or not there, or the store cannot be written.
     """
     shared = None if store is None else StoreSession(store)
     executor = _executor_on(place, cpus, gpus, jobs, plugins)
+    if shared is not None:
+        shared.store.check()  # before latencies are measured
     executor.store = shared
     return executor
 

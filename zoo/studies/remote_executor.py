@@ -8,6 +8,7 @@ Executors are no plugins: another one is a subclass of `RemoteExecutor`, which `
 from __future__ import annotations
 
 import contextlib
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,7 +129,7 @@ class RemoteExecutor(ABC):
                 trial=trial,
                 state=TrialState.FAILED,
                 failure=str(lost),
-                hint=f"`zoo study {self._study} --retry` continues it",
+                hint=f"`zoo study {shlex.quote(str(self._study))} --retry` continues it",
             )
         if "outcome" in answer:
             found = TrialResult.from_json(answer["outcome"])

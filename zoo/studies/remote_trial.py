@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from zoo.errors import DiskFull, ZooError
+from zoo.errors import DiskFull, ZooError, is_disk_full
 from zoo.experiment import Experiment
 from zoo.storage.object_store import StoreError
 from zoo.studies.executor import LocalProcess
@@ -62,6 +62,9 @@ def carry_out(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"refused": f"worker `{platform.node()}`: {error.message}", "hint": error.hint}
     except ZooError as error:
         return {"refused": f"worker `{platform.node()}` {error.message}", "hint": error.hint}
+    except OSError as error:
+        why = f"worker `{platform.node()}` cannot use `{error.filename}`: {(error.strerror or str(error)).lower()}"
+        return {"full" if is_disk_full(error) else "refused": why, "hint": "make room, or set `ZOO_CACHE` there"}
 
 
 def _shard_features(request: Mapping[str, Any]) -> dict[str, Any]:

@@ -88,6 +88,14 @@ class SlurmExecutor(RemoteExecutor):
                 "there is no Slurm on this machine: `srun` is not found",
                 hint="run the study on a login node; `--on slurm:cluster=local` tries it without Slurm",
             )
+        if cluster == "slurm":
+            try:
+                _told_by("squeue", "--me", "--noheader", "--format=%A")
+            except (OSError, subprocess.SubprocessError) as error:
+                raise ZooError(
+                    f"Slurm does not answer: {_why(error)}",
+                    hint="is its controller there? `sinfo` says how the cluster is",
+                ) from error
         self._submitit: Any = submitit
         self._cluster = cluster
         self.slots = min(jobs or JOBS, MOST_SLOTS)
@@ -204,7 +212,7 @@ class JobQueue:
         except (OSError, subprocess.SubprocessError) as error:
             if now - self._answered > SILENT_SECONDS:
                 raise ZooError(
-                    f"Slurm has not answered for {SILENT_SECONDS:.0f} s: {quoted(error)}",
+                    f"Slurm has not answered for {SILENT_SECONDS:.0f} s: {_why(error)}",
                     hint="`zoo study FOLDER --on slurm` continues the study when it is back",
                 ) from error
             return
@@ -227,6 +235,10 @@ def job_state(job: str) -> str:
     except (OSError, subprocess.SubprocessError):
         return ""
     return next((word.partition("=")[2] for word in said.split() if word.startswith("JobState=")), "")
+
+
+def _why(error: Exception) -> str:
+    return " ".join(str(getattr(error, "stderr", None) or "").split())[:300] or quoted(error)
 
 
 def _told_by(*words: str) -> str:

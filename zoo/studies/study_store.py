@@ -26,7 +26,7 @@ from zoo.experiment import Experiment
 from zoo.runs.looks import STUDY_FILE, TRIALS
 from zoo.runs.run import now
 from zoo.storage.cache import cache_folder
-from zoo.storage.files import SCHEMA, json_text, read_json, write_bytes
+from zoo.storage.files import SCHEMA, json_text, read_json, unwritable, write_bytes
 from zoo.storage.folder_lock import LOCK_FILE
 from zoo.storage.object_store import ObjectStore, hold, note_of, open_store
 from zoo.storage.paths import user_path
@@ -52,6 +52,7 @@ class StoreSession:
         self._beat = beat
         self._held = ExitStack()
         self._study: dict[str, str] = {}
+        self._token = ""
 
     def begin(self, folder: Path) -> str:
         """Begin a session of the study in a folder, and name it.
@@ -62,9 +63,7 @@ class StoreSession:
         """
         self.store.check()
         digest = study_digest(read_json(folder / STUDY_FILE)["study"])
-        there = note_of(self.store.read(SESSION))
-        if there and there.get("study") != digest:
-            raise UsageError(f"`{self.store.url}` holds another study", hint="pass another prefix or folder")
+        self._check_study(digest)
 
         def refuse(note: dict[str, Any]) -> None:
             raise ZooError(
@@ -74,15 +73,22 @@ class StoreSession:
             )
 
         self._held.enter_context(hold(self.store, "session", _note(), self._beat, refuse))
+        self._check_study(digest)  # another study may have had it until now
         token = secrets.token_hex(8)
         self._study = {"study": digest}
         self.store.write(SESSION, _json({"schema": SCHEMA, **self._study, "session": token, "host": platform.node()}))
+        self._token = token
         return token
 
+    def _check_study(self, digest: str) -> None:
+        there = note_of(self.store.read(SESSION))
+        if there and there.get("study") != digest:
+            raise UsageError(f"`{self.store.url}` holds another study", hint="pass another prefix or folder")
+
     def end(self) -> None:
-        """Have no further trial begin."""
+        """Have no further trial begin, unless they are of a session that took over from this one, which was silent."""
         try:
-            if self._study:
+            if self._study and note_of(self.store.read(SESSION)).get("session") == self._token:
                 self.store.write(SESSION, _json({"schema": SCHEMA, **self._study, "session": None}))
         finally:
             self._study = {}
@@ -94,7 +100,7 @@ class StoreSession:
         Raises:
             ZooError: the store cannot be read.
         """
-        return bool(note_of(self.store.read(f"{TRIALS}/{name}/{MARKER}")))
+        return self.store.read(f"{TRIALS}/{name}/{MARKER}") is not None
 
     def request(self, experiment: Experiment, folder: Path) -> dict[str, Any]:
         """What a worker needs besides the settings: the store, and the files that settings name, which are put there.
@@ -127,28 +133,42 @@ class StoreSession:
         """Get the finished run of a trial from the store; None where there is none.
 
         Raises:
-            ZooError: the store cannot be read, or a file of the run is missing or damaged.
+            DiskFull, ZooError: the store cannot be read, a file of the run is missing or damaged, or the study's
+                folder cannot be written.
         """
-        marker = note_of(self.store.read(f"{TRIALS}/{folder.name}/{MARKER}"))
-        if not marker:
+        written = self.store.read(f"{TRIALS}/{folder.name}/{MARKER}")
+        if written is None:
             return None
-        new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        marker, new = note_of(written), None
         try:
-            for name, sha256 in marker["files"].items():
-                data = self.store.read(f"{TRIALS}/{folder.name}/{marker['attempt']:06d}/{name}")
+            outcome = replace(TrialResult.from_json(marker["outcome"]), trial=trial)
+            files = {_inside(str(name)): str(sha256) for name, sha256 in marker["files"].items()}
+            attempt = f"{TRIALS}/{folder.name}/{int(marker['attempt']):06d}"
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(MARKER, folder.name) from error
+        try:
+            new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+            for name, sha256 in files.items():
+                data = self.store.read(f"{attempt}/{name}")
                 if data is None or hashlib.sha256(data).hexdigest() != sha256:
-                    raise ZooError(
-                        f"`{name}` of the run of {folder.name} is missing or damaged in `{self.store.url}`",
-                        hint=f"delete `{TRIALS}/{folder.name}/` there, and the trial is trained again",
-                    )
+                    raise self._damaged(name, folder.name)
                 (new / name).parent.mkdir(parents=True, exist_ok=True)
                 (new / name).write_bytes(data)
             shutil.rmtree(folder, ignore_errors=True)
             new.chmod(0o755)
             new.replace(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         finally:
-            shutil.rmtree(new, ignore_errors=True)
-        return replace(TrialResult.from_json(marker["outcome"]), trial=trial)
+            if new is not None:
+                shutil.rmtree(new, ignore_errors=True)
+        return outcome
+
+    def _damaged(self, name: str, trial: str) -> ZooError:
+        return ZooError(
+            f"`{name}` of the run of {trial} is missing or damaged in `{self.store.url}`",
+            hint=f"delete `{TRIALS}/{trial}/` there, and the trial is trained again",
+        )
 
 
 def carry_out_from_store(
@@ -172,13 +192,17 @@ def carry_out_from_store(
     with hold(store, name, _note(), request["beat"]) as held:
         _check_session(store, request)
         marker = f"{TRIALS}/{name}/{MARKER}"
-        if found := note_of(store.read(marker)):
-            outcome: dict[str, Any] = found["outcome"]
-            return outcome
+        written = store.read(marker)
         # kept where the trial is not finished, so that this machine goes on from its checkpoint
         place = hashlib.sha256(f"{request['digest']} {store.url}".encode()).hexdigest()[:16]
         scratch = (cache_folder() or Path(tempfile.gettempdir())) / "trials" / place
         folder = scratch / TRIALS / name
+        if written is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+            outcome = note_of(written).get("outcome")
+            if not isinstance(outcome, dict):
+                raise ZooError(f"finds a damaged `{marker}` in `{store.url}`", hint="delete it, and continue the study")
+            return outcome
         folder.parent.mkdir(parents=True, exist_ok=True)
         asked = Experiment.from_json(request["experiment"])
         inputs = _inputs(store, request["inputs"], scratch)
@@ -201,6 +225,17 @@ def carry_out_from_store(
             )
         shutil.rmtree(folder, ignore_errors=True)
         return result.to_json()
+
+
+def _inside(name: str) -> str:
+    """The name of a file of a run, which lies in the run's folder.
+
+    Raises:
+        ValueError: it does not.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(name)
+    return name
 
 
 def study_digest(described: Mapping[str, Any]) -> str:

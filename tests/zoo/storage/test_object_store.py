@@ -93,12 +93,50 @@ def test_a_bucket_that_is_not_there_and_a_store_that_is_not(s3: Store, monkeypat
         ("s3://", "names no bucket"),
         ("nothing://x", "cannot be used: Protocol not known"),
         ("file://relative", "is not a folder's URL"),
+        ("s3://key:with/secret@bucket/x", "`s3://bucket/x` was given with a user's name"),
+        ("s3://key:secret@/bucket/x", "`s3:///bucket/x` was given with a user's name"),
+        (" ", "has no address"),
+        ("s3:bucket/x", "`s3:bucket/x` is no URL of a store"),
+        ("simplecache::s3://bucket/x", "is no URL of a store"),
+        ("memory://x", "is in the memory of one process"),
+        ("s3://bucket//a", "has two slashes in a row"),
     ],
 )
 def test_addresses_that_are_none(address: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as error:
         open_store(address)
     assert "secret@" not in str(error.value)
+
+
+def test_a_store_that_cannot_be_reached_when_it_is_opened_is_one_line() -> None:
+    with pytest.raises(ZooError, match=r"the store `ftp://127\.0\.0\.1:9/x` cannot be reached: ") as error:
+        open_store("ftp://127.0.0.1:9/x")
+    assert "\n" not in error.value.message and error.value.hint
+
+
+def test_claims_that_cannot_be_listed_are_not_taken_for_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = open_store(str(tmp_path))
+    store.create("claims/t/000001.json", b"{}")
+    assert store.names("claims/u") == []
+
+    def denied(*_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr(os, "scandir", denied)
+    with pytest.raises(ZooError, match="cannot be read: permission denied"):
+        store.names("claims/t")
+
+
+def test_a_folder_that_cannot_be_written_is_a_store_that_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    store = open_store(str(tmp_path))
+    monkeypatch.setattr(os, "fsync", denied)
+    with pytest.raises(object_store.StoreError, match=f"the store `{tmp_path}` cannot be written: read-only"):
+        store.check()
 
 
 def test_a_folder_that_is_full_or_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +173,8 @@ def test_a_claim_is_waited_for_while_its_holder_lives(store: ObjectStore) -> Non
         assert not held.lost
     thread.join(timeout=30)
     assert order == ["first", "second"] and set(told) == {"a"}
+    for number in (1, 2):  # one that has ended is not waited for as one that died is
+        assert store.read(f"claims/t/{number:06d}.beat") == object_store.OVER
 
 
 @pytest.mark.parametrize("hours", [-1, 1])

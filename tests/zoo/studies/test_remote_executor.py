@@ -267,8 +267,20 @@ def test_a_slurm_that_is_silent_for_long_is_one_line(squeue: Path, monkeypatch: 
     queue = slurm_executor.JobQueue()
     assert queue.holds("7")
     monkeypatch.setattr(slurm_executor, "SILENT_SECONDS", 0.0)
-    with pytest.raises(ZooError, match="Slurm has not answered"):
+    with pytest.raises(ZooError, match="Slurm has not answered for 0 s: slurm_load_jobs error"):
         queue.holds("7")
+
+
+def test_a_slurm_whose_controller_is_gone_is_told_before_anything(squeue: Path) -> None:
+    pytest.importorskip("submitit")
+    says(squeue.with_name("srun"), "exit 1")
+    says(squeue, "echo 'slurm_load_jobs error: Unable to contact' >&2; echo controller >&2; exit 1")
+    with pytest.raises(
+        ZooError, match=r"^Slurm does not answer: slurm_load_jobs error: Unable to contact controller\n"
+    ):
+        executor_on("slurm")
+    says(squeue, "exit 0")
+    assert executor_on("slurm", jobs=3).slots == 3
 
 
 def slurm_is_here() -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -19,8 +21,10 @@ from zoo.runs.run import Run
 from zoo.storage import object_store
 from zoo.storage.object_store import Folder, StoreError, hold, open_store
 from zoo.studies import study_store
+from zoo.studies.places import executor_on
 from zoo.studies.remote_trial import carry_out
 from zoo.studies.study_store import StoreSession
+from zoo.studies.trial import TrialResult, TrialState
 from zoo.studies.trial_worker import TrialWorker
 
 BEAT = 0.05
@@ -201,3 +205,86 @@ def test_a_worker_that_was_taken_for_dead_drops_its_run(
     with pytest.raises(ZooError, match="another one took over"):
         study(weighed(tmp_path / "s", spec), executor=engine(plugins, tmp_path / "store"), plugins=plugins)
     assert not (tmp_path / "store" / "trials" / name / "finished.json").exists()
+
+
+def test_a_session_that_was_silent_does_not_end_the_one_that_took_over(
+    two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    folder = weighed(tmp_path / "s", asked(two_splits))
+    first, second = (StoreSession(str(tmp_path / "store"), beat=BEAT) for _ in range(2))
+    first.begin(folder)
+    first.store.write("claims/session/000001.beat", b"over")  # as after it was silent
+    token = second.begin(folder)
+    first.end()
+    assert json.loads((tmp_path / "store" / "session.json").read_text())["session"] == token
+    second.end()
+    assert json.loads((tmp_path / "store" / "session.json").read_text())["session"] is None
+
+
+def test_a_study_that_comes_while_another_has_the_store_is_refused(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = StoreSession(str(tmp_path / "store"), beat=BEAT)
+    before = study_store.hold
+
+    def late(*given: Any) -> Any:  # the other one had it while this one waited
+        mine.store.write("session.json", b'{"study": "another"}')
+        return before(*given)
+
+    monkeypatch.setattr(study_store, "hold", late)
+    with pytest.raises(UsageError, match="holds another study"):
+        mine.begin(weighed(tmp_path / "s", asked(two_splits)))
+    mine.end()
+    assert json.loads((tmp_path / "store" / "session.json").read_text()) == {"study": "another"}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda marker: [],
+        lambda marker: {},
+        lambda marker: {**marker, "outcome": {"status": "finished"}},
+        lambda marker: {**marker, "files": {"../../../outside": "0"}},
+        lambda marker: {**marker, "files": {"/tmp/outside": "0"}},
+    ],
+)
+def test_a_marker_that_is_damaged_is_told_and_nothing_is_written(
+    change: Any, two_splits: Path, tmp_path: Path, plugins: Plugins
+) -> None:
+    spec = asked(two_splits)
+    trial = spec.trials(plugins)[0]
+    outcome = TrialResult(trial=trial, state=TrialState.FINISHED, name=trial.name).to_json()
+    marker = change({"attempt": 1, "files": {}, "outcome": outcome})
+    session = StoreSession(str(tmp_path / "store"), beat=BEAT)
+    session.store.write(f"trials/{trial.name}/finished.json", json.dumps(marker).encode())
+    folder = tmp_path / "s" / "trials" / trial.name
+    folder.mkdir(parents=True)
+    assert session.finished(trial.name)
+    with pytest.raises(ZooError, match=r"`finished.json` of the run of .* is missing or damaged") as error:
+        session.fetch(trial, folder)
+    assert error.value.hint and list(folder.parent.iterdir()) == [folder]
+
+
+def test_a_full_disk_of_the_session_or_of_a_worker_is_one_line(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "file")
+
+    folder = weighed(tmp_path / "s", asked(two_splits))
+    with monkeypatch.context() as patch:
+        patch.setattr(study_store.shutil, "rmtree", lambda *_, **__: None)
+        patch.setattr(study_store.tempfile, "mkdtemp", full)
+        with pytest.raises(DiskFull, match=r"trials/.*` cannot be written"):
+            study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
+    shutil.rmtree(tmp_path / "store")
+    monkeypatch.setattr(study_store, "_inputs", full)
+    with pytest.raises(DiskFull, match=r"^worker `.*` cannot use `file`: no space"):
+        study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
+
+
+def test_a_store_that_cannot_be_written_is_told_before_latencies_are_measured(tmp_path: Path, plugins: Plugins) -> None:
+    pytest.importorskip("submitit")
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be written"):
+        executor_on("slurm:cluster=local", store=str(tmp_path / "file"), plugins=plugins)
