@@ -57,9 +57,12 @@ def check_row(value: Any, noun: str) -> None:
         raise ZooError(f"{article(noun)}'s `suffix` begins with a dot, such as `.onnx`, not {suffix!r}")
     if noun == "callback" and not value.limit > 0:
         raise ZooError(f"a callback's `limit` is a number of seconds above 0, not {value.limit}")
-    from zoo.runtime import DEVICES  # not at the top: `zoo --help` needs no runtime
+    choices: dict[str, tuple[str, ...] | None] = {"preprocessing": ("graph", "outside"), "precisions": None}
+    if hasattr(value, "devices"):
+        from zoo.runtime import DEVICES  # not at the top: `zoo --help` checks commands, which need no runtime
 
-    for name, known in (("devices", DEVICES), ("preprocessing", ("graph", "outside")), ("precisions", None)):
+        choices["devices"] = DEVICES
+    for name, known in choices.items():
         found = getattr(value, name, None)
         if found is not None and (not found or (known and not set(found) <= set(known))):
             raise ZooError(

@@ -146,7 +146,13 @@ def test_numbers_that_are_sorted_as_texts_are_refused_where_their_order_matters(
     for classes in wrong:
         with refused(UsageError, "`losses/ldl:2.0`", f"`{classes[0]}` < `{classes[1]}`"):
             order_note(classes, experiment, PLUGINS)
-    right: tuple[tuple[str, ...], ...] = (("-1", "0", "1"), ("-10", "-5"), ("0-9", "10-19", "100+"), ("grade-1", "grade-2"), ("1 a 5", "1 b 3"))
+    right: tuple[tuple[str, ...], ...] = (
+        ("-1", "0", "1"),
+        ("-10", "-5"),
+        ("0-9", "10-19", "100+"),
+        ("grade-1", "grade-2"),
+        ("1 a 5", "1 b 3"),
+    )
     for classes in (*right, ("01", "02", "10"), ("age 5", "age 7.5"), ("bad", "fair", "good")):
         (told,) = order_note(classes, experiment, PLUGINS)
         assert " < ".join(f"`{name}`" for name in classes) in told

@@ -225,7 +225,7 @@ def test_a_study_that_comes_while_another_has_the_store_is_refused(
     two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mine = StoreSession(str(tmp_path / "store"), beat=BEAT)
-    before = study_store.hold
+    before = hold
 
     def late(*given: Any) -> Any:  # the other one had it while this one waited
         mine.store.write("session.json", b'{"study": "another"}')
@@ -273,8 +273,8 @@ def test_a_full_disk_of_the_session_or_of_a_worker_is_one_line(
 
     folder = weighed(tmp_path / "s", asked(two_splits))
     with monkeypatch.context() as patch:
-        patch.setattr(study_store.shutil, "rmtree", lambda *_, **__: None)
-        patch.setattr(study_store.tempfile, "mkdtemp", full)
+        patch.setattr("zoo.studies.study_store.shutil.rmtree", lambda *_, **__: None)
+        patch.setattr("zoo.studies.study_store.tempfile.mkdtemp", full)
         with pytest.raises(DiskFull, match=r"trials/.*` cannot be written"):
             study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
     shutil.rmtree(tmp_path / "store")
