@@ -60,6 +60,12 @@ def test_of_many_that_create_one_name_one_succeeds(store: ObjectStore) -> None:
     assert len(made) == 1 and store.read("x") == made[0]
 
 
+def test_an_object_that_was_created_while_the_answer_was_lost_is_ones_own(s3: Store) -> None:
+    store = open_store(f"s3://{BUCKET}/pre")
+    s3.objects |= {"pre/mine": b"1", "pre/theirs": b"2"}  # and the library asks again
+    assert store.create("mine", b"1") and not store.create("theirs", b"1")
+
+
 @pytest.mark.parametrize(
     ("fault", "kind", "message"),
     [

@@ -19,7 +19,7 @@ from zoo import Plugins, Results, Study, UsageError, ZooError, study, train
 from zoo.errors import DiskFull
 from zoo.runs.run import Run
 from zoo.storage import object_store
-from zoo.storage.object_store import Folder, StoreError, hold, open_store
+from zoo.storage.object_store import Folder, ObjectStore, StoreError, hold, open_store
 from zoo.studies import study_store
 from zoo.studies.places import executor_on
 from zoo.studies.remote_trial import carry_out
@@ -231,7 +231,7 @@ def test_a_study_that_comes_while_another_has_the_store_is_refused(
         mine.store.write("session.json", b'{"study": "another"}')
         return before(*given)
 
-    monkeypatch.setattr(study_store, "hold", late)
+    monkeypatch.setattr("zoo.studies.study_store.hold", late)
     with pytest.raises(UsageError, match="holds another study"):
         mine.begin(weighed(tmp_path / "s", asked(two_splits)))
     mine.end()
@@ -273,7 +273,6 @@ def test_a_full_disk_of_the_session_or_of_a_worker_is_one_line(
 
     folder = weighed(tmp_path / "s", asked(two_splits))
     with monkeypatch.context() as patch:
-        patch.setattr("zoo.studies.study_store.shutil.rmtree", lambda *_, **__: None)
         patch.setattr("zoo.studies.study_store.tempfile.mkdtemp", full)
         with pytest.raises(DiskFull, match=r"trials/.*` cannot be written"):
             study(folder, executor=engine(plugins, tmp_path / "store"), plugins=plugins)
@@ -288,3 +287,21 @@ def test_a_store_that_cannot_be_written_is_told_before_latencies_are_measured(tm
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be written"):
         executor_on("slurm:cluster=local", store=str(tmp_path / "file"), plugins=plugins)
+
+
+def test_a_trial_that_waited_for_another_while_its_session_ended_does_not_begin(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = engine(plugins, tmp_path / "store")
+    store = open_store(str(tmp_path / "store"))
+
+    def late(held: ObjectStore, name: str, *given: Any) -> Any:
+        if name != "session":
+            store.write("session.json", b"{}")
+        return hold(held, name, *given)
+
+    monkeypatch.setattr("zoo.studies.study_store.hold", late)
+    trained = count_trainings(monkeypatch)
+    with pytest.raises(ZooError, match="sees no or another session"):
+        study(weighed(tmp_path / "s", asked(two_splits)), executor=made, plugins=plugins)
+    assert not trained
