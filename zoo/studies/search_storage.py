@@ -202,7 +202,7 @@ def storage_errors(storage: str) -> Iterator[None]:
             without_secret(f"`{masked(storage)}` cannot be used: {reason}", storage),
             hint="is it there, and may you write to it? Nothing is lost: `zoo study FOLDER` continues the search"
             if is_url(storage) and not storage.startswith("sqlite")
-            else "may you write to it, is there room, is it a storage? A damaged one can be moved, to search again",
+            else "may you write to it, is there room, is it a storage? One that is damaged can be moved away",
         ) from None  # the library's own traceback may have the URL in it
 
 
