@@ -305,3 +305,13 @@ def test_a_trial_that_waited_for_another_while_its_session_ended_does_not_begin(
     with pytest.raises(ZooError, match="sees no or another session"):
         study(weighed(tmp_path / "s", asked(two_splits)), executor=made, plugins=plugins)
     assert not trained
+
+
+def test_a_time_budget_makes_no_other_study_and_a_damaged_input_is_told(tmp_path: Path) -> None:
+    asked_for = {"data": "digits", "time_budget": 5}
+    assert study_store.study_digest(asked_for) == study_store.study_digest({**asked_for, "time_budget": None})
+    assert study_store.study_digest(asked_for) != study_store.study_digest({**asked_for, "data": "photos"})
+    store = open_store(str(tmp_path / "store"))
+    store.write(f"inputs/{'0' * 64}", b"half of it")
+    with pytest.raises(ZooError, match="or a damaged one"):
+        study_store._inputs(store, {"weights": {"sha256": "0" * 64, "name": "w.pth"}}, tmp_path)
