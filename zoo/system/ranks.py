@@ -13,7 +13,6 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from zoo.errors import UsageError, ZooError
-from zoo.runtime import DeviceName
 from zoo.system.processors import THREADS, usable_cpus, use_threads
 
 if TYPE_CHECKING:
@@ -233,6 +232,8 @@ def join(device: str, *, exact: bool = True) -> Ranks:
     if not launched():
         return ALONE
     import torch
+
+    from zoo.runtime import DeviceName  # not at the top: `zoo --help` needs no runtime
 
     name = DeviceName.parse(device)
     if name.ordinal is not None:

@@ -122,7 +122,11 @@ def test_every_child_process_is_isolated() -> None:
                 assert not (isinstance(node, ast.Import | ast.ImportFrom) and "multiprocessing" in ast.unparse(node)), (
                     file
                 )
-    others = {"zoo/studies/slurm_executor.py", "plugins/zoo_runtimes/node_process.py"}  # Slurm's commands, and Node.js
+    # Slurm's commands, and Node.js
+    others = {
+        "zoo/studies/slurm_executor.py",
+        *(f"plugins/zoo_runtimes/node_{one}.py" for one in ("process", "package")),
+    }
     started = {file: command for file, command in started.items() if file not in others}
     assert {"zoo/data/prefetch.py", "zoo/serving/supervisor.py", "zoo/system/worker_process.py"} <= set(started)
     assert all(command.startswith("python_command(") for command in started.values())
