@@ -16,6 +16,7 @@ from zoo_cli.options import (
     splits_option,
     threads_option,
 )
+from zoo_cli.places import place_options
 from zoo_cli.settings import settings_options, with_parent
 from zoo_cli.settings_file import experiment_of, file_argument
 
@@ -23,30 +24,7 @@ from zoo_cli.settings_file import experiment_of, file_argument
 @click.command()
 @file_argument
 @settings_options
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 1024),
-    metavar="N",
-    help="Number of shards that are computed at a time on this machine, each by its share of the processors unless "
-    "--threads says how many; with --on, the most at a time there.  [default: 1; with --on ray: what the cluster has "
-    "room for; with --on slurm: 8]",
-)
-@click.option(
-    "--on",
-    "place",
-    metavar="PLACE",
-    help="Compute the shards on other machines, which see the data and the cache folder under the same paths: ray, "
-    "ray://HOST:PORT, or slurm:partition=NAME; needs the extra `ray` or `slurm`.  [default: this machine]",
-)
-@click.option(
-    "--cpus-per-shard", type=click.IntRange(1), metavar="N", help="With --on: processors of each shard.  [default: 1]"
-)
-@click.option(
-    "--gpus-per-shard",
-    type=click.FloatRange(0),
-    metavar="N",
-    help="With --on: GPUs of each shard; with Ray, 0.5 stands for two shards on one GPU.  [default: 0]",
-)
+@place_options("shard", "Compute the shards on other machines, which see the data and the cache folder")
 @json_option
 @splits_option
 @threads_option

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.markup import escape
-from rich.table import Table
 
-from zoo.errors import UsageError, ZooError, counted
+from zoo.errors import UsageError, ZooError
 from zoo.studies.pruners import PRUNERS
-from zoo_cli.figures import print_needed
 from zoo_cli.options import (
     classes_from_option,
     console,
     echo,
     json_option,
-    percent,
     print_json,
     splits_option,
     threads_option,
 )
+from zoo_cli.places import place_options
 from zoo_cli.settings import SECONDS, settings_options
+from zoo_cli.study_output import board_of, print_study
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from zoo.studies.results import Results
     from zoo.studies.search_status import SearchProgress
 
 # Options of `zoo train` that a study defines itself
@@ -190,30 +187,7 @@ def _settings(command: Any) -> Any:
     help="Print the study as a file in TOML, with a comment for each key, and exit: `zoo study FILE` then carries out "
     "the same.",
 )
-@click.option(
-    "--jobs",
-    type=click.IntRange(1, 1024),
-    metavar="N",
-    help="Number of trials that are trained at a time on this machine, each by its share of the processors unless "
-    "--threads says how many; with --on, the most at a time there.  [default: 1; with --on ray: what the cluster has "
-    "room for; with --on slurm: 8]",
-)
-@click.option(
-    "--on",
-    "place",
-    metavar="PLACE",
-    help="Train the trials on other machines, which see the study's folder and the data under the same paths: ray, "
-    "ray://HOST:PORT, or slurm:partition=NAME; needs the extra `ray` or `slurm`.  [default: this machine]",
-)
-@click.option(
-    "--cpus-per-trial", type=click.IntRange(1), metavar="N", help="With --on: processors of each trial.  [default: 1]"
-)
-@click.option(
-    "--gpus-per-trial",
-    type=click.FloatRange(0),
-    metavar="N",
-    help="With --on: GPUs of each trial; with Ray, 0.5 stands for two trials on one GPU.  [default: 0]",
-)
+@place_options("trial", "Train the trials on other machines, which see the study's folder and the data")
 @click.option(
     "--store",
     metavar="URL",
@@ -356,8 +330,8 @@ def study(
             plugins=plugins(ctx),
             progress=ProgressBar(screen),
         )
-    board, why = _board(results)
-    _print(results, board, why, screen)
+    board, why = board_of(results)
+    print_study(results, board, why, screen)
     if as_json:
         whole = {"study": str(results.path), **results.record, "outcomes": [one.to_json() for one in results.outcomes]}
         if status:
@@ -460,88 +434,3 @@ def _asked(ctx: click.Context, file: str | None, time_budget: float | None, aske
         raise UsageError("missing option `--data`", hint="see `zoo study --help`")
     kept = {name: value for name, value in asked.items() if name in own and value not in (None, ())}
     return Study(**kept, settings=settings, time_budget=time_budget)
-
-
-def _board(results: Results) -> tuple[dict[str, Any] | None, str]:
-    """The leaderboard, or None and the reason; the reason is empty if no trial is finished yet."""
-    if not any(one.finished for one in results.outcomes):
-        return None, ""
-    try:
-        return results.leaderboard, ""
-    except ZooError as error:
-        return None, str(error)
-
-
-def _print(results: Results, board: dict[str, Any] | None, why: str, screen: Console) -> None:
-    from zoo.studies.running import running_trials
-    from zoo.studies.trial import TrialState
-
-    states = [one.state for one in results.outcomes]
-    status = results.status
-    if results.is_stopped:
-        status = f"stopped, its session is gone (`zoo study {results.path}` continues it)"
-    screen.print(
-        f"study {escape(status)}: {counted(results.record['trials'], 'trial')}, "
-        f"{states.count(TrialState.FINISHED)} finished, {states.count(TrialState.REFUSED)} not trained, "
-        f"{states.count(TrialState.FAILED)} failed, "
-        f"{results.record['trials'] - len(states)} left"
-    )
-    for name, note in running_trials(results.path).items():
-        screen.print(f"[dim]{escape(name)}: running on {escape(str(note.get('host')))} since {note.get('time')}[/dim]")
-    for one in results.outcomes:
-        if not one.finished:
-            hint = f" ({one.hint})" if one.hint else ""
-            screen.print(f"[dim]{escape(one.name)}: {one.state}: {escape(one.failure + hint)}[/dim]")
-    if why:
-        screen.print(f"[yellow]warning[/yellow]: {escape(why)}")
-    if board is None:
-        return
-    table = Table("backbone", "strategy", f"accuracy on {board['split']}", "95 %", "F1", "ms", "seconds", "on test", "")
-    for row in board["rows"]:
-        latency, test = row["latency"], row["test"]
-        table.add_row(
-            escape(row["backbone"]),
-            escape(row["strategy"]),
-            percent(row["accuracy"]),
-            f"{row['interval'][0]:.3f}-{row['interval'][1]:.3f}",
-            percent(row["f1"]),
-            f"{latency[0] * 1000:.1f}" if latency else "-",
-            f"{row['seconds']:.0f}",
-            percent(test["accuracy"]) if test else "-",
-            "cheapest winner" if row["cheapest"] else "winner" if row["winner"] else "",
-        )
-    screen.print(table)
-    count, cheapest = len(board["winners"]), f"[bold]{escape(board['cheapest'])}[/bold]"
-    if len(board["rows"]) == 1:
-        screen.print(f"only one configuration was trained, so there is no comparison: {cheapest}")
-    elif count > 1:
-        images = board["rows"][0]["images"]
-        screen.print(
-            f"{count} configurations are not significantly different on {counted(images, 'photograph')}; "
-            f"the cheapest is {cheapest}"
-        )
-    else:
-        screen.print(f"{cheapest} is the only winner: all other configurations are significantly worse")
-    if len(board["rows"]) > 1 and board["too_few"]:
-        screen.print(f"[yellow]{escape(board['too_few'])}[/yellow]")
-    if len(board["rows"]) > 1:
-        print_needed(board["comparison"], screen)
-    mixed = board.get("ensemble")
-    if mixed and mixed["helps"]:
-        screen.print(f"{mixed['name']} ({len(mixed['members'])}): accuracy {percent(mixed['metrics'].get('accuracy'))}")
-    for note in board["notes"]:
-        screen.print(f"[dim]{escape(note)}[/dim]")
-    earlier = "".join(f"; {looks} more by study `{name}`" for name, looks in board["earlier_looks"].items())
-    screen.print(f"[dim]evaluations on the test split: {board['looks']}{escape(earlier)}[/dim]")
-    then = f"{shlex.join(['zoo', 'report', str(results.path)])}; {_next(results, board['cheapest'])}"
-    screen.print(f"[dim]next: {escape(then)}[/dim]")
-
-
-def _next(results: Results, cheapest: str) -> str:
-    """What to do with the cheapest winner."""
-    found = results.locked_run(results.first(cheapest))
-    if found is not None:
-        return shlex.join(["zoo", "export", str(found.path)])
-    final = str(results.path.with_name(f"{results.path.name}-final"))
-    train = shlex.join(["zoo", "train", "--final", str(results.path), "--out", final])
-    return f"{train}; {shlex.join(['zoo', 'evaluate', final, '--split', 'test'])}"
