@@ -339,7 +339,7 @@ def _default_rate() -> float:
 
 
 def _identity(experiment: Experiment, space: SearchSpace, count: int, pruner: str, plugins: Plugins) -> dict[str, Any]:
-    """What sessions that search together must agree on, as JSON: settings, images, and what is searched."""
+    """What sessions that search together must agree on, as JSON: settings, images, versions, and what is searched."""
     from zoo.storage.files import json_text
     from zoo.studies.machine_state import machine_state
 
@@ -349,10 +349,12 @@ def _identity(experiment: Experiment, space: SearchSpace, count: int, pruner: st
     excluded = None
     if experiment.exclude is not None and Path(experiment.exclude).is_file():
         excluded = hashlib.sha256(Path(experiment.exclude).read_bytes()).hexdigest()
+    state = machine_state(experiment, plugins)
     whole = {
         **settings,
+        **{f"version of {name}": version for name, version in state["versions"].items()},
         "exclude": excluded,
-        "images": machine_state(experiment, plugins)["images"],
+        "images": state["images"],
         "searched": space.to_json(),
         "search": count,
         "pruner": pruner,

@@ -160,7 +160,7 @@ class SearchQueue:
         if names:
             raise StorageLost(
                 f"`{masked(self._text)}` holds another search `{self._name}`, which differs in `{'`, `'.join(names)}`",
-                hint="pass another `--study-name`, or search with the same settings and images",
+                hint="pass another `--study-name`, or search with the same settings, images and versions",
             )
 
     def _fill(self, first: Sequence[Mapping[str, Any]], at_once: bool) -> None:

@@ -24,6 +24,7 @@ from zoo.studies.search_queue import Claim
 from zoo.studies.search_session import search_place
 from zoo.studies.search_status import searches_of_folder, searches_of_storage
 from zoo.studies.search_storage import SearchPlace, close_storage, masked, open_storage, without_secret
+from zoo.system.environment import versions
 from zoo.target import load_target
 from zoo_cli.main import run as run_zoo
 
@@ -209,6 +210,17 @@ def test_other_images_or_settings_are_refused(
     with pytest.raises(StorageLost, match=r"differs in `label_smoothing`, `pruner`, `search`\n"):
         search(replace(one, label_smoothing=0.2), GIVEN, 2, tmp_path, 0.0, plugins, place=where, pruner="asha")
     search(replace(one, device="auto", workers=1), GIVEN, 1, tmp_path / "c", 0.0, plugins, place=where)
+
+
+def test_a_session_of_another_version_is_refused_by_name(
+    two_splits: Path, tmp_path: Path, plugins: Plugins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = place(tmp_path)
+    experiment = asked(two_splits).experiment(asked(two_splits).trials(plugins)[0])
+    search(experiment, GIVEN, 1, tmp_path / "a", 0.0, plugins, place=where)
+    monkeypatch.setattr("zoo.studies.machine_state.versions", lambda: {**versions(), "torch": "0.1"})
+    with pytest.raises(StorageLost, match=r"differs in `version of torch`\n"):
+        search(experiment, GIVEN, 1, tmp_path / "b", 0.0, plugins, place=where)
 
 
 def test_a_pruned_trial_is_told_as_such_and_never_wins(
